@@ -1,0 +1,86 @@
+r"""Objects of the library from rows of settings: one table for each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import noise
+from .config import LevelSettings, Training, WeightSettings
+from .functional import Weight
+from .noise import Levels, Schedule
+from .train import Optimisation, constant, cosine
+
+__all__ = ["levels", "optimisation", "weight"]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    r""":math:`\sigma^2 / (\sigma^2 + c^2)`: that of a small level, and one for a large."""
+
+    scale: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return sigma.square() / (sigma.square() + self.scale**2)
+
+
+def _top(row: LevelSettings, steps: int) -> Schedule:
+    if row.end_max is None:
+        return row.sigma_max
+    return noise.Geometric(row.sigma_max, row.end_max, max(1, round(row.anneal * steps)))
+
+
+def _log_uniform(row: LevelSettings, steps: int) -> Levels:
+    return noise.LogUniform(row.sigma_min, _top(row, steps))
+
+
+def _power_law(row: LevelSettings, steps: int) -> Levels:
+    rho: Schedule = row.rho
+    if row.rho_end is not None:
+        rho = noise.Staircase(row.rho, row.rho_end, row.rho_increment, row.rho_every)
+    return noise.PowerLaw(row.sigma_min, _top(row, steps), rho)
+
+
+def _log_normal(row: LevelSettings, steps: int) -> Levels:
+    return noise.LogNormal(row.mean, row.std, row.sigma_min, _top(row, steps))
+
+
+LEVELS: Mapping[str, Callable[[LevelSettings, int], Levels]] = {
+    "log_uniform": _log_uniform,
+    "power_law": _power_law,
+    "log_normal": _log_normal,
+}
+WEIGHTS: Mapping[str, Callable[[float], Weight]] = {
+    "square": lambda scale: torch.square,
+    "bounded": Bounded,
+    "constant": lambda scale: torch.ones_like,
+}
+DECAYS: Mapping[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+
+
+def levels(row: LevelSettings, steps: int) -> Levels:
+    r"""Returns the distribution of levels of a run of so many steps."""
+    return LEVELS[row.kind](row, steps)
+
+
+def weight(row: WeightSettings) -> Weight:
+    r"""Returns the weight of a level."""
+    return WEIGHTS[row.kind](row.scale)
+
+
+def optimisation(
+    row: Training, rates: Mapping[str, float], momenta: Mapping[str, float] | None = None
+) -> Optimisation:
+    r"""Returns how a stage is updated, with a learning rate for each network."""
+    return Optimisation(
+        rates=rates,
+        betas=(row.beta_1, row.beta_2),
+        momenta=momenta or {},
+        decay=DECAYS[row.decay],
+        warmup=row.warmup,
+        clip=row.clip,
+        halflife=row.halflife,
+    )

@@ -1,0 +1,227 @@
+r"""Settings: documented dataclasses at the surface of the library, and nowhere below it.
+
+Nothing here imports torch. A preset is a value of these classes; the command line overrides its fields;
+the resolved value is saved beside the run as YAML, from which it is read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+__all__ = [
+    "ConfigError",
+    "DensitySettings",
+    "DigitsSettings",
+    "LevelSettings",
+    "Training",
+    "WeightSettings",
+    "from_mapping",
+    "nearest",
+    "to_mapping",
+]
+
+C = TypeVar("C")
+
+
+class ConfigError(ValueError):
+    r"""A setting that is unknown, of another type, or out of its range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelSettings:
+    r"""The distribution of noise levels, from coarse to fine where `end_max` is set."""
+
+    kind: Literal["log_uniform", "power_law", "log_normal"] = "log_uniform"
+    """The family: uniform in log sigma; sigma_min + u^rho (sigma_max - sigma_min); or EDM's."""
+    sigma_min: float = 0.1
+    """The smallest level, in units of the data."""
+    sigma_max: float = 20.0
+    """The largest level at the first step."""
+    end_max: float | None = None
+    """The largest level at the end of annealing; none for no annealing."""
+    anneal: float = 1.0
+    """The share of the steps in which the largest level goes from sigma_max to end_max."""
+    rho: float = 1.0
+    """power_law: the exponent at the first step."""
+    rho_end: float | None = None
+    """power_law: the exponent at the end; none for a constant."""
+    rho_increment: float = 0.01
+    """power_law: what is added to the exponent each time."""
+    rho_every: int = 1000
+    """power_law: the number of steps between additions."""
+    mean: float = -1.2
+    """log_normal: the mean of log sigma."""
+    std: float = 1.2
+    """log_normal: the standard deviation of log sigma."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ConfigError(
+                "levels.sigma_min must be positive and below levels.sigma_max, "
+                f"got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
+        if self.end_max is not None and not self.end_max > self.sigma_min:
+            raise ConfigError(
+                f"levels.end_max must be above levels.sigma_min ({self.sigma_min:g}), "
+                f"got {self.end_max:g}"
+            )
+        if not 0 < self.anneal <= 1:
+            raise ConfigError(f"levels.anneal must be within (0, 1], got {self.anneal:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSettings:
+    r"""The weight of a noise level in the objective."""
+
+    kind: Literal["square", "bounded", "constant"] = "square"
+    """sigma^2; sigma^2 / (sigma^2 + scale^2); or 1."""
+    scale: float = 1.0
+    """bounded: the level at which the weight has half of its largest value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    r"""What every method is trained with."""
+
+    steps: int = 10_000
+    """Student updates."""
+    batch: int = 512
+    """Samples of a student update (pairs of opposite noise count once)."""
+    lr: float = 1e-3
+    """The student's learning rate."""
+    beta_1: float = 0.9
+    """Adam's decay rate of the first moment."""
+    beta_2: float = 0.999
+    """Adam's decay rate of the second moment."""
+    decay: Literal["constant", "cosine"] = "cosine"
+    """The learning rate's course."""
+    warmup: int = 0
+    """Steps in which the learning rate grows from zero."""
+    clip: float = 10.0
+    """The largest norm of a network's gradient."""
+    halflife: float = 200_000.0
+    """The half-life of the student's average, in samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensitySettings:
+    r"""A density with a known score, in two dimensions or more."""
+
+    name: str = "mog40"
+    """The density; `vardiu list` names them."""
+    dim: int = 2
+    """mixture: the number of dimensions."""
+    components: int = 40
+    """mixture: the number of components."""
+    teacher: Literal["exact", "kde", "learned"] = "exact"
+    """The exact score; that of the noised empirical distribution; or a network from `teach`."""
+    teacher_run: str | None = None
+    """learned: the folder that `vardiu teach` wrote; runs/teach-<name> by default."""
+    points: int = 10_000
+    """kde: the number of samples the teacher is made of."""
+    bandwidth: float = 0.0
+    """kde: the standard deviation of the kernel around each point."""
+    sigma_min: float = 0.1
+    """The teacher's smallest noise level."""
+    sigma_max: float = 40.0
+    """The teacher's largest noise level."""
+    latent: int = 2
+    """Dimensions of the student's latent."""
+    width: int = 256
+    """The width of the student's, the posterior's and the fake's hidden layers."""
+    depth: int = 3
+    """The number of their hidden layers."""
+    scaled: bool = True
+    """Whether networks see and return tensors of unit scale; off, they are the published ones."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What networks compute in; everything around them is float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsSettings:
+    r"""scikit-learn's digits: 1,797 real images of 8x8 pixels, ten classes."""
+
+    name: Literal["digits"] = "digits"
+    """The data set."""
+    conditional: bool = True
+    """Whether the class is asked for."""
+    teacher_run: str | None = None
+    """The folder that `vardiu teach` wrote; runs/teach-digits by default."""
+    sigma: float = 20.0
+    """The level at which the student asks the network that it took from the teacher."""
+    width: int = 128
+    """The width of the posterior's layers."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """What networks compute in; everything around them is float32."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    r"""Returns the part of a message that offers what was perhaps meant.
+
+    Example:
+        >>> nearest("mgo40", ["mog40", "digits"])
+        'did you mean mog40? One of: digits, mog40'
+    """
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:  # noqa: ANN401 (any dataclass)
+    r"""Returns a dataclass as nested dictionaries, lists and scalars."""
+    return dataclasses.asdict(settings)
+
+
+def from_mapping(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    r"""Builds a dataclass from nested dictionaries, strictly.
+
+    Raises:
+        ConfigError: A name is unknown (the nearest ones are offered), or a value has another type.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = set(values) - set(hints)
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ConfigError(f"unknown setting {where + name!r}; {nearest(name, hints)}")
+    built = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
+    return cls(**built)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (any field)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a group of settings, got {value!r}")
+        return from_mapping(hint, value, f"{where}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+        return value
+    if origin is tuple:
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and value is True)):
+        raise ConfigError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+

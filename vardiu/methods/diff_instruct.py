@@ -1,0 +1,127 @@
+r"""Diff-Instruct: distillation with a learned score of the student.
+
+.. math:: \nabla_\theta \, \mathbb{E} \big[ w(\sigma) \, \mathrm{KL}(p_\sigma \,\|\, q_\sigma) \big]
+    = \mathbb{E} \left[ w(\sigma) \left( \nabla \log p_\sigma(x_t) - \nabla \log q_\sigma(x_t)
+    \right)^\top \nabla_\theta g(z) \right]
+
+The student's score is unknown; a second denoiser, the *fake*, is fitted to the student's samples while
+the student moves. It lags behind, and the gradient is biased by as much.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..denoise import Denoiser
+from ..functional import Weight, denoising, edm_weight, expand_like, surrogate
+from ..generate import Generator
+from ..noise import Levels
+from ..objective import Batch, Loss, Objective, Phase
+
+__all__ = ["DiffInstruct", "Fakes", "score_difference"]
+
+
+def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
+    r"""Returns :math:`\nabla \log p_\sigma - \nabla \log q_\sigma` of two denoised tensors."""
+    return (fake - real) / expand_like(sigma, fake).square()
+
+
+class Fakes(NamedTuple):
+    r"""Samples of the student, drawn without a graph, and their latents and conditions."""
+
+    z: Tensor
+    x: Tensor
+    batch: Batch
+
+
+class DiffInstruct(Objective):
+    r"""Diff-Instruct.
+
+    .. math:: \mathcal{L}_\mathrm{fake} = \mathbb{E} \left[ \lambda(\sigma) \,
+        \| D_\phi(x_t, \sigma) - g(z) \|^2 \right], \qquad
+        \mathcal{L}_g = \mathbb{E} \left[ w(\sigma) \, \langle \mathrm{sg} \big[
+        \tfrac{D_\phi(x_t, \sigma) - D(x_t, \sigma)}{\sigma^2} \big], g(z) \rangle \right]
+
+    (Algorithm 1 of the paper.) A step is one update of the fake; each `ratio`-th step also updates
+    the student, on draws that the fake has not seen.
+
+    Needs:
+        No data, no gradient of the teacher.
+
+    Deviations:
+        - The weight is an argument; :math:`w(\sigma) = \sigma^2` by default, as in the comparison
+          of VarDiU (Wang et al., 2025).
+
+    References:
+        | Diff-Instruct: A Universal Approach for Transferring Knowledge From Pre-trained Diffusion
+        | Models (Luo et al., 2023), https://arxiv.org/abs/2305.18455
+
+    Arguments:
+        teacher: The denoiser to distil.
+        generator: The student :math:`g`.
+        fake: The denoiser :math:`D_\phi` of the student's samples, best a copy of the teacher.
+        levels: The distribution of noise levels for the student.
+        fake_levels: That for the fake; the same by default.
+        weight: The weight :math:`w(\sigma)` of a level, applied to the difference of scores.
+        ratio: The number of fake updates a student update.
+        sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
+
+    See also:
+        `vardiu.methods.vardiu`, which needs no fake.
+    """
+
+    def __init__(
+        self,
+        teacher: Denoiser,
+        generator: Generator,
+        fake: Denoiser,
+        *,
+        levels: Levels,
+        fake_levels: Levels | None = None,
+        weight: Weight = torch.square,
+        ratio: int = 5,
+        sigma_data: float = 0.5,
+    ) -> None:
+        super().__init__(teacher, generator)
+        if ratio < 1:
+            raise ValueError(f"ratio must be at least 1, got {ratio}")
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        self.fake = fake
+        self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
+        self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("fake", self.fake_loss, updates=("fake",)),
+            Phase("student", self.student_loss, updates=("generator",), every=self.ratio),
+        )
+
+    def prepare(self, batch: Batch, step: int) -> Fakes:
+        z = self.latent(len(batch.x))
+        return Fakes(z, self.generator(z, **batch.cond), batch)
+
+    def fake_loss(self, drawn: Fakes, step: int) -> Loss:
+        x, cond = drawn.x, drawn.batch.cond
+        sigma = self.fake_levels(self.uniform(len(x), "fake level"), step)
+        x_t = x + expand_like(sigma, x) * self.noise_like(x, "fake noise")
+        weight = edm_weight(sigma, self.sigma_data)
+        error = denoising(self.fake(x_t, sigma, **cond), x, weight).mean()
+        return Loss(error, {"error": error.detach()})
+
+    def student_loss(self, drawn: Fakes, step: int) -> Loss:
+        cond = drawn.batch.cond
+        x = self.generator(drawn.z, **cond)
+        sigma = self.levels(self.uniform(len(x)), step)
+        x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
+        with torch.no_grad():
+            fake = self.fake(x_t, sigma, **cond)
+            difference = score_difference(fake, self.teacher(x_t, sigma, **cond), sigma)
+        direction = expand_like(self.weight(sigma), x) * difference
+        value = surrogate(x, direction).mean()
+        # The surrogate's value means nothing; the size of the direction tells of convergence.
+        return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})

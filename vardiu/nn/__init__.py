@@ -1,0 +1,6 @@
+"""Small networks, and the wrapper that sets the type they compute in."""
+
+from .mlp import MLP
+from .precision import Precision
+
+__all__ = ["MLP", "Precision"]

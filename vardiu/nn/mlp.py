@@ -1,0 +1,70 @@
+r"""A multi-layer perceptron that takes a noise level and a class where they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    r"""A multi-layer perceptron on flattened tensors.
+
+    Arguments:
+        inputs: The shape of one input.
+        outputs: The shape of one output.
+        width: The width of each hidden layer.
+        depth: The number of hidden layers.
+        noisy: Whether it takes a noise level's feature, which is appended to the input.
+        classes: The number of classes; each has an embedding, added to the first layer. With 0,
+            no label is taken.
+        final: Whether a linear layer follows the hidden ones. Without it, the last hidden layer's
+            features are returned, and `outputs` must be `(width,)`.
+
+    Example:
+        >>> MLP((2,), (2,), noisy=True)(torch.zeros(5, 2), torch.zeros(5)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *,
+        width: int = 256,
+        depth: int = 3,
+        noisy: bool = False,
+        classes: int = 0,
+        final: bool = True,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or width < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width}, {depth}")
+        if not final and tuple(outputs) != (width,):
+            raise ValueError(f"features have shape ({width},), got outputs={tuple(outputs)}")
+        self.outputs = tuple(outputs)
+        self.noisy = noisy
+        size = int(torch.Size(inputs).numel()) + noisy
+        self.first = nn.Linear(size, width)
+        self.embedding = nn.Embedding(classes, width) if classes else None
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
+
+    def forward(self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        if (c_noise is not None) != self.noisy:
+            raise ValueError("a noise level must be given where `noisy`, and nowhere else")
+        if (label is not None) != (self.embedding is not None):
+            raise ValueError("a label must be given where there are `classes`, and nowhere else")
+        h = x.flatten(1)
+        if c_noise is not None:
+            h = torch.cat([h, c_noise[:, None]], dim=1)
+        h = self.first(h)
+        if label is not None:
+            h = h + self.embedding(label)
+        h = nn.functional.silu(h)
+        for layer in self.hidden:
+            h = nn.functional.silu(layer(h))
+        return h if self.last is None else self.last(h).unflatten(1, self.outputs)

@@ -1,0 +1,210 @@
+r"""What a method of distillation is: networks, and phases that train them.
+
+An objective owns every network and knows no optimiser, device, logger or file. It returns phases; a
+phase is one loss and the names of the networks that it updates. The trainer freezes all others while
+the phase's gradient is taken, so that a gradient may still flow *through* a frozen critic. What needs
+no gradient is computed once a step by `prepare`.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .denoise import Denoiser
+from .generate import Generator
+from .streams import Streams
+
+__all__ = ["Batch", "Frozen", "Loss", "Objective", "Phase", "only"]
+
+
+class Batch(NamedTuple):
+    r"""What the data gives.
+
+    Arguments:
+        x: Clean samples, with shape :math:`(B, *)`. Methods without data read only :math:`B`.
+        cond: Keyword arguments of every network; each has :math:`B` rows.
+    """
+
+    x: Tensor
+    cond: Mapping[str, Tensor] = {}
+
+
+class Loss(NamedTuple):
+    r"""What a phase returns.
+
+    Arguments:
+        value: The scalar to minimise.
+        info: Detached scalars to log.
+    """
+
+    value: Tensor
+    info: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Phase:
+    r"""One loss, and the networks that it trains.
+
+    Arguments:
+        name: The name in logs.
+        loss: A function of what `prepare` returned and of the step.
+        updates: Names of the networks to update; every other one is frozen meanwhile.
+        every: The phase runs at the steps that this divides, on fresh draws.
+        repeat: The number of updates at each visit, on the same prepared draws.
+    """
+
+    name: str
+    loss: Callable[[Any, int], Loss]
+    updates: tuple[str, ...]
+    every: int = 1
+    repeat: int = 1
+
+
+class Frozen(nn.Module):
+    r"""Holds a teacher outside of the parameters and the state, and counts its use.
+
+    The teacher is in evaluation mode whatever `train` is called with, moves with the module, needs
+    no gradient of its own parameters, and is shared (not copied) by `copy.deepcopy`.
+
+    Attributes:
+        calls: The number of evaluations so far.
+        samples: The number of rows evaluated so far.
+    """
+
+    def __init__(self, teacher: Denoiser) -> None:
+        super().__init__()
+        if not isinstance(teacher, Denoiser):
+            raise TypeError(f"teacher must be a vardiu.Denoiser, got {type(teacher).__name__}")
+        # A tuple in __dict__ escapes nn.Module's registration.
+        self.__dict__["_held"] = (teacher.eval().requires_grad_(False),)
+        self.calls = 0
+        self.samples = 0
+
+    @property
+    def teacher(self) -> Denoiser:
+        return self.__dict__["_held"][0]
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        self.calls += 1
+        self.samples += len(x_t)
+        return self.teacher(x_t, sigma, **cond)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Frozen:
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        copy = Frozen(self.teacher)
+        copy.calls, copy.samples = self.calls, self.samples
+        return copy
+
+    def extra_repr(self) -> str:
+        return f"teacher={type(self.teacher).__name__}, calls={self.calls}"
+
+
+class Objective(nn.Module, abc.ABC):
+    r"""A method of distillation.
+
+    Subclasses register their networks as attributes, `teacher = Frozen(...)` and
+    `generator` among them, and return their phases. Randomness is drawn from `self.streams` only.
+
+    Attributes:
+        generator: The student: averaged, evaluated, exported.
+        teacher: The frozen teacher.
+        streams: The random streams, saved with the run.
+    """
+
+    generator: Generator
+    teacher: Frozen
+
+    def __init__(self, teacher: Denoiser, generator: Generator) -> None:
+        super().__init__()
+        if not isinstance(generator, Generator):
+            kind = type(generator).__name__
+            raise TypeError(f"generator must be a vardiu.Generator, got {kind}")
+        if tuple(teacher.shape) != tuple(generator.shape):
+            raise ValueError(
+                f"the generator returns samples of shape {tuple(generator.shape)}, "
+                f"the teacher denoises shape {tuple(teacher.shape)}; they must be equal"
+            )
+        self.teacher = Frozen(teacher)
+        self.generator = generator
+        self.streams = Streams()
+
+    @property
+    @abc.abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        r"""The losses of one step, in their order."""
+
+    def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
+        r"""Returns what the phases need and no gradient; called once a step, under `no_grad`."""
+        return batch
+
+    def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        r"""Returns values worth a report now and then, too dear for each step; draws nothing
+        from the streams of training. Called under `no_grad`."""
+        return {}
+
+    def network(self, name: str) -> nn.Module:
+        r"""Returns the network that a phase names.
+
+        Raises:
+            ValueError: There is none of this name, or it is the teacher.
+        """
+        networks = {key: value for key, value in self.named_children() if key != "teacher"}
+        if name not in networks:
+            raise ValueError(f"unknown network {name!r}; the objective owns {sorted(networks)}")
+        return networks[name]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        r"""The names of the networks that some phase updates, in order of appearance."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.updates))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.generator.parameters()).dtype
+
+    def latent(self, n: int, role: str = "latent") -> Tensor:
+        r"""Draws the generator's input, with shape `(n, *latent_shape)`."""
+        shape = self.generator.latent_shape
+        return self.streams.normal(role, n, shape, device=self.device, dtype=self.dtype)
+
+    def noise_like(self, x: Tensor, role: str = "noise") -> Tensor:
+        r"""Draws standard normal noise with the shape of `x`."""
+        return self.streams.normal(role, len(x), x.shape[1:], device=x.device, dtype=x.dtype)
+
+    def uniform(self, n: int, role: str = "level") -> Tensor:
+        r"""Draws the uniform numbers that noise levels are made of, with shape `(n,)`."""
+        return self.streams.uniform(role, n, device=self.device, dtype=self.dtype)
+
+
+@contextlib.contextmanager
+def only(objective: Objective, names: Iterable[str]) -> Iterator[list[nn.Parameter]]:
+    r"""Freezes every network but the named ones; thaws nothing that the user froze.
+
+    Yields:
+        The parameters that are free inside the context.
+    """
+    free = {id(p) for name in names for p in objective.network(name).parameters()}
+    changed = []
+    for parameter in objective.parameters():
+        if parameter.requires_grad and id(parameter) not in free:
+            parameter.requires_grad_(False)
+            changed.append(parameter)
+    try:
+        yield [p for p in objective.parameters() if p.requires_grad and id(p) in free]
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)

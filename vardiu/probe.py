@@ -1,0 +1,102 @@
+r"""Does a teacher denoise? A check of a few calls, before hours are spent on it.
+
+On data of total variance :math:`v` a dimension, the best *linear* denoiser has the error :math:`v
+\sigma^2 / (v + \sigma^2)` at each noise level, and the best of all has less. A network whose error is
+much above that does not denoise: its prediction type, its scaling or its weights are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .denoise import Denoiser
+from .functional import expand_like
+
+__all__ = ["NotADenoiser", "Probe", "probe"]
+
+
+class NotADenoiser(ValueError):
+    r"""A teacher that does not denoise, with the level at which it fails and by how much."""
+
+
+class Probe(NamedTuple):
+    r"""The denoising error at a level, its standard error, and the best linear denoiser's."""
+
+    sigma: float
+    error: float
+    deviation: float
+    linear: float
+
+
+@torch.no_grad()
+def probe(
+    teacher: Denoiser,
+    x: Tensor,
+    cond: Mapping[str, Tensor] | None = None,
+    *,
+    levels: int = 7,
+    factor: float = 1.5,
+    seed: int = 0,
+) -> list[Probe]:
+    r"""Measures the denoising error against the noise level, and refuses what does not denoise.
+
+    Arguments:
+        teacher: The teacher.
+        x: Clean samples of its data, with shape :math:`(B, *)`.
+        cond: Their conditions.
+        levels: The number of levels, log-spaced over the teacher's range.
+        factor: How much worse than the best linear denoiser is still accepted.
+        seed: The seed of the noise.
+
+    Returns:
+        One row for each level: errors are means over dimensions of squared differences.
+
+    Raises:
+        NotADenoiser: An output is not finite, has another shape, or the error is too large.
+        ValueError: The levels of the teacher are not a finite range.
+    """
+    low, high = teacher.sigma_min, teacher.sigma_max
+    if not 0 < low < high < float("inf"):
+        raise ValueError(
+            f"the teacher must state 0 < sigma_min < sigma_max, got sigma_min={low:g}, "
+            f"sigma_max={high:g}"
+        )
+    variance = (x - x.mean(0)).square().mean().item()
+    generator = torch.Generator(x.device).manual_seed(seed)
+    rows = []
+    for sigma in torch.logspace(*torch.tensor([low, high]).log10().tolist(), levels).tolist():
+        level = x.new_full((len(x),), sigma).clamp(low, high)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        denoised = teacher(x + expand_like(level, x) * noise, level, **(cond or {}))
+        if denoised.shape != x.shape:
+            raise NotADenoiser(
+                f"the teacher must return the shape of its input, {tuple(x.shape)}, "
+                f"got {tuple(denoised.shape)}"
+            )
+        if not bool(denoised.isfinite().all()):
+            count = int((~denoised.isfinite()).sum())
+            raise NotADenoiser(
+                f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
+                "Check its weights, and its precision: float16 overflows at large levels"
+            )
+        errors = (denoised - x).square().flatten(1).mean(1)
+        row = Probe(
+            sigma,
+            errors.mean().item(),
+            (errors.std() / len(x) ** 0.5).item(),
+            variance * sigma**2 / (variance + sigma**2),
+        )
+        rows.append(row)
+    for row in rows:
+        if row.error - 3 * row.deviation > factor * row.linear:
+            raise NotADenoiser(
+                f"the teacher does not denoise: at sigma={row.sigma:.3g} its squared error is "
+                f"{row.error:.3g} a dimension, a linear denoiser reaches {row.linear:.3g}. Is it a "
+                "prediction of noise or velocity, taken for one of the clean sample? Are its weights "
+                "loaded, and the data scaled as in its training?"
+            )
+    return rows

@@ -1,0 +1,112 @@
+r"""Named streams of random numbers that are seeded, saved and restored together.
+
+Each role (latents, noise, levels, ...) has its own generator, so that an option that draws more of
+one kind leaves the others' draws as they were, and two methods can be compared on equal draws.
+
+Several processes draw the same *global* batch and keep their own rows of it: results do not depend
+on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    r"""A dictionary of `torch.Generator`, one for each role and device, derived from one seed.
+
+    Arguments:
+        seed: The seed of every stream.
+        rank: The index of this process.
+        world: The number of processes that share each batch.
+
+    Example:
+        >>> streams = Streams(seed=0)
+        >>> streams.normal("noise", 2, (3,)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.seed, self.rank, self.world = seed, rank, world
+        self._generators: dict[str, torch.Generator] = {}
+
+    def __call__(self, role: str, device: torch.device | str = "cpu") -> torch.Generator:
+        r"""Returns the generator of a role on a device; made at the first call."""
+        device = torch.device(device)
+        key = f"{role}@{device.type}"
+        if key not in self._generators:
+            digest = hashlib.sha256(f"{self.seed}/{role}".encode()).digest()
+            generator = torch.Generator(device)
+            self._generators[key] = generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        return self._generators[key]
+
+    def share(self, x: Tensor) -> Tensor:
+        r"""Returns this process's rows of a global batch."""
+        if self.world == 1:
+            return x
+        n = len(x) // self.world
+        return x[self.rank * n : (self.rank + 1) * n]
+
+    def normal(
+        self,
+        role: str,
+        n: int,
+        shape: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        r"""Draws standard normal tensors, with shape `(n, *shape)`."""
+        return self.share(
+            torch.randn(
+                (n * self.world, *shape),
+                generator=self(role, device),
+                device=device,
+                dtype=dtype,
+            )
+        )
+
+    def uniform(
+        self,
+        role: str,
+        n: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        r"""Draws uniform numbers in [0, 1), with shape `(n,)`."""
+        n = n * self.world
+        u = torch.rand(n, generator=self(role, device), device=device, dtype=dtype)
+        return self.share(u)
+
+    def reset(self, seed: int) -> None:
+        r"""Starts every stream anew from `seed`."""
+        self.seed = seed
+        self._generators.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        r"""Returns the seed and the state of each generator (tensors of bytes)."""
+        states = {key: generator.get_state() for key, generator in self._generators.items()}
+        return {"seed": self.seed, "generators": states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        r"""Restores what `state_dict` returned."""
+        self.reset(int(state["seed"]))
+        for key, value in state["generators"].items():
+            role, device = key.rsplit("@", 1)
+            self(role, device).set_state(value.cpu())
+
+    def __repr__(self) -> str:
+        return f"Streams(seed={self.seed}, roles={sorted(self._generators)})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Streams:
+        copy = Streams(self.seed, self.rank, self.world)
+        copy.load_state_dict(self.state_dict())
+        return copy
