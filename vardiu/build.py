@@ -27,25 +27,25 @@ class Bounded:
         return sigma.square() / (sigma.square() + self.scale**2)
 
 
-def _top(row: LevelSettings, steps: int) -> Schedule:
-    if row.end_max is None:
-        return row.sigma_max
-    return noise.Geometric(row.sigma_max, row.end_max, max(1, round(row.anneal * steps)))
+def _low(row: LevelSettings, steps: int) -> Schedule:
+    if row.start_min is None:
+        return row.sigma_min
+    return noise.Geometric(row.start_min, row.sigma_min, max(1, round(row.anneal * steps)))
 
 
 def _log_uniform(row: LevelSettings, steps: int) -> Levels:
-    return noise.LogUniform(row.sigma_min, _top(row, steps))
+    return noise.LogUniform(_low(row, steps), row.sigma_max)
 
 
 def _power_law(row: LevelSettings, steps: int) -> Levels:
     rho: Schedule = row.rho
     if row.rho_end is not None:
         rho = noise.Staircase(row.rho, row.rho_end, row.rho_increment, row.rho_every)
-    return noise.PowerLaw(row.sigma_min, _top(row, steps), rho)
+    return noise.PowerLaw(_low(row, steps), row.sigma_max, rho)
 
 
 def _log_normal(row: LevelSettings, steps: int) -> Levels:
-    return noise.LogNormal(row.mean, row.std, row.sigma_min, _top(row, steps))
+    return noise.LogNormal(row.mean, row.std, _low(row, steps), row.sigma_max)
 
 
 LEVELS: Mapping[str, Callable[[LevelSettings, int], Levels]] = {

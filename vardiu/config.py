@@ -1,7 +1,7 @@
 r"""Settings: documented dataclasses at the surface of the library, and nowhere below it.
 
-Nothing here imports torch. A preset is a value of these classes; the command line overrides its fields;
-the resolved value is saved beside the run as YAML, from which it is read back.
+Nothing here imports torch. A preset is a value of these classes; the command line overrides its
+fields; the resolved value is saved beside the run as YAML, from which it is read back.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class LevelSettings:
-    r"""The distribution of noise levels, from coarse to fine where `end_max` is set."""
+    r"""The distribution of noise levels, from coarse to fine where `start_min` is set."""
 
     kind: Literal["log_uniform", "power_law", "log_normal"] = "log_uniform"
     """The family: uniform in log sigma; sigma_min + u^rho (sigma_max - sigma_min); or EDM's."""
     sigma_min: float = 0.1
     """The smallest level, in units of the data."""
     sigma_max: float = 20.0
-    """The largest level at the first step."""
-    end_max: float | None = None
-    """The largest level at the end of annealing; none for no annealing."""
+    """The largest level."""
+    start_min: float | None = None
+    """The smallest level at the first step, annealed to sigma_min; none for no annealing."""
     anneal: float = 1.0
-    """The share of the steps in which the largest level goes from sigma_max to end_max."""
+    """The share of the steps in which the smallest level goes from start_min to sigma_min."""
     rho: float = 1.0
     """power_law: the exponent at the first step."""
     rho_end: float | None = None
@@ -66,10 +66,10 @@ class LevelSettings:
                 "levels.sigma_min must be positive and below levels.sigma_max, "
                 f"got {self.sigma_min:g} and {self.sigma_max:g}"
             )
-        if self.end_max is not None and not self.end_max > self.sigma_min:
+        if self.start_min is not None and not self.sigma_min <= self.start_min < self.sigma_max:
             raise ConfigError(
-                f"levels.end_max must be above levels.sigma_min ({self.sigma_min:g}), "
-                f"got {self.end_max:g}"
+                f"levels.start_min must be within levels.sigma_min ({self.sigma_min:g}) and "
+                f"levels.sigma_max ({self.sigma_max:g}), got {self.start_min:g}"
             )
         if not 0 < self.anneal <= 1:
             raise ConfigError(f"levels.anneal must be within (0, 1], got {self.anneal:g}")
@@ -125,8 +125,8 @@ class DensitySettings:
     """The density; `vardiu list` names them."""
     dim: int = 2
     """mixture: the number of dimensions."""
-    components: int = 40
-    """mixture: the number of components."""
+    modes: int = 40
+    """mixture: the number of its Gaussians."""
     teacher: Literal["exact", "kde", "learned"] = "exact"
     """The exact score; that of the noised empirical distribution; or a network from `teach`."""
     teacher_run: str | None = None
@@ -214,7 +214,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (any fie
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+            raise ConfigError(
+                f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}"
+            )
         return value
     if origin is tuple:
         return tuple(value)
@@ -223,5 +225,3 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (any fie
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and value is True)):
         raise ConfigError(f"{where} must be of type {hint.__name__}, got {value!r}")
     return value
-
-

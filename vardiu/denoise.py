@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .functional import expand_like, pairwise_square
+from .functional import expand_like, log_sum_exp, pairwise_square
 
 __all__ = [
     "Denoiser",
@@ -149,8 +149,8 @@ class GaussianDenoiser(ExactDenoiser):
 class MixtureDenoiser(ExactDenoiser):
     r"""The exact denoiser of a mixture of diagonal Gaussians.
 
-    Components are visited in chunks with a running log-sum-exp: memory is linear in the batch and in
-    the number of components, whatever their product.
+    Components are visited in chunks with a running log-sum-exp: memory is linear in the batch and
+    in the number of components, whatever their product.
 
     Arguments:
         means: The means :math:`\mu_m`, with shape :math:`(M, *)`.
@@ -214,10 +214,8 @@ class MixtureDenoiser(ExactDenoiser):
         self.check(x_t, sigma)
         return self._moments(x_t.flatten(1), sigma, cond.get("label"))[0]
 
-    def _moments(
-        self, x: Tensor, sigma: Tensor, label: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        r"""Returns the log-density `(B,)` and the posterior mean `(B, d)`, by an online softmax."""
+    def _moments(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        r"""Returns the log-density `(B,)` and the posterior mean `(B, d)`: an online softmax."""
         if (label is None) != (self.labels is None):
             raise ValueError(
                 "this mixture has no classes, `label` must not be given"
@@ -227,23 +225,21 @@ class MixtureDenoiser(ExactDenoiser):
         d, variance = x.shape[1], sigma.square()[:, None]
         wide = d if self.stds.ndim == 2 or d <= 4 else 1
         size = max(1, self.chunk // (len(x) * wide))
-        top = x.new_full((len(x), 1), -math.inf)
-        total, mean = x.new_zeros(len(x), 1), torch.zeros_like(x)
+        log_prob, mean = x.new_full((len(x),), -math.inf), torch.zeros_like(x)
         for begin in range(0, len(self.means), size):
             part = slice(begin, begin + size)
             log_p, gain = self._log_joint(x, variance, part)
             if self.labels is not None:
-                same = self.labels[part] == label[:, None]
-                log_p = log_p.masked_fill(~same, -math.inf)
-            peak = torch.maximum(top, log_p.amax(dim=1, keepdim=True))
-            # While all components so far are of other classes, the peak is -inf.
-            base = peak.masked_fill(peak == -math.inf, 0.0)
-            weight, decay = (log_p - base).exp(), (top - base).exp()
-            total = decay * total + weight.sum(dim=1, keepdim=True)
-            mean = decay * mean + self._pull(x, weight, gain, part)
-            top = peak
-        log_prob = (top + total.log()).squeeze(1) - 0.5 * d * math.log(2 * math.pi)
-        return log_prob, mean / total
+                log_p = log_p.masked_fill(self.labels[part] != label[:, None], -math.inf)
+            value, share = log_sum_exp(log_p)
+            pull = self._pull(x, share, gain, part)
+            total = torch.logaddexp(log_prob, value)
+            # Where all components so far are of other classes, both terms are -inf.
+            share_before = (log_prob - total).exp().masked_fill(total == -math.inf, 0.0)[:, None]
+            share_here = (value - total).exp().masked_fill(total == -math.inf, 0.0)[:, None]
+            mean = share_before * mean + share_here * pull
+            log_prob = total
+        return log_prob - 0.5 * d * math.log(2 * math.pi), mean
 
     def _log_joint(self, x: Tensor, variance: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         r"""Returns the log of weight times density `(B, m)` less a constant, and the gain
@@ -263,7 +259,7 @@ class MixtureDenoiser(ExactDenoiser):
         if gain.ndim == 2:
             kept = weight * gain
             with torch.autocast(x.device.type, enabled=False):
-                return (weight - kept) @ means + kept.sum(1, keepdim=True) * x
+                return (means.T @ (weight - kept).T).T + kept.sum(1, keepdim=True) * x
         return (weight[..., None] * (means + gain * (x[:, None] - means))).sum(1)
 
 
@@ -350,6 +346,14 @@ class PreconditionedDenoiser(Denoiser):
         self.shape = tuple(shape)
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.conditions = tuple(conditions)
+        self.arguments = {
+            "shape": list(shape),
+            "sigma_data": sigma_data,
+            "sigma_min": sigma_min,
+            "sigma_max": sigma_max,
+            "mean": torch.as_tensor(mean).tolist(),
+            "conditions": list(conditions),
+        }
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Generators: functions that turn a standard normal latent into a sample.
 
-A generator is what distillation trains, and what is shipped. Its latent has a density that is known
-exactly, :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest on that.
+A generator is what distillation trains, and what is shipped. Its latent has a density that is
+known exactly, :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest on that.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ class Generator(nn.Module, abc.ABC):
         r"""Returns samples, with shape :math:`(B, *)`, of latents :math:`z`."""
 
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        r"""Draws :math:`n` latents on the generator's device."""
+        r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         like = next(self.parameters())
+        device = like.device if generator is None else generator.device
         shape = (n, *self.latent_shape)
-        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        z = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
+        return z.to(like.device)
 
     @torch.no_grad()
     def sample(
@@ -74,6 +76,7 @@ class Generator(nn.Module, abc.ABC):
             if len(value) != n:
                 raise ValueError(f"{name} must have {n} rows, got {len(value)}")
         z = self.latent(n, generator)
+        cond = {name: value.to(z.device) for name, value in cond.items()}
         training = self.training
         self.eval()
         parts = [
@@ -111,6 +114,13 @@ class Pushforward(Generator):
         self.network = network
         self.latent_shape, self.shape = tuple(latent_shape), tuple(shape)
         self.conditions = tuple(conditions)
+        self.arguments = {
+            "latent_shape": list(latent_shape),
+            "shape": list(shape),
+            "mean": torch.as_tensor(mean).tolist(),
+            "std": torch.as_tensor(std).tolist(),
+            "conditions": list(conditions),
+        }
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))
 
@@ -140,6 +150,7 @@ class OneStep(Generator):
             )
         self.denoiser = denoiser
         self.sigma = sigma
+        self.arguments = {"sigma": sigma}
         self.shape = self.latent_shape = denoiser.shape
         self.conditions = denoiser.conditions
 
@@ -182,6 +193,7 @@ class FewStep(Generator):
             raise ValueError(f"sigmas must decrease, got {sigmas}")
         self.denoiser = denoiser
         self.sigmas = sigmas
+        self.arguments = {"sigmas": sigmas}
         self.shape = denoiser.shape
         self.latent_shape = (len(sigmas), *denoiser.shape)
         self.conditions = denoiser.conditions

@@ -1,9 +1,10 @@
 r"""Noise levels: distributions to train on, and grids to sample on.
 
 A distribution of levels is a small frozen callable `levels(u, step)`: the quantile function of
-:math:`\sigma` at uniform numbers :math:`u`, with shape :math:`(B)`. Whoever calls it owns the random
-numbers, so that a loss can be computed twice on the same draws. Every parameter is a number or a
-schedule, that is a function of the training step; "coarse to fine" is a schedule and nothing else.
+:math:`\sigma` at uniform numbers :math:`u`, with shape :math:`(B)`. Whoever calls it owns the
+random numbers, so that a loss can be computed twice on the same draws. Every parameter is a
+number or a schedule, that is a function of the training step; "coarse to fine" is a schedule and
+nothing else.
 """
 
 from __future__ import annotations
@@ -161,8 +162,8 @@ class LogNormal(Levels):
 class PowerLaw(Levels):
     r""":math:`\sigma = \sigma_\min + u^\rho (\sigma_\max - \sigma_\min)`.
 
-    With :math:`\rho` near zero nearly all levels are near :math:`\sigma_\max`; with :math:`\rho > 1`
-    small levels are favoured.
+    With :math:`\rho` near zero nearly all levels are near :math:`\sigma_\max`; with
+    :math:`\rho > 1` small levels are favoured.
 
     References:
         | VarDiU (Wang et al., 2025), https://arxiv.org/abs/2508.20646: rho from 0.1 to 2.0, by

@@ -1,9 +1,9 @@
 r"""What a method of distillation is: networks, and phases that train them.
 
-An objective owns every network and knows no optimiser, device, logger or file. It returns phases; a
-phase is one loss and the names of the networks that it updates. The trainer freezes all others while
-the phase's gradient is taken, so that a gradient may still flow *through* a frozen critic. What needs
-no gradient is computed once a step by `prepare`.
+An objective owns every network and knows no optimiser, device, logger or file. It returns phases;
+a phase is one loss and the names of the networks that it updates. The trainer freezes all others
+while the phase's gradient is taken, so that a gradient may still flow *through* a frozen critic.
+What needs no gradient is computed once a step by `prepare`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,13 @@ class Frozen(nn.Module):
         self.samples += len(x_t)
         return self.teacher(x_t, sigma, **cond)
 
+    def get_extra_state(self) -> Tensor:
+        r"""The counters: all that a checkpoint keeps of a teacher."""
+        return torch.tensor([self.calls, self.samples])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls, self.samples = (int(value) for value in state)
+
     def _apply(self, fn: Callable, recurse: bool = True) -> Frozen:
         self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
@@ -116,7 +123,8 @@ class Objective(nn.Module, abc.ABC):
     `generator` among them, and return their phases. Randomness is drawn from `self.streams` only.
 
     Attributes:
-        generator: The student: averaged, evaluated, exported.
+        generator: The network that is averaged, evaluated and exported: the student. A teacher's
+            own training has a denoiser in its place.
         teacher: The frozen teacher.
         streams: The random streams, saved with the run.
     """
@@ -124,17 +132,18 @@ class Objective(nn.Module, abc.ABC):
     generator: Generator
     teacher: Frozen
 
-    def __init__(self, teacher: Denoiser, generator: Generator) -> None:
+    def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
         super().__init__()
-        if not isinstance(generator, Generator):
+        if not isinstance(generator, Generator | Denoiser):
             kind = type(generator).__name__
             raise TypeError(f"generator must be a vardiu.Generator, got {kind}")
-        if tuple(teacher.shape) != tuple(generator.shape):
+        if teacher is not None and tuple(teacher.shape) != tuple(generator.shape):
             raise ValueError(
                 f"the generator returns samples of shape {tuple(generator.shape)}, "
                 f"the teacher denoises shape {tuple(teacher.shape)}; they must be equal"
             )
-        self.teacher = Frozen(teacher)
+        if teacher is not None:
+            self.teacher = Frozen(teacher)
         self.generator = generator
         self.streams = Streams()
 
@@ -162,6 +171,11 @@ class Objective(nn.Module, abc.ABC):
         if name not in networks:
             raise ValueError(f"unknown network {name!r}; the objective owns {sorted(networks)}")
         return networks[name]
+
+    @property
+    def calls(self) -> int:
+        r"""The number of evaluations of the teacher so far."""
+        return sum(m.calls for m in self.children() if isinstance(m, Frozen))
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -1,18 +1,18 @@
 r"""Posteriors: normalised densities over the latent given a noisy sample, :math:`r(z \mid x_t)`.
 
-A posterior is a module that returns a `torch.distributions.Distribution` with batch shape `(B,)` and
-event shape `(k,)`, the flattened latent. A Gaussian, a mixture and a flow are therefore one
+A posterior is a module that returns a `torch.distributions.Distribution` with batch shape `(B,)`
+and event shape `(k,)`, the flattened latent. A Gaussian, a mixture and a flow are therefore one
 constructor argument apart.
 
-Each is a head on an encoder. The encoder sees the noisy sample at unit scale, and the head's spread
-is stated relative to that of a linear student,
+Each is a head on an encoder. The encoder sees the noisy sample at unit scale, and the head's
+spread is stated relative to that of a linear student,
 
 .. math:: c_\mathrm{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}, \qquad
     c_\mathrm{sd} = \frac{\sigma}{\sqrt{\sigma^2 + \sigma_d^2}},
 
 since for :math:`g(z) = \sigma_d z` the posterior of :math:`z` has exactly the standard deviation
-:math:`c_\mathrm{sd}`: the noise pins the latent down where it is small, and leaves the prior where it
-is large.
+:math:`c_\mathrm{sd}`: the noise pins the latent down where it is small, and leaves the prior
+where it is large.
 """
 
 from __future__ import annotations
@@ -202,10 +202,11 @@ class CholeskyPosterior(Posterior):
 class MixturePosterior(Posterior):
     r"""A conditional mixture of diagonal Gaussians.
 
-    .. math:: r(z \mid x_t) = \sum_m \pi_m \, \mathcal{N} \big( z; \mu_m, \mathrm{diag}(s_m^2) \big)
+    .. math:: r(z \mid x_t) = \sum_m \pi_m \, \mathcal{N} \big( z; \mu_m, \mathrm{diag}(s_m^2)
+    \big)
 
-    A student that maps many latents to one sample has a posterior of several modes; this holds them
-    for the price of a wider last layer.
+    A student that maps many latents to one sample has a posterior of several modes; this holds
+    them for the price of a wider last layer.
 
     Arguments:
         encoder: The encoder of the noisy sample.
@@ -236,7 +237,8 @@ class MixturePosterior(Posterior):
 class FlowPosterior(Posterior):
     r"""A conditional neural spline flow on top of the Gaussian's whitening.
 
-    .. math:: \log r(z \mid x_t) = \log r_\mathrm{flow} \big( (z - \mu) / s \mid h(x_t, \sigma) \big)
+    .. math:: \log r(z \mid x_t) = \log r_\mathrm{flow} \big( (z - \mu) / s \mid h(x_t, \sigma)
+    \big)
         - \sum_i \log s_i
 
     The flow is bijective in :math:`z` for every context, so the density is normalised, with all

@@ -1,8 +1,11 @@
 r"""Does a teacher denoise? A check of a few calls, before hours are spent on it.
 
-On data of total variance :math:`v` a dimension, the best *linear* denoiser has the error :math:`v
-\sigma^2 / (v + \sigma^2)` at each noise level, and the best of all has less. A network whose error is
-much above that does not denoise: its prediction type, its scaling or its weights are wrong.
+On data of variance :math:`v` a dimension, the best *linear* denoiser has the error
+
+.. math:: \frac{v \sigma^2}{v + \sigma^2}
+
+at each noise level, and the best of all has less. A network whose error is much above that does
+not denoise: its prediction type, its scaling or its weights are wrong.
 """
 
 from __future__ import annotations
@@ -95,8 +98,8 @@ def probe(
         if row.error - 3 * row.deviation > factor * row.linear:
             raise NotADenoiser(
                 f"the teacher does not denoise: at sigma={row.sigma:.3g} its squared error is "
-                f"{row.error:.3g} a dimension, a linear denoiser reaches {row.linear:.3g}. Is it a "
-                "prediction of noise or velocity, taken for one of the clean sample? Are its weights "
-                "loaded, and the data scaled as in its training?"
+                f"{row.error:.3g} a dimension, a linear denoiser reaches {row.linear:.3g}. Is it "
+                "a prediction of noise or velocity, taken for one of the clean sample? Are its "
+                "weights loaded, and the data scaled as in its training?"
             )
     return rows

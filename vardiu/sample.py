@@ -4,8 +4,8 @@ The probability-flow equation in the coordinate of this library is
 
 .. math:: \frac{\mathrm{d} x}{\mathrm{d} \sigma} = \frac{x - D(x, \sigma)}{\sigma},
 
-from :math:`x \sim \mathcal{N}(0, \sigma_\max^2 I)` (about the data's mean) down to :math:`\sigma = 0`.
-States are kept in float64; the denoiser is called in its own type.
+from :math:`x \sim \mathcal{N}(0, \sigma_\max^2 I)` (about the data's mean) down to
+:math:`\sigma = 0`. States are kept in float64; the denoiser is called in its own type.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)

@@ -1,8 +1,8 @@
 r"""The loop: optimisers, steps, averages, checkpoints and logs, and nothing of any method.
 
 A run can be stopped at any instant. What a checkpoint holds is all that the next step depends on:
-networks, optimisers, averages, random streams, the place in the data and the counters. Going on from
-it gives, bit for bit, what not stopping would have given.
+networks, optimisers, averages, random streams, the place in the data and the counters. Going on
+from it gives, bit for bit, what not stopping would have given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Generator as PyGenerator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator as PyGenerator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -192,7 +193,10 @@ class Trainer:
     def advance(self, batches: Batches) -> None:
         r"""Takes one step: draws a batch, prepares it, runs the phases whose turn it is."""
         started = time.perf_counter()
-        self.batch = batch = next(batches)
+        x, cond = next(batches)
+        device = self.objective.device
+        cond = {name: value.to(device) for name, value in cond.items()}
+        self.batch = batch = Batch(x.to(device), cond)
         with torch.no_grad():
             drawn = self.objective.prepare(batch, self.step)
         for phase in self.objective.phases:
@@ -244,9 +248,9 @@ class Trainer:
 
     def complaint(self, phase: Phase, what: str, value: Tensor) -> str:
         return (
-            f"step {self.step}, phase {phase.name!r}: {what} is {value.item()}. Nothing was updated "
-            "with it, and the last checkpoint is kept. Lower the learning rate, raise sigma_min, or "
-            "compute in float32."
+            f"step {self.step}, phase {phase.name!r}: {what} is {value.item()}. Nothing was "
+            "updated with it, and the last checkpoint is kept. Lower the learning rate, raise "
+            "sigma_min, or compute in float32."
         )
 
     # ---------------------------------------------------------------- the loop
@@ -299,7 +303,7 @@ class Trainer:
         assert self.batch is not None
         diagnostics = self.objective.diagnostics(self.batch, self.step)
         scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
-        return Report(self.step, self.seconds, self.objective.teacher.calls, scalars)
+        return Report(self.step, self.seconds, self.objective.calls, scalars)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -330,14 +334,15 @@ class Trainer:
             "networks": self.objective.state_dict(),
             "optimizers": {name: self.optimizers[name].state_dict() for name in names},
             "average": self.average.state_dict(),
-            "random": {"streams": self.objective.streams.state_dict(), "torch": torch.get_rng_state()},
+            "random": {
+                "streams": self.objective.streams.state_dict(),
+                "torch": torch.get_rng_state(),
+            },
             "trainer": {
                 "step": self.step,
                 "steps": self.steps,
                 "seconds": self.seconds,
                 "updates": self.updates,
-                "calls": self.objective.teacher.calls,
-                "samples": self.objective.teacher.samples,
             },
             "batches": batches.state_dict(),
         }
@@ -358,13 +363,11 @@ class Trainer:
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
-        self.objective.teacher.calls = counters["calls"]
-        self.objective.teacher.samples = counters["samples"]
         batches.load_state_dict(state["batches"])
 
 
 def share_gradients(parameters: list[nn.Parameter]) -> None:
-    r"""Averages gradients over processes, in one flat message; nothing where there is one process."""
+    r"""Averages gradients over processes, in one flat message; nothing in a lone process."""
     if not torch.distributed.is_initialized():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -1,27 +1,34 @@
 r"""Diff-Instruct: distillation with a learned score of the student.
 
-.. math:: \nabla_\theta \, \mathbb{E} \big[ w(\sigma) \, \mathrm{KL}(p_\sigma \,\|\, q_\sigma) \big]
-    = \mathbb{E} \left[ w(\sigma) \left( \nabla \log p_\sigma(x_t) - \nabla \log q_\sigma(x_t)
-    \right)^\top \nabla_\theta g(z) \right]
+.. math:: \nabla_\theta \, \mathbb{E} \big[ w(\sigma) \, \mathrm{KL}(p_\sigma \,\|\, q_\sigma)
+    \big] = \mathbb{E} \left[ w(\sigma) \left( \nabla \log p_\sigma(x_t) - \nabla \log
+    q_\sigma(x_t) \right)^\top \nabla_\theta g(z) \right]
 
-The student's score is unknown; a second denoiser, the *fake*, is fitted to the student's samples while
-the student moves. It lags behind, and the gradient is biased by as much.
+The student's score is unknown; a second denoiser, the *fake*, is fitted to the student's samples
+while the student moves. It lags behind, and the gradient is biased by as much.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import build
+from ..config import LevelSettings, Training, WeightSettings
 from ..denoise import Denoiser
 from ..functional import Weight, denoising, edm_weight, expand_like, surrogate
 from ..generate import Generator
 from ..noise import Levels
 from ..objective import Batch, Loss, Objective, Phase
+from ..train import Recipe, Stage
 
-__all__ = ["DiffInstruct", "Fakes", "score_difference"]
+if TYPE_CHECKING:
+    from ..problems import Problem
+
+__all__ = ["Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
 
 
 def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
@@ -125,3 +132,35 @@ class DiffInstruct(Objective):
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Training):
+    r"""Diff-Instruct."""
+
+    ratio: int = 5
+    """Updates of the fake a student update."""
+    fake_lr: float = 1e-3
+    """The fake's learning rate."""
+    levels: LevelSettings = LevelSettings()
+    """The noise levels of the student."""
+    weight: WeightSettings = WeightSettings()
+    """Their weight."""
+
+
+def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+    r"""Trains the fake at each step and the student at each `ratio`-th, in one stage."""
+    steps = config.steps * config.ratio
+    objective = DiffInstruct(
+        problem.teacher,
+        problem.student(),
+        problem.fake(),
+        levels=build.levels(config.levels, steps),
+        weight=build.weight(config.weight),
+        ratio=config.ratio,
+        sigma_data=problem.sigma_data,
+    )
+    rates = {"generator": config.lr, "fake": config.fake_lr}
+    optimisation = build.optimisation(config, rates)
+    batches = problem.batches(config.batch, seed)
+    return (yield Stage("diff_instruct", objective, steps, batches, optimisation))

@@ -1,17 +1,17 @@
 r"""VarDiU: a variational diffusive upper bound for one-step distillation.
 
 The student is :math:`x = g(z)`, :math:`z \sim p(z) = \mathcal{N}(0, I_k)`; its noisy marginal is
-:math:`p_\sigma(x_t) = \int \mathcal{N}(x_t; g(z), \sigma^2 I) \, p(z) \, \mathrm{d}z`, the teacher's
-is :math:`q_\sigma`. For latents :math:`z_0` that made :math:`x_t`, and :math:`z_1, \ldots, z_K \sim
-r(\cdot \mid x_t)`,
+:math:`p_\sigma(x_t) = \int \mathcal{N}(x_t; g(z), \sigma^2 I) \, p(z) \, \mathrm{d}z`, the
+teacher's is :math:`q_\sigma`. For latents :math:`z_0` that made :math:`x_t`, and
+:math:`z_1, \ldots, z_K \sim r(\cdot \mid x_t)`,
 
 .. math:: \mathrm{KL}(p_\sigma \,\|\, q_\sigma) \leq U^K_\sigma = \mathbb{E} \left[ \log
     \frac{1}{K + 1} \sum_{j=0}^{K} \frac{\mathcal{N}(x_t; g(z_j), \sigma^2 I) \, p(z_j)}
     {r(z_j \mid x_t)} \right] - \mathbb{E} \big[ \log q_\sigma(x_t) \big].
 
-With :math:`K = 0` the bracket is :math:`-\log r(z_0 \mid x_t)` and a constant: the paper's bound, whose
-slack is :math:`\mathbb{E} \, \mathrm{KL}(p(z \mid x_t) \,\|\, r(z \mid x_t))`. :math:`U^K` does not
-increase with :math:`K` and tends to the divergence itself.
+With :math:`K = 0` the bracket is :math:`-\log r(z_0 \mid x_t)` and a constant: the paper's bound,
+whose slack is :math:`\mathbb{E} \, \mathrm{KL}(p(z \mid x_t) \,\|\, r(z \mid x_t))`. :math:`U^K`
+does not increase with :math:`K` and tends to the divergence itself.
 
 The teacher's log-density is never needed, only its score :math:`S`. In
 
@@ -25,78 +25,46 @@ the last term has zero mean, as :math:`\varepsilon` is independent of :math:`z`:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import build
+from ..config import LevelSettings, Training, WeightSettings
 from ..denoise import Denoiser, ExactDenoiser
 from ..functional import (
     Weight,
     diagonal_normal_log_prob,
-    dot,
     entropy_constant,
     expand_like,
-    pairwise_square,
+    importance_log_marginal,
+    same_condition,
+    shared_log_marginal,
     standard_normal_log_prob,
     surrogate,
+    teacher_direction,
 )
 from ..generate import Generator
 from ..noise import Levels
 from ..objective import Batch, Loss, Objective, Phase
-from ..posterior import Posterior, PriorPosterior
+from ..posterior import (
+    CholeskyPosterior,
+    Encoder,
+    FlowPosterior,
+    GaussianPosterior,
+    MixturePosterior,
+    Posterior,
+    PriorPosterior,
+)
+from ..train import Recipe, Stage
 
-__all__ = ["Draw", "VarDiU", "importance_log_marginal", "shared_log_marginal", "teacher_direction"]
+if TYPE_CHECKING:
+    from ..problems import Problem
 
-
-def importance_log_marginal(log_ratios: Tensor) -> Tensor:
-    r"""Returns :math:`\log \frac{1}{K+1} \sum_j e^{\ell_j}` of log-ratios `(B, K + 1)`, `(B,)`.
-
-    References:
-        | Importance Weighted Hierarchical Variational Inference (Sobolev and Vetrov, 2019)
-        | https://arxiv.org/abs/1905.03290
-    """
-    return log_ratios.logsumexp(dim=1) - math.log(log_ratios.shape[1])
-
-
-def shared_log_marginal(
-    x_t: Tensor, x: Tensor, sigma: Tensor, same: Tensor | None = None
-) -> Tensor:
-    r"""Returns the log-density of the minibatch mixture at each noisy sample.
-
-    .. math:: \log \frac{1}{N_i} \sum_{j \in \mathcal{N}_i} \mathcal{N}(x_{t,i}; x_j, \sigma_i^2 I)
-
-    This is the bound with the prior as posterior, where all rows share their latents.
-
-    References:
-        | Semi-Implicit Variational Inference (Yin and Zhou, 2018)
-        | https://arxiv.org/abs/1805.11183
-
-    Arguments:
-        x_t: Noisy samples, with shape :math:`(B, *)`.
-        x: Clean samples, among them the one that each noisy sample was made of, :math:`(N, *)`.
-        sigma: The levels of the noisy samples, with shape :math:`(B)`.
-        same: Which clean samples share the condition of each noisy one, with shape
-            :math:`(B, N)`. All by default.
-
-    Returns:
-        The log-densities, with shape :math:`(B)`, in nats.
-    """
-    d = x[0].numel()
-    exponents = pairwise_square(x_t.flatten(1), x.flatten(1)) / (-2 * sigma.square()[:, None])
-    count = torch.full_like(sigma, len(x))
-    if same is not None:
-        exponents, count = exponents.masked_fill(~same, -math.inf), same.sum(1).to(sigma)
-    constant = d * (sigma.log() + 0.5 * math.log(2 * math.pi))
-    return exponents.logsumexp(dim=1) - count.log() - constant
-
-
-def teacher_direction(
-    denoised: Tensor, x: Tensor, x_t: Tensor, sigma: Tensor, *, control_variate: bool
-) -> Tensor:
-    r"""Returns the teacher's score, less its part of zero mean if `control_variate`, `(B, *)`."""
-    return (denoised - (x if control_variate else x_t)) / expand_like(sigma, x).square()
+__all__ = ["Config", "Draw", "VarDiU", "recipe"]
 
 
 class Draw(NamedTuple):
@@ -170,7 +138,7 @@ class VarDiU(Objective):
             raise ValueError(f"particles must be at least 0, got {particles}")
         if shared != isinstance(posterior, PriorPosterior):
             raise ValueError(
-                "shared latents go with the prior as posterior, and the prior with shared latents: "
+                "shared latents go with the prior as posterior, and the prior with them: "
                 "give a posterior and shared=False, or no posterior and shared=True"
             )
         if shared and particles:
@@ -187,7 +155,7 @@ class VarDiU(Objective):
         return (Phase("bound", self.loss, updates=names),)
 
     def draw(self, batch: Batch, step: int) -> Draw:
-        r"""Draws latents, levels and noise for a batch; pairs of rows differ in the noise's sign."""
+        r"""Draws the latents, levels and noise of a batch."""
         n = len(batch.x)
         z = self.latent(n)
         sigma = self.levels(self.uniform(n), step)
@@ -254,7 +222,8 @@ class VarDiU(Objective):
         return importance_log_marginal(log_ratio.T)
 
     def bound(self, draw: Draw) -> Tensor:
-        r"""Returns estimates of :math:`U^K_\sigma`, one a row, `(B,)`, without reductions of variance.
+        r"""Returns estimates of :math:`U^K_\sigma`, one a row, `(B,)`, without reductions of
+        variance.
 
         Without a density of the teacher, the part :math:`- \log q_\sigma(x_t)` is left out.
         """
@@ -288,11 +257,60 @@ def exact(denoiser: Denoiser) -> bool:
     return isinstance(denoiser, ExactDenoiser)
 
 
-def same_condition(cond: Mapping[str, Tensor], n: int) -> Tensor | None:
-    r"""Returns which of the first `n` rows share each row's conditions, `(B, n)`; `None` if all."""
-    same = None
-    for value in cond.values():
-        rows = value.flatten(1) if value.ndim > 1 else value[:, None]
-        equal = (rows[:, None] == rows[None, :n]).all(dim=-1)
-        same = equal if same is None else same & equal
-    return same
+@dataclass(frozen=True, kw_only=True)
+class Config(Training):
+    r"""VarDiU."""
+
+    posterior: Literal["shared", "gaussian", "cholesky", "mixture", "flow"] = "gaussian"
+    """The family of r(z | x_t); shared: the prior, with latents shared over the batch."""
+    posterior_lr: float = 1e-3
+    """The posterior's learning rate."""
+    components: int = 16
+    """mixture: the number of components."""
+    transforms: int = 3
+    """flow: the number of transformations."""
+    hidden: int = 64
+    """flow: the width of each of the two hidden layers of their networks."""
+    particles: int = 0
+    """The number K of further latents in the importance-weighted bound."""
+    antithetic: bool = True
+    """Use each latent and level with noise of both signs."""
+    control_variate: bool = True
+    """Drop the part of zero mean from the teacher's score."""
+    levels: LevelSettings = LevelSettings()
+    """The noise levels."""
+    weight: WeightSettings = WeightSettings()
+    """Their weight."""
+
+
+POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
+    "gaussian": lambda encoder, k, config: GaussianPosterior(encoder, k),
+    "cholesky": lambda encoder, k, config: CholeskyPosterior(encoder, k),
+    "mixture": lambda encoder, k, config: MixturePosterior(encoder, k, config.components),
+    "flow": lambda encoder, k, config: FlowPosterior(
+        encoder, k, config.transforms, (config.hidden, config.hidden)
+    ),
+    "shared": lambda encoder, k, config: PriorPosterior(k),
+}
+
+
+def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+    r"""Trains the student and the posterior together, in one stage."""
+    student = problem.student()
+    k = math.prod(student.latent_shape)
+    objective = VarDiU(
+        problem.teacher,
+        student,
+        POSTERIORS[config.posterior](problem.encoder(), k, config),
+        levels=build.levels(config.levels, config.steps),
+        weight=build.weight(config.weight),
+        particles=config.particles,
+        shared=config.posterior == "shared",
+        antithetic=config.antithetic,
+        control_variate=config.control_variate,
+    )
+    rates = {"generator": config.lr, "posterior": config.posterior_lr}
+    rates = {name: rates[name] for name in objective.trained}
+    batches = problem.batches(config.batch, seed)
+    optimisation = build.optimisation(config, rates)
+    return (yield Stage("vardiu", objective, config.steps, batches, optimisation))

@@ -2,5 +2,6 @@
 
 from .mlp import MLP
 from .precision import Precision
+from .unet import UNet
 
-__all__ = ["MLP", "Precision"]
+__all__ = ["MLP", "Precision", "UNet"]

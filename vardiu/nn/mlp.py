@@ -47,13 +47,24 @@ class MLP(nn.Module):
             raise ValueError(f"features have shape ({width},), got outputs={tuple(outputs)}")
         self.outputs = tuple(outputs)
         self.noisy = noisy
+        self.arguments = {
+            "inputs": list(inputs),
+            "outputs": list(outputs),
+            "width": width,
+            "depth": depth,
+            "noisy": noisy,
+            "classes": classes,
+            "final": final,
+        }
         size = int(torch.Size(inputs).numel()) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
-    def forward(self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         if (c_noise is not None) != self.noisy:
             raise ValueError("a noise level must be given where `noisy`, and nowhere else")
         if (label is not None) != (self.embedding is not None):

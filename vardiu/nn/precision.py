@@ -16,13 +16,14 @@ class Precision(nn.Module):
 
     Arguments:
         network: The network.
-        dtype: The type to compute in, for instance `torch.bfloat16`.
+        dtype: The type to compute in, for instance `torch.bfloat16`, or its name.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | str) -> None:
         super().__init__()
         self.network = network
-        self.dtype = dtype
+        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self.arguments = {"dtype": str(self.dtype).removeprefix("torch.")}
 
     def forward(self, x: Tensor, *args: Tensor, **cond: Tensor) -> Tensor:
         # The cache of cast weights would outlive an optimiser's step inside an outer autocast.

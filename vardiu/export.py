@@ -1,0 +1,115 @@
+r"""Networks on disk: weights as safetensors, and what they are made of as JSON.
+
+A module of the library that can be saved keeps the arguments of its constructor in `arguments`;
+the names of its parts are in `KINDS`. Nothing is executed when a folder is read: an unknown kind
+is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .config import nearest
+from .denoise import PreconditionedDenoiser
+from .generate import FewStep, OneStep, Pushforward
+from .nn import MLP, Precision, UNet
+from .runs import write_text_atomic
+
+__all__ = ["build", "describe", "load", "save"]
+
+
+class Kind(NamedTuple):
+    r"""A class that can be saved, and the name of the argument that holds its part."""
+
+    cls: type[nn.Module]
+    part: str | None = None
+
+
+KINDS: Mapping[str, Kind] = {
+    "few_step": Kind(FewStep, "denoiser"),
+    "mlp": Kind(MLP),
+    "one_step": Kind(OneStep, "denoiser"),
+    "precision": Kind(Precision, "network"),
+    "preconditioned": Kind(PreconditionedDenoiser, "network"),
+    "pushforward": Kind(Pushforward, "network"),
+    "unet": Kind(UNet),
+}
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    r"""Returns what a module is made of, as nested dictionaries for JSON.
+
+    Raises:
+        TypeError: The module, or a part of it, is not of a class in `KINDS`.
+    """
+    for name, kind in KINDS.items():
+        if type(module) is kind.cls:
+            description = {"kind": name, **module.arguments}
+            if kind.part is not None:
+                description[kind.part] = describe(getattr(module, kind.part))
+            return description
+    raise TypeError(
+        f"a {type(module).__name__} cannot be saved; the classes that can are "
+        f"{', '.join(sorted(kind.cls.__name__ for kind in KINDS.values()))}"
+    )
+
+
+def build(description: Mapping[str, Any]) -> nn.Module:
+    r"""Returns the module that `describe` described, with fresh weights.
+
+    Raises:
+        ValueError: A kind is unknown.
+    """
+    arguments = dict(description)
+    name = arguments.pop("kind", "none")
+    if name not in KINDS:
+        raise ValueError(f"unknown kind of network {name!r}; {nearest(name, KINDS)}")
+    cls, part = KINDS[name]
+    if part is not None:
+        arguments[part] = build(arguments[part])
+    return cls(**arguments)
+
+
+def save(module: nn.Module, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
+    r"""Writes `model.safetensors` and `model.json` into a folder, each whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"format": 1, "model": describe(module), "about": dict(about or {})}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    partial = folder / ".model.safetensors.part"
+    save_file(tensors, partial)
+    partial.replace(folder / "model.safetensors")
+    write_text_atomic(folder / "model.json", json.dumps(description, indent=2) + "\n")
+    return folder
+
+
+def load(folder: str | Path) -> nn.Module:
+    r"""Returns the module that `save` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: The folder holds no model; the message says what was looked for.
+        ValueError: The description is of another format, or the weights do not fit it.
+    """
+    folder = Path(folder)
+    for name in ("model.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no model: {name} is missing. A run's student is in its folder "
+                "`student`, a trained teacher in `teacher`"
+            )
+    description = json.loads((folder / "model.json").read_text())
+    if description.get("format") != 1:
+        found = description.get("format")
+        raise ValueError(f"{folder}/model.json must be of format 1, got {found!r}")
+    module = build(description["model"])
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit model.json: {error}") from error
+    return module.eval()

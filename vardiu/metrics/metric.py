@@ -1,0 +1,71 @@
+r"""What a metric is: never a bare number."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Metric", "check_pair", "check_samples", "fingerprint"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    r"""A measured value.
+
+    Arguments:
+        name: Its name.
+        value: The estimate.
+        error: Its standard error; `None` only where `note` says why.
+        n: The number of samples that were measured.
+        higher_is_better: The direction; `None` where there is none.
+        note: What a reader must know.
+        reference: The first digits of the SHA-256 of the reference sample.
+        features: The name of the feature extractor.
+    """
+
+    name: str
+    value: float
+    error: float | None
+    n: int
+    higher_is_better: bool | None
+    note: str = ""
+    reference: str = ""
+    features: str = ""
+
+    def row(self) -> dict[str, Any]:
+        r"""Returns the fields as a dictionary for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" ± {self.error:.2g}"
+        return f"{self.name} {self.value:.4g}{error} (n = {self.n})"
+
+
+def fingerprint(x: Tensor) -> str:
+    r"""Returns the first twelve hexadecimal digits of the SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
+
+
+def check_samples(x: Tensor, name: str, least: int = 2) -> Tensor:
+    r"""Returns samples `(N, d)` in float64, or raises a `ValueError` that names what is wrong."""
+    if x.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, d), got {tuple(x.shape)}")
+    if len(x) < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{name} holds {int((~x.isfinite()).sum())} values that are not finite")
+    return x.double()
+
+
+def check_pair(x: Tensor, y: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    r"""Returns two samples of the same dimension, in float64."""
+    x, y = check_samples(x, names[0]), check_samples(y, names[1])
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same dimension, "
+            f"got {x.shape[1]} and {y.shape[1]}"
+        )
+    return x, y

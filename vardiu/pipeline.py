@@ -1,0 +1,448 @@
+r"""From settings to a finished run: probe, train, measure, draw, report.
+
+Everything on disk is made here; the layers below know no file but a checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from . import export, plots, report
+from .checkpoint import Checkpoints
+from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
+from .generate import Generator
+from .methods import METHODS, TEACHING, Method
+from .metrics import Metric, fingerprint
+from .presets import PRESETS, TEACHERS, Preset
+from .probe import probe
+from .problems import PROBLEMS, Problem
+from .runs import RunFolder, provenance, write_text_atomic
+from .train import Recipe, Report, Stage, Trainer
+
+__all__ = ["RunSettings", "Task", "distill", "load_task", "problem_of", "teach"]
+
+PROBLEM_KINDS: Mapping[str, type[DensitySettings] | type[DigitsSettings]] = {
+    "density": DensitySettings,
+    "digits": DigitsSettings,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    r"""How a run is carried out."""
+
+    seed: int = 0
+    """The seed of the networks, the noise and the data's order."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """Threads of torch on a CPU; 0 leaves torch's own choice."""
+    reports: int = 40
+    """How many times the run reports its losses and diagnostics."""
+    evaluations: int = 10
+    """How many times the student is measured on the way, with fewer samples."""
+    save_every: float = 30.0
+    """Seconds between checkpoints."""
+    samples: int = 10_000
+    """Samples of the final measurement."""
+
+    def __post_init__(self) -> None:
+        for name in ("reports", "evaluations", "samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Task:
+    r"""A command, resolved: what to do, by which method, with which settings.
+
+    Arguments:
+        command: `distill` or `teach`.
+        preset: The name of the row it started from.
+        problem: The problem's settings.
+        method: The name of the method.
+        settings: The method's settings.
+        run: How it is carried out.
+    """
+
+    command: str
+    preset: str
+    problem: DensitySettings | DigitsSettings
+    method: str
+    settings: Any
+    run: RunSettings
+
+    def to_mapping(self) -> dict[str, Any]:
+        r"""Returns what is saved as `config.yaml`."""
+        kind = next(k for k, cls in PROBLEM_KINDS.items() if isinstance(self.problem, cls))
+        return {
+            "command": self.command,
+            "preset": self.preset,
+            "method": {"name": self.method, **dataclasses.asdict(self.settings)},
+            "problem": {"kind": kind, **dataclasses.asdict(self.problem)},
+            "run": dataclasses.asdict(self.run),
+        }
+
+
+def method_of(command: str, name: str) -> Method:
+    r"""Returns the row of a method.
+
+    Raises:
+        ConfigError: There is none of this name; the nearest ones are offered.
+    """
+    if command == "teach":
+        return TEACHING
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def preset_of(command: str, name: str) -> Preset:
+    r"""Returns the row of a preset.
+
+    Raises:
+        ConfigError: There is none of this name; the nearest ones are offered.
+    """
+    table = TEACHERS if command == "teach" else PRESETS
+    if name not in table:
+        raise ConfigError(f"unknown preset {name!r}; {nearest(name, table)}")
+    return table[name]
+
+
+def task_from_preset(command: str, name: str, method: str | None = None) -> Task:
+    r"""Returns the task of a preset; with another method, that method's row for this problem."""
+    row = preset_of(command, name)
+    if method is not None and method != row.method:
+        method_of(command, method)
+        rows = PRESETS.values()
+        other = next((r for r in rows if r.method == method and r.problem == row.problem), None)
+        settings = other.settings if other else METHODS[method].settings()
+        row = Preset(row.about, method, row.problem, settings)
+    return Task(command, name, row.problem, row.method, row.settings, RunSettings())
+
+
+def load_task(path: str | Path) -> Task:
+    r"""Returns the task that a `config.yaml` holds.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds an unknown setting.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    parts = ("command", "preset", "method", "problem", "run")
+    if not isinstance(values, dict) or not set(values) <= set(parts):
+        raise ConfigError(
+            f"{path} must hold the groups {', '.join(parts)}, as a run's config.yaml"
+        )
+    method, problem = dict(values.get("method", {})), dict(values.get("problem", {}))
+    command, name = values.get("command", "distill"), method.pop("name", "")
+    kind = problem.pop("kind", "")
+    if kind not in PROBLEM_KINDS:
+        raise ConfigError(f"unknown problem.kind {kind!r}; {nearest(kind, PROBLEM_KINDS)}")
+    return Task(
+        command=command,
+        preset=values.get("preset", ""),
+        problem=from_mapping(PROBLEM_KINDS[kind], problem, "problem."),
+        method=name,
+        settings=from_mapping(method_of(command, name).settings, method, "method."),
+        run=from_mapping(RunSettings, values.get("run", {}), "run."),
+    )
+
+
+def problem_of(task: Task) -> Problem:
+    r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
+    cls = PROBLEMS[type(task.problem).__name__]
+    return cls(task.problem, seed=task.run.seed, untaught=task.command == "teach")
+
+
+def device_of(name: str) -> torch.device:
+    r"""Returns the device of a name; `auto` prefers an accelerator.
+
+    Raises:
+        ConfigError: The name is unknown, or there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"run.device {name!r} cannot be used here: {error}") from error
+    return torch.device(name)
+
+
+def train(
+    recipe: Recipe,
+    folder: RunFolder,
+    run: RunSettings,
+    console: Console,
+    listen: Callable[[str, Trainer, Report], None],
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    r"""Runs the stages of a recipe, each from its newest checkpoint.
+
+    Returns:
+        The trained and averaged network, and what the run cost.
+    """
+    device = device_of(run.device)
+    cost = {"seconds": 0.0, "teacher_calls": 0, "student_updates": 0, "steps": 0}
+    stage, index = next(recipe), 0
+    while True:
+        trainer = Trainer(
+            stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=run.seed
+        )
+        store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
+        found = store.newest()
+        if found is not None:
+            step, state, skipped = found
+            for message in skipped:
+                console.print(f"[yellow]skipped:[/] {message}", highlight=False)
+            trainer.load_state_dict(state, stage.batches)
+            folder.truncate_metrics(stage.name, step)
+            if step < stage.steps:
+                console.print(f"going on with {stage.name} from step {step:,} of {stage.steps:,}")
+        student = _fit(trainer, stage, store, run, console, listen)
+        cost["seconds"] += trainer.seconds
+        cost["teacher_calls"] += trainer.objective.calls
+        cost["student_updates"] += trainer.updates.get("generator", 0)
+        cost["steps"] += trainer.step
+        try:
+            stage = recipe.send(copy.deepcopy(student).requires_grad_(True).train())
+        except StopIteration as stop:
+            return stop.value.requires_grad_(False).eval(), cost
+        index += 1
+
+
+def _fit(
+    trainer: Trainer,
+    stage: Stage,
+    store: Checkpoints,
+    run: RunSettings,
+    console: Console,
+    listen: Callable[[str, Trainer, Report], None],
+) -> torch.nn.Module:
+    r"""Trains one stage behind a progress bar; returns the averaged network."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        bar = progress.add_task(stage.name, total=stage.steps, completed=trainer.step, told="")
+
+        def tell(told: Report) -> None:
+            loss = next((v for k, v in told.values.items() if k.endswith("/loss")), None)
+            progress.update(bar, told="" if loss is None else f"loss {loss:.4g}")
+            listen(stage.name, trainer, told)
+
+        return trainer.fit(
+            stage.batches,
+            store=store,
+            save_every=run.save_every,
+            report_every=max(1, stage.steps // run.reports),
+            report=tell,
+            progress=lambda step: progress.update(bar, completed=step),
+        )
+
+
+def begin(task: Task, folder: RunFolder, command: Sequence[str], problem: Problem) -> None:
+    r"""Sets seed and threads, and writes the provenance of a new run."""
+    if task.run.threads:
+        torch.set_num_threads(task.run.threads)
+    if not folder.file("provenance.json").is_file():
+        x, _ = problem.reference(512)
+        about = provenance(command, task.run.seed, data=fingerprint(x), **problem.hashes())
+        write_text_atomic(folder.file("provenance.json"), json.dumps(about, indent=2) + "\n")
+
+
+def show(
+    console: Console, metrics: Sequence[Metric], reference: Sequence[Metric], who: str
+) -> None:
+    r"""Prints metrics beside those of a reference."""
+    table = Table(box=None, header_style="bold")
+    for name in ("metric", "student", who, "better", "n"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    known = {metric.name: metric for metric in reference}
+    for metric in metrics:
+        error = "" if metric.error is None else f" ± {metric.error:.2g}"
+        other = known.get(metric.name)
+        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+        table.add_row(
+            metric.name,
+            f"{metric.value:.4g}{error}",
+            "" if other is None else f"{other.value:.4g}",
+            better,
+            f"{metric.n:,}",
+        )
+    console.print(table)
+
+
+def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> RunFolder:
+    r"""Carries out a `distill` task, from where it stands; does nothing if it is finished."""
+    folder = RunFolder(out)
+    problem = problem_of(task)
+    device_of(task.run.device)
+    with folder.lock():
+        status = folder.open(task.to_mapping())
+        if status == "finished":
+            console.print(f"{out} is finished; nothing to do.", highlight=False)
+            _where(folder, console)
+            return folder
+        begin(task, folder, command, problem)
+        probe(problem.teacher, *problem.reference(512))
+        torch.manual_seed(task.run.seed)
+        method = METHODS[task.method]
+        every = max(1, task.run.reports // task.run.evaluations)
+        total = {"reports": len([r for r in folder.metrics() if "updates" in r])}
+
+        def listen(stage: str, trainer: Trainer, told: Report) -> None:
+            row: dict[str, Any] = {
+                "stage": stage,
+                "step": told.step,
+                "updates": trainer.updates.get("generator", 0),
+                "seconds": told.seconds,
+                "calls": told.calls,
+                **told.values,
+            }
+            total["reports"] += 1
+            if isinstance(trainer.average.module, Generator) and total["reports"] % every == 0:
+                source = problem.from_generator(trainer.average.module)
+                for metric in problem.measure(source, problem.QUICK):
+                    row[f"metric/{metric.name}"] = metric.value
+                    if metric.error is not None:
+                        row[f"metric/{metric.name}_error"] = metric.error
+            folder.log(row)
+
+        recipe = method.recipe(problem, task.settings, task.run.seed)
+        student, cost = train(recipe, folder, task.run, console, listen)
+        assert isinstance(student, Generator)
+        console.print("measuring ...")
+        student = student.cpu()
+        source = problem.from_generator(student)
+        metrics = problem.measure(source, task.run.samples)
+        reference, who = problem.compared_with(task.run.samples)
+        rows = [metric.row() for metric in metrics]
+        about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
+        export.save(student, folder.file("student"), about)
+        _finish(task, folder, problem, metrics, reference, who, cost)
+        show(console, metrics, reference, who)
+        calls = f"{cost['teacher_calls']:,} teacher calls"
+        console.print(f"{cost['seconds']:.0f} s of training, {calls}", highlight=False)
+        _where(folder, console)
+    return folder
+
+
+def _finish(
+    task: Task,
+    folder: RunFolder,
+    problem: Problem,
+    metrics: Sequence[Metric],
+    reference: Sequence[Metric],
+    who: str,
+    cost: Mapping[str, Any],
+) -> None:
+    student = export.load(folder.file("student"))
+    assert isinstance(student, Generator)
+    call = "1 call" if student.calls == 1 else f"{student.calls} calls"
+    title = f"student, {call}"
+    samples = folder.file("samples.png")
+    problem.picture(problem.from_generator(student), samples, title)
+    curves = plots.curves(folder.metrics(), folder.file("curves.png"))
+    rows = [metric.row() for metric in metrics]
+    others = [metric.row() for metric in reference]
+    report.write_report(
+        folder,
+        title=f"{task.preset}: {METHODS[task.method].title}",
+        metrics=rows,
+        reference=others,
+        reference_name=who,
+        cost=cost,
+        pictures=[("Samples", samples), ("Training", curves)],
+    )
+    folder.finish({"metrics": rows, "reference": {"name": who, "metrics": others}, "cost": cost})
+
+
+def _where(folder: RunFolder, console: Console) -> None:
+    console.print(f"picture: {folder.file('samples.png')}", highlight=False, soft_wrap=True)
+    console.print(f"report:  {folder.file('report.html')}", highlight=False, soft_wrap=True)
+
+
+def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> RunFolder:
+    r"""Carries out a `teach` task; the teacher is written to `teacher/` in the run's folder."""
+    folder = RunFolder(out)
+    problem = problem_of(task)
+    device_of(task.run.device)
+    with folder.lock():
+        if folder.open(task.to_mapping()) == "finished":
+            console.print(f"{out} is finished; nothing to do.", highlight=False)
+            return folder
+        begin(task, folder, command, problem)
+        torch.manual_seed(task.run.seed)
+
+        def listen(stage: str, trainer: Trainer, told: Report) -> None:
+            updates = trainer.updates["generator"]
+            row = {"stage": stage, "step": told.step, "updates": updates, "calls": 0}
+            folder.log({**row, "seconds": told.seconds, **told.values})
+
+        recipe = TEACHING.recipe(problem, task.settings, task.run.seed)
+        teacher, cost = train(recipe, folder, task.run, console, listen)
+        problem.teacher = teacher.cpu()
+        rows = probe(problem.teacher, *problem.reference(512))
+        table = Table(box=None, header_style="bold")
+        for name in ("sigma", "squared error", "a linear denoiser's"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(f"{row.sigma:.3g}", f"{row.error:.4g}", f"{row.linear:.4g}")
+        console.print(table)
+        console.print("measuring 35 steps of Heun's method ...")
+        metrics = problem.measure(problem.from_teacher(), problem.samples)
+        measured = [metric.row() for metric in metrics]
+        about = {"metrics": measured, "cost": cost, "preset": task.preset}
+        export.save(teacher, folder.file("teacher"), about)
+        problem.picture(problem.from_teacher(), folder.file("samples.png"), "teacher, 69 calls")
+        plots.curves(folder.metrics(), folder.file("curves.png"))
+        pictures = [
+            ("Samples", folder.file("samples.png")),
+            ("Training", folder.file("curves.png")),
+        ]
+        report.write_report(
+            folder,
+            title=f"teacher: {task.preset}",
+            metrics=measured,
+            reference=[],
+            reference_name="",
+            cost=cost,
+            pictures=pictures,
+        )
+        folder.finish({"metrics": measured, "cost": cost})
+        show(console, metrics, [], "-")
+        _where(folder, console)
+    return folder
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    r"""Returns a command as it can be typed."""
+    return shlex.join(["vardiu", *arguments])

@@ -1,0 +1,165 @@
+r"""Pictures: samples, curves, comparisons. Each function writes a PNG and returns its path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "comparison", "curves", "image_grid", "scatter_grid"]
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.part")
+    figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
+    partial.replace(path)
+    return path
+
+
+def scatter_grid(
+    panels: Sequence[tuple[str, np.ndarray]],
+    log_density: Callable[[np.ndarray], np.ndarray] | None,
+    reach: float,
+    path: Path,
+) -> Path:
+    r"""Draws panels of 2-D samples `(N, 2)` over the contours of a log-density.
+
+    Arguments:
+        panels: Titles and samples.
+        log_density: Of points `(M, 2)`, their log-densities `(M,)`; no contours without it.
+        reach: Half the side of the square that is shown.
+        path: The file to write.
+    """
+    figure = Figure(figsize=(5.2 * len(panels), 5.4))
+    axis = np.linspace(-reach, reach, 240)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1)
+    field = None
+    if log_density is not None:
+        field = log_density(grid.reshape(-1, 2)).reshape(grid.shape[:2])
+    for i, (title, samples) in enumerate(panels):
+        ax = figure.add_subplot(1, len(panels), i + 1)
+        if field is not None:
+            levels = field.max() + np.array([-30, -20, -12, -7, -4, -2.5, -1.5, -0.7])
+            ax.contour(axis, axis, field, levels=levels, colors="#999999", linewidths=0.6)
+        ax.scatter(*samples.T, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    return _save(figure, path)
+
+
+def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int = 20) -> Path:
+    r"""Draws titled blocks of images `(N, C, H, W)` in [-1, 1], one above another."""
+    heights = [math.ceil(len(images) / columns) for _, images in rows]
+    figure = Figure(figsize=(0.5 * columns, 0.5 * sum(heights) + 0.45 * len(rows)))
+    spec = figure.add_gridspec(len(rows), 1, height_ratios=heights, hspace=0.22)
+    for i, (title, images) in enumerate(rows):
+        n, c, h, w = images.shape
+        full = np.ones((heights[i] * columns, c, h + 1, w + 1), dtype=np.float32)
+        full[:n, :, :h, :w] = np.clip(images, -1, 1)
+        full = full.reshape(heights[i], columns, c, h + 1, w + 1).transpose(0, 3, 1, 4, 2)
+        picture = full.reshape(heights[i] * (h + 1), columns * (w + 1), c)
+        ax = figure.add_subplot(spec[i])
+        ax.imshow(
+            (picture.squeeze(-1) if c == 1 else (picture + 1) / 2),
+            cmap="gray",
+            vmin=-1,
+            vmax=1,
+            interpolation="nearest",
+        )
+        ax.set_title(title, loc="left", fontsize=11)
+        ax.set_axis_off()
+    return _save(figure, path)
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    r"""Returns the panels of a log: names that differ in what follows the last slash share one."""
+    hidden = {"step", "updates", "seconds", "calls", "stage", "nonfinite"}
+    groups: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        if key in hidden or "_error" in key:
+            continue
+        head, _, tail = key.rpartition("/")
+        level = tail.replace(".", "").replace("e-", "").replace("e+", "").isdigit()
+        groups.setdefault(head if level else key, []).append(key)
+    return groups
+
+
+def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    r"""Draws what a run logged, a panel for each quantity, against the student's updates."""
+    groups = _groups(rows)
+    columns = min(3, max(1, len(groups)))
+    lines = max(1, math.ceil(len(groups) / columns))
+    figure = Figure(figsize=(4.4 * columns, 2.9 * lines), layout="constrained")
+    cmap = mpl.colormaps["viridis"]
+    for i, (group, keys) in enumerate(groups.items()):
+        ax = figure.add_subplot(lines, columns, i + 1)
+        for j, key in enumerate(keys):
+            points = [(r["updates"], r[key]) for r in rows if r.get(key) is not None]
+            if not points:
+                continue
+            x, y = np.array(points, dtype=float).T
+            colour = COLOURS[0] if len(keys) == 1 else cmap(j / (len(keys) - 1))
+            label = key.rpartition("/")[2] if len(keys) > 1 else None
+            ax.plot(x, y, color=colour, linewidth=1.2, label=label)
+            errors = [r.get(f"{key}_error") for r in rows if r.get(key) is not None]
+            if all(e is not None for e in errors):
+                e = np.array(errors, dtype=float)
+                ax.fill_between(x, y - e, y + e, color=colour, alpha=0.2, linewidth=0)
+        values = [r[k] for r in rows for k in keys if r.get(k) is not None]
+        if values and min(values) > 0 and max(values) > 50 * min(values):
+            ax.set_yscale("log")
+        ax.set_title(group, fontsize=10)
+        ax.set_xlabel("student updates", fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.grid(alpha=0.25)
+        if len(keys) > 1:
+            ax.legend(title="sigma", fontsize=6, title_fontsize=7, ncols=2)
+    return _save(figure, path)
+
+
+def comparison(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], metric: str, path: Path
+) -> Path:
+    r"""Draws a metric against wall-clock and against teacher calls.
+
+    Runs of the same label (seeds) share a colour; where there are several, the median is a thick
+    line and their range a band.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    labels = list(dict.fromkeys(label for label, _ in runs))
+    panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
+    for i, (axis, title) in enumerate(panels):
+        ax = figure.add_subplot(1, 2, i + 1)
+        positive = True
+        for j, label in enumerate(labels):
+            colour = COLOURS[j % len(COLOURS)]
+            series = []
+            for name, rows in runs:
+                points = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
+                if name == label and points:
+                    series.append(np.array(points, dtype=float).T)
+            if not series:
+                continue
+            positive &= all((y > 0).all() for _, y in series)
+            if len(series) == 1:
+                ax.plot(*series[0], color=colour, label=label, marker=".", linewidth=1.5)
+                continue
+            x = np.linspace(max(s[0][0] for s in series), min(s[0][-1] for s in series), 100)
+            y = np.stack([np.interp(x, *s) for s in series])
+            ax.plot(x, np.median(y, axis=0), color=colour, label=f"{label} ({len(y)} seeds)")
+            ax.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.2, linewidth=0)
+        if positive and ax.has_data():
+            ax.set_yscale("log")
+        ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
+        ax.grid(alpha=0.25)
+        if i == 0 and ax.has_data():
+            ax.legend(fontsize=8)
+    return _save(figure, path)

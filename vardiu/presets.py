@@ -1,0 +1,169 @@
+r"""Presets: named rows of settings. Any field can be overridden on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from .config import (
+    DensitySettings,
+    DigitsSettings,
+    LevelSettings,
+    Training,
+    WeightSettings,
+)
+from .methods import denoising, diff_instruct, vardiu
+
+__all__ = ["PRESETS", "TEACHERS", "Preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    r"""A row of the table.
+
+    Arguments:
+        about: One line for `vardiu list`.
+        method: The name of the method.
+        problem: The problem's settings.
+        settings: The method's settings.
+    """
+
+    about: str
+    method: str
+    problem: DensitySettings | DigitsSettings
+    settings: Training
+
+
+MOG40 = DensitySettings()
+COARSE_TO_FINE = LevelSettings(sigma_min=0.5, sigma_max=20.0, start_min=10.0)
+BOUNDED = WeightSettings(kind="bounded", scale=3.0)
+SHARED = vardiu.Config(
+    posterior="shared",
+    steps=20_000,
+    batch=512,
+    lr=1e-3,
+    levels=COARSE_TO_FINE,
+    weight=BOUNDED,
+    halflife=200_000.0,
+)
+GAUSSIAN = replace(SHARED, posterior="gaussian", steps=8_000)
+DIFF_INSTRUCT = diff_instruct.Config(
+    steps=4_000, batch=512, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
+)
+PAPER = DensitySettings(width=400, depth=4, scaled=False)
+PAPER_LEVELS = LevelSettings(
+    kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
+)
+
+PRESETS: Mapping[str, Preset] = {
+    "mog40": Preset(
+        "40 Gaussians, exact score; the bound of the minibatch mixture", "vardiu", MOG40, SHARED
+    ),
+    "mog40-gaussian": Preset(
+        "the same with the paper's Gaussian posterior", "vardiu", MOG40, GAUSSIAN
+    ),
+    "mog40-mixture": Preset(
+        "the same with a mixture of 16 Gaussians as posterior",
+        "vardiu",
+        MOG40,
+        replace(GAUSSIAN, posterior="mixture"),
+    ),
+    "mog40-flow": Preset(
+        "the same with a spline flow as posterior, the paper's other family",
+        "vardiu",
+        MOG40,
+        replace(GAUSSIAN, posterior="flow", steps=3_000),
+    ),
+    "mog40-particles": Preset(
+        "the same with a Gaussian posterior and four particles",
+        "vardiu",
+        MOG40,
+        replace(GAUSSIAN, particles=4, steps=4_000),
+    ),
+    "mog40-kde": Preset(
+        "the default bound; the teacher is the score of 10,000 noised samples",
+        "vardiu",
+        replace(MOG40, teacher="kde"),
+        replace(SHARED, steps=10_000),
+    ),
+    "mog40-learned": Preset(
+        "the default bound; the teacher is a network, see `vardiu teach mog40`",
+        "vardiu",
+        replace(MOG40, teacher="learned"),
+        SHARED,
+    ),
+    "mog40-paper": Preset(
+        "the published setting: Gaussian posterior, 400-wide networks, a million steps",
+        "vardiu",
+        PAPER,
+        vardiu.Config(
+            posterior="gaussian",
+            steps=1_000_000,
+            batch=512,
+            lr=1e-4,
+            posterior_lr=1e-4,
+            decay="constant",
+            clip=10.0,
+            halflife=0.0,
+            control_variate=False,
+            levels=PAPER_LEVELS,
+        ),
+    ),
+    "mog40-diff-instruct": Preset(
+        "Diff-Instruct with five fake updates a student update",
+        "diff_instruct",
+        MOG40,
+        DIFF_INSTRUCT,
+    ),
+    "mixture": Preset(
+        "a random mixture in any dimension (--dim, --modes)",
+        "vardiu",
+        replace(MOG40, name="mixture", dim=8, latent=8),
+        SHARED,
+    ),
+    "digits": Preset(
+        "8x8 real images, by class; Diff-Instruct from the teacher's weights",
+        "diff_instruct",
+        DigitsSettings(),
+        diff_instruct.Config(
+            steps=3_000,
+            batch=128,
+            lr=1e-4,
+            fake_lr=2e-4,
+            ratio=2,
+            beta_1=0.0,
+            decay="constant",
+            levels=LevelSettings(kind="log_uniform", sigma_min=0.05, sigma_max=10.0),
+            halflife=20_000.0,
+        ),
+    ),
+}
+
+TEACHERS: Mapping[str, Preset] = {
+    "mog40": Preset(
+        "the paper's learned teacher: 20,480 points, five layers, 400 wide",
+        "denoising",
+        replace(MOG40, width=400, depth=4),
+        denoising.Config(
+            steps=20_000,
+            batch=512,
+            lr=1e-3,
+            levels=LevelSettings(kind="log_uniform", sigma_min=0.1, sigma_max=40.0),
+        ),
+    ),
+    "digits": Preset(
+        "a class-conditional U-Net on scikit-learn's digits",
+        "denoising",
+        DigitsSettings(),
+        denoising.Config(
+            steps=6_000,
+            batch=256,
+            lr=2e-3,
+            warmup=200,
+            levels=LevelSettings(
+                kind="log_normal", mean=-0.8, std=1.4, sigma_min=0.02, sigma_max=20.0
+            ),
+            halflife=50_000.0,
+        ),
+    ),
+}

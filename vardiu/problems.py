@@ -1,0 +1,410 @@
+r"""Problems: a teacher, the data it knows, networks of the right size, and what to measure.
+
+A recipe of a method asks a problem for its parts and never looks at which problem it is.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import export, plots
+from .config import ConfigError, DensitySettings, DigitsSettings, nearest
+from .data.batches import Batches, DataFree, Shuffled
+from .data.densities import DENSITIES, mixture
+from .data.digits import digits
+from .denoise import (
+    Denoiser,
+    EmpiricalDenoiser,
+    MixtureDenoiser,
+    PreconditionedDenoiser,
+)
+from .generate import Generator, OneStep, Pushforward
+from .metrics import Metric, fingerprint
+from .metrics.classes import class_agreement, classes_covered
+from .metrics.density import log_density, modes_covered
+from .metrics.features import digits_classifier
+from .metrics.frechet import frechet, kernel_distance
+from .metrics.mmd import mmd2_biased, mmd2_unbiased
+from .metrics.neighbours import density_coverage, precision_recall
+from .metrics.transport import wasserstein2_sliced
+from .nn import MLP, Precision, UNet
+from .noise import karras_grid
+from .posterior import Encoder, RawScale, Scale, UnitScale
+from .runs import RunFolder
+from .sample import Heun
+
+__all__ = ["PROBLEMS", "DensityProblem", "DigitsProblem", "Problem"]
+
+# A source of samples: of a number of them and a generator, to samples and their conditions.
+Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
+
+
+class Problem(abc.ABC):
+    r"""What there is to distil.
+
+    Attributes:
+        teacher: The denoiser to distil.
+        sigma_data: The standard deviation of the data, a dimension.
+        mean: The mean of the data.
+        headline: The names of the metrics of the short summary, the first one to be minimised.
+    """
+
+    teacher: Denoiser | None
+    sigma_data: float
+    mean: Tensor
+    headline: tuple[str, ...]
+    QUICK: int
+    samples: int
+
+    @abc.abstractmethod
+    def student(self) -> Generator:
+        r"""Returns a fresh student, or one that starts from the teacher's weights."""
+
+    @abc.abstractmethod
+    def encoder(self) -> Encoder:
+        r"""Returns a fresh encoder of noisy samples, for a posterior."""
+
+    @abc.abstractmethod
+    def network(self) -> Denoiser:
+        r"""Returns a fresh denoiser of the data, to be trained as a teacher or as a fake."""
+
+    def fake(self) -> Denoiser:
+        r"""Returns a denoiser that starts from the teacher's weights if it has any."""
+        if isinstance(self.teacher, PreconditionedDenoiser):
+            return copy.deepcopy(self.teacher).requires_grad_(True).train()
+        return self.network()
+
+    @abc.abstractmethod
+    def batches(self, size: int, seed: int) -> Batches:
+        r"""Returns batches for methods without data: a number of rows, and their conditions."""
+
+    @abc.abstractmethod
+    def data(self, size: int, seed: int) -> Batches:
+        r"""Returns batches of clean samples, for a teacher or a method that needs data."""
+
+    @abc.abstractmethod
+    def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        r"""Returns clean samples and their conditions, for the probe."""
+
+    @abc.abstractmethod
+    def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        r"""Returns the metrics of a source of samples."""
+
+    @abc.abstractmethod
+    def draw(self, x: Tensor, path: Path) -> Path:
+        r"""Draws given samples, and nothing beside them."""
+
+    @abc.abstractmethod
+    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        r"""Draws samples of a source beside true ones."""
+
+    def from_generator(self, generator: Generator) -> Source:
+        r"""Returns the source that a student is."""
+
+        def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            cond = self.conditions(n, random) if generator.conditions else {}
+            return generator.sample(n, generator=random, **cond).cpu(), cond
+
+        return draw
+
+    def from_teacher(self, steps: int = 35) -> Source:
+        r"""Returns the source that the teacher is, with so many steps of Heun's method."""
+        grid = karras_grid(steps, self.teacher.sigma_min, self.teacher.sigma_max)
+
+        def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            cond = self.conditions(n, random) if self.teacher.conditions else {}
+            return Heun(self.teacher, grid).sample(n, generator=random, **cond), cond
+
+        return draw
+
+    def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
+        r"""Returns conditions to sample with; none by default."""
+        return {}
+
+    @abc.abstractmethod
+    def compared_with(self, n: int) -> tuple[list[Metric], str]:
+        r"""Returns the metrics of what a student is to be compared with, and who that is."""
+
+    def hashes(self) -> dict[str, str]:
+        r"""Returns the hash of the teacher's weights or components, for the provenance."""
+        if self.teacher is None:
+            return {}
+        tensors = [t.flatten().double() for t in self.teacher.state_dict().values()]
+        return {"teacher": fingerprint(torch.cat(tensors))}
+
+
+def precise(network: nn.Module, precision: str) -> nn.Module:
+    r"""Returns a network that computes in the type of this name."""
+    return network if precision == "float32" else Precision(network, precision)
+
+
+class DensityProblem(Problem):
+    r"""A mixture of Gaussians in any dimension, whose score is known exactly.
+
+    Arguments:
+        settings: The row of settings.
+        seed: The seed of the data that a KDE or a learned teacher is made of.
+    """
+
+    headline = ("mmd2", "log_density", "modes")
+    QUICK = 4_000
+    samples = 10_000
+    POINTS = 20_480  # a learned teacher's training set, as in the paper
+
+    def __init__(
+        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
+    ) -> None:
+        if settings.name == "mixture":
+            spec = mixture(settings.dim, settings.modes, seed=0)
+        elif settings.name in DENSITIES:
+            spec = DENSITIES[settings.name]()
+        else:
+            names = [*DENSITIES, "mixture"]
+            raise ConfigError(
+                f"unknown density {settings.name!r}; {nearest(settings.name, names)}"
+            )
+        self.settings, self.spec, self.seed = settings, spec, seed
+        self.shape = tuple(spec.means.shape[1:])
+        self.mean, self.sigma_data = spec.mean, float(spec.std.square().mean().sqrt())
+        self.teacher = None if untaught else TEACHERS[settings.teacher](self)
+
+    @property
+    def range(self) -> dict[str, float]:
+        return {"sigma_min": self.settings.sigma_min, "sigma_max": self.settings.sigma_max}
+
+    def student(self) -> Generator:
+        row = self.settings
+        network = MLP((row.latent,), self.shape, width=row.width, depth=row.depth)
+        return Pushforward(
+            precise(network, row.precision),
+            latent_shape=(row.latent,),
+            shape=self.shape,
+            mean=self.mean if row.scaled else 0.0,
+            std=self.sigma_data if row.scaled else 1.0,
+        )
+
+    def encoder(self) -> Encoder:
+        row = self.settings
+        network = MLP(
+            self.shape, (row.width,), width=row.width, depth=row.depth, noisy=True, final=False
+        )
+        scale: Scale = UnitScale(self.sigma_data, self.mean) if row.scaled else RawScale()
+        return Encoder(precise(network, row.precision), row.width, scale)
+
+    def network(self) -> Denoiser:
+        row = self.settings
+        network = MLP(self.shape, self.shape, width=row.width, depth=row.depth, noisy=True)
+        return PreconditionedDenoiser(
+            precise(network, row.precision),
+            shape=self.shape,
+            sigma_data=self.sigma_data,
+            mean=self.mean,
+            **self.range,
+        )
+
+    def batches(self, size: int, seed: int) -> Batches:
+        return DataFree(self.shape, size, seed=seed)
+
+    def data(self, size: int, seed: int) -> Batches:
+        x = self.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))
+        return Shuffled(x, {}, size, seed=seed)
+
+    def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.spec.sample(n, torch.Generator().manual_seed(1)), {}
+
+    def measure(self, source: Source, n: int = 10_000, seed: int = 0) -> list[Metric]:
+        random = torch.Generator().manual_seed(seed)
+        x, _ = source(n, random)
+        truth = self.spec.sample(n, torch.Generator().manual_seed(seed + 10_000))
+        return [
+            mmd2_biased(x, truth),
+            mmd2_unbiased(x, truth),
+            log_density(x, self.spec.log_prob),
+            modes_covered(x, self.spec.means, threshold=0.4 / len(self.spec.means)),
+            wasserstein2_sliced(x, truth, generator=random),
+        ]
+
+    def compared_with(self, n: int) -> tuple[list[Metric], str]:
+        return self.measure(lambda m, random: (self.spec.sample(m, random), {}), n), "true samples"
+
+    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        random = torch.Generator().manual_seed(seed)
+        truth = self.spec.sample(4000, torch.Generator().manual_seed(seed + 1))[:, :2].numpy()
+        panels = [("target", truth), (title, source(4000, random)[0][:, :2].numpy())]
+        return self.scatter(panels, path)
+
+    def draw(self, x: Tensor, path: Path) -> Path:
+        return self.scatter([(f"{len(x):,} samples", x[:, :2].numpy())], path)
+
+    def scatter(self, panels: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
+        r"""Draws the first two dimensions; over contours where there are no others."""
+        extent = self.spec.means[:, :2].abs().max() + 4 * self.spec.stds.max()
+
+        def density(points: np.ndarray) -> np.ndarray:
+            return self.spec.log_prob(torch.as_tensor(points).to(self.mean)).numpy()
+
+        plane = self.shape == (2,)
+        return plots.scatter_grid(panels, density if plane else None, float(extent), path)
+
+
+def _exact(problem: DensityProblem) -> Denoiser:
+    spec = problem.spec
+    return MixtureDenoiser(spec.means, spec.stds, spec.weights, **problem.range)
+
+
+def _kde(problem: DensityProblem) -> Denoiser:
+    row = problem.settings
+    points = problem.spec.sample(row.points, torch.Generator().manual_seed(problem.seed))
+    return EmpiricalDenoiser(points, bandwidth=row.bandwidth, **problem.range)
+
+
+def _learned(problem: DensityProblem) -> Denoiser:
+    return load_teacher(problem.settings.teacher_run, problem.settings.name)
+
+
+TEACHERS: Mapping[str, Callable[[DensityProblem], Denoiser]] = {
+    "exact": _exact,
+    "kde": _kde,
+    "learned": _learned,
+}
+
+
+def load_teacher(run: str | None, name: str) -> Denoiser:
+    r"""Returns the denoiser that `vardiu teach` wrote.
+
+    Raises:
+        ConfigError: The folder holds no finished teacher; the message has the command that trains
+        it.
+    """
+    folder = Path(f"runs/teach-{name}" if run is None else run)
+    try:
+        teacher = export.load(folder / "teacher")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
+            f"{folder}`, or name another folder with --teacher-run"
+        ) from error
+    if not isinstance(teacher, Denoiser):
+        raise ConfigError(f"{folder / 'teacher'} holds a {type(teacher).__name__}, not a denoiser")
+    return teacher
+
+
+class DigitsProblem(Problem):
+    r"""scikit-learn's digits, with a small U-Net for a teacher.
+
+    Arguments:
+        settings: The row of settings.
+        seed: Not used: the data are real.
+        teacher: The teacher; from the folder of `settings` by default.
+    """
+
+    headline = ("frechet", "precision", "recall", "classes")
+    QUICK = 2_000
+    samples = 5_000
+    SHAPE, CLASSES = (1, 8, 8), 10
+    RANGE = (0.02, 20.0)
+
+    def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
+        self.settings = settings
+        self.x, self.label = digits()
+        self.mean = self.x.mean()
+        self.sigma_data = float(self.x.std())
+        run = settings.teacher_run
+        self.teacher = None if untaught else load_teacher(run, settings.name)
+
+    @property
+    def classes(self) -> int:
+        return self.CLASSES if self.settings.conditional else 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("label",) if self.settings.conditional else ()
+
+    def student(self) -> Generator:
+        return OneStep.like(self.teacher, self.settings.sigma)
+
+    def encoder(self) -> Encoder:
+        network = UNet(1, widths=(32, 64), depth=3, classes=self.classes, final=False)
+        features = math.prod((64, 4, 4))
+        scale = UnitScale(self.sigma_data, float(self.mean))
+        return Encoder(precise(network, self.settings.precision), features, scale)
+
+    def network(self) -> Denoiser:
+        network = UNet(1, classes=self.classes)
+        return PreconditionedDenoiser(
+            precise(network, self.settings.precision),
+            shape=self.SHAPE,
+            sigma_data=self.sigma_data,
+            sigma_min=self.RANGE[0],
+            sigma_max=self.RANGE[1],
+            mean=float(self.mean),
+            conditions=self.names,
+        )
+
+    def batches(self, size: int, seed: int) -> Batches:
+        return DataFree(self.SHAPE, size, classes=self.classes or None, seed=seed)
+
+    def data(self, size: int, seed: int) -> Batches:
+        cond = {"label": self.label} if self.settings.conditional else {}
+        return Shuffled(self.x, cond, size, seed=seed)
+
+    def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        cond = {"label": self.label[:n]} if self.settings.conditional else {}
+        return self.x[:n], cond
+
+    def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
+        return {"label": torch.arange(n) % self.CLASSES}
+
+    def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
+        x, cond = source(n, torch.Generator().manual_seed(seed))
+        x = x.clamp(-1, 1)
+        classifier = digits_classifier()
+        real, fake = classifier.features(self.x), classifier.features(x)
+        predicted = classifier.predict(x)
+        about = {"features": classifier.name}
+        metrics = [
+            frechet(real, fake, **about),
+            kernel_distance(real, fake, **about),
+            *precision_recall(real, fake, **about),
+            *density_coverage(real, fake, **about),
+            classes_covered(predicted, self.CLASSES),
+        ]
+        if cond:
+            metrics.append(class_agreement(predicted, cond["label"]))
+        return metrics
+
+    def compared_with(self, n: int) -> tuple[list[Metric], str]:
+        run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"
+        result = RunFolder(run).result()
+        rows = [] if result is None else result["metrics"]
+        return [Metric(**row) for row in rows], "teacher, 69 calls"
+
+    def draw(self, x: Tensor, path: Path) -> Path:
+        return plots.image_grid([(f"{len(x):,} samples", x.numpy())], path)
+
+    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        random = torch.Generator().manual_seed(seed)
+        n = 60
+        order = torch.cat([(self.label == i).nonzero()[: n // 10, 0] for i in range(10)])
+        grid = order.view(10, -1).T.flatten()  # rows of 0, 1, ..., 9
+        teacher = self.from_teacher()(n, random)[0]
+        rows = [
+            ("real", self.x[grid].numpy()),
+            ("teacher, 35 Heun steps (69 calls)", teacher.numpy()),
+            (title, source(n, random)[0].numpy()),
+        ]
+        return plots.image_grid(rows, path, columns=20)
+
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "DensitySettings": DensityProblem,
+    "DigitsSettings": DigitsProblem,
+}

@@ -1,0 +1,240 @@
+r"""The folder of a run: its settings, its log, its checkpoints, its one writer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+__all__ = ["RunError", "RunFolder", "provenance", "write_text_atomic"]
+
+
+class RunError(ValueError):
+    r"""A folder that cannot be used for this run; nothing in it was changed."""
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    r"""Writes a file whole or not at all: beside it, flushed, renamed."""
+    path = Path(path)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+    return path
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (YAML)
+    if isinstance(value, Mapping) and value:
+        merged: dict[str, Any] = {}
+        for key, item in value.items():
+            merged |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return merged
+    return {prefix: value}
+
+
+class RunFolder:
+    r"""A run on disk.
+
+    Arguments:
+        path: The folder; `open` makes it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def exists(self) -> bool:
+        return self.file("config.yaml").is_file()
+
+    def open(self, config: Mapping[str, Any]) -> Literal["new", "resumed", "finished"]:
+        r"""Makes the folder for a run with these settings, or finds that it is this run's.
+
+        Raises:
+            RunError: The folder holds something else, or another run, or cannot be written.
+        """
+        plain = json.loads(json.dumps(config))
+        if self.exists:
+            theirs, ours = _flat(self.config()), _flat(plain)
+            names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
+            if names:
+                rows = [f"  {k}: there {theirs.get(k)!r}, now {ours.get(k)!r}" for k in names]
+                raise RunError(
+                    f"{self.path} holds another run, whose settings differ:\n"
+                    + "\n".join(rows)
+                    + "\nGive another folder with --out, or move this one away"
+                )
+            return "finished" if self.result() is not None else "resumed"
+        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty and holds no run (no config.yaml). "
+                "Give another folder with --out"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(self.file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}). "
+                "Give a folder that can with --out, or free some space"
+            ) from error
+        return "new"
+
+    def config(self) -> dict[str, Any]:
+        r"""Returns the run's settings.
+
+        Raises:
+            RunError: There is no run here, or its file is not YAML.
+        """
+        if not self.exists:
+            raise RunError(
+                f"{self.path} holds no run (no config.yaml); give a folder that "
+                "`vardiu distill` or `vardiu teach` wrote"
+            )
+        try:
+            return yaml.safe_load(self.file("config.yaml").read_text())
+        except yaml.YAMLError as error:
+            raise RunError(f"{self.file('config.yaml')} is not YAML: {error}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        r"""Makes this process the run's only writer; the system lifts the lock if it dies.
+
+        Raises:
+            RunError: Another process writes to this run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = self.file(".lock").open("a+")
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}). "
+                "Give a folder that can with --out"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunError(
+                    f"another process ({file.read().strip() or 'unknown'}) writes to {self.path}. "
+                    "Wait for it, stop it, or give another folder with --out"
+                ) from error
+            file.seek(0)
+            file.truncate()
+            file.write(f"pid {os.getpid()}")
+            file.flush()
+            yield
+
+    # ------------------------------------------------------------------ log
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        r"""Appends a row to `metrics.jsonl`; what is not finite is written as null, and named."""
+        clean = dict(row)
+        bad = [k for k, v in clean.items() if isinstance(v, float) and not math.isfinite(v)]
+        for key in bad:
+            clean[key] = None
+        if bad:
+            clean["nonfinite"] = bad
+        with self.file("metrics.jsonl").open("a") as file:
+            file.write(json.dumps(clean) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        r"""Returns the rows of the log; a last line that a crash cut short is left out.
+
+        Raises:
+            RunError: Another line is damaged.
+        """
+        path = self.file("metrics.jsonl")
+        if not path.is_file():
+            return []
+        lines = path.read_text().split("\n")
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number == len(lines):
+                    break
+                raise RunError(f"{path}, line {number} is damaged: {error}") from error
+        return rows
+
+    def truncate_metrics(self, stage: str, step: int) -> None:
+        r"""Drops the rows of a stage after a step, which a resumed run is going to write again."""
+        if self.file("metrics.jsonl").is_file():
+            rows = [r for r in self.metrics() if r["stage"] != stage or r["step"] <= step]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            write_text_atomic(self.file("metrics.jsonl"), text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        r"""Writes `result.json`, the mark of a finished run."""
+        write_text_atomic(self.file("result.json"), json.dumps(summary, indent=2) + "\n")
+
+    def result(self) -> dict[str, Any] | None:
+        r"""Returns what `finish` wrote, or `None`."""
+        path = self.file("result.json")
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def provenance(command: Sequence[str], seed: int, **hashes: str) -> dict[str, Any]:
+    r"""Returns what a number depends on besides the settings: versions, machine, command, seed."""
+    packages = ("torch", "numpy", "safetensors", "zuko", "scikit-learn")
+    torch = sys.modules.get("torch")
+    return {
+        "command": list(command),
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "vardiu": __import__("vardiu").__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads() if torch else None,
+            "accelerator": torch.cuda.get_device_name()
+            if torch and torch.cuda.is_available()
+            else None,
+        },
+        "sha256": hashes,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
