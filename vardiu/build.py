@@ -12,7 +12,7 @@ from . import noise
 from .config import LevelSettings, Training, WeightSettings
 from .functional import Weight
 from .noise import Levels, Schedule
-from .train import Optimisation, constant, cosine
+from .train import Optimisation, constant, cosine, trapezoid
 
 __all__ = ["levels", "optimisation", "weight"]
 
@@ -25,6 +25,16 @@ class Bounded:
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return sigma.square() / (sigma.square() + self.scale**2)
+
+
+@dataclass(frozen=True)
+class Power:
+    r""":math:`\sigma^p`."""
+
+    power: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return sigma**self.power
 
 
 def _low(row: LevelSettings, steps: int) -> Schedule:
@@ -53,12 +63,17 @@ LEVELS: Mapping[str, Callable[[LevelSettings, int], Levels]] = {
     "power_law": _power_law,
     "log_normal": _log_normal,
 }
-WEIGHTS: Mapping[str, Callable[[float], Weight]] = {
-    "square": lambda scale: torch.square,
-    "bounded": Bounded,
-    "constant": lambda scale: torch.ones_like,
+WEIGHTS: Mapping[str, Callable[[WeightSettings], Weight]] = {
+    "square": lambda row: torch.square,
+    "bounded": lambda row: Bounded(row.scale),
+    "power": lambda row: Power(row.power),
+    "constant": lambda row: torch.ones_like,
 }
-DECAYS: Mapping[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "trapezoid": trapezoid,
+}
 
 
 def levels(row: LevelSettings, steps: int) -> Levels:
@@ -68,7 +83,7 @@ def levels(row: LevelSettings, steps: int) -> Levels:
 
 def weight(row: WeightSettings) -> Weight:
     r"""Returns the weight of a level."""
-    return WEIGHTS[row.kind](row.scale)
+    return WEIGHTS[row.kind](row)
 
 
 def optimisation(
@@ -81,6 +96,7 @@ def optimisation(
         momenta=momenta or {},
         decay=DECAYS[row.decay],
         warmup=row.warmup,
+        delays={"generator": row.delay},
         clip=row.clip,
         halflife=row.halflife,
     )

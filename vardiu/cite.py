@@ -21,6 +21,19 @@ PAPERS: Mapping[str, str] = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2023}
 }""",
+    "luhman": """@article{luhman2021knowledge,
+  title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
+  author  = {Luhman, Eric and Luhman, Troy},
+  journal = {arXiv preprint arXiv:2101.02388},
+  year    = {2021}
+}""",
+    "mppca": """@article{tipping1999mppca,
+  title   = {Mixtures of Probabilistic Principal Component Analyzers},
+  author  = {Tipping, Michael E. and Bishop, Christopher M.},
+  journal = {Neural Computation},
+  volume  = {11},
+  year    = {1999}
+}""",
     "edm": """@inproceedings{karras2022edm,
   title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
   author    = {Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},

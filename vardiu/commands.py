@@ -119,7 +119,7 @@ def _override(task: Task, arguments: list[str], out: Path) -> Task:
         f"Preset {task.preset!r}, method {task.method}. Besides these: --out FOLDER ({out}), "
         "--method NAME, --config FILE (a run's config.yaml), --dry-run."
     )
-    chosen = tyro.cli(
+    chosen: Any = tyro.cli(
         row,
         prog=f"vardiu {task.command} {task.preset}",
         description=about,

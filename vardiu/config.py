@@ -18,7 +18,9 @@ __all__ = [
     "ConfigError",
     "DensitySettings",
     "DigitsSettings",
+    "FrameSettings",
     "LevelSettings",
+    "PairSettings",
     "Training",
     "WeightSettings",
     "from_mapping",
@@ -79,10 +81,44 @@ class LevelSettings:
 class WeightSettings:
     r"""The weight of a noise level in the objective."""
 
-    kind: Literal["square", "bounded", "constant"] = "square"
-    """sigma^2; sigma^2 / (sigma^2 + scale^2); or 1."""
+    kind: Literal["square", "bounded", "power", "constant"] = "square"
+    """sigma^2; sigma^2 / (sigma^2 + scale^2); sigma^power; or 1."""
     scale: float = 1.0
     """bounded: the level at which the weight has half of its largest value."""
+    power: float = 1.0
+    """power: the exponent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    r"""Regression on the teacher's pairs of noise and sample, before the method itself."""
+
+    pairs: int = 0
+    """The number of pairs; 0 for no regression."""
+    solver_steps: int = 10
+    """Heun's steps that solve a pair."""
+    steps: int = 2_500
+    """Updates of the regression."""
+    batch: int = 128
+    """Pairs of an update."""
+    lr: float = 1e-3
+    """The learning rate of the regression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    r"""A mixture of principal components of the teacher's samples, where a student starts."""
+
+    samples: int = 16_000
+    """Samples of the teacher that the frame is fitted to."""
+    solver_steps: int = 10
+    """Heun's steps that make a sample."""
+    clusters: int = 8
+    """Clusters a class."""
+    components: int = 16
+    """Principal components a cluster: the latent's dimensions, less one for the cluster."""
+    sigma: float = 0.2
+    """The level at which the student asks its denoiser for what the frame leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +135,10 @@ class Training:
     """Adam's decay rate of the first moment."""
     beta_2: float = 0.999
     """Adam's decay rate of the second moment."""
-    decay: Literal["constant", "cosine"] = "cosine"
-    """The learning rate's course."""
+    decay: Literal["constant", "cosine", "trapezoid"] = "cosine"
+    """The learning rate's course; trapezoid: constant for 3/8 of it, then linear to 1/50."""
+    delay: int = 0
+    """Steps before the student's first update; its posterior or critic learns meanwhile."""
     warmup: int = 0
     """Steps in which the learning rate grows from zero."""
     clip: float = 10.0

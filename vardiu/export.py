@@ -17,6 +17,7 @@ from torch import nn
 
 from .config import nearest
 from .denoise import PreconditionedDenoiser
+from .frame import Frame, Framed
 from .generate import FewStep, OneStep, Pushforward
 from .nn import MLP, Precision, UNet
 from .runs import write_text_atomic
@@ -25,21 +26,28 @@ __all__ = ["build", "describe", "load", "save"]
 
 
 class Kind(NamedTuple):
-    r"""A class that can be saved, and the name of the argument that holds its part."""
+    r"""A class that can be saved, and the names of the arguments that hold its parts."""
 
     cls: type[nn.Module]
-    part: str | None = None
+    parts: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
-    "few_step": Kind(FewStep, "denoiser"),
+    "few_step": Kind(FewStep, ("denoiser",)),
+    "frame": Kind(Frame),
+    "framed": Kind(Framed, ("denoiser", "frame")),
     "mlp": Kind(MLP),
-    "one_step": Kind(OneStep, "denoiser"),
-    "precision": Kind(Precision, "network"),
-    "preconditioned": Kind(PreconditionedDenoiser, "network"),
-    "pushforward": Kind(Pushforward, "network"),
+    "one_step": Kind(OneStep, ("denoiser",)),
+    "precision": Kind(Precision, ("network",)),
+    "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
+    "pushforward": Kind(Pushforward, ("network",)),
     "unet": Kind(UNet),
 }
+
+
+def arguments_of(module: nn.Module) -> dict[str, Any]:
+    arguments: Any = module.arguments
+    return arguments
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
@@ -50,9 +58,9 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """
     for name, kind in KINDS.items():
         if type(module) is kind.cls:
-            description = {"kind": name, **module.arguments}
-            if kind.part is not None:
-                description[kind.part] = describe(getattr(module, kind.part))
+            description = {"kind": name, **arguments_of(module)}
+            for part in kind.parts:
+                description[part] = describe(getattr(module, part))
             return description
     raise TypeError(
         f"a {type(module).__name__} cannot be saved; the classes that can are "
@@ -70,8 +78,8 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     name = arguments.pop("kind", "none")
     if name not in KINDS:
         raise ValueError(f"unknown kind of network {name!r}; {nearest(name, KINDS)}")
-    cls, part = KINDS[name]
-    if part is not None:
+    cls, parts = KINDS[name]
+    for part in parts:
         arguments[part] = build(arguments[part])
     return cls(**arguments)
 

@@ -30,6 +30,7 @@ __all__ = [
     "log_sum_exp",
     "pairwise_square",
     "same_condition",
+    "scale_gradient",
     "score",
     "shared_log_marginal",
     "standard_normal_log_prob",
@@ -230,6 +231,12 @@ def shared_log_marginal(
         The log-densities, with shape :math:`(B)`, in nats.
     """
     return _LogMixture.apply(x_t.flatten(1), x.flatten(1), sigma, same)
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    r"""Returns `x`; its gradient is multiplied by a factor for each row, `(B,)`."""
+    factor = expand_like(factor, x)
+    return factor * x + (x - factor * x).detach()
 
 
 class _LogMixture(torch.autograd.Function):

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from .config import (
     DensitySettings,
     DigitsSettings,
+    FrameSettings,
     LevelSettings,
+    PairSettings,
     Training,
     WeightSettings,
 )
-from .methods import denoising, diff_instruct, vardiu
+from .methods import denoising, diff_instruct, regression, vardiu
 
 __all__ = ["PRESETS", "TEACHERS", "Preset"]
 
@@ -122,19 +124,51 @@ PRESETS: Mapping[str, Preset] = {
         SHARED,
     ),
     "digits": Preset(
-        "8x8 real images, by class; Diff-Instruct from the teacher's weights",
+        "8x8 real images by class; Diff-Instruct after a regression on pairs",
         "diff_instruct",
         DigitsSettings(),
         diff_instruct.Config(
-            steps=3_000,
+            steps=320,
             batch=128,
-            lr=1e-4,
-            fake_lr=2e-4,
-            ratio=2,
+            lr=5e-5,
+            fake_lr=5e-4,
+            ratio=3,
+            normalised=True,
             beta_1=0.0,
+            beta_2=0.99,
             decay="constant",
-            levels=LevelSettings(kind="log_uniform", sigma_min=0.05, sigma_max=10.0),
-            halflife=20_000.0,
+            levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+            halflife=17_700.0,
+            pairs=PairSettings(pairs=16_000),
+        ),
+    ),
+    "digits-pairs": Preset(
+        "the same images; the regression on pairs alone, for comparison",
+        "regression",
+        DigitsSettings(),
+        regression.Config(steps=2_500, halflife=17_700.0),
+    ),
+    "digits-vardiu": Preset(
+        "the same images; VarDiU from a frame of the teacher's samples, whose posterior is known",
+        "vardiu",
+        DigitsSettings(),
+        vardiu.Config(
+            posterior="framed",
+            steps=900,
+            batch=128,
+            lr=3e-4,
+            posterior_lr=1e-3,
+            delay=60,
+            beta_1=0.5,
+            beta_2=0.99,
+            decay="trapezoid",
+            clip=100.0,
+            levels=LevelSettings(sigma_min=0.1, sigma_max=5.0),
+            weight=WeightSettings(kind="power", power=1.0),
+            posterior_weight=WeightSettings(kind="constant"),
+            antithetic=False,
+            halflife=8_800.0,
+            frame=FrameSettings(clusters=16, components=24),
         ),
     ),
 }
@@ -156,14 +190,17 @@ TEACHERS: Mapping[str, Preset] = {
         "denoising",
         DigitsSettings(),
         denoising.Config(
-            steps=6_000,
-            batch=256,
+            steps=4_200,
+            batch=128,
             lr=2e-3,
-            warmup=200,
+            beta_2=0.99,
+            warmup=100,
+            clip=1.0,
+            decay="trapezoid",
             levels=LevelSettings(
-                kind="log_normal", mean=-0.8, std=1.4, sigma_min=0.02, sigma_max=20.0
+                kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0
             ),
-            halflife=50_000.0,
+            halflife=44_000.0,
         ),
     ),
 }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import export, plots
-from .config import ConfigError, DensitySettings, DigitsSettings, nearest
+from .config import ConfigError, DensitySettings, DigitsSettings, FrameSettings, nearest
 from .data.batches import Batches, DataFree, Shuffled
 from .data.densities import DENSITIES, mixture
 from .data.digits import digits
@@ -26,6 +26,7 @@ from .denoise import (
     MixtureDenoiser,
     PreconditionedDenoiser,
 )
+from .frame import Frame, labels_of
 from .generate import Generator, OneStep, Pushforward
 from .metrics import Metric, fingerprint
 from .metrics.classes import class_agreement, classes_covered
@@ -81,6 +82,15 @@ class Problem(abc.ABC):
         if isinstance(self.teacher, PreconditionedDenoiser):
             return copy.deepcopy(self.teacher).requires_grad_(True).train()
         return self.network()
+
+    def frame(self, row: FrameSettings, seed: int) -> Frame:
+        r"""Returns a frame of the teacher's own samples."""
+        random = torch.Generator().manual_seed(seed + 77)
+        x, cond = self.from_teacher(row.solver_steps)(row.samples, random)
+        label = labels_of(x, cond.get("label"))
+        classes = int(label.max()) + 1
+        frame = Frame(classes, row.clusters, math.prod(self.teacher.shape), row.components)
+        return frame.fit(x, label, seed)
 
     @abc.abstractmethod
     def batches(self, size: int, seed: int) -> Batches:
@@ -310,6 +320,7 @@ class DigitsProblem(Problem):
     QUICK = 2_000
     samples = 5_000
     SHAPE, CLASSES = (1, 8, 8), 10
+    WIDTHS, DEPTH = (16, 64), 3
     RANGE = (0.02, 20.0)
 
     def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
@@ -319,6 +330,15 @@ class DigitsProblem(Problem):
         self.sigma_data = float(self.x.std())
         run = settings.teacher_run
         self.teacher = None if untaught else load_teacher(run, settings.name)
+
+    def lend(self, network: nn.Module) -> None:
+        r"""Copies into a network the teacher's weights of the same names and shapes."""
+        ours = network.state_dict()
+        for name, value in self.teacher.state_dict().items():
+            short = name.rpartition("network.")[2]
+            if short in ours and ours[short].shape == value.shape:
+                ours[short] = value.clone()
+        network.load_state_dict(ours)
 
     @property
     def classes(self) -> int:
@@ -332,13 +352,15 @@ class DigitsProblem(Problem):
         return OneStep.like(self.teacher, self.settings.sigma)
 
     def encoder(self) -> Encoder:
-        network = UNet(1, widths=(32, 64), depth=3, classes=self.classes, final=False)
-        features = math.prod((64, 4, 4))
+        widths, depth = self.WIDTHS, self.DEPTH
+        network = UNet(1, widths=widths, depth=depth, classes=self.classes, final=False)
+        features = math.prod((widths[1], 4, 4))
+        self.lend(network)
         scale = UnitScale(self.sigma_data, float(self.mean))
         return Encoder(precise(network, self.settings.precision), features, scale)
 
     def network(self) -> Denoiser:
-        network = UNet(1, classes=self.classes)
+        network = UNet(1, widths=self.WIDTHS, depth=self.DEPTH, classes=self.classes)
         return PreconditionedDenoiser(
             precise(network, self.settings.precision),
             shape=self.SHAPE,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Training
 from ..train import Recipe
-from . import denoising, diff_instruct, vardiu
+from . import denoising, diff_instruct, regression, vardiu
 
 __all__ = ["METHODS", "Method"]
 
@@ -44,7 +44,7 @@ METHODS: Mapping[str, Method] = {
         "student, posterior",
         False,
         ("vardiu",),
-        {"flow": ("nsf",), "shared": ("sivi",)},
+        {"flow": ("nsf",), "shared": ("sivi",), "framed": ("mppca",)},
     ),
     "diff_instruct": Method(
         "Diff-Instruct (2023)",
@@ -53,6 +53,14 @@ METHODS: Mapping[str, Method] = {
         "student, fake",
         False,
         ("diff_instruct",),
+    ),
+    "regression": Method(
+        "Regression on pairs (2021)",
+        regression.Config,
+        regression.recipe,
+        "student",
+        False,
+        ("luhman",),
     ),
 }
 

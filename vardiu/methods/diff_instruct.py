@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from .. import build
-from ..config import LevelSettings, Training, WeightSettings
+from ..config import LevelSettings, PairSettings, Training, WeightSettings
 from ..denoise import Denoiser
 from ..functional import Weight, denoising, edm_weight, expand_like, surrogate
 from ..generate import Generator
 from ..noise import Levels
 from ..objective import Batch, Loss, Objective, Phase
 from ..train import Recipe, Stage
+from . import regression
 
 if TYPE_CHECKING:
     from ..problems import Problem
@@ -74,6 +75,9 @@ class DiffInstruct(Objective):
         fake_levels: That for the fake; the same by default.
         weight: The weight :math:`w(\sigma)` of a level, applied to the difference of scores.
         ratio: The number of fake updates a student update.
+        normalised: Whether each row's direction is divided by the mean of
+            :math:`| D(x_t, \sigma) - x |` over its dimensions (Yin et al., 2023, Equation 8,
+            https://arxiv.org/abs/2311.18828).
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
 
     See also:
@@ -90,6 +94,7 @@ class DiffInstruct(Objective):
         fake_levels: Levels | None = None,
         weight: Weight = torch.square,
         ratio: int = 5,
+        normalised: bool = False,
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__(teacher, generator)
@@ -100,6 +105,7 @@ class DiffInstruct(Objective):
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
+        self.normalised = normalised
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -127,7 +133,11 @@ class DiffInstruct(Objective):
         x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
         with torch.no_grad():
             fake = self.fake(x_t, sigma, **cond)
-            difference = score_difference(fake, self.teacher(x_t, sigma, **cond), sigma)
+            real = self.teacher(x_t, sigma, **cond)
+            difference = score_difference(fake, real, sigma)
+            if self.normalised:
+                size = (real - x).flatten(1).abs().mean(1)
+                difference = difference / expand_like(size, difference)
         direction = expand_like(self.weight(sigma), x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
@@ -140,6 +150,10 @@ class Config(Training):
 
     ratio: int = 5
     """Updates of the fake a student update."""
+    normalised: bool = False
+    """Divide each row's direction by the teacher's mean absolute correction, as DMD does."""
+    pairs: PairSettings = PairSettings()
+    """A regression before, on the teacher's pairs."""
     fake_lr: float = 1e-3
     """The fake's learning rate."""
     levels: LevelSettings = LevelSettings()
@@ -149,15 +163,18 @@ class Config(Training):
 
 
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
-    r"""Trains the fake at each step and the student at each `ratio`-th, in one stage."""
+    r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
+    student = problem.student()
+    student = yield from regression.start(problem, student, config.pairs, config, seed)
     objective = DiffInstruct(
         problem.teacher,
-        problem.student(),
+        student,
         problem.fake(),
         levels=build.levels(config.levels, steps),
         weight=build.weight(config.weight),
         ratio=config.ratio,
+        normalised=config.normalised,
         sigma_data=problem.sigma_data,
     )
     rates = {"generator": config.lr, "fake": config.fake_lr}

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 
 from .. import build
-from ..config import LevelSettings, Training, WeightSettings
+from ..config import FrameSettings, LevelSettings, PairSettings, Training, WeightSettings
 from ..denoise import Denoiser, ExactDenoiser
+from ..frame import Framed, FramedPosterior
 from ..functional import (
     Weight,
     diagonal_normal_log_prob,
@@ -42,6 +43,7 @@ from ..functional import (
     expand_like,
     importance_log_marginal,
     same_condition,
+    scale_gradient,
     shared_log_marginal,
     standard_normal_log_prob,
     surrogate,
@@ -60,6 +62,7 @@ from ..posterior import (
     PriorPosterior,
 )
 from ..train import Recipe, Stage
+from . import regression
 
 if TYPE_CHECKING:
     from ..problems import Problem
@@ -104,6 +107,9 @@ class VarDiU(Objective):
         posterior: The posterior :math:`r`; `None` stands for the prior.
         levels: The distribution of noise levels.
         weight: The weight :math:`w(\sigma)` of a level; :math:`\sigma^2` by default.
+        posterior_weight: The weight of a level in the posterior's own gradient, the same by
+            default. At each level the best posterior is the same whatever it is; a weight that
+            vanishes at small noise leaves the posterior untrained there.
         particles: The number :math:`K` of further latents from the posterior, which must then
             have reparametrised samples.
         shared: Whether all rows of a batch share their latents, which makes the student's marginal
@@ -126,6 +132,7 @@ class VarDiU(Objective):
         *,
         levels: Levels,
         weight: Weight = torch.square,
+        posterior_weight: Weight | None = None,
         particles: int = 0,
         shared: bool = False,
         antithetic: bool = True,
@@ -143,8 +150,13 @@ class VarDiU(Objective):
             )
         if shared and particles:
             raise ValueError("shared latents take no further particles: set particles=0")
+        if posterior_weight is not None and (shared or particles):
+            raise ValueError(
+                "a weight of the posterior's own takes no particles or shared latents"
+            )
         self.posterior = posterior
         self.levels, self.weight = levels, weight
+        self.posterior_weight = posterior_weight
         self.particles, self.shared = particles, shared
         self.antithetic, self.control_variate = antithetic, control_variate
 
@@ -179,8 +191,16 @@ class VarDiU(Objective):
             direction = teacher_direction(
                 denoised, x, x_t, sigma, control_variate=self.control_variate
             )
-        entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
-        value = self.weight(sigma) * (entropy - surrogate(x, direction))
+        weight = self.weight(sigma)
+        if self.posterior_weight is None:
+            entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
+            value = weight * (entropy - surrogate(x, direction))
+        else:
+            # One evaluation serves both: the student's gradient arrives through x_t alone.
+            own = self.posterior_weight(sigma)
+            seen = scale_gradient(x_t, weight / own)
+            entropy = self.negative_entropy(z, x, x_0, seen, sigma, cond)
+            value = own * entropy - weight * surrogate(x, direction)
         return Loss(value.mean(), {"negative_entropy": entropy.mean().detach()})
 
     def negative_entropy(
@@ -261,8 +281,10 @@ def exact(denoiser: Denoiser) -> bool:
 class Config(Training):
     r"""VarDiU."""
 
-    posterior: Literal["shared", "gaussian", "cholesky", "mixture", "flow"] = "gaussian"
-    """The family of r(z | x_t); shared: the prior, with latents shared over the batch."""
+    posterior: Literal["shared", "gaussian", "cholesky", "mixture", "flow", "framed"] = "gaussian"
+    """The family of r(z | x_t). shared: the prior, with latents shared over the batch. framed:
+    that of a mixture of principal components of the teacher's samples, where the student
+    starts."""
     posterior_lr: float = 1e-3
     """The posterior's learning rate."""
     components: int = 16
@@ -281,6 +303,12 @@ class Config(Training):
     """The noise levels."""
     weight: WeightSettings = WeightSettings()
     """Their weight."""
+    posterior_weight: WeightSettings | None = None
+    """Their weight in the posterior's own gradient; none for the same."""
+    pairs: PairSettings = PairSettings()
+    """A regression before, on the teacher's pairs; not with framed."""
+    frame: FrameSettings = FrameSettings()
+    """framed: the mixture of principal components."""
 
 
 POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
@@ -294,16 +322,28 @@ POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
 }
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
-    r"""Trains the student and the posterior together, in one stage."""
-    student = problem.student()
+def players(problem: Problem, config: Config, seed: int) -> Recipe:
+    r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
+    if config.posterior == "framed":
+        frame = problem.frame(config.frame, seed)
+        student = Framed(problem.fake(), frame, config.frame.sigma)
+        return student, FramedPosterior(problem.encoder(), frame)
+    student = yield from regression.start(problem, problem.student(), config.pairs, config, seed)
     k = math.prod(student.latent_shape)
+    return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
+
+
+def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+    r"""Trains the student and the posterior together, after a start if one is asked for."""
+    student, posterior = yield from players(problem, config, seed)
+    own = config.posterior_weight
     objective = VarDiU(
         problem.teacher,
         student,
-        POSTERIORS[config.posterior](problem.encoder(), k, config),
+        posterior,
         levels=build.levels(config.levels, config.steps),
         weight=build.weight(config.weight),
+        posterior_weight=None if own is None else build.weight(own),
         particles=config.particles,
         shared=config.posterior == "shared",
         antithetic=config.antithetic,

@@ -1,0 +1,254 @@
+r"""A frame: latents whose posterior is known before anything is trained.
+
+A student that maps sixty-four dimensions of noise to an image has a posterior that no simple
+family holds; what the family misses is slack in the variational bound, and a student that
+collapses has none. The frame turns this round. Samples of the teacher are described by a mixture
+of probabilistic principal components (Tipping and Bishop, 1999), a few clusters a class:
+
+.. math:: x = m_c + V_c \Lambda_c^{1/2} z + \rho_c^{1/2} \epsilon, \qquad c \sim \pi, \quad
+    z \sim \mathcal{N}(0, I_k).
+
+The student starts as a denoiser of :math:`m_c + V_c \Lambda_c^{1/2} z`, and the posterior as that
+of this model, which is exact:
+
+.. math:: z \mid x_t, c \sim \mathcal{N} \left( \frac{\Lambda^{1/2}}{\Lambda + v} V^\top (x_t -
+    m_c), \frac{v}{\Lambda + v} \right), \qquad v = \sigma^2 + \rho_c, \qquad
+    \pi(c \mid x_t) \propto \pi_c \, \mathcal{N}(x_t; m_c, V \Lambda V^\top + v I).
+
+Networks then learn what is left. The cluster is chosen by one more normal coordinate :math:`u`:
+:math:`c` is the interval of :math:`[0, 1]` that :math:`\Phi(u)` falls in. Given the cluster,
+:math:`u` is the prior cut to its interval, so that
+:math:`r(u \mid x_t) = \mathcal{N}(u; 0, 1) \, \pi(c \mid x_t) / \pi_c` is normalised, and the
+latent stays standard normal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from .denoise import Denoiser
+from .functional import standard_normal_log_prob
+from .generate import Generator
+from .posterior import Encoder, Posterior
+
+__all__ = ["Frame", "Framed", "FramedPosterior"]
+
+
+class Frame(nn.Module):
+    r"""A mixture of probabilistic principal components for each class; nothing to train.
+
+    References:
+        | Mixtures of Probabilistic Principal Component Analyzers (Tipping and Bishop, 1999)
+        | https://doi.org/10.1162/089976699300016728
+
+    Arguments:
+        classes: The number of classes; 1 for data without.
+        clusters: The number of clusters a class.
+        d: The number of dimensions of a sample.
+        k: The number of principal components.
+    """
+
+    def __init__(self, classes: int, clusters: int, d: int, k: int) -> None:
+        super().__init__()
+        if not 1 <= k < d or clusters < 1 or classes < 1:
+            raise ValueError(
+                f"k must be within [1, {d - 1}], clusters and classes at least 1, "
+                f"got {k}, {clusters} and {classes}"
+            )
+        self.arguments = {"classes": classes, "clusters": clusters, "d": d, "k": k}
+        self.clusters, self.d, self.k = clusters, d, k
+        n = classes * clusters
+        self.register_buffer("means", torch.zeros(n, d))
+        self.register_buffer("bases", torch.zeros(n, d, k))
+        self.register_buffer("variances", torch.ones(n, k))
+        self.register_buffer("residuals", torch.ones(n))
+        self.register_buffer("weights", torch.full((classes, clusters), 1 / clusters))
+
+    def fit(self, x: Tensor, label: Tensor, seed: int = 0) -> Frame:
+        r"""Fits clusters by k-means and their components by maximum likelihood.
+
+        Arguments:
+            x: Samples, with shape :math:`(N, *)`.
+            label: Their classes, with shape :math:`(N)`.
+            seed: The seed of k-means.
+
+        Raises:
+            ValueError: A cluster has fewer samples than it has components.
+        """
+        x = x.flatten(1).double()
+        for a in range(len(self.weights)):
+            rows = x[label == a]
+            if len(rows) < self.clusters:
+                raise ValueError(f"class {a} has {len(rows)} samples for {self.clusters} clusters")
+            fitted = KMeans(self.clusters, n_init=1, random_state=seed).fit(rows.cpu().numpy())
+            member = torch.as_tensor(fitted.labels_, device=x.device)
+            for c in range(self.clusters):
+                self._fit_cluster(a, c, rows[member == c], len(rows))
+        return self
+
+    def _fit_cluster(self, a: int, c: int, rows: Tensor, total: int) -> None:
+        if len(rows) <= self.k:
+            raise ValueError(
+                f"a cluster of class {a} has {len(rows)} samples for {self.k} components; "
+                "take fewer clusters, fewer components or more samples"
+            )
+        n = a * self.clusters + c
+        values, vectors = torch.linalg.eigh(rows.T.cov())
+        residual = values[: -self.k].clamp_min(0).mean()
+        self.means[n] = rows.mean(0)
+        self.bases[n] = vectors.flip(1)[:, : self.k]
+        # Maximum likelihood takes the residual off the leading variances.
+        self.variances[n] = (values.flip(0)[: self.k] - residual).clamp_min(1e-3)
+        self.residuals[n] = residual
+        self.weights[a, c] = len(rows) / total
+
+    def cluster(self, u: Tensor, label: Tensor) -> Tensor:
+        r"""Returns the cluster of each row, `(B,)`: the interval that :math:`\Phi(u)` falls in."""
+        edges = self.weights[label].cumsum(1)[:, :-1]
+        return (torch.special.ndtr(u)[:, None] >= edges).sum(1)
+
+    def decode(self, z: Tensor, label: Tensor) -> Tensor:
+        r"""Returns :math:`m_c + V_c \Lambda_c^{1/2} z`, `(B, d)`, of latents `(B, k + 1)`."""
+        n = label * self.clusters + self.cluster(z[:, -1], label)
+        scaled = self.variances[n].sqrt() * z[:, :-1]
+        return self.means[n] + torch.einsum("bdk,bk->bd", self.bases[n], scaled)
+
+    def log_clusters(self, x_t: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        r"""Returns :math:`\log \pi_c + \log p(x_t \mid c)` less a constant, `(B, clusters)`."""
+        n = label[:, None] * self.clusters + torch.arange(self.clusters, device=label.device)
+        difference = x_t.flatten(1)[:, None] - self.means[n]
+        v = sigma.square()[:, None] + self.residuals[n]
+        total = self.variances[n] + v[..., None]
+        along = torch.einsum("bcd,bcdk->bck", difference, self.bases[n])
+        explained = (along.square() * self.variances[n] / total).sum(2)
+        square = (difference.square().sum(2) - explained) / v
+        log_det = total.log().sum(2) + (self.d - self.k) * v.log()
+        return self.weights[label].log() - 0.5 * (square + log_det)
+
+    def moments(
+        self, x_t: Tensor, sigma: Tensor, cluster: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the mean and the standard deviation of z given the cluster, each `(B, k)`."""
+        n = label * self.clusters + cluster
+        v = (sigma.square() + self.residuals[n])[:, None]
+        along = torch.einsum("bd,bdk->bk", x_t.flatten(1) - self.means[n], self.bases[n])
+        total = self.variances[n] + v
+        return self.variances[n].sqrt() / total * along, (v / total).sqrt()
+
+
+def labels_of(x: Tensor, label: Tensor | None) -> Tensor:
+    r"""Returns the classes, all zero where there are none."""
+    return x.new_zeros(len(x), dtype=torch.long) if label is None else label
+
+
+class Framed(Generator):
+    r"""A denoiser of a frame's samples, :math:`g(z) = D(\mathrm{decode}(z), \sigma)`.
+
+    Arguments:
+        denoiser: The denoiser, which starts from the teacher's weights.
+        frame: The frame.
+        sigma: The level at which the denoiser is asked: about what the frame leaves out.
+    """
+
+    def __init__(self, denoiser: Denoiser, frame: Frame, sigma: float) -> None:
+        super().__init__()
+        self.denoiser, self.frame, self.sigma = denoiser, frame, sigma
+        self.arguments = {"sigma": sigma}
+        self.shape, self.conditions = denoiser.shape, denoiser.conditions
+        self.latent_shape = (frame.k + 1,)
+
+    def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
+        x = self.frame.decode(z, labels_of(z, cond.get("label")))
+        x = x.unflatten(1, self.shape)
+        return self.denoiser(x, z.new_full((len(z),), self.sigma), **cond)
+
+
+class ClusteredNormal(Distribution):
+    r"""Given a cluster a Gaussian, and the last coordinate the prior cut to its interval."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, posterior: FramedPosterior, features: Tensor, state: tuple) -> None:
+        self.posterior, self.features, self.state = posterior, features, state
+        x_t = state[0]
+        event = torch.Size([posterior.frame.k + 1])
+        super().__init__(x_t.shape[:1], event, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x_t, sigma, label = self.state
+        frame = self.posterior.frame
+        cluster = frame.cluster(value[:, -1], label)
+        shares = self.posterior.log_shares(self.features, x_t, sigma, label)
+        prior = frame.weights[label].log()
+        ratio = (shares - prior).gather(1, cluster[:, None]).squeeze(1)
+        mean, std = self.posterior.moments(self.features, x_t, sigma, cluster, label)
+        scaled = (value[:, :-1] - mean) / std
+        last = standard_normal_log_prob(value[:, -1:])
+        return standard_normal_log_prob(scaled) - std.log().sum(1) + ratio + last
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        if sample_shape:
+            return torch.stack([self.sample() for _ in range(math.prod(sample_shape))])
+        x_t, sigma, label = self.state
+        frame = self.posterior.frame
+        shares = self.posterior.log_shares(self.features, x_t, sigma, label).exp()
+        cluster = torch.multinomial(shares, 1).squeeze(1)
+        weights = frame.weights[label]
+        rows = torch.arange(len(cluster), device=cluster.device)
+        low = (weights.cumsum(1) - weights)[rows, cluster]
+        quantile = low + weights[rows, cluster] * torch.rand_like(low)
+        mean, std = self.posterior.moments(self.features, x_t, sigma, cluster, label)
+        z = mean + std * torch.randn_like(mean)
+        return torch.cat([z, torch.special.ndtri(quantile)[:, None]], dim=1)
+
+
+class FramedPosterior(Posterior):
+    r"""The frame's exact posterior, and networks for what the trained student adds to it.
+
+    The heads start at zero: before training this is the posterior of the frame itself.
+
+    Arguments:
+        encoder: The encoder of the noisy sample.
+        frame: The frame of the student.
+        hidden: The width of the head that sees the cluster.
+    """
+
+    def __init__(self, encoder: Encoder, frame: Frame, hidden: int = 256) -> None:
+        super().__init__()
+        self.encoder, self.frame = encoder, frame
+        inputs = encoder.features + 2 * frame.k + frame.d
+        self.shares = nn.Linear(encoder.features, frame.clusters)
+        self.first = nn.Linear(inputs, hidden)
+        self.embedding = nn.Embedding(frame.weights.numel(), hidden)
+        self.last = nn.Linear(hidden, 2 * frame.k)
+        for layer in (self.shares, self.last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def log_shares(self, features: Tensor, x_t: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        r"""Returns the log-probability of each cluster, `(B, clusters)`."""
+        logits = self.frame.log_clusters(x_t, sigma, label) + self.shares(features)
+        return logits.log_softmax(dim=1)
+
+    def moments(
+        self, features: Tensor, x_t: Tensor, sigma: Tensor, cluster: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the mean and the standard deviation of z given the cluster."""
+        mean, std = self.frame.moments(x_t, sigma, cluster, label)
+        scaled, _ = self.encoder.scale.inputs(x_t, sigma)
+        seen = torch.cat([features, mean, std.log(), scaled.flatten(1)], dim=1)
+        h = self.first(seen) + self.embedding(label * self.frame.clusters + cluster)
+        shift, narrow = self.last(nn.functional.silu(h)).chunk(2, dim=1)
+        # A density that leaves these bounds has diverged; the prior's own is within.
+        return mean + shift, (std.log() - narrow).clamp(-6, 3).exp()
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
+        label = labels_of(x_t, cond.get("label"))
+        features = nn.functional.silu(self.encoder(x_t, sigma, **cond))
+        return ClusteredNormal(self, features, (x_t, sigma, label))
