@@ -67,7 +67,7 @@ class Phase:
     repeat: int = 1
 
 
-class Frozen(nn.Module):
+class Frozen(Denoiser):
     r"""Holds a teacher outside of the parameters and the state, and counts its use.
 
     The teacher is in evaluation mode whatever `train` is called with, moves with the module, needs
@@ -84,6 +84,8 @@ class Frozen(nn.Module):
             raise TypeError(f"teacher must be a vardiu.Denoiser, got {type(teacher).__name__}")
         # A tuple in __dict__ escapes nn.Module's registration.
         self.__dict__["_held"] = (teacher.eval().requires_grad_(False),)
+        self.shape, self.conditions = teacher.shape, teacher.conditions
+        self.sigma_min, self.sigma_max = teacher.sigma_min, teacher.sigma_max
         self.calls = 0
         self.samples = 0
 

@@ -9,8 +9,9 @@ on how many processes share the work.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +86,18 @@ class Streams:
         n = n * self.world
         u = torch.rand(n, generator=self(role, device), device=device, dtype=dtype)
         return self.share(u)
+
+    @contextlib.contextmanager
+    def ambient(self, role: str, device: torch.device | str = "cpu") -> Iterator[None]:
+        r"""Makes torch's own generator part of a stream, for code that takes no generator.
+
+        Distributions draw from torch's own; it is put back at the end.
+        """
+        draw = torch.randint(2**62, (), generator=self(role, "cpu")).item()
+        devices = [device] if torch.device(device).type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(draw) + self.rank)
+            yield
 
     def reset(self, seed: int) -> None:
         r"""Starts every stream anew from `seed`."""

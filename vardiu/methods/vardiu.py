@@ -204,7 +204,14 @@ class VarDiU(Objective):
         return Loss(value.mean(), {"negative_entropy": entropy.mean().detach()})
 
     def negative_entropy(
-        self, z: Tensor, x: Tensor, x_0: Tensor, x_t: Tensor, sigma: Tensor, cond: Mapping
+        self,
+        z: Tensor,
+        x: Tensor,
+        x_0: Tensor,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Mapping[str, Tensor],
+        role: str = "particle",
     ) -> Tensor:
         r"""Returns the estimate of :math:`\log p_\sigma(x_t)`, never too low on average, `(B,)`.
 
@@ -215,6 +222,7 @@ class VarDiU(Objective):
             x_t: The noisy samples, with shape :math:`(B, *)`.
             sigma: Their levels, with shape :math:`(B)`.
             cond: Their conditions.
+            role: The stream of the particles.
         """
         if self.shared:
             return shared_log_marginal(x_t, x_0, sigma, same_condition(cond, len(x_0)))
@@ -230,7 +238,8 @@ class VarDiU(Objective):
                 f"{type(self.posterior).__name__} has none: set particles=0 or take a Gaussian or "
                 "a flow"
             )
-        zs = torch.cat([z[None], r.rsample((self.particles,))])  # (K + 1, B, k)
+        with self.streams.ambient(role, x.device):
+            zs = torch.cat([z[None], r.rsample((self.particles,))])  # (K + 1, B, k)
         log_r = r.log_prob(zs)
         flat = zs[1:].flatten(0, 1).unflatten(1, self.generator.latent_shape)
         tiled = {name: value.repeat(self.particles) for name, value in cond.items()}
@@ -250,7 +259,7 @@ class VarDiU(Objective):
         z, noise, sigma, cond = draw
         x = self.generator(z, **cond)
         x_t = x + expand_like(sigma, x) * noise
-        value = self.negative_entropy(z, x, x, x_t, sigma, cond)
+        value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
         teacher = self.teacher.teacher
         return value - teacher.log_prob(x_t, sigma, **cond) if exact(teacher) else value
 

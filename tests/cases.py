@@ -1,0 +1,123 @@
+"""CASES: the name of a method to a tiny objective. The one place where a method is added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from problems import mixture_teacher
+from vardiu.denoise import PreconditionedDenoiser
+from vardiu.frame import Frame, Framed, FramedPosterior
+from vardiu.generate import OneStep, Pushforward
+from vardiu.methods.denoising import Denoising
+from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.regression import Regression
+from vardiu.methods.vardiu import VarDiU
+from vardiu.nn import MLP
+from vardiu.noise import Geometric, LogUniform
+from vardiu.objective import Batch, Objective
+from vardiu.posterior import (
+    CholeskyPosterior,
+    Encoder,
+    FlowPosterior,
+    GaussianPosterior,
+    MixturePosterior,
+    UnitScale,
+)
+
+LEVELS = LogUniform(Geometric(1.0, 0.2, 10), 5.0)
+
+
+def student(classes: int = 0) -> Pushforward:
+    names = ("label",) if classes else ()
+    network = MLP((2,), (2,), width=8, depth=2, classes=classes)
+    return Pushforward(network, latent_shape=(2,), shape=(2,), std=2.0, conditions=names)
+
+
+def encoder(classes: int = 0) -> Encoder:
+    network = MLP((2,), (8,), width=8, depth=2, noisy=True, classes=classes, final=False)
+    return Encoder(network, 8, UnitScale(2.0))
+
+
+def denoiser(classes: int = 0) -> PreconditionedDenoiser:
+    names = ("label",) if classes else ()
+    return PreconditionedDenoiser(
+        MLP((2,), (2,), width=8, depth=2, noisy=True, classes=classes),
+        shape=(2,),
+        sigma_data=2.0,
+        sigma_min=0.1,
+        sigma_max=8.0,
+        conditions=names,
+    )
+
+
+def framed() -> Objective:
+    frame = Frame(2, 2, 2, 1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 2, generator=generator)
+    label = torch.arange(200) % 2
+    frame.fit(x + 3 * label[:, None] + (torch.arange(200) % 4 > 1)[:, None], label)
+    posterior = FramedPosterior(encoder(2), frame, hidden=8)
+    return VarDiU(
+        mixture_teacher(labels=True),
+        Framed(denoiser(2), frame, 0.3),
+        posterior,
+        levels=LEVELS,
+        weight=torch.abs,
+        posterior_weight=torch.ones_like,
+    )
+
+
+def vardiu(make: Callable | None, classes: int = 0, **options: object) -> Callable[[], Objective]:
+    def case() -> Objective:
+        posterior = None if make is None else make(encoder(classes), 2)
+        teacher = mixture_teacher(labels=classes > 0)
+        return VarDiU(teacher, student(classes), posterior, levels=LEVELS, **options)
+
+    return case
+
+
+CASES: dict[str, Callable[[], Objective]] = {
+    "vardiu-gaussian": vardiu(GaussianPosterior),
+    "vardiu-gaussian-plain": vardiu(GaussianPosterior, antithetic=False, control_variate=False),
+    "vardiu-gaussian-particles": vardiu(GaussianPosterior, particles=3),
+    "vardiu-gaussian-weighted": vardiu(GaussianPosterior, posterior_weight=torch.ones_like),
+    "vardiu-cholesky": vardiu(CholeskyPosterior, particles=2),
+    "vardiu-mixture": vardiu(lambda e, k: MixturePosterior(e, k, components=3)),
+    "vardiu-flow": vardiu(lambda e, k: FlowPosterior(e, k, transforms=2, hidden=(8,))),
+    "vardiu-flow-particles": vardiu(
+        lambda e, k: FlowPosterior(e, k, transforms=1, hidden=(8,)), particles=2
+    ),
+    "vardiu-shared": vardiu(None, shared=True),
+    "vardiu-shared-classes": vardiu(None, classes=2, shared=True),
+    "vardiu-mixture-classes": vardiu(lambda e, k: MixturePosterior(e, k, 3), classes=2),
+    "vardiu-framed": framed,
+    "diff-instruct": lambda: DiffInstruct(
+        mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=2
+    ),
+    "diff-instruct-classes": lambda: DiffInstruct(
+        mixture_teacher(labels=True),
+        student(2),
+        denoiser(2),
+        levels=LEVELS,
+        ratio=1,
+        normalised=True,
+    ),
+    "regression": lambda: Regression(
+        mixture_teacher(labels=True),
+        OneStep(denoiser(2), 8.0),
+        pairs=20,
+        solver_steps=3,
+        portion=8,
+    ),
+    "denoising": lambda: Denoising(denoiser(), levels=LEVELS, sigma_data=2.0),
+}
+
+
+def batch_of(objective: Objective, n: int = 6) -> Batch:
+    """A batch that fits: data where there is no teacher, zeros and classes elsewhere."""
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
+    x = x.to(next(objective.generator.parameters()).dtype)
+    cond = {"label": torch.arange(n) % 2} if objective.generator.conditions else {}
+    return Batch(x, cond)
