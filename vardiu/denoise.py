@@ -203,7 +203,10 @@ class MixtureDenoiser(ExactDenoiser):
         self.chunk = chunk
         self.register_buffer("means", means.flatten(1))
         self.register_buffer("stds", stds.contiguous())
-        self.register_buffer("log_weights", (weights / weights.sum()).log())
+        total = weights.sum()
+        if labels is not None:  # a class's own density is normalised
+            total = weights.new_zeros(int(labels.max()) + 1).index_add(0, labels, weights)[labels]
+        self.register_buffer("log_weights", (weights / total).log())
         self.register_buffer("labels", labels)
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:

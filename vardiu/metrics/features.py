@@ -34,6 +34,8 @@ class DigitsClassifier(nn.Module):
             nn.ReLU(),
         )
         self.head = nn.Linear(64, 10)
+        # Distances are read more easily where the real features have unit variance on average.
+        self.register_buffer("scale", torch.ones(()))
         self.accuracy = float("nan")
 
     @property
@@ -46,9 +48,12 @@ class DigitsClassifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        r"""Returns the penultimate features of images `(N, 1, 8, 8)`, with shape `(N, 64)`."""
+        r"""Returns the features of images `(N, 1, 8, 8)`, with shape `(N, 64)`.
+
+        They are scaled so that those of the real digits have unit variance on average.
+        """
         self._check(x)
-        return torch.cat([self.trunk(part) for part in x.float().split(2048)])
+        return self.scale * torch.cat([self.trunk(part) for part in x.float().split(2048)])
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -83,5 +88,6 @@ def digits_classifier() -> DigitsClassifier:
             loss.backward()
             optimizer.step()
     model.requires_grad_(False).eval()
+    model.scale = model.features(x).var(0).mean().rsqrt()
     model.accuracy = (model.predict(x[held]) == label[held]).double().mean().item()
     return model

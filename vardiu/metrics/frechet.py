@@ -34,14 +34,15 @@ def frechet(
 ) -> Metric:
     r"""Returns the Fréchet distance of two sets of features.
 
-    It is biased upward by a term of order :math:`d / N`; compare equal numbers of samples only.
-    Its standard error is that of a bootstrap of both sets.
+    It is biased upward by a term of order :math:`d / N`: compare equal numbers of samples only. Its
+    standard error is that of a bootstrap of the generated set; the reference is fixed, and shared
+    by what is compared.
 
     Arguments:
         real: Features of real samples, with shape :math:`(M, d)`.
         fake: Features of generated ones, with shape :math:`(N, d)`.
         features: The name of the features.
-        bootstraps: The number of resampled pairs of sets.
+        bootstraps: The number of resampled sets.
         seed: The seed of the bootstrap.
     """
     real, fake = check_pair(real, fake, ("real", "fake"))
@@ -52,8 +53,8 @@ def frechet(
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(bootstraps):
-        rows = (torch.randint(len(s), (len(s),), generator=generator) for s in (real, fake))
-        values.append(distance(real[next(rows)], fake[next(rows)]))
+        rows = torch.randint(len(fake), (len(fake),), generator=generator)
+        values.append(distance(real, fake[rows]))
     error = torch.tensor(values).std().item()
     value = distance(real, fake)
     about = fingerprint(real)

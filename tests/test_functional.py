@@ -1,0 +1,93 @@
+"""Pure functions against their naive formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from vardiu import functional as F
+
+
+def test_log_sum_exp_is_torchs_even_where_all_underflow():
+    x = torch.tensor([[0.0, -1e5, -3.0], [-1e6, -1e6, -2e6], [5.0, 5.0, -math.inf]])
+    value, share = F.log_sum_exp(x)
+    torch.testing.assert_close(value, x.logsumexp(1))
+    torch.testing.assert_close(share, x.softmax(1))
+    value, share = F.log_sum_exp(torch.full((2, 3), -math.inf))
+    assert bool((value == -math.inf).all()) and bool((share == 0).all())
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7])
+def test_pairwise_square(d):
+    x, y = torch.randn(5, d), torch.randn(4, d)
+    naive = (x[:, None] - y[None]).square().sum(-1)
+    torch.testing.assert_close(F.pairwise_square(x, y), naive)
+
+
+def test_gaussian_kl_is_torchs():
+    def covariance():
+        root = torch.randn(3, 3)
+        return root @ root.T + 0.1 * torch.eye(3)
+
+    m_p, c_p, m_q, c_q = torch.randn(3), covariance(), torch.randn(3), covariance()
+    wanted = kl_divergence(MultivariateNormal(m_p, c_p), MultivariateNormal(m_q, c_q))
+    torch.testing.assert_close(F.gaussian_kl(m_p, c_p, m_q, c_q), wanted)
+    assert abs(F.gaussian_kl(m_p, c_p, m_p, c_p)) < 1e-12
+
+
+def test_surrogate_has_the_direction_for_gradient():
+    x, v = torch.randn(4, 3, 2, requires_grad=True), torch.randn(4, 3, 2, requires_grad=True)
+    F.surrogate(x, v).sum().backward()
+    torch.testing.assert_close(x.grad, v.detach())
+    assert v.grad is None
+
+
+def test_scale_gradient_is_the_identity_forward():
+    x, factor = torch.randn(4, 3, requires_grad=True), torch.tensor([0.0, 1.0, -2.0, 3.0])
+    y = F.scale_gradient(x, factor)
+    torch.testing.assert_close(y, x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, factor[:, None].expand(4, 3))
+
+
+def test_log_probs_are_torchs():
+    x, sigma = torch.randn(5, 3), torch.rand(5) + 0.1
+    wanted = Normal(0.0, sigma[:, None]).log_prob(x).sum(1)
+    torch.testing.assert_close(F.diagonal_normal_log_prob(x, sigma), wanted)
+    torch.testing.assert_close(F.standard_normal_log_prob(x), Normal(0.0, 1.0).log_prob(x).sum(1))
+
+
+def test_entropy_constant_is_minus_two_entropies():
+    sigma = torch.tensor([0.3, 2.0])
+    kernel = 3 * Normal(0.0, sigma).entropy()
+    prior = 2 * Normal(torch.tensor(0.0), torch.tensor(1.0)).entropy()
+    torch.testing.assert_close(F.entropy_constant(sigma, 3, 2), -kernel - prior)
+
+
+def test_edm_weight_makes_an_untrained_denoiser_cost_one():
+    """With zero output of the network D = c_skip x_t, and its weighted error is one on average."""
+    sigma_data, n = 0.7, 400_000
+    for level in (0.1, 1.0, 10.0):
+        sigma = torch.full((n,), level)
+        x, noise = sigma_data * torch.randn(n, 1), torch.randn(n, 1)
+        skip = sigma_data**2 / (level**2 + sigma_data**2)
+        errors = F.denoising(skip * (x + level * noise), x, F.edm_weight(sigma, sigma_data))
+        assert abs(errors.mean() - 1) < 5 * errors.std() / math.sqrt(n)
+
+
+def test_importance_log_marginal():
+    x = torch.randn(6, 4)
+    wanted = x.exp().mean(1).log()
+    torch.testing.assert_close(F.importance_log_marginal(x), wanted)
+
+
+def test_same_condition():
+    label = torch.tensor([0, 1, 0])
+    assert F.same_condition({}, 3) is None
+    wanted = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    assert torch.equal(F.same_condition({"label": label}, 3), wanted)
+    both = {"label": label, "other": torch.tensor([[1, 2], [1, 2], [0, 2]])}
+    assert torch.equal(F.same_condition(both, 2), torch.eye(3, dtype=torch.bool)[:, :2])

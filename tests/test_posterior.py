@@ -1,0 +1,204 @@
+"""Every posterior is a normalised density whose gradient reaches the noisy sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from problems import LinearGaussian
+from vardiu.frame import Frame, FramedPosterior
+from vardiu.nn import MLP
+from vardiu.posterior import (
+    CholeskyPosterior,
+    Encoder,
+    FlowPosterior,
+    GaussianPosterior,
+    MixturePosterior,
+    PriorPosterior,
+    RawScale,
+    UnitScale,
+)
+
+FAMILIES = {
+    "gaussian": GaussianPosterior,
+    "cholesky": CholeskyPosterior,
+    "mixture": lambda e, k: MixturePosterior(e, k, components=3),
+    "flow": lambda e, k: FlowPosterior(e, k, transforms=2, hidden=(16,)),
+    "prior": lambda e, k: PriorPosterior(k),
+}
+
+
+def encoder(d=3, scale=None):
+    network = MLP((d,), (16,), width=16, depth=2, noisy=True, final=False)
+    return Encoder(network, 16, scale or UnitScale(1.5))
+
+
+def loud(module):
+    """Weights far from their start, so that nothing cancels by initialisation."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return module
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_density_integrates_to_one_over_a_grid(name, k):
+    posterior = loud(FAMILIES[name](encoder(), k))
+    axis = torch.linspace(-12, 12, 1201 if k == 1 else 481)
+    grid = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
+    cell = (axis[1] - axis[0]) ** k
+    for sigma in (0.5, 2.0, 20.0):
+        for _ in range(3):
+            x_t = 2 * torch.randn(1, 3)
+            r = posterior(x_t.expand(len(grid), 3), torch.full((len(grid),), sigma))
+            mass = r.log_prob(grid).exp().sum() * cell
+            # The grid's own error, largest where a density is narrower than a few cells.
+            assert mass.item() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "prior"])
+def test_gradients_reach_the_noisy_sample_and_the_latent(name):
+    posterior = loud(FAMILIES[name](encoder(), 2))
+    x_t, z = torch.randn(4, 3, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    sigma = torch.ones(4)
+    posterior(x_t, sigma).log_prob(z).sum().backward()
+    for value in (x_t, z):
+        rows = value.grad.norm(dim=1)
+        assert bool((rows > 1e-6).all())
+    eps = 1e-6
+    with torch.no_grad():
+        step = torch.randn_like(x_t)
+        up, down = (posterior(x_t + s * eps * step, sigma).log_prob(z).sum() for s in (1, -1))
+    assert ((up - down) / (2 * eps)).item() == pytest.approx(
+        (x_t.grad * step).sum().item(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "cholesky", "flow"])
+def test_reparametrised_samples_have_the_stated_density(name):
+    """E[log r(z)] over samples of r is minus its entropy; compare with a grid's integral."""
+    posterior = loud(FAMILIES[name](encoder(), 1))
+    x_t, sigma = torch.randn(1, 3), torch.ones(1)
+    r = posterior(x_t, sigma)
+    assert r.has_rsample
+    values = r.log_prob(r.rsample((20_000,)))[:, 0]
+    axis = torch.linspace(-15, 15, 6001)[:, None]
+    log_r = posterior(x_t.expand(6001, 3), sigma.expand(6001)).log_prob(axis)
+    wanted = (log_r.exp() * log_r).sum() * 0.005
+    error = values.std() / math.sqrt(20_000)
+    assert abs(values.mean() - wanted) < 5 * error + 1e-3
+
+
+def test_untrained_gaussian_has_the_linear_students_spread():
+    posterior = GaussianPosterior(encoder(), 2)
+    nn.init.zeros_(posterior.head.weight)
+    nn.init.zeros_(posterior.head.bias)
+    sigma = torch.tensor([0.1, 1.0, 100.0])
+    _, std = posterior.moments(torch.randn(3, 3), sigma)
+    wanted = sigma / (sigma.square() + 1.5**2).sqrt()
+    torch.testing.assert_close(std, wanted[:, None].expand(3, 2))
+
+
+def test_cholesky_holds_the_exact_posterior_of_an_affine_student():
+    """Fitted on draws of the linear-Gaussian problem it reaches the exact log-likelihood."""
+    problem = LinearGaussian(3, 2)
+    sigma, n = 0.8, 4096
+    posterior = CholeskyPosterior(Encoder(_Linear(3), 3, RawScale()), 2)
+    z = torch.randn(n, 2)
+    x_t = (z @ problem.matrix.T + problem.shift + sigma * torch.randn(n, 3)).detach()
+    level = torch.full((n,), sigma)
+    optimizer = torch.optim.LBFGS(
+        posterior.parameters(), max_iter=300, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = -posterior(x_t, level).log_prob(z).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    from problems import ExactPosterior
+
+    exact = ExactPosterior(problem.generator)(x_t, level).log_prob(z).mean()
+    fitted = posterior(x_t, level).log_prob(z).mean()
+    # Maximum likelihood on 4,096 draws gains its number of parameters over 2n: 14 / 8,192.
+    assert exact - 1e-4 < fitted < exact + 0.01
+
+
+class _Linear(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.linear = nn.Linear(d, 3)
+
+    def forward(self, x, c_noise):
+        return self.linear(x)
+
+
+def frame_of(clusters=3, k=2, d=4, classes=2):
+    g = torch.Generator().manual_seed(0)
+    n = 600
+    label = torch.arange(n) % classes
+    centre = torch.randn(classes, clusters, d, generator=g) * 3
+    member = torch.randint(clusters, (n,), generator=g)
+    root = torch.randn(d, d, generator=g) * 0.5
+    x = centre[label, member] + torch.randn(n, d, generator=g) @ root
+    return Frame(classes, clusters, d, k).fit(x, label)
+
+
+def test_frame_posterior_is_bayes_rule():
+    """Against p(z) p(x_t | z) / p(x_t), with the evidence integrated on a grid of z."""
+    frame = frame_of(clusters=2, k=1)
+    sigma, label = torch.tensor([0.7]), torch.tensor([1])
+    network = MLP((4,), (8,), width=8, depth=1, noisy=True, classes=2, final=False)
+    posterior = FramedPosterior(Encoder(network, 8, UnitScale(2.0)), frame)
+    u = torch.linspace(-6, 6, 601)
+    grid = torch.cartesian_prod(u, u)
+    n = len(grid)
+    labels = label.expand(n)
+    x_t = frame.decode(torch.tensor([[0.3, -0.4]]), label) + 0.5
+    cluster = frame.cluster(grid[:, 1], labels)
+    variance = sigma**2 + frame.residuals[labels * 2 + cluster]
+    square = (x_t - frame.decode(grid, labels)).square().sum(1)
+    joint = -0.5 * square / variance - 2 * variance.log() - 0.5 * grid.square().sum(1)
+    cell = (u[1] - u[0]) ** 2
+    wanted = joint - (joint.logsumexp(0) + cell.log())
+    got = posterior(x_t.expand(n, 4), sigma.expand(n), label=labels).log_prob(grid)
+    inside = wanted > wanted.max() - 12
+    assert (got - wanted)[inside].abs().max() < 0.02  # one cell beside the edge of an interval
+
+
+def test_framed_posterior_integrates_to_one_when_its_networks_speak():
+    frame = frame_of(clusters=3, k=1)
+    network = MLP((4,), (8,), width=8, depth=1, noisy=True, classes=2, final=False)
+    posterior = loud(FramedPosterior(Encoder(network, 8, UnitScale(2.0)), frame))
+    u = torch.linspace(-9, 9, 601)
+    grid = torch.cartesian_prod(u, u)
+    label = torch.zeros(len(grid), dtype=torch.long)
+    x_t = (frame.decode(torch.tensor([[0.5, 0.2]]), label[:1]) + 0.3).expand(len(grid), 4)
+    r = posterior(x_t, torch.ones(len(grid)), label=label)
+    assert (r.log_prob(grid).exp().sum() * (u[1] - u[0]) ** 2).item() == pytest.approx(1, abs=0.02)
+
+
+def test_frame_chooses_clusters_with_their_weights():
+    frame = frame_of()
+    n = 100_000
+    label = torch.zeros(n, dtype=torch.long)
+    share = frame.cluster(torch.randn(n), label).bincount(minlength=3) / n
+    error = (frame.weights[0] * (1 - frame.weights[0]) / n).sqrt()
+    assert bool(((share - frame.weights[0]).abs() < 5 * error).all())
+    with pytest.raises(ValueError, match="take fewer clusters"):
+        Frame(1, 40, 4, 3).fit(torch.randn(60, 4), torch.zeros(60, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"k must be within \[1, 3\]"):
+        Frame(1, 2, 4, 4)
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="components must be at least 1, got 0"):
+        MixturePosterior(encoder(), 2, components=0)
+    with pytest.raises(ValueError, match="sigma_data must be positive"):
+        UnitScale(0.0)
