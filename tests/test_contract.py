@@ -109,9 +109,10 @@ def test_teacher_is_neither_trained_nor_saved_nor_touched(name):
     assert len(held) == (name != "denoising")
     for frozen in held:
         before = {k: v.clone() for k, v in frozen.teacher.state_dict().items()}
-        trainer, batches = Trainer(
-            objective, Optimisation(rates=dict.fromkeys(objective.trained, 0.1)), steps=2
-        ), Repeat(objective)
+        trainer, batches = (
+            Trainer(objective, Optimisation(rates=dict.fromkeys(objective.trained, 0.1)), steps=2),
+            Repeat(objective),
+        )
         trainer.fit(batches)
         assert same(before, dict(frozen.teacher.state_dict()))
         assert not frozen.teacher.training

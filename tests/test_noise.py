@@ -30,9 +30,7 @@ def test_log_normal_inverts_its_distribution_function():
     levels = LogNormal(-0.5, 1.3, sigma_min=0.02, sigma_max=30.0)
     sigma = levels(U)
     cdf = torch.special.ndtr((sigma.log() + 0.5) / 1.3)
-    low, high = (
-        torch.special.ndtr(torch.tensor((math.log(s) + 0.5) / 1.3)) for s in (0.02, 30.0)
-    )
+    low, high = (torch.special.ndtr(torch.tensor((math.log(s) + 0.5) / 1.3)) for s in (0.02, 30.0))
     torch.testing.assert_close((cdf - low) / (high - low), U, atol=1e-7, rtol=1e-5)
     assert sigma.min() >= 0.02 - 1e-12 and sigma.max() <= 30 + 1e-9
 

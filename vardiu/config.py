@@ -183,6 +183,8 @@ class DensitySettings:
     """The width of the student's, the posterior's and the fake's hidden layers."""
     depth: int = 3
     """The number of their hidden layers."""
+    fourier: int = 5
+    """Octaves of sines and cosines of the latent that the student sees beside it."""
     scaled: bool = True
     """Whether networks see and return tensors of unit scale; off, they are the published ones."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -250,19 +250,25 @@ def _fit(
         TimeRemainingColumn(),
         TextColumn("{task.fields[told]}"),
     )
+    every = max(1, stage.steps // run.reports)
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         bar = progress.add_task(stage.name, total=stage.steps, completed=trainer.step, told="")
 
         def tell(told: Report) -> None:
             loss = next((v for k, v in told.values.items() if k.endswith("/loss")), None)
             progress.update(bar, told="" if loss is None else f"loss {loss:.4g}")
+            if not console.is_terminal and told.step % (4 * every) == 0:
+                console.print(
+                    f"{stage.name}: step {told.step:,} of {stage.steps:,}, {told.seconds:.0f} s",
+                    highlight=False,
+                )
             listen(stage.name, trainer, told)
 
         return trainer.fit(
             stage.batches,
             store=store,
             save_every=run.save_every,
-            report_every=max(1, stage.steps // run.reports),
+            report_every=every,
             report=tell,
             progress=lambda step: progress.update(bar, completed=step),
         )

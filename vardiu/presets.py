@@ -52,7 +52,7 @@ GAUSSIAN = replace(SHARED, posterior="gaussian", steps=8_000)
 DIFF_INSTRUCT = diff_instruct.Config(
     steps=4_000, batch=512, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
 )
-PAPER = DensitySettings(width=400, depth=4, scaled=False)
+PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
 PAPER_LEVELS = LevelSettings(
     kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
 )
@@ -128,15 +128,19 @@ PRESETS: Mapping[str, Preset] = {
         "diff_instruct",
         DigitsSettings(),
         diff_instruct.Config(
-            steps=320,
+            steps=800,
             batch=128,
-            lr=5e-5,
-            fake_lr=5e-4,
-            ratio=3,
+            lr=3e-4,
+            fake_lr=8e-4,
+            ratio=1,
             normalised=True,
+            anchor=6.0,
+            delay=100,
+            warmup=50,
             beta_1=0.0,
             beta_2=0.99,
-            decay="constant",
+            clip=100.0,
+            decay="trapezoid",
             levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
             halflife=17_700.0,
             pairs=PairSettings(pairs=16_000),
@@ -154,21 +158,21 @@ PRESETS: Mapping[str, Preset] = {
         DigitsSettings(),
         vardiu.Config(
             posterior="framed",
-            steps=900,
+            steps=460,
             batch=128,
             lr=3e-4,
             posterior_lr=1e-3,
-            delay=60,
+            delay=100,
             beta_1=0.5,
             beta_2=0.99,
             decay="trapezoid",
             clip=100.0,
-            levels=LevelSettings(sigma_min=0.1, sigma_max=5.0),
+            levels=LevelSettings(sigma_min=0.15, sigma_max=5.0),
             weight=WeightSettings(kind="power", power=1.0),
             posterior_weight=WeightSettings(kind="constant"),
             antithetic=False,
             halflife=8_800.0,
-            frame=FrameSettings(clusters=16, components=24),
+            frame=FrameSettings(clusters=16, components=32),
         ),
     ),
 }

@@ -69,7 +69,8 @@ def probe(
             f"sigma_max={high:g}"
         )
     variance = (x - x.mean(0)).square().mean().item()
-    generator = torch.Generator(x.device).manual_seed(seed)
+    # Data drawn with a small seed of their own must not meet the same numbers again as noise.
+    generator = torch.Generator(x.device).manual_seed(seed + 0x9E3779B9)
     rows = []
     for sigma in torch.logspace(*torch.tensor([low, high]).log10().tolist(), levels).tolist():
         level = x.new_full((len(x),), sigma).clamp(low, high)

@@ -192,7 +192,8 @@ class DensityProblem(Problem):
 
     def student(self) -> Generator:
         row = self.settings
-        network = MLP((row.latent,), self.shape, width=row.width, depth=row.depth)
+        size = {"width": row.width, "depth": row.depth, "fourier": row.fourier}
+        network = MLP((row.latent,), self.shape, **size)
         return Pushforward(
             precise(network, row.precision),
             latent_shape=(row.latent,),

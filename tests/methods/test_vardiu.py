@@ -198,7 +198,9 @@ def test_shared_marginal_has_the_gradient_of_its_value():
     same = torch.rand(6, 4) > 0.4
     same[:, 0] = True
     for mask in (None, same):
-        torch.autograd.gradcheck(lambda a, b, m=mask: shared_log_marginal(a, b, sigma, m), (x_t, x))
+        torch.autograd.gradcheck(
+            lambda a, b, m=mask: shared_log_marginal(a, b, sigma, m), (x_t, x)
+        )
 
 
 def test_own_weight_of_the_posterior_changes_its_gradient_alone():
@@ -298,7 +300,10 @@ def test_a_short_training_covers_a_mixture():
     )
     steps = 2000
     objective = VarDiU(
-        teacher, student, levels=LogUniform(Geometric(3.0, 0.2, steps), 6.0), shared=True,
+        teacher,
+        student,
+        levels=LogUniform(Geometric(3.0, 0.2, steps), 6.0),
+        shared=True,
         weight=Bounded(1.0),
     )
     from vardiu.data import DataFree

@@ -23,8 +23,10 @@ from ..functional import Weight, denoising, edm_weight, expand_like, surrogate
 from ..generate import Generator
 from ..noise import Levels
 from ..objective import Batch, Loss, Objective, Phase
+from ..pairs import Pairs
 from ..train import Recipe, Stage
 from . import regression
+from .regression import pseudo_huber
 
 if TYPE_CHECKING:
     from ..problems import Problem
@@ -78,11 +80,16 @@ class DiffInstruct(Objective):
         normalised: Whether each row's direction is divided by the mean of
             :math:`| D(x_t, \sigma) - x |` over its dimensions (Yin et al., 2023, Equation 8,
             https://arxiv.org/abs/2311.18828).
+        anchor: Pairs of the teacher that the student keeps to (the regression of DMD).
+        anchor_weight: The weight of that regression, see `vardiu.methods.regression`.
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
 
     See also:
         `vardiu.methods.vardiu`, which needs no fake.
     """
+
+    # The smallest divisor of a normalised direction, in units of the data.
+    FLOOR = 0.02
 
     def __init__(
         self,
@@ -95,6 +102,8 @@ class DiffInstruct(Objective):
         weight: Weight = torch.square,
         ratio: int = 5,
         normalised: bool = False,
+        anchor: Pairs | None = None,
+        anchor_weight: float = 0.0,
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__(teacher, generator)
@@ -105,7 +114,11 @@ class DiffInstruct(Objective):
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
-        self.normalised = normalised
+        self.normalised, self.anchor_weight = normalised, anchor_weight
+        if (anchor is None) != (anchor_weight == 0):
+            raise ValueError("anchor pairs and a positive anchor_weight go together")
+        # The pairs are the teacher's: known to whoever made the objective, and not saved again.
+        self.__dict__["anchor"] = anchor
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -136,12 +149,23 @@ class DiffInstruct(Objective):
             real = self.teacher(x_t, sigma, **cond)
             difference = score_difference(fake, real, sigma)
             if self.normalised:
-                size = (real - x).flatten(1).abs().mean(1)
+                size = (real - x).flatten(1).abs().mean(1).clamp_min(self.FLOOR)
                 difference = difference / expand_like(size, difference)
         direction = expand_like(self.weight(sigma), x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
-        return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+        info = {"direction": direction.flatten(1).norm(dim=1).mean()}
+        if self.anchor is None:
+            return Loss(value, info)
+        distance = self.distance(len(x))
+        return Loss(value + self.anchor_weight * distance, {**info, "anchor": distance.detach()})
+
+    def distance(self, n: int) -> Tensor:
+        r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""
+        pairs = self.anchor
+        rows = (self.uniform(n, "anchor") * len(pairs.z)).long()
+        cond = {name: value[rows] for name, value in pairs.cond.items()}
+        return pseudo_huber(self.generator(pairs.z[rows], **cond) - pairs.x[rows]).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,8 @@ class Config(Training):
     """Divide each row's direction by the teacher's mean absolute correction, as DMD does."""
     pairs: PairSettings = PairSettings()
     """A regression before, on the teacher's pairs."""
+    anchor: float = 0.0
+    """The weight of that regression beside the method's own loss, as in DMD."""
     fake_lr: float = 1e-3
     """The fake's learning rate."""
     levels: LevelSettings = LevelSettings()
@@ -166,7 +192,7 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
     student = problem.student()
-    student = yield from regression.start(problem, student, config.pairs, config, seed)
+    student, pairs = yield from regression.start(problem, student, config.pairs, config, seed)
     objective = DiffInstruct(
         problem.teacher,
         student,
@@ -175,6 +201,8 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
         weight=build.weight(config.weight),
         ratio=config.ratio,
         normalised=config.normalised,
+        anchor=pairs if config.anchor else None,
+        anchor_weight=config.anchor,
         sigma_data=problem.sigma_data,
     )
     rates = {"generator": config.lr, "fake": config.fake_lr}

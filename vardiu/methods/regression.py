@@ -21,7 +21,7 @@ from ..config import PairSettings, Training
 from ..denoise import Denoiser
 from ..generate import Generator
 from ..objective import Batch, Loss, Objective, Phase
-from ..pairs import teacher_pairs
+from ..pairs import Pairs, teacher_pairs
 from ..train import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Regression", "recipe", "start"]
 
 
-def pseudo_huber(difference: Tensor, softness: float) -> Tensor:
+def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
     r"""Returns :math:`\sqrt{\|v\|^2 / d + c^2}` of each row, with shape `(B,)`."""
     return (difference.flatten(1).square().mean(1) + softness**2).sqrt()
 
@@ -121,9 +121,13 @@ class Regression(Objective):
 def start(
     problem: Problem, student: Generator, row: PairSettings, training: Training, seed: int
 ) -> Recipe:
-    r"""The stage that gives a student its start; none if there are no pairs to learn from."""
+    r"""The stage that gives a student its start; none if there are no pairs to learn from.
+
+    Returns:
+        The student, and the pairs or `None`.
+    """
     if not row.pairs:
-        return student
+        return student, None
     objective = Regression(
         problem.teacher, student, pairs=row.pairs, solver_steps=row.solver_steps
     )
@@ -138,7 +142,9 @@ def start(
     )
     optimisation = build.optimisation(settings, {"generator": row.lr})
     batches = problem.batches(row.batch, seed)
-    return (yield Stage("pairs", objective, row.steps, batches, optimisation))
+    student = yield Stage("pairs", objective, row.steps, batches, optimisation)
+    cond = {name: objective.label for name in student.conditions}
+    return student, Pairs(objective.z, objective.x, cond)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,4 +157,5 @@ class Config(Training):
 
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    return (yield from start(problem, problem.student(), config.pairs, config, seed))
+    student, _ = yield from start(problem, problem.student(), config.pairs, config, seed)
+    return student

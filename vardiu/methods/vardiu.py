@@ -337,7 +337,8 @@ def players(problem: Problem, config: Config, seed: int) -> Recipe:
         frame = problem.frame(config.frame, seed)
         student = Framed(problem.fake(), frame, config.frame.sigma)
         return student, FramedPosterior(problem.encoder(), frame)
-    student = yield from regression.start(problem, problem.student(), config.pairs, config, seed)
+    student = problem.student()
+    student, _ = yield from regression.start(problem, student, config.pairs, config, seed)
     k = math.prod(student.latent_shape)
     return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
 

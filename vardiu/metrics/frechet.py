@@ -34,8 +34,8 @@ def frechet(
 ) -> Metric:
     r"""Returns the Fréchet distance of two sets of features.
 
-    It is biased upward by a term of order :math:`d / N`: compare equal numbers of samples only. Its
-    standard error is that of a bootstrap of the generated set; the reference is fixed, and shared
+    It is biased upward by a term of order :math:`d / N`: compare equal numbers of samples only.
+    Its standard error is that of a bootstrap of the generated set; the reference is fixed, and shared
     by what is compared.
 
     Arguments:

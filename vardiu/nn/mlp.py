@@ -23,6 +23,9 @@ class MLP(nn.Module):
             no label is taken.
         final: Whether a linear layer follows the hidden ones. Without it, the last hidden layer's
             features are returned, and `outputs` must be `(width,)`.
+        fourier: The number of octaves :math:`2^0, 2^1, \ldots` at which sines and cosines of the
+            input are appended to it; they let a small network change fast, as a map that tears
+            one Gaussian into many must (Tancik et al., 2020, https://arxiv.org/abs/2006.10739).
 
     Example:
         >>> MLP((2,), (2,), noisy=True)(torch.zeros(5, 2), torch.zeros(5)).shape
@@ -39,6 +42,7 @@ class MLP(nn.Module):
         noisy: bool = False,
         classes: int = 0,
         final: bool = True,
+        fourier: int = 0,
     ) -> None:
         super().__init__()
         if depth < 1 or width < 1:
@@ -55,8 +59,10 @@ class MLP(nn.Module):
             "noisy": noisy,
             "classes": classes,
             "final": final,
+            "fourier": fourier,
         }
-        size = int(torch.Size(inputs).numel()) + noisy
+        self.octaves = [2.0**i for i in range(fourier)]
+        size = int(torch.Size(inputs).numel()) * (1 + 2 * fourier) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -70,6 +76,9 @@ class MLP(nn.Module):
         if (label is not None) != (self.embedding is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
         h = x.flatten(1)
+        if self.octaves:
+            angles = torch.cat([octave * h for octave in self.octaves], dim=1)
+            h = torch.cat([h, angles.sin(), angles.cos()], dim=1)
         if c_noise is not None:
             h = torch.cat([h, c_noise[:, None]], dim=1)
         h = self.first(h)
