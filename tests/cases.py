@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-
 from problems import mixture_teacher
+
 from vardiu.denoise import PreconditionedDenoiser
 from vardiu.frame import Frame, Framed, FramedPosterior
 from vardiu.generate import OneStep, Pushforward

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vardiu import checkpoint as module
 from vardiu.checkpoint import CheckpointError, Checkpoints, load_state, save_state

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from cases import CASES, batch_of
 from torch import Tensor
 
-from cases import CASES, batch_of
 from vardiu.checkpoint import load_state, save_state
 from vardiu.data.batches import Batches
 from vardiu.objective import Batch, Frozen, Objective, only

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-
 from problems import LinearGaussian
+
 from vardiu import functional as F
 from vardiu.denoise import (
     EmpiricalDenoiser,

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher
+
 from vardiu.average import Average
 from vardiu.denoise import Denoiser, GaussianDenoiser
 from vardiu.generate import FewStep, OneStep

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from problems import LinearGaussian
 from torch import nn
 
-from problems import LinearGaussian
 from vardiu.frame import Frame, FramedPosterior
 from vardiu.nn import MLP
 from vardiu.posterior import (

@@ -63,11 +63,11 @@ class RunSettings:
     """How many times the student is measured on the way, with fewer samples."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
-    samples: int = 10_000
-    """Samples of the final measurement."""
+    samples: int = 0
+    """Samples of the final measurement; 0 for the problem's own number."""
 
     def __post_init__(self) -> None:
-        for name in ("reports", "evaluations", "samples"):
+        for name in ("reports", "evaluations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
 
@@ -348,8 +348,9 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         console.print("measuring ...")
         student = student.cpu()
         source = problem.from_generator(student)
-        metrics = problem.measure(source, task.run.samples)
-        reference, who = problem.compared_with(task.run.samples)
+        n = task.run.samples or problem.samples
+        metrics = problem.measure(source, n)
+        reference, who = problem.compared_with(n)
         rows = [metric.row() for metric in metrics]
         about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
         export.save(student, folder.file("student"), about)

@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 
 
 def _save(figure: Figure, path: Path) -> Path:
+    r"""Writes a figure whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
     figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
@@ -97,7 +98,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     groups = _groups(rows)
     columns = min(3, max(1, len(groups)))
     lines = max(1, math.ceil(len(groups) / columns))
-    figure = Figure(figsize=(4.4 * columns, 2.9 * lines), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 3.3 * lines), layout="constrained")
     cmap = mpl.colormaps["viridis"]
     for i, (group, keys) in enumerate(groups.items()):
         ax = figure.add_subplot(lines, columns, i + 1)

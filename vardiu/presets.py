@@ -36,19 +36,19 @@ class Preset:
     settings: Training
 
 
-MOG40 = DensitySettings()
+MOG40 = DensitySettings(fourier=7, precision="bfloat16")
 COARSE_TO_FINE = LevelSettings(sigma_min=0.5, sigma_max=20.0, start_min=10.0)
 BOUNDED = WeightSettings(kind="bounded", scale=3.0)
 SHARED = vardiu.Config(
     posterior="shared",
     steps=20_000,
-    batch=512,
-    lr=1e-3,
+    batch=256,
+    lr=2e-3,
     levels=COARSE_TO_FINE,
     weight=BOUNDED,
     halflife=200_000.0,
 )
-GAUSSIAN = replace(SHARED, posterior="gaussian", steps=8_000)
+GAUSSIAN = replace(SHARED, posterior="gaussian", steps=8_000, lr=1e-3, batch=512)
 DIFF_INSTRUCT = diff_instruct.Config(
     steps=4_000, batch=512, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
 )
@@ -172,7 +172,7 @@ PRESETS: Mapping[str, Preset] = {
             posterior_weight=WeightSettings(kind="constant"),
             antithetic=False,
             halflife=8_800.0,
-            frame=FrameSettings(clusters=16, components=32),
+            frame=FrameSettings(clusters=12, components=24),
         ),
     ),
 }

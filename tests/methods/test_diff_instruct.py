@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher, standard_error
+
 from vardiu.denoise import GaussianDenoiser
 from vardiu.methods.diff_instruct import DiffInstruct, score_difference
 from vardiu.noise import LogUniform

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
+
 from vardiu.denoise import GaussianDenoiser
 from vardiu.functional import expand_like
 from vardiu.methods.regression import Regression, pseudo_huber

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-
 from problems import Affine, ExactPosterior, LinearGaussian, mixture_teacher, standard_error
+
 from vardiu.build import Bounded
 from vardiu.denoise import Denoiser
 from vardiu.functional import denoised_to_score, gaussian_kl, same_condition, shared_log_marginal

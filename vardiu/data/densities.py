@@ -83,8 +83,11 @@ def mog40() -> MixtureSpec:
         | Flow Annealed Importance Sampling Bootstrap (Midgley et al., 2022)
         | https://arxiv.org/abs/2208.01893
     """
-    uniform = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
-    return even((uniform - 0.5) * 2 * 40, math.log1p(math.e))
+    # The published numbers are float32's; other types draw others.
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(40, 2, generator=generator, dtype=torch.float32)
+    means = (uniform - 0.5) * 2 * 40
+    return even(means.to(torch.get_default_dtype()), math.log1p(math.e))
 
 
 def ring8() -> MixtureSpec:

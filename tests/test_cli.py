@@ -1,0 +1,279 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vardiu import pipeline
+from vardiu.checkpoint import Checkpoints, load_state
+from vardiu.cli import COMMANDS, main
+from vardiu.config import ConfigError, LevelSettings, from_mapping, nearest
+from vardiu.methods.vardiu import VarDiU
+from vardiu.runs import RunFolder
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 500)
+
+
+def distill(*words: str) -> int:
+    return main(["distill", "mog40", *QUICK, *words])
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, vardiu.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_a_run_from_the_first_command_to_the_last(capsys):
+    assert distill() == 0
+    told = capsys.readouterr().out
+    run = Path("runs/mog40")
+    for name in ("samples.png", "report.html"):
+        assert (run / name).stat().st_size > 5_000 and str(run / name) in told
+    result = json.loads((run / "result.json").read_text())
+    assert result["cost"]["student_updates"] == 40 and result["cost"]["teacher_calls"] >= 40
+    names = {metric["name"] for metric in result["metrics"]}
+    assert {"mmd2", "log_density", "modes"} <= names
+    assert all(metric["error"] is not None for metric in result["metrics"])
+    about = json.loads((run / "provenance.json").read_text())
+    assert about["seed"] == 0 and about["sha256"]["teacher"] and about["command"][0] == "vardiu"
+    rows = RunFolder(run).metrics()
+    assert rows[-1]["step"] == 40 and any(
+        k.startswith("bound/bound/") or k.startswith("bound/") for k in rows[-1]
+    )
+
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    assert distill() == 0
+    assert "is finished; nothing to do" in capsys.readouterr().out
+    after = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert after.items() <= before.items()
+
+    assert main(["sample", str(run), "--num", "30", "--seed", "3"]) == 0
+    x = np.load(run / "samples-30-seed3.npz")["x"]
+    assert x.shape == (30, 2) and np.isfinite(x).all()
+    assert main(["evaluate", str(run), "--num", "400"]) == 0
+    measured = json.loads((run / "evaluation-400-seed0.json").read_text())
+    assert {m["n"] for m in measured["metrics"]} == {400}
+    assert main(["cite", str(run)]) == 0
+    cited = capsys.readouterr().out
+    assert "wang2025vardiu" in cited and "yin2018sivi" in cited and "durkan2019nsf" not in cited
+
+
+def test_the_saved_settings_give_the_same_student():
+    assert distill() == 0
+    assert main(["distill", "--config", "runs/mog40/config.yaml", "--out", "again"]) == 0
+    a, b = (
+        Path(run, "student", "model.safetensors").read_bytes() for run in ("runs/mog40", "again")
+    )
+    assert a == b
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    """SIGKILL at some instant, the same command again: the student of a run that was not killed."""
+    words = ["distill", "mog40", *QUICK, "--steps", "400", "--save-every", "0.05"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "vardiu.cli", *words, "--out", out]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    whole = start("whole")
+    killed = start("killed")
+    store = Checkpoints("killed/checkpoints/0-vardiu")
+    deadline = time.monotonic() + 120
+    while not store.steps() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert 0 < store.steps()[-1] < 400
+    for _ in range(2):
+        stopped = start("killed")
+        while stopped.poll() is None and store.steps()[-1] < 250 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stopped.send_signal(signal.SIGTERM)
+        _, told = stopped.communicate()
+        if stopped.returncode == 130:
+            assert "To go on: vardiu distill mog40" in told
+            break
+    last = start("killed")
+    out, told = last.communicate()
+    assert last.returncode == 0, told
+    assert "going on with vardiu from step" in out
+    assert whole.wait(120) == 0
+    a, b = (Path(r, "student", "model.safetensors").read_bytes() for r in ("whole", "killed"))
+    assert a == b
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(r).metrics()]
+        for r in ("whole", "killed")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_changed_checkpoint_is_skipped_and_said(capsys, monkeypatch):
+    real = VarDiU.loss
+
+    def broken(self, batch, step):
+        if step == 25:
+            raise KeyboardInterrupt
+        return real(self, batch, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(VarDiU, "loss", broken)
+        distill("--save-every", "0")
+    store = Checkpoints("runs/mog40/checkpoints/0-vardiu")
+    assert store.steps() == [24, 25]
+    path = store.path(25) / "networks.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert distill("--save-every", "0") == 0
+    told = "".join(capsys.readouterr().out.split())
+    assert "networks.safetensorswaschanged" in told and "goingonwithvardiufromstep24" in told
+
+
+def test_a_loss_that_turns_nan_stops_and_keeps_the_last_good_checkpoint(capsys, monkeypatch):
+    real = VarDiU.loss
+
+    def broken(self, batch, step):
+        loss = real(self, batch, step)
+        return loss._replace(value=loss.value * float("nan")) if step == 25 else loss
+
+    monkeypatch.setattr(VarDiU, "loss", broken)
+    assert distill("--save-every", "0") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "step 25, phase 'bound': its loss is nan" in told and "last checkpoint is kept" in told
+    store = Checkpoints("runs/mog40/checkpoints/0-vardiu")
+    state = load_state(store.path(store.steps()[-1]))
+    assert state["trainer"]["step"] == 25
+    assert all(bool(t.isfinite().all()) for t in state["networks"].values())
+
+
+def test_dry_run_writes_nothing_and_prints_the_settings(capsys):
+    assert distill("--dry-run", "--lr", "0.5", "--levels.sigma-min", "0.3") == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["method"]["lr"] == 0.5 and values["method"]["levels"]["sigma_min"] == 0.3
+    assert not Path("runs").exists()
+
+
+def test_another_method_on_the_same_problem():
+    words = ["--method", "diff_instruct", "--ratio", "2", "--steps", "10"]
+    assert main(["distill", "mog40", *QUICK, *words]) == 0
+    result = RunFolder("runs/mog40-diff_instruct").result()
+    assert result["cost"]["student_updates"] == 10 and result["cost"]["steps"] == 20
+    assert main(["distill", "mog40-gaussian", *QUICK]) == 0
+    runs = ["runs/mog40-diff_instruct", "runs/mog40-gaussian"]
+    assert main(["compare", *runs, "--out", "both"]) == 0
+    page = Path("both/comparison.html").read_text()
+    assert all(run in page for run in runs)
+    assert main(["compare", *runs, "--metric", "fid"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["distil"], "unknown command 'distil'; did you mean distill"),
+        (["distill", "mgo40"], "unknown preset 'mgo40'; did you mean mog40"),
+        (
+            ["distill", "mog40", "--method", "vardui"],
+            "unknown method 'vardui'; did you mean vardiu?",
+        ),
+        (["distill"], "which preset? one of: digits"),
+        (
+            ["distill", "mog40", "--levels.sigma-min", "30"],
+            "levels.sigma_min must be positive and",
+        ),
+        (["distill", "mog40", "--name", "ring9"], "unknown density 'ring9'; did you mean ring8?"),
+        (["distill", "mog40", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["distill", "mog40", "--device", "gpu"], "run.device 'gpu' cannot be used here"),
+        (["distill", "--config", "none.yaml"], "none.yaml cannot be read as YAML"),
+        (["distill", "digits", "--teacher-run", "none"], "there is no teacher in none: train one"),
+        (["sample", "nowhere"], "nowhere holds no run"),
+        (["cite"], "the following arguments are required: run"),
+    ],
+)
+def test_wrong_input_ends_in_one_clear_line_and_nothing_is_written(words, message, capsys):
+    try:
+        assert main(words) == 2
+    except SystemExit as stop:  # the parser's own errors
+        assert stop.code == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told and "Traceback" not in told
+    left = [p for p in Path(".").rglob("*") if p.is_file() and p.name != ".lock"]
+    assert not left
+
+
+def test_an_unknown_option_offers_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", "mog40", "--stepz", "3"])
+    assert stop.value.code == 2
+    assert "--steps" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused(capsys):
+    assert distill() == 0
+    assert distill("--lr", "0.5") == 2
+    told = capsys.readouterr().err
+    assert "method.lr: there" in told and "--out" in told
+
+
+def test_an_unfinished_run_is_not_sampled(capsys):
+    run = RunFolder("runs/x")
+    run.open(pipeline.task_from_preset("distill", "mog40").to_mapping())
+    assert main(["sample", "runs/x"]) == 2
+    assert "runs/x is not finished: run `vardiu distill" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
+
+
+def test_settings_are_read_strictly():
+    with pytest.raises(
+        ConfigError, match="unknown setting 'levels.sigma_mim'; did you mean sigma_m"
+    ):
+        from_mapping(LevelSettings, {"sigma_mim": 1.0}, "levels.")
+    with pytest.raises(ConfigError, match="levels.kind must be one of log_uniform"):
+        from_mapping(LevelSettings, {"kind": "uniform"}, "levels.")
+    with pytest.raises(ConfigError, match="levels.sigma_min must be of type float, got 'a'"):
+        from_mapping(LevelSettings, {"sigma_min": "a"}, "levels.")
+    assert nearest("zzz", ["a"]) == "one of: a"
+
+
+def test_every_preset_can_be_resolved_and_read_back(tmp_path):
+    for command, table in (("distill", pipeline.PRESETS), ("teach", pipeline.TEACHERS)):
+        for name in table:
+            task = pipeline.task_from_preset(command, name)
+            path = tmp_path / "config.yaml"
+            path.write_text(yaml.safe_dump(json.loads(json.dumps(task.to_mapping()))))
+            assert pipeline.load_task(path) == task
+
+
+def test_list_names_what_there_is(capsys):
+    assert main(["list"]) == 0
+    told = capsys.readouterr().out
+    for name in [*pipeline.METHODS, *pipeline.PRESETS, "checkerboard"]:
+        assert name in told
+
+
+def test_probe_measures_a_teacher(capsys):
+    assert main(["probe", "mog40"]) == 0
+    assert "it denoises" in capsys.readouterr().out

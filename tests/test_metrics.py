@@ -1,0 +1,206 @@
+"""Metrics against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vardiu.data import DENSITIES, digits, mixture
+from vardiu.data.densities import mog40
+from vardiu.metrics.classes import class_agreement, class_masses, classes_covered
+from vardiu.metrics.density import log_density, mode_masses, modes_covered
+from vardiu.metrics.features import digits_classifier
+from vardiu.metrics.frechet import frechet, frechet_of_moments, kernel_distance
+from vardiu.metrics.mmd import mmd2_biased, mmd2_unbiased
+from vardiu.metrics.neighbours import density_coverage, precision_recall
+from vardiu.metrics.transport import wasserstein2_exact, wasserstein2_sliced
+
+
+def gaussian(n, d=2, mean=0.0, std=1.0, seed=0):
+    return mean + std * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def expected_kernel(h, variance, square, d):
+    """E exp(-|x - y|^2 / 2h^2) for x - y ~ N(m, variance I), with |m|^2 = square."""
+    total = h**2 + variance
+    return (h**2 / total) ** (d / 2) * math.exp(-square / (2 * total))
+
+
+def mmd2_of_gaussians(std, shift, d=2, bandwidths=(0.25, 0.5, 1.0, 2.0, 4.0)):
+    values = [
+        expected_kernel(h, 2, 0, d)
+        + expected_kernel(h, 2 * std**2, 0, d)
+        - 2 * expected_kernel(h, 1 + std**2, d * shift**2, d)
+        for h in bandwidths
+    ]
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("std, shift", [(1.0, 0.5), (1.5, 0.0), (0.7, 1.0)])
+def test_mmd_of_gaussians_is_the_closed_form(std, shift):
+    x, y = gaussian(3000, mean=shift, std=std), gaussian(3000, seed=1)
+    metric = mmd2_unbiased(x, y)
+    assert abs(metric.value - mmd2_of_gaussians(std, shift)) < 5 * metric.error
+    assert metric.error < 0.2 * metric.value
+
+
+def test_biased_mmd_is_the_naive_formula():
+    x, y = gaussian(700, seed=0), gaussian(900, mean=0.3, seed=1)
+
+    def mean_kernel(a, b):
+        square = torch.cdist(a, b).square()
+        return sum((-square / (2 * h * h)).exp().mean() for h in (0.25, 0.5, 1, 2, 4)) / 5
+
+    wanted = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+    assert mmd2_biased(x, y).value == pytest.approx(wanted.item(), abs=1e-7)
+    assert mmd2_biased(x, y).value > mmd2_unbiased(x, y).value
+
+
+def test_mog40_is_the_published_target_and_its_floor():
+    spec = mog40()
+    assert spec.means[0].tolist() == pytest.approx([-0.2995, 21.4577], abs=1e-4)
+    assert spec.stds[0].item() == pytest.approx(math.log(1 + math.e))
+    x = spec.sample(10_000, torch.Generator().manual_seed(1))
+    metric = log_density(x, spec.log_prob)
+    assert abs(metric.value + 6.86) < 0.01 + 5 * metric.error
+    y = spec.sample(10_000, torch.Generator().manual_seed(2))
+    assert 1.5e-4 < mmd2_biased(x, y).value < 2.4e-4
+    covered = modes_covered(x, spec.means)
+    assert covered.value == 40
+    masses = mode_masses(x, spec.means)
+    assert (masses - 0.025).abs().max() < 5 * math.sqrt(0.025 * 0.975 / 10_000)
+
+
+def test_log_density_of_a_gaussian_is_minus_its_entropy():
+    normal = torch.distributions.Normal(0.0, 1.0)
+    metric = log_density(gaussian(20_000), lambda x: normal.log_prob(x).sum(1))
+    assert abs(metric.value + 2 * normal.entropy()) < 5 * metric.error
+    with pytest.raises(ValueError, match="log_prob is not finite at 5 samples"):
+        log_density(gaussian(5), lambda x: x[:, 0] * math.nan)
+
+
+def test_a_missing_mode_is_missed():
+    spec = DENSITIES["ring8"]()
+    x = spec.sample(4000, torch.Generator().manual_seed(0))
+    kept = x[(x - spec.means[0].to(x)).norm(dim=1) > 1.5]
+    assert modes_covered(kept, spec.means).value == 7
+
+
+@pytest.mark.parametrize("name", sorted(DENSITIES))
+def test_densities_sample_what_they_state(name):
+    spec = DENSITIES[name]()
+    x = spec.sample(20_000, torch.Generator().manual_seed(0))
+    error = spec.std / math.sqrt(20_000)
+    assert bool(((x.mean(0) - spec.mean).abs() < 5 * error).all())
+    assert bool(((x.std(0) / spec.std - 1).abs() < 0.03).all())
+    assert spec.weights.sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 32, 512])
+def test_random_mixtures_keep_their_separation(dim):
+    spec = mixture(dim, 200, seed=1)
+    square = torch.cdist(spec.means, spec.means).square().sum() / (200 * 199)
+    assert square.sqrt().item() == pytest.approx(6.0, rel=0.15)
+    with pytest.raises(ValueError, match="dim and components must be at least 1"):
+        mixture(0, 3)
+
+
+def test_frechet_of_moments_is_the_closed_form():
+    mean, values = torch.tensor([1.0, -2.0]), torch.tensor([4.0, 0.25])
+    zero, eye = torch.zeros(2), torch.eye(2)
+    wanted = 5 + (values.sqrt() - 1).square().sum()
+    got = frechet_of_moments(mean, values.diag(), zero, eye)
+    assert got == pytest.approx(wanted.item())
+    assert frechet_of_moments(zero, 0 * eye, zero, 0 * eye) == 0
+
+
+def test_frechet_of_samples_approaches_that_of_moments():
+    real, fake = gaussian(20_000, d=3), gaussian(20_000, d=3, mean=0.5, std=1.2, seed=1)
+    wanted = 3 * (0.25 + 0.04)
+    metric = frechet(real, fake)
+    assert abs(metric.value - wanted) < 5 * metric.error + 0.01
+    assert metric.error < 0.1 * wanted
+
+
+def test_kernel_distance_is_zero_on_average_for_equal_ones():
+    metric = kernel_distance(gaussian(4000, d=4), gaussian(4000, d=4, seed=1))
+    assert abs(metric.value) < 5 * metric.error
+    far = kernel_distance(gaussian(4000, d=4), gaussian(4000, d=4, mean=1.0, seed=1))
+    # E(<x, y> / d + 1)^3 for x, y ~ N(m, I): 1 + 3 m^2 + 3 E s^2 + E s^3 with s = <x, y> / d.
+    s = (gaussian(200_000, d=4, mean=1.0, seed=2) * gaussian(200_000, d=4, mean=1.0, seed=3)).mean(
+        1
+    )
+    z = (gaussian(200_000, d=4, seed=4) * gaussian(200_000, d=4, seed=5)).mean(1)
+    c = (gaussian(200_000, d=4, mean=1.0, seed=6) * gaussian(200_000, d=4, seed=7)).mean(1)
+    wanted = ((s + 1) ** 3).mean() + ((z + 1) ** 3).mean() - 2 * ((c + 1) ** 3).mean()
+    assert abs(far.value - wanted.item()) < 5 * far.error
+
+
+def test_precision_and_recall_tell_collapse_from_noise():
+    real = gaussian(1500, d=2)
+    collapsed, wide = gaussian(1500, std=0.1, seed=1), gaussian(1500, std=6.0, seed=1)
+    precision, recall = precision_recall(real, collapsed)
+    assert precision.value > 0.95 and recall.value < 0.1
+    precision, recall = precision_recall(real, wide)
+    assert precision.value < 0.3 and recall.value > 0.9
+    density, coverage = density_coverage(real, gaussian(1500, seed=2))
+    assert abs(density.value - 1) < 0.15 and coverage.value > 0.9
+    _, coverage = density_coverage(real, collapsed)
+    assert coverage.value < 0.15
+    with pytest.raises(ValueError, match=r"k must be within \[1, 1499\]"):
+        precision_recall(real, collapsed, k=1500)
+
+
+def test_transport_of_gaussians():
+    x, y = gaussian(1500, std=2.0), gaussian(1500, mean=1.0, seed=1)
+    wanted = math.sqrt(2 * (1 + 1))
+    exact = wasserstein2_exact(x, y)
+    assert exact.value == pytest.approx(wanted, rel=0.1)  # the spread of 1,500 samples
+    sliced = wasserstein2_sliced(x, y, generator=torch.Generator().manual_seed(0))
+    # Along u the shift is <u, 1>, of mean square one, and the widths differ by one.
+    assert sliced.value == pytest.approx(math.sqrt(1 + 1), rel=0.1)
+    assert wasserstein2_sliced(x, x).value == 0
+    uneven = wasserstein2_sliced(x, y[:1000], generator=torch.Generator().manual_seed(0))
+    assert uneven.value == pytest.approx(sliced.value, rel=0.1)
+
+
+def test_classes():
+    predicted, asked = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
+    assert class_masses(predicted, 4).tolist() == [0.5, 0.25, 0.25, 0.0]
+    assert class_agreement(predicted, asked).value == 0.75
+    assert classes_covered(predicted, 4).value == 3
+    with pytest.raises(ValueError, match="must have the same shape"):
+        class_agreement(predicted, asked[:2])
+
+
+def test_classifier_knows_the_digits_and_is_the_same_each_time():
+    torch.set_default_dtype(torch.float32)
+    x, label = digits()
+    classifier = digits_classifier()
+    assert classifier.accuracy > 0.97
+    assert x.min() >= -1 and x.max() <= 1 and len(x) == 1797
+    assert classifier.features(x).var(0).mean().item() == pytest.approx(1.0, rel=1e-3)
+    assert (classifier.predict(x) == label).double().mean() > 0.98
+    again = digits_classifier.__wrapped__()
+    assert again.name == classifier.name
+    half = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    a, b = (classifier.features(x[rows]) for rows in half.chunk(2))
+    precision, recall = precision_recall(a, b)
+    assert precision.value > 0.85 and recall.value > 0.85
+    with pytest.raises(ValueError, match=r"images must have shape \(N, 1, 8, 8\)"):
+        classifier.predict(x[:, 0])
+
+
+@pytest.mark.parametrize("function", [mmd2_biased, frechet, precision_recall, wasserstein2_sliced])
+def test_bad_samples_are_named(function):
+    good = gaussian(50)
+    bad = good.clone()
+    bad[3, 1] = math.nan
+    with pytest.raises(ValueError, match="holds 1 values that are not finite"):
+        function(bad, good)
+    with pytest.raises(ValueError, match=r"must have shape \(N, d\)"):
+        function(good[:, 0], good)
+    with pytest.raises(ValueError, match="must have the same dimension"):
+        function(good, gaussian(50, d=3))

@@ -1,0 +1,58 @@
+"""What is shipped is what is stated."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+import vardiu
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements):
+    return {re.split(r"[<>=\[;! ]", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_versions_agree():
+    assert metadata.version("vardiu") == vardiu.__version__
+    assert vardiu.__version__ in (ROOT / "CHANGELOG.md").read_text()
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cff["version"] == vardiu.__version__ and cff["license"] == PROJECT["license"]
+
+
+def test_constraints_pin_every_dependency():
+    lines = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"
+    ]
+    pinned = names(lines)
+    assert all("==" in line for line in lines)
+    wanted = names(PROJECT["dependencies"])
+    for extra in PROJECT["optional-dependencies"].values():
+        wanted |= names(extra)
+    assert wanted - {"vardiu"} <= pinned
+    assert "torch==2.13.0" in lines and not {"torchvision", "nvidia-cublas-cu12"} & pinned
+
+
+def test_nothing_is_unpickled_or_swallowed():
+    for path in (ROOT / "vardiu").rglob("*.py"):
+        text = path.read_text()
+        for word in ("pickle", "torch.load(", "nan_to_num", 'eval("', "trust_remote_code"):
+            found = [
+                line for line in text.splitlines() if word in line and "never" not in line.lower()
+            ]
+            assert not [line for line in found if "import" in line or "(" in line], (
+                f"{path}: {word}"
+            )
+        assert "except Exception" not in text and "except:" not in text, path
+
+
+def test_lazy_names_all_exist():
+    for name in vardiu.__all__:
+        assert getattr(vardiu, name) is not None
+    assert set(vardiu.__all__) <= set(dir(vardiu))

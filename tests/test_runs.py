@@ -1,0 +1,148 @@
+"""Run folders: one writer, nothing lost, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from vardiu import report
+from vardiu.runs import RunError, RunFolder, provenance, write_text_atomic
+
+CONFIG = {"method": {"name": "vardiu", "lr": 1e-3}, "run": {"seed": 0}}
+
+
+def test_the_same_settings_resume_and_others_are_refused(tmp_path):
+    run = RunFolder(tmp_path / "a")
+    assert run.open(CONFIG) == "new"
+    assert run.open(CONFIG) == "resumed"
+    other = {"method": {"name": "vardiu", "lr": 2e-3}, "run": {"seed": 0}}
+    before = run.file("config.yaml").read_bytes()
+    with pytest.raises(RunError, match=r"method.lr: there 0.001, now 0.002") as error:
+        run.open(other)
+    assert "--out" in str(error.value) and "seed" not in str(error.value)
+    assert run.file("config.yaml").read_bytes() == before
+    run.finish({"metrics": []})
+    assert run.open(CONFIG) == "finished"
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        RunFolder(tmp_path).open(CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunError, match="holds no run"):
+        RunFolder(tmp_path / "nowhere").config()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    for act in (lambda r: r.open(CONFIG), lambda r: r.lock().__enter__()):
+        with pytest.raises(RunError, match="cannot be written"):
+            act(RunFolder(blocker / "run"))
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
+    code = (
+        "import sys; from vardiu.runs import RunFolder\nwith RunFolder(sys.argv[1]).lock(): pass"
+    )
+    run = RunFolder(tmp_path)
+    with run.lock():
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
+        )
+        assert done.returncode != 0 and "another process (pid" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0
+    killed = code.replace("pass", "import os; os._exit(1)")
+    subprocess.run([sys.executable, "-c", killed, tmp_path])
+    with run.lock():
+        pass
+
+
+def test_the_log_names_what_is_not_finite_and_survives_a_torn_line(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log({"stage": "a", "step": 1, "loss": 0.5})
+    run.log({"stage": "a", "step": 2, "loss": math.nan})
+    with run.file("metrics.jsonl").open("a") as file:
+        file.write('{"stage": "a", "st')
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[1]["loss"] is None and rows[1]["nonfinite"] == ["loss"]
+    run.truncate_metrics("a", 1)
+    run.log({"stage": "b", "step": 1})
+    assert [(row["stage"], row["step"]) for row in run.metrics()] == [("a", 1), ("b", 1)]
+    text = run.file("metrics.jsonl").read_text()
+    run.file("metrics.jsonl").write_text("{broken\n" + text)
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        run.metrics()
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_text_atomic(tmp_path / "x", "old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text_atomic(path, "new")
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_report_is_one_file_without_requests_and_escaped(tmp_path):
+    from vardiu import plots
+
+    run = RunFolder(tmp_path / "r")
+    run.open({"method": {"name": "<script>alert(1)</script>"}})
+    about = provenance(["vardiu", "distill"], 0, data="abc")
+    write_text_atomic(run.file("provenance.json"), json.dumps(about))
+    rows = [
+        {"updates": i, "seconds": i, "calls": i, "step": i, "a/loss": 1 / i} for i in (1, 2, 3)
+    ]
+    picture = plots.curves(rows, run.file("curves.png"))
+    metric = {
+        "name": "mmd2",
+        "value": 1e-3,
+        "error": 1e-4,
+        "n": 100,
+        "higher_is_better": False,
+        "note": "V",
+        "reference": "ab12",
+        "features": "",
+    }
+    path = report.write_report(
+        run,
+        title="A & B",
+        metrics=[metric],
+        reference=[metric | {"value": 2e-4}],
+        reference_name="true samples",
+        cost={"seconds": 3.0, "teacher_calls": 7},
+        pictures=[("Training", picture)],
+    )
+    text = path.read_text()
+    assert "<script>" not in text and "&lt;script&gt;" in text and "A &amp; B" in text
+    assert "http" not in text and text.count("data:image/png;base64,") == 1
+    for part in ("0.001 ± 0.0001", "0.0002", "ab12", "teacher_calls", about["versions"]["torch"]):
+        assert part in text
+
+
+def test_pictures_show_what_they_are_given(tmp_path):
+    """Read back: the panel of images has the brightness of its images, in its place."""
+    import matplotlib.image
+    import numpy as np
+
+    from vardiu import plots
+
+    black, white = -np.ones((4, 1, 8, 8)), np.ones((4, 1, 8, 8))
+    path = plots.image_grid([("black", black), ("white", white)], tmp_path / "a.png", columns=4)
+    picture = matplotlib.image.imread(path)[..., 0]
+    half = len(picture) // 2
+    assert (picture[:half] < 0.05).mean() > 0.3 > 0.05 > (picture[half:] < 0.05).mean()
+    rows = [{"seconds": i, "calls": i, "metric/x": 1 / i} for i in range(1, 9)]
+    runs = [("a", rows), ("a", rows[:5]), ("b", rows), ("none", [])]
+    assert plots.comparison(runs, "metric/x", tmp_path / "b.png").stat().st_size > 10_000
