@@ -180,6 +180,11 @@ class Objective(nn.Module, abc.ABC):
         return sum(m.calls for m in self.children() if isinstance(m, Frozen))
 
     @property
+    def rows(self) -> int:
+        r"""The number of rows that the teacher has evaluated so far."""
+        return sum(m.samples for m in self.children() if isinstance(m, Frozen))
+
+    @property
     def trained(self) -> tuple[str, ...]:
         r"""The names of the networks that some phase updates, in order of appearance."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.updates))

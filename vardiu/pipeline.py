@@ -5,11 +5,13 @@ Everything on disk is made here; the layers below know no file but a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,7 @@ def device_of(name: str) -> torch.device:
 
 def train(
     recipe: Recipe,
+    teacher: torch.nn.Module | None,
     folder: RunFolder,
     run: RunSettings,
     console: Console,
@@ -205,8 +208,10 @@ def train(
         The trained and averaged network, and what the run cost.
     """
     device = device_of(run.device)
-    cost = {"seconds": 0.0, "teacher_calls": 0, "student_updates": 0, "steps": 0}
-    stage, index = next(recipe), 0
+    names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
+    cost: dict[str, Any] = dict.fromkeys(names, 0)
+    with metered(teacher, cost):
+        stage, index = next(recipe), 0
     while True:
         trainer = Trainer(
             stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=run.seed
@@ -224,13 +229,33 @@ def train(
         student = _fit(trainer, stage, store, run, console, listen)
         cost["seconds"] += trainer.seconds
         cost["teacher_calls"] += trainer.objective.calls
+        cost["teacher_rows"] += trainer.objective.rows
         cost["student_updates"] += trainer.updates.get("generator", 0)
         cost["steps"] += trainer.step
         try:
-            stage = recipe.send(copy.deepcopy(student).requires_grad_(True).train())
+            with metered(teacher, cost):
+                stage = recipe.send(copy.deepcopy(student).requires_grad_(True).train())
         except StopIteration as stop:
             return stop.value.requires_grad_(False).eval(), cost
         index += 1
+
+
+@contextlib.contextmanager
+def metered(teacher: torch.nn.Module | None, cost: dict[str, Any]) -> Iterator[None]:
+    r"""Adds to the cost what a recipe does before and between its stages."""
+
+    def count(module: torch.nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+        cost["teacher_calls"] += 1
+        cost["teacher_rows"] += len(output)
+
+    handle = None if teacher is None else teacher.register_forward_hook(count)
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        cost["seconds"] += time.perf_counter() - started
+        if handle is not None:
+            handle.remove()
 
 
 def _fit(
@@ -343,7 +368,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             folder.log(row)
 
         recipe = method.recipe(problem, task.settings, task.run.seed)
-        student, cost = train(recipe, folder, task.run, console, listen)
+        student, cost = train(recipe, problem.teacher, folder, task.run, console, listen)
         assert isinstance(student, Generator)
         console.print("measuring ...")
         student = student.cpu()
@@ -356,7 +381,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         export.save(student, folder.file("student"), about)
         _finish(task, folder, problem, metrics, reference, who, cost)
         show(console, metrics, reference, who)
-        calls = f"{cost['teacher_calls']:,} teacher calls"
+        calls = f"{cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"
         console.print(f"{cost['seconds']:.0f} s of training, {calls}", highlight=False)
         _where(folder, console)
     return folder
@@ -415,7 +440,7 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
             folder.log({**row, "seconds": told.seconds, **told.values})
 
         recipe = TEACHING.recipe(problem, task.settings, task.run.seed)
-        teacher, cost = train(recipe, folder, task.run, console, listen)
+        teacher, cost = train(recipe, None, folder, task.run, console, listen)
         problem.teacher = teacher.cpu()
         rows = probe(problem.teacher, *problem.reference(512))
         table = Table(box=None, header_style="bold")

@@ -37,20 +37,20 @@ class Preset:
 
 
 MOG40 = DensitySettings(fourier=7, precision="bfloat16")
-COARSE_TO_FINE = LevelSettings(sigma_min=0.5, sigma_max=20.0, start_min=10.0)
-BOUNDED = WeightSettings(kind="bounded", scale=3.0)
+COARSE_TO_FINE = LevelSettings(sigma_min=0.3, sigma_max=20.0, start_min=10.0)
+BOUNDED = WeightSettings(kind="bounded", scale=2.0)
 SHARED = vardiu.Config(
     posterior="shared",
-    steps=20_000,
+    steps=18_000,
     batch=256,
     lr=2e-3,
     levels=COARSE_TO_FINE,
     weight=BOUNDED,
     halflife=200_000.0,
 )
-GAUSSIAN = replace(SHARED, posterior="gaussian", steps=8_000, lr=1e-3, batch=512)
+GAUSSIAN = replace(SHARED, posterior="gaussian", steps=6_000)
 DIFF_INSTRUCT = diff_instruct.Config(
-    steps=4_000, batch=512, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
+    steps=4_000, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
 )
 PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
 PAPER_LEVELS = LevelSettings(
@@ -80,13 +80,13 @@ PRESETS: Mapping[str, Preset] = {
         "the same with a Gaussian posterior and four particles",
         "vardiu",
         MOG40,
-        replace(GAUSSIAN, particles=4, steps=4_000),
+        replace(GAUSSIAN, particles=4, steps=3_000),
     ),
     "mog40-kde": Preset(
         "the default bound; the teacher is the score of 10,000 noised samples",
         "vardiu",
         replace(MOG40, teacher="kde"),
-        replace(SHARED, steps=10_000),
+        replace(SHARED, steps=4_000),
     ),
     "mog40-learned": Preset(
         "the default bound; the teacher is a network, see `vardiu teach mog40`",

@@ -35,8 +35,8 @@ def frechet(
     r"""Returns the Fréchet distance of two sets of features.
 
     It is biased upward by a term of order :math:`d / N`: compare equal numbers of samples only.
-    Its standard error is that of a bootstrap of the generated set; the reference is fixed, and shared
-    by what is compared.
+    Its standard error is that of a bootstrap of the generated set; the reference is fixed and
+    shared by what is compared.
 
     Arguments:
         real: Features of real samples, with shape :math:`(M, d)`.
