@@ -79,3 +79,9 @@ def test_every_public_thing_says_what_it_does():
             if not pages:
                 missing.append(f"{name}.{key}")
     assert not missing
+
+
+def test_help_is_the_one_in_the_documents():
+    from vardiu.cli import usage
+
+    assert (ROOT / "docs" / "help.txt").read_text() == usage() + "\n"
