@@ -90,6 +90,7 @@ CASES: dict[str, Callable[[], Objective]] = {
         lambda e, k: FlowPosterior(e, k, transforms=1, hidden=(8,)), particles=2
     ),
     "vardiu-shared": vardiu(None, shared=True),
+    "vardiu-shared-lattice": vardiu(None, shared=True, lattice=True),
     "vardiu-shared-classes": vardiu(None, classes=2, shared=True),
     "vardiu-mixture-classes": vardiu(lambda e, k: MixturePosterior(e, k, 3), classes=2),
     "vardiu-framed": framed,

@@ -91,3 +91,16 @@ def test_same_condition():
     assert torch.equal(F.same_condition({"label": label}, 3), wanted)
     both = {"label": label, "other": torch.tensor([[1, 2], [1, 2], [0, 2]])}
     assert torch.equal(F.same_condition(both, 2), torch.eye(3, dtype=torch.bool)[:, :2])
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_lattice_points_are_normal_and_evenly_spread(k):
+    """Over shifts each point is standard normal; within one lattice averages are far more exact."""
+    n, shifts = 256, 400
+    shift = torch.rand(shifts, k, generator=torch.Generator().manual_seed(0))
+    z = torch.stack([F.lattice_normal(s, n) for s in shift])  # (shifts, n, k)
+    pooled = z[:, 17]
+    assert bool((pooled.mean(0).abs() < 5 / math.sqrt(shifts)).all())
+    assert bool(((pooled.var(0) - 1).abs() < 5 * math.sqrt(2 / shifts)).all())
+    # The mean of n independent ones has the variance 1 / n.
+    assert (z.mean(1).var(0) < 0.25 / n).all()

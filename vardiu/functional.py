@@ -27,6 +27,7 @@ __all__ = [
     "expand_like",
     "gaussian_kl",
     "importance_log_marginal",
+    "lattice_normal",
     "log_sum_exp",
     "pairwise_square",
     "same_condition",
@@ -231,6 +232,34 @@ def shared_log_marginal(
         The log-densities, with shape :math:`(B)`, in nats.
     """
     return _LogMixture.apply(x_t.flatten(1), x.flatten(1), sigma, same)
+
+
+def lattice_normal(shift: Tensor, n: int) -> Tensor:
+    r"""Returns `n` points that are each standard normal, and together evenly spread, `(n, k)`.
+
+    .. math:: z_i = \Phi^{-1} \big( (s + i \alpha) \bmod 1 \big), \qquad
+        \alpha_j = \phi_k^{-j}, \quad \phi_k^{k + 1} = \phi_k + 1
+
+    a Kronecker sequence with the generalised golden ratio, moved by one uniform shift.
+
+    References:
+        | The Unreasonable Effectiveness of Quasirandom Sequences (Roberts, 2018)
+        | Randomization of Number Theoretic Methods for Multiple Integration (Cranley and
+        | Patterson, 1976), https://doi.org/10.1137/0713071
+
+    Arguments:
+        shift: The shift :math:`s`, uniform in [0, 1), with shape :math:`(k)`.
+        n: The number of points.
+    """
+    k = len(shift)
+    phi = 2.0
+    for _ in range(64):
+        phi = (1 + phi) ** (1 / (k + 1))
+    powers = torch.arange(1, k + 1, device=shift.device, dtype=torch.float64)
+    index = torch.arange(n, device=shift.device, dtype=torch.float64)[:, None]
+    u = (shift.double() + index * phi**-powers) % 1.0
+    # Both ends are out of reach of a normal's quantile function.
+    return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(shift.dtype)
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:

@@ -169,8 +169,9 @@ class Objective(nn.Module, abc.ABC):
         Raises:
             ValueError: There is none of this name, or it is the teacher.
         """
-        networks = {key: value for key, value in self.named_children() if key != "teacher"}
-        if name not in networks:
+        networks = self._modules
+        if name not in networks or name == "teacher":
+            networks = {key: value for key, value in networks.items() if key != "teacher"}
             raise ValueError(f"unknown network {name!r}; the objective owns {sorted(networks)}")
         return networks[name]
 
@@ -218,14 +219,15 @@ def only(objective: Objective, names: Iterable[str]) -> Iterator[list[nn.Paramet
     Yields:
         The parameters that are free inside the context.
     """
-    free = {id(p) for name in names for p in objective.network(name).parameters()}
+    named = [p for name in names for p in objective.network(name).parameters()]
+    free = {id(p) for p in named}
     changed = []
     for parameter in objective.parameters():
         if parameter.requires_grad and id(parameter) not in free:
             parameter.requires_grad_(False)
             changed.append(parameter)
     try:
-        yield [p for p in objective.parameters() if p.requires_grad and id(p) in free]
+        yield [p for p in named if p.requires_grad]
     finally:
         for parameter in changed:
             parameter.requires_grad_(True)

@@ -98,7 +98,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     groups = _groups(rows)
     columns = min(3, max(1, len(groups)))
     lines = max(1, math.ceil(len(groups) / columns))
-    figure = Figure(figsize=(5 * columns, 3.3 * lines), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 3.3 * lines), layout="tight")
     cmap = mpl.colormaps["viridis"]
     for i, (group, keys) in enumerate(groups.items()):
         ax = figure.add_subplot(lines, columns, i + 1)

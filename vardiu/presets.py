@@ -37,11 +37,12 @@ class Preset:
 
 
 MOG40 = DensitySettings(fourier=7, precision="bfloat16")
-COARSE_TO_FINE = LevelSettings(sigma_min=0.3, sigma_max=20.0, start_min=10.0)
-BOUNDED = WeightSettings(kind="bounded", scale=2.0)
+COARSE_TO_FINE = LevelSettings(sigma_min=0.2, sigma_max=20.0, start_min=10.0)
+BOUNDED = WeightSettings(kind="bounded", scale=1.0)
 SHARED = vardiu.Config(
     posterior="shared",
-    steps=18_000,
+    lattice=True,
+    steps=14_000,
     batch=256,
     lr=2e-3,
     levels=COARSE_TO_FINE,

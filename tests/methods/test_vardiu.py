@@ -10,7 +10,13 @@ from problems import Affine, ExactPosterior, LinearGaussian, mixture_teacher, st
 
 from vardiu.build import Bounded
 from vardiu.denoise import Denoiser
-from vardiu.functional import denoised_to_score, gaussian_kl, same_condition, shared_log_marginal
+from vardiu.functional import (
+    denoised_to_score,
+    gaussian_kl,
+    lattice_normal,
+    same_condition,
+    shared_log_marginal,
+)
 from vardiu.generate import Pushforward
 from vardiu.methods.diff_instruct import score_difference
 from vardiu.methods.vardiu import Draw, VarDiU
@@ -177,6 +183,31 @@ def test_shared_bound_is_above_the_divergence_and_approaches_it(sigma):
         if n == 4:
             first = last
     assert gaps[0] > 5 and last < 0.15 * first
+
+
+def test_a_lattice_keeps_the_shared_bound_and_tightens_it():
+    """The mixture over a shifted lattice has the student's marginal for mean: KL is convex."""
+    problem, sigma, n = LinearGaussian(), 0.7, 32
+    kl = problem.kl(problem.matrix, problem.shift, sigma)
+    g = torch.Generator().manual_seed(5)
+    objective = objective_of(problem, None, shared=True)
+    gaps = {}
+    for lattice in (False, True):
+        values = []
+        for _ in range(2000):
+            if lattice:
+                z = lattice_normal(torch.rand(2, generator=g), n)
+            else:
+                z = torch.randn(n, 2, generator=g)
+            noise = torch.randn(n, 3, generator=g)
+            with torch.no_grad():
+                draw = Draw(z, noise, torch.full((n,), sigma), {})
+                values.append(objective.bound(draw).mean())
+        sample = torch.stack(values) - kl
+        gaps[lattice] = (sample.mean().item(), standard_error(sample).item())
+    assert gaps[True][0] > -5 * gaps[True][1]
+    error = math.hypot(gaps[True][1], gaps[False][1])
+    assert gaps[True][0] < gaps[False][0] - 3 * error
 
 
 def test_shared_marginal_is_the_mixture_of_rows_of_the_same_class():

@@ -1,0 +1,291 @@
+"""Turns, and every way in which a run may end before its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES, batch_of, student
+from problems import mixture_teacher
+from torch import nn
+
+from vardiu.checkpoint import Checkpoints
+from vardiu.cli import main
+from vardiu.data import DataFree
+from vardiu.data.batches import Batches
+from vardiu.methods.regression import Regression
+from vardiu.methods.vardiu import VarDiU
+from vardiu.objective import Batch, Loss, Objective, Phase
+from vardiu.train import Diverged, Interrupted, Optimisation, Trainer
+
+NAMES = sorted(CASES)
+
+
+class Repeat(Batches):
+    """The batch of a case, scaled by its index."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.batch = batch_of(objective)
+
+    def at(self, index: int) -> Batch:
+        return Batch(self.batch.x * (1 + 0.01 * index), self.batch.cond)
+
+
+def trainer_of(name: str, steps: int = 6) -> tuple[Trainer, Batches]:
+    torch.manual_seed(0)
+    objective = CASES[name]()
+    rates = dict.fromkeys(objective.trained, 1e-2)
+    optimisation = Optimisation(rates=rates, halflife=20.0)
+    return Trainer(objective, optimisation, steps=steps), Repeat(objective)
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in module.named_parameters()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# -------------------------------------------------------------------------------- turns
+
+
+class Counting(Objective):
+    """Two players; what is called, with what, is written down."""
+
+    def __init__(self) -> None:
+        super().__init__(mixture_teacher(), student())
+        self.critic = nn.Linear(2, 1)
+        self.told: list[tuple[str, int, int]] = []
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("critic", self.critic_loss, updates=("critic",), repeat=3),
+            Phase("student", self.student_loss, updates=("generator",), every=2),
+        )
+
+    def prepare(self, batch, step):
+        assert not torch.is_grad_enabled()
+        drawn = (self.latent(len(batch.x)),)
+        self.told.append(("prepare", step, id(drawn)))
+        return drawn
+
+    def critic_loss(self, drawn, step):
+        self.told.append(("critic", step, id(drawn)))
+        return Loss(self.critic(self.generator(drawn[0])).square().mean())
+
+    def student_loss(self, drawn, step):
+        self.told.append(("student", step, id(drawn)))
+        return Loss(self.critic(self.generator(drawn[0])).mean())
+
+
+def test_phases_take_their_turns_on_the_draws_of_their_step():
+    objective = Counting()
+    optimisation = Optimisation(rates={"critic": 1e-2, "generator": 1e-2})
+    trainer = Trainer(objective, optimisation, steps=5)
+    batches = DataFree((2,), 4)
+    for step in range(5):
+        before = weights(objective.generator)
+        trainer.advance(batches)
+        assert equal(before, weights(objective.generator)) == (step % 2 == 1)
+    wanted = []
+    for step in range(5):
+        wanted += [("prepare", step)] + 3 * [("critic", step)]
+        wanted += [("student", step)] if step % 2 == 0 else []
+    assert [told[:2] for told in objective.told] == wanted
+    drawn = {step: {d for _, s, d in objective.told if s == step} for step in range(5)}
+    assert all(len(ids) == 1 for ids in drawn.values())
+    assert trainer.updates == {"critic": 15, "generator": 3}
+
+
+# -------------------------------------------------------------------------------- divergence
+
+
+def spoil(objective: Objective, which: int, at: int) -> str:
+    """Makes one phase's loss NaN at one step; returns the phase's name."""
+    cls = type(objective)
+    name = objective.phases[which].name
+
+    class Spoilt(cls):
+        @property
+        def phases(self):
+            made = list(cls.phases.fget(self))
+            good = made[which].loss
+
+            def loss(drawn, step):
+                value, info = good(drawn, step)
+                return Loss(value * (math.nan if step == at else 1.0), info)
+
+            made[which] = dataclasses.replace(made[which], loss=loss)
+            return tuple(made)
+
+    objective.__class__ = Spoilt
+    return name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_that_is_nan_moves_nothing_and_the_run_goes_on_from_its_checkpoint(name, tmp_path):
+    straight, batches = trainer_of(name)
+    straight.fit(batches)
+
+    for which in range(len(straight.objective.phases)):
+        store = Checkpoints(tmp_path / str(which))
+        trainer, batches = trainer_of(name)
+        phase = trainer.objective.phases[which]
+        spoil(trainer.objective, which, at=2)
+        seen = {}
+
+        def watch(step, trainer=trainer, seen=seen, names=phase.updates):
+            seen[step] = {n: weights(trainer.objective.network(n)) for n in names}
+            seen[step]["average"] = weights(trainer.average.module)
+
+        message = f"step 2, phase '{phase.name}': its loss is nan"
+        with pytest.raises(Diverged, match=message):
+            trainer.fit(batches, store=store, save_every=-1.0, progress=watch)
+        after = {n: weights(trainer.objective.network(n)) for n in phase.updates}
+        for n in phase.updates:
+            assert equal(seen[2][n], after[n]), n
+            assert not equal(seen[1][n], seen[2][n]) or phase.every > 1, n
+        assert equal(seen[2]["average"], weights(trainer.average.module))
+
+        assert store.steps()[-1] == 2
+        again, batches = trainer_of(name)
+        again.load_state_dict(store.newest()[1], batches)
+        again.fit(batches)
+        assert equal(weights(again.objective), weights(straight.objective))
+        assert equal(weights(again.average.module), weights(straight.average.module))
+
+
+# -------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_step_finish_and_saves_it(number, tmp_path):
+    straight, batches = trainer_of("vardiu-gaussian-particles")
+    straight.fit(batches)
+
+    before = signal.getsignal(number)
+    store = Checkpoints(tmp_path)
+    trainer, batches = trainer_of("vardiu-gaussian-particles")
+    original = trainer.objective.loss
+
+    def loss(batch, step):  # in the middle of the third step
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return original(batch, step)
+
+    trainer.objective.loss = loss
+    with pytest.raises(Interrupted, match="stopped at step 3 of 6"):
+        trainer.fit(batches, store=store, save_every=1e9)
+    assert trainer.step == 3 and store.steps() == [3]
+    assert signal.getsignal(number) == before
+
+    again, batches = trainer_of("vardiu-gaussian-particles")
+    again.load_state_dict(store.newest()[1], batches)
+    again.fit(batches)
+    assert equal(weights(again.objective), weights(straight.objective))
+    assert equal(weights(again.average.module), weights(straight.average.module))
+
+
+def test_a_second_signal_is_not_withheld():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("outer"))
+    try:
+        trainer, batches = trainer_of("vardiu-gaussian")
+        original = trainer.objective.loss
+
+        def loss(batch, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(batch, step)
+
+        trainer.objective.loss = loss
+        with pytest.raises(Interrupted, match="stopped at step 1"):
+            trainer.fit(batches)
+        assert heard == ["outer"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stopped_trainer_can_be_asked_to_go_on():
+    trainer, batches = trainer_of("vardiu-gaussian")
+    with pytest.raises(Interrupted):
+        trainer.fit(batches, progress=lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    trainer.fit(batches)
+    straight, batches = trainer_of("vardiu-gaussian")
+    straight.fit(batches)
+    assert equal(weights(trainer.objective), weights(straight.objective))
+
+
+def test_outside_of_the_main_thread_it_trains_alike():
+    straight, batches = trainer_of("vardiu-gaussian")
+    straight.fit(batches)
+    trainer, batches = trainer_of("vardiu-gaussian")
+    worker = threading.Thread(target=trainer.fit, args=(batches,))
+    worker.start()
+    worker.join()
+    assert trainer.step == 6
+    assert equal(weights(trainer.objective), weights(straight.objective))
+
+
+def test_another_error_puts_the_signals_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    trainer, batches = trainer_of("vardiu-gaussian")
+
+    def progress(step):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(batches, progress=progress)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# -------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize("cls, at", [(Regression, 12), (VarDiU, 17)])
+@pytest.mark.parametrize("posterior", ["shared", "gaussian"])
+def test_a_recipe_resumes_in_the_stage_where_it_stopped(
+    cls, at, posterior, tmp_path, monkeypatch, capsys
+):
+    """The start on pairs, then the method; stopped in either, the student is the same."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 200)
+    words = ["distill", "mog40", "--steps", "30", "--batch", "16", "--samples", "200"]
+    words += ["--width", "16", "--threads", "1", "--posterior", posterior]
+    words += ["--pairs.pairs", "64", "--pairs.steps", "20", "--pairs.batch", "16"]
+    words += ["--pairs.solver-steps", "3", "--save-every", "0"]
+    assert main([*words, "--out", "whole"]) == 0
+    real = cls.loss
+
+    def broken(self, batch, step):
+        if step == at:
+            raise KeyboardInterrupt
+        return real(self, batch, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cls, "loss", broken)
+        main([*words, "--out", "stopped"])
+    assert not Path("stopped/student").exists()
+    capsys.readouterr()
+    assert main([*words, "--out", "stopped"]) == 0
+    stage = "pairs" if cls is Regression else "vardiu"
+    assert f"going on with {stage} from step {at} of" in capsys.readouterr().out
+    a, b = (Path(run, "student", "model.safetensors").read_bytes() for run in ("whole", "stopped"))
+    assert a == b
+    costs = [
+        json.loads(Path(run, "result.json").read_text())["cost"] for run in ("whole", "stopped")
+    ]
+    for cost in costs:
+        cost.pop("seconds")
+    assert costs[0] == costs[1]
