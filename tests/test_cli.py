@@ -274,6 +274,20 @@ def test_list_names_what_there_is(capsys):
         assert name in told
 
 
-def test_probe_measures_a_teacher(capsys):
-    assert main(["probe", "mog40"]) == 0
+@pytest.mark.parametrize("preset", ["mog40", "mog40-kde", "mixture"])
+def test_probe_measures_a_teacher(preset, capsys):
+    assert main(["probe", preset]) == 0
     assert "it denoises" in capsys.readouterr().out
+
+
+def test_a_learned_teacher_is_taught_then_distilled(capsys):
+    assert main(["teach", "ring8"]) == 2
+    assert "unknown preset 'ring8'" in capsys.readouterr().err
+    words = ["--steps", "300", "--width", "32", "--depth", "2", "--batch", "256", "--threads", "1"]
+    assert main(["teach", "mog40", *words]) == 0
+    told = capsys.readouterr().out
+    assert "a linear denoiser's" in told
+    assert main(["distill", "mog40-learned", *QUICK]) == 0
+    student = RunFolder("runs/mog40-learned")
+    assert student.result()["cost"]["teacher_calls"] == 40
+    assert any(k.startswith("negative_entropy/") for k in student.metrics()[-1])

@@ -48,7 +48,7 @@ def loud(module):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_density_integrates_to_one_over_a_grid(name, k):
     posterior = loud(FAMILIES[name](encoder(), k))
-    axis = torch.linspace(-12, 12, 1201 if k == 1 else 481)
+    axis = torch.linspace(-12, 12, 1201 if k == 1 else 241)
     grid = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
     cell = (axis[1] - axis[0]) ** k
     for sigma in (0.5, 2.0, 20.0):
@@ -202,3 +202,47 @@ def test_wrong_settings_are_named():
         MixturePosterior(encoder(), 2, components=0)
     with pytest.raises(ValueError, match="sigma_data must be positive"):
         UnitScale(0.0)
+
+
+def test_frame_is_the_maximum_of_its_likelihood():
+    """Tipping and Bishop's: the leading eigenvalues of the data, and the mean of the others."""
+    x = torch.randn(500, 4) @ torch.diag(torch.tensor([3.0, 2.0, 0.7, 0.4])) + 5
+    frame = Frame(1, 1, 4, 2).fit(x, torch.zeros(500, dtype=torch.long))
+    values, vectors = torch.linalg.eigh(x.T.cov())
+    basis = frame.bases[0]
+    covariance = basis @ torch.diag(frame.variances[0]) @ basis.T
+    covariance = covariance + frame.residuals[0] * torch.eye(4)
+    kept = values.clone()
+    kept[:2] = values[:2].mean()
+    torch.testing.assert_close(covariance, vectors @ torch.diag(kept) @ vectors.T)
+    torch.testing.assert_close(frame.means[0], x.mean(0))
+
+
+def test_framed_samples_have_the_stated_density():
+    """Shares of quadrants of (z, u), against the density's integral over them."""
+    frame = frame_of(clusters=3, k=1)
+    network = MLP((4,), (8,), width=8, depth=1, noisy=True, classes=2, final=False)
+    posterior = loud(FramedPosterior(Encoder(network, 8, UnitScale(2.0)), frame))
+    # Quadrants end between points of the grid; it is fine in u, where the density jumps.
+    z_axis, u_axis = torch.arange(-8, 8, 0.1) + 0.05, torch.arange(-6, 6, 0.02) + 0.01
+    grid = torch.cartesian_prod(z_axis, u_axis)
+    label = torch.ones(len(grid), dtype=torch.long)
+    middle = frame.means[3:].mean(0, keepdim=True)  # between the clusters: all have a share
+    level = 6.0
+
+    def given(n):
+        return posterior(middle.expand(n, 4), torch.full((n,), level), label=label[:n])
+
+    mass = given(len(grid)).log_prob(grid).exp() * 0.1 * 0.02
+    n = 40_000
+    z = given(n).sample()
+    for edges in ((0.0, 0.0), (0.5, -0.7)):
+        for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            inside, cells = (
+                (signs[0] * (v[:, 0] - edges[0]) > 0) & (signs[1] * (v[:, 1] - edges[1]) > 0)
+                for v in (z, grid)
+            )
+            wanted = mass[cells].sum()
+            error = (wanted * (1 - wanted) / n).sqrt()
+            # And a cell of the grid at each of the two jumps, of a density of at most 0.4.
+            assert abs(inside.double().mean() - wanted) < 5 * error + 2 * 0.02 * 0.4

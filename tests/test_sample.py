@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vardiu.denoise import GaussianDenoiser
+from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
 from vardiu.noise import karras_grid, log_grid
 from vardiu.sample import DDIM, Ancestral, Euler, Heun
 
@@ -66,3 +66,41 @@ def test_wrong_grids_are_refused():
         Heun(TEACHER, torch.tensor([1.0, 2.0]))
     with pytest.raises(ValueError, match=r"eta must be within \[0, 1\]"):
         DDIM(TEACHER, torch.tensor([2.0, 1.0]), eta=1.5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_steps_keep_the_marginal_and_mix_as_eta_says(eta):
+    """Data at one point: the state stays N(m, sigma^2), and forgets as its covariance tells."""
+    n, sigma, target = 100_000, 3.0, 1.2
+    teacher = GaussianDenoiser(torch.full((1,), MEAN), torch.zeros(1))
+    x = MEAN + sigma * torch.randn(n, 1)
+    y = DDIM(teacher, torch.tensor([sigma, target]), eta=eta)(x)
+    assert abs(y.var() - target**2) < 5 * target**2 * (2 / n) ** 0.5
+    # Of one step the fresh share is eta times that of ancestral sampling, whose mean given x is
+    # Bayes' rule: m + (target / sigma)^2 (x - m).
+    fresh = eta**2 * target**2 * (1 - target**2 / sigma**2)
+    kept = (target**2 - fresh) ** 0.5 / sigma
+    slope = ((y - MEAN) * (x - MEAN)).mean() / sigma**2
+    assert abs(slope - kept) < 5 * 2 * target / (sigma * n**0.5)
+    if eta == 1:
+        assert kept == pytest.approx((target / sigma) ** 2)
+
+
+def test_conditions_and_rows_stay_together():
+    means = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0]])
+    teacher = MixtureDenoiser(means, 0.1, labels=torch.arange(3), sigma_min=0.01, sigma_max=20.0)
+    label = torch.arange(60) % 3
+    for make in (Euler, Heun, Ancestral):
+        sampler = make(teacher, karras_grid(30, 0.01, 20.0))
+        x = sampler.sample(60, generator=torch.Generator().manual_seed(0), label=label)
+        # Ten standard deviations; the other modes are thirty away and more.
+        assert (x - means[label]).norm(dim=1).max() < 1.0
+
+
+def test_a_grid_that_ends_above_zero_ends_there():
+    """Of a Gaussian the state at level s is normal with variance std^2 + s^2."""
+    x = (STD**2 + TOP**2) ** 0.5 * torch.randn(40, 3)
+    sigmas = log_grid(400, 0.5, TOP)[:-1]
+    wanted = x * ((STD**2 + 0.5**2) / (STD**2 + TOP**2)) ** 0.5
+    got = Heun(TEACHER, sigmas)(x + MEAN) - MEAN
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

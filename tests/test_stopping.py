@@ -252,8 +252,9 @@ def test_another_error_puts_the_signals_back(tmp_path):
 # -------------------------------------------------------------------------------- stages
 
 
-@pytest.mark.parametrize("cls, at", [(Regression, 12), (VarDiU, 17)])
-@pytest.mark.parametrize("posterior", ["shared", "gaussian"])
+@pytest.mark.parametrize(
+    "cls, at, posterior", [(Regression, 12, "gaussian"), (VarDiU, 17, "shared")]
+)
 def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     cls, at, posterior, tmp_path, monkeypatch, capsys
 ):

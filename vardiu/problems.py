@@ -228,7 +228,14 @@ class DensityProblem(Problem):
         x = self.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))
         return Shuffled(x, {}, size, seed=seed)
 
+    def points(self) -> Tensor:
+        r"""Returns the samples that a KDE teacher is made of."""
+        return self.spec.sample(self.settings.points, torch.Generator().manual_seed(self.seed))
+
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # A KDE denoises its own points; between them, at small noise, it pulls to the nearest.
+        if self.settings.teacher == "kde":
+            return self.points()[:n], {}
         return self.spec.sample(n, torch.Generator().manual_seed(1)), {}
 
     def measure(self, source: Source, n: int = 10_000, seed: int = 0) -> list[Metric]:
@@ -273,8 +280,7 @@ def _exact(problem: DensityProblem) -> Denoiser:
 
 def _kde(problem: DensityProblem) -> Denoiser:
     row = problem.settings
-    points = problem.spec.sample(row.points, torch.Generator().manual_seed(problem.seed))
-    return EmpiricalDenoiser(points, bandwidth=row.bandwidth, **problem.range)
+    return EmpiricalDenoiser(problem.points(), bandwidth=row.bandwidth, **problem.range)
 
 
 def _learned(problem: DensityProblem) -> Denoiser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from cases import denoiser, student
@@ -11,6 +13,7 @@ from vardiu.denoise import GaussianDenoiser
 from vardiu.methods.diff_instruct import DiffInstruct, score_difference
 from vardiu.noise import LogUniform
 from vardiu.objective import Batch
+from vardiu.pairs import Pairs
 
 LEVELS = LogUniform(0.99, 1.01)
 
@@ -60,3 +63,62 @@ def test_the_student_moves_at_every_ratio_th_step_only():
     assert [phase.every for phase in objective.phases] == [1, 5]
     with pytest.raises(ValueError, match="ratio must be at least 1, got 0"):
         DiffInstruct(mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=0)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_direction_is_the_naive_formula_row_by_row(normalised):
+    """With a weight that differs by row, on the draws that a twin takes from the same streams."""
+
+    def weight(sigma):
+        return 1 + sigma**3
+
+    objective = DiffInstruct(
+        mixture_teacher(),
+        student(),
+        denoiser(),
+        levels=LogUniform(0.2, 5.0),
+        weight=weight,
+        normalised=normalised,
+    )
+    twin = copy.deepcopy(objective)
+    drawn = objective.prepare(Batch(torch.zeros(16, 2)), 0)
+    objective.student_loss(drawn, 0).value.backward()
+
+    z = twin.latent(16)
+    sigma = (0.2 * 25 ** twin.uniform(16))[:, None]
+    noise = twin.noise_like(torch.zeros(16, 2))
+    x = twin.generator(z)
+    x_t = x.detach() + sigma * noise
+    fake, real = twin.fake(x_t, sigma[:, 0]).detach(), twin.teacher(x_t, sigma[:, 0])
+    score = (fake - x_t) / sigma**2 - (real - x_t) / sigma**2
+    if normalised:
+        score = score / (real - x.detach()).abs().mean(1, keepdim=True).clamp(min=0.02)
+    (weight(sigma) * score * x).sum(1).mean().backward()
+    for a, b in zip(objective.generator.parameters(), twin.generator.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_the_fake_has_levels_and_weight_of_its_own():
+    """Within rounding the fake's levels are 3: its loss is the naive one there."""
+    objective = DiffInstruct(
+        mixture_teacher(),
+        student(),
+        denoiser(),
+        levels=LogUniform(0.2, 0.3),
+        fake_levels=LogUniform(3.0, 3.0 + 1e-12),
+        sigma_data=2.0,
+    )
+    twin = copy.deepcopy(objective)
+    drawn = objective.prepare(Batch(torch.zeros(16, 2)), 0)
+    loss = objective.fake_loss(drawn, 0).value
+    x = twin.generator(twin.latent(16))
+    noise = twin.noise_like(torch.zeros(16, 2), "fake noise")
+    error = (twin.fake(x + 3 * noise, torch.full((16,), 3.0)) - x).square().mean()
+    torch.testing.assert_close(loss, (3.0**2 + 2.0**2) / (3.0 * 2.0) ** 2 * error)
+
+
+def test_an_anchor_and_its_weight_go_together():
+    pairs = Pairs(torch.zeros(3, 2), torch.zeros(3, 2), {})
+    for options in ({"anchor": pairs}, {"anchor_weight": 0.5}):
+        with pytest.raises(ValueError, match="anchor_weight go together"):
+            DiffInstruct(mixture_teacher(), student(), denoiser(), levels=LEVELS, **options)

@@ -50,3 +50,35 @@ def test_a_latent_of_another_shape_is_refused():
         small.latent_shape = (3,)
         Regression(mixture_teacher(), small, pairs=4)
     assert denoiser().shape == (2,)
+
+
+def test_batches_are_solved_pairs_with_their_own_labels():
+    """Early batches come from the solved portion only, and z, x and label of a row belong."""
+    torch.manual_seed(0)
+    objective = CASES["regression"]()
+    batch = batch_of(objective, 64)
+    first = objective.prepare(batch, 0)
+    table = {tuple(z.tolist()): i for i, z in enumerate(objective.z[:8])}
+    rows = torch.tensor([table[tuple(z.tolist())] for z in first.cond["z"]])
+    assert torch.equal(first.x, objective.x[rows])
+    assert torch.equal(first.cond["label"], objective.label[rows])
+    for step in range(1, 4):
+        last = objective.prepare(batch, step)
+    assert {tuple(z.tolist()) for z in last.cond["z"]} - set(table)  # of later portions too
+    # Of the mixture's modes, those of class 0 are on the diagonal: x y > 0, and < 0 for class 1.
+    many = Regression(mixture_teacher(labels=True), objective.generator, pairs=200, portion=200)
+    many.prepare(batch, 0)
+    side = (many.x.prod(1) < 0).long()
+    assert many.label.unique().tolist() == [0, 1]
+    assert (side == many.label).double().mean() > 0.9
+
+
+def test_loss_is_the_mean_distance_of_the_pairs():
+    objective = CASES["regression"]()
+    drawn = objective.prepare(batch_of(objective), 0)
+    loss = objective.loss(drawn, 0)
+    cond = {"label": drawn.cond["label"]}
+    difference = objective.generator(drawn.cond["z"], **cond) - drawn.x
+    wanted = (difference.square().sum(1) / 2 + 0.03**2).sqrt().mean()
+    torch.testing.assert_close(loss.value, wanted)
+    torch.testing.assert_close(loss.info["squared_error"], difference.square().mean().detach())

@@ -363,3 +363,79 @@ def test_direction_is_the_score_up_to_a_part_of_zero_mean():
     torch.testing.assert_close(full, denoised_to_score(denoised, x_t, draw.sigma))
     dropped = teacher_direction(*arguments, control_variate=True) - full
     torch.testing.assert_close(dropped, draw.noise / sigma)
+
+
+class Shifted(Affine):
+    """x = A z + b + 3 label."""
+
+    def forward(self, z, *, label):
+        return super().forward(z) + 3 * label[:, None]
+
+
+class ShiftedPosterior(ExactPosterior):
+    def forward(self, x_t, sigma, *, label):
+        return super().forward(x_t - 3 * label[:, None], sigma)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_with_the_exact_posterior_particles_have_no_variance(particles):
+    """Each ratio is the marginal itself, row by row, with the row's own level and class."""
+    problem, n = LinearGaussian(), 7
+    student = Shifted(problem.matrix, problem.shift)
+    objective = VarDiU(
+        problem.teacher,
+        student,
+        ShiftedPosterior(student),
+        levels=LEVELS,
+        particles=particles,
+    )
+    draw = draw_of(problem, n, 1.0)._replace(
+        sigma=torch.linspace(0.3, 4.0, n), cond={"label": torch.arange(n) % 3}
+    )
+    x = student(draw.z, **draw.cond)
+    x_t = (x + draw.sigma[:, None] * draw.noise).detach()
+    with torch.no_grad():
+        got = objective.negative_entropy(draw.z, x, x, x_t, draw.sigma, draw.cond)
+    noise = draw.sigma.square()[:, None, None] * torch.eye(3)
+    mean = problem.shift + 3 * draw.cond["label"][:, None]
+    marginal = torch.distributions.MultivariateNormal(
+        mean, problem.matrix @ problem.matrix.T + noise
+    )
+    torch.testing.assert_close(got, marginal.log_prob(x_t), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_classes_share_latents_among_themselves_only(antithetic):
+    """A batch of two classes costs what its classes cost alone, weighted by their rows."""
+    problem, n = LinearGaussian(), 30
+    objective = objective_of(problem, None, shared=True, antithetic=antithetic)
+    label = (torch.arange(n) % 3 > 0).long()
+    draw = draw_of(problem, n, 0.8)._replace(sigma=torch.linspace(0.3, 2.0, n))
+    parts = []
+    for c in (0, 1):
+        rows = label == c
+        parts.append(Draw(draw.z[rows], draw.noise[rows], draw.sigma[rows], {}))
+    both = draw._replace(cond={"label": label})
+    wanted = sum(len(p.z) * objective.evaluate(p).value for p in parts) / n
+    torch.testing.assert_close(objective.evaluate(both).value, wanted)
+    assert abs(objective.evaluate(draw).value - wanted) > 1e-3
+    for c in (0, 1):
+        torch.testing.assert_close(objective.bound(both)[label == c], objective.bound(parts[c]))
+
+
+def test_the_weight_is_a_factor_of_each_row():
+    """Per row, not over the batch: the loss is the mean of weight times the rows' own losses."""
+    problem, n = LinearGaussian(), 6
+    draw = draw_of(problem, n, 1.0)._replace(sigma=torch.linspace(0.3, 3.0, n))
+
+    def weight(sigma):
+        return 2 + sigma**3
+
+    posterior = ExactPosterior(problem.generator)
+    options = {"antithetic": True, "control_variate": True}
+    plain = objective_of(problem, posterior, weight=torch.ones_like, **options)
+    weighted = objective_of(problem, posterior, weight=weight, **options)
+    rows = [Draw(*(v[i : i + 1] for v in draw[:3]), {}) for i in range(n)]
+    values = torch.stack([plain.evaluate(row).value for row in rows])
+    wanted = (weight(draw.sigma) * values).mean()
+    torch.testing.assert_close(weighted.evaluate(draw).value, wanted)
