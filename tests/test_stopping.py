@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -163,6 +164,40 @@ def test_a_loss_that_is_nan_moves_nothing_and_the_run_goes_on_from_its_checkpoin
         again.fit(batches)
         assert equal(weights(again.objective), weights(straight.objective))
         assert equal(weights(again.average.module), weights(straight.average.module))
+
+
+def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
+    """Whatever a broken step leaves behind, gradients too, a restored state has none of it."""
+    straight, batches = trainer_of("vardiu-gaussian")
+    straight.fit(batches)
+
+    trainer, batches = trainer_of("vardiu-gaussian")
+    for _ in range(3):
+        trainer.advance(batches)
+    state = copy.deepcopy(trainer.state_dict(batches))
+    original = trainer.objective.loss
+
+    def infinite(batch, step):
+        loss = original(batch, step)
+        weight = next(trainer.objective.generator.parameters()).flatten()[0]
+        return loss._replace(value=loss.value + (weight - weight.detach()).sqrt())
+
+    def broken_off(name, samples):
+        raise KeyboardInterrupt
+
+    trainer.objective.loss = infinite
+    with pytest.raises(Diverged, match="step 3, phase 'bound': the gradient of generator is"):
+        trainer.advance(batches)
+    assert all(parameter.grad is None for parameter in trainer.objective.parameters())
+    trainer.objective.loss = original
+    trainer.apply = broken_off
+    with pytest.raises(KeyboardInterrupt):
+        trainer.advance(batches)
+    del trainer.apply
+    trainer.load_state_dict(state, batches)
+    trainer.fit(batches)
+    assert equal(weights(trainer.objective), weights(straight.objective))
+    assert equal(weights(trainer.average.module), weights(straight.average.module))
 
 
 # -------------------------------------------------------------------------------- signals

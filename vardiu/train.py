@@ -238,6 +238,7 @@ class Trainer:
             group = [p for p in self.objective.network(name).parameters() if p.grad is not None]
             norms[name] = nn.utils.clip_grad_norm_(group, self.optimisation.clip)
             if not bool(norms[name].isfinite()):
+                self.objective.zero_grad(set_to_none=True)
                 raise Diverged(self.complaint(phase, f"the gradient of {name}", norms[name]))
         for name in phase.updates:
             self.apply(name, samples)
@@ -281,7 +282,7 @@ class Trainer:
         report: Callable[[Report], None] = lambda report: None,
         progress: Callable[[int], None] = lambda step: None,
     ) -> Generator:
-        r"""Trains until `steps`, from the newest checkpoint of `store` if it holds one.
+        r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
 
         Arguments:
             batches: The data.
@@ -368,6 +369,8 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any], batches: Batches) -> None:
         r"""Restores what `state_dict` returned, and the place in the data."""
+        # A step that was broken off may have left gradients.
+        self.objective.zero_grad(set_to_none=True)
         self.objective.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
