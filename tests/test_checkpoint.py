@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -169,3 +170,107 @@ def test_what_cannot_be_kept_is_named(tmp_path):
     with pytest.raises(TypeError, match="a/b: a set cannot be kept"):
         save_state(tmp_path / "x", {"a": {"b": {1}}})
     assert os.listdir(tmp_path) in ([], [f".x.tmp-{os.getpid()}"])
+
+
+@pytest.mark.parametrize("keys", [("1", 1), (1, "1")])
+def test_keys_that_print_alike_keep_their_own_tensors(tmp_path, keys):
+    a, b = keys
+    nested = {"b/c": torch.tensor(3), "b": {"c": torch.tensor(4)}}
+    state = {"a": {a: torch.tensor(1), b: torch.tensor(2), **nested}}
+    save_state(tmp_path / "x", state)
+    assert equal(load_state(tmp_path / "x"), state)
+
+
+def test_a_number_of_numpy_that_is_not_finite_comes_back(tmp_path):
+    save_state(tmp_path / "x", {"a": np.float64("nan"), "b": np.float64("-inf")})
+    state = load_state(tmp_path / "x")
+    assert math.isnan(state["a"]) and state["b"] == -math.inf
+
+
+def test_a_key_that_leaves_the_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"fit for a file's name, got '\.\./x'"):
+        save_state(tmp_path / "x", {"../x": torch.ones(1)})
+    assert not os.listdir(tmp_path)
+
+
+FULL = """
+import resource, signal, sys, torch
+from vardiu.checkpoint import CheckpointError, Checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    Checkpoints(sys.argv[1]).save(2, {"networks": {"w": torch.ones(100_000)}})
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_the_system_refuses_is_reported_and_leaves_nothing(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(1, state_of())
+    command = [sys.executable, "-c", FULL, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout and "Earlier ones are kept" in done.stdout
+    assert os.listdir(tmp_path) == [store.path(1).name]
+
+
+def test_a_write_cut_short_in_silence_is_found(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    store.save(1, state_of())
+    real = os.fsync
+
+    def lossy(descriptor):
+        file = os.readlink(f"/proc/self/fd/{descriptor}")
+        if file.endswith(".safetensors"):
+            os.truncate(file, os.stat(file).st_size // 2)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", lossy)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        store.save(2, state_of())
+    monkeypatch.undo()
+    assert store.steps() == [1]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_later_steps_never_push_out_the_one_just_saved(tmp_path, keep):
+    store = Checkpoints(tmp_path, keep)
+    for step in (100, 200, 300):
+        save_state(store.path(step), state_of(step))
+    for step in (200, 300):
+        (store.path(step) / "state.json").write_text("{}")
+    assert store.newest()[0] == 100
+    store.save(150, state_of(150.0))
+    step, state, skipped = store.newest()
+    assert step == 150 and len(skipped) == 2 and equal(state, state_of(150.0))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    store.save(1, state_of())
+    store.save(2, state_of())
+    real = module._digest
+
+    def broken(path):
+        if path.parent == store.path(2):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(module, "_digest", broken)
+    step, _, skipped = store.newest()
+    assert step == 1 and "cannot be read" in skipped[0]
+
+
+def test_a_dead_writers_leavings_are_swept_before_space_is_needed(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    left = tmp_path / ".000000001.tmp-1"
+    left.mkdir()
+
+    def full(*args):
+        assert not left.exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full, raising=False)
+    monkeypatch.setattr(module, "_flush", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        store.save(2, state_of())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -146,3 +147,26 @@ def test_pictures_show_what_they_are_given(tmp_path):
     rows = [{"seconds": i, "calls": i, "metric/x": 1 / i} for i in range(1, 9)]
     runs = [("a", rows), ("a", rows[:5]), ("b", rows), ("none", [])]
     assert plots.comparison(runs, "metric/x", tmp_path / "b.png").stat().st_size > 10_000
+
+
+def test_a_row_after_a_torn_line_does_not_join_it(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log({"step": 1})
+    with run.file("metrics.jsonl").open("a") as file:
+        file.write('{"step": 2')
+    run.log({"step": 3})
+    assert [row["step"] for row in run.metrics()] == [1, 3]
+
+
+def test_a_folder_whose_making_was_killed_can_be_made_again(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.yaml.k3j2").touch()
+    assert RunFolder(tmp_path).open(CONFIG) == "new"
+
+
+def test_text_is_utf8_in_any_locale(tmp_path):
+    code = "import sys; from vardiu.runs import *; write_text_atomic(sys.argv[1], '\\xb1')"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, tmp_path / "x"]
+    subprocess.run(command, env=os.environ | plain, check=True)
+    assert (tmp_path / "x").read_bytes() == b"\xc2\xb1"

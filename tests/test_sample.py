@@ -104,3 +104,14 @@ def test_a_grid_that_ends_above_zero_ends_there():
     wanted = x * ((STD**2 + 0.5**2) / (STD**2 + TOP**2)) ** 0.5
     got = Heun(TEACHER, sigmas)(x + MEAN) - MEAN
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_deterministic_samples_have_the_targets_moments():
+    """They remember their start: it must have the spread of the first level."""
+    n = 20_000
+    sampler = Heun(TEACHER, karras_grid(40, 1e-3, TOP))
+    x = sampler.sample(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # The start N(0, TOP^2) lacks the target's own mean and variance: both shrink with the flow.
+    shrink = STD / (STD**2 + TOP**2) ** 0.5
+    assert bool(((x.mean(0) - MEAN * (1 - shrink)).abs() < 5 * STD / n**0.5).all())
+    assert bool(((x.std(0) - TOP * shrink).abs() < 5 * STD / (2 * n) ** 0.5 + 5e-3).all())

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 __all__ = ["CheckpointError", "Checkpoints", "load_state", "save_state"]
@@ -33,6 +34,8 @@ class CheckpointError(ValueError):
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 (any leaf)
     r"""Returns the JSON form of a state; tensors are put aside under their path."""
     if isinstance(value, Tensor):
+        while path in tensors:  # as the keys 1 and "1" would share one
+            path += "'"
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {"tensor": path}
     if isinstance(value, Mapping):
@@ -45,7 +48,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: 
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_encode(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
     if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": repr(value)}
+        return value if math.isfinite(value) else {"float": float.__repr__(value)}
     if value is None or isinstance(value, bool | int | str):
         return value
     raise TypeError(f"{path}: a {type(value).__name__} cannot be kept in a checkpoint")
@@ -73,8 +76,17 @@ def _digest(path: Path) -> dict[str, Any]:
         }
 
 
+def _write(path: Path, data: bytes) -> dict[str, Any]:
+    r"""Writes a file to the disk; returns what `_digest` has to find there."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def _flush(path: Path) -> None:
-    r"""Makes the operating system write a file, or a folder's entries, to the disk."""
+    r"""Makes the operating system write a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,8 +105,12 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
         FileExistsError: The folder exists.
         CheckpointError: The disk is full or cannot be written; nothing is left of the attempt.
         TypeError: A leaf is neither a tensor nor a JSON scalar.
+        ValueError: A key of the state cannot be the name of a file.
     """
     folder = Path(folder)
+    for part in state:
+        if not isinstance(part, str) or "/" in part:
+            raise ValueError(f"a key of the state must be fit for a file's name, got {part!r}")
     if folder.exists():
         raise FileExistsError(f"{folder} exists: a checkpoint is never overwritten")
     partial = folder.parent / f".{folder.name}.tmp-{os.getpid()}"
@@ -103,28 +119,29 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         structure: dict[str, Any] = {}
+        files: dict[str, Any] = {}
         for part, value in state.items():
             tensors: dict[str, Tensor] = {}
             structure[part] = _encode(value, part, tensors)
             if tensors:
-                save_file(tensors, partial / f"{part}.safetensors")
-        (partial / "state.json").write_text(json.dumps(structure))
-        manifest = {"format": FORMAT, "files": {}}
-        for path in sorted(partial.iterdir()):
-            _flush(path)
-            manifest["files"][path.name] = _digest(path)
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        _flush(partial / "manifest.json")
+                name = f"{part}.safetensors"
+                files[name] = _write(partial / name, save(tensors))
+        files["state.json"] = _write(partial / "state.json", json.dumps(structure).encode())
+        manifest = {"format": FORMAT, "files": files}
+        _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
         _verify(partial)
         _flush(partial)
         partial.rename(folder)
         _flush(folder.parent)
-    except (OSError, RuntimeError, CheckpointError) as error:
+    except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {folder} could not be written ({error}). Earlier ones are kept. "
             "Free some space or choose a folder that can be written, then run the command again"
         ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _verify(folder: Path) -> None:
@@ -133,7 +150,7 @@ def _verify(folder: Path) -> None:
     cure = f"Delete {folder}, and an earlier checkpoint is taken"
     try:
         manifest = json.loads(path.read_text())
-        files = dict(manifest["files"])
+        files = {"state.json": manifest["files"]["state.json"], **manifest["files"]}
         version = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}). {cure}") from error
@@ -142,7 +159,11 @@ def _verify(folder: Path) -> None:
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing. {cure}")
-        if _digest(folder / name) != expected:
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} cannot be read ({error}). {cure}") from error
+        if found != expected:
             raise CheckpointError(f"{folder / name} was changed since it was written. {cure}")
 
 
@@ -188,20 +209,31 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         r"""Writes a checkpoint, then removes what is older than the newest `keep`.
 
-        A damaged checkpoint of the same step is set aside first, under another name.
+        A damaged checkpoint of the same step is set aside first, under another name. Those of
+        later steps, which `newest` skipped, are not counted: they never push this one out.
+
+        Raises:
+            CheckpointError: The disk is full or cannot be written.
         """
         path = self.path(step)
-        if path.exists():
-            try:
-                _verify(path)
-                return path
-            except CheckpointError:
-                path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
-        save_state(path, state)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+        # The leavings of dead writers go first: they may be what fills the disk.
         for partial in self.folder.glob(".*.tmp-*"):
             shutil.rmtree(partial, ignore_errors=True)
+        try:
+            if path.exists():
+                try:
+                    _verify(path)
+                    return path
+                except CheckpointError:
+                    path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
+            save_state(path, state)
+            for old in [s for s in self.steps() if s <= step][: -self.keep]:
+                shutil.rmtree(self.path(old))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} cannot be tidied ({error}). Make it writable, then run the "
+                "command again"
+            ) from error
         return path
 
     def newest(self) -> tuple[int, dict[str, Any], list[str]] | None:

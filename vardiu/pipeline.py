@@ -226,6 +226,8 @@ def train(
             folder.truncate_metrics(stage.name, step)
             if step < stage.steps:
                 console.print(f"going on with {stage.name} from step {step:,} of {stage.steps:,}")
+        else:  # a run that was killed before its first checkpoint starts its log anew
+            folder.truncate_metrics(stage.name, 0)
         student = _fit(trainer, stage, store, run, console, listen)
         cost["seconds"] += trainer.seconds
         cost["teacher_calls"] += trainer.objective.calls
@@ -347,7 +349,6 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
         every = max(1, task.run.reports // task.run.evaluations)
-        total = {"reports": len([r for r in folder.metrics() if "updates" in r])}
 
         def listen(stage: str, trainer: Trainer, told: Report) -> None:
             row: dict[str, Any] = {
@@ -358,8 +359,9 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
                 "calls": told.calls,
                 **told.values,
             }
-            total["reports"] += 1
-            if isinstance(trainer.average.module, Generator) and total["reports"] % every == 0:
+            # Counted in the log, which a resumption has cut back to its checkpoint.
+            reports = 1 + len(folder.metrics())
+            if isinstance(trainer.average.module, Generator) and reports % every == 0:
                 source = problem.from_generator(trainer.average.module)
                 for metric in problem.measure(source, problem.QUICK):
                     row[f"metric/{metric.name}"] = metric.value

@@ -50,8 +50,11 @@ def scatter_grid(
         ax = figure.add_subplot(1, len(panels), i + 1)
         if field is not None:
             levels = field.max() + np.array([-30, -20, -12, -7, -4, -2.5, -1.5, -0.7])
-            ax.contour(axis, axis, field, levels=levels, colors="#999999", linewidths=0.6)
+            style = {"colors": "#999999", "linewidths": 0.6, "linestyles": "solid"}
+            ax.contour(axis, axis, field, levels=levels, **style)
         ax.scatter(*samples.T, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
+        outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
+        title = f"{title} ({outside:,} outside)" if outside else title
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
     return _save(figure, path)
 
@@ -150,10 +153,13 @@ def comparison(
             if not series:
                 continue
             positive &= all((y > 0).all() for _, y in series)
-            if len(series) == 1:
-                ax.plot(*series[0], color=colour, label=label, marker=".", linewidth=1.5)
+            start, end = max(s[0][0] for s in series), min(s[0][-1] for s in series)
+            if len(series) == 1 or start >= end:  # what does not overlap has no median
+                for k, points in enumerate(series):
+                    shown = None if k else label
+                    ax.plot(*points, color=colour, label=shown, marker=".", linewidth=1.5)
                 continue
-            x = np.linspace(max(s[0][0] for s in series), min(s[0][-1] for s in series), 100)
+            x = np.linspace(start, end, 100)
             y = np.stack([np.interp(x, *s) for s in series])
             ax.plot(x, np.median(y, axis=0), color=colour, label=f"{label} ({len(y)} seeds)")
             ax.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.2, linewidth=0)

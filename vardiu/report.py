@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,13 @@ def write_report(
         about = [row["note"], row["features"]]
         about += [f"reference {row['reference']}"] if row["reference"] else []
         rows.append(entry | {"about": "; ".join(part for part in about if part)})
-    commands = "\n".join(
-        f"vardiu {line}"
-        for line in (
-            f"sample {run.path} --num 64",
-            f"evaluate {run.path}",
-            f"cite {run.path}",
-            f"distill --config {run.file('config.yaml')} --out another/folder",
-        )
-    )
+    settings = run.config()
+    command = settings.get("command", "distill")
+    here, config = shlex.quote(str(run.path)), shlex.quote(str(run.file("config.yaml")))
+    lines = [f"cite {here}", f"{command} --config {config} --out another/folder"]
+    if command == "distill":  # a teacher is not sampled or evaluated by these commands
+        lines = [f"sample {here} --num 64", f"evaluate {here}", *lines]
+    commands = "\n".join(f"vardiu {line}" for line in lines)
     provenance = run.file("provenance.json").read_text()
     parts = [
         "<h2>Measured</h2>",
@@ -122,7 +121,7 @@ def write_report(
         "<h2>What next</h2>",
         _code(commands),
         "<h2>Settings</h2>",
-        _code(yaml.safe_dump(run.config(), sort_keys=False)),
+        _code(yaml.safe_dump(settings, sort_keys=False)),
         "<h2>Provenance</h2>",
         _code(json.dumps(json.loads(provenance), indent=2)),
     ]

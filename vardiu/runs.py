@@ -30,7 +30,7 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
     path = Path(path)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -90,7 +90,9 @@ class RunFolder:
                     + "\nGive another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
-        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+        # A process killed while it made the folder leaves its lock and a partial file.
+        left = (".lock", ".config.yaml.")
+        if self.path.is_dir() and any(not p.name.startswith(left) for p in self.path.iterdir()):
             raise RunError(
                 f"{self.path} is not empty and holds no run (no config.yaml). "
                 "Give another folder with --out"
@@ -161,8 +163,12 @@ class RunFolder:
             clean[key] = None
         if bad:
             clean["nonfinite"] = bad
-        with self.file("metrics.jsonl").open("a") as file:
-            file.write(json.dumps(clean) + "\n")
+        with self.file("metrics.jsonl").open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            if file.read(1) not in (b"", b"\n"):  # a crash cut the last line short
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(clean).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -175,16 +181,13 @@ class RunFolder:
         path = self.file("metrics.jsonl")
         if not path.is_file():
             return []
-        lines = path.read_text().split("\n")
+        # What follows the last line break is empty, or was cut short.
+        *lines, _ = path.read_text().split("\n")
         rows = []
         for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                if number == len(lines):
-                    break
                 raise RunError(f"{path}, line {number} is damaged: {error}") from error
         return rows
 

@@ -60,6 +60,8 @@ def test_batches_are_solved_pairs_with_their_own_labels():
     first = objective.prepare(batch, 0)
     table = {tuple(z.tolist()): i for i, z in enumerate(objective.z[:8])}
     rows = torch.tensor([table[tuple(z.tolist())] for z in first.cond["z"]])
+    # Of 64 uniform draws all of eight rows are among them, but in one case of 600.
+    assert rows.unique().tolist() == list(range(8))
     assert torch.equal(first.x, objective.x[rows])
     assert torch.equal(first.cond["label"], objective.label[rows])
     for step in range(1, 4):
