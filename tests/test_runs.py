@@ -34,6 +34,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="is not empty and holds no run"):
         RunFolder(tmp_path).open(CONFIG)
+    with pytest.raises(RunError, match="is not empty"), RunFolder(tmp_path).lock():
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="holds no run"):
         RunFolder(tmp_path / "nowhere").config()

@@ -90,13 +90,7 @@ class RunFolder:
                     + "\nGive another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
-        # A process killed while it made the folder leaves its lock and a partial file.
-        left = (".lock", ".config.yaml.")
-        if self.path.is_dir() and any(not p.name.startswith(left) for p in self.path.iterdir()):
-            raise RunError(
-                f"{self.path} is not empty and holds no run (no config.yaml). "
-                "Give another folder with --out"
-            )
+        self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text_atomic(self.file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
@@ -123,13 +117,26 @@ class RunFolder:
         except yaml.YAMLError as error:
             raise RunError(f"{self.file('config.yaml')} is not YAML: {error}") from error
 
+    def _refuse_foreign(self) -> None:
+        r"""Raises a `RunError` if the folder holds something, and no run."""
+        # A process killed while it made the folder leaves its lock and a partial file.
+        left = (".lock", ".config.yaml.")
+        if self.exists or not self.path.is_dir():
+            return
+        if any(not p.name.startswith(left) for p in self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty and holds no run (no config.yaml). "
+                "Give another folder with --out"
+            )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         r"""Makes this process the run's only writer; the system lifts the lock if it dies.
 
         Raises:
-            RunError: Another process writes to this run.
+            RunError: Another process writes to this run, or the folder is not a run's.
         """
+        self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = self.file(".lock").open("a+")
