@@ -246,3 +246,15 @@ def test_framed_samples_have_the_stated_density():
             error = (wanted * (1 - wanted) / n).sqrt()
             # And a cell of the grid at each of the two jumps, of a density of at most 0.4.
             assert abs(inside.double().mean() - wanted) < 5 * error + 2 * 0.02 * 0.4
+
+
+def test_the_encoder_sees_unit_scale_at_every_level():
+    """Of data of mean 4 and spread 1.5, noisy samples come with mean zero and variance one."""
+    n, mean = 40_000, torch.tensor([4.0, -4.0])
+    for level in (0.1, 1.5, 30.0):
+        sigma = torch.full((n,), level)
+        x_t = mean + 1.5 * torch.randn(n, 2) + level * torch.randn(n, 2)
+        seen, feature = UnitScale(1.5, mean).inputs(x_t, sigma)
+        assert bool((seen.mean(0).abs() < 5 / n**0.5).all())
+        assert bool(((seen.var(0) - 1).abs() < 5 * (2 / n) ** 0.5).all())
+        torch.testing.assert_close(feature, sigma.log() / 4)
