@@ -33,7 +33,7 @@ from .metrics.classes import class_agreement, classes_covered
 from .metrics.density import log_density, modes_covered
 from .metrics.features import digits_classifier
 from .metrics.frechet import frechet, kernel_distance
-from .metrics.mmd import mmd2_biased, mmd2_unbiased
+from .metrics.mmd import mmd2
 from .metrics.neighbours import density_coverage, precision_recall
 from .metrics.transport import wasserstein2_sliced
 from .nn import MLP, Precision, UNet
@@ -243,8 +243,7 @@ class DensityProblem(Problem):
         x, _ = source(n, random)
         truth = self.spec.sample(n, torch.Generator().manual_seed(seed + 10_000))
         return [
-            mmd2_biased(x, truth),
-            mmd2_unbiased(x, truth),
+            *mmd2(x, truth),
             log_density(x, self.spec.log_prob),
             modes_covered(x, self.spec.means, threshold=0.4 / len(self.spec.means)),
             wasserstein2_sliced(x, truth, generator=random),
