@@ -97,6 +97,9 @@ CASES: dict[str, Callable[[], Objective]] = {
     "diff-instruct": lambda: DiffInstruct(
         mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=2
     ),
+    "diff-instruct-lattice": lambda: DiffInstruct(
+        mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=1, lattice=True
+    ),
     "diff-instruct-classes": lambda: DiffInstruct(
         mixture_teacher(labels=True),
         student(2),

@@ -144,9 +144,10 @@ def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
     and cancels where :math:`x \approx y`; it is clamped at zero.
     """
     if x.shape[-1] <= 4:
-        total = (x[:, None, 0] - y[None, :, 0]).square_()
+        columns = y.T.contiguous()  # strided reads would not be vectorised
+        total = (x[:, None, 0] - columns[0]).square_()
         for i in range(1, x.shape[-1]):
-            difference = x[:, None, i] - y[None, :, i]
+            difference = x[:, None, i] - columns[i]
             total = total.addcmul_(difference, difference)
         return total
     with torch.autocast(x.device.type, enabled=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .denoise import Denoiser
+from .functional import lattice_normal
 from .generate import Generator
 from .streams import Streams
 
@@ -129,10 +131,14 @@ class Objective(nn.Module, abc.ABC):
             own training has a denoiser in its place.
         teacher: The frozen teacher.
         streams: The random streams, saved with the run.
+        lattice: Whether the latents of a batch are the points of a randomly shifted lattice, and
+            its levels one in each of as many equal shares. Each is distributed as before; together
+            they are spread evenly.
     """
 
     generator: Generator
     teacher: Frozen
+    lattice: bool = False
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
         super().__init__()
@@ -202,6 +208,18 @@ class Objective(nn.Module, abc.ABC):
         r"""Draws the generator's input, with shape `(n, *latent_shape)`."""
         shape = self.generator.latent_shape
         return self.streams.normal(role, n, shape, device=self.device, dtype=self.dtype)
+
+    def latents(self, n: int, role: str = "latent") -> Tensor:
+        r"""Draws the latents of a batch: independent, or the points of a shifted lattice."""
+        if not self.lattice:
+            return self.latent(n, role)
+        shape = self.generator.latent_shape
+        return lattice_normal(self.uniform(math.prod(shape), role), n).unflatten(1, shape)
+
+    def quantiles(self, n: int, role: str = "level", order: str = "order") -> Tensor:
+        r"""Draws what the levels of a batch are made of: independent, or one in each n-th."""
+        u = self.uniform(n, role)
+        return (self.uniform(n, order).argsort() + u) / n if self.lattice else u
 
     def noise_like(self, x: Tensor, role: str = "noise") -> Tensor:
         r"""Draws standard normal noise with the shape of `x`."""

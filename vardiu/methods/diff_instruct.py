@@ -82,6 +82,7 @@ class DiffInstruct(Objective):
             https://arxiv.org/abs/2311.18828).
         anchor: Pairs of the teacher that the student keeps to (the regression of DMD).
         anchor_weight: The weight of that regression, see `vardiu.methods.regression`.
+        lattice: Whether latents and levels are spread evenly, see `Objective`.
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
 
     See also:
@@ -104,6 +105,7 @@ class DiffInstruct(Objective):
         normalised: bool = False,
         anchor: Pairs | None = None,
         anchor_weight: float = 0.0,
+        lattice: bool = False,
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__(teacher, generator)
@@ -115,6 +117,7 @@ class DiffInstruct(Objective):
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
         self.normalised, self.anchor_weight = normalised, anchor_weight
+        self.lattice = lattice
         if (anchor is None) != (anchor_weight == 0):
             raise ValueError("anchor pairs and a positive anchor_weight go together")
         # The pairs are the teacher's: known to whoever made the objective, and not saved again.
@@ -128,12 +131,12 @@ class DiffInstruct(Objective):
         )
 
     def prepare(self, batch: Batch, step: int) -> Fakes:
-        z = self.latent(len(batch.x))
+        z = self.latents(len(batch.x))
         return Fakes(z, self.generator(z, **batch.cond), batch)
 
     def fake_loss(self, drawn: Fakes, step: int) -> Loss:
         x, cond = drawn.x, drawn.batch.cond
-        sigma = self.fake_levels(self.uniform(len(x), "fake level"), step)
+        sigma = self.fake_levels(self.quantiles(len(x), "fake level", "fake order"), step)
         x_t = x + expand_like(sigma, x) * self.noise_like(x, "fake noise")
         weight = edm_weight(sigma, self.sigma_data)
         error = denoising(self.fake(x_t, sigma, **cond), x, weight).mean()
@@ -142,7 +145,7 @@ class DiffInstruct(Objective):
     def student_loss(self, drawn: Fakes, step: int) -> Loss:
         cond = drawn.batch.cond
         x = self.generator(drawn.z, **cond)
-        sigma = self.levels(self.uniform(len(x)), step)
+        sigma = self.levels(self.quantiles(len(x)), step)
         x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
         with torch.no_grad():
             fake = self.fake(x_t, sigma, **cond)
@@ -182,6 +185,8 @@ class Config(Training):
     """The weight of that regression beside the method's own loss, as in DMD."""
     fake_lr: float = 1e-3
     """The fake's learning rate."""
+    lattice: bool = False
+    """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
     levels: LevelSettings = LevelSettings()
     """The noise levels of the student."""
     weight: WeightSettings = WeightSettings()
@@ -203,6 +208,7 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
         normalised=config.normalised,
         anchor=pairs if config.anchor else None,
         anchor_weight=config.anchor,
+        lattice=config.lattice,
         sigma_data=problem.sigma_data,
     )
     rates = {"generator": config.lr, "fake": config.fake_lr}

@@ -42,7 +42,6 @@ from ..functional import (
     entropy_constant,
     expand_like,
     importance_log_marginal,
-    lattice_normal,
     same_condition,
     scale_gradient,
     shared_log_marginal,
@@ -115,10 +114,9 @@ class VarDiU(Objective):
             have reparametrised samples.
         shared: Whether all rows of a batch share their latents, which makes the student's marginal
             that of the minibatch. It goes with the prior, and with no particles.
-        lattice: Whether the latents of a batch are the points of a randomly shifted lattice, and
-            its levels one in each of as many equal shares. Each is distributed as before; together
-            they are spread evenly. For shared latents the bound holds and is tighter: the mixture
-            of the batch has the student's marginal for its mean, and the divergence is convex.
+        lattice: Whether latents and levels are spread evenly, see `Objective`. For shared latents
+            the bound holds and is tighter: the mixture of the batch has the student's marginal
+            for its mean, and the divergence is convex.
         antithetic: Whether each latent and level is used with :math:`\pm \varepsilon`.
         control_variate: Whether the part of zero mean is dropped from the teacher's score.
 
@@ -175,21 +173,10 @@ class VarDiU(Objective):
     def draw(self, batch: Batch, step: int) -> Draw:
         r"""Draws the latents, levels and noise of a batch."""
         n = len(batch.x)
-        z, u = self.latents(n), self.uniform(n)
-        if self.lattice:
-            # One level in each n-th of the distribution, in random order.
-            order = self.uniform(n, "order").argsort()
-            u = (order + u) / n
-        sigma = self.levels(u, step)
+        z = self.latents(n)
+        sigma = self.levels(self.quantiles(n), step)
         noise = self.noise_like(z.new_empty(n, *self.generator.shape))
         return Draw(z, noise, sigma, batch.cond)
-
-    def latents(self, n: int, role: str = "latent") -> Tensor:
-        r"""Draws the latents of a batch: independent, or the points of a shifted lattice."""
-        if not self.lattice:
-            return self.latent(n, role)
-        shape = self.generator.latent_shape
-        return lattice_normal(self.uniform(math.prod(shape), role), n).unflatten(1, shape)
 
     def loss(self, batch: Batch, step: int) -> Loss:
         return self.evaluate(self.draw(batch, step))
