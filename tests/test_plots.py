@@ -34,14 +34,14 @@ def rows(start, end):
 
 
 def test_the_median_of_seeds_is_drawn_where_all_were_measured(tmp_path, figures):
-    plots.comparison([("a", rows(1, 8)), ("a", rows(2, 9))], "metric/x", tmp_path / "a.png")
+    plots.comparison([("a", rows(1, 8)), ("a", rows(2, 9))], ["metric/x"], tmp_path / "a.png")
     (line,) = figures[0].axes[0].lines
     x, y = line.get_data()
     assert x[0] == 2 and x[-1] == 8 and y[0] == 1 / 2 and y[-1] == 1 / 8
 
 
 def test_seeds_with_nothing_in_common_are_drawn_apart(tmp_path, figures):
-    plots.comparison([("a", rows(1, 3)), ("a", rows(10, 12))], "metric/x", tmp_path / "a.png")
+    plots.comparison([("a", rows(1, 3)), ("a", rows(10, 12))], ["metric/x"], tmp_path / "a.png")
     ax = figures[0].axes[0]
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 2, 3], [10, 11, 12]]
     assert not ax.collections and len(ax.get_legend().texts) == 1

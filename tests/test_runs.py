@@ -148,7 +148,7 @@ def test_pictures_show_what_they_are_given(tmp_path):
     assert (picture[:half] < 0.05).mean() > 0.3 > 0.05 > (picture[half:] < 0.05).mean()
     rows = [{"seconds": i, "calls": i, "metric/x": 1 / i} for i in range(1, 9)]
     runs = [("a", rows), ("a", rows[:5]), ("b", rows), ("none", [])]
-    assert plots.comparison(runs, "metric/x", tmp_path / "b.png").stat().st_size > 10_000
+    assert plots.comparison(runs, ["metric/x"], tmp_path / "b.png").stat().st_size > 10_000
 
 
 def test_a_row_after_a_torn_line_does_not_join_it(tmp_path):

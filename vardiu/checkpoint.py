@@ -236,6 +236,14 @@ class Checkpoints:
             ) from error
         return path
 
+    def load(self, step: int) -> dict[str, Any]:
+        r"""Returns the state of a step.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return load_state(self.path(step))
+
     def newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
         r"""Returns the step and the state of the newest one that verifies, and what was skipped.
 

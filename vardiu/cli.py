@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Command] = {
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("evaluate", "RUN [options]", "measure a student, with error bars"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
+    "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "cite": Command("cite", "RUN", "print the BibTeX of what a run used"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,10 +16,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, export, pipeline, plots, report
+from . import __version__, bakeoff, export, pipeline, plots, report, scoreboard
 from . import cite as papers
 from .checkpoint import CheckpointError
 from .config import ConfigError, nearest
+from .contests import CONTESTS
 from .data.densities import DENSITIES
 from .generate import Generator
 from .methods import METHODS
@@ -34,7 +35,12 @@ console = Console()
 errors = Console(stderr=True)
 
 
-def guarded(function: Callable[[list[str]], None], name: str, arguments: list[str]) -> int:
+def guarded(
+    function: Callable[[list[str]], None],
+    name: str,
+    arguments: list[str],
+    errors: Console = errors,
+) -> int:
     r"""Runs a command; what a user can cure ends in one clear message."""
     try:
         function(arguments)
@@ -318,20 +324,88 @@ def compare(arguments: list[str]) -> None:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, known)}")
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
-    picture = plots.comparison(series, f"metric/{metric}", out / "comparison.png")
-    page = report.write_comparison(
+    picture = plots.comparison(series, [f"metric/{metric}"], out / "comparison.png")
+    page = report.write_tables(
         out / "comparison.html",
         title="Comparison",
-        rows=rows,
+        tables=[("Measured", rows)],
         pictures=[(f"{metric} against cost", picture)],
     )
-    table = Table(box=None, header_style="bold")
+    _print("", rows)
+    console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
+
+
+def bake_off(arguments: list[str]) -> None:
+    r"""Compares the arms of a contest under equal budgets; goes on where it stopped."""
+    parser = Parser(prog="bake-off")
+    parser.add_argument("contest", help=f"one of: {', '.join(CONTESTS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm (5)")
+    parser.add_argument("--seconds", type=float, help="budget of a run, in seconds of training")
+    parser.add_argument("--calls", type=int, help="budget of a run, in rows of the teacher")
+    parser.add_argument("--budgets", help=f"some of {','.join(bakeoff.BUDGETS)} (all that fit)")
+    parser.add_argument("--teachers", help="some of the contest's, by commas (all)")
+    parser.add_argument("--arms", help="some of the contest's, by commas (all)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run on a CPU (1)")
+    parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
+    parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
+    chosen = parser.parse_args(arguments)
+    if chosen.contest not in CONTESTS:
+        raise ConfigError(
+            f"unknown contest {chosen.contest!r}; {nearest(chosen.contest, CONTESTS)}"
+        )
+    for name in ("seeds", "jobs", "threads"):
+        if getattr(chosen, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    contest = CONTESTS[chosen.contest]
+    bake = bakeoff.BakeOff(
+        name=chosen.contest,
+        contest=contest,
+        out=Path(chosen.out or f"runs/bake-off-{chosen.contest}"),
+        seeds=chosen.seeds,
+        seconds=chosen.seconds or contest.seconds,
+        rows=chosen.calls or contest.rows,
+        budgets=_some(chosen.budgets, contest.budgets, "--budgets"),
+        teachers=_some(chosen.teachers, contest.teachers, "--teachers"),
+        arms=_some(chosen.arms, contest.arms, "--arms"),
+        threads=chosen.threads,
+    )
+    for teacher in bake.teachers:
+        task = pipeline.task_from_preset("distill", next(iter(PRESETS)))
+        _teacher_first(dataclasses.replace(task, problem=contest.teachers[teacher]))
+    bake.out.mkdir(parents=True, exist_ok=True)
+    with bakeoff.alone(bake.out):
+        todo = list(bakeoff.cells(bake, bakeoff.plan(bake)["prices"]))
+        failures = bakeoff.carry_out(todo, chosen.jobs, console)
+        found = {} if chosen.no_study else scoreboard.study(bake, todo, console)
+        words, page, tables = scoreboard.write(bake, todo, found)
+        more = {"gradients": found, "failures": failures}
+        path = bakeoff.record(bake, todo, ["vardiu", "bake-off", *arguments], more)
+    for title, lines in tables:
+        _print(title, lines)
+    where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
+    console.print(where, highlight=False, soft_wrap=True)
+    if failures:
+        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+def _some(text: str | None, known: Iterable[str], option: str) -> tuple[str, ...]:
+    r"""Returns the names that an option lists, all of them without it."""
+    known = tuple(known)
+    chosen = known if text is None else tuple(part.strip() for part in text.split(","))
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"{option}: unknown {name!r}; {nearest(name, known)}")
+    return chosen
+
+
+def _print(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    table = Table(box=None, header_style="bold", title=title, title_justify="left")
     for name in rows[0]:
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in rows[0]))
     console.print(table)
-    console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
 
 
 def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class RunSettings:
     """How many times the student is measured on the way, with fewer samples."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
+    milestones: int = 0
+    """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0
     """Samples of the final measurement; 0 for the problem's own number."""
 
@@ -72,6 +74,8 @@ class RunSettings:
         for name in ("reports", "evaluations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+        if self.milestones < 0:
+            raise ConfigError(f"run.milestones must be at least 0, got {self.milestones}")
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,19 @@ def load_task(path: str | Path) -> Task:
         values = yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    return task_of(values, str(path))
+
+
+def task_of(values: Any, where: str) -> Task:  # noqa: ANN401 (what a file holds)
+    r"""Returns the task that a mapping describes, see `Task.to_mapping`.
+
+    Raises:
+        ConfigError: It holds something else, or an unknown setting.
+    """
     parts = ("command", "preset", "method", "problem", "run")
     if not isinstance(values, dict) or not set(values) <= set(parts):
         raise ConfigError(
-            f"{path} must hold the groups {', '.join(parts)}, as a run's config.yaml"
+            f"{where} must hold the groups {', '.join(parts)}, as a run's config.yaml"
         )
     method, problem = dict(values.get("method", {})), dict(values.get("problem", {}))
     command, name = values.get("command", "distill"), method.pop("name", "")
@@ -278,6 +291,8 @@ def _fit(
         TextColumn("{task.fields[told]}"),
     )
     every = max(1, stage.steps // run.reports)
+    marks = {stage.steps * (i + 1) // run.milestones for i in range(run.milestones)}
+    kept = Checkpoints(store.folder.parent.parent / "milestones" / store.folder.name, keep=10**9)
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         bar = progress.add_task(stage.name, total=stage.steps, completed=trainer.step, told="")
 
@@ -291,13 +306,18 @@ def _fit(
                 )
             listen(stage.name, trainer, told)
 
+        def advanced(step: int) -> None:
+            if step in marks:
+                kept.save(step, trainer.state_dict(stage.batches))
+            progress.update(bar, completed=step)
+
         return trainer.fit(
             stage.batches,
             store=store,
             save_every=run.save_every,
             report_every=every,
             report=tell,
-            progress=lambda step: progress.update(bar, completed=step),
+            progress=advanced,
         )
 
 

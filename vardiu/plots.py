@@ -9,9 +9,18 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "comparison", "curves", "image_grid", "scatter_grid"]
+__all__ = [
+    "COLOURS",
+    "comparison",
+    "curves",
+    "gradients",
+    "image_grid",
+    "scatter_grid",
+    "slacks",
+]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -40,14 +49,16 @@ def scatter_grid(
         reach: Half the side of the square that is shown.
         path: The file to write.
     """
-    figure = Figure(figsize=(5.2 * len(panels), 5.4))
+    columns = min(4, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5.2 * columns, 5.4 * lines))
     axis = np.linspace(-reach, reach, 240)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)
     field = None
     if log_density is not None:
         field = log_density(grid.reshape(-1, 2)).reshape(grid.shape[:2])
     for i, (title, samples) in enumerate(panels):
-        ax = figure.add_subplot(1, len(panels), i + 1)
+        ax = figure.add_subplot(lines, columns, i + 1)
         if field is not None:
             levels = field.max() + np.array([-30, -20, -12, -7, -4, -2.5, -1.5, -0.7])
             style = {"colors": "#999999", "linewidths": 0.6, "linestyles": "solid"}
@@ -130,43 +141,94 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 def comparison(
-    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], metric: str, path: Path
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], metrics: Sequence[str], path: Path
 ) -> Path:
-    r"""Draws a metric against wall-clock and against teacher calls.
+    r"""Draws metrics against wall-clock and against teacher calls, a row of panels for each.
 
     Runs of the same label (seeds) share a colour; where there are several, the median is a thick
     line and their range a band.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    labels = list(dict.fromkeys(label for label, _ in runs))
+    figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
-    for i, (axis, title) in enumerate(panels):
-        ax = figure.add_subplot(1, 2, i + 1)
-        positive = True
-        for j, label in enumerate(labels):
-            colour = COLOURS[j % len(COLOURS)]
-            series = []
-            for name, rows in runs:
-                points = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
-                if name == label and points:
-                    series.append(np.array(points, dtype=float).T)
-            if not series:
-                continue
-            positive &= all((y > 0).all() for _, y in series)
-            start, end = max(s[0][0] for s in series), min(s[0][-1] for s in series)
-            if len(series) == 1 or start >= end:  # what does not overlap has no median
-                for k, points in enumerate(series):
-                    shown = None if k else label
-                    ax.plot(*points, color=colour, label=shown, marker=".", linewidth=1.5)
-                continue
-            x = np.linspace(start, end, 100)
-            y = np.stack([np.interp(x, *s) for s in series])
-            ax.plot(x, np.median(y, axis=0), color=colour, label=f"{label} ({len(y)} seeds)")
-            ax.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.2, linewidth=0)
-        if positive and ax.has_data():
-            ax.set_yscale("log")
-        ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
-        ax.grid(alpha=0.25)
-        if i == 0 and ax.has_data():
+    for row, metric in enumerate(metrics):
+        for column, (axis, title) in enumerate(panels):
+            ax = figure.add_subplot(len(metrics), 2, 2 * row + column + 1)
+            _bands(ax, runs, axis, metric)
+            ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
+            ax.grid(alpha=0.25)
+            if row == column == 0 and ax.has_data():
+                ax.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _style(index: int) -> dict[str, Any]:
+    r"""Returns colour and dashes: told apart beyond the palette's length too."""
+    dashes = ("-", "--", ":", "-.")
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": dashes[index // len(COLOURS) % len(dashes)],
+    }
+
+
+def _bands(
+    ax: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], axis: str, metric: str
+) -> None:
+    positive = True
+    for j, label in enumerate(dict.fromkeys(label for label, _ in runs)):
+        style = _style(j)
+        series = []
+        for name, rows in runs:
+            points = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
+            if name == label and points:
+                series.append(np.array(points, dtype=float).T)
+        if not series:
+            continue
+        positive &= all((y > 0).all() for _, y in series)
+        start, end = max(s[0][0] for s in series), min(s[0][-1] for s in series)
+        if len(series) == 1 or start >= end:  # what does not overlap has no median
+            for k, points in enumerate(series):
+                shown = None if k else label
+                ax.plot(*points, label=shown, marker=".", linewidth=1.5, **style)
+            continue
+        x = np.linspace(start, end, 100)
+        y = np.stack([np.interp(x, *s) for s in series])
+        ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **style)
+        ax.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.2, linewidth=0)
+    if positive and ax.has_data():
+        ax.set_yscale("log")
+
+
+def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
+    r"""Draws bias and deviation of gradients at several points of training, a group an arm."""
+    figure = Figure(figsize=(max(8, 1.3 * len(arms)), 7), layout="constrained")
+    shades = mpl.colormaps["viridis"]
+    for i, (key, title) in enumerate((("bias", "bias"), ("deviation", "deviation of one update"))):
+        ax = figure.add_subplot(2, 1, i + 1)
+        for j, rows in enumerate(arms.values()):
+            for k, row in enumerate(rows):
+                place = j + 0.8 * ((k + 0.5) / len(rows) - 0.5)
+                label = f"at {row['progress']:.0%} of training" if j == 0 else None
+                bar = {"width": 0.8 / len(rows), "color": shades(k / max(1, len(rows) - 1))}
+                error = row["bias_error"] if key == "bias" else None
+                ax.bar(place, row[key], yerr=error, label=label, capsize=2, **bar)
+        ax.set_yscale("log")
+        ax.set_ylabel(f"{title}, / norm of the gradient")
+        ax.set_xticks(range(len(arms)), list(arms), fontsize=8, rotation=15, ha="right")
+        ax.grid(alpha=0.25, axis="y")
+        if i == 0:
             ax.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def slacks(arms: Mapping[str, Sequence[tuple[float, float, float]]], path: Path) -> Path:
+    r"""Draws the slack of bounds against the noise level, with standard errors."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.add_subplot()
+    for j, (title, rows) in enumerate(arms.items()):
+        sigma, value, error = np.array(rows).T
+        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, marker=".", **_style(j))
+    ax.set(xscale="log", xlabel="sigma", ylabel="bound less divergence, nats")
+    ax.axhline(0, color="#888888", linewidth=0.8)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8)
     return _save(figure, path)

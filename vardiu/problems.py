@@ -116,6 +116,10 @@ class Problem(abc.ABC):
     def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         r"""Draws samples of a source beside true ones."""
 
+    @abc.abstractmethod
+    def panels(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        r"""Draws titled samples side by side."""
+
     def from_generator(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -260,6 +264,9 @@ class DensityProblem(Problem):
 
     def draw(self, x: Tensor, path: Path) -> Path:
         return self.scatter([(f"{len(x):,} samples", x[:, :2].numpy())], path)
+
+    def panels(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        return self.scatter([(title, x[:, :2].numpy()) for title, x in samples], path)
 
     def scatter(self, panels: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
         r"""Draws the first two dimensions; over contours where there are no others."""
@@ -417,6 +424,10 @@ class DigitsProblem(Problem):
 
     def draw(self, x: Tensor, path: Path) -> Path:
         return plots.image_grid([(f"{len(x):,} samples", x.numpy())], path)
+
+    def panels(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        rows = [(title, x[:40].numpy()) for title, x in samples]
+        return plots.image_grid(rows, path, columns=20)
 
     def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         random = torch.Generator().manual_seed(seed)

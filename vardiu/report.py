@@ -14,7 +14,7 @@ import yaml
 
 from .runs import RunFolder, write_text_atomic
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_report", "write_tables"]
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -128,13 +128,16 @@ def write_report(
     return write_text_atomic(run.file("report.html"), _page(title, parts))
 
 
-def write_comparison(
+def write_tables(
     path: str | Path,
     *,
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     pictures: Sequence[tuple[str, Path]],
 ) -> Path:
-    r"""Writes a page with one table and pictures."""
-    parts = [_table(rows), *(_picture(caption, picture) for caption, picture in pictures)]
+    r"""Writes a page with titled tables and pictures below them."""
+    parts = []
+    for name, rows in tables:
+        parts += [f"<h2>{html.escape(name)}</h2>", _table(rows)]
+    parts += [_picture(caption, picture) for caption, picture in pictures]
     return write_text_atomic(path, _page(title, parts))

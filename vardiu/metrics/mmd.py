@@ -103,7 +103,9 @@ def mmd2(
     about = (_error(means), n, False)
     return (
         Metric("mmd2", biased.item(), *about, f"V-statistic, {kernels}", fingerprint(y)),
-        Metric("mmd2_unbiased", unbiased.item(), *about, f"U-statistic, {kernels}", fingerprint(y)),
+        Metric(
+            "mmd2_unbiased", unbiased.item(), *about, f"U-statistic, {kernels}", fingerprint(y)
+        ),
     )
 
 

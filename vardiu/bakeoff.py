@@ -1,0 +1,375 @@
+r"""A bake-off: the arms of a contest, each with several seeds, under equal budgets.
+
+Budgets are `time` (equal seconds of training), `calls` (equal rows of the teacher) and `own` (each
+arm's own number of updates). Seconds are turned into numbers of updates *before* the runs: all
+arms are timed in turn, in one process, and the result is kept in `plan.json`. So a run is a
+function of its settings and its seed, is not cut by a clock, and can be killed and gone on with.
+
+Each run is a folder of its own, carried out by a process of its own; finished runs are kept, and
+the same command again does what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from . import pipeline
+from .config import ConfigError
+from .contests import Arm, Contest
+from .pipeline import RunSettings, Task
+from .runs import RunError, RunFolder, provenance, write_text_atomic
+from .train import Interrupted, Trainer
+
+__all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "alone", "calibrate", "carry_out", "results"]
+
+BUDGETS = ("time", "calls", "own")
+LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
+
+
+@dataclass(frozen=True)
+class BakeOff:
+    r"""What is asked for.
+
+    Arguments:
+        name: The contest's name.
+        contest: The contest.
+        out: The folder to work in.
+        seeds: The number of seeds of each arm.
+        seconds: The budget of a run in seconds.
+        rows: The budget of a run in rows of the teacher.
+        budgets: Which of `BUDGETS` to carry out.
+        teachers: Which teachers.
+        arms: Which arms.
+        threads: Threads of torch in each run.
+        evaluations: How often a student is measured on the way.
+    """
+
+    name: str
+    contest: Contest
+    out: Path
+    seeds: int
+    seconds: float
+    rows: int
+    budgets: tuple[str, ...]
+    teachers: tuple[str, ...]
+    arms: tuple[str, ...]
+    threads: int = 1
+    evaluations: int = 6
+
+    def group(self, budget: str) -> str:
+        r"""Returns a budget with its amount, the name of a folder."""
+        amount = {"time": f"-{self.seconds:g}s", "calls": f"-{self.rows}rows", "own": ""}
+        return budget + amount[budget]
+
+
+@dataclass(frozen=True)
+class Cell:
+    r"""One run: where it stands in the table, and what it does."""
+
+    budget: str
+    teacher: str
+    arm: str
+    seed: int
+    folder: Path
+    task: Task
+
+
+@dataclass(frozen=True)
+class Result:
+    r"""What the finished runs of an arm say."""
+
+    arm: str
+    title: str
+    runs: list[dict[str, Any]]
+    missing: int
+
+    def values(self, metric: str) -> list[float]:
+        return [run["metrics"][metric] for run in self.runs]
+
+    def cost(self, name: str) -> list[float]:
+        return [run["cost"][name] for run in self.runs]
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    r"""Makes this process the only one that works in a bake-off's folder.
+
+    Raises:
+        RunError: Another one does.
+    """
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process carries out the bake-off in {out}: wait for it, stop it, or "
+                "give another folder with --out"
+            ) from error
+        yield
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def updates_of(arm: Arm, rates: dict[str, float], bake: BakeOff, budget: str) -> int:
+    r"""Returns the number of student updates that a budget pays for.
+
+    Raises:
+        ConfigError: It pays for fewer than `LEAST_STEPS`.
+    """
+    if budget == "own":
+        return arm.settings.steps
+    amount, price = {
+        "time": (bake.seconds, rates["seconds"]),
+        "calls": (bake.rows, rates["rows"]),
+    }[budget]
+    steps = round(amount / price)
+    if steps < LEAST_STEPS:
+        unit = "seconds" if budget == "time" else "rows"
+        raise ConfigError(
+            f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price:.3g} {unit} "
+            f"each; at least {LEAST_STEPS} are needed: raise "
+            f"--{'calls' if unit == 'rows' else unit}"
+        )
+    return steps
+
+
+def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[str, float]]:
+    r"""Times a student update of every arm of the contest, in turn.
+
+    Returns:
+        For each arm the median `seconds` of an update over the rounds, and the `rows` that the
+        teacher evaluates in it.
+
+    Raises:
+        ConfigError: An arm has several stages, whose length does not follow from one number.
+    """
+    torch.set_num_threads(bake.threads)
+    trainers = {}
+    for name, arm in bake.contest.arms.items():
+        problem = pipeline.problem_of(_task(bake, teacher, arm, 0, arm.settings.steps))
+        torch.manual_seed(0)
+        method = pipeline.method_of("distill", arm.method)
+        stage = next(method.recipe(problem, copy.deepcopy(arm.settings), 0))
+        if stage.name != arm.method:
+            raise ConfigError(
+                f"{arm.title} begins with a stage {stage.name!r}: its time does not follow from "
+                "the number of updates. Take --budgets own"
+            )
+        device = pipeline.device_of("auto")
+        trainer = Trainer(stage.objective.to(device), stage.optimisation, steps=stage.steps)
+        trainers[name] = (trainer, stage.batches, stage.steps // arm.settings.steps)
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(rounds + 1):
+        for name, (trainer, batches, ratio) in trainers.items():
+            started, updates = time.perf_counter(), 0
+            while updates < 3 or time.perf_counter() - started < 0.25:
+                for _ in range(ratio):
+                    trainer.advance(batches)
+                updates += 1
+            if turn:  # the first one warms up
+                seconds[name].append((time.perf_counter() - started) / updates)
+    return {
+        name: {
+            "seconds": statistics.median(seconds[name]),
+            "rows": trainer.objective.rows * ratio / trainer.step,
+        }
+        for name, (trainer, _, ratio) in trainers.items()
+    }
+
+
+def plan(bake: BakeOff) -> dict[str, Any]:
+    r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
+    path = bake.out / "plan.json"
+    known = json.loads(path.read_text()) if path.is_file() else {"prices": {}}
+    if set(bake.budgets) == {"own"}:
+        return known
+    for teacher in bake.teachers:
+        if set(known["prices"].get(teacher, {})) != set(bake.contest.arms):
+            known["prices"][teacher] = calibrate(bake, teacher)
+            write_text_atomic(path, json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def _task(bake: BakeOff, teacher: str, arm: Arm, seed: int, steps: int) -> Task:
+    reports = max(bake.evaluations, 12)
+    run = RunSettings(
+        seed=seed,
+        threads=bake.threads,
+        reports=reports - reports % bake.evaluations,
+        evaluations=bake.evaluations,
+        milestones=0 if seed else 3,  # the study of the gradients takes the first seed's
+    )
+    settings = dataclasses.replace(arm.settings, steps=steps)
+    return Task("distill", arm.title, bake.contest.teachers[teacher], arm.method, settings, run)
+
+
+def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:
+    r"""Yields the runs, seed by seed, so that an unfinished table is even."""
+    for budget in bake.budgets:
+        for teacher in bake.teachers:
+            for seed in range(bake.seeds):
+                for name in bake.arms:
+                    arm = bake.contest.arms[name]
+                    rates = prices.get(teacher, {}).get(name, {})
+                    steps = updates_of(arm, rates, bake, budget)
+                    folder = bake.out / "runs" / bake.group(budget) / teacher / f"{name}-{seed}"
+                    task = _task(bake, teacher, arm, seed, steps)
+                    yield Cell(budget, teacher, name, seed, folder, task)
+
+
+# ---------------------------------------------------------------- the runs
+
+
+def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
+    r"""Carries out the runs that are not finished, so many at a time.
+
+    Returns:
+        What went wrong, one line a run; the others are carried out all the same.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the runs that were under way have been saved.
+    """
+    waiting = [cell for cell in todo if RunFolder(cell.folder).result() is None]
+    total, done, failures = len(waiting), 0, []
+    context = multiprocessing.get_context("spawn")
+    running: dict[Any, Cell] = {}
+    with _stopping() as stopped:
+        while (waiting and not stopped.is_set()) or running:
+            while waiting and len(running) < jobs and not stopped.is_set():
+                cell = waiting.pop(0)
+                arguments = (cell.task.to_mapping(), str(cell.folder))
+                worker = context.Process(target=_work, args=arguments)
+                worker.start()
+                running[worker] = cell
+            multiprocessing.connection.wait([w.sentinel for w in running], timeout=0.5)
+            if stopped.is_set():
+                for worker in running:
+                    _ask_to_stop(worker)
+            for worker in [w for w in running if w.exitcode is not None]:
+                cell = running.pop(worker)
+                where = f"{cell.budget}, {cell.teacher}, {cell.arm}, seed {cell.seed}"
+                if worker.exitcode == 0:
+                    done += 1
+                    console.print(f"{done} of {total}: {where}", highlight=False)
+                elif not stopped.is_set():
+                    failures.append(f"{where}: {_last_line(cell.folder)}")
+                    console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
+    if stopped.is_set():
+        raise Interrupted(f"stopped with {done} of {total} runs finished")
+    return failures
+
+
+class _stopping:  # noqa: N801 (a context manager, used as one)
+    r"""Turns SIGINT and SIGTERM into an event, and puts the old handlers back."""
+
+    def __enter__(self) -> threading.Event:
+        self.event = threading.Event()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():
+            self.old = {n: signal.signal(n, lambda *_: self.event.set()) for n in numbers}
+        return self.event
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context)
+    # Asked once: a second signal breaks a run off without saving.
+    if not getattr(worker, "asked", False) and worker.is_alive():
+        worker.asked = True
+        os.kill(worker.pid, signal.SIGTERM)
+
+
+def _work(mapping: dict[str, Any], out: str) -> None:
+    r"""Carries out one run in a process of its own; its words go to the folder's log."""
+    from .commands import guarded
+
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    folder = Path(out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a", buffering=1) as log:
+        sys.stdout = sys.stderr = log
+        console = Console(file=log, width=120)
+        task = pipeline.task_of(mapping, "the plan")
+        typed = ["vardiu", "bake-off"]
+        status = guarded(
+            lambda _: pipeline.distill(task, folder, typed, console), "distill", [], console
+        )
+    raise SystemExit(status)
+
+
+def _follow_parent() -> None:
+    r"""Stops this process, as by SIGTERM, when the one that made it has died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder.parent / f"{folder.name}.log").read_text().strip().splitlines()
+    return lines[-1] if lines else "it ended without a word"
+
+
+# ---------------------------------------------------------------- the results
+
+
+def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> list[Result]:
+    r"""Returns what the finished runs of each arm say, under one budget with one teacher."""
+    table = []
+    for name in bake.arms:
+        mine = [c for c in todo if (c.budget, c.teacher, c.arm) == (budget, teacher, name)]
+        runs = []
+        for cell in mine:
+            result = RunFolder(cell.folder).result()
+            if result is not None:
+                metrics = {m["name"]: m["value"] for m in result["metrics"]}
+                about = {"seed": cell.seed, "folder": str(cell.folder), "cost": result["cost"]}
+                runs.append({**about, "metrics": metrics})
+        title = bake.contest.arms[name].title
+        table.append(Result(name, title, runs, len(mine) - len(runs)))
+    return table
+
+
+def record(bake: BakeOff, todo: Sequence[Cell], command: Sequence[str], more: Any) -> Path:  # noqa: ANN401
+    r"""Writes `results.json`: every number of every run, and what it depends on."""
+    groups = {}
+    for budget in bake.budgets:
+        for teacher in bake.teachers:
+            rows = results(bake, todo, budget, teacher)
+            key = f"{bake.group(budget)}/{teacher}"
+            groups[key] = {row.arm: [_plain(run, bake.out) for run in row.runs] for row in rows}
+    content = {
+        "provenance": provenance(command, 0),
+        "contest": bake.name,
+        "seeds": bake.seeds,
+        "groups": groups,
+        **more,
+    }
+    return write_text_atomic(bake.out / "results.json", json.dumps(content, indent=1) + "\n")
+
+
+def _plain(run: dict[str, Any], out: Path) -> dict[str, Any]:
+    return {**run, "folder": str(Path(run["folder"]).relative_to(out))}
