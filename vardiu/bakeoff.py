@@ -35,9 +35,10 @@ from rich.console import Console
 from . import pipeline
 from .config import ConfigError
 from .contests import Arm, Contest
+from .data.batches import Batches
 from .pipeline import RunSettings, Task
 from .runs import RunError, RunFolder, provenance, write_text_atomic
-from .train import Interrupted, Trainer
+from .train import Diverged, Interrupted, Trainer
 
 __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "alone", "calibrate", "carry_out", "results"]
 
@@ -61,6 +62,7 @@ class BakeOff:
         arms: Which arms.
         threads: Threads of torch in each run.
         evaluations: How often a student is measured on the way.
+        samples: Samples of a run's final measurement; 0 for the problem's own number.
     """
 
     name: str
@@ -74,6 +76,7 @@ class BakeOff:
     arms: tuple[str, ...]
     threads: int = 1
     evaluations: int = 6
+    samples: int = 0
 
     def group(self, budget: str) -> str:
         r"""Returns a budget with its amount, the name of a folder."""
@@ -138,13 +141,10 @@ def updates_of(arm: Arm, rates: dict[str, float], bake: BakeOff, budget: str) ->
     """
     if budget == "own":
         return arm.settings.steps
-    amount, price = {
-        "time": (bake.seconds, rates["seconds"]),
-        "calls": (bake.rows, rates["rows"]),
-    }[budget]
+    unit, amount = ("seconds", bake.seconds) if budget == "time" else ("rows", bake.rows)
+    price = rates[unit]
     steps = round(amount / price)
     if steps < LEAST_STEPS:
-        unit = "seconds" if budget == "time" else "rows"
         raise ConfigError(
             f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price:.3g} {unit} "
             f"each; at least {LEAST_STEPS} are needed: raise "
@@ -157,8 +157,8 @@ def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[st
     r"""Times a student update of every arm of the contest, in turn.
 
     Returns:
-        For each arm the median `seconds` of an update over the rounds, and the `rows` that the
-        teacher evaluates in it.
+        For each arm the median `seconds` of an update over the rounds (none without rounds), and
+        the `rows` that the teacher evaluates in it.
 
     Raises:
         ConfigError: An arm has several stages, whose length does not follow from one number.
@@ -182,19 +182,26 @@ def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[st
     for turn in range(rounds + 1):
         for name, (trainer, batches, ratio) in trainers.items():
             started, updates = time.perf_counter(), 0
-            while updates < 3 or time.perf_counter() - started < 0.25:
+            while updates < 3 or (rounds and time.perf_counter() - started < 0.25):
                 for _ in range(ratio):
-                    trainer.advance(batches)
+                    _advance(trainer, batches, bake.contest.arms[name].title)
                 updates += 1
             if turn:  # the first one warms up
                 seconds[name].append((time.perf_counter() - started) / updates)
     return {
         name: {
-            "seconds": statistics.median(seconds[name]),
             "rows": trainer.objective.rows * ratio / trainer.step,
+            **({"seconds": statistics.median(seconds[name])} if rounds else {}),
         }
         for name, (trainer, _, ratio) in trainers.items()
     }
+
+
+def _advance(trainer: Trainer, batches: Batches, title: str) -> None:
+    try:
+        trainer.advance(batches)
+    except Diverged as error:
+        raise Diverged(f"{title} cannot be timed: {error}") from error
 
 
 def plan(bake: BakeOff) -> dict[str, Any]:
@@ -203,9 +210,12 @@ def plan(bake: BakeOff) -> dict[str, Any]:
     known = json.loads(path.read_text()) if path.is_file() else {"prices": {}}
     if set(bake.budgets) == {"own"}:
         return known
+    units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())
     for teacher in bake.teachers:
-        if set(known["prices"].get(teacher, {})) != set(bake.contest.arms):
-            known["prices"][teacher] = calibrate(bake, teacher)
+        prices = known["prices"].get(teacher, {})
+        if any(not units <= set(prices.get(name, {})) for name in bake.contest.arms):
+            rounds = 5 if "time" in bake.budgets else 0
+            known["prices"][teacher] = calibrate(bake, teacher, rounds)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
 
@@ -217,6 +227,7 @@ def _task(bake: BakeOff, teacher: str, arm: Arm, seed: int, steps: int) -> Task:
         threads=bake.threads,
         reports=reports - reports % bake.evaluations,
         evaluations=bake.evaluations,
+        samples=bake.samples,
         milestones=0 if seed else 3,  # the study of the gradients takes the first seed's
     )
     settings = dataclasses.replace(arm.settings, steps=steps)
@@ -251,7 +262,7 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
     """
     waiting = [cell for cell in todo if RunFolder(cell.folder).result() is None]
     total, done, failures = len(waiting), 0, []
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     running: dict[Any, Cell] = {}
     with _stopping() as stopped:
         while (waiting and not stopped.is_set()) or running:
@@ -277,6 +288,15 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
     if stopped.is_set():
         raise Interrupted(f"stopped with {done} of {total} runs finished")
     return failures
+
+
+def _context() -> Any:  # noqa: ANN401 (each platform has its own)
+    r"""Returns how workers are made: forked from a server that has imported torch, or afresh."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vardiu.commands"])
+    return context
 
 
 class _stopping:  # noqa: N801 (a context manager, used as one)

@@ -347,6 +347,8 @@ def bake_off(arguments: list[str]) -> None:
     parser.add_argument("--arms", help="some of the contest's, by commas (all)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run on a CPU (1)")
+    parser.add_argument("--samples", type=int, default=0, help="of the final measurement")
+    parser.add_argument("--evaluations", type=int, default=6, help="on the way, of each run (6)")
     parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
     parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
     chosen = parser.parse_args(arguments)
@@ -354,7 +356,7 @@ def bake_off(arguments: list[str]) -> None:
         raise ConfigError(
             f"unknown contest {chosen.contest!r}; {nearest(chosen.contest, CONTESTS)}"
         )
-    for name in ("seeds", "jobs", "threads"):
+    for name in ("seeds", "jobs", "threads", "evaluations"):
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
     contest = CONTESTS[chosen.contest]
@@ -369,6 +371,8 @@ def bake_off(arguments: list[str]) -> None:
         teachers=_some(chosen.teachers, contest.teachers, "--teachers"),
         arms=_some(chosen.arms, contest.arms, "--arms"),
         threads=chosen.threads,
+        samples=chosen.samples,
+        evaluations=chosen.evaluations,
     )
     for teacher in bake.teachers:
         task = pipeline.task_from_preset("distill", next(iter(PRESETS)))
@@ -405,7 +409,8 @@ def _print(title: str, rows: Sequence[Mapping[str, str]]) -> None:
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in rows[0]))
-    console.print(table)
+    # A wide table is better cut by the terminal than folded into columns of single letters.
+    console.print(table, width=max(console.width, 160), crop=False)
 
 
 def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .config import DensitySettings, DigitsSettings, Training
 from .methods import diff_instruct
@@ -58,8 +59,10 @@ def _diff_instruct(ratio: int) -> Arm:
     # before that one moves, in place of a fake that starts from the teacher's weights.
     settings = diff_instruct.Config(
         batch=2 * GAUSSIAN.batch,
-        lr=1e-3,
-        fake_lr=2e-3,
+        lr=GAUSSIAN.lr,
+        fake_lr=4e-3,
+        beta_1=0.5,
+        beta_2=0.99,
         delay=200,
         levels=GAUSSIAN.levels,
         weight=GAUSSIAN.weight,
@@ -68,6 +71,10 @@ def _diff_instruct(ratio: int) -> Arm:
         lattice=True,
     )
     return Arm(f"Diff-Instruct, {ratio} fake", "diff_instruct", settings)
+
+
+def _vardiu(title: str, **family: Any) -> Arm:  # noqa: ANN401 (fields of its settings)
+    return Arm(f"VarDiU, {title}", "vardiu", replace(GAUSSIAN, posterior_lr=2e-3, **family))
 
 
 def _digits(name: str, title: str) -> Arm:
@@ -84,19 +91,17 @@ CONTESTS: Mapping[str, Contest] = {
             "kde": replace(MOG40, teacher="kde"),
         },
         {
-            "gaussian": Arm("VarDiU, Gaussian", "vardiu", GAUSSIAN),
-            "mixture": Arm("VarDiU, mixture", "vardiu", replace(GAUSSIAN, posterior="mixture")),
-            "flow": Arm("VarDiU, flow", "vardiu", replace(GAUSSIAN, posterior="flow")),
-            "particles": Arm(
-                "VarDiU, Gaussian, 4 particles", "vardiu", replace(GAUSSIAN, particles=4)
-            ),
+            "gaussian": _vardiu("Gaussian"),
+            "mixture": _vardiu("mixture", posterior="mixture"),
+            "flow": _vardiu("flow", posterior="flow"),
+            "particles": _vardiu("Gaussian, 4 particles", particles=4),
             "shared": Arm("VarDiU, minibatch mixture", "vardiu", SHARED),
             "diff-instruct-1": _diff_instruct(1),
             "diff-instruct-5": _diff_instruct(5),
             "diff-instruct-10": _diff_instruct(10),
         },
-        seconds=30.0,
-        rows=512_000,
+        seconds=20.0,
+        rows=256_000,
     ),
     "digits": Contest(
         "real 8x8 images by class: Diff-Instruct and regression on pairs, VarDiU on a frame",

@@ -97,7 +97,7 @@ def reference_gradient(
     levels: Callable[[Tensor], Tensor],
     weight: Weight,
     random: torch.Generator,
-    rows: int = 32_768,
+    rows: int = 16_384,
     blocks: int = 16,
 ) -> tuple[Tensor, Tensor]:
     r"""Returns the gradient of the weighted divergence, and the trace of its error's covariance.

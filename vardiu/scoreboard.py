@@ -24,7 +24,8 @@ from .train import Stage, Trainer
 
 __all__ = ["markdown", "study", "table", "write"]
 
-MARGINAL = 131_072  # samples that stand for the student's own marginal
+MARGINAL = 65_536  # samples that stand for the student's own marginal
+ROWS, DRAWS = 16_384, 128  # noisy samples of the reference, estimates of the gradient
 
 
 # ---------------------------------------------------------------- tables
@@ -97,9 +98,10 @@ def gradients(cell: Cell) -> list[dict[str, Any]]:
             levels=estimators.at_step(objective.levels, step),
             weight=objective.weight,
             random=random,
+            rows=ROWS,
         )
         quality = estimators.gradient_quality(
-            objective, next(stage.batches), step, reference, error
+            objective, next(stage.batches), step, reference, error, DRAWS
         )
         row = {"progress": trainer.step / stage.steps, **dataclasses.asdict(quality)}
         if isinstance(objective, VarDiU) and trainer.step == stage.steps:
@@ -194,11 +196,11 @@ def study_table(bake: BakeOff, arms: Mapping[str, Any]) -> list[dict[str, str]]:
     lines = []
     for name, rows in arms.items():
         line = {"arm": bake.contest.arms[name].title}
-        for row in rows:
-            at = f"{row['progress']:.0%}"
-            line[f"bias at {at}"] = f"{row['bias']:.3f} ± {row['bias_error']:.3f}"
-            line[f"deviation at {at}"] = f"{row['deviation']:.2f}"
-            line[f"cosine at {at}"] = f"{row['cosine']:.3f}"
+        for i, row in enumerate(rows, start=1):
+            at = f"at {i}/{len(rows)}"
+            line[f"bias {at}"] = f"{row['bias']:.3f} ± {row['bias_error']:.3f}"
+            line[f"deviation {at}"] = f"{row['deviation']:.2f}"
+            line[f"cosine {at}"] = f"{row['cosine']:.3f}"
         lines.append(line)
     return lines
 
