@@ -181,6 +181,21 @@ class Objective(nn.Module, abc.ABC):
             raise ValueError(f"unknown network {name!r}; the objective owns {sorted(networks)}")
         return networks[name]
 
+    @contextlib.contextmanager
+    def aside(self, role: str) -> Iterator[None]:
+        r"""Lets an instrument run the losses: streams, counters and buffers are put back."""
+        frozen = [m for m in self.children() if isinstance(m, Frozen)]
+        counts = [(m.calls, m.samples) for m in frozen]
+        buffers = [(b, b.clone()) for b in self.buffers()]
+        with self.streams.aside(role):
+            try:
+                yield
+            finally:
+                for module, (calls, samples) in zip(frozen, counts, strict=True):
+                    module.calls, module.samples = calls, samples
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
     @property
     def calls(self) -> int:
         r"""The number of evaluations of the teacher so far."""

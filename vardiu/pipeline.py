@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from . import export, plots, report
+from . import export, instruments, plots, references, report
 from .checkpoint import Checkpoints
 from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
 from .generate import Generator
@@ -387,6 +388,8 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
                     row[f"metric/{metric.name}"] = metric.value
                     if metric.error is not None:
                         row[f"metric/{metric.name}_error"] = metric.error
+                row |= _look(problem, trainer)
+            _warn(folder, row, trainer, problem, console)
             folder.log(row)
 
         recipe = method.recipe(problem, task.settings, task.run.seed)
@@ -409,6 +412,33 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
     return folder
 
 
+def _look(problem: Problem, trainer: Trainer) -> dict[str, Any]:
+    student = trainer.average.module
+    assert isinstance(student, Generator)
+    assert trainer.batch is not None
+    # Each draw is as dear as a step: a tenth of a short run at most.
+    draws = 8 if trainer.steps >= 2_000 else 4
+    objective, batch = trainer.objective, trainer.batch
+    return instruments.look(problem, objective, student, batch, trainer.step, draws)
+
+
+def _warn(
+    folder: RunFolder, row: dict[str, Any], trainer: Trainer, problem: Problem, console: Console
+) -> None:
+    r"""Adds to a row the alarms that it raises first, and tells them."""
+    rows = [r for r in folder.metrics() if r["stage"] == row["stage"]]
+    latent = math.prod(trainer.objective.generator.latent_shape)
+    metric = problem.headline[0]
+    old = {alarm["name"] for r in rows for alarm in r.get("alarms", ())}
+    found = instruments.alarms([*rows, row], trainer.steps, latent, metric)
+    new = [alarm for alarm in found if alarm.name not in old]
+    if new:
+        row["alarms"] = [alarm._asdict() for alarm in new]
+    for alarm in new:
+        text = f"[yellow]{alarm.name}:[/] {alarm.message}. To try: {alarm.cure}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
 def _finish(
     task: Task,
     folder: RunFolder,
@@ -424,7 +454,14 @@ def _finish(
     title = f"student, {call}"
     samples = folder.file("samples.png")
     problem.picture(problem.from_generator(student), samples, title)
-    curves = plots.curves(folder.metrics(), folder.file("curves.png"))
+    log = folder.metrics()
+    curves = plots.curves(
+        log, folder.file("curves.png"), problem.headline, references.of(task.preset)
+    )
+    pictures = [("Samples", samples), ("Training", curves)]
+    if any("histogram" in row for row in log):
+        shown = plots.convergence(log, folder.file("convergence.png"))
+        pictures.insert(1, ("Share of each mode or class on the way, and at the end", shown))
     rows = [metric.row() for metric in metrics]
     others = [metric.row() for metric in reference]
     report.write_report(
@@ -434,7 +471,8 @@ def _finish(
         reference=others,
         reference_name=who,
         cost=cost,
-        pictures=[("Samples", samples), ("Training", curves)],
+        pictures=pictures,
+        alarms=[alarm for row in log for alarm in row.get("alarms", ())],
     )
     folder.finish({"metrics": rows, "reference": {"name": who, "metrics": others}, "cost": cost})
 

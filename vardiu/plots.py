@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 __all__ = [
     "COLOURS",
     "comparison",
+    "convergence",
     "curves",
     "gradients",
     "image_grid",
@@ -96,7 +97,7 @@ def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     r"""Returns the panels of a log: names that differ in what follows the last slash share one."""
-    hidden = {"step", "updates", "seconds", "calls", "stage", "nonfinite"}
+    hidden = {"step", "updates", "seconds", "calls", "stage", "nonfinite", "histogram", "alarms"}
     groups: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in rows for key in row):
         if key in hidden or "_error" in key:
@@ -107,36 +108,92 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return groups
 
 
-def curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    r"""Draws what a run logged, a panel for each quantity, against the student's updates."""
+def curves(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    headline: Sequence[str] = (),
+    reference: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> Path:
+    r"""Draws what a run logged, a panel for each quantity, against the student's updates.
+
+    Arguments:
+        rows: The rows of the log.
+        path: The file to write.
+        headline: The metrics that are drawn against the seconds of training too.
+        reference: For some quantities `progress` in [0, 1], and `low`, `median` and `high` of
+            finished runs, drawn below.
+    """
     groups = _groups(rows)
-    columns = min(3, max(1, len(groups)))
-    lines = max(1, math.ceil(len(groups) / columns))
-    figure = Figure(figsize=(5 * columns, 3.3 * lines), layout="tight")
-    cmap = mpl.colormaps["viridis"]
-    for i, (group, keys) in enumerate(groups.items()):
+    timed = [f"metric/{name}" for name in headline if f"metric/{name}" in groups]
+    panels = [(group, keys, "updates") for group, keys in groups.items()]
+    panels += [(key, [key], "seconds") for key in timed]
+    columns = min(4, max(1, len(panels)))
+    lines = max(1, math.ceil(len(panels) / columns))
+    figure = Figure(figsize=(4.6 * columns, 3.1 * lines), layout="tight")
+    for i, (group, keys, axis) in enumerate(panels):
         ax = figure.add_subplot(lines, columns, i + 1)
-        for j, key in enumerate(keys):
-            points = [(r["updates"], r[key]) for r in rows if r.get(key) is not None]
-            if not points:
-                continue
-            x, y = np.array(points, dtype=float).T
-            colour = COLOURS[0] if len(keys) == 1 else cmap(j / (len(keys) - 1))
-            label = key.rpartition("/")[2] if len(keys) > 1 else None
-            ax.plot(x, y, color=colour, linewidth=1.2, label=label)
-            errors = [r.get(f"{key}_error") for r in rows if r.get(key) is not None]
-            if all(e is not None for e in errors):
-                e = np.array(errors, dtype=float)
-                ax.fill_between(x, y - e, y + e, color=colour, alpha=0.2, linewidth=0)
-        values = [r[k] for r in rows for k in keys if r.get(k) is not None]
-        if values and min(values) > 0 and max(values) > 50 * min(values):
-            ax.set_yscale("log")
+        known = (reference or {}).get(group) if len(keys) == 1 else None
+        if known is not None:
+            end = max(row[axis] for row in rows if row.get(keys[0]) is not None)
+            x = end * np.array(known["progress"])
+            ax.fill_between(
+                x, known["low"], known["high"], color="#BBBBBB", alpha=0.6, linewidth=0
+            )
+            ax.plot(x, known["median"], color="#777777", linewidth=1, label="reference")
+        _lines(ax, rows, keys, axis)
         ax.set_title(group, fontsize=10)
-        ax.set_xlabel("student updates", fontsize=8)
+        ax.set_xlabel("student updates" if axis == "updates" else "seconds", fontsize=8)
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.25)
         if len(keys) > 1:
             ax.legend(title="sigma", fontsize=6, title_fontsize=7, ncols=2)
+    return _save(figure, path)
+
+
+def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], axis: str) -> None:
+    cmap = mpl.colormaps["viridis"]
+    for j, key in enumerate(keys):
+        shown = [row for row in rows if row.get(key) is not None]
+        if not shown:
+            continue
+        x, y = np.array([(row[axis], row[key]) for row in shown], dtype=float).T
+        colour = COLOURS[0] if len(keys) == 1 else cmap(j / (len(keys) - 1))
+        label = key.rpartition("/")[2] if len(keys) > 1 else None
+        ax.plot(x, y, color=colour, linewidth=1.2, label=label)
+        head, _, tail = key.rpartition("/")
+        names = (f"{key}_error", f"{head}_error/{tail}")
+        name = next((name for name in names if all(name in row for row in shown)), None)
+        if name is not None:
+            e = np.array([row[name] for row in shown], dtype=float)
+            ax.fill_between(x, y - e, y + e, color=colour, alpha=0.2, linewidth=0)
+    values = [row[k] for row in rows for k in keys if row.get(k) is not None]
+    if values and min(values) > 0 and max(values) > 50 * min(values):
+        ax.set_yscale("log")
+
+
+def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    r"""Draws the share of each mode or class over the evaluations, and the last one as bars.
+
+    Shares are relative to equal ones: one is a mode's due.
+    """
+    seen = [row for row in rows if "histogram" in row]
+    stage = seen[-1]["stage"]
+    seen = [row for row in seen if row["stage"] == stage]
+    shares = np.array([row["histogram"] for row in seen], dtype=float)
+    shares = shares * shares.shape[1]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    ax = figure.add_subplot(1, 2, 1)
+    image = ax.imshow(
+        np.clip(shares.T, 0, 2), aspect="auto", cmap="RdBu", vmin=0, vmax=2, origin="lower"
+    )
+    ax.set_xticks(range(len(seen)), [f"{row['updates']:,}" for row in seen], fontsize=7)
+    ax.set(xlabel="student updates", ylabel="mode or class", title="share, relative to equal ones")
+    figure.colorbar(image, ax=ax)
+    ax = figure.add_subplot(1, 2, 2)
+    ax.bar(range(shares.shape[1]), shares[-1], color=COLOURS[0])
+    ax.axhline(1, color="#888888", linewidth=0.8)
+    ax.set(xlabel="mode or class", title=f"after {seen[-1]['updates']:,} updates")
+    ax.grid(alpha=0.25, axis="y")
     return _save(figure, path)
 
 

@@ -30,7 +30,7 @@ from .frame import Frame, labels_of
 from .generate import Generator, OneStep, Pushforward
 from .metrics import Metric, fingerprint
 from .metrics.classes import class_agreement, classes_covered
-from .metrics.density import log_density, modes_covered
+from .metrics.density import log_density, mode_masses, modes_covered
 from .metrics.features import digits_classifier
 from .metrics.frechet import frechet, kernel_distance
 from .metrics.mmd import mmd2
@@ -55,12 +55,14 @@ class Problem(abc.ABC):
         teacher: The denoiser to distil.
         sigma_data: The standard deviation of the data, a dimension.
         mean: The mean of the data.
+        variance: The variance of the data about its mean, an average over dimensions.
         headline: The names of the metrics of the short summary, the first one to be minimised.
     """
 
     teacher: Denoiser | None
     sigma_data: float
     mean: Tensor
+    variance: float
     headline: tuple[str, ...]
     QUICK: int
     samples: int
@@ -107,6 +109,10 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
         r"""Returns the metrics of a source of samples."""
+
+    @abc.abstractmethod
+    def histogram(self, x: Tensor) -> list[float]:
+        r"""Returns the share of samples in each mode or class, which are equal in the data."""
 
     @abc.abstractmethod
     def draw(self, x: Tensor, path: Path) -> Path:
@@ -187,7 +193,8 @@ class DensityProblem(Problem):
             )
         self.settings, self.spec, self.seed = settings, spec, seed
         self.shape = tuple(spec.means.shape[1:])
-        self.mean, self.sigma_data = spec.mean, float(spec.std.square().mean().sqrt())
+        self.mean, self.variance = spec.mean, float(spec.std.square().mean())
+        self.sigma_data = math.sqrt(self.variance)
         self.teacher = None if untaught else TEACHERS[settings.teacher](self)
 
     @property
@@ -252,6 +259,9 @@ class DensityProblem(Problem):
             modes_covered(x, self.spec.means, threshold=0.4 / len(self.spec.means)),
             wasserstein2_sliced(x, truth, generator=random),
         ]
+
+    def histogram(self, x: Tensor) -> list[float]:
+        return mode_masses(x, self.spec.means).tolist()
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: (self.spec.sample(m, random), {}), n), "true samples"
@@ -341,6 +351,7 @@ class DigitsProblem(Problem):
         self.x, self.label = digits()
         self.mean = self.x.mean()
         self.sigma_data = float(self.x.std())
+        self.variance = float(self.x.flatten(1).var(dim=0).mean())
         run = settings.teacher_run
         self.teacher = None if untaught else load_teacher(run, settings.name)
 
@@ -415,6 +426,10 @@ class DigitsProblem(Problem):
         if cond:
             metrics.append(class_agreement(predicted, cond["label"]))
         return metrics
+
+    def histogram(self, x: Tensor) -> list[float]:
+        predicted = digits_classifier().predict(x.clamp(-1, 1))
+        return (torch.bincount(predicted, minlength=self.CLASSES) / len(x)).tolist()
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"

@@ -16,6 +16,12 @@ from .runs import RunFolder, write_text_atomic
 
 __all__ = ["write_report", "write_tables"]
 
+READING = (
+    "The bound falls towards zero at every level; its posterior's gap stays about zero; the "
+    "gradient's ratio falls as the student converges, and is noise where it does so while the "
+    "metrics stand still; spread stays near one; every mode keeps its share; the gap of scores "
+    "falls. Grey bands are finished runs of the same preset."
+)
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -65,6 +71,22 @@ def _picture(caption: str, path: Path) -> str:
     )
 
 
+def _convergence(alarms: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if alarms is None:
+        return []
+    rows = [
+        {
+            "alarm": a["name"],
+            "since step": a["step"],
+            "measured": a["message"],
+            "to try": a["cure"],
+        }
+        for a in alarms
+    ]
+    body = _table(rows) if rows else "<p>No alarm was raised.</p>"
+    return ["<h2>Did it converge?</h2>", body, f"<p class='soft'>{html.escape(READING)}</p>"]
+
+
 def _code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
@@ -78,6 +100,7 @@ def write_report(
     reference_name: str,
     cost: Mapping[str, Any],
     pictures: Sequence[tuple[str, Path]],
+    alarms: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     r"""Writes `report.html` into a run's folder.
 
@@ -89,6 +112,7 @@ def write_report(
         reference_name: Who that is, for instance "true samples".
         cost: What the run cost.
         pictures: Captions and PNG files.
+        alarms: What the instruments raised; `None` where none looked.
     """
     known = {row["name"]: row for row in reference}
     rows = []
@@ -112,6 +136,7 @@ def write_report(
     commands = "\n".join(f"vardiu {line}" for line in lines)
     provenance = run.file("provenance.json").read_text()
     parts = [
+        *_convergence(alarms),
         "<h2>Measured</h2>",
         _table(rows),
         "<h2>Cost</h2>",

@@ -20,6 +20,11 @@ from torch import Tensor
 __all__ = ["Streams"]
 
 
+def _number(name: str) -> int:
+    r"""Returns a seed of 56 bits from a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+
+
 class Streams:
     r"""A dictionary of `torch.Generator`, one for each role and device, derived from one seed.
 
@@ -43,9 +48,8 @@ class Streams:
         device = torch.device(device)
         key = f"{role}@{device.type}"
         if key not in self._generators:
-            digest = hashlib.sha256(f"{self.seed}/{role}".encode()).digest()
             generator = torch.Generator(device)
-            self._generators[key] = generator.manual_seed(int.from_bytes(digest[:7], "big"))
+            self._generators[key] = generator.manual_seed(_number(f"{self.seed}/{role}"))
         return self._generators[key]
 
     def share(self, x: Tensor) -> Tensor:
@@ -98,6 +102,19 @@ class Streams:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(draw) + self.rank)
             yield
+
+    @contextlib.contextmanager
+    def aside(self, role: str) -> Iterator[None]:
+        r"""Puts all streams aside for fresh ones of this role, and back at the end.
+
+        What is drawn meanwhile depends on the seed and the role only, and leaves no trace.
+        """
+        kept, self._generators = self._generators, {}
+        seed, self.seed = self.seed, _number(f"{self.seed}/aside/{role}")
+        try:
+            yield
+        finally:
+            self.seed, self._generators = seed, kept
 
     def reset(self, seed: int) -> None:
         r"""Starts every stream anew from `seed`."""

@@ -268,7 +268,9 @@ class VarDiU(Objective):
         return value - teacher.log_prob(x_t, sigma, **cond) if exact(teacher) else value
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        r"""Returns the bound's value at eight levels, each with its standard error over the batch.
+        r"""Returns the bound's value at eight levels, each with its standard error over the batch,
+        and the posterior's gap at three. The error is that of independent rows; those of a
+        lattice vary less together.
 
         Named `bound` where the teacher's density is known, `negative_entropy` otherwise.
         """
@@ -278,13 +280,33 @@ class VarDiU(Objective):
         low, high = self.levels(ends, 2**62).log10().tolist()
         name = "bound" if exact(self.teacher.teacher) else "negative_entropy"
         values: dict[str, Tensor] = {}
-        z = self.latent(n, "diagnostic")
+        z = self.latents(n, "diagnostic")
         noise = self.noise_like(z.new_empty(n, *self.generator.shape), "diagnostic")
         for sigma in torch.logspace(low, high, 8).tolist():
             value = self.bound(Draw(z, noise, z.new_full((n,), sigma), batch.cond))
             values[f"{name}/{sigma:.3g}"] = value.mean()
             values[f"{name}_error/{sigma:.3g}"] = value.std() / math.sqrt(n)
+        if not self.shared:
+            for sigma in torch.logspace(low, high, 3).tolist():
+                draw = Draw(z, noise, z.new_full((n,), sigma), batch.cond)
+                values[f"posterior_gap/{sigma:.3g}"] = self.gap(draw).mean()
         return values
+
+    def gap(self, draw: Draw) -> Tensor:
+        r"""Returns estimates of what the posterior lacks to be calibrated, one a row, `(B,)`.
+
+        .. math:: \mathbb{E}_{z \sim p(z \mid x_t)} [- \log r(z \mid x_t)] -
+            \mathbb{E}_{z \sim r} [- \log r(z \mid x_t)]
+
+        Zero where the posterior is exact, and at the optimum of a Gaussian family, by moments;
+        positive where it is too narrow or in the wrong place, negative where too broad: it lags.
+        """
+        z, noise, sigma, cond = draw
+        x = self.generator(z, **cond)
+        r = self.posterior(x + expand_like(sigma, x) * noise, sigma, **cond)
+        with self.streams.ambient("diagnostic posterior", x.device):
+            own = r.sample()
+        return r.log_prob(own) - r.log_prob(z.flatten(1))
 
 
 def exact(denoiser: Denoiser) -> bool:
