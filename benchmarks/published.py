@@ -93,9 +93,7 @@ class Published:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
-        for net, optimizer in zip(
-            (self.student, self.posterior), self.optimizers, strict=True
-        ):
+        for net, optimizer in zip((self.student, self.posterior), self.optimizers, strict=True):
             nn.utils.clip_grad_norm_(net.parameters(), 10.0)
             optimizer.step()
         self.iteration += 1

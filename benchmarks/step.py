@@ -40,9 +40,7 @@ def library(precision: str, device: str, compiled: bool, seed: int = 0) -> Calla
     problem = DensityProblem(replace(preset.problem, precision=precision))
     torch.manual_seed(seed)
     stage = next(METHODS["vardiu"].recipe(problem, preset.settings, seed))
-    trainer = Trainer(
-        stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=seed
-    )
+    trainer = Trainer(stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=seed)
     if compiled:
         stage.objective.generator.compile()
         stage.objective.posterior.encoder.compile()

@@ -146,7 +146,8 @@ def curves(
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.25)
         if len(keys) > 1:
-            ax.legend(title="sigma", fontsize=6, title_fontsize=7, ncols=2)
+            title = None if group.endswith("quantile") else "sigma"
+            ax.legend(title=title, fontsize=6, title_fontsize=7, ncols=2)
     return _save(figure, path)
 
 

@@ -1,0 +1,247 @@
+"""Instruments against closed forms; they leave no trace; alarms are raised where they should."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import CASES, batch_of
+from problems import Affine, ExactPosterior, LinearGaussian, standard_error
+from torch import nn
+
+from vardiu import instruments, plots, references
+from vardiu.cli import main
+from vardiu.config import DensitySettings
+from vardiu.denoise import GaussianDenoiser
+from vardiu.generate import Generator
+from vardiu.instruments import alarms, gradient_snr, score_gap, spread
+from vardiu.methods.vardiu import Draw, VarDiU
+from vardiu.objective import Batch, Loss, Objective, Phase
+from vardiu.problems import DensityProblem
+from vardiu.runs import RunFolder
+
+
+class Noisy(Objective):
+    """A loss whose gradient is normal, of a known mean and variance."""
+
+    def __init__(self, mean: float, deviation: float) -> None:
+        problem = LinearGaussian()
+        super().__init__(problem.teacher, problem.generator)
+        self.mean, self.deviation = mean, deviation
+
+    @property
+    def phases(self):
+        return (Phase("noise", self.loss, updates=("generator",)),)
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        total = torch.zeros(())
+        for parameter in self.generator.parameters():
+            noise = self.noise_like(parameter.detach())
+            total = total + (parameter * (self.mean + self.deviation * noise)).sum()
+        return Loss(total)
+
+
+def test_the_ratio_of_signal_to_noise_is_the_closed_form():
+    objective = Noisy(mean=0.5, deviation=2.0)
+    values = torch.tensor(
+        [gradient_snr(objective, Batch(torch.zeros(1, 3)), step, draws=16) for step in range(400)]
+    )
+    # The mean of 1 / (the trace's estimate), of 9 parameters and 15 degrees of freedom each.
+    freedom = 9 * 15
+    exact = (0.5 / 2.0) ** 2 * freedom / (freedom - 2)
+    assert abs(values.mean() - exact) < 5 * standard_error(values)
+    assert standard_error(values) < 0.1 * exact
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "denoising"])
+def test_the_ratio_leaves_no_trace(name):
+    objective = CASES[name]()
+    batch = batch_of(objective)
+    objective.latent(2)  # a stream that is under way
+    before = {
+        k: v.clone() for k, v in objective.state_dict().items() if isinstance(v, torch.Tensor)
+    }
+    streams = objective.streams.state_dict()
+    world = torch.get_rng_state()
+    value = gradient_snr(objective, batch, 3, draws=2)
+    assert math.isfinite(value)
+    assert gradient_snr(objective, batch, 3, draws=2) == value
+    after = objective.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert torch.equal(torch.get_rng_state(), world)
+    found = objective.streams.state_dict()
+    assert found["seed"] == streams["seed"]
+    assert found["generators"].keys() == streams["generators"].keys()
+    for key, state in streams["generators"].items():
+        assert torch.equal(found["generators"][key], state)
+
+
+def test_the_gap_of_scores_is_the_closed_form():
+    mine, theirs, d = 1.5, 1.0, 2
+    teacher = GaussianDenoiser(torch.zeros(d), theirs**2 * torch.eye(d), sigma_max=10.0)
+    x, others = mine * torch.randn(2_000, d), mine * torch.randn(20_000, d)
+    for sigma, value in score_gap(
+        teacher, x, others, torch.randn(2_000, d), [0.5, 2.0], 1.0
+    ).items():
+        gain = mine**2 / (mine**2 + sigma**2) - theirs**2 / (theirs**2 + sigma**2)
+        wanted = gain**2 * (mine**2 + sigma**2) / (sigma**2 / (1 + sigma**2))
+        # 4,000 squared normals, and the empirical denoiser's own error of about 1 / 200.
+        assert value == pytest.approx(wanted, rel=5 * math.sqrt(2 / 4_000) + 0.05, abs=2e-3)
+
+
+def test_the_gap_of_scores_is_nothing_for_the_teachers_own_samples():
+    teacher = GaussianDenoiser(torch.zeros(2), torch.eye(2), sigma_max=10.0)
+    found = score_gap(
+        teacher, torch.randn(500, 2), torch.randn(20_000, 2), torch.randn(500, 2), [1.0], 1.0
+    )
+    assert found[1.0] < 0.005
+
+
+@pytest.mark.parametrize("inflate, move", [(1.0, 0.0), (2.0, 0.0), (0.5, 0.3)])
+def test_the_posteriors_gap_is_the_closed_form(inflate, move):
+    problem, sigma, n = LinearGaussian(), 0.8, 20_000
+    posterior = ExactPosterior(problem.generator, inflate=inflate, move=move)
+    objective = VarDiU(
+        problem.teacher, problem.generator, posterior, levels=lambda u, step: sigma + 0 * u
+    )
+    z, noise = torch.randn(n, problem.k), torch.randn(n, problem.d)
+    with torch.no_grad():
+        gap = objective.gap(Draw(z, noise, torch.full((n,), sigma), {}))
+        covariance = posterior.moments(torch.zeros(1, problem.d), torch.tensor([sigma]))[1][0]
+    shift = torch.full((problem.k,), move)
+    wanted = 0.5 * problem.k * (1 / inflate**2 - 1)
+    wanted += 0.5 * float(shift @ torch.linalg.solve(covariance, shift)) / inflate**2
+    assert abs(gap.mean() - wanted) < 5 * standard_error(gap)
+
+
+def test_spread_is_one_for_the_data():
+    assert spread(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
+
+
+# ---------------------------------------------------------------- alarms
+
+
+def row(step: int, value: float = 1.0, **more: object) -> dict:
+    given = {"stage": "s", "step": step, "updates": step, "metric/x": value}
+    given |= {"metric/x_error": 0.01, "histogram": [0.25] * 4, "spread": 1.0, "gradient_snr": 1.0}
+    return {**given, **more}
+
+
+def names(rows: list[dict], total: int = 100) -> list[str]:
+    return [alarm.name for alarm in alarms(rows, total, 2, "x")]
+
+
+def test_a_healthy_run_raises_nothing():
+    assert names([row(i, 10 / i) for i in range(10, 101, 10)]) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"histogram": [0.5, 0.49, 0.01, 0.0], "spread": 0.4},
+        {"spread": 0.3},
+        {"metric/recall": 0.1},
+    ],
+)
+def test_collapse_is_raised_where_it_begins(bad):
+    rows = [row(10, **bad), row(20), row(30, **bad), row(40, **bad)]
+    (alarm,) = alarms(rows, 100, 2, "x")
+    assert (alarm.name, alarm.step) == ("collapse", 30)
+    assert "of the data's variance" in alarm.message and "spread student" in alarm.cure
+
+
+def test_saturation_names_noise_where_the_gradient_is_noise():
+    still = [row(i, 1.0 if i > 30 else 2.0, gradient_snr=1e-3) for i in range(10, 91, 10)]
+    (alarm,) = alarms(still, 100, 2, "x")
+    assert alarm.name == "saturation" and "raise the batch" in alarm.cure
+    loose = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
+    assert "tighter posterior" in alarms(loose, 100, 2, "x")[0].cure
+    # The end of a run is where it should stand still.
+    assert names([row(96 + i / 10, 1.0) for i in range(9)]) == []
+
+
+def test_a_posterior_that_lags_is_told_after_some_reports():
+    lag = {"posterior_gap_quantile/0.5": 3.0}
+    assert names([row(10, **lag), row(20, **lag)]) == []
+    assert names([row(10, **lag), row(20, **lag), row(30, **lag)]) == ["posterior"]
+    fine = {"posterior_gap_quantile/0.5": 0.1}
+    assert names([row(10, **lag), row(20, **fine), row(30, **lag), row(40, **lag)]) == []
+
+
+def test_what_is_not_finite_is_told():
+    assert names([row(10, loss=math.nan)]) == ["divergence"]
+    assert names([row(10, nonfinite=["loss"])]) == ["divergence"]
+
+
+class Constant(Generator):
+    """All samples in one point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point = nn.Parameter(torch.ones(2))
+        self.latent_shape = self.shape = (2,)
+
+    def forward(self, z, **cond):
+        return self.point + 0 * z
+
+
+def test_a_constant_student_has_collapsed():
+    problem = DensityProblem(DensitySettings(name="ring8"))
+    objective = Noisy(0.5, 1.0)
+    found = instruments.look(problem, objective, Constant(), Batch(torch.zeros(2, 3)), 20, draws=2)
+    assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
+    rows = [row(10), {**row(20), **found}]
+    assert names(rows) == ["collapse"]
+
+
+# ---------------------------------------------------------------- in a run
+
+
+WORDS = ["distill", "mog40", "--name", "ring8", "--width", "16", "--depth", "1"]
+WORDS += ["--steps", "40", "--batch", "16", "--samples", "300", "--reports", "8"]
+
+
+def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path):
+    for n in (1, 8):
+        words = ["--evaluations", str(n), "--out", str(tmp_path / str(n))]
+        assert main([*WORDS, "--posterior", "gaussian", *words]) == 0
+    students = [(tmp_path / n / "student/model.safetensors").read_bytes() for n in ("1", "8")]
+    assert students[0] == students[1]
+    log = RunFolder(tmp_path / "8").metrics()
+    calls = [r["calls"] for r in log]
+    assert calls == [r["step"] for r in log]
+    looked = [r for r in log if "histogram" in r]
+    assert len(looked) == 8 and len(looked[0]["histogram"]) == 8
+    assert any(key.startswith("score_gap/") for key in looked[0])
+    assert any(key.startswith("posterior_gap_quantile/") for key in looked[0])
+    page = (tmp_path / "8" / "report.html").read_text()
+    assert "Did it converge?" in page
+    assert (tmp_path / "8" / "convergence.png").stat().st_size > 5_000
+
+
+def test_references_are_range_and_median_by_progress(tmp_path):
+    def log(scale: float, end: int) -> list[dict]:
+        steps = range(end // 4, end + 1, end // 4)
+        return [{"updates": s, "metric/x": scale * s / end, "other": 1.0} for s in steps]
+
+    found = references.summary([log(1.0, 40), log(2.0, 80), log(4.0, 400)])
+    assert set(found) == {"metric/x"}
+    curve = found["metric/x"]
+    assert curve["progress"][0] == 0.25 and curve["progress"][-1] == 1.0
+    assert (curve["low"][-1], curve["median"][-1], curve["high"][-1]) == (1.0, 2.0, 4.0)
+    assert curve["median"][0] == pytest.approx(0.5)
+    assert references.of("no-such-preset") is None
+
+
+def test_the_reference_is_drawn_below_the_run(tmp_path):
+    rows = [{"updates": i, "seconds": i, "metric/x": 1.0 / i} for i in range(1, 5)]
+    band = {"progress": [0.5, 1.0], "low": [0.1, 0.1], "median": [0.2, 0.2], "high": [0.3, 0.3]}
+    path = plots.curves(rows, tmp_path / "a.png", ("x",), {"metric/x": band})
+    assert path.read_bytes() != plots.curves(rows, tmp_path / "b.png", ("x",)).read_bytes()
+
+
+def test_the_affine_student_is_what_the_closed_forms_say():
+    student = Affine(torch.eye(2), torch.zeros(2))
+    z = torch.randn(4, 2)
+    assert torch.equal(student(z), z)
