@@ -1,8 +1,8 @@
-"""The published procedure of VarDiU on MoG-40, written from its description, for comparison only.
+"""The published procedure of VarDiU on MoG-40, written from its description, to compare with.
 
-It shares no code with the library's objectives: eager float32, plain modules, plain Adam. Where the
-description leaves a choice, the cheaper one is taken: the student sees each latent of an antithetic
-pair once, and the mixture's score is its closed form and not automatic differentiation.
+It shares no code with the library's objectives: eager float32, plain modules, plain Adam. Where
+the description leaves a choice, the cheaper one is taken: the student sees each latent of an
+antithetic pair once, and the mixture's score is its closed form, not automatic differentiation.
 
     VarDiU: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation
     (Wang, Zhang, Ou and Barber, 2025), https://arxiv.org/abs/2508.20646

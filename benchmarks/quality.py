@@ -3,8 +3,8 @@
     python benchmarks/quality.py [--cap 1200] [--seeds 0] [--threads 1] [--out runs/quality.json]
 
 How many seconds of training until 10,000 samples have a log-density of at least -12 and a biased
-MMD^2 of at most 5e-3? The published procedure is stopped at the cap, which then counts as its time.
-Both sides take turns, a block of seconds each, until they are done; measuring is on neither clock.
+MMD^2 of at most 5e-3? The published procedure is stopped at the cap, which then counts as its
+time. Both take turns, a block of seconds each, until they are done; measuring is on neither clock.
 With one thread the clock is the process's own, which other processes do not move.
 """
 

@@ -3,9 +3,9 @@
     python benchmarks/step.py [--precision bfloat16] [--threads 2] [--compile] [--device cuda]
 
 Both train the published networks (400 wide, four hidden layers, Gaussian posterior) on 1,024 rows.
-Blocks of steps alternate in one process, so that a noisy machine disturbs both; the median ratio is
-printed with its range. The clock is the process's own where it has one thread. Peak memory is that
-of a fresh process a side, less what the imports take.
+Blocks of steps alternate in one process, so that a noisy machine disturbs both; the median ratio
+is printed with its range. The clock is the process's own where it has one thread. Peak memory is
+that of a fresh process a side, less what the imports take.
 """
 
 from __future__ import annotations
