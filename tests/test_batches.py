@@ -32,6 +32,42 @@ def test_resuming_goes_on_where_it_stopped(which):
         assert all(torch.equal(a.cond[k], b.cond[k]) for k in a.cond)
 
 
+def test_processes_share_one_global_batch():
+    x, label = torch.arange(24.0)[:, None], torch.arange(24)
+    makers = [
+        lambda n: Shuffled(x, {"label": label}, n, seed=1),
+        lambda n: DataFree((1,), n, classes=7, seed=1),
+    ]
+    for make in makers:
+        whole, parts = make(6), [make(3), make(3)]
+        for rank, part in enumerate(parts):
+            part.rank, part.world = rank, 2
+        for _ in range(5):  # over the end of an epoch
+            expected, got = next(whole), [next(part) for part in parts]
+            assert torch.equal(torch.cat([b.x for b in got]), expected.x)
+            labels = torch.cat([b.cond["label"] for b in got])
+            assert torch.equal(labels, expected.cond["label"])
+
+
+def test_processes_take_turns_with_a_stream():
+    def stream(rank: int) -> Stream:
+        made = Stream(lambda: (Batch(x[i : i + 2]) for i in range(0, 10, 2)))
+        made.rank, made.world = rank, 2
+        return made
+
+    x = torch.arange(10.0)[:, None]
+    first, second = stream(0), stream(1)
+    seen = [next(s).x[0].item() for _ in range(3) for s in (first, second)]
+    assert seen == [0, 2, 4, 6, 8, 0]
+
+
+def test_more_rows_than_samples_are_refused():
+    batches = Shuffled(torch.zeros(10, 1), {}, 6)
+    batches.world = 2
+    with pytest.raises(ValueError, match="2 processes of 6 rows ask for 12 a batch"):
+        next(batches)
+
+
 def test_an_epoch_has_each_sample_once_and_a_new_order():
     x = torch.arange(12.0)[:, None]
     batches = Shuffled(x, {"label": torch.arange(12)}, 4)

@@ -32,17 +32,34 @@ if world > 1:
 from cases import CASES
 from vardiu.data import DataFree
 from vardiu.train import Optimisation, Trainer
-for name in ("vardiu-mixture", "diff-instruct"):
+from vardiu.train import Diverged
+for name in NAMES:
     torch.manual_seed(0)
     objective = CASES[name]()
     optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-2), halflife=50.0)
     trainer = Trainer(objective, optimisation, steps=6, seed=3)
-    trainer.fit(DataFree((2,), 16 // world))
+    trainer.fit(DataFree((2,), 16 // world, classes=2 if objective.generator.conditions else None))
     state = {"networks": objective.state_dict(), "average": trainer.average.state_dict()}
     torch.save(state, f"{sys.argv[3]}-{name}-{world}-{rank}.pt")
+# A loss that is not finite in one process stops all of them, and nothing is updated.
+objective = CASES["vardiu-gaussian"]()
+real = objective.loss
+if rank == world - 1:
+    objective.__dict__["loss"] = lambda batch, step: real(batch, step)._replace(
+        value=real(batch, step).value * float("nan")
+    )
+trainer = Trainer(objective, Optimisation(rates=dict.fromkeys(objective.trained, 1e-2)), steps=2)
+before = [p.clone() for p in objective.parameters()]
+try:
+    trainer.fit(DataFree((2,), 8))
+    raise SystemExit("it went on")
+except Diverged:
+    assert all(map(torch.equal, before, objective.parameters()))
 if world > 1:
     torch.distributed.destroy_process_group()
 """
+NAMES = ("vardiu-mixture", "diff-instruct", "diff-instruct-lattice", "vardiu-mixture-classes")
+WORKER = f"NAMES = {NAMES!r}\n{WORKER}"
 
 
 def test_two_processes_train_what_one_does(tmp_path):
@@ -72,7 +89,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         flat["seen"] = torch.tensor(state["average"]["seen"])
         return {k: v for k, v in flat.items() if "extra_state" not in k}
 
-    for name in ("vardiu-mixture", "diff-instruct"):
+    for name in NAMES:
         alone, first, second = load(name, 1, 0), load(name, 2, 0), load(name, 2, 1)
         for key in alone:
             assert torch.equal(first[key], second[key])

@@ -229,12 +229,17 @@ class Objective(nn.Module, abc.ABC):
         if not self.lattice:
             return self.latent(n, role)
         shape = self.generator.latent_shape
-        return lattice_normal(self.uniform(math.prod(shape), role), n).unflatten(1, shape)
+        shift = self.common(math.prod(shape), role)
+        points = lattice_normal(shift, n * self.streams.world)
+        return self.streams.share(points).unflatten(1, shape)
 
     def quantiles(self, n: int, role: str = "level", order: str = "order") -> Tensor:
         r"""Draws what the levels of a batch are made of: independent, or one in each n-th."""
-        u = self.uniform(n, role)
-        return (self.uniform(n, order).argsort() + u) / n if self.lattice else u
+        if not self.lattice:
+            return self.uniform(n, role)
+        total = n * self.streams.world
+        places = self.common(total, order).argsort()
+        return self.streams.share((places + self.common(total, role)) / total)
 
     def noise_like(self, x: Tensor, role: str = "noise") -> Tensor:
         r"""Draws standard normal noise with the shape of `x`."""
@@ -243,6 +248,10 @@ class Objective(nn.Module, abc.ABC):
     def uniform(self, n: int, role: str = "level") -> Tensor:
         r"""Draws the uniform numbers that noise levels are made of, with shape `(n,)`."""
         return self.streams.uniform(role, n, device=self.device, dtype=self.dtype)
+
+    def common(self, n: int, role: str) -> Tensor:
+        r"""Draws uniform numbers that all processes share, with shape `(n,)`."""
+        return self.streams.uniform(role, n, device=self.device, dtype=self.dtype, common=True)
 
 
 @contextlib.contextmanager

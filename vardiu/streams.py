@@ -3,8 +3,9 @@ r"""Named streams of random numbers that are seeded, saved and restored together
 Each role (latents, noise, levels, ...) has its own generator, so that an option that draws more of
 one kind leaves the others' draws as they were, and two methods can be compared on equal draws.
 
-Several processes draw the same *global* batch and keep their own rows of it: results do not depend
-on how many processes share the work.
+Several processes draw the same *global* batch and keep their own rows of it: what rows do not mix
+does not depend on how many processes share the work. (The minibatch mixture is that of a process's
+own rows; particles are each process's own.)
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ class Streams:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        common: bool = False,
     ) -> Tensor:
-        r"""Draws uniform numbers in [0, 1), with shape `(n,)`."""
-        n = n * self.world
+        r"""Draws uniform numbers in [0, 1), `(n,)`; `common` ones are those of all processes."""
+        n = n if common else n * self.world
         u = torch.rand(n, generator=self(role, device), device=device, dtype=dtype)
-        return self.share(u)
+        return u if common else self.share(u)
 
     @contextlib.contextmanager
     def ambient(self, role: str, device: torch.device | str = "cpu") -> Iterator[None]:

@@ -229,7 +229,7 @@ class Trainer:
         """
         with only(self.objective, phase.updates) as free:
             loss = phase.loss(drawn, self.step)
-            if not bool(loss.value.isfinite()):
+            if anywhere(~loss.value.isfinite()):
                 raise Diverged(self.complaint(phase, "its loss", loss.value))
             loss.value.backward()
         share_gradients(free)
@@ -300,6 +300,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
         """
         saved = time.monotonic()
+        batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
         with self.signals():
             while self.step < self.steps:
                 self.advance(batches)
@@ -383,6 +384,14 @@ class Trainer:
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
         batches.load_state_dict(state["batches"])
+
+
+def anywhere(flag: Tensor) -> bool:
+    r"""Returns whether a flag is set in any process: all then stop, and none waits for ever."""
+    if torch.distributed.is_initialized():
+        flag = flag.to(torch.uint8)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 def share_gradients(parameters: list[nn.Parameter]) -> None:

@@ -38,10 +38,17 @@ def check(x: Tensor, name: str = "data") -> Tensor:
 
 
 class Batches(abc.ABC):
-    r"""The interface: `next(batches)` returns a `Batch`; the place is in `state_dict`."""
+    r"""The interface: `next(batches)` returns a `Batch`; the place is in `state_dict`.
+
+    Attributes:
+        rank: The index of this process, set by the trainer.
+        world: The number of processes. Each gets its own rows of one global batch, of `world`
+            times as many rows as its own.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.rank, self.world = 0, 1
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -94,11 +101,18 @@ class Shuffled(Batches):
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def at(self, index: int) -> Batch:
-        epoch, place = divmod(index, len(self.x) // self.batch_size)
+        size = self.batch_size * self.world
+        if size > len(self.x):
+            raise ValueError(
+                f"{self.world} processes of {self.batch_size} rows ask for {size} a batch, and "
+                f"there are {len(self.x)} samples: lower the batch size"
+            )
+        epoch, place = divmod(index, len(self.x) // size)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator)
-        rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        begin = place * size + self.rank * self.batch_size
+        rows = self._order[begin : begin + self.batch_size]
         return Batch(self.x[rows], {name: value[rows] for name, value in self.cond.items()})
 
 
@@ -125,15 +139,17 @@ class DataFree(Batches):
         if self.classes is None:
             return Batch(self.x)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        label = torch.randint(self.classes, (len(self.x),), generator=generator)
-        return Batch(self.x, {"label": label})
+        n = len(self.x)
+        label = torch.randint(self.classes, (n * self.world,), generator=generator)
+        return Batch(self.x, {"label": label[self.rank * n : (self.rank + 1) * n]})
 
 
 class Stream(Batches):
     r"""Batches of any iterable that can be made again; resumes by skipping what was seen.
 
     Arguments:
-        make: Returns a fresh iterable of batches, the same each time. Called again at its end.
+        make: Returns a fresh iterable of batches, the same each time. Called again at its end. Of
+            several processes each takes every so-many-th batch.
     """
 
     def __init__(self, make: Callable[[], Iterable[Batch]]) -> None:
@@ -144,7 +160,8 @@ class Stream(Batches):
 
     def at(self, index: int) -> Batch:
         if index != self._next:
-            self._rows = itertools.islice(self._endless(), index, None)
+            begin = index * self.world + self.rank
+            self._rows = itertools.islice(self._endless(), begin, None, self.world)
         self._next = index + 1
         return next(self._rows)
 
