@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from problems import LinearGaussian
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vardiu import functional as F
 from vardiu.denoise import (
@@ -174,3 +175,36 @@ def test_wrong_inputs_are_named():
         GaussianDenoiser(torch.zeros(2), torch.ones(3))
     with pytest.raises(ValueError, match="sigma_min must be below sigma_max"):
         PreconditionedDenoiser(MLP((2,), (2,)), shape=(2,), sigma_data=1, sigma_min=3, sigma_max=1)
+
+
+class Largest(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("d", [2, 6])
+@pytest.mark.parametrize("stds", ["common", "own", "diagonal"])
+def test_memory_is_linear_and_blocks_change_nothing(d, stds):
+    n, batch, chunk = 20_000, 96, 2**15
+    shape = {"common": (), "own": (n,), "diagonal": (n, d)}[stds]
+    std = 0.3 + (torch.rand(shape) if shape else torch.tensor(0.0))
+    means, weights = 3 * torch.randn(n, d), 0.1 + torch.rand(n)
+    x, sigma = 3 * torch.randn(batch, d), 0.2 + torch.rand(batch)
+    whole = MixtureDenoiser(means, std, weights, chunk=2**24)
+    small = MixtureDenoiser(means, std, weights, chunk=chunk)
+    with Largest() as seen:
+        denoised, log_prob = small(x, sigma), small.log_prob(x, sigma)
+    # The components themselves, their transposes and blocks: never rows times components.
+    assert seen.numel <= max(n * d, 2 * chunk) < batch * n
+    torch.testing.assert_close(denoised, whole(x, sigma), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(log_prob, whole.log_prob(x, sigma), rtol=1e-10, atol=1e-10)
