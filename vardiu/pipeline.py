@@ -156,8 +156,12 @@ def load_task(path: str | Path) -> Task:
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}: {getattr(error, 'problem', '')}"
+        raise ConfigError(f"{path} is not YAML{where}; give a run's config.yaml") from error
     return task_of(values, str(path))
 
 
