@@ -16,19 +16,18 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from published import PROCEDURES
+from step import stage_of
 from torch import Tensor
 
 from vardiu.data.densities import mog40
 from vardiu.metrics.density import log_density, modes_covered
 from vardiu.metrics.mmd import mmd2_biased
-from vardiu.presets import PRESETS
-from vardiu.problems import DensityProblem
-from vardiu.train import Stage, Trainer
+from vardiu.train import Trainer
 
 LOG_DENSITY, MMD2 = -12.0, 5e-3
 TARGET = f"log-density >= {LOG_DENSITY:g} and biased MMD^2 <= {MMD2:g}"
@@ -67,16 +66,6 @@ def good(metrics: dict) -> bool:
     return metrics["log_density"] >= LOG_DENSITY and metrics["mmd2"] <= MMD2
 
 
-def stage_of(preset: str, changes: dict, seed: int) -> Stage:
-    """The stage of a preset with some settings changed: what `vardiu distill` would train."""
-    chosen = PRESETS[preset]
-    torch.manual_seed(seed)
-    problem = DensityProblem(chosen.problem, seed)
-    from vardiu.methods.vardiu import recipe
-
-    return next(recipe(problem, replace(chosen.settings, **changes), seed))
-
-
 def run_ours(preset: str, changes: dict, seed: int, n: int, cap: float) -> dict:
     """Trains the preset on a schedule of its own length, and measures its averaged student.
 
@@ -84,7 +73,7 @@ def run_ours(preset: str, changes: dict, seed: int, n: int, cap: float) -> dict:
     """
     clock = Clock()
     with clock:
-        stage = stage_of(preset, changes, seed)
+        stage = stage_of(preset, None, seed, **changes)
         trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)
         while trainer.step < trainer.steps and clock_cpu(clock) < cap:
             trainer.advance(stage.batches)
