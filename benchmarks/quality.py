@@ -66,14 +66,16 @@ def good(metrics: dict) -> bool:
     return metrics["log_density"] >= LOG_DENSITY and metrics["mmd2"] <= MMD2
 
 
-def run_ours(preset: str, changes: dict, seed: int, n: int, cap: float) -> dict:
+def run_ours(
+    preset: str, precision: str | None, changes: dict, seed: int, n: int, cap: float
+) -> dict:
     """Trains the preset on a schedule of its own length, and measures its averaged student.
 
     The schedule is fixed beforehand: the whole of it is counted, and set-up too.
     """
     clock = Clock()
     with clock:
-        stage = stage_of(preset, None, seed, **changes)
+        stage = stage_of(preset, precision, seed, **changes)
         trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)
         while trainer.step < trainer.steps and clock_cpu(clock) < cap:
             trainer.advance(stage.batches)
@@ -113,7 +115,7 @@ def run_published(
 def table(result: dict) -> str:
     """The rows of a result, and the ratio where both sides are there."""
     lines = [
-        "| procedure | seed | steps | log-density | MMD^2 | modes | seconds | processor s | good |",
+        "| who | seed | steps | log-density | MMD^2 | modes | seconds | processor s | good |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     ratios = []
@@ -143,6 +145,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="mog40")
     parser.add_argument("--steps", type=int, default=800, help="the length of our schedule")
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="the preset's")
     parser.add_argument("--procedure", choices=PROCEDURES, default="vardiu")
     parser.add_argument("--only", choices=["ours", "published"])
     parser.add_argument("--out", type=Path, default=Path("runs/quality.json"))
@@ -160,7 +163,8 @@ def main(words: list[str] | None = None) -> None:
             chosen.out.write_text(json.dumps(result, indent=1) + "\n")
 
         if chosen.only != "published":
-            keep(run_ours(chosen.preset, changes, seed, chosen.samples, chosen.cap), "ours")
+            args = (chosen.preset, chosen.precision, changes, seed, chosen.samples, chosen.cap)
+            keep(run_ours(*args), "ours")
             print(table(result), flush=True)
         if chosen.only != "ours":
             args = (chosen.procedure, seed, chosen.samples, chosen.cap, chosen.every)

@@ -1,13 +1,13 @@
-r"""How much faster is a training step of ours than the published one, on the same networks and rows?
+r"""How much faster is a step of ours than the published one, on the same networks and rows?
 
     python benchmarks/step.py [--precision bfloat16] [--compile] [--device cpu] [--repeats 9]
 
-Both train the published networks (400 wide, four hidden layers) on 1,024 rows, each in a process of
-its own, so that neither has the other's allocator and peak. The two processes take blocks of steps
-in turn, one at work and one asleep, so that a noisy machine disturbs both. Printed are the median
-of the blocks' ratios with its range, updates a second, and the ratio of peak memory above that of
-a process that has only imported what it needs (on CUDA: of allocated memory). `--presets` times
-our presets alone. Processor's time is the one to read where other work shares the core.
+Both train the published networks (400 wide, four hidden layers) on 1,024 rows, each in a process
+of its own, so that neither has the other's allocator and peak. The two take blocks of steps in
+turn, one at work and one asleep, so that a noisy machine disturbs both. Printed are the median of
+the blocks' ratios with its range, updates a second, and the ratio of peak memory above that of a
+process that has only imported what it needs (on CUDA: of allocated memory). `--presets` times our
+presets alone. The processor's time is the one to read where other work shares the core.
 """
 
 from __future__ import annotations
