@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from step import resident
 
 from vardiu.denoise import EmpiricalDenoiser
 from vardiu.functional import score
+
+
+def resident() -> int:
+    """Returns the resident size of this process, in bytes (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def watch(function: Callable[[], object]) -> tuple[float, float]:

@@ -1,11 +1,13 @@
-"""A training step of the library against the published procedure's: updates a second, and memory.
+r"""How much faster is a step of ours than the published one, on the same networks and rows?
 
-    python benchmarks/step.py [--precision bfloat16] [--threads 2] [--compile] [--device cuda]
+    python benchmarks/step.py [--precision bfloat16] [--compile] [--device cpu] [--repeats 9]
 
-Both train the published networks (400 wide, four hidden layers, Gaussian posterior) on 1,024 rows.
-Blocks of steps alternate in one process, so that a noisy machine disturbs both; the median ratio
-is printed with its range. The clock is the process's own where it has one thread. Peak memory is
-that of a fresh process a side, less what the imports take.
+Both train the published networks (400 wide, four hidden layers) on 1,024 rows, each in a process
+of its own, so that neither has the other's allocator and peak. The two take blocks of steps in
+turn, one at work and one asleep, so that a noisy machine disturbs both. Printed are the median of
+the blocks' ratios with its range, updates a second, and the ratio of peak memory above that of a
+process that has only imported what it needs (on CUDA: of allocated memory). `--presets` times our
+presets alone. The processor's time is the one to read where other work shares the core.
 """
 
 from __future__ import annotations
@@ -16,127 +18,151 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from published import PROCEDURES
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from published import Published, mog40
-
+from vardiu import memory
 from vardiu.methods import METHODS
 from vardiu.presets import PRESETS
 from vardiu.problems import DensityProblem
-from vardiu.train import Trainer
+from vardiu.train import Stage, Trainer
+
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def library(precision: str, device: str, compiled: bool, seed: int = 0) -> Callable[[], None]:
-    """Returns one step of the library with the published networks and batch."""
-    preset = PRESETS["mog40-paper"]
-    problem = DensityProblem(replace(preset.problem, precision=precision))
+def stage_of(preset: str, precision: str | None, seed: int = 0, **changes: object) -> Stage:
+    """The stage of a preset: what `vardiu distill` would train."""
+    chosen = PRESETS[preset]
+    row = chosen.problem if precision is None else replace(chosen.problem, precision=precision)
     torch.manual_seed(seed)
-    stage = next(METHODS["vardiu"].recipe(problem, preset.settings, seed))
-    trainer = Trainer(stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=seed)
+    recipe = METHODS[chosen.method].recipe
+    return next(recipe(DensityProblem(row, seed), replace(chosen.settings, **changes), seed))
+
+
+def ours(preset: str, precision: str | None, device: str, compiled: bool) -> Callable[[], None]:
+    """A step of a preset. Compiled on CUDA, networks run as captured graphs."""
+    stage = stage_of(preset, precision)
+    trainer = Trainer(stage.objective.to(device), stage.optimisation, steps=stage.steps)
     if compiled:
-        stage.objective.generator.compile()
-        stage.objective.posterior.encoder.compile()
+        mode = "reduce-overhead" if device.startswith("cuda") else "default"
+        for name in stage.objective.trained:
+            for module in stage.objective.network(name).modules():
+                if type(module).__name__ == "MLP":
+                    module.compile(mode=mode)
     return lambda: trainer.advance(stage.batches)
 
 
-def published(device: str, seed: int = 0) -> Callable[[], None]:
-    return Published(mog40(device), seed, device=device).step
+def peak(device: str) -> int:
+    """The peak of memory so far, in bytes: allocated on CUDA, resident of this process else."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def clock(threads: int, device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time() if threads == 1 else time.perf_counter()
-
-
-def compare(sides: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict:
-    """Times blocks of steps of both sides in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(args.repeats + 1):
-        for name, step in sides.items():
-            started = clock(args.threads, args.device)
-            for _ in range(args.steps):
-                step()
-            if repeat:  # the first block warms up
-                seconds[name].append((clock(args.threads, args.device) - started) / args.steps)
-    pairs = zip(seconds["published"], seconds["library"], strict=True)
-    ratios = sorted(theirs / ours for theirs, ours in pairs)
-    return {
-        "milliseconds": {name: 1e3 * statistics.median(v) for name, v in seconds.items()},
-        "ratio": statistics.median(ratios),
-        "range": [ratios[0], ratios[-1]],
-    }
-
-
-def peak(side: str, args: argparse.Namespace) -> float:
-    """Returns the megabytes that a fresh process needs for some steps, above its imports."""
-    words = [sys.executable, __file__, "--memory", side, "--precision", args.precision]
-    words += ["--threads", str(args.threads), "--device", args.device]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
-def measure_peak(side: str, args: argparse.Namespace) -> None:
-    if args.device != "cpu":
-        step = side_of(side, args)
-        for _ in range(20):
+def worker(chosen: argparse.Namespace) -> None:
+    """Runs as many steps as each line of the input says, and tells the time of each block."""
+    base = peak(chosen.device)
+    if chosen.worker == "published":
+        step = PROCEDURES[chosen.procedure](device=chosen.device).step
+    else:
+        memory.keep()
+        step = ours(chosen.worker, chosen.precision, chosen.device, chosen.compile)
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
             step()
-        print(torch.cuda.max_memory_allocated() / 2**20)
-        return
-    before, seen, done = resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            seen[0] = max(seen[0], resident())
-
-    threading.Thread(target=watch, daemon=True).start()
-    step = side_of(side, args)
-    for _ in range(60):
-        step()
-    done.set()
-    print((seen[0] - before) / 2**20)
+        if chosen.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        print(json.dumps({**row, "peak": peak(chosen.device) - base}), flush=True)
 
 
-def resident() -> int:
-    """Returns the resident size of this process, in bytes (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+class Worker:
+    """A process that takes steps when told to."""
+
+    def __init__(self, who: str, words: list[str]) -> None:
+        command = [sys.executable, __file__, "--worker", who, *words]
+        pipe = subprocess.PIPE
+        # Ours asks for large pages too, which fewer misses of the address cache repay; a plain
+        # script does not. The published process is left as a script would run.
+        environment = dict(os.environ) | ({} if who == "published" else LARGE_PAGES)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
+
+    def __call__(self, steps: int) -> dict[str, float]:
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with {self.process.wait()}: see its message")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def side_of(name: str, args: argparse.Namespace) -> Callable[[], None]:
-    if name == "published":
-        return published(args.device)
-    return library(args.precision, args.device, args.compile)
+def compare(names: list[str], words: list[str], repeats: int, steps: int) -> dict[str, list[dict]]:
+    """Blocks of steps of each process in turn, after one block that warms up."""
+    workers = {name: Worker(name, words) for name in names}
+    rows: dict[str, list[dict]] = {name: [] for name in names}
+    for repeat in range(repeats + 1):
+        for name, run in workers.items():
+            row = run(steps)
+            if repeat:
+                rows[name].append(row)
+    for run in workers.values():
+        run.close()
+    return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
+def report(rows: dict[str, list[dict]], steps: int, first: str = "published") -> list[str]:
+    """A line for each process, and its ratio to the first where that one ran."""
+    lines = []
+    for name, blocks in rows.items():
+        cpu = statistics.median(block["cpu"] for block in blocks) / steps
+        wall = statistics.median(block["wall"] for block in blocks) / steps
+        megabytes = blocks[-1]["peak"] / 2**20
+        lines.append(
+            f"{name}: {1e3 * cpu:.2f} ms of processor a step ({1 / cpu:.1f} updates/s), "
+            f"{1e3 * wall:.2f} ms of wall-clock, peak {megabytes:.0f} MiB"
+        )
+        if first in rows and name != first:
+            for clock in ("cpu", "wall"):
+                pairs = zip(rows[first], blocks, strict=True)
+                ratios = sorted(a[clock] / b[clock] for a, b in pairs)
+                low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
+                lines.append(f"  {clock}: {middle:.2f} times as fast ({low:.2f} to {high:.2f})")
+            lines.append(f"  memory: {blocks[-1]['peak'] / rows[first][-1]['peak']:.2f} times")
+    return lines
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--memory", choices=("published", "library"))
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.memory:
-        measure_peak(args.memory, args)
-        return
-    found = compare({name: side_of(name, args) for name in ("published", "library")}, args)
-    found["megabytes"] = {side: peak(side, args) for side in ("published", "library")}
-    found["memory"] = found["megabytes"]["library"] / found["megabytes"]["published"]
-    found["setting"] = {k: getattr(args, k) for k in ("precision", "threads", "device", "compile")}
-    print(json.dumps(found, indent=1))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--procedure", choices=PROCEDURES, default="vardiu")
+    parser.add_argument("--presets", nargs="+", help="time these alone")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=15, help="the steps of a block")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(words)
+    if chosen.worker:
+        return worker(chosen)
+    common = ["--device", chosen.device, "--procedure", chosen.procedure]
+    common += ["--precision", chosen.precision] if chosen.precision else []
+    common += ["--compile"] if chosen.compile else []
+    names = chosen.presets or ["published", "mog40-paper"]
+    print(*report(compare(names, common, chosen.repeats, chosen.steps), chosen.steps), sep="\n")
 
 
 if __name__ == "__main__":

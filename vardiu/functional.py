@@ -144,10 +144,11 @@ def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
     and cancels where :math:`x \approx y`; it is clamped at zero.
     """
     if x.shape[-1] <= 4:
-        columns = y.T.contiguous()  # strided reads would not be vectorised
-        total = (x[:, None, 0] - columns[0]).square_()
-        for i in range(1, x.shape[-1]):
-            difference = x[:, None, i] - columns[i]
+        # One coordinate after the other, each contiguous: strided ones are not vectorised.
+        columns = zip(x.T.contiguous(), y.T.contiguous(), strict=True)
+        differences = (a[:, None] - b for a, b in columns)
+        total = next(differences).square_()
+        for difference in differences:
             total = total.addcmul_(difference, difference)
         return total
     with torch.autocast(x.device.type, enabled=False):

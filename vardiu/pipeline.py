@@ -30,7 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from . import export, instruments, plots, references, report
+from . import export, instruments, memory, plots, references, report
 from .checkpoint import Checkpoints
 from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
 from .generate import Generator
@@ -330,6 +330,7 @@ def begin(task: Task, folder: RunFolder, command: Sequence[str], problem: Proble
     r"""Sets seed and threads, and writes the provenance of a new run."""
     if task.run.threads:
         torch.set_num_threads(task.run.threads)
+    memory.keep()
     if not folder.file("provenance.json").is_file():
         x, _ = problem.reference(512)
         about = provenance(command, task.run.seed, data=fingerprint(x), **problem.hashes())

@@ -229,21 +229,38 @@ class Trainer:
         """
         with only(self.objective, phase.updates) as free:
             loss = phase.loss(drawn, self.step)
-            if anywhere(~loss.value.isfinite()):
-                raise Diverged(self.complaint(phase, "its loss", loss.value))
             loss.value.backward()
         share_gradients(free)
-        norms = {}
-        for name in phase.updates:
-            group = [p for p in self.objective.network(name).parameters() if p.grad is not None]
-            norms[name] = nn.utils.clip_grad_norm_(group, self.optimisation.clip)
-            if not bool(norms[name].isfinite()):
-                self.objective.zero_grad(set_to_none=True)
-                raise Diverged(self.complaint(phase, f"the gradient of {name}", norms[name]))
+        norms = self.clip(phase, loss)
         for name in phase.updates:
             self.apply(name, samples)
         info = {f"gradient/{name}": norm for name, norm in norms.items()}
         return Loss(loss.value, {**loss.info, **info})
+
+    def clip(self, phase: Phase, loss: Loss) -> dict[str, Tensor]:
+        r"""Clips the gradient of each network of a phase, and returns their norms before.
+
+        The loss and the norms are read in one message: a GPU waits once a step.
+
+        Raises:
+            Diverged: The loss or a norm is not finite; the gradients are gone.
+        """
+        gradients = {
+            name: [p.grad for p in self.objective.network(name).parameters() if p.grad is not None]
+            for name in phase.updates
+        }
+        norms = {name: nn.utils.get_total_norm(group) for name, group in gradients.items()}
+        values = torch.stack([everywhere(loss.value), *norms.values()]).tolist()
+        names = ["its loss", *(f"the gradient of {name}" for name in norms)]
+        for what, value in zip(names, values, strict=True):
+            if not math.isfinite(value):
+                self.objective.zero_grad(set_to_none=True)
+                raise Diverged(self.complaint(phase, what, value))
+        for group, norm in zip(gradients.values(), values[1:], strict=True):
+            # Most gradients are short enough: they need no multiplication by one.
+            if norm + 1e-6 > self.optimisation.clip:
+                torch._foreach_mul_(group, self.optimisation.clip / (norm + 1e-6))
+        return norms
 
     def apply(self, name: str, samples: int) -> None:
         r"""Steps one network's optimiser, and the average after the student's."""
@@ -263,9 +280,9 @@ class Trainer:
             samples *= self.objective.streams.world
             self.average.update(self.objective.generator, samples)
 
-    def complaint(self, phase: Phase, what: str, value: Tensor) -> str:
+    def complaint(self, phase: Phase, what: str, value: float) -> str:
         return (
-            f"step {self.step}, phase {phase.name!r}: {what} is {value.item()}. Nothing was "
+            f"step {self.step}, phase {phase.name!r}: {what} is {value}. Nothing was "
             "updated with it, and the last checkpoint is kept. Lower the learning rate, raise "
             "sigma_min, or compute in float32."
         )
@@ -386,12 +403,12 @@ class Trainer:
         batches.load_state_dict(state["batches"])
 
 
-def anywhere(flag: Tensor) -> bool:
-    r"""Returns whether a flag is set in any process: all then stop, and none waits for ever."""
+def everywhere(value: Tensor) -> Tensor:
+    r"""Returns the sum over processes: not finite in one is so in all, and none waits for ever."""
+    value = value.detach().clone()
     if torch.distributed.is_initialized():
-        flag = flag.to(torch.uint8)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)
+        torch.distributed.all_reduce(value)
+    return value
 
 
 def share_gradients(parameters: list[nn.Parameter]) -> None:

@@ -1,0 +1,134 @@
+"""The benchmarks run, and the published procedure is the one that we say it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vardiu.data.densities import mog40
+from vardiu.denoise import MixtureDenoiser
+from vardiu.functional import score
+from vardiu.generate import Pushforward
+from vardiu.methods.vardiu import Draw, VarDiU
+from vardiu.nn import MLP
+from vardiu.noise import LogUniform, PowerLaw, Staircase
+from vardiu.posterior import UNIT, Encoder, GaussianPosterior, RawScale
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import published  # noqa: E402
+import quality  # noqa: E402
+import step  # noqa: E402
+
+
+def load(ours: list[nn.Linear], theirs: nn.Sequential) -> None:
+    for a, b in zip(ours, [m for m in theirs if isinstance(m, nn.Linear)], strict=True):
+        a.load_state_dict(b.state_dict())
+
+
+def layers(mlp: MLP) -> list[nn.Linear]:
+    return [mlp.first, *mlp.hidden, *([] if mlp.last is None else [mlp.last])]
+
+
+def exact_teacher() -> MixtureDenoiser:
+    spec = mog40()
+    return MixtureDenoiser(spec.means, spec.stds, spec.weights, sigma_min=0.1, sigma_max=40.0)
+
+
+def test_the_published_score_is_that_of_the_noised_mixture():
+    x, sigma = 40 * torch.randn(200, 2), 0.1 + 20 * torch.rand(200)
+    means = published.mixture_means().double()
+    theirs = published.mixture_score(x, sigma[:, None], means)
+    torch.testing.assert_close(theirs, score(exact_teacher(), x, sigma), rtol=1e-8, atol=1e-9)
+
+
+def test_the_published_loss_has_the_gradient_of_ours_on_equal_draws():
+    """With the published networks' weights in ours: value up to a constant, gradients equal."""
+    theirs = [published.network(2, 2, 8).double(), published.network(3, 4, 8).double()]
+    student = MLP((2,), (2,), width=8, depth=4)
+    backbone = MLP((2,), (8,), width=8, depth=4, noisy=True, final=False)
+    posterior = GaussianPosterior(Encoder(backbone, 8, RawScale()), 2)
+    load(layers(student), theirs[0])
+    load([*layers(backbone), posterior.head], theirs[1])
+    with torch.no_grad():  # our head starts at the unit spread: softplus(raw + UNIT)
+        posterior.head.bias[2:] -= UNIT
+    objective = VarDiU(
+        exact_teacher(),
+        Pushforward(student, latent_shape=(2,), shape=(2,)),
+        posterior,
+        levels=LogUniform(0.2, 5.0),
+        control_variate=False,
+    )
+    z, e, sigma = torch.randn(64, 2), torch.randn(64, 2), 0.1 + 20 * torch.rand(64)
+    ours = objective.evaluate(Draw(z, e, sigma, {})).value
+    ours.backward()
+    loss = published.bound(*theirs, z, e, sigma[:, None], published.mixture_means().double())
+    loss.backward()
+    mine = [*layers(student), *layers(backbone), posterior.head]
+    other = [m for net in theirs for m in net if isinstance(m, nn.Linear)]
+    for a, b in zip(mine, other, strict=True):
+        torch.testing.assert_close(a.weight.grad, b.weight.grad, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(a.bias.grad, b.bias.grad, rtol=1e-7, atol=1e-9)
+    # The entropies of prior and kernel are in our value and not in the published one.
+    log_2pie = torch.log(torch.tensor(2 * torch.pi)) + 1
+    constant = (sigma.square() * (-2 * (sigma.log() + 0.5 * log_2pie) - log_2pie)).mean()
+    torch.testing.assert_close(ours.detach(), loss.detach() + constant)
+
+
+def test_the_published_levels_are_those_of_the_preset():
+    torch.set_default_dtype(torch.float32)
+    run = published.PublishedVarDiU(0, rows=8)
+    run.iteration = 2500
+    torch.manual_seed(3)
+    theirs = run.levels(50).squeeze(1)
+    torch.manual_seed(3)
+    ours = PowerLaw(0.1, 20.0, Staircase(0.1, 2.0, 0.01, 1000))(torch.rand(50, 1), 2500)
+    torch.testing.assert_close(theirs, ours.squeeze(1))
+
+
+@pytest.mark.parametrize("name", sorted(published.PROCEDURES))
+def test_a_published_step_moves_all_its_networks(name, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    run = published.PROCEDURES[name](0, rows=16, log=tmp_path / "log.txt")
+    networks = [value for value in vars(run).values() if isinstance(value, nn.Module)]
+    before = [[p.clone() for p in network.parameters()] for network in networks]
+    run.step()
+    assert len(networks) == 2 and run.iteration == 1
+    for network, old in zip(networks, before, strict=True):
+        assert not any(torch.equal(a, b) for a, b in zip(network.parameters(), old, strict=True))
+    assert run.sample(5).shape == (5, 2)
+
+
+def test_quality_writes_both_sides_and_their_ratio(tmp_path, capsys):
+    torch.set_default_dtype(torch.float32)
+    out = tmp_path / "quality.json"
+    words = ["--cap", "0.01", "--every", "0.01", "--samples", "50", "--steps", "2"]
+    quality.main([*words, "--batch", "16", "--out", str(out)])
+    sides = json.loads(out.read_text())["seeds"]["0"]
+    assert set(sides) == {"ours", "published"} and sides["ours"]["steps"] <= 2
+    assert not sides["ours"]["reached"]
+    assert "| published vardiu | 0 |" in capsys.readouterr().out
+    sides["ours"] |= {"reached": True, "cpu": 2.0, "wall": 4.0}
+    sides["published"] |= {"cpu": 50.0, "wall": 200.0}
+    told = quality.table({"seeds": {"0": sides}})
+    assert "at most 1/25.0 of the processor's time, at most 1/50.0 of wall-clock" in told
+
+
+def test_step_reports_ratios():
+    blocks = [{"cpu": 1.0, "wall": 2.0, "peak": 2**21}, {"cpu": 3.0, "wall": 2.0, "peak": 2**22}]
+    faster = [{"cpu": 0.5, "wall": 1.0, "peak": 2**20}, {"cpu": 0.5, "wall": 2.0, "peak": 2**21}]
+    lines = step.report({"published": blocks, "mog40-paper": faster}, 10)
+    assert "  cpu: 4.00 times as fast (2.00 to 6.00)" in lines
+    assert "  memory: 0.50 times" in lines
+    assert "peak 4 MiB" in lines[0]
+
+
+def test_a_step_of_ours_runs_in_both_precisions():
+    torch.set_default_dtype(torch.float32)
+    for precision in ("float32", "bfloat16"):
+        step.ours("mog40", precision, "cpu", compiled=False)()
