@@ -220,6 +220,9 @@ def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], axi
     values = [row[k] for row in rows for k in keys if row.get(k) is not None]
     if values and min(values) > 0 and max(values) > 50 * min(values):
         ax.set_yscale("log")
+    elif values and (sizes := np.abs(values)).max() > 50 * np.median(sizes) > 0:
+        # A bound that is about zero at a large level may be a little below: linear around zero.
+        ax.set_yscale("symlog", linthresh=float(np.quantile(sizes[sizes > 0], 0.25)))
 
 
 def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
