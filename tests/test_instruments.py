@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +17,14 @@ from torch import nn
 from vardiu import instruments, plots, references
 from vardiu.cli import main
 from vardiu.config import DensitySettings
-from vardiu.denoise import GaussianDenoiser
+from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
 from vardiu.generate import Generator
 from vardiu.instruments import alarms, gradient_snr, score_gap, spread
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.objective import Batch, Loss, Objective, Phase
+from vardiu.pipeline import RunSettings, _due, _reference, task_from_preset
 from vardiu.problems import DensityProblem
-from vardiu.runs import RunFolder
+from vardiu.runs import RunError, RunFolder
 
 
 class Noisy(Objective):
@@ -52,6 +57,16 @@ def test_the_ratio_of_signal_to_noise_is_the_closed_form():
     exact = (0.5 / 2.0) ** 2 * freedom / (freedom - 2)
     assert abs(values.mean() - exact) < 5 * standard_error(values)
     assert standard_error(values) < 0.1 * exact
+
+
+def test_the_ratio_of_a_gradient_without_noise_is_infinite():
+    assert gradient_snr(Noisy(0.5, 0.0), Batch(torch.zeros(1, 3)), 0) == math.inf
+
+
+def test_frozen_parameters_have_no_part_in_the_ratio():
+    objective = Noisy(0.5, 2.0)
+    next(objective.generator.parameters()).requires_grad_(False)
+    assert math.isfinite(gradient_snr(objective, Batch(torch.zeros(1, 3)), 0))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "denoising"])
@@ -96,6 +111,31 @@ def test_the_gap_of_scores_is_nothing_for_the_teachers_own_samples():
         teacher, torch.randn(500, 2), torch.randn(20_000, 2), torch.randn(500, 2), [1.0], 1.0
     )
     assert found[1.0] < 0.005
+
+
+def test_the_variance_of_the_students_denoiser_drops_out_of_the_gap():
+    teacher = GaussianDenoiser(torch.zeros(2), torch.eye(2), sigma_max=10.0)
+    values = []
+    for _ in range(60):
+        x, others, noise = torch.randn(100, 2), torch.randn(200, 2), torch.randn(100, 2)
+        values.append(score_gap(teacher, x, others, noise, [1.0], 1.0)[1.0])
+    found = torch.tensor(values)
+    # The square of one denoiser of 200 samples is 0.02 on average.
+    assert abs(found.mean()) < 4 * standard_error(found) + 2e-3
+    assert standard_error(found) < 2e-3
+
+
+def test_the_gap_of_scores_is_by_class():
+    means = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
+    teacher = MixtureDenoiser(means, 1.0, labels=torch.arange(2), sigma_max=10.0)
+    label = torch.arange(9_000) % 2
+    x = means[label] + torch.randn(9_000, 2)
+    noise = torch.randn(1_000, 2)
+    right = score_gap(teacher, x[:1_000], x[1_000:], noise, [1.0], 1.0, {"label": label})
+    assert abs(right[1.0]) < 0.01
+    wrong = score_gap(teacher, x[:1_000], x[1_000:], noise, [1.0], 1.0, {"label": 1 - label})
+    # The class moves the mean by 4, half of which a denoiser at this level lets through.
+    assert wrong[1.0] == pytest.approx((4 / 2) ** 2 / 2 / (1 / 2), rel=0.05)
 
 
 @pytest.mark.parametrize("inflate, move", [(1.0, 0.0), (2.0, 0.0), (0.5, 0.3)])
@@ -151,6 +191,36 @@ def test_collapse_is_raised_where_it_begins(bad):
     assert "of the data's variance" in alarm.message and "spread student" in alarm.cure
 
 
+def test_a_collapse_is_told_by_the_only_evaluation_too():
+    assert names([row(100, spread=0.1)]) == ["collapse"]
+
+
+def test_shares_are_judged_by_those_of_the_data():
+    uneven = {"histogram": [0.7, 0.1, 0.1, 0.1], "due": [0.7, 0.1, 0.1, 0.1]}
+    assert names([row(50, **uneven)]) == []
+    lost = {"histogram": [0.97, 0.01, 0.01, 0.01], "due": [0.7, 0.1, 0.1, 0.1]}
+    assert names([row(50, **lost)]) == ["collapse"]
+
+
+def test_a_run_as_good_as_can_be_has_converged_and_is_not_saturated():
+    still = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
+    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=0.99)] == []
+    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=0.5)] == ["saturation"]
+    # Where the error is as large as the value, nothing can be told.
+    assert names([{**r, "metric/x_error": 0.6} for r in still]) == []
+
+
+def test_one_noisy_ratio_of_the_gradient_is_not_believed():
+    ratios = {70: 0.5, 80: 0.4, 90: -0.1}
+    still = [row(i, 1.0, gradient_snr=ratios.get(i, 1.0)) for i in range(10, 91, 10)]
+    assert "not noise" in alarms(still, 100, 2, "x")[0].cure
+
+
+def test_a_log_without_the_metric_is_read():
+    bare = [row(i, **{"metric/x": None}, spread=None) for i in range(10, 101, 10)]
+    assert names(bare) == []
+
+
 def test_saturation_names_noise_where_the_gradient_is_noise():
     still = [row(i, 1.0 if i > 30 else 2.0, gradient_snr=1e-3) for i in range(10, 91, 10)]
     (alarm,) = alarms(still, 100, 2, "x")
@@ -172,6 +242,14 @@ def test_a_posterior_that_lags_is_told_after_some_reports():
 def test_what_is_not_finite_is_told():
     assert names([row(10, loss=math.nan)]) == ["divergence"]
     assert names([row(10, nonfinite=["loss"])]) == ["divergence"]
+    assert names([row(10, gradient_snr=math.inf)]) == []
+    assert names([row(10, gradient_snr=None, nonfinite=["gradient_snr"])]) == []
+
+
+def test_samples_that_fly_apart_are_told():
+    assert names([row(10, spread=9.0), row(20)]) == []
+    (alarm,) = alarms([row(30, spread=9.0)], 100, 2, "x")
+    assert alarm.name == "divergence" and "9 times" in alarm.message
 
 
 class Constant(Generator):
@@ -232,6 +310,73 @@ def test_references_are_range_and_median_by_progress(tmp_path):
     assert (curve["low"][-1], curve["median"][-1], curve["high"][-1]) == (1.0, 2.0, 4.0)
     assert curve["median"][0] == pytest.approx(0.5)
     assert references.of("no-such-preset") is None
+
+
+def test_references_are_found_where_the_last_report_measured_nothing():
+    rows = [{"updates": i, "metric/x": 1.0 / i, "bound/0.2": 2.0} for i in range(1, 5)]
+    rows = [{**r, "bound/loss": 1.0, "metric/x_error": 0.1} for r in rows]
+    found = references.summary([[*rows, {"updates": 5}]])
+    assert set(found) == {"metric/x", "bound/0.2"}
+    assert found["metric/x"]["median"][-1] == 0.25
+
+
+def script():
+    path = Path(__file__).parent.parent / "benchmarks" / "references.py"
+    spec = importlib.util.spec_from_file_location("references_script", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
+    words = [w for w in WORDS if w not in ("--name", "ring8")]
+    for seed in ("0", "1"):
+        assert main([*words, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
+    runs = [RunFolder(tmp_path / seed) for seed in ("0", "1")]
+    make = script().document
+    with pytest.raises(RunError, match="other settings"):
+        make(runs, "mog40")
+    with pytest.raises(RunError, match="not distill mog40-flow"):
+        make(runs, "mog40-flow", changed=True)
+    with pytest.raises(RunError, match="not distinct"):
+        make(runs[:1] * 2, "mog40", changed=True)
+    with pytest.raises(RunError, match="not finished"):
+        make([RunFolder(tmp_path / "none")], "mog40")
+    found = json.loads(json.dumps(make(runs, "mog40", changed=True)))
+    assert {"metric/mmd2", "spread", "gradient_snr"} <= set(found["curves"])
+    assert any(name.startswith("bound/0") for name in found["curves"])
+    assert [run["seed"] for run in found["provenance"]["runs"]] == [0, 1]
+    assert found["provenance"]["runs"][0]["machine"]["threads"] >= 1
+
+
+def test_references_go_with_the_presets_problem_and_method_alone(monkeypatch):
+    monkeypatch.setattr(references, "of", lambda preset: {"is": preset})
+    task = task_from_preset("distill", "digits")
+    moved = replace(task, problem=replace(task.problem, teacher_run="elsewhere"))
+    assert _reference(task) == _reference(moved) == {"is": "digits"}
+    other = task_from_preset("distill", "mog40")
+    assert _reference(other) == {"is": "mog40"}
+    assert _reference(replace(other, problem=replace(other.problem, name="ring8"))) is None
+    assert _reference(task_from_preset("distill", "mog40", "diff_instruct")) is None
+    assert _reference(replace(other, preset="")) is None
+
+
+@pytest.mark.parametrize("steps, reports, times", [(40, 8, 8), (460, 40, 10), (7, 40, 10)])
+def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, times):
+    run = RunSettings(reports=reports, evaluations=times)
+    every = max(1, steps // reports)
+    told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
+    due = [s for s in told if _due(s, steps, run)]
+    assert len(due) == min(times, steps) and due[-1] == steps
+    assert all(s >= (i + 1) * steps / times for i, s in enumerate(due)) or steps < times
+
+
+def test_stages_follow_each_other_in_the_curves():
+    rows = [{"stage": "a", "updates": i, "seconds": 2.0 * i} for i in (1, 2)]
+    rows += [{"stage": "b", "updates": i, "seconds": 1.0 * i} for i in (1, 2)]
+    found = plots._in_a_row(rows)
+    assert [r["updates"] for r in found] == [1, 2, 3, 4]
+    assert [r["seconds"] for r in found] == [2.0, 4.0, 5.0, 6.0]
 
 
 def test_the_reference_is_drawn_below_the_run(tmp_path):

@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 import vardiu
+from vardiu import references
+from vardiu.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -37,6 +39,14 @@ def test_constraints_pin_every_dependency():
         wanted |= names(extra)
     assert wanted - {"vardiu"} <= pinned
     assert "torch==2.13.0" in lines and not {"torchvision", "nvidia-cublas-cu12"} & pinned
+
+
+def test_reference_curves_are_shipped_from_where_they_are_read():
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for target in targets["targets"].values():
+        assert "vardiu/reference/*.json" in target["artifacts"]
+    for path in (ROOT / "vardiu" / "reference").glob("*"):
+        assert path.suffix == ".json" and path.stem in PRESETS and references.of(path.stem)
 
 
 def test_nothing_is_unpickled_or_swallowed():

@@ -60,11 +60,12 @@ class GradientQuality:
 def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
     r"""Returns one estimate of the gradient of the student's parameters, flat.
 
-    The sum over the phases that update the student; draws from the objective's streams.
+    The sum over the phases that update the student; draws from the objective's streams. Frozen
+    parameters have no part in it.
     """
     with torch.no_grad():
         drawn = objective.prepare(batch, step)
-    parameters = list(objective.generator.parameters())
+    parameters = [p for p in objective.generator.parameters() if p.requires_grad]
     total = [torch.zeros_like(p) for p in parameters]
     for phase in objective.phases:
         if "generator" in phase.updates:

@@ -374,7 +374,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         probe(problem.teacher, *problem.reference(512))
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
-        every = max(1, task.run.reports // task.run.evaluations)
+        floor = _floor(problem)
 
         def listen(stage: str, trainer: Trainer, told: Report) -> None:
             row: dict[str, Any] = {
@@ -385,16 +385,15 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
                 "calls": told.calls,
                 **told.values,
             }
-            # Counted in the log, which a resumption has cut back to its checkpoint.
-            reports = 1 + len(folder.metrics())
-            if isinstance(trainer.average.module, Generator) and reports % every == 0:
+            due = _due(told.step, trainer.steps, task.run)
+            if isinstance(trainer.average.module, Generator) and due:
                 source = problem.from_generator(trainer.average.module)
                 for metric in problem.measure(source, problem.QUICK):
                     row[f"metric/{metric.name}"] = metric.value
                     if metric.error is not None:
                         row[f"metric/{metric.name}_error"] = metric.error
                 row |= _look(problem, trainer)
-            _warn(folder, row, trainer, problem, console)
+            _warn(folder, row, trainer, problem, floor, console)
             folder.log(row)
 
         recipe = method.recipe(problem, task.settings, task.run.seed)
@@ -417,6 +416,19 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
     return folder
 
 
+def _due(step: int, steps: int, run: RunSettings) -> bool:
+    r"""Whether a report is the first one in another of `evaluations` equal parts of a stage."""
+    every = max(1, steps // run.reports)
+    before = (step - 1) // every * every
+    return step * run.evaluations // steps > before * run.evaluations // steps
+
+
+def _floor(problem: Problem) -> float:
+    r"""Returns the headline metric of what a student can at best be; zero if it is not known."""
+    known, _ = problem.compared_with(problem.QUICK)
+    return next((m.value for m in known if m.name == problem.headline[0]), 0.0)
+
+
 def _look(problem: Problem, trainer: Trainer) -> dict[str, Any]:
     student = trainer.average.module
     assert isinstance(student, Generator)
@@ -428,14 +440,19 @@ def _look(problem: Problem, trainer: Trainer) -> dict[str, Any]:
 
 
 def _warn(
-    folder: RunFolder, row: dict[str, Any], trainer: Trainer, problem: Problem, console: Console
+    folder: RunFolder,
+    row: dict[str, Any],
+    trainer: Trainer,
+    problem: Problem,
+    floor: float,
+    console: Console,
 ) -> None:
     r"""Adds to a row the alarms that it raises first, and tells them."""
     rows = [r for r in folder.metrics() if r["stage"] == row["stage"]]
     latent = math.prod(trainer.objective.generator.latent_shape)
     metric = problem.headline[0]
     old = {alarm["name"] for r in rows for alarm in r.get("alarms", ())}
-    found = instruments.alarms([*rows, row], trainer.steps, latent, metric)
+    found = instruments.alarms([*rows, row], trainer.steps, latent, metric, floor)
     new = [alarm for alarm in found if alarm.name not in old]
     if new:
         row["alarms"] = [alarm._asdict() for alarm in new]
@@ -460,9 +477,8 @@ def _finish(
     samples = folder.file("samples.png")
     problem.picture(problem.from_generator(student), samples, title)
     log = folder.metrics()
-    curves = plots.curves(
-        log, folder.file("curves.png"), problem.headline, references.of(task.preset)
-    )
+    known = _reference(task)
+    curves = plots.curves(log, folder.file("curves.png"), problem.headline, known)
     pictures = [("Samples", samples), ("Training", curves)]
     if any("histogram" in row for row in log):
         shown = plots.convergence(log, folder.file("convergence.png"))
@@ -480,6 +496,18 @@ def _finish(
         alarms=[alarm for row in log for alarm in row.get("alarms", ())],
     )
     folder.finish({"metrics": rows, "reference": {"name": who, "metrics": others}, "cost": cost})
+
+
+def _reference(task: Task) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
+    r"""Returns the curves of a task's preset; none for another problem or method."""
+    row = PRESETS.get(task.preset)
+    if row is None or task.method != row.method:
+        return None
+    own = {f.name: getattr(task.problem, f.name) for f in dataclasses.fields(task.problem)}
+    theirs = {f.name: getattr(row.problem, f.name) for f in dataclasses.fields(row.problem)}
+    # The same teacher may lie in another folder.
+    same = own | {"teacher_run": None} == theirs | {"teacher_run": None}
+    return references.of(task.preset) if same else None
 
 
 def _where(folder: RunFolder, console: Console) -> None:

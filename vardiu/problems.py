@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,12 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
-        r"""Returns the share of samples in each mode or class, which are equal in the data."""
+        r"""Returns the share of samples in each mode or class."""
+
+    @property
+    @abc.abstractmethod
+    def due(self) -> list[float]:
+        r"""The shares that the student should have."""
 
     @abc.abstractmethod
     def draw(self, x: Tensor, path: Path) -> Path:
@@ -262,6 +268,11 @@ class DensityProblem(Problem):
 
     def histogram(self, x: Tensor) -> list[float]:
         return mode_masses(x, self.spec.means).tolist()
+
+    @functools.cached_property
+    def due(self) -> list[float]:
+        # Not the weights: where modes overlap, some samples are nearer to another's mean.
+        return self.histogram(self.spec.sample(50_000, torch.Generator().manual_seed(2)))
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: (self.spec.sample(m, random), {}), n), "true samples"
@@ -430,6 +441,10 @@ class DigitsProblem(Problem):
     def histogram(self, x: Tensor) -> list[float]:
         predicted = digits_classifier().predict(x.clamp(-1, 1))
         return (torch.bincount(predicted, minlength=self.CLASSES) / len(x)).tolist()
+
+    @property
+    def due(self) -> list[float]:
+        return [1 / self.CLASSES] * self.CLASSES
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"

@@ -1,6 +1,6 @@
 r"""Reference curves: what finished runs of a preset looked like on the way.
 
-They are package data, `references/<preset>.json`, made by `benchmarks/references.py`; a run's own
+They are package data, `reference/<preset>.json`, made by `benchmarks/references.py`; a run's own
 curves are drawn over them.
 """
 
@@ -17,6 +17,10 @@ import numpy as np
 __all__ = ["of", "summary"]
 
 POINTS = 41
+# Losses are left out: a method's own, they say less than the bound at a level.
+KEPT = ("metric/", "bound/", "negative_entropy/", "score_gap/", "spread", "gradient_snr")
+# The method's loss of the phase `bound`, which are no levels.
+PHASE = ("bound/loss", "bound/negative_entropy", "bound/gradient")
 
 
 def of(preset: str) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
@@ -32,7 +36,8 @@ def summary(logs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, 
         logs: The rows of each run's last stage. Progress is measured in student updates.
     """
     curves = {}
-    for name in (key for key, value in logs[0][-1].items() if _plain(key, value)):
+    # Any row may be the one that was measured.
+    for name in dict.fromkeys(k for row in logs[0] for k, v in row.items() if _kept(k, v)):
         series = []
         for rows in logs:
             end = rows[-1]["updates"]
@@ -53,8 +58,9 @@ def summary(logs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, 
     return curves
 
 
-def _plain(key: str, value: object) -> bool:
-    return key.startswith(("metric/", "spread", "gradient_snr")) and isinstance(value, float)
+def _kept(key: str, value: object) -> bool:
+    named = key.startswith(KEPT) and not key.startswith(PHASE) and not key.endswith("_error")
+    return named and isinstance(value, float)
 
 
 def _short(values: Any) -> list[float]:  # noqa: ANN401 (an array or a list)

@@ -16,12 +16,17 @@ from .runs import RunFolder, write_text_atomic
 
 __all__ = ["write_report", "write_tables"]
 
-READING = (
-    "The bound falls towards zero at every level; its posterior's gap stays about zero; the "
-    "gradient's ratio falls as the student converges, and is noise where it does so while the "
-    "metrics stand still; spread stays near one; every mode keeps its share; the gap of scores "
-    "falls. Grey bands are finished runs of the same preset."
-)
+# How to read the panels of the curves, a line each; see docs/usage/converging.md.
+READING = {
+    "bound": "falls at every level; what is left is divergence and the posterior's slack together",
+    "posterior_gap_quantile": "about zero, in nats; above, the posterior is too narrow or lags",
+    "gradient_snr": "falls towards zero as the student converges; bad if metrics are poor by then",
+    "spread": "variance of the samples over the data's: near one",
+    "score_gap": "falls, at large levels first; one is what mean and variance alone give",
+    "shares": "white in the map and one in the bars: each mode or class has its due",
+    "metric": "the headline ones improve by more than their shaded standard errors",
+    "grey, or dashed": "finished runs of the same preset: median, and range over seeds",
+}
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -84,7 +89,8 @@ def _convergence(alarms: Sequence[Mapping[str, Any]] | None) -> list[str]:
         for a in alarms
     ]
     body = _table(rows) if rows else "<p>No alarm was raised.</p>"
-    return ["<h2>Did it converge?</h2>", body, f"<p class='soft'>{html.escape(READING)}</p>"]
+    lines = (f"<li><b>{name}</b>: {html.escape(text)}.</li>" for name, text in READING.items())
+    return ["<h2>Did it converge?</h2>", body, f"<ul class='soft'>{''.join(lines)}</ul>"]
 
 
 def _code(text: str) -> str:
