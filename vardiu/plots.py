@@ -319,7 +319,7 @@ def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> 
         for j, rows in enumerate(arms.values()):
             for k, row in enumerate(rows):
                 place = j + 0.8 * ((k + 0.5) / len(rows) - 0.5)
-                label = f"at {k + 1}/{len(rows)} of training" if j == 0 else None
+                label = f"at {row['progress']:.0%} of training" if j == 0 else None
                 bar = {"width": 0.8 / len(rows), "color": shades(k / max(1, len(rows) - 1))}
                 error = row["bias_error"] if key == "bias" else None
                 ax.bar(place, row[key], yerr=error, label=label, capsize=2, **bar)
