@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,8 +30,6 @@ from vardiu.methods import METHODS
 from vardiu.presets import PRESETS
 from vardiu.problems import DensityProblem
 from vardiu.train import Stage, Trainer
-
-LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def stage_of(preset: str, precision: str | None, seed: int = 0, **changes: object) -> Stage:
@@ -90,12 +87,7 @@ class Worker:
     def __init__(self, who: str, words: list[str]) -> None:
         command = [sys.executable, __file__, "--worker", who, *words]
         pipe = subprocess.PIPE
-        # Ours asks for large pages too, which fewer misses of the address cache repay; a plain
-        # script does not. The published process is left as a script would run.
-        environment = dict(os.environ) | ({} if who == "published" else LARGE_PAGES)
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, text=True, env=environment
-        )
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
     def __call__(self, steps: int) -> dict[str, float]:
         self.process.stdin.write(f"{steps}\n")
