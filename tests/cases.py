@@ -78,7 +78,15 @@ def vardiu(make: Callable | None, classes: int = 0, **options: object) -> Callab
     return case
 
 
+def residual() -> Objective:
+    network = MLP((2,), (2,), width=8, depth=2)
+    generator = Pushforward(network, latent_shape=(2,), shape=(2,), std=2.0, residual=True)
+    posterior = GaussianPosterior(encoder(), 2, residual=True)
+    return VarDiU(mixture_teacher(), generator, posterior, levels=LEVELS)
+
+
 CASES: dict[str, Callable[[], Objective]] = {
+    "vardiu-residual": residual,
     "vardiu-gaussian": vardiu(GaussianPosterior),
     "vardiu-gaussian-plain": vardiu(GaussianPosterior, antithetic=False, control_variate=False),
     "vardiu-gaussian-particles": vardiu(GaussianPosterior, particles=3),

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from problems import LinearGaussian
+from problems import Affine, ExactPosterior, LinearGaussian
 from torch import nn
 
 from vardiu.frame import Frame, FramedPosterior
+from vardiu.generate import Pushforward
 from vardiu.nn import MLP
 from vardiu.posterior import (
     CholeskyPosterior,
@@ -258,3 +259,34 @@ def test_the_encoder_sees_unit_scale_at_every_level():
         assert bool((seen.mean(0).abs() < 5 / n**0.5).all())
         assert bool(((seen.var(0) - 1).abs() < 5 * (2 / n) ** 0.5).all())
         torch.testing.assert_close(feature, sigma.log() / 4)
+
+
+def test_a_residual_posterior_starts_exact():
+    """Of the student m + s z, whose posterior has a closed form in any dimension."""
+    d, std = 5, 1.7
+    mean = torch.randn(d)
+    network = MLP((d,), (8,), width=8, depth=1, noisy=True, final=False)
+    posterior = GaussianPosterior(Encoder(network, 8, UnitScale(std, mean)), d, residual=True)
+    exact = ExactPosterior(Affine(std * torch.eye(d), mean))
+    x_t, sigma = 3 * torch.randn(7, d), torch.rand(7) + 0.2
+    got, wanted = posterior(x_t, sigma), exact(x_t, sigma)
+    torch.testing.assert_close(got.mean, wanted.mean)
+    variance = wanted.covariance_matrix.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(got.variance, variance)
+
+
+def test_a_residual_posterior_needs_a_scale_that_knows_the_linear_student():
+    network = MLP((2,), (8,), width=8, depth=1, noisy=True, final=False)
+    with pytest.raises(ValueError, match="needs an encoder with UnitScale"):
+        GaussianPosterior(Encoder(network, 8, RawScale()), 2, residual=True)
+
+
+def test_a_residual_student_starts_as_the_data_and_needs_their_shape():
+    network = MLP((2,), (2,), width=8, depth=1)
+    nn.init.zeros_(network.last.weight)
+    nn.init.zeros_(network.last.bias)
+    made = {"shape": (2,), "mean": torch.tensor([1.0, -1.0]), "std": 3.0, "residual": True}
+    student, z = Pushforward(network, latent_shape=(2,), **made), torch.randn(4, 2)
+    torch.testing.assert_close(student(z), torch.tensor([1.0, -1.0]) + 3 * z)
+    with pytest.raises(ValueError, match="needs a latent of the samples' shape"):
+        Pushforward(network, latent_shape=(3,), **made)

@@ -185,6 +185,9 @@ class DensitySettings:
     """The number of their hidden layers."""
     fourier: int = 5
     """Octaves of sines and cosines of the latent that the student sees beside it."""
+    residual: bool = False
+    """Whether the student adds its latent to its network's output, and so starts as spread as the
+    data; the latent then has the dimensions of a sample."""
     scaled: bool = True
     """Whether networks see and return tensors of unit scale; off, they are the published ones."""
     precision: Literal["float32", "bfloat16"] = "float32"

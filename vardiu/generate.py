@@ -90,6 +90,9 @@ class Generator(nn.Module, abc.ABC):
 class Pushforward(Generator):
     r"""Any network from a latent of any size to a sample, :math:`g(z) = m + s \, f(z)`.
 
+    A residual one, :math:`g(z) = m + s \, (z + f(z))`, starts spread as the data where :math:`f`
+    starts at zero; the posterior of its latent is then known, see `GaussianPosterior`.
+
     Arguments:
         network: The module :math:`f(z, \ldots)`, from :math:`(B, *)` to :math:`(B, *)`.
         latent_shape: The shape of one latent.
@@ -98,6 +101,10 @@ class Pushforward(Generator):
         std: The standard deviation :math:`s` of the data; a network of unit scale learns slowly
             to fill a range of forty.
         conditions: The names of the network's conditions.
+        residual: Whether the latent itself is added to the network's output.
+
+    Raises:
+        ValueError: It is residual, and the latent's shape is not that of a sample.
     """
 
     def __init__(
@@ -109,9 +116,15 @@ class Pushforward(Generator):
         mean: Tensor | float = 0.0,
         std: Tensor | float = 1.0,
         conditions: Sequence[str] = (),
+        residual: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
+        if residual and tuple(latent_shape) != tuple(shape):
+            raise ValueError(
+                f"a residual student needs a latent of the samples' shape {tuple(shape)}, "
+                f"got {tuple(latent_shape)}"
+            )
+        self.network, self.residual = network, residual
         self.latent_shape, self.shape = tuple(latent_shape), tuple(shape)
         self.conditions = tuple(conditions)
         self.arguments = {
@@ -120,13 +133,15 @@ class Pushforward(Generator):
             "mean": torch.as_tensor(mean).tolist(),
             "std": torch.as_tensor(std).tolist(),
             "conditions": list(conditions),
+            "residual": residual,
         }
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         x = self.network(z, **cond).to(z.dtype)
-        return self.mean + self.std * x.reshape(len(z), *self.shape)
+        x = x.reshape(len(z), *self.shape)
+        return self.mean + self.std * (z + x if self.residual else x)
 
 
 class OneStep(Generator):

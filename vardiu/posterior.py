@@ -86,6 +86,16 @@ class UnitScale(Scale):
     def spread(self, sigma: Tensor) -> Tensor:
         return sigma / (sigma.square() + self.sigma_data**2).sqrt()
 
+    def linear(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        r"""Returns :math:`\mathbb{E}[z \mid x_t]` of the linear student, `(B, d)`.
+
+        .. math:: g(z) = m + \sigma_d z, \qquad \mathbb{E}[z \mid x_t] =
+            \frac{\sigma_d (x_t - m)}{\sigma^2 + \sigma_d^2}
+        """
+        scaled, _ = self.inputs(x_t, sigma)
+        total = (sigma.square() + self.sigma_data**2).sqrt()
+        return (scaled * expand_like(self.sigma_data / total, x_t)).flatten(1)
+
 
 @dataclass(frozen=True)
 class RawScale(Scale):
@@ -150,20 +160,35 @@ class GaussianPosterior(Posterior):
     .. math:: r(z \mid x_t) = \mathcal{N} \big( z; \mu(x_t, \sigma), \mathrm{diag}(s^2) \big),
         \qquad s = c_\mathrm{sd} \, \mathrm{softplus}(\cdot)
 
+    A residual one starts as the exact posterior of a residual student that starts at zero: there
+    is no slack to begin with, in any number of dimensions, and the network learns what the student
+    adds.
+
     Arguments:
         encoder: The encoder of the noisy sample.
         k: The number of latent dimensions.
+        residual: Whether the mean is that of the linear student, and what the head adds to it.
+
+    Raises:
+        ValueError: It is residual, and the encoder's scaling knows no linear student.
     """
 
-    def __init__(self, encoder: Encoder, k: int) -> None:
+    def __init__(self, encoder: Encoder, k: int, *, residual: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.residual = encoder, residual
         self.head = nn.Linear(encoder.features, 2 * k)
+        if residual:
+            if not isinstance(encoder.scale, UnitScale):
+                raise ValueError("a residual posterior needs an encoder with UnitScale")
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def moments(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the mean and the standard deviation, each `(B, k)`."""
         mean, raw = self.head(self.encoder(x_t, sigma, **cond)).chunk(2, dim=-1)
         spread = self.encoder.scale.spread(sigma)[:, None]
+        if self.residual:
+            mean = self.encoder.scale.linear(x_t, sigma) + spread * mean
         return mean, nn.functional.softplus(raw + UNIT) * spread
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:

@@ -211,12 +211,16 @@ class DensityProblem(Problem):
         row = self.settings
         size = {"width": row.width, "depth": row.depth, "fourier": row.fourier}
         network = MLP((row.latent,), self.shape, **size)
+        if row.residual:
+            nn.init.zeros_(network.last.weight)
+            nn.init.zeros_(network.last.bias)
         return Pushforward(
             precise(network, row.precision),
             latent_shape=(row.latent,),
             shape=self.shape,
             mean=self.mean if row.scaled else 0.0,
             std=self.sigma_data if row.scaled else 1.0,
+            residual=row.residual,
         )
 
     def encoder(self) -> Encoder:

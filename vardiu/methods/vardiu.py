@@ -320,9 +320,11 @@ def exact(denoiser: Denoiser) -> bool:
 class Config(Training):
     r"""VarDiU."""
 
-    posterior: Literal["shared", "gaussian", "cholesky", "mixture", "flow", "framed"] = "gaussian"
-    """The family of r(z | x_t). shared: the prior, with latents shared over the batch. framed:
-    that of a mixture of principal components of the teacher's samples, where the student
+    posterior: Literal[
+        "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
+    ] = "gaussian"
+    """The family of r(z | x_t). shared: the prior, with latents shared over the batch. residual: a
+    Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture of principal components of the teacher's samples, where the student
     starts."""
     posterior_lr: float = 1e-3
     """The posterior's learning rate."""
@@ -354,6 +356,7 @@ class Config(Training):
 
 POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
     "gaussian": lambda encoder, k, config: GaussianPosterior(encoder, k),
+    "residual": lambda encoder, k, config: GaussianPosterior(encoder, k, residual=True),
     "cholesky": lambda encoder, k, config: CholeskyPosterior(encoder, k),
     "mixture": lambda encoder, k, config: MixturePosterior(encoder, k, config.components),
     "flow": lambda encoder, k, config: FlowPosterior(
