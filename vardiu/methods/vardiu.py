@@ -324,8 +324,8 @@ class Config(Training):
         "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
     ] = "gaussian"
     """The family of r(z | x_t). shared: the prior, with latents shared over the batch. residual: a
-    Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture of principal components of the teacher's samples, where the student
-    starts."""
+    Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture
+    of principal components of the teacher's samples, where the student starts."""
     posterior_lr: float = 1e-3
     """The posterior's learning rate."""
     components: int = 16
