@@ -229,23 +229,27 @@ def fixes(d: int) -> dict[str, Plan]:
     shared = replace(BASE, posterior="shared")
     frame = FrameSettings(clusters=40, components=min(16, d - 1), samples=8_000, sigma=0.5)
     pairs = PairSettings(pairs=8_000, steps=600)
+    at_once = replace(LEVELS, start_min=None)
+    spread_out = (("residual", True),)
+    known = replace(BASE, posterior="residual", levels=at_once)
     return {
+        "residual student, gaussian": Plan(replace(BASE, levels=at_once), problem=spread_out),
+        "residual student and posterior": Plan(known, problem=spread_out),
+        "the same, 4 particles": Plan(replace(known, particles=4), problem=spread_out),
+        "residual student, shared": Plan(replace(shared, levels=at_once), problem=spread_out),
+        "residual student, diff-instruct": Plan(
+            replace(FAKE, levels=at_once), "diff_instruct", spread_out
+        ),
         "gaussian, 8 latents": Plan(BASE, problem=(("latent", 8),)),
         "shared, 8 latents": Plan(shared, problem=(("latent", 8),)),
         "shared, batch 1024": Plan(replace(shared, batch=1024)),
         "gaussian, sigma from 1": Plan(
             replace(BASE, levels=replace(LEVELS, sigma_min=1.0, start_min=5.0))
         ),
-        "gaussian, all levels at once": Plan(
-            replace(BASE, levels=replace(LEVELS, start_min=None))
-        ),
+        "gaussian, all levels at once": Plan(replace(BASE, levels=at_once)),
         "gaussian, posterior first": Plan(replace(BASE, delay=300)),
-        "gaussian after pairs": Plan(
-            replace(BASE, pairs=pairs, levels=replace(LEVELS, start_min=None))
-        ),
-        "framed": Plan(
-            replace(BASE, posterior="framed", frame=frame, levels=replace(LEVELS, start_min=None))
-        ),
+        "gaussian after pairs": Plan(replace(BASE, pairs=pairs, levels=at_once)),
+        "framed": Plan(replace(BASE, posterior="framed", frame=frame, levels=at_once)),
     }
 
 
@@ -323,7 +327,7 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str
         for part, table in (("train", families), ("fixes", fixes)):
             if args.part in (part, "all"):
                 for name, plan in table(d).items():
-                    if (name == "cholesky" and d > CHOLESKY_LIMIT) or (part == "fixes" and d < 32):
+                    if (name == "cholesky" and d > CHOLESKY_LIMIT) or (part == "fixes" and d < 8):
                         continue
                     for seed in range(args.seeds if not args.quick else 1):
                         given = (d, plan, seconds, seed)
