@@ -334,6 +334,28 @@ def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path):
     assert (tmp_path / "8" / "convergence.png").stat().st_size > 5_000
 
 
+def test_a_resumed_run_has_the_log_of_one_that_was_not_stopped(tmp_path, monkeypatch):
+    words = [*WORDS, "--posterior", "gaussian", "--save-every", "0", "--evaluations", "4"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+
+    def break_off(folder, entry):
+        log(folder, entry)
+        if entry["step"] == 20:  # in the log, and not yet in a checkpoint
+            raise OSError("broken off")
+
+    with monkeypatch.context() as patch:
+        log = RunFolder.log
+        patch.setattr(RunFolder, "log", break_off)
+        assert main([*words, "--out", str(tmp_path / "stopped")]) != 0
+    assert RunFolder(tmp_path / "stopped").metrics()[-1]["step"] == 20
+    assert main([*words, "--out", str(tmp_path / "stopped")]) == 0
+    logs = [RunFolder(tmp_path / name).metrics() for name in ("whole", "stopped")]
+    for entry in (*logs[0], *logs[1]):
+        entry.pop("seconds")
+    assert logs[0] == logs[1]
+    assert sum("gradient_snr" in entry for entry in logs[0]) == 4
+
+
 def test_references_are_range_and_median_by_progress(tmp_path):
     def log(scale: float, end: int) -> list[dict]:
         steps = range(end // 4, end + 1, end // 4)
