@@ -14,17 +14,20 @@ from cases import CASES, batch_of
 from problems import Affine, ExactPosterior, LinearGaussian, standard_error
 from torch import nn
 
-from vardiu import instruments, plots, references
+from vardiu import instruments, plots, problems, references
 from vardiu.cli import main
-from vardiu.config import DensitySettings
+from vardiu.config import DensitySettings, DigitsSettings
 from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
 from vardiu.generate import Generator
 from vardiu.instruments import alarms, gradient_snr, score_gap, spread
 from vardiu.methods.vardiu import Draw, VarDiU
+from vardiu.metrics.features import digits_classifier
+from vardiu.noise import LogUniform
 from vardiu.objective import Batch, Loss, Objective, Phase
 from vardiu.pipeline import RunSettings, _due, _reference, task_from_preset
-from vardiu.problems import DensityProblem
+from vardiu.problems import DensityProblem, DigitsProblem
 from vardiu.runs import RunError, RunFolder
+from vardiu.train import Optimisation, Trainer
 
 
 class Noisy(Objective):
@@ -273,6 +276,39 @@ def test_a_constant_student_has_collapsed():
     assert names(rows) == ["collapse"]
 
 
+def test_a_student_without_its_entropy_collapses_and_is_told():
+    """Where the entropy's gradient is cut, nothing holds the samples apart."""
+
+    class Cut(VarDiU):
+        def negative_entropy(self, z, x, x_0, x_t, sigma, cond, role="particle"):
+            parts = (z, x.detach(), x_0.detach(), x_t.detach(), sigma, cond, role)
+            return super().negative_entropy(*parts)
+
+    problem = DensityProblem(DensitySettings(name="ring8", width=16, depth=1))
+    for cls, wanted in ((VarDiU, []), (Cut, ["collapse"])):
+        torch.manual_seed(0)
+        levels = LogUniform(0.5, 4.0)
+        objective = cls(problem.teacher, problem.student(), levels=levels, shared=True)
+        optimisation = Optimisation(rates={"generator": 1e-2})
+        trainer = Trainer(objective, optimisation, steps=150)
+        student = trainer.fit(problem.batches(64, 0))
+        found = instruments.look(problem, objective, student, trainer.batch, 150, draws=2)
+        assert [a.name for a in alarms([{"step": 150, **found}], 150, 2, "mmd2")] == wanted
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_shares_of_digits_are_those_of_the_classifier(classes, monkeypatch):
+    monkeypatch.setattr(problems, "load_teacher", lambda run, name: None)
+    problem = DigitsProblem(DigitsSettings(conditional=classes))
+    with torch.no_grad():  # where `look` may be the first to ask for the classifier
+        digits_classifier.cache_clear()
+        shares = problem.histogram(problem.x.to(torch.get_default_dtype()))
+    truth = (problem.label.bincount(minlength=10) / len(problem.label)).tolist()
+    assert shares == pytest.approx(truth, abs=0.01) and problem.due == pytest.approx(
+        truth, abs=0.005
+    )
+
+
 # ---------------------------------------------------------------- in a run
 
 
@@ -296,6 +332,28 @@ def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path):
     page = (tmp_path / "8" / "report.html").read_text()
     assert "Did it converge?" in page
     assert (tmp_path / "8" / "convergence.png").stat().st_size > 5_000
+
+
+def test_a_resumed_run_has_the_log_of_one_that_was_not_stopped(tmp_path, monkeypatch):
+    words = [*WORDS, "--posterior", "gaussian", "--save-every", "0", "--evaluations", "4"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+
+    def break_off(folder, entry):
+        log(folder, entry)
+        if entry["step"] == 20:  # in the log, and not yet in a checkpoint
+            raise OSError("broken off")
+
+    with monkeypatch.context() as patch:
+        log = RunFolder.log
+        patch.setattr(RunFolder, "log", break_off)
+        assert main([*words, "--out", str(tmp_path / "stopped")]) != 0
+    assert RunFolder(tmp_path / "stopped").metrics()[-1]["step"] == 20
+    assert main([*words, "--out", str(tmp_path / "stopped")]) == 0
+    logs = [RunFolder(tmp_path / name).metrics() for name in ("whole", "stopped")]
+    for entry in (*logs[0], *logs[1]):
+        entry.pop("seconds")
+    assert logs[0] == logs[1]
+    assert sum("gradient_snr" in entry for entry in logs[0]) == 4
 
 
 def test_references_are_range_and_median_by_progress(tmp_path):
