@@ -14,6 +14,7 @@ Each cell is a line of `cells.jsonl`; finished ones are kept. At the end the pic
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -264,12 +265,12 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     # A pilot of a few steps tells how many the seconds pay for: annealing needs to know its end.
     started = clock()
     pilot = replace(plan.settings, steps=10)
-    cost = run(method.recipe(problem, pilot, seed), seed)
+    _, cost = run(method.recipe(problem, pilot, seed), seed)
     start = clock() - started - cost * 10
     steps = max(20, int((seconds - max(0.0, start)) / cost))
     torch.manual_seed(seed)
     recipe = method.recipe(problem, replace(plan.settings, steps=steps), seed)
-    student = finish(recipe, seed)
+    student, _ = run(recipe, seed)
     x, _ = problem.from_generator(student.eval())(4000, torch.Generator().manual_seed(0))
     truth = problem.spec.sample(4000, torch.Generator().manual_seed(1))
     gap = problem.spec.log_prob(truth).mean() - problem.spec.log_prob(x).mean()
@@ -286,29 +287,18 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     }
 
 
-def run(recipe: Any, seed: int) -> float:
-    """Runs a recipe; returns the seconds of a student update in its last stage."""
-    stage, cost = next(recipe), math.nan
-    while True:
-        trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)
-        started = time.process_time()
-        student = trainer.fit(stage.batches)
-        cost = (time.process_time() - started) / 10
-        try:
-            stage = recipe.send(student)
-        except StopIteration:
-            return cost
-
-
-def finish(recipe: Any, seed: int) -> Generator:
+def run(recipe: Any, seed: int) -> tuple[Generator, float]:
+    """Runs a recipe; returns the student, and the seconds of a step of its last stage."""
     stage = next(recipe)
     while True:
         trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)
-        student = trainer.fit(stage.batches)
+        started = time.process_time()
+        student = copy.deepcopy(trainer.fit(stage.batches)).requires_grad_(True).train()
+        cost = (time.process_time() - started) / stage.steps
         try:
             stage = recipe.send(student)
         except StopIteration as stop:
-            return stop.value
+            return stop.value, cost
 
 
 # ---------------------------------------------------------------- cells, and what is drawn
