@@ -1,0 +1,55 @@
+"""What a run costs, and what it keeps on the way."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from vardiu import pipeline
+from vardiu.checkpoint import Checkpoints
+from vardiu.config import ConfigError
+from vardiu.denoise import PreconditionedDenoiser
+from vardiu.nn import MLP
+from vardiu.pipeline import RunSettings, metered
+
+
+def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
+    network = MLP((2,), (2,), width=4, depth=1, noisy=True)
+    teacher = PreconditionedDenoiser(
+        network, shape=(2,), sigma_data=1.0, sigma_min=0.1, sigma_max=10.0
+    )
+    cost = {"seconds": 0.0, "teacher_calls": 0, "teacher_rows": 0}
+    x, sigma = torch.zeros(5, 2), torch.ones(5)
+    with metered(teacher, cost):
+        fake = copy.deepcopy(teacher)
+        teacher(x, sigma)
+        fake(x, sigma)
+    teacher(x, sigma)
+    fake(x, sigma)
+    assert (cost["teacher_calls"], cost["teacher_rows"]) == (1, 5)
+    assert cost["seconds"] > 0
+
+
+def test_milestones_are_kept_and_hold_the_run_as_it_was(tmp_path):
+    words = ["--name", "ring8", "--width", "8", "--depth", "1", "--steps", "30", "--batch", "8"]
+    words += ["--samples", "200", "--evaluations", "1", "--reports", "2", "--milestones", "3"]
+    from vardiu.cli import main
+
+    assert main(["distill", "mog40", *words, "--out", str(tmp_path / "run")]) == 0
+    store = Checkpoints(tmp_path / "run/milestones/0-vardiu")
+    assert store.steps() == [10, 20, 30]
+    newest = Checkpoints(tmp_path / "run/checkpoints/0-vardiu").newest()
+    assert newest is not None
+    last = store.load(30)
+    assert store.load(10)["trainer"]["step"] == 10
+    for key, value in newest[1]["networks"].items():
+        assert torch.equal(last["networks"][key], value)
+
+
+def test_settings_out_of_range_are_named():
+    with pytest.raises(ConfigError, match=r"run\.milestones must be at least 0, got -1"):
+        RunSettings(milestones=-1)
+    with pytest.raises(ConfigError, match="must hold the groups"):
+        pipeline.task_of({"other": 1}, "here")
