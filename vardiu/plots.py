@@ -262,14 +262,19 @@ def comparison(
     figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
     runs = [(label, _in_a_row(rows)) for label, rows in runs]
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
+    first = figure.add_subplot(len(metrics), 2, 1)
     for row, metric in enumerate(metrics):
         for column, (axis, title) in enumerate(panels):
-            ax = figure.add_subplot(len(metrics), 2, 2 * row + column + 1)
+            place = 2 * row + column + 1
+            ax = first if place == 1 else figure.add_subplot(len(metrics), 2, place)
             _bands(ax, runs, axis, metric)
             ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
             ax.grid(alpha=0.25)
-            if row == column == 0 and ax.has_data():
-                ax.legend(fontsize=8)
+    handles, labels = first.get_legend_handles_labels()
+    if len(labels) > 4:  # so many would hide the curves
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    elif labels:
+        first.legend(fontsize=8)
     return _save(figure, path)
 
 
