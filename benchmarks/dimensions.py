@@ -209,7 +209,7 @@ FAKE = diff_instruct.Config(
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: its method, its settings, and changes of the problem's."""
+    """One training: its method, its settings (none: untrained), and changes of the problem's."""
 
     settings: Any
     method: str = "vardiu"
@@ -234,6 +234,7 @@ def fixes(d: int) -> dict[str, Plan]:
     spread_out = (("residual", True),)
     known = replace(BASE, posterior="residual", levels=at_once)
     return {
+        "residual student, untrained": Plan(None, problem=spread_out),
         "residual student, gaussian": Plan(replace(BASE, levels=at_once), problem=spread_out),
         "residual student and posterior": Plan(known, problem=spread_out),
         "the same, 4 particles": Plan(replace(known, particles=4), problem=spread_out),
@@ -261,6 +262,16 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     )
     problem = DensityProblem(replace(row, **dict(plan.problem)), seed)
     torch.manual_seed(seed)
+    student, steps, cost = problem.student(), 0, 0.0
+    if plan.settings is not None:
+        student, steps, cost = trained(problem, plan, seconds, seed)
+    return quality(problem, student, d) | {"steps": steps, "milliseconds": 1e3 * cost}
+
+
+def trained(
+    problem: DensityProblem, plan: Plan, seconds: float, seed: int
+) -> tuple[Generator, int, float]:
+    """Trains a student; returns it, its steps, and the seconds of a step."""
     method, clock = METHODS[plan.method], time.process_time
     # A pilot of a few steps tells how many the seconds pay for: annealing needs to know its end.
     started = clock()
@@ -270,7 +281,10 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     steps = max(20, int((seconds - max(0.0, start)) / cost))
     torch.manual_seed(seed)
     recipe = method.recipe(problem, replace(plan.settings, steps=steps), seed)
-    student, _ = run(recipe, seed)
+    return run(recipe, seed)[0], steps, cost
+
+
+def quality(problem: DensityProblem, student: Generator, d: int) -> dict[str, float]:
     x, _ = problem.from_generator(student.eval())(4000, torch.Generator().manual_seed(0))
     truth = problem.spec.sample(4000, torch.Generator().manual_seed(1))
     gap = problem.spec.log_prob(truth).mean() - problem.spec.log_prob(x).mean()
@@ -278,8 +292,6 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     sliced = wasserstein2_sliced(x, truth, generator=random).value
     masses = mode_masses(x, problem.spec.means) / problem.spec.weights
     return {
-        "steps": steps,
-        "milliseconds": 1e3 * cost,
         "gap": float(gap) / d,
         "sliced": sliced / problem.sigma_data,
         "alive": float((masses > 0.2).double().mean()),
@@ -410,13 +422,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each cell (slack: half)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", help="cells whose name has this in it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "cells.jsonl"
     done = known(path)
     for key, compute in cells(args):
-        if key not in done:
+        if key not in done and args.only in key:
             torch.manual_seed(0)
             row = {"cell": key, **compute()}
             with path.open("a") as file:
