@@ -18,8 +18,10 @@ from collections.abc import Callable
 import torch
 
 from vardiu import pipeline
+from vardiu.instruments import gradient_snr, look
 from vardiu.methods import METHODS
-from vardiu.train import Trainer
+from vardiu.problems import Problem
+from vardiu.train import DEAR, Trainer
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -30,7 +32,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def parts(preset: str, teacher_run: str | None, rounds: int, steps: int) -> dict[str, float]:
-    """Returns the processor time of a step, a look, a report and a measurement, in seconds."""
+    """Returns the processor time of a step, and of a whole run's steps and instruments, in s."""
     task = pipeline.task_from_preset("distill", preset)
     problem = pipeline.problem_of(
         dataclasses.replace(
@@ -44,27 +46,42 @@ def parts(preset: str, teacher_run: str | None, rounds: int, steps: int) -> dict
         settings = dataclasses.replace(settings, anchor=0.0, pairs=pairs)
     stage = next(METHODS[task.method].recipe(problem, settings, 0))
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
-    found: dict[str, list[float]] = {"step": [], "look": [], "report": [], "measure": []}
+    rows = []
+    for _ in range(rounds + 1):
+        row = {"step": seconds(lambda: [trainer.advance(stage.batches) for _ in range(steps)])}
+        rows.append({"step": row["step"] / steps} | once(problem, trainer))
+    median = {name: statistics.median(row[name] for row in rows[1:]) for name in rows[0]}
+    count = counts(stage.steps)
+    return median | {f"all {name}": median[name] * count[name] for name in median}
 
-    def train() -> None:
-        for _ in range(steps):
-            trainer.advance(stage.batches)
 
-    def measure() -> None:
-        problem.measure(problem.from_generator(trainer.average.module), problem.QUICK)
+def once(problem: Problem, trainer: Trainer) -> dict[str, float]:
+    """Returns the processor time of each instrument, once; of the gradients, of one."""
+    source = problem.from_generator(trainer.average.module)
+    drawn = source(problem.QUICK, torch.Generator().manual_seed(0))
+    objective, batch = trainer.objective, trainer.batch
+    arguments = (problem, objective, drawn, batch, trainer.step)
+    return {
+        "gradients": seconds(lambda: gradient_snr(objective, batch, trainer.step, 4)) / 4,
+        "looks": seconds(lambda: look(*arguments, draws=0)),
+        "diagnostics": seconds(trainer.summary),
+        "metrics": seconds(lambda: problem.measure(source, problem.QUICK)),
+    }
 
-    for i in range(rounds + 1):
-        row = {
-            "step": seconds(train) / steps,
-            "look": seconds(lambda: pipeline._look(problem, trainer)),
-            "report": seconds(trainer.summary),
-            "measure": seconds(measure),
-        }
-        if i:
-            for name, value in row.items():
-                found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()} | {
-        "steps": stage.steps
+
+def counts(steps: int) -> dict[str, int]:
+    """Returns how often a stage of so many steps does each of them, with a run's own settings."""
+    run = pipeline.RunSettings()
+    every = max(1, steps // run.reports)
+    told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
+    due = [s for s in told if pipeline._due(s, steps, run)]
+    dear = [s for s in told if s // DEAR > (s - every) // DEAR or s == steps]
+    return {
+        "step": steps,
+        "gradients": sum(pipeline._draws(s, steps, run.evaluations) for s in due),
+        "looks": len(due),
+        "diagnostics": len(dear),
+        "metrics": len(due),
     }
 
 
@@ -75,18 +92,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="steps a round")
     chosen = parser.parse_args()
-    run = pipeline.RunSettings()
-    print("| preset | a step | looks | reports | metrics | all |")
-    print("|---|---|---|---|---|---|")
+    names = ("gradients", "looks", "diagnostics", "metrics")
+    print("| preset | a step |", " | ".join(names), "| all but the metrics |")
+    print("|---" * (len(names) + 3) + "|")
     for preset in chosen.presets:
         row = parts(preset, chosen.teacher_run, chosen.rounds, chosen.steps)
-        whole = row["step"] * row["steps"]
-        shares = [
-            run.evaluations * row["look"] / whole,
-            run.reports * row["report"] / whole,
-            run.evaluations * row["measure"] / whole,
-        ]
-        cells = [f"{1e3 * row['step']:.1f} ms", *(f"{s:.1%}" for s in [*shares, sum(shares)])]
+        shares = [row[f"all {name}"] / row["all step"] for name in names]
+        cells = [f"{1e3 * row['step']:.1f} ms", *(f"{s:.1%}" for s in [*shares, sum(shares[:3])])]
         print(f"| {preset} |", " | ".join(cells), "|", flush=True)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from .denoise import Denoiser, EmpiricalDenoiser
 from .estimators import student_gradient
 from .functional import expand_like
-from .generate import Generator
 from .objective import Batch, Objective
 from .problems import Problem
 
@@ -157,23 +156,33 @@ def spread(x: Tensor, variance: float) -> float:
 def look(
     problem: Problem,
     objective: Objective,
-    student: Generator,
+    samples: tuple[Tensor, Mapping[str, Tensor]],
     batch: Batch,
     step: int,
     draws: int = 8,
 ) -> dict[str, Any]:
-    r"""Returns what the instruments show, as entries of a row of the log."""
-    row: dict[str, Any] = {"gradient_snr": gradient_snr(objective, batch, step, draws)}
-    random = torch.Generator().manual_seed(step)
-    n, more = 512, 8192
-    x, cond = problem.from_generator(student)(n + more, random)
+    r"""Returns what the instruments show, as entries of a row of the log.
+
+    Arguments:
+        problem: The problem.
+        objective: What is trained.
+        samples: Samples of the averaged student, and their conditions.
+        batch: A batch of the training.
+        step: The step.
+        draws: The number of gradients; 0 for none.
+    """
+    row: dict[str, Any] = {}
+    if draws:
+        row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
+    x, cond = samples
     row["spread"] = spread(x, problem.variance)
     row["histogram"], row["due"] = problem.histogram(x), problem.due
-    teacher = problem.teacher
-    device = next(iter(student.parameters())).device
+    teacher, device = problem.teacher, objective.device
     low = math.log10(max(problem.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.sigma_data, teacher.sigma_max / 2))
-    noise = torch.randn(n, *x.shape[1:], generator=random)
+    n = len(x) // 16  # the teacher's calls are what it costs
+    # The same noise at every look: what changes is the student.
+    noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
         teacher,
         x[:n].to(device),
@@ -217,7 +226,7 @@ def alarms(
 
 
 def _collapse(row: Mapping[str, Any], total: int) -> Alarm | None:
-    if "histogram" not in row or row["step"] < SETTLED * total:
+    if "histogram" not in row or row["step"] < SETTLED * total or not row["updates"]:
         return None
     shares, recall = row["histogram"], row.get("metric/recall")
     due = row.get("due") or [1 / len(shares)] * len(shares)
@@ -240,7 +249,8 @@ def _saturation(
     rows: Sequence[Mapping[str, Any]], total: int, metric: str, floor: float
 ) -> Alarm | None:
     name = f"metric/{metric}"
-    seen = [row for row in rows if row.get(name) is not None]
+    # A student that waits for its posterior cannot improve.
+    seen = [row for row in rows if row.get(name) is not None and row["updates"]]
     late = len(seen) // 3
     if late < PATIENCE or rows[-1] is not seen[-1]:
         return None
@@ -264,7 +274,7 @@ def _saturation(
 
 def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
     names = [key for key in rows[-1] if key.startswith("posterior_gap")]
-    late = rows[-PATIENCE:]
+    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
     if not names or len(late) < PATIENCE:
         return None
     # The least of the last few reports: one alone is a guess.

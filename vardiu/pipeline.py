@@ -29,6 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from torch import Tensor
 
 from . import export, instruments, memory, plots, references, report
 from .checkpoint import Checkpoints
@@ -388,12 +389,13 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             }
             due = _due(told.step, trainer.steps, task.run)
             if isinstance(trainer.average.module, Generator) and due:
-                source = problem.from_generator(trainer.average.module)
-                for metric in problem.measure(source, problem.QUICK):
+                random = torch.Generator().manual_seed(0)
+                drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
+                for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
                     row[f"metric/{metric.name}"] = metric.value
                     if metric.error is not None:
                         row[f"metric/{metric.name}_error"] = metric.error
-                row |= _look(problem, trainer)
+                row |= _look(problem, trainer, drawn, task.run.evaluations)
             _warn(folder, row, trainer, problem, floor, console)
             folder.log(row)
 
@@ -430,14 +432,22 @@ def _floor(problem: Problem) -> float:
     return next((m.value for m in known if m.name == problem.headline[0]), 0.0)
 
 
-def _look(problem: Problem, trainer: Trainer) -> dict[str, Any]:
-    student = trainer.average.module
-    assert isinstance(student, Generator)
+def _draws(step: int, steps: int, times: int) -> int:
+    r"""Returns of how many gradients an evaluation is to take signal and noise.
+
+    A gradient is as dear as a step: they are four in a hundred steps at most, but for the last.
+    """
+    between = max(1, steps // times)
+    due = step // 100 > (step - between) // 100 or step == steps
+    return (8 if between >= 200 else 4) if due else 0
+
+
+def _look(
+    problem: Problem, trainer: Trainer, drawn: tuple[Tensor, Mapping[str, Tensor]], times: int
+) -> dict[str, Any]:
     assert trainer.batch is not None
-    # Each draw is as dear as a step: a tenth of a short run at most.
-    draws = 8 if trainer.steps >= 2_000 else 4
-    objective, batch = trainer.objective, trainer.batch
-    return instruments.look(problem, objective, student, batch, trainer.step, draws)
+    draws = _draws(trainer.step, trainer.steps, times)
+    return instruments.look(problem, trainer.objective, drawn, trainer.batch, trainer.step, draws)
 
 
 def _warn(

@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+# Steps between two of an objective's diagnostics at least: they cost up to two or three steps.
+DEAR = 50
+
+
 class Diverged(RuntimeError):
     r"""A loss or a gradient was not finite; the networks were not updated with it."""
 
@@ -322,7 +326,8 @@ class Trainer:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
-                    report(self.summary())
+                    due = self.step // DEAR > (self.step - report_every) // DEAR
+                    report(self.summary(due or self.step == self.steps))
                 progress(self.step)
                 due = time.monotonic() - saved > save_every
                 if store is not None and (due or self.stopping or self.step == self.steps):
@@ -333,10 +338,10 @@ class Trainer:
         return self.average.module
 
     @torch.no_grad()
-    def summary(self) -> Report:
-        r"""Returns each phase's latest values, and the objective's diagnostics."""
+    def summary(self, dear: bool = True) -> Report:
+        r"""Returns each phase's latest values, and if wanted the objective's diagnostics."""
         assert self.batch is not None
-        diagnostics = self.objective.diagnostics(self.batch, self.step)
+        diagnostics = self.objective.diagnostics(self.batch, self.step) if dear else {}
         scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
         return Report(self.step, self.seconds, self.objective.calls, scalars)
 

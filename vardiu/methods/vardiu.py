@@ -254,14 +254,18 @@ class VarDiU(Objective):
         log_ratio = log_ratio + standard_normal_log_prob(zs.flatten(0, 1)).view_as(log_r)
         return importance_log_marginal(log_ratio.T)
 
-    def bound(self, draw: Draw) -> Tensor:
+    def bound(self, draw: Draw, x: Tensor | None = None) -> Tensor:
         r"""Returns estimates of :math:`U^K_\sigma`, one a row, `(B,)`, without reductions of
         variance.
 
         Without a density of the teacher, the part :math:`- \log q_\sigma(x_t)` is left out.
+
+        Arguments:
+            draw: The random numbers.
+            x: The samples :math:`g(z)`, if they are known.
         """
         z, noise, sigma, cond = draw
-        x = self.generator(z, **cond)
+        x = self.generator(z, **cond) if x is None else x
         x_t = x + expand_like(sigma, x) * noise
         value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
         teacher = self.teacher.teacher
@@ -283,19 +287,20 @@ class VarDiU(Objective):
         values: dict[str, Tensor] = {}
         z = self.latents(n, "diagnostic")
         noise = self.noise_like(z.new_empty(n, *self.generator.shape), "diagnostic")
+        x = self.generator(z, **batch.cond)
         for sigma in torch.logspace(low, high, 8).tolist():
-            value = self.bound(Draw(z, noise, z.new_full((n,), sigma), batch.cond))
+            value = self.bound(Draw(z, noise, z.new_full((n,), sigma), batch.cond), x)
             values[f"{name}/{sigma:.3g}"] = value.mean()
             values[f"{name}_error/{sigma:.3g}"] = value.std() / math.sqrt(n)
         if not self.shared:
             # At levels of this step's distribution: the posterior knows no others yet.
             for u in (0.1, 0.5, 0.9):
                 sigma = self.levels(z.new_full((n,), u), step)
-                gap = self.gap(Draw(z, noise, sigma, batch.cond))
+                gap = self.gap(Draw(z, noise, sigma, batch.cond), x)
                 values[f"posterior_gap_quantile/{u}"] = gap.mean()
         return values
 
-    def gap(self, draw: Draw) -> Tensor:
+    def gap(self, draw: Draw, x: Tensor | None = None) -> Tensor:
         r"""Returns estimates of what the posterior lacks to be calibrated, one a row, `(B,)`.
 
         .. math:: \mathbb{E}_{z \sim p(z \mid x_t)} [- \log r(z \mid x_t)] -
@@ -305,7 +310,7 @@ class VarDiU(Objective):
         positive where it is too narrow or in the wrong place, negative where too broad: it lags.
         """
         z, noise, sigma, cond = draw
-        x = self.generator(z, **cond)
+        x = self.generator(z, **cond) if x is None else x
         r = self.posterior(x + expand_like(sigma, x) * noise, sigma, **cond)
         with self.streams.ambient("diagnostic posterior", x.device):
             own = r.sample()
