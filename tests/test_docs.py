@@ -41,7 +41,7 @@ def test_quick_start_word_for_word():
 
 def test_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
-    used = set(re.findall(r"^vardiu (\w+)", text, re.MULTILINE))
+    used = set(re.findall(r"^vardiu ([\w-]+)", text, re.MULTILINE))
     assert used == set(COMMANDS)
     for name in re.findall(r"vardiu distill ([a-z0-9-]+)", text):
         assert name in PRESETS or name.startswith("--")
