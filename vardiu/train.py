@@ -41,7 +41,7 @@ __all__ = [
 
 
 # Steps between two of an objective's diagnostics at least: they cost up to two or three steps.
-DEAR = 50
+DEAR = 100
 
 
 class Diverged(RuntimeError):
