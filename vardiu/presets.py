@@ -53,6 +53,11 @@ GAUSSIAN = replace(SHARED, posterior="gaussian", steps=6_000)
 DIFF_INSTRUCT = diff_instruct.Config(
     steps=4_000, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
 )
+# Unit scale, and a student that starts as spread as the data, see docs/dimensions.md.
+MIXTURE = DensitySettings(
+    name="mixture", dim=8, latent=8, residual=True, sigma_max=20.0, precision="bfloat16"
+)
+AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)
 PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
 PAPER_LEVELS = LevelSettings(
     kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
@@ -123,6 +128,33 @@ PRESETS: Mapping[str, Preset] = {
         "vardiu",
         replace(MOG40, name="mixture", dim=8, latent=8),
         SHARED,
+    ),
+    "mixture-residual": Preset(
+        "the same from a student whose posterior is known at the start; does not collapse",
+        "vardiu",
+        MIXTURE,
+        replace(
+            SHARED, posterior="residual", steps=6_000, lr=1e-3, posterior_lr=1e-3, levels=AT_ONCE
+        ),
+    ),
+    "mixture-diff-instruct": Preset(
+        "the same student by Diff-Instruct with one fake update: the best from 8 dimensions on",
+        "diff_instruct",
+        MIXTURE,
+        diff_instruct.Config(
+            steps=4_000,
+            batch=512,
+            lr=1e-3,
+            fake_lr=2e-3,
+            beta_1=0.5,
+            beta_2=0.99,
+            delay=100,
+            ratio=1,
+            lattice=True,
+            levels=AT_ONCE,
+            weight=BOUNDED,
+            halflife=20_000.0,
+        ),
     ),
     "digits": Preset(
         "8x8 real images by class; Diff-Instruct after a regression on pairs",
