@@ -55,7 +55,13 @@ DIFF_INSTRUCT = diff_instruct.Config(
 )
 # Unit scale, and a student that starts as spread as the data, see docs/dimensions.md.
 MIXTURE = DensitySettings(
-    name="mixture", dim=8, latent=8, residual=True, sigma_max=20.0, precision="bfloat16"
+    name="mixture",
+    dim=8,
+    latent=8,
+    fourier=0,
+    residual=True,
+    sigma_max=20.0,
+    precision="bfloat16",
 )
 AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)
 PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
