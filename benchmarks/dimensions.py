@@ -384,7 +384,7 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
         "alive": "share of the modes alive",
         "spread": "variance, / that of the data",
     }
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
     for i, (key, title) in enumerate(panels.items()):
         ax = figure.add_subplot(1, 4, i + 1)
         for m, name in enumerate(names):
@@ -401,10 +401,10 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
         ax.set(xscale="log", xlabel="dimensions")
         ax.set_title(title, fontsize=9)
         ax.grid(alpha=0.25)
-        if key in ("sliced",):
+        if key == "sliced":
             ax.set_yscale("log")
-        if i == 0:
-            ax.legend(fontsize=7)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     return plots._save(figure, path)
 
 
