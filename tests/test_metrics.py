@@ -183,8 +183,10 @@ def test_classifier_knows_the_digits_and_is_the_same_each_time():
     assert x.min() >= -1 and x.max() <= 1 and len(x) == 1797
     assert classifier.features(x).var(0).mean().item() == pytest.approx(1.0, rel=1e-3)
     assert (classifier.predict(x) == label).double().mean() > 0.98
-    again = digits_classifier.__wrapped__()
-    assert again.name == classifier.name
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        assert digits_classifier.__wrapped__().name == classifier.name
+        assert torch.get_default_dtype() == dtype
     half = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
     a, b = (classifier.features(x[rows]) for rows in half.chunk(2))
     precision, recall = precision_recall(a, b)

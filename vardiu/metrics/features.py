@@ -77,9 +77,14 @@ def digits_classifier() -> DigitsClassifier:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(x), generator=generator)
     held, used = order[: len(x) // 5], order[len(x) // 5 :]
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = DigitsClassifier().float()
+        torch.set_default_dtype(torch.float32)  # other types draw other weights
+        try:
+            model = DigitsClassifier()
+        finally:
+            torch.set_default_dtype(default)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(15):
         epoch = used[torch.randperm(len(used), generator=generator)]
