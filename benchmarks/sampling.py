@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vardiu import export, pipeline
+from vardiu import pipeline, store
 
 
 def timed(function) -> float:
@@ -32,7 +32,7 @@ def main() -> None:
     chosen = parser.parse_args()
     task = pipeline.load_task(chosen.run / "config.yaml")
     problem = pipeline.problem_of(task)
-    student = export.load(chosen.run / "student")
+    student = store.load(chosen.run / "student")
     random = torch.Generator().manual_seed(0)
     one, many = problem.from_generator(student), problem.from_teacher(35)
     one(chosen.batch, random)

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, bakeoff, export, pipeline, plots, report, scoreboard
+from . import __version__, bakeoff, pipeline, plots, report, scoreboard, store
 from . import cite as papers
 from .checkpoint import CheckpointError
 from .config import ConfigError, nearest
@@ -234,7 +234,7 @@ def _student(folder: RunFolder) -> tuple[Generator, Problem]:
             f"{folder.path} is not finished: run `vardiu distill --config "
             f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
         )
-    student = export.load(folder.file("student"))
+    student = store.load(folder.file("student"))
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
     return student, pipeline.problem_of(pipeline.load_task(folder.file("config.yaml")))

@@ -31,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor
 
-from . import export, instruments, memory, plots, references, report
+from . import instruments, memory, plots, references, report, store
 from .checkpoint import Checkpoints
 from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
 from .generate import Generator
@@ -410,7 +410,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         reference, who = problem.compared_with(n)
         rows = [metric.row() for metric in metrics]
         about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
-        export.save(student, folder.file("student"), about)
+        store.save(student, folder.file("student"), about)
         _finish(task, folder, problem, metrics, reference, who, cost)
         show(console, metrics, reference, who)
         calls = f"{cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"
@@ -481,7 +481,7 @@ def _finish(
     who: str,
     cost: Mapping[str, Any],
 ) -> None:
-    student = export.load(folder.file("student"))
+    student = store.load(folder.file("student"))
     assert isinstance(student, Generator)
     call = "1 call" if student.calls == 1 else f"{student.calls} calls"
     title = f"student, {call}"
@@ -557,7 +557,7 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
         metrics = problem.measure(problem.from_teacher(), problem.samples)
         measured = [metric.row() for metric in metrics]
         about = {"metrics": measured, "cost": cost, "preset": task.preset}
-        export.save(teacher, folder.file("teacher"), about)
+        store.save(teacher, folder.file("teacher"), about)
         problem.picture(problem.from_teacher(), folder.file("samples.png"), "teacher, 69 calls")
         plots.curves(folder.metrics(), folder.file("curves.png"))
         pictures = [

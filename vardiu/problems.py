@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import export, plots
+from . import plots, store
 from .config import ConfigError, DensitySettings, DigitsSettings, FrameSettings, nearest
 from .data.batches import Batches, DataFree, Shuffled
 from .data.densities import DENSITIES, mixture
@@ -334,7 +334,7 @@ def load_teacher(run: str | None, name: str) -> Denoiser:
     """
     folder = Path(f"runs/teach-{name}" if run is None else run)
     try:
-        teacher = export.load(folder / "teacher")
+        teacher = store.load(folder / "teacher")
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "

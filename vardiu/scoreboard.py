@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import build, estimators, export, pipeline, plots, report
+from . import build, estimators, pipeline, plots, report, store
 from .bakeoff import BakeOff, Cell, Result, results
 from .checkpoint import Checkpoints
 from .denoise import EmpiricalDenoiser
@@ -164,7 +164,7 @@ def pictures(
     problem = pipeline.problem_of(cell.task)
     panels = []
     for title, run in first:
-        student = export.load(Path(run["folder"]) / "student")
+        student = store.load(Path(run["folder"]) / "student")
         assert isinstance(student, Generator)
         x, _ = problem.from_generator(student)(4000, torch.Generator().manual_seed(0))
         panels.append((title, x))

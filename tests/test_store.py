@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import denoiser, framed, student
 
-from vardiu import export
+from vardiu import store
 from vardiu.denoise import PreconditionedDenoiser
 from vardiu.generate import FewStep, OneStep, Pushforward
 from vardiu.nn import MLP, Precision, UNet
@@ -50,8 +50,8 @@ def test_a_saved_generator_makes_the_same_samples(name, tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    export.save(model, tmp_path, {"note": "x"})
-    loaded = export.load(tmp_path)
+    store.save(model, tmp_path, {"note": "x"})
+    loaded = store.load(tmp_path)
     cond = {"label": torch.arange(6) % 2} if model.conditions else {}
     a, b = (
         m.sample(6, generator=torch.Generator().manual_seed(0), **cond) for m in (model, loaded)
@@ -62,21 +62,21 @@ def test_a_saved_generator_makes_the_same_samples(name, tmp_path):
 
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no model: model.json is missing"):
-        export.load(tmp_path)
-    export.save(student(), tmp_path)
+        store.load(tmp_path)
+    store.save(student(), tmp_path)
     path = tmp_path / "model.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps(good | {"model": good["model"] | {"kind": "pushforwrd"}}))
     with pytest.raises(
         ValueError, match="unknown kind of network 'pushforwrd'; did you mean push"
     ):
-        export.load(tmp_path)
+        store.load(tmp_path)
     path.write_text(json.dumps(good | {"format": 9}))
     with pytest.raises(ValueError, match="must be of format 1, got 9"):
-        export.load(tmp_path)
+        store.load(tmp_path)
     wider = good["model"] | {"network": good["model"]["network"] | {"width": 9}}
     path.write_text(json.dumps(good | {"model": wider}))
     with pytest.raises(ValueError, match="do not fit model.json"):
-        export.load(tmp_path)
+        store.load(tmp_path)
     with pytest.raises(TypeError, match="a Linear cannot be saved"):
-        export.save(torch.nn.Linear(2, 2), tmp_path / "x")
+        store.save(torch.nn.Linear(2, 2), tmp_path / "x")
