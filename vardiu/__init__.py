@@ -12,6 +12,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "AdaptedDenoiser": "coordinates",
+    "Autoguided": "guidance",
+    "AzulaDenoiser": "plugins.functions",
     "Batch": "objective",
     "CholeskyPosterior": "posterior",
     "Denoiser": "denoise",
@@ -21,9 +24,11 @@ _NAMES = {
     "FewStep": "generate",
     "FlowPosterior": "posterior",
     "Frozen": "objective",
+    "FunctionDenoiser": "plugins.functions",
     "GaussianDenoiser": "denoise",
     "GaussianPosterior": "posterior",
     "Generator": "generate",
+    "Guided": "guidance",
     "Heun": "sample",
     "LogUniform": "noise",
     "Loss": "objective",
@@ -45,6 +50,8 @@ __all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name == "teachers":
+        return importlib.import_module(".teachers", __name__)
     if name in _NAMES:
         return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
     raise AttributeError(f"module 'vardiu' has no attribute {name!r}")

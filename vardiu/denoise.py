@@ -19,8 +19,10 @@ The exact denoisers below need no training. For a mixture :math:`\sum_m w_m \mat
 from __future__ import annotations
 
 import abc
+import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +47,16 @@ class Denoiser(nn.Module, abc.ABC):
         sigma_min: The smallest noise level at which it can be trusted.
         sigma_max: The largest one.
         conditions: The names of its keyword arguments, each a tensor with :math:`B` rows.
+        terminal: Whether `generate` can be asked at infinite noise.
+        origin: Where it was loaded from, see `vardiu.teachers`.
     """
 
     shape: tuple[int, ...]
     sigma_min: float
     sigma_max: float
     conditions: tuple[str, ...] = ()
+    terminal: bool = False
+    origin: Any = None
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
@@ -64,6 +70,24 @@ class Denoiser(nn.Module, abc.ABC):
         Returns:
             The mean of the clean sample, with the shape and the type of `x_t`.
         """
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        r"""Returns what is made in one call of a standard normal latent, :math:`D(\sigma z,
+        \sigma)`."""
+        return self(sigma * z, z.new_full((len(z),), sigma), **cond)
+
+    def start(self) -> Denoiser:
+        r"""Returns a trainable copy, for a student or a fake to start from.
+
+        Raises:
+            TypeError: It has no weights.
+        """
+        if next(self.parameters(), None) is None:
+            raise TypeError(
+                f"{type(self).__name__} has no weights that a student could start from; "
+                "give a network: Pushforward(network, latent_shape=..., shape=...)"
+            )
+        return copy.deepcopy(self).requires_grad_(True).train()
 
     def check(self, x_t: Tensor, sigma: Tensor) -> None:
         r"""Raises a `ValueError` that names what is wrong with the shapes or types, if any."""

@@ -7,13 +7,13 @@ known exactly, :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest o
 from __future__ import annotations
 
 import abc
-import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .denoise import Denoiser, PreconditionedDenoiser
+from .denoise import Denoiser
 
 __all__ = ["FewStep", "Generator", "OneStep", "Pushforward"]
 
@@ -147,25 +147,31 @@ class Pushforward(Generator):
 class OneStep(Generator):
     r"""A denoiser asked once, :math:`g(z) = D(\sigma z, \sigma)`.
 
+    A network of other coordinates is shown :math:`z` itself, see `Denoiser.generate`.
+
     Arguments:
         denoiser: The denoiser :math:`D`.
-        sigma: The level :math:`\sigma` at which it is asked; its `sigma_max` by default.
+        sigma: The level :math:`\sigma` at which it is asked; by default that of noise alone
+            where it has one, else its `sigma_max`.
 
     Raises:
         ValueError: `sigma` is not a level of the denoiser.
     """
 
-    def __init__(self, denoiser: Denoiser, sigma: float | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, sigma: float | str | None = None) -> None:
         super().__init__()
-        sigma = denoiser.sigma_max if sigma is None else sigma
-        if not denoiser.sigma_min <= sigma <= denoiser.sigma_max < float("inf"):
+        largest = math.inf if denoiser.terminal else denoiser.sigma_max
+        sigma = largest if sigma is None else float(sigma)
+        within = denoiser.sigma_min <= sigma <= denoiser.sigma_max < math.inf
+        if not (within or (denoiser.terminal and sigma == math.inf)):
             raise ValueError(
                 f"sigma must be finite and within [{denoiser.sigma_min:g}, "
                 f"{denoiser.sigma_max:g}], the denoiser's range, got {sigma:g}"
             )
         self.denoiser = denoiser
         self.sigma = sigma
-        self.arguments = {"sigma": sigma}
+        # JSON knows no infinity.
+        self.arguments = {"sigma": sigma if math.isfinite(sigma) else "inf"}
         self.shape = self.latent_shape = denoiser.shape
         self.conditions = denoiser.conditions
 
@@ -176,15 +182,10 @@ class OneStep(Generator):
         Raises:
             TypeError: The teacher is exact: it has no weights to start from.
         """
-        if not isinstance(teacher, PreconditionedDenoiser):
-            raise TypeError(
-                f"{type(teacher).__name__} has no weights that a student could start from; "
-                "give a network: Pushforward(network, latent_shape=..., shape=...)"
-            )
-        return cls(copy.deepcopy(teacher).requires_grad_(True).train(), sigma)
+        return cls(teacher.start(), sigma)
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
-        return self.denoiser(self.sigma * z, z.new_full((len(z),), self.sigma), **cond)
+        return self.denoiser.generate(z, self.sigma, **cond)
 
 
 class FewStep(Generator):

@@ -6,7 +6,6 @@ A recipe of a method asks a problem for its parts and never looks at which probl
 from __future__ import annotations
 
 import abc
-import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +82,7 @@ class Problem(abc.ABC):
     def fake(self) -> Denoiser:
         r"""Returns a denoiser that starts from the teacher's weights if it has any."""
         if isinstance(self.teacher, PreconditionedDenoiser):
-            return copy.deepcopy(self.teacher).requires_grad_(True).train()
+            return self.teacher.start()
         return self.network()
 
     def frame(self, row: FrameSettings, seed: int) -> Frame:

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .config import nearest
+from .coordinates import AdaptedDenoiser, Flow, VarianceExploding, VariancePreserving
 from .denoise import PreconditionedDenoiser
 from .frame import Frame, Framed
 from .generate import FewStep, OneStep, Pushforward
 from .nn import MLP, Precision, UNet
+from .plugins.networks import DiffusersNetwork, Told
 from .runs import write_text_atomic
 
 __all__ = ["build", "describe", "load", "save"]
@@ -33,7 +35,10 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "adapted": Kind(AdaptedDenoiser, ("network", "coordinates")),
+    "diffusers": Kind(DiffusersNetwork),
     "few_step": Kind(FewStep, ("denoiser",)),
+    "flow": Kind(Flow),
     "frame": Kind(Frame),
     "framed": Kind(Framed, ("denoiser", "frame")),
     "mlp": Kind(MLP),
@@ -41,7 +46,10 @@ KINDS: Mapping[str, Kind] = {
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "told": Kind(Told, ("network",)),
     "unet": Kind(UNet),
+    "variance_exploding": Kind(VarianceExploding),
+    "variance_preserving": Kind(VariancePreserving),
 }
 
 

@@ -1,0 +1,1 @@
+"""Teachers from elsewhere: one adapter an origin; `vardiu.teachers.load` chooses."""

@@ -1,0 +1,43 @@
+r"""Where a teacher comes from, and what stands around its denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Origin"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    r"""What a plugin knows of a teacher beside its denoiser.
+
+    Arguments:
+        source: What the user gave: a path, a hub id, a function.
+        kind: The name of the plugin.
+        licence: The teacher's licence as its card states it; none if it states none.
+        classes: The number of classes, zero without.
+        null: The class that stands for none of them, if the network has one.
+        encode: Of prompts, the conditions that the network takes.
+        decode: Of latents, images in [-1, 1]; none where samples are images.
+        compress: Of images in [-1, 1], latents.
+        parts: Components that an export needs again, by their names in a pipeline.
+        about: Further facts, for the model card.
+    """
+
+    source: str
+    kind: str
+    licence: str | None = None
+    classes: int = 0
+    null: int | None = None
+    encode: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+    compress: Callable[[Tensor], Tensor] | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
+        return self  # a student that starts from a teacher shares what stands around it

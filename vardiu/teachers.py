@@ -1,0 +1,58 @@
+r"""Teachers from elsewhere: one adapter an origin, behind `load`.
+
+A source is a path, a hub id or the name of a function; the first plugin that knows its look reads
+it. What is returned is a `vardiu.Denoiser` with an `origin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .config import ConfigError
+from .denoise import Denoiser
+from .plugins import diffusers, edm, functions, stored
+from .plugins.origin import Origin
+
+__all__ = ["PLUGINS", "Origin", "Plugin", "load"]
+
+
+class Plugin(NamedTuple):
+    r"""A row: what it reads, whether a source looks so, and the reader."""
+
+    about: str
+    matches: Callable[[str], bool]
+    load: Callable[..., Denoiser]
+
+
+PLUGINS: Mapping[str, Plugin] = {
+    "function": Plugin(
+        "FILE.py:NAME or MODULE:NAME, a Denoiser or a function that returns one",
+        functions.matches,
+        functions.load,
+    ),
+    "run": Plugin(
+        "a run of `vardiu teach`, or a folder with model.json", stored.matches, stored.load
+    ),
+    "edm": Plugin("an EDM or EDM2 pickle, read without executing it", edm.matches, edm.load),
+    "diffusers": Plugin(
+        "a folder of diffusers, or an id of its hub", diffusers.matches, diffusers.load
+    ),
+}
+
+
+def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin has its own)
+    r"""Returns the teacher of a source.
+
+    Arguments:
+        source: A path, a hub id or the name of a function, see `PLUGINS`.
+        options: Options of the plugin that reads it.
+
+    Raises:
+        ConfigError: No plugin knows the source, or the one that does cannot read it.
+    """
+    for plugin in PLUGINS.values():
+        if plugin.matches(source):
+            return plugin.load(source, **options)
+    known = "; ".join(plugin.about for plugin in PLUGINS.values())
+    raise ConfigError(f"no teacher can be read from {source!r}. What can be read: {known}")
