@@ -3,7 +3,7 @@ r"""Teachers that are functions: of `(x_t, sigma)`, of azula's shape, or velocit
 .. math:: D(x_t, \sigma) = x_t + \sigma^2 \, \nabla \log p_\sigma(x_t)
 
 turns a score into a denoiser (Tweedie's formula). azula's denoisers return a posterior whose mean
-is meant, at a time :math:`t` with a schedule :math:`(\alpha_t, \sigma_t)`; the time of our level is
+is meant, at a time :math:`t` with a schedule :math:`(\alpha_t, \sigma_t)`; ours is the time
 where :math:`\sigma_t / \alpha_t = \sigma`, found by bisection.
 """
 
