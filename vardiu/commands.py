@@ -26,7 +26,7 @@ from .generate import Generator
 from .methods import METHODS
 from .pipeline import Task
 from .presets import PRESETS, TEACHERS
-from .probe import probe as measure_teacher
+from .probe import checked
 from .problems import Problem
 from .runs import RunError, RunFolder, write_text_atomic
 from .train import Diverged, Interrupted
@@ -79,6 +79,8 @@ def _resolve(command: str, arguments: list[str]) -> tuple[Task, Path, bool]:
     first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     known, rest = head.parse_known_args(arguments[len(first) :])
     wanted = first[0] if first else None
+    if wanted is None and any(word.split("=")[0] == "--teacher" for word in rest):
+        wanted = "images"
     helping = any(word in ("-h", "--help") for word in rest)
     if known.config is not None:
         if wanted is not None:
@@ -150,9 +152,10 @@ def _carry_out(command: str, arguments: list[str], function: Callable) -> None:
 
 def _teacher_first(task: Task) -> None:
     r"""Trains the teacher of a preset on board if it is needed, was not named and is not there."""
-    needs = getattr(task.problem, "teacher", "learned") == "learned"
-    name = task.problem.name
-    if not needs or task.problem.teacher_run is not None or name not in TEACHERS:
+    problem, name = task.problem, task.problem.name
+    # A density may have an exact teacher, images one from elsewhere.
+    needs = getattr(problem, "teacher", None) in (None, "learned")
+    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
         return
     folder = RunFolder(f"runs/teach-{name}")
     if folder.result() is None:
@@ -210,7 +213,7 @@ def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
     task, _, _ = _resolve("distill", arguments)
     problem = pipeline.problem_of(task)
-    rows = measure_teacher(problem.teacher, *problem.reference(512))
+    rows = checked(problem.teacher, *problem.reference(512))
     table = Table("sigma", "squared error", "a linear denoiser's", box=None)
     for row in rows:
         error = f"{row.error:.4g} ± {row.deviation:.2g}"
@@ -237,7 +240,8 @@ def _student(folder: RunFolder) -> tuple[Generator, Problem]:
     student = store.load(folder.file("student"))
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
-    return student, pipeline.problem_of(pipeline.load_task(folder.file("config.yaml")))
+    problem = pipeline.problem_of(pipeline.load_task(folder.file("config.yaml")))
+    return problem.dress(student), problem
 
 
 def sample(arguments: list[str]) -> None:
@@ -317,7 +321,7 @@ def compare(arguments: list[str]) -> None:
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
-    headline = pipeline.PROBLEMS[type(tasks[0].problem).__name__].headline
+    headline = pipeline.PROBLEMS[type(tasks[0].problem)].headline
     metric = chosen.metric or headline[0]
     known = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     if metric not in known:

@@ -19,6 +19,7 @@ __all__ = [
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
+    "ImageSettings",
     "LevelSettings",
     "PairSettings",
     "Training",
@@ -210,6 +211,56 @@ class DigitsSettings:
     """The width of the posterior's layers."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """What networks compute in; everything around them is float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    r"""Any teacher of images or of latents, with data or without."""
+
+    name: str = "images"
+    """The name of the problem."""
+    teacher: str | None = None
+    """A folder, a hub id, an EDM pickle or FILE.py:NAME; runs/teach-<name> by default."""
+    data: str | None = None
+    """Clean images to compare with, and for methods that need them: a folder, .npz, shards, or a
+    set on board. Without them the teacher's own samples stand for the data."""
+    corrupt: int = 0
+    """How many corrupt images of the data are allowed before the run stops."""
+    prediction: str | None = None
+    """What the teacher's network predicts, where its scheduler says it wrong."""
+    guidance: float = 1.0
+    """The scale of classifier-free guidance that is distilled into the student."""
+    negative: str = ""
+    """The prompt that guidance leads away from."""
+    weak: str | None = None
+    """A worse teacher for autoguidance, in place of the null condition."""
+    prompts: str | None = None
+    """A text file with a prompt a line, for a teacher of texts."""
+    student: Literal["teacher", "lora", "fresh"] = "teacher"
+    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
+    rank: int = 16
+    """lora: the rank of the adapters of student and fake."""
+    sigma: float | None = None
+    """The level at which the student asks its network; the teacher's largest by default."""
+    calls: int = 1
+    """The number of calls of the student; more than one is a few-step student."""
+    side: int = 16
+    """fresh, and `vardiu teach`: the height and width of an image."""
+    channels: int = 3
+    """fresh, and `vardiu teach`: the channels of an image."""
+    widths: tuple[int, int] = (32, 96)
+    """fresh, and `vardiu teach`: the U-Net's channels at full and at half size."""
+    depth: int = 3
+    """fresh, and `vardiu teach`: the U-Net's blocks at half size."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What networks compute in; everything around them is float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "calls", "side", "channels", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
+        if self.side % 2:
+            raise ConfigError(f"problem.side must be even, got {self.side}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -33,21 +33,38 @@ from torch import Tensor
 
 from . import instruments, memory, plots, references, report, store
 from .checkpoint import Checkpoints
-from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
+from .config import (
+    ConfigError,
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    from_mapping,
+    nearest,
+)
 from .generate import Generator
+from .images import ImageProblem
 from .methods import METHODS, TEACHING, Method
 from .metrics import Metric, fingerprint
 from .presets import PRESETS, TEACHERS, Preset
-from .probe import probe
-from .problems import PROBLEMS, Problem
+from .probe import checked, probe
+from .problems import DensityProblem, DigitsProblem, Problem
 from .runs import RunFolder, provenance, write_text_atomic
 from .train import Recipe, Report, Stage, Trainer
 
 __all__ = ["RunSettings", "Task", "distill", "load_task", "problem_of", "teach"]
 
-PROBLEM_KINDS: Mapping[str, type[DensitySettings] | type[DigitsSettings]] = {
+# A problem's settings, of any kind.
+ProblemSettings = DensitySettings | DigitsSettings | ImageSettings
+
+PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
+    "images": ImageSettings,
+}
+PROBLEMS: Mapping[type[ProblemSettings], Callable[..., Problem]] = {
+    DensitySettings: DensityProblem,
+    DigitsSettings: DigitsProblem,
+    ImageSettings: ImageProblem,
 }
 
 
@@ -95,7 +112,7 @@ class Task:
 
     command: str
     preset: str
-    problem: DensitySettings | DigitsSettings
+    problem: ProblemSettings
     method: str
     settings: Any
     run: RunSettings
@@ -194,7 +211,7 @@ def task_of(values: Any, where: str) -> Task:  # noqa: ANN401 (what a file holds
 
 def problem_of(task: Task) -> Problem:
     r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
-    cls = PROBLEMS[type(task.problem).__name__]
+    cls = PROBLEMS[type(task.problem)]
     return cls(task.problem, seed=task.run.seed, untaught=task.command == "teach")
 
 
@@ -373,7 +390,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             _where(folder, console)
             return folder
         begin(task, folder, command, problem)
-        probe(problem.teacher, *problem.reference(512))
+        checked(problem.teacher, *problem.reference(512))
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
         floor = _floor(problem)
@@ -410,7 +427,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         reference, who = problem.compared_with(n)
         rows = [metric.row() for metric in metrics]
         about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
-        store.save(student, folder.file("student"), about)
+        store.save(problem.bare(student), folder.file("student"), about)
         _finish(task, folder, problem, metrics, reference, who, cost)
         show(console, metrics, reference, who)
         calls = f"{cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"
@@ -483,6 +500,7 @@ def _finish(
 ) -> None:
     student = store.load(folder.file("student"))
     assert isinstance(student, Generator)
+    student = problem.dress(student)
     call = "1 call" if student.calls == 1 else f"{student.calls} calls"
     title = f"student, {call}"
     samples = folder.file("samples.png")

@@ -9,6 +9,7 @@ from .config import (
     DensitySettings,
     DigitsSettings,
     FrameSettings,
+    ImageSettings,
     LevelSettings,
     PairSettings,
     Training,
@@ -32,7 +33,7 @@ class Preset:
 
     about: str
     method: str
-    problem: DensitySettings | DigitsSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings
     settings: Training
 
 
@@ -64,6 +65,27 @@ MIXTURE = DensitySettings(
     precision="bfloat16",
 )
 AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)
+PATCHES = ImageSettings(
+    name="patches", data="photos", widths=(24, 64), precision="bfloat16", sigma=40.0
+)
+IMAGES = diff_instruct.Config(
+    steps=800,
+    batch=128,
+    lr=3e-4,
+    fake_lr=8e-4,
+    ratio=1,
+    normalised=True,
+    anchor=6.0,
+    delay=100,
+    warmup=50,
+    beta_1=0.0,
+    beta_2=0.99,
+    clip=100.0,
+    decay="trapezoid",
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+)
 PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
 PAPER_LEVELS = LevelSettings(
     kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
@@ -166,30 +188,25 @@ PRESETS: Mapping[str, Preset] = {
         "8x8 real images by class; Diff-Instruct after a regression on pairs",
         "diff_instruct",
         DigitsSettings(),
-        diff_instruct.Config(
-            steps=800,
-            batch=128,
-            lr=3e-4,
-            fake_lr=8e-4,
-            ratio=1,
-            normalised=True,
-            anchor=6.0,
-            delay=100,
-            warmup=50,
-            beta_1=0.0,
-            beta_2=0.99,
-            clip=100.0,
-            decay="trapezoid",
-            levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
-            halflife=17_700.0,
-            pairs=PairSettings(pairs=16_000),
-        ),
+        IMAGES,
     ),
     "digits-pairs": Preset(
         "the same images; the regression on pairs alone, for comparison",
         "regression",
         DigitsSettings(),
         regression.Config(steps=2_500, halflife=17_700.0),
+    ),
+    "patches": Preset(
+        "16x16 patches of photographs; Diff-Instruct after a regression on pairs",
+        "diff_instruct",
+        PATCHES,
+        IMAGES,
+    ),
+    "images": Preset(
+        "any teacher of images (--teacher, --data); Diff-Instruct after a regression on pairs",
+        "diff_instruct",
+        ImageSettings(),
+        IMAGES,
     ),
     "digits-vardiu": Preset(
         "the same images; VarDiU from a frame of the teacher's samples, whose posterior is known",
@@ -217,6 +234,24 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 TEACHERS: Mapping[str, Preset] = {
+    "patches": Preset(
+        "a U-Net on 16x16 patches of the photographs of scikit-learn and scikit-image",
+        "denoising",
+        PATCHES,
+        denoising.Config(
+            steps=5_000,
+            batch=96,
+            lr=2e-3,
+            beta_2=0.99,
+            warmup=100,
+            clip=1.0,
+            decay="trapezoid",
+            levels=LevelSettings(
+                kind="log_normal", mean=-0.8, std=1.4, sigma_min=0.02, sigma_max=40.0
+            ),
+            halflife=60_000.0,
+        ),
+    ),
     "mog40": Preset(
         "the paper's learned teacher: 20,480 points, five layers, 400 wide",
         "denoising",

@@ -10,16 +10,17 @@ not denoise: its prediction type, its scaling or its weights are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .coordinates import PREDICTIONS, AdaptedDenoiser
 from .denoise import Denoiser
 from .functional import expand_like
 
-__all__ = ["NotADenoiser", "Probe", "probe"]
+__all__ = ["NotADenoiser", "Probe", "checked", "probe"]
 
 
 class NotADenoiser(ValueError):
@@ -43,6 +44,7 @@ def probe(
     *,
     levels: int = 7,
     factor: float = 1.5,
+    floor: float = 0.01,
     seed: int = 0,
 ) -> list[Probe]:
     r"""Measures the denoising error against the noise level, and refuses what does not denoise.
@@ -53,6 +55,8 @@ def probe(
         cond: Their conditions.
         levels: The number of levels, log-spaced over the teacher's range.
         factor: How much worse than the best linear denoiser is still accepted.
+        floor: The share of the data's variance that an error may have at any level: a network that
+            predicts the sample itself is not exact where there is hardly any noise.
         seed: The seed of the noise.
 
     Returns:
@@ -96,7 +100,7 @@ def probe(
         )
         rows.append(row)
     for row in rows:
-        if row.error - 3 * row.deviation > factor * row.linear:
+        if row.error - 3 * row.deviation > max(factor * row.linear, floor * variance):
             raise NotADenoiser(
                 f"the teacher does not denoise: at sigma={row.sigma:.3g} its squared error is "
                 f"{row.error:.3g} a dimension, a linear denoiser reaches {row.linear:.3g}. Is it "
@@ -104,3 +108,46 @@ def probe(
                 "weights loaded, and the data scaled as in its training?"
             )
     return rows
+
+
+def _readings(teacher: Denoiser, x: Tensor) -> Iterator[tuple[str, Denoiser, Tensor]]:
+    r"""Yields what may have been meant instead, with the denoiser and the data of it."""
+    inner = teacher
+    while isinstance(getattr(inner, "denoiser", None), Denoiser):
+        inner = inner.denoiser
+    if isinstance(inner, AdaptedDenoiser):
+        told = inner.prediction
+        for name in PREDICTIONS:
+            inner.prediction = name
+            if name != told:
+                yield f"its output is taken for {name!r}, not {told!r}", teacher, x
+        inner.prediction = told
+    yield "the data are scaled to [0, 1], not [-1, 1]", teacher, (x + 1) / 2
+    yield "the data are scaled to [-2, 2]", teacher, 2 * x
+    yield "the data have unit variance and no mean", teacher, (x - x.mean()) / x.std()
+    parts = {} if teacher.origin is None else teacher.origin.parts
+    factor = None if "vae" not in parts else parts["vae"].config.scaling_factor
+    if factor is not None:
+        yield f"latents are not scaled by {factor:g}", teacher, x / factor
+
+
+def checked(teacher: Denoiser, x: Tensor, cond: Mapping[str, Tensor] | None = None) -> list[Probe]:
+    r"""Probes a teacher; one that is refused is tried under other readings, to name the cause.
+
+    Raises:
+        NotADenoiser: It does not denoise; the message says which other reading of it would, if
+            one does.
+    """
+    try:
+        return probe(teacher, x, cond)
+    except NotADenoiser as error:
+        for words, other, data in _readings(teacher, x):
+            try:
+                probe(other, data, cond)
+            except NotADenoiser:
+                continue
+            raise NotADenoiser(f"{error} It would denoise if {words}.") from error
+        raise NotADenoiser(
+            f"{error} No other reading of its output or its data denoises either: most likely the "
+            "weights are not those of a trained network, or are not of this architecture."
+        ) from error

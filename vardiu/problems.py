@@ -42,7 +42,7 @@ from .posterior import Encoder, RawScale, Scale, UnitScale
 from .runs import RunFolder
 from .sample import Heun
 
-__all__ = ["PROBLEMS", "DensityProblem", "DigitsProblem", "Problem"]
+__all__ = ["DensityProblem", "DigitsProblem", "Problem"]
 
 # A source of samples: of a number of them and a generator, to samples and their conditions.
 Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
@@ -81,7 +81,7 @@ class Problem(abc.ABC):
 
     def fake(self) -> Denoiser:
         r"""Returns a denoiser that starts from the teacher's weights if it has any."""
-        if isinstance(self.teacher, PreconditionedDenoiser):
+        if next(self.teacher.parameters(), None) is not None:
             return self.teacher.start()
         return self.network()
 
@@ -153,6 +153,14 @@ class Problem(abc.ABC):
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions to sample with; none by default."""
         return {}
+
+    def bare(self, student: Generator) -> Generator:
+        r"""Returns a student as it is shipped: alone, with nothing of the problem about it."""
+        return student
+
+    def dress(self, student: Generator) -> Generator:
+        r"""Returns a shipped student as one that takes the problem's own conditions."""
+        return student
 
     @abc.abstractmethod
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
@@ -474,9 +482,3 @@ class DigitsProblem(Problem):
             (title, source(n, random)[0].numpy()),
         ]
         return plots.image_grid(rows, path, columns=20)
-
-
-PROBLEMS: Mapping[str, Callable[..., Problem]] = {
-    "DensitySettings": DensityProblem,
-    "DigitsSettings": DigitsProblem,
-}

@@ -93,12 +93,18 @@ class Sampler(abc.ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        batch: int = 1000,
         **cond: Tensor,
     ) -> Tensor:
-        r"""Draws `n` samples, with shape `(n, *shape)`."""
+        r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time."""
         shape = (n, *self.denoiser.shape)
         z = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-        return self(self.sigmas[0].item() * z, generator=generator, **cond)
+        parts = []
+        for i in range(0, n, batch):
+            rows = {name: value[i : i + batch] for name, value in cond.items()}
+            x = self.sigmas[0].item() * z[i : i + batch]
+            parts.append(self(x, generator=generator, **rows))
+        return torch.cat(parts)
 
 
 class DDIM(Sampler):

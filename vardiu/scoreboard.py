@@ -215,7 +215,7 @@ def write(
             rows = [r for r in results(bake, todo, budget, teacher) if r.runs]
             if not rows:
                 continue
-            problem = pipeline.PROBLEMS[type(todo[0].task.problem).__name__]
+            problem = pipeline.PROBLEMS[type(todo[0].task.problem)]
             group = f"{bake.group(budget)}/{teacher}"
             tables.append((group, table(rows, problem.headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
