@@ -3,7 +3,7 @@ r"""The problem of distilling any teacher of images, with data or without."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,12 @@ class ImageProblem(Problem):
             x, cond = self.drawn
         wanted = () if self.teacher is None else self.teacher.conditions
         return x[:n], {name: cond[name][:n] for name in wanted}
+
+    @property
+    def redraw(self) -> Callable[[], Tensor] | None:
+        if self.settings.data is not None:
+            return None
+        return lambda: self.from_teacher(18)(512, torch.Generator().manual_seed(self.seed + 5))[0]
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         return {"label": torch.arange(n) % self.classes}

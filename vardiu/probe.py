@@ -10,7 +10,7 @@ not denoise: its prediction type, its scaling or its weights are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -110,7 +110,9 @@ def probe(
     return rows
 
 
-def _readings(teacher: Denoiser, x: Tensor) -> Iterator[tuple[str, Denoiser, Tensor]]:
+def _readings(
+    teacher: Denoiser, x: Tensor, draw: Callable[[], Tensor] | None
+) -> Iterator[tuple[str, Denoiser, Tensor]]:
     r"""Yields what may have been meant instead, with the denoiser and the data of it."""
     inner = teacher
     while isinstance(getattr(inner, "denoiser", None), Denoiser):
@@ -120,7 +122,8 @@ def _readings(teacher: Denoiser, x: Tensor) -> Iterator[tuple[str, Denoiser, Ten
         for name in PREDICTIONS:
             inner.prediction = name
             if name != told:
-                yield f"its output is taken for {name!r}, not {told!r}", teacher, x
+                data = x if draw is None else draw()
+                yield f"its output is taken for {name!r}, not {told!r}", teacher, data
         inner.prediction = told
     yield "the data are scaled to [0, 1], not [-1, 1]", teacher, (x + 1) / 2
     yield "the data are scaled to [-2, 2]", teacher, 2 * x
@@ -131,8 +134,19 @@ def _readings(teacher: Denoiser, x: Tensor) -> Iterator[tuple[str, Denoiser, Ten
         yield f"latents are not scaled by {factor:g}", teacher, x / factor
 
 
-def checked(teacher: Denoiser, x: Tensor, cond: Mapping[str, Tensor] | None = None) -> list[Probe]:
+def checked(
+    teacher: Denoiser,
+    x: Tensor,
+    cond: Mapping[str, Tensor] | None = None,
+    draw: Callable[[], Tensor] | None = None,
+) -> list[Probe]:
     r"""Probes a teacher; one that is refused is tried under other readings, to name the cause.
+
+    Arguments:
+        teacher: The teacher.
+        x: Clean samples, or the teacher's own where there are no data.
+        cond: Their conditions.
+        draw: Where they are its own, draws them anew under another reading.
 
     Raises:
         NotADenoiser: It does not denoise; the message says which other reading of it would, if
@@ -141,7 +155,7 @@ def checked(teacher: Denoiser, x: Tensor, cond: Mapping[str, Tensor] | None = No
     try:
         return probe(teacher, x, cond)
     except NotADenoiser as error:
-        for words, other, data in _readings(teacher, x):
+        for words, other, data in _readings(teacher, x, draw):
             try:
                 probe(other, data, cond)
             except NotADenoiser:

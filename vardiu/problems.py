@@ -154,6 +154,11 @@ class Problem(abc.ABC):
         r"""Returns conditions to sample with; none by default."""
         return {}
 
+    @property
+    def redraw(self) -> Callable[[], Tensor] | None:
+        r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
+        return None
+
     def bare(self, student: Generator) -> Generator:
         r"""Returns a student as it is shipped: alone, with nothing of the problem about it."""
         return student

@@ -13,7 +13,7 @@ motorcycle  scikit-image; Middlebury stereo data (Scharstein et al., 2014), CC0
 ==========  ======================================================================
 
 Each photograph is reduced by averaging blocks of pixels; patches are taken at a regular stride.
-The right fifth of each is held out: no pixel of a held-out patch is in a patch of the training set.
+The right fifth of each is held out: no pixel of a held-out patch is in one of the training set.
 """
 
 from __future__ import annotations
