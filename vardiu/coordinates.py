@@ -64,6 +64,12 @@ class Coordinates(nn.Module, abc.ABC):
     def time(self, sigma: Tensor) -> Tensor:
         r"""Returns what the network is told, of :math:`\sigma`."""
 
+    def at(self, sigma: float) -> tuple[float, float, float]:
+        r"""Returns time, :math:`\alpha` and :math:`s` of one level, in double precision."""
+        level = torch.tensor([sigma], dtype=torch.float64)
+        alpha, s = self.scales(level)
+        return self.time(level).item(), alpha.item(), s.item()
+
 
 def increasing(values: Sequence[float], what: str) -> list[float]:
     r"""Returns finite levels that increase.
@@ -133,6 +139,13 @@ class VariancePreserving(Discrete):
     def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         alpha = (1 + sigma.square()).rsqrt()
         return alpha, torch.where(sigma.isinf(), 1.0, sigma * alpha)
+
+    def at(self, sigma: float) -> tuple[float, float, float]:
+        r"""The scales are the roots of single-precision squares, as in every scheduler: at great
+        noise a prediction of it is divided by a small scale, and the last bit counts."""
+        time, _, _ = super().at(sigma)
+        square = torch.tensor(1 / (1 + sigma**2), dtype=torch.float32)
+        return time, square.sqrt().item(), (1 - square).sqrt().item()
 
 
 class VarianceExploding(Coordinates):
@@ -258,17 +271,17 @@ class AdaptedDenoiser(Denoiser):
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         self.check(x_t, sigma)
         alpha, s = (expand_like(scale, x_t) for scale in self.coordinates.scales(sigma))
-        return self.read(alpha * x_t, sigma, alpha, s, **cond)
+        return self.read(alpha * x_t, self.coordinates.time(sigma), alpha, s, **cond)
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""The latent is the network's own input at this level, which may be infinite."""
-        level = z.new_full((len(z),), sigma)
-        alpha, s = (expand_like(scale, z) for scale in self.coordinates.scales(level))
-        return self.read(z, level, alpha, s, **cond)
+        time, *scales = self.coordinates.at(sigma)
+        alpha, s = (z.new_tensor(scale) for scale in scales)
+        return self.read(z, z.new_full((len(z),), time), alpha, s, **cond)
 
-    def read(self, x_s: Tensor, sigma: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
-        r"""Returns the mean, of what the network itself is shown."""
-        output = self.network(x_s, self.coordinates.time(sigma), **cond).to(x_s.dtype)
+    def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns the mean, of what the network itself is shown and told."""
+        output = self.network(x_s, time, **cond).to(x_s.dtype)
         return PREDICTIONS[self.prediction](output, x_s, alpha, s)
 
     def extra_repr(self) -> str:

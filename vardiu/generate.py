@@ -151,8 +151,8 @@ class OneStep(Generator):
 
     Arguments:
         denoiser: The denoiser :math:`D`.
-        sigma: The level :math:`\sigma` at which it is asked; by default that of noise alone
-            where it has one, else its `sigma_max`.
+        sigma: The level :math:`\sigma` at which it is asked; its `sigma_max` by default. Infinite
+            where the denoiser knows what noise alone is.
 
     Raises:
         ValueError: `sigma` is not a level of the denoiser.
@@ -160,8 +160,7 @@ class OneStep(Generator):
 
     def __init__(self, denoiser: Denoiser, sigma: float | str | None = None) -> None:
         super().__init__()
-        largest = math.inf if denoiser.terminal else denoiser.sigma_max
-        sigma = largest if sigma is None else float(sigma)
+        sigma = denoiser.sigma_max if sigma is None else float(sigma)
         within = denoiser.sigma_min <= sigma <= denoiser.sigma_max < math.inf
         if not (within or (denoiser.terminal and sigma == math.inf)):
             raise ValueError(

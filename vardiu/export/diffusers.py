@@ -1,0 +1,295 @@
+r"""Students as pipelines of stock diffusers, which run them in one step.
+
+============================  ================================================================
+student                       pipeline and scheduler
+============================  ================================================================
+`UNet2DModel`, epsilon, v     `ConsistencyModelPipeline`, whose default is one step, with
+or sample                     `DDIMScheduler`: trailing, and no times beyond the student's own
+`UNet2DModel`, flow           the same with `DPMSolverMultistepScheduler` of flow levels
+`UNet2DModel`, EDM            the same with `CMStochasticIterativeScheduler`, `sigma_min` zero
+`UNet2DConditionModel`        `StableDiffusionPipeline` with `DPMSolverMultistepScheduler`
+`DiTTransformer2DModel`       `DiTPipeline` with the same; call it with `guidance_scale=1`
+`PixArtTransformer2DModel`    `PixArtAlphaPipeline` with the same and `guidance_scale=1`
+============================  ================================================================
+
+The pipelines in the last rows take fifty steps unless told otherwise. Their scheduler is given a
+hundred times as many times as the student needs, of which all but the student's own are beyond its
+clipping bound: however many steps are asked for, up to a hundred, one is left. Stable Diffusion's
+guidance is switched off by giving the network the entry for a guidance embedding, with weights of
+zero: a network with that entry is called once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError
+from ..coordinates import AdaptedDenoiser, Flow, VariancePreserving
+from ..denoise import PreconditionedDenoiser
+from ..generate import Generator, OneStep
+from ..plugins.networks import DiffusersNetwork, Told, require
+from ..plugins.origin import Origin
+
+__all__ = ["TOLERANCE", "to_diffusers"]
+
+# The largest difference between images of the pipeline and of the student, in [0, 1].
+TOLERANCE = 1e-5
+# How many steps may be asked for before a second one is taken.
+STEPS = 100
+# The betas of times that are never visited; only that the level grows matters.
+BEYOND = 1e-3
+
+
+def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None) -> float:
+    r"""Writes a pipeline, loads it again as a user would, and compares its images.
+
+    Arguments:
+        student: A one-step student on a network of diffusers.
+        folder: Where to write; it must not exist.
+        origin: What stood around the teacher: the decoder and the encoder of texts.
+
+    Returns:
+        The largest difference of its images from the student's own.
+
+    Raises:
+        ConfigError: Stock diffusers cannot hold this student; the message says why.
+    """
+    network, name = _network(student)
+    builder = PIPELINES[name]
+    model = _whole(network)
+    pipeline = builder(student, model, {} if origin is None else origin.parts)
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+    return _compare(student, folder, name, origin)
+
+
+def _network(student: Generator) -> tuple[DiffusersNetwork, str]:
+    inner: Any = student.denoiser if isinstance(student, OneStep) else None
+    while inner is not None and not isinstance(inner, DiffusersNetwork):
+        inner = getattr(inner, "network", None)
+    if inner is None:
+        raise ConfigError(
+            f"a {type(student).__name__} on a network that is not of diffusers has no pipeline "
+            "there: export it --to onnx or --to safetensors"
+        )
+    if inner.name not in PIPELINES:
+        raise ConfigError(f"there is no pipeline for {inner.name} yet")
+    return inner, inner.name
+
+
+def _whole(network: DiffusersNetwork) -> Any:  # noqa: ANN401 (a model of diffusers)
+    r"""Returns the network in single precision."""
+    return network.model.float().cpu().eval()
+
+
+# ---------------------------------------------------------------- schedulers
+
+
+def _betas(coordinates: VariancePreserving, steps: int) -> list[float]:
+    r"""Returns the betas whose cumulative products are the squared scales of the first times."""
+    sigmas = [*coordinates.arguments["sigmas"], *([math.inf] if coordinates.terminal else [])]
+    squares = torch.tensor([1 / (1 + s**2) for s in sigmas[:steps]], dtype=torch.float64)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), squares[:-1]])
+    return (1 - squares / before).tolist()
+
+
+def _last_time(student: OneStep, coordinates: VariancePreserving) -> int:
+    time, _, _ = coordinates.at(student.sigma)
+    if time != round(time):
+        raise ConfigError(
+            f"the student asks its network at time {time:.3f}: pipelines know whole times. Distil "
+            "with --sigma of a whole time; the teacher's largest is the default"
+        )
+    return int(time)
+
+
+PREDICTED: Mapping[str, str] = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
+
+
+def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
+    r"""A scheduler whose single step is the student's."""
+    diffusers = require("diffusers", "hub")
+    coordinates = denoiser.coordinates
+    if isinstance(coordinates, Flow):
+        return _flow(student, denoiser)
+    steps = _last_time(student, coordinates) + 1
+    return diffusers.DDIMScheduler(
+        num_train_timesteps=steps,
+        trained_betas=_betas(coordinates, steps),
+        prediction_type=PREDICTED[denoiser.prediction],
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def _flow(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
+    coordinates = denoiser.coordinates
+    time, _, _ = coordinates.at(student.sigma)
+    times = int(coordinates.scale)
+    if denoiser.prediction != "flow" or round(time) != times - 1:
+        raise ConfigError(
+            "pipelines of flows step from the last time but one, with a velocity toward noise: "
+            f"got time {time:g} of {times} and prediction {denoiser.prediction!r}"
+        )
+    diffusers = require("diffusers", "hub")
+    return diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=times,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        solver_order=1,
+        final_sigmas_type="zero",
+    )
+
+
+def _clipped(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
+    r"""A scheduler that takes one step whatever number is asked for, up to `STEPS`."""
+    diffusers = require("diffusers", "hub")
+    coordinates = denoiser.coordinates
+    if not isinstance(coordinates, VariancePreserving) or math.isinf(student.sigma):
+        raise ConfigError(
+            "this pipeline's scheduler needs a student of a discrete, variance-preserving "
+            "schedule, asked at a finite level: distil with --sigma of the last but one time"
+        )
+    steps = _last_time(student, coordinates) + 1
+    betas = _betas(coordinates, steps)
+    made = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=STEPS * steps, trained_betas=betas + [BEYOND] * ((STEPS - 1) * steps)
+    )
+    bound = made.lambda_t[steps - 1 : steps + 1].mean().item()
+    return diffusers.DPMSolverMultistepScheduler.from_config(
+        made.config,
+        lambda_min_clipped=bound,
+        prediction_type=PREDICTED[denoiser.prediction],
+        timestep_spacing="trailing",
+        solver_order=1,
+        final_sigmas_type="zero",
+    )
+
+
+def _consistency(student: OneStep, denoiser: PreconditionedDenoiser) -> Any:  # noqa: ANN401
+    told = denoiser.network
+    if not isinstance(told, Told) or told.factor != 1000.0 or told.sign != 1.0:
+        raise ConfigError(
+            "diffusers' consistency scheduler tells the network 250 log(sigma), this one was told "
+            "otherwise: export it --to onnx or --to safetensors"
+        )
+    if float(denoiser.mean.abs().max()) > 0:
+        raise ConfigError("diffusers' consistency scheduler knows no mean of the data")
+    diffusers = require("diffusers", "hub")
+    return diffusers.CMStochasticIterativeScheduler(
+        sigma_min=0.0,
+        sigma_max=student.sigma,
+        sigma_data=denoiser.sigma_data,
+        clip_denoised=False,
+    )
+
+
+# ---------------------------------------------------------------- pipelines
+
+
+def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    diffusers = require("diffusers", "hub")
+    denoiser = student.denoiser
+    adapted = isinstance(denoiser, AdaptedDenoiser)
+    scheduler = _trailing(student, denoiser) if adapted else _consistency(student, denoiser)
+    return diffusers.ConsistencyModelPipeline(unet=model, scheduler=scheduler)
+
+
+def _stable(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    diffusers = require("diffusers", "hub")
+    return diffusers.StableDiffusionPipeline(
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"],
+        unet=_once(model),
+        scheduler=_clipped(student, student.denoiser),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _once(model: Any) -> Any:  # noqa: ANN401
+    r"""Returns the network with the entry of a guidance embedding, of zero weight."""
+    if model.config.time_cond_proj_dim is not None:
+        return model
+    config = {**model.config, "time_cond_proj_dim": 8}
+    twin = type(model).from_config(config)
+    weights = model.state_dict()
+    name = "time_embedding.cond_proj.weight"
+    weights[name] = torch.zeros_like(twin.state_dict()[name])
+    twin.load_state_dict(weights)
+    return twin.eval()
+
+
+def _dit(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    diffusers = require("diffusers", "hub")
+    scheduler = _clipped(student, student.denoiser)
+    return diffusers.DiTPipeline(transformer=model, vae=parts["vae"], scheduler=scheduler)
+
+
+def _pixart(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    diffusers = require("diffusers", "hub")
+    return diffusers.PixArtAlphaPipeline(
+        transformer=model,
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"],
+        scheduler=_clipped(student, student.denoiser),
+    )
+
+
+PIPELINES: Mapping[str, Callable[[OneStep, Any, Mapping[str, Any]], Any]] = {
+    "UNet2DModel": _pixels,
+    "UNet2DConditionModel": _stable,
+    "DiTTransformer2DModel": _dit,
+    "PixArtTransformer2DModel": _pixart,
+}
+
+
+# ---------------------------------------------------------------- comparison
+
+# How the pipelines are called with given latents, for the comparison and for the card.
+CALLS: Mapping[str, dict[str, Any]] = {
+    "DiTTransformer2DModel": {"guidance_scale": 1.0},
+    "PixArtTransformer2DModel": {"guidance_scale": 1.0, "use_resolution_binning": False},
+}
+PROMPTS = ("", "a picture")
+
+
+@torch.no_grad()
+def _compare(student: Generator, folder: Path, name: str, origin: Origin | None) -> float:
+    r"""Returns the largest difference of images of the same latents, in [0, 1]."""
+    diffusers = require("diffusers", "hub")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    n = len(PROMPTS)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(n, *student.latent_shape, generator=generator)
+    given: dict[str, Any] = {"latents": z, **CALLS.get(name, {})}
+    cond: dict[str, Tensor] = {}
+    if "text" in student.conditions:
+        assert origin is not None and origin.encode is not None
+        cond = origin.encode(PROMPTS)
+        given["prompt"] = list(PROMPTS)
+    elif student.conditions:
+        cond = {"label": torch.arange(n)}
+        given["class_labels"] = [0, 1] if name.startswith("DiT") else torch.arange(n)
+    if name in ("DiTTransformer2DModel", "UNet2DModel"):
+        # They take no latents, or only those of three channels, but draw them as is done here.
+        del given["latents"]
+        given["generator"] = torch.Generator().manual_seed(0)
+    if name == "UNet2DModel":
+        given["batch_size"] = n
+    images = torch.from_numpy(pipeline(output_type="np", **given).images).permute(0, 3, 1, 2)
+    expected = student.eval()(z, **cond)
+    if origin is not None and origin.decode is not None:
+        expected = origin.decode(expected)
+    expected = (expected / 2 + 0.5).clamp(0, 1)
+    return float((images - expected).abs().max())

@@ -1,0 +1,126 @@
+r"""A student as one ONNX graph, from latents and conditions to samples, of any batch.
+
+What it computes is the student in single precision; sampling needs numpy and onnxruntime alone:
+
+.. code-block:: python
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    z = numpy.random.default_rng(0).standard_normal((n, *latent_shape), dtype=numpy.float32)
+    (x,) = session.run(["x"], {"z": z, "label": labels})
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..generate import Generator
+from ..plugins.networks import require
+from ..plugins.origin import Origin
+
+__all__ = ["TOLERANCE", "to_onnx"]
+
+TOLERANCE = 1e-4
+OPSET = 20
+BATCHES = (1, 2, 7, 33)
+# Protocol buffers hold no more; larger weights go to a file beside the graph.
+LIMIT = 1_500_000_000
+
+
+class Named(nn.Module):
+    r"""A generator whose conditions are named, one argument each."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return self.generator(z, **cond)
+
+
+def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, Tensor]:
+    r"""Returns conditions of so many rows: classes, or the embeddings of prompts.
+
+    Raises:
+        ValueError: The student takes a text, and its encoder is not known.
+    """
+    if not student.conditions:
+        return {}
+    if "label" in student.conditions and len(student.conditions) == 1:
+        return {"label": torch.arange(n) % 2}
+    if origin is None or origin.encode is None:
+        raise ValueError(
+            f"the student takes {list(student.conditions)}, and no encoder of texts is known: the "
+            "teacher's folder must still be where it was"
+        )
+    return origin.encode([f"picture {i}" for i in range(n)])
+
+
+def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> float:
+    r"""Writes `model.onnx`, runs it in onnxruntime, and compares its samples.
+
+    Arguments:
+        student: The student, in single precision.
+        folder: Where to write.
+        origin: What stood around the teacher, for the conditions of the comparison.
+
+    Returns:
+        The largest difference of its samples from the student's own, over batches of 1 to 33.
+    """
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    runtime = require("onnxruntime", "onnx")
+    folder.mkdir(parents=True)
+    z = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(1))
+    cond = conditions(student, 3, origin)
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    shapes = ({0: batch}, {name: {0: batch} for name in cond})
+    large = sum(p.numel() for p in student.parameters()) * 4 > LIMIT
+    path = folder / "model.onnx"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own, of its own internals
+        torch.onnx.export(
+            Named(student).eval(),
+            (z, cond),
+            str(path),
+            input_names=["z", *cond],
+            output_names=["x"],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=large,
+            verbose=False,
+        )
+    if not large:
+        model = onnx.load(str(path))
+        about = {
+            "latent": "standard normal, shape " + json.dumps(list(student.latent_shape)),
+            "conditions": json.dumps(list(student.conditions)),
+            "calls": str(student.calls),
+        }
+        onnx.helper.set_model_props(model, about)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return max(_difference(session, student, n, origin) for n in BATCHES)
+
+
+@torch.no_grad()
+def _difference(
+    session: Any,  # noqa: ANN401
+    student: Generator,
+    n: int,
+    origin: Origin | None,
+) -> float:
+    z = torch.randn(n, *student.latent_shape, generator=torch.Generator().manual_seed(n))
+    cond = conditions(student, n, origin)
+    wanted = {i.name for i in session.get_inputs()}
+    given = {"z": z, **cond}
+    (x,) = session.run(["x"], {k: v.numpy() for k, v in given.items() if k in wanted})
+    return float((torch.from_numpy(x) - student(z, **cond)).abs().max())
