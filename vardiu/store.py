@@ -17,9 +17,10 @@ from torch import nn
 
 from .config import nearest
 from .denoise import PreconditionedDenoiser
+from .epsilon import EpsilonDenoiser, IDDPMLevels, VELevels, VPLevels
 from .frame import Frame, Framed
 from .generate import FewStep, OneStep, Pushforward
-from .nn import MLP, Precision, UNet
+from .nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from .runs import write_text_atomic
 
 __all__ = ["build", "describe", "load", "save"]
@@ -33,15 +34,22 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "dhariwal_unet": Kind(DhariwalUNet),
+    "edm2_unet": Kind(EDM2UNet),
+    "epsilon": Kind(EpsilonDenoiser, ("network", "levels")),
     "few_step": Kind(FewStep, ("denoiser",)),
     "frame": Kind(Frame),
     "framed": Kind(Framed, ("denoiser", "frame")),
+    "iddpm_levels": Kind(IDDPMLevels),
     "mlp": Kind(MLP),
     "one_step": Kind(OneStep, ("denoiser",)),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "song_unet": Kind(SongUNet),
     "unet": Kind(UNet),
+    "ve_levels": Kind(VELevels),
+    "vp_levels": Kind(VPLevels),
 }
 
 

@@ -1,0 +1,1 @@
+"""Teachers from elsewhere, brought to the library's coordinate where they are loaded."""
