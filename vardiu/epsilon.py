@@ -130,19 +130,23 @@ class IDDPMLevels(Levels):
         C_1: The bound on the ratio of two steps.
         C_2: The offset of the schedule.
         M: The number of steps.
+        j_0: The first step that counts for `sigma_max`, here 80; before it the levels leap, to
+            20,291.
     """
 
     sign, scales = -1.0, True
 
-    def __init__(self, C_1: float = 0.001, C_2: float = 0.008, M: int = 1000) -> None:
+    def __init__(
+        self, C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, j_0: int = 8
+    ) -> None:
         super().__init__()
-        self.arguments = {"C_1": C_1, "C_2": C_2, "M": M}
+        self.arguments = {"C_1": C_1, "C_2": C_2, "M": M, "j_0": j_0}
         kept = [math.sin(0.5 * math.pi * j / M / (C_2 + 1)) ** 2 for j in range(M + 1)]
         u = [0.0]
         for j in range(M, 0, -1):
             ratio = max(kept[j - 1] / kept[j], C_1)
             u.append(math.sqrt((u[-1] ** 2 + 1) / ratio - 1))
-        self.steps, self.sigma_min, self.sigma_max = M, u[1], u[-1]
+        self.steps, self.sigma_min, self.sigma_max = M, u[1], u[M - j_0]
         self.register_buffer("u", torch.tensor(u[::-1]))
 
     def forward(self, sigma: Tensor) -> Tensor:
