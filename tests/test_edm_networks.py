@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vardiu.nn import DhariwalUNet, EDM2UNet, SongUNet
+from vardiu.nn import DhariwalUNet, EDM2UNet, Precision, SongUNet
 from vardiu.nn.edm2 import mp_cat, mp_silu, mp_sum, normalise
 from vardiu.nn.edm_blocks import norm
 from vardiu.nn.layout import attend, resample, taps_2d
@@ -103,7 +103,7 @@ def group(s, name, x):
 
 
 def block(s, name, x, emb, taps, change=lambda x, taps: x):
-    """A block, from the paper's diagram: Figure 'Architecture' of Song et al., rescaled sums."""
+    """A block, from the diagram of Song et al., with sums rescaled."""
     h = conv(s, f"{name}.conv0", change(F.silu(group(s, f"{name}.norm0", x)), taps))
     h = h + (emb @ s[f"{name}.affine.weight"].T + s[f"{name}.affine.bias"])[:, :, None, None]
     h = conv(s, f"{name}.conv1", F.silu(group(s, f"{name}.norm1", h)))
@@ -414,3 +414,45 @@ def test_labels_are_checked(cls):
         cls(*sizes, **options)(x, c_noise, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="encoder_type must be one of"):
         SongUNet(8, 1, 1, encoder_type="magic")
+
+
+PUBLISHED = {
+    "cifar10 ddpm++": (SongUNet, 56, {"img_resolution": 32, "label_dim": 10, "channel_mult": [2, 2, 2]}),
+    "ffhq ddpm++": (SongUNet, 62, {"img_resolution": 64, "channel_mult": [1, 2, 2, 2]}),
+    "imagenet-64 adm": (DhariwalUNet, 296, {"img_resolution": 64, "label_dim": 1000}),
+    "edm2-xs": (EDM2UNet, 125, {"model_channels": 128}),
+    "edm2-s": (EDM2UNet, 280, {"model_channels": 192}),
+    "edm2-m": (EDM2UNet, 498, {"model_channels": 256}),
+    "edm2-l": (EDM2UNet, 777, {"model_channels": 320}),
+    "edm2-xl": (EDM2UNet, 1119, {"model_channels": 384}),
+    "edm2-xxl": (EDM2UNet, 1523, {"model_channels": 448}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_have_the_papers_numbers_of_parameters(name):
+    """In millions, as the papers state them; EDM2 on latents of 64 x 64 x 4, of 1000 classes."""
+    cls, millions, options = PUBLISHED[name]
+    channels = {"in_channels": 3, "out_channels": 3, "augment_dim": 9}
+    if cls is EDM2UNet:
+        channels = {"img_channels": 4, "img_resolution": 64, "label_dim": 1000}
+    with torch.device("meta"):
+        model = cls(**channels, **options)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert abs(count / 1e6 - millions) < 0.6
+
+
+@pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, EDM2UNet])
+def test_half_precision_around_single_weights(cls):
+    """Under autocast the answer is that of single precision, to bfloat16's eight bits."""
+    sizes = (8, 1) if cls is EDM2UNet else (8, 1, 1)
+    model = cls(*sizes, label_dim=3, model_channels=64, channel_mult=[1, 1], num_blocks=1, attn_resolutions=[4])  # fmt: skip
+    model = stirred(model.float(), 0.02)
+    with torch.no_grad():
+        if cls is EDM2UNet:
+            model.out_gain.fill_(1.0)
+        x, c_noise = torch.randn(4, 1, 8, 8).float(), torch.randn(4).float()
+        inputs = x, c_noise, torch.arange(4)
+        wanted, found = model(*inputs), Precision(model, "bfloat16")(*inputs)
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).square().mean().sqrt() < 0.03 * wanted.square().mean().sqrt()

@@ -197,6 +197,25 @@ def test_what_is_no_such_pickle_is_said(tmp_path):
         pickles.read(bad)
 
 
+def test_damage_is_refused_or_changes_numbers_only(tmp_path):
+    """Bytes changed at random: never another error, and the sentinel's name runs nothing."""
+    random = np.random.default_rng(0)
+    path = published.write(
+        tmp_path / "a.pkl", {"ema": published.Persistent("X", published.state_of({"w": torch.ones(3)}, {}, {}))}
+    )  # fmt: skip
+    data, refused = path.read_bytes(), 0
+    for _ in range(300):
+        changed = bytearray(data)
+        for i in random.integers(len(data), size=3):
+            changed[i] = random.integers(256)
+        path.write_bytes(changed)
+        try:
+            pickles.network(path).tensors()
+        except Refused:
+            refused += 1
+    assert 100 < refused < 300
+
+
 def test_without_the_key_what_there_is_is_listed(tmp_path):
     path = published.write(
         tmp_path / "a.pkl", {"net": published.preconditioned("EDMPrecond", network())}

@@ -137,8 +137,9 @@ def test_half_weights_are_widened_exactly(tmp_path):
     assert not any("logvar" in name for name in denoiser.state_dict())
 
 
-def test_a_student_starts_from_it(tmp_path):
-    _, denoiser = made("EDMPrecond", tmp_path)
+@pytest.mark.parametrize("name", ["EDMPrecond", "VPPrecond"])
+def test_a_student_starts_from_it(name, tmp_path):
+    _, denoiser = made(name, tmp_path)
     student = OneStep.like(denoiser, 40.0).eval()
     z, label = torch.randn(2, 2, 8, 8), torch.tensor([0, 3])
     wanted = denoiser(40 * z, torch.full((2,), 40.0), label=label)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .denoise import Denoiser, PreconditionedDenoiser
+from .denoise import Denoiser
 
 __all__ = ["FewStep", "Generator", "OneStep", "Pushforward"]
 
@@ -176,7 +176,7 @@ class OneStep(Generator):
         Raises:
             TypeError: The teacher is exact: it has no weights to start from.
         """
-        if not isinstance(teacher, PreconditionedDenoiser):
+        if next(teacher.parameters(), None) is None:
             raise TypeError(
                 f"{type(teacher).__name__} has no weights that a student could start from; "
                 "give a network: Pushforward(network, latent_shape=..., shape=...)"

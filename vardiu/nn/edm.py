@@ -8,7 +8,7 @@ References:
     | Score-Based Generative Modeling through Stochastic Differential Equations
     | (Song et al., 2021), https://arxiv.org/abs/2011.13456, Appendix H
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
-    | https://arxiv.org/abs/2206.00364, Appendix F.1
+    | https://arxiv.org/abs/2206.00364, Appendix F
 """
 
 from __future__ import annotations

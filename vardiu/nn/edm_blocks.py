@@ -15,7 +15,7 @@ References:
     | Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, 2021)
     | https://arxiv.org/abs/2105.05233
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
-    | https://arxiv.org/abs/2206.00364, Appendix F.1
+    | https://arxiv.org/abs/2206.00364, Appendix F
 """
 
 from __future__ import annotations

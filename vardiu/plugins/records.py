@@ -17,7 +17,16 @@ from torch import Tensor
 
 __all__ = ["BROKEN", "NumpyArray", "Record", "Refused", "Storage", "Strided"]
 
-BROKEN = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+BROKEN = (
+    AssertionError,  # of torch's reader: a storage that the bytes do not hold
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,  # a length beyond any memory, claimed by a damaged file
+    OverflowError,
+    TypeError,
+    ValueError,
+)
 """What reading a damaged pickle raises, besides `pickle.UnpicklingError` and `EOFError`."""
 
 
