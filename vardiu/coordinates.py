@@ -50,11 +50,14 @@ class Coordinates(nn.Module, abc.ABC):
         sigma_min: The smallest level of its training, in our coordinate.
         sigma_max: The largest finite one.
         terminal: Whether there is a time of noise alone, where :math:`\sigma` is infinite.
+        exploding: Whether the network's input grows with the level; else noise alone is shown to
+            it with unit variance.
     """
 
     sigma_min: float
     sigma_max: float
     terminal: bool = False
+    exploding: bool = False
 
     @abc.abstractmethod
     def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +159,8 @@ class VarianceExploding(Coordinates):
         sigma_max: The largest level.
     """
 
+    exploding = True
+
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         super().__init__()
         increasing([sigma_min, sigma_max], "the range of levels")
@@ -218,6 +223,7 @@ Reading = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 PREDICTIONS: Mapping[str, Reading] = {
     "epsilon": lambda o, x_s, alpha, s: (x_s - s * o) / alpha,
+    "negative_epsilon": lambda o, x_s, alpha, s: (x_s + s * o) / alpha,
     "sample": lambda o, x_s, alpha, s: o,
     "v": lambda o, x_s, alpha, s: (alpha * x_s - s * o) / (alpha.square() + s.square()),
     "flow": lambda o, x_s, alpha, s: (x_s - s * o) / (alpha + s),
@@ -277,11 +283,13 @@ class AdaptedDenoiser(Denoiser):
         r"""The latent is the network's own input at this level, which may be infinite."""
         time, *scales = self.coordinates.at(sigma)
         alpha, s = (z.new_tensor(scale) for scale in scales)
-        return self.read(z, z.new_full((len(z),), time), alpha, s, **cond)
+        x_s = s * z if self.coordinates.exploding else z
+        return self.read(x_s, z.new_full((len(z),), time), alpha, s, **cond)
 
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns the mean, of what the network itself is shown and told."""
-        output = self.network(x_s, time, **cond).to(x_s.dtype)
+        # What a network predicts beside the mean, a variance, follows in further channels.
+        output = self.network(x_s, time, **cond)[:, : x_s.shape[1]].to(x_s.dtype)
         return PREDICTIONS[self.prediction](output, x_s, alpha, s)
 
     def extra_repr(self) -> str:

@@ -18,9 +18,10 @@ from torch import nn
 from .config import nearest
 from .coordinates import AdaptedDenoiser, Flow, VarianceExploding, VariancePreserving
 from .denoise import PreconditionedDenoiser
+from .epsilon import IDDPMLevels, VELevels, VPLevels
 from .frame import Frame, Framed
 from .generate import FewStep, OneStep, Pushforward
-from .nn import MLP, Precision, UNet
+from .nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from .plugins.networks import DiffusersNetwork, Told
 from .runs import write_text_atomic
 
@@ -36,20 +37,26 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "adapted": Kind(AdaptedDenoiser, ("network", "coordinates")),
+    "dhariwal_unet": Kind(DhariwalUNet),
     "diffusers": Kind(DiffusersNetwork),
+    "edm2_unet": Kind(EDM2UNet),
     "few_step": Kind(FewStep, ("denoiser",)),
     "flow": Kind(Flow),
     "frame": Kind(Frame),
     "framed": Kind(Framed, ("denoiser", "frame")),
+    "iddpm_levels": Kind(IDDPMLevels),
     "mlp": Kind(MLP),
     "one_step": Kind(OneStep, ("denoiser",)),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "song_unet": Kind(SongUNet),
     "told": Kind(Told, ("network",)),
     "unet": Kind(UNet),
     "variance_exploding": Kind(VarianceExploding),
     "variance_preserving": Kind(VariancePreserving),
+    "ve_levels": Kind(VELevels),
+    "vp_levels": Kind(VPLevels),
 }
 
 

@@ -34,7 +34,9 @@ PLUGINS: Mapping[str, Plugin] = {
     "run": Plugin(
         "a run of `vardiu teach`, or a folder with model.json", stored.matches, stored.load
     ),
-    "edm": Plugin("an EDM or EDM2 pickle, read without executing it", edm.matches, edm.load),
+    "edm": Plugin(
+        "a .pkl file of EDM or EDM2, of which nothing is executed", edm.matches, edm.load
+    ),
     "diffusers": Plugin(
         "a folder of diffusers, or an id of its hub", diffusers.matches, diffusers.load
     ),

@@ -80,15 +80,16 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
     z = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(1))
     cond = conditions(student, 3, origin)
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    shapes = ({0: batch}, {name: {0: batch} for name in cond})
+    shapes = {"z": {0: batch}, "cond": {name: {0: batch} for name in cond}}
     large = sum(p.numel() for p in student.parameters()) * 4 > LIMIT
     path = folder / "model.onnx"
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, of its own internals
         torch.onnx.export(
             Named(student).eval(),
-            (z, cond),
+            (z,),
             str(path),
+            kwargs={"cond": cond},
             input_names=["z", *cond],
             output_names=["x"],
             dynamic_shapes=shapes,
