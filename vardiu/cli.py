@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Command] = {
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
+    "export": Command("export_", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
     "cite": Command("cite", "RUN", "print the BibTeX of what a run used"),
 }
 

@@ -22,6 +22,7 @@ from .checkpoint import CheckpointError
 from .config import ConfigError, nearest
 from .contests import CONTESTS
 from .data.densities import DENSITIES
+from .export import EXPORTS, ExportError, card, export
 from .generate import Generator
 from .methods import METHODS
 from .pipeline import Task
@@ -51,7 +52,7 @@ def guarded(
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
         errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
-    except (Diverged, OSError) as error:
+    except (Diverged, ExportError, OSError) as error:
         errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
         return 1
     return 0
@@ -202,11 +203,16 @@ def cite(arguments: list[str]) -> None:
     parser = Parser(prog="cite")
     parser.add_argument("run")
     task = pipeline.load_task(_run(parser.parse_args(arguments).run).file("config.yaml"))
+    print(papers.bibtex(_citations(task)))
+
+
+def _citations(task: Task) -> list[str]:
+    r"""Returns the keys of what a run used."""
     method = pipeline.method_of(task.command, task.method)
     keys = [*method.cite, *method.also.get(getattr(task.settings, "posterior", ""), ())]
     keys += ["digits"] if task.problem.name == "digits" else []
     keys += ["edm"] if task.problem.name == "digits" or task.command == "teach" else []
-    print(papers.bibtex([*keys, "vardiu_software"]))
+    return [*keys, "vardiu_software"]
 
 
 def probe(arguments: list[str]) -> None:
@@ -299,6 +305,40 @@ def evaluate(arguments: list[str]) -> None:
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+def export_(arguments: list[str]) -> None:
+    r"""Writes a student in another form; says done when it was loaded again and compared."""
+    parser = Parser(prog="export")
+    parser.add_argument("run")
+    parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
+    parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
+    chosen = parser.parse_args(arguments)
+    folder = _run(chosen.run)
+    if chosen.to not in EXPORTS:
+        raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
+    _student(folder)
+    student = store.load(folder.file("student"))
+    task = pipeline.load_task(folder.file("config.yaml"))
+    origin = getattr(pipeline.problem_of(task).teacher, "origin", None)
+    if origin is not None and folder.file("adapter").is_dir():
+        parts = {**origin.parts, "adapter": folder.file("adapter")}
+        origin = dataclasses.replace(origin, parts=parts)
+    about = card.About(
+        task.preset,
+        METHODS[task.method].title,
+        folder.result() or {},
+        json.loads(folder.file("provenance.json").read_text()),
+        papers.bibtex(_citations(task)),
+        folder.file("samples.png"),
+    )
+    out = chosen.out or folder.file(f"export-{chosen.to}")
+    done = export(student, chosen.to, out, origin=origin, about=about)
+    console.print(
+        f"written and compared: {done.folder} (largest difference {done.difference:.1e})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def compare(arguments: list[str]) -> None:

@@ -24,9 +24,11 @@ References:
 from __future__ import annotations
 
 import abc
+import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -118,13 +120,24 @@ class Discrete(Coordinates):
 
     def time(self, sigma: Tensor) -> Tensor:
         wanted, table = sigma.log(), self.log_sigmas.to(sigma.dtype)
-        upper = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
+        # A comparison with all, for what a graph of ONNX knows; the table is short.
+        upper = (table < wanted[..., None]).sum(-1).clamp(1, len(table) - 1)
         low, high = table[upper - 1], table[upper]
         time = upper - 1 + (wanted - low) / (high - low)
         near = time.round()
         time = torch.where((time - near).abs() < 2e-3, near, time)
         time = time.clamp(0, len(table) - 1)
         return time.masked_fill(sigma.isinf(), len(table)) if self.terminal else time
+
+    def place(self, sigma: float) -> float:
+        r"""Returns the time of one level, in double precision and without a tensor."""
+        table = self.arguments["sigmas"]
+        if math.isinf(sigma):
+            return float(len(table))
+        upper = min(max(bisect.bisect_left(table, sigma), 1), len(table) - 1)
+        low, high = math.log(table[upper - 1]), math.log(table[upper])
+        time = upper - 1 + (math.log(sigma) - low) / (high - low)
+        return float(round(time)) if abs(time - round(time)) < 2e-3 else time
 
     def extra_repr(self) -> str:
         return f"times={len(self.log_sigmas)}, sigma={self.sigma_min:.4g}..{self.sigma_max:.4g}"
@@ -146,9 +159,8 @@ class VariancePreserving(Discrete):
     def at(self, sigma: float) -> tuple[float, float, float]:
         r"""The scales are the roots of single-precision squares, as in every scheduler: at great
         noise a prediction of it is divided by a small scale, and the last bit counts."""
-        time, _, _ = super().at(sigma)
-        square = torch.tensor(1 / (1 + sigma**2), dtype=torch.float32)
-        return time, square.sqrt().item(), (1 - square).sqrt().item()
+        square = np.float32(1 / (1 + sigma**2))
+        return self.place(sigma), float(np.sqrt(square)), float(np.sqrt(1 - square))
 
 
 class VarianceExploding(Coordinates):
@@ -282,9 +294,9 @@ class AdaptedDenoiser(Denoiser):
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""The latent is the network's own input at this level, which may be infinite."""
         time, *scales = self.coordinates.at(sigma)
-        alpha, s = (z.new_tensor(scale) for scale in scales)
+        alpha, s = (z.new_full((), scale) for scale in scales)
         x_s = s * z if self.coordinates.exploding else z
-        return self.read(x_s, z.new_full((len(z),), time), alpha, s, **cond)
+        return self.read(x_s, z.new_full((z.shape[0],), time), alpha, s, **cond)
 
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns the mean, of what the network itself is shown and told."""

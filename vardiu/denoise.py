@@ -74,7 +74,7 @@ class Denoiser(nn.Module, abc.ABC):
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""Returns what is made in one call of a standard normal latent, :math:`D(\sigma z,
         \sigma)`."""
-        return self(sigma * z, z.new_full((len(z),), sigma), **cond)
+        return self(sigma * z, z.new_full((z.shape[0],), sigma), **cond)
 
     def start(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.

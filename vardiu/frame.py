@@ -143,7 +143,7 @@ class Frame(nn.Module):
 
 def labels_of(x: Tensor, label: Tensor | None) -> Tensor:
     r"""Returns the classes, all zero where there are none."""
-    return x.new_zeros(len(x), dtype=torch.long) if label is None else label
+    return x.new_zeros(x.shape[0], dtype=torch.long) if label is None else label
 
 
 class Framed(Generator):
@@ -165,7 +165,7 @@ class Framed(Generator):
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         x = self.frame.decode(z, labels_of(z, cond.get("label")))
         x = x.unflatten(1, self.shape)
-        return self.denoiser(x, z.new_full((len(z),), self.sigma), **cond)
+        return self.denoiser(x, z.new_full((z.shape[0],), self.sigma), **cond)
 
 
 class ClusteredNormal(Distribution):

@@ -140,7 +140,7 @@ class Pushforward(Generator):
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         x = self.network(z, **cond).to(z.dtype)
-        x = x.reshape(len(z), *self.shape)
+        x = x.reshape(z.shape[0], *self.shape)
         return self.mean + self.std * (z + x if self.residual else x)
 
 
@@ -217,5 +217,5 @@ class FewStep(Generator):
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         x = torch.zeros_like(z[:, 0])
         for i, sigma in enumerate(self.sigmas):
-            x = self.denoiser(x + sigma * z[:, i], z.new_full((len(z),), sigma), **cond)
+            x = self.denoiser(x + sigma * z[:, i], z.new_full((z.shape[0],), sigma), **cond)
         return x

@@ -16,6 +16,7 @@ from .config import ConfigError, ImageSettings
 from .data.batches import Batches, DataFree
 from .data.sources import open_data, read_data
 from .denoise import Denoiser, PreconditionedDenoiser
+from .export.peft import keep
 from .generate import FewStep, Generator, OneStep
 from .guidance import Autoguided, Guided
 from .metrics import Metric
@@ -26,6 +27,7 @@ from .nn import UNet
 from .noise import karras_grid
 from .posterior import Encoder, UnitScale
 from .problems import Problem, Source, precise
+from .runs import RunFolder
 
 __all__ = ["ImageProblem"]
 
@@ -48,7 +50,7 @@ class ImageProblem(Problem):
     QUICK = 1_000
     samples = 5_000
     REFERENCE = 5_000
-    RANGE = (0.02, 40.0)
+    RANGE = (0.02, 20.0)
 
     def __init__(self, settings: ImageSettings, seed: int = 0, *, untaught: bool = False) -> None:
         self.settings, self.seed = settings, seed
@@ -327,6 +329,11 @@ class ImageProblem(Problem):
 
     def bare(self, student: Generator) -> Generator:
         return lora.merge(bare(student))
+
+    def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
+        for adapter in lora.adapters(student):
+            keep(adapter, folder.file("adapter"))
+        super().save(student, folder, about)
 
     def dress(self, student: Generator) -> Generator:
         return student if self.captions is None else dress(student, self.captions)

@@ -427,7 +427,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         reference, who = problem.compared_with(n)
         rows = [metric.row() for metric in metrics]
         about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
-        store.save(problem.bare(student), folder.file("student"), about)
+        problem.save(student, folder, about)
         _finish(task, folder, problem, metrics, reference, who, cost)
         show(console, metrics, reference, who)
         calls = f"{cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"

@@ -65,9 +65,7 @@ MIXTURE = DensitySettings(
     precision="bfloat16",
 )
 AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)
-PATCHES = ImageSettings(
-    name="patches", data="photos", widths=(24, 64), precision="bfloat16", sigma=40.0
-)
+PATCHES = ImageSettings(name="patches", data="photos", widths=(24, 64), precision="bfloat16")
 IMAGES = diff_instruct.Config(
     steps=800,
     batch=128,
@@ -247,7 +245,7 @@ TEACHERS: Mapping[str, Preset] = {
             clip=1.0,
             decay="trapezoid",
             levels=LevelSettings(
-                kind="log_normal", mean=-0.8, std=1.4, sigma_min=0.02, sigma_max=40.0
+                kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0
             ),
             halflife=60_000.0,
         ),

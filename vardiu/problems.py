@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +163,10 @@ class Problem(abc.ABC):
     def bare(self, student: Generator) -> Generator:
         r"""Returns a student as it is shipped: alone, with nothing of the problem about it."""
         return student
+
+    def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
+        r"""Writes the trained student into its run."""
+        store.save(self.bare(student), folder.file("student"), about)
 
     def dress(self, student: Generator) -> Generator:
         r"""Returns a shipped student as one that takes the problem's own conditions."""

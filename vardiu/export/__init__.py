@@ -1,0 +1,121 @@
+r"""Students in the forms that the next tool expects.
+
+Every export is written beside its place, loaded again as its user would, and compared with the
+student; only then does it get its name. A folder that exists is never written over.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from ..config import ConfigError, nearest
+from ..generate import Generator
+from ..nn import Precision
+from ..plugins.origin import Origin
+from . import card, diffusers, onnx, peft, plain
+
+__all__ = ["EXPORTS", "ExportError", "Exporter", "Exported", "export", "single"]
+
+# Of a student, a folder to write, and what stood around its teacher: the largest difference.
+Write = Callable[[Generator, Path, Origin | None], float]
+
+
+class Exporter(NamedTuple):
+    r"""A row: what it writes, how, the difference allowed, and how its user loads it."""
+
+    about: str
+    write: Write
+    tolerance: float
+    usage: str
+
+
+class ExportError(RuntimeError):
+    r"""What was written does not give the student's samples; it has been removed."""
+
+
+class Exported(NamedTuple):
+    r"""Where an export is, and by how much its samples differ from the student's."""
+
+    folder: Path
+    difference: float
+
+
+EXPORTS: Mapping[str, Exporter] = {
+    "diffusers": Exporter(
+        "a pipeline of stock diffusers, one step by default",
+        diffusers.to_diffusers,
+        diffusers.TOLERANCE,
+        card.DIFFUSERS,
+    ),
+    "onnx": Exporter("one graph for onnxruntime", onnx.to_onnx, onnx.TOLERANCE, card.ONNX),
+    "safetensors": Exporter(
+        "weights and a description for this library", plain.to_safetensors, 0.0, card.SAFETENSORS
+    ),
+    "lora": Exporter(
+        "the adapter alone, for peft and diffusers", peft.to_lora, peft.TOLERANCE, card.LORA
+    ),
+}
+
+
+def single(student: Generator) -> Generator:
+    r"""Returns a copy that computes in single precision, on the CPU, in evaluation mode."""
+    twin = copy.deepcopy(student).cpu().float().eval()
+    _widen(twin)
+    return twin.requires_grad_(False)
+
+
+def _widen(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, Precision):
+            child = child.network
+            setattr(module, name, child)
+        _widen(child)
+
+
+def export(
+    student: Generator,
+    to: str,
+    out: str | Path,
+    *,
+    origin: Origin | None = None,
+    about: card.About | None = None,
+) -> Exported:
+    r"""Writes a student in another form, and proves that it is the same.
+
+    Arguments:
+        student: The student.
+        to: The form, one of `EXPORTS`.
+        out: The folder, which must not exist.
+        origin: What stood around the teacher.
+        about: What the card tells of the run; without it a card of the student alone.
+
+    Raises:
+        ConfigError: The form is unknown or cannot hold the student, or the folder exists.
+        ExportError: What was written does not give the student's samples. It has been removed.
+    """
+    if to not in EXPORTS:
+        raise ConfigError(f"unknown form {to!r}; {nearest(to, EXPORTS)}")
+    row, out = EXPORTS[to], Path(out)
+    if out.exists():
+        raise ConfigError(f"{out} exists, and is not written over; give another folder with --out")
+    partial = out.with_name(f".{out.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        difference = row.write(single(student), partial, origin)
+        if not difference <= row.tolerance:
+            raise ExportError(
+                f"the {to} export differs from the student by {difference:.2g}, more than "
+                f"{row.tolerance:g}; nothing was kept"
+            )
+        card.write(partial, student, to, row.usage, difference, origin, about)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, difference)

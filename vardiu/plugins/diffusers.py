@@ -226,7 +226,7 @@ def _origin(
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     # A transformer's embedding has one more row than classes: none of them.
     null = classes if network.name == "DiTTransformer2DModel" else None
-    around: dict[str, Any] = {"scheduler": dict(settings)}
+    around: dict[str, Any] = {"scheduler": dict(settings), "network": network.model}
     vae = _autoencoder(folder, parts)
     if vae is not None:
         around["vae"] = vae

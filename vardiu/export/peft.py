@@ -1,0 +1,110 @@
+r"""Adapters in the format of peft, which diffusers reads as well.
+
+A run with `--student lora` keeps its adapter in `adapter/`, as its network's module names have it.
+Exported, it is loaded onto the teacher by peft itself, and the result compared with the student,
+whose own weights have the adapter merged.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from ..generate import Generator
+from ..lora import LoRA
+from ..plugins.networks import DiffusersNetwork, require
+from ..plugins.origin import Origin
+from .onnx import conditions
+
+__all__ = ["TOLERANCE", "keep", "to_lora"]
+
+TOLERANCE = 1e-4
+PREFIX = "base_model.model."
+
+
+def keep(adapter: LoRA, folder: Path) -> Path:
+    r"""Writes an adapter: `adapter_model.safetensors` and `adapter_config.json`, peft's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, names = {}, []
+    for name in adapter.names:
+        key = name.replace(".", "/")
+        short = name.removeprefix("model.")  # of the network of diffusers within ours
+        names.append(short)
+        tensors[f"{PREFIX}{short}.lora_A.weight"] = adapter.down[key].detach().cpu().contiguous()
+        tensors[f"{PREFIX}{short}.lora_B.weight"] = adapter.up[key].detach().cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": sorted(names),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "task_type": None,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> float:
+    r"""Writes the adapter of a run, loads it with peft, and compares the network's outputs.
+
+    Returns:
+        The largest difference of samples of the base with the adapter from the student's own.
+
+    Raises:
+        ConfigError: The run has no adapter, or its network is not of diffusers.
+    """
+    source = None if origin is None else origin.parts.get("adapter")
+    network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
+    if source is None:
+        raise ConfigError("the run has no adapter: distil with --student lora")
+    if network is None:
+        raise ConfigError(
+            "an adapter is for a network of diffusers, and this one is not: merge it"
+        )
+    tensors = load_file(Path(source) / "adapter_model.safetensors")
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = (Path(source) / "adapter_config.json").read_text()
+    (folder / "adapter_config.json").write_text(config)
+    if network.name == "UNet2DConditionModel":  # for pipeline.load_lora_weights
+        renamed = {"unet." + name.removeprefix(PREFIX): value for name, value in tensors.items()}
+        save_file(renamed, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+    return _compare(student, network, folder, origin)
+
+
+@torch.no_grad()
+def _compare(student: Generator, network: DiffusersNetwork, folder: Path, origin: Origin) -> float:
+    peft = require("peft", "lora")
+    base = copy.deepcopy(origin.parts["network"]).float().cpu().eval()
+    adapted = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    z = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(0))
+    cond = conditions(student, 3, origin)
+    expected = student(z, **cond)
+    merged = network.model
+    try:
+        network.model = Called(adapted)
+        found = student(z, **cond)
+    finally:
+        network.model = merged
+    return float((found - expected).abs().max())
+
+
+class Called(nn.Module):
+    r"""peft's model, called as its base is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        return self.model(*arguments, **options)

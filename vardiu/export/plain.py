@@ -1,0 +1,28 @@
+r"""Students as this library keeps them: safetensors and JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .. import store
+from ..generate import Generator
+from ..plugins.origin import Origin
+from .onnx import conditions
+
+__all__ = ["to_safetensors"]
+
+
+@torch.no_grad()
+def to_safetensors(student: Generator, folder: Path, origin: Origin | None = None) -> float:
+    r"""Writes `model.safetensors` and `model.json`, reads them, and compares samples.
+
+    Returns:
+        The largest difference, which must be zero.
+    """
+    store.save(student, folder)
+    loaded = store.load(folder)
+    z = torch.randn(5, *student.latent_shape, generator=torch.Generator().manual_seed(0))
+    cond = conditions(student, 5, origin)
+    return float((loaded(z, **cond) - student(z, **cond)).abs().max())
