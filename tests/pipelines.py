@@ -95,7 +95,9 @@ def text_unet():
     ).eval()
 
 
-def stable(path, prediction="epsilon", network=None, vae=None, tokens=None, texts=None, **settings):
+def stable(
+    path, prediction="epsilon", network=None, vae=None, tokens=None, texts=None, **settings
+):
     tokens = tokens or tokenizer(Path(path) / "tokens")
     ends = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     pipeline = diffusers.StableDiffusionPipeline(

@@ -219,7 +219,7 @@ def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
     task, _, _ = _resolve("distill", arguments)
     problem = pipeline.problem_of(task)
-    rows = checked(problem.teacher, *problem.reference(512), problem.redraw)
+    rows = checked(problem.probed, *problem.reference(512), problem.redraw)
     table = Table("sigma", "squared error", "a linear denoiser's", box=None)
     for row in rows:
         error = f"{row.error:.4g} ± {row.deviation:.2g}"

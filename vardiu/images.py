@@ -254,6 +254,11 @@ class ImageProblem(Problem):
         return x[:n], {name: cond[name][:n] for name in wanted}
 
     @property
+    def probed(self) -> Denoiser:
+        # A guided teacher is no conditional mean, and is not to be judged as one.
+        return self.inner if self.captions is None else Captioned(self.inner, self.captions)
+
+    @property
     def redraw(self) -> Callable[[], Tensor] | None:
         if self.settings.data is not None:
             return None

@@ -390,7 +390,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             _where(folder, console)
             return folder
         begin(task, folder, command, problem)
-        checked(problem.teacher, *problem.reference(512), problem.redraw)
+        checked(problem.probed, *problem.reference(512), problem.redraw)
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
         floor = _floor(problem)

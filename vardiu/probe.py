@@ -10,7 +10,8 @@ not denoise: its prediction type, its scaling or its weights are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -112,19 +113,21 @@ def probe(
 
 def _readings(
     teacher: Denoiser, x: Tensor, draw: Callable[[], Tensor] | None
-) -> Iterator[tuple[str, Denoiser, Tensor]]:
+) -> Generator[tuple[str, Denoiser, Tensor]]:
     r"""Yields what may have been meant instead, with the denoiser and the data of it."""
     inner = teacher
     while isinstance(getattr(inner, "denoiser", None), Denoiser):
         inner = inner.denoiser
     if isinstance(inner, AdaptedDenoiser):
         told = inner.prediction
-        for name in PREDICTIONS:
-            inner.prediction = name
-            if name != told:
-                data = x if draw is None else draw()
-                yield f"its output is taken for {name!r}, not {told!r}", teacher, data
-        inner.prediction = told
+        try:
+            for name in PREDICTIONS:
+                inner.prediction = name
+                if name != told:
+                    data = x if draw is None else draw()
+                    yield f"its output is taken for {name!r}, not {told!r}", teacher, data
+        finally:
+            inner.prediction = told
     yield "the data are scaled to [0, 1], not [-1, 1]", teacher, (x + 1) / 2
     yield "the data are scaled to [-2, 2]", teacher, 2 * x
     yield "the data have unit variance and no mean", teacher, (x - x.mean()) / x.std()
@@ -155,12 +158,13 @@ def checked(
     try:
         return probe(teacher, x, cond)
     except NotADenoiser as error:
-        for words, other, data in _readings(teacher, x, draw):
-            try:
-                probe(other, data, cond)
-            except NotADenoiser:
-                continue
-            raise NotADenoiser(f"{error} It would denoise if {words}.") from error
+        with contextlib.closing(_readings(teacher, x, draw)) as readings:
+            for words, other, data in readings:
+                try:
+                    probe(other, data, cond)
+                except NotADenoiser:
+                    continue
+                raise NotADenoiser(f"{error} It would denoise if {words}.") from error
         raise NotADenoiser(
             f"{error} No other reading of its output or its data denoises either: most likely the "
             "weights are not those of a trained network, or are not of this architecture."

@@ -156,6 +156,11 @@ class Problem(abc.ABC):
         return {}
 
     @property
+    def probed(self) -> Denoiser:
+        r"""The denoiser that must denoise: the teacher, without any guidance."""
+        return self.teacher
+
+    @property
     def redraw(self) -> Callable[[], Tensor] | None:
         r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
         return None
