@@ -160,8 +160,28 @@ class Objective(nn.Module, abc.ABC):
     def phases(self) -> tuple[Phase, ...]:
         r"""The losses of one step, in their order."""
 
+    @property
+    def mixes(self) -> str:
+        r"""Why a loss is not a mean over the rows of its batch; empty where it is one.
+
+        Only a mean over rows is the mean of its parts': a method that says so here is not trained
+        with accumulated gradients.
+        """
+        return ""
+
+    def begin(self, batch: Batch, step: int) -> None:
+        r"""Does what a step does once and not for each row; called before `prepare`, under
+        `no_grad`, with all rows of this process.
+
+        Nothing here may be needed by `prepare`: instruments call that alone.
+        """
+
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
-        r"""Returns what the phases need and no gradient; called once a step, under `no_grad`."""
+        r"""Returns what the phases need and no gradient, under `no_grad`.
+
+        Called once a step; with accumulated gradients once for each part of the batch, before the
+        first update. What it returns holds rows of its batch only.
+        """
         return batch
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:

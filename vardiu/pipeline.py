@@ -71,9 +71,11 @@ class RunSettings:
     """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0
     """Samples of the final measurement; 0 for the problem's own number."""
+    accumulate: int = 1
+    """Equal parts in which a batch is visited, one after another, to save memory."""
 
     def __post_init__(self) -> None:
-        for name in ("reports", "evaluations"):
+        for name in ("reports", "evaluations", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
         if self.milestones < 0:
@@ -99,6 +101,18 @@ class Task:
     method: str
     settings: Any
     run: RunSettings
+
+    def __post_init__(self) -> None:
+        pairs = getattr(self.settings, "pairs", None)
+        sizes = {"batch": self.settings.batch}
+        if pairs is not None and pairs.pairs:
+            sizes["pairs.batch"] = pairs.batch
+        for name, size in sizes.items():
+            if size % self.run.accumulate:
+                raise ConfigError(
+                    f"method.{name} must be a multiple of run.accumulate "
+                    f"({self.run.accumulate}), got {size}"
+                )
 
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
@@ -233,7 +247,11 @@ def train(
         stage, index = next(recipe), 0
     while True:
         trainer = Trainer(
-            stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=run.seed
+            stage.objective.to(device),
+            stage.optimisation,
+            steps=stage.steps,
+            seed=run.seed,
+            accumulate=run.accumulate,
         )
         store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
         found = store.newest()
