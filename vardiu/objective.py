@@ -176,6 +176,11 @@ class Objective(nn.Module, abc.ABC):
         Nothing here may be needed by `prepare`: instruments call that alone.
         """
 
+    @property
+    def beginnings(self) -> int:
+        r"""The number of steps, counted from the first, in which `begin` has something to do."""
+        return 0
+
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
         r"""Returns what the phases need and no gradient, under `no_grad`.
 

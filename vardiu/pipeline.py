@@ -227,6 +227,18 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
+    r"""Returns the trainer of a stage, with all that the run asks for."""
+    objective = stage.objective.to(device)
+    return Trainer(
+        objective,
+        stage.optimisation,
+        steps=stage.steps,
+        seed=run.seed,
+        accumulate=run.accumulate,
+    )
+
+
 def train(
     recipe: Recipe,
     teacher: torch.nn.Module | None,
@@ -246,13 +258,7 @@ def train(
     with metered(teacher, cost):
         stage, index = next(recipe), 0
     while True:
-        trainer = Trainer(
-            stage.objective.to(device),
-            stage.optimisation,
-            steps=stage.steps,
-            seed=run.seed,
-            accumulate=run.accumulate,
-        )
+        trainer = trainer_of(stage, run, device)
         store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
         found = store.newest()
         if found is not None:

@@ -9,6 +9,7 @@ teacher's map is steep, but it is spread over all modes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -87,6 +88,10 @@ class Regression(Objective):
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
+
+    @property
+    def beginnings(self) -> int:
+        return math.ceil(len(self.z) / self.portion)
 
     def begin(self, batch: Batch, step: int) -> None:
         done = int(self.solved)
