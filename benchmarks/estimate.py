@@ -46,7 +46,7 @@ class ImagesSettings:
 
 
 class Images(Problem):
-    """Gaussian images of unit scale; the teacher is a fresh U-Net, which denoises them linearly."""
+    """Gaussian images; the teacher is a fresh U-Net, which denoises them linearly."""
 
     headline = ("variance",)
     QUICK, samples, sigma_data, variance = 64, 128, 0.5, 0.25
@@ -141,7 +141,8 @@ def compare(name: str, out: Path) -> dict[str, float]:
     )
     wall = time.perf_counter() - started
     cost = json.loads((out / "result.json").read_text())["cost"]
-    written = sum(p.stat().st_size for p in out.glob("checkpoints/**/*") if p.is_file())
+    newest = max(out.glob("checkpoints/*/*"), key=lambda path: path.name)
+    written = sum(path.stat().st_size for path in newest.iterdir())
     pairs = {
         "memory": (found["memory"]["peak"], json.loads(done.stdout.splitlines()[-1])),
         "training": (found["seconds"]["training"], cost["seconds"]),

@@ -31,7 +31,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from . import footprint, instruments, memory, pipeline
+from . import footprint, instruments, memory, pipeline, plots
 from .checkpoint import _encode
 from .config import ConfigError
 from .generate import Generator
@@ -112,7 +112,8 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     start += seconds
     stages: list[dict[str, Any]] = []
     while True:
-        trainer = pipeline.trainer_of(stage, run, device)
+        trainer, seconds = timed(lambda s=stage: pipeline.trainer_of(s, run, device))
+        start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
         student = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
         try:
@@ -120,7 +121,9 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
             start += seconds
         except StopIteration:
             break
-    end = timed(lambda: finish(task, problem, student.cpu()))[1]
+        del stages[-1]["log"]
+    log = stages[-1].pop("log")
+    end = timed(lambda: finish(task, problem, student.cpu(), log))[1]
     training = sum(row["seconds"] for row in stages)
     return {
         "device": str(device),
@@ -172,8 +175,10 @@ def ready(task: Task) -> Problem:
     return problem
 
 
-def finish(task: Task, problem: Problem, student: torch.nn.Module) -> None:
-    r"""Does what a run does after its training."""
+def finish(
+    task: Task, problem: Problem, student: torch.nn.Module, log: Sequence[dict[str, Any]]
+) -> None:
+    r"""Does what a run does after its training: measures, and draws the student and a log."""
     distilled = isinstance(student, Generator)
     source = problem.from_generator(student.eval()) if distilled else None
     if source is None:
@@ -185,6 +190,9 @@ def finish(task: Task, problem: Problem, student: torch.nn.Module) -> None:
         problem.compared_with(n)
     with tempfile.TemporaryDirectory() as folder:
         problem.picture(source, Path(folder) / "samples.png", "student")
+        plots.curves(log, Path(folder) / "curves.png", problem.headline, pipeline._reference(task))
+        if any("histogram" in row for row in log):
+            plots.convergence(log, Path(folder) / "convergence.png")
 
 
 # ---------------------------------------------------------------- a stage
@@ -200,7 +208,7 @@ def stage_row(
     kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
     state = trainer.state_dict(stage.batches)
     saving = timed(lambda: serialise(state))
-    looks = look(task, problem, trainer, stage)
+    log, looks = look(task, problem, trainer, stage)
     return {
         "name": stage.name,
         "steps": stage.steps,
@@ -208,6 +216,7 @@ def stage_row(
         "begin": begin,
         "seconds": stage.steps * step + beginnings * begin,
         "looks": looks,
+        "log": log,
         "checkpoint": saving[0],
         "save": saving[1],
         "networks": networks(trainer, kept),
@@ -243,23 +252,28 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> tuple[float, float]:
     return statistics.median(blocks[WARM:] or blocks), first if objective.beginnings else 0.0
 
 
-def look(task: Task, problem: Problem, trainer: Trainer, stage: Stage) -> float:
-    r"""Returns the seconds of all reports and evaluations of a stage."""
-    reports = min(task.run.reports, stage.steps // DEAR + 1)
-    seconds = reports * timed(trainer.summary)[1]
-    if task.command == "teach":
-        return seconds
+def look(
+    task: Task, problem: Problem, trainer: Trainer, stage: Stage
+) -> tuple[list[dict[str, Any]], float]:
+    r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
+    told, seconds = timed(trainer.summary)
+    seconds *= min(task.run.reports, stage.steps // DEAR + 1)
+    row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
+    reports = min(task.run.reports, stage.steps)
 
     def evaluate() -> None:
         random = torch.Generator().manual_seed(0)
         drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
-        problem.measure(lambda n, random: drawn, problem.QUICK)
+        for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
+            row[f"metric/{metric.name}"] = metric.value
         assert trainer.batch is not None
         draws = pipeline._draws(stage.steps, stage.steps, task.run.evaluations)
-        instruments.look(problem, trainer.objective, drawn, trainer.batch, trainer.step, draws)
+        seen = trainer.objective, drawn, trainer.batch, trainer.step, draws
+        row.update(instruments.look(problem, *seen))
 
-    times = min(task.run.evaluations, stage.steps)
-    return seconds + times * timed(evaluate)[1]
+    if task.command == "distill":
+        seconds += min(task.run.evaluations, stage.steps) * timed(evaluate)[1]
+    return [{**row, "step": i + 1, "seconds": i + 1.0} for i in range(reports)], seconds
 
 
 def networks(trainer: Trainer, kept: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -34,6 +34,7 @@ from torch import Tensor
 from . import instruments, memory, plots, references, report, store
 from .checkpoint import Checkpoints
 from .config import ConfigError, DensitySettings, DigitsSettings, from_mapping, nearest
+from .economy import Economy
 from .generate import Generator
 from .methods import METHODS, TEACHING, Method
 from .metrics import Metric, fingerprint
@@ -73,6 +74,8 @@ class RunSettings:
     """Samples of the final measurement; 0 for the problem's own number."""
     accumulate: int = 1
     """Equal parts in which a batch is visited, one after another, to save memory."""
+    economy: Economy = Economy()
+    """How networks save time and memory."""
 
     def __post_init__(self) -> None:
         for name in ("reports", "evaluations", "accumulate"):
@@ -229,6 +232,7 @@ def device_of(name: str) -> torch.device:
 
 def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
     r"""Returns the trainer of a stage, with all that the run asks for."""
+    run.economy.apply(stage.objective)
     objective = stage.objective.to(device)
     return Trainer(
         objective,

@@ -386,6 +386,7 @@ class Trainer:
         self.objective.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            lay_out(optimizer)
         self.average.load_state_dict(state["average"])
         self.objective.streams.load_state_dict(state["random"]["streams"])
         torch.set_rng_state(state["random"]["torch"].cpu())
@@ -397,6 +398,19 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    r"""Lays an optimiser's moments out in memory as their parameters are.
+
+    Checkpoints are contiguous, parameters may be channels-last; fused updates walk through both
+    by address, and take one element's moment for another's where the two differ.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                state[key] = moment.copy_(value)
 
 
 def divided(batch: Batch, parts: int) -> list[Batch]:
