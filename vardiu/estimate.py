@@ -202,7 +202,7 @@ def stage_row(
     task: Task, problem: Problem, stage: Stage, trainer: Trainer, budget: float
 ) -> dict[str, Any]:
     r"""Returns the memory and the times of a stage."""
-    step, begin = steps(trainer, stage, budget)
+    step, processor, begin = steps(trainer, stage, budget)
     beginnings = min(stage.objective.beginnings, stage.steps)
     assert trainer.batch is not None
     kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
@@ -213,6 +213,7 @@ def stage_row(
         "name": stage.name,
         "steps": stage.steps,
         "step": step,
+        "processor": processor,
         "begin": begin,
         "seconds": stage.steps * step + beginnings * begin,
         "looks": looks,
@@ -224,32 +225,35 @@ def stage_row(
     }
 
 
-def steps(trainer: Trainer, stage: Stage, budget: float) -> tuple[float, float]:
-    r"""Returns the median seconds of a step, and of the preparation that first steps have.
+def steps(trainer: Trainer, stage: Stage, budget: float) -> tuple[float, float, float]:
+    r"""Returns the median seconds of a step, those of the processor, and those of `begin`.
 
     Steps are timed in blocks in which each phase has had its turn.
     """
     objective = stage.objective
     cycle = math.lcm(*(phase.every for phase in objective.phases))
-    begin, begins = objective.begin, [0.0]
+    begin = objective.begin
+    begins: list[float] = []
 
     def watched(*arguments: Any) -> None:  # noqa: ANN401
         begins.append(timed(lambda: begin(*arguments))[1])
 
     objective.__dict__["begin"] = watched
     blocks: list[float] = []
+    processor: list[float] = []
     while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):
-        del begins[1:]
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         for _ in range(cycle):
             trainer.advance(stage.batches)
-        seconds = time.perf_counter() - started
-        blocks.append((seconds - sum(begins)) / cycle)
-        first = max(begins)
+        seconds, work = time.perf_counter() - started, time.process_time() - worked
+        blocks.append((seconds - sum(begins[-cycle:])) / cycle)
+        processor.append(work / cycle)
         if trainer.step + cycle > trainer.steps:
             break
     del objective.__dict__["begin"]
-    return statistics.median(blocks[WARM:] or blocks), first if objective.beginnings else 0.0
+    first = begins[: objective.beginnings]
+    each = [statistics.median(times[WARM:] or times) for times in (blocks, processor)]
+    return each[0], each[1], statistics.median(first or [0.0])
 
 
 def look(
