@@ -2,9 +2,9 @@
 
     python benchmarks/estimate.py [--presets mog40 mog40-gaussian images] [--out runs/estimate]
 
-Each run is one of some hundred steps, in a fresh process, on one thread. The processor's time of the
-steps is compared beside the clock's, in which others' load is, too. `images` distils a U-Net on
-synthetic images of 32x32x3 by Diff-Instruct: three networks whose activations matter.
+Each run is one of some hundred steps, in a fresh process, on one thread. The processor's time of
+the steps is compared beside the clock's, in which others' load is, too. `images` distils a U-Net
+on synthetic images of 32x32x3 by Diff-Instruct: three networks whose activations matter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vardiu import estimate, pipeline, plots
+from vardiu import estimate, pipeline, plots, rehearse
 from vardiu.config import LevelSettings
 from vardiu.data.batches import Batches, DataFree, Shuffled
 from vardiu.denoise import Denoiser, PreconditionedDenoiser
@@ -138,7 +138,7 @@ def child(out: str) -> None:
 
     Trainer.advance = watched
     pipeline.distill(task, Path(out), ["benchmark"], Console(stderr=True))
-    print(json.dumps([estimate.peak(pipeline.device_of(task.run.device)), work[0]]))
+    print(json.dumps([rehearse.peak(pipeline.device_of(task.run.device)), work[0]]))
 
 
 def compare(name: str, out: Path) -> dict[str, float]:

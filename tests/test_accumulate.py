@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from cases import CASES, student
 from problems import mixture_teacher
 from test_contract import make, same
 
 from vardiu.checkpoint import load_state, save_state
+from vardiu.cli import main
 from vardiu.data.batches import Batches, DataFree, Shuffled
 from vardiu.methods.vardiu import VarDiU
 from vardiu.noise import LogUniform
@@ -208,3 +210,13 @@ def test_batches_that_cannot_be_divided_are_named():
         ValueError, match=r"method.batch must be a multiple of run.accumulate \(7\)"
     ):
         Task(**{**vars(task), "run": RunSettings(accumulate=7)})
+
+
+def test_the_command_takes_parts_and_economies(capsys):
+    words = ["--accumulate", "4", "--economy.checkpoint", "all", "--economy.offload"]
+    assert main(["distill", "mog40-gaussian", *words, "--dry-run"]) == 0
+    run = yaml.safe_load(capsys.readouterr().out)["run"]
+    assert run["accumulate"] == 4 and run["economy"]["checkpoint"] == "all"
+    assert run["economy"]["offload"] is True
+    assert main(["distill", "mog40-gaussian", "--accumulate", "7", "--dry-run"]) == 2
+    assert "must be a multiple of run.accumulate (7), got 256" in capsys.readouterr().err

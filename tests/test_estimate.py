@@ -17,7 +17,7 @@ from rich.console import Console
 from test_bigger import of_images
 from torch import nn
 
-from vardiu import estimate, forecast, pipeline
+from vardiu import estimate, forecast, pipeline, rehearse
 from vardiu.checkpoint import save_state
 from vardiu.cli import main
 from vardiu.config import ConfigError, PairSettings
@@ -85,7 +85,7 @@ def test_a_step_is_timed_over_the_turns_of_all_phases():
 
     objective.__dict__["student_loss"] = slow
     stage, trainer = stage_of(objective)
-    step, processor, begin = estimate.steps(trainer, stage, budget=0.1)
+    step, processor, begin, _ = rehearse.steps(trainer, stage, budget=0.1)
     assert objective.phases[1].every == 2 and begin == 0
     assert 0.025 < step < 0.05  # half of the steps are slow
     assert 0 < processor < step  # a sleep is no work
@@ -99,7 +99,7 @@ def test_the_checkpoint_has_the_size_that_is_told(tmp_path):
     save_state(tmp_path / "x", state)
     written = sum(p.stat().st_size for p in (tmp_path / "x").iterdir() if "manifest" not in p.name)
     # The structure of a file is written apart from its tensors: some bytes of JSON.
-    assert estimate.serialise(state) == pytest.approx(written, rel=0.01)
+    assert rehearse.serialise(state) == pytest.approx(written, rel=0.01)
 
 
 def test_the_command_tells_and_writes_nothing(capsys):
@@ -108,7 +108,9 @@ def test_the_command_tells_and_writes_nothing(capsys):
     assert os.listdir(".") == []
     found = json.loads(capsys.readouterr().out)
     (stage,) = found["stages"]
-    assert stage["steps"] == 40 and stage["seconds"] == pytest.approx(40 * stage["step"])
+    assert stage["steps"] == 40 and stage["seconds"] == pytest.approx(
+        40 * stage["step"] + stage["warm"]
+    )
     generator = stage["networks"]["generator"]
     n = generator["parameters"]
     assert generator["gradients"] == 4 * n
@@ -140,7 +142,8 @@ def test_all_stages_are_told_and_what_begins_is_counted_apart():
     pairs, last = found["stages"]
     assert pairs["begin"] > 2 * pairs["step"]  # 19 calls of the teacher for 512 pairs
     # Of 50 steps, four solve a portion of 512 pairs.
-    assert pairs["seconds"] == pytest.approx(50 * pairs["step"] + 4 * pairs["begin"])
+    wanted = 50 * pairs["step"] + 4 * pairs["begin"] + pairs["warm"]
+    assert pairs["seconds"] == pytest.approx(wanted)
     assert last["begin"] == 0 and set(last["networks"]) == {"teacher", "generator", "fake"}
 
 

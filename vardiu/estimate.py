@@ -5,45 +5,38 @@ student once as the run will, and says what that took. Peak memory is that of th
 and of the allocator on CUDA. Nothing is written.
 
 .. math:: T = T_\mathrm{start} + \sum_\mathrm{stages} \big( n \, t_\mathrm{step} + n_0 \, t_0
-    + e \, t_\mathrm{look} + r \, t_\mathrm{report} \big) + s \, t_\mathrm{save} + T_\mathrm{end}
+    + t_\mathrm{warm} + e \, t_\mathrm{look} + r \, t_\mathrm{report} \big)
+    + s \, t_\mathrm{save} + T_\mathrm{end}
 
 with :math:`n` steps of the median time :math:`t_\mathrm{step}`, of which the first :math:`n_0`
-also prepare something for :math:`t_0` (the solving of pairs), :math:`e` evaluations, :math:`r`
-reports with diagnostics and :math:`s` checkpoints.
+also prepare something for :math:`t_0` (the solving of pairs), what the first ones take beyond
+that, :math:`t_\mathrm{warm}` (compilers), :math:`e` evaluations, :math:`r` reports with
+diagnostics and :math:`s` checkpoints.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import math
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
-from . import footprint, instruments, memory, pipeline, plots
-from .checkpoint import _encode
+from . import footprint, memory, pipeline, plots
 from .config import ConfigError
 from .generate import Generator
 from .pipeline import Task
 from .probe import probe
 from .problems import Problem
-from .train import DEAR, Stage, Trainer
+from .rehearse import peak, stage_row, timed
 
 __all__ = ["estimate", "measure"]
-
-# Blocks of steps that are not counted: caches fill, kernels are chosen, memory is first touched.
-WARM = 2
 
 
 def estimate(
@@ -142,29 +135,6 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     }
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    r"""Returns what a function returns, and the seconds that it took."""
-    started = time.perf_counter()
-    value = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return value, time.perf_counter() - started
-
-
-def peak(device: torch.device) -> int:
-    r"""Returns the most bytes that this process has held: of CUDA's allocator, or of memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    # In bytes on macOS, in kilobytes elsewhere.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
-
-
 def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = pipeline.problem_of(task)
@@ -195,125 +165,7 @@ def finish(
             plots.convergence(log, Path(folder) / "convergence.png")
 
 
-# ---------------------------------------------------------------- a stage
-
-
-def stage_row(
-    task: Task, problem: Problem, stage: Stage, trainer: Trainer, budget: float
-) -> dict[str, Any]:
-    r"""Returns the memory and the times of a stage."""
-    step, processor, begin = steps(trainer, stage, budget)
-    beginnings = min(stage.objective.beginnings, stage.steps)
-    assert trainer.batch is not None
-    kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
-    state = trainer.state_dict(stage.batches)
-    saving = timed(lambda: serialise(state))
-    log, looks = look(task, problem, trainer, stage)
-    return {
-        "name": stage.name,
-        "steps": stage.steps,
-        "step": step,
-        "processor": processor,
-        "begin": begin,
-        "seconds": stage.steps * step + beginnings * begin,
-        "looks": looks,
-        "log": log,
-        "checkpoint": saving[0],
-        "save": saving[1],
-        "networks": networks(trainer, kept),
-        "outside": max(phase.get("", 0) for phase in kept.values()),
-    }
-
-
-def steps(trainer: Trainer, stage: Stage, budget: float) -> tuple[float, float, float]:
-    r"""Returns the median seconds of a step, those of the processor, and those of `begin`.
-
-    Steps are timed in blocks in which each phase has had its turn.
-    """
-    objective = stage.objective
-    cycle = math.lcm(*(phase.every for phase in objective.phases))
-    begin = objective.begin
-    begins: list[float] = []
-
-    def watched(*arguments: Any) -> None:  # noqa: ANN401
-        begins.append(timed(lambda: begin(*arguments))[1])
-
-    objective.__dict__["begin"] = watched
-    blocks: list[float] = []
-    processor: list[float] = []
-    while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):
-        started, worked = time.perf_counter(), time.process_time()
-        for _ in range(cycle):
-            trainer.advance(stage.batches)
-        seconds, work = time.perf_counter() - started, time.process_time() - worked
-        blocks.append((seconds - sum(begins[-cycle:])) / cycle)
-        processor.append(work / cycle)
-        if trainer.step + cycle > trainer.steps:
-            break
-    del objective.__dict__["begin"]
-    first = begins[: objective.beginnings]
-    each = [statistics.median(times[WARM:] or times) for times in (blocks, processor)]
-    return each[0], each[1], statistics.median(first or [0.0])
-
-
-def look(
-    task: Task, problem: Problem, trainer: Trainer, stage: Stage
-) -> tuple[list[dict[str, Any]], float]:
-    r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
-    told, seconds = timed(trainer.summary)
-    seconds *= min(task.run.reports, stage.steps // DEAR + 1)
-    row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
-    reports = min(task.run.reports, stage.steps)
-
-    def evaluate() -> None:
-        random = torch.Generator().manual_seed(0)
-        drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
-        for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
-            row[f"metric/{metric.name}"] = metric.value
-        assert trainer.batch is not None
-        draws = pipeline._draws(stage.steps, stage.steps, task.run.evaluations)
-        seen = trainer.objective, drawn, trainer.batch, trainer.step, draws
-        row.update(instruments.look(problem, *seen))
-
-    if task.command == "distill":
-        seconds += min(task.run.evaluations, stage.steps) * timed(evaluate)[1]
-    return [{**row, "step": i + 1, "seconds": i + 1.0} for i in range(reports)], seconds
-
-
-def networks(trainer: Trainer, kept: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    r"""Returns the bytes of each network."""
-    found = {}
-    for name, module in footprint.networks(trainer.objective).items():
-        trained = name in trainer.optimizers
-        free = [p for p in module.parameters() if p.requires_grad]
-        state = [s for p, s in trainer.optimizers[name].state.items()] if trained else []
-        found[name] = {
-            "parameters": sum(p.numel() for p in module.parameters()),
-            "weights": footprint.size(footprint.weights(module)),
-            "gradients": footprint.size(free) if trained else 0,
-            "optimiser": footprint.size(state),
-            "average": footprint.size(footprint.weights(trainer.average.module))
-            if name == "generator"
-            else 0,
-            "activations": max(phase.get(name, 0) for phase in kept.values()),
-        }
-    return found
-
-
 # ---------------------------------------------------------------- on disk
-
-
-def serialise(state: dict[str, Any]) -> int:
-    r"""Writes a checkpoint to memory, as `save_state` writes it to the disk; returns its bytes."""
-    total = 0
-    for part, value in state.items():
-        tensors: dict[str, torch.Tensor] = {}
-        text = json.dumps(_encode(value, part, tensors))
-        data = safetensors.torch.save(tensors) if tensors else b""
-        for _ in range(2):  # when it is written, and when it is verified
-            hashlib.sha256(data).hexdigest()
-        total += len(data) + len(text)
-    return total
 
 
 def disk(task: Task, stages: Sequence[dict[str, Any]], student: torch.nn.Module) -> dict[str, int]:
