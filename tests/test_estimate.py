@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_activations_are_of_the_rows_and_of_what_is_trained():
     assert four["student"]["generator"] > 1000 and "fake" not in four["student"]
     assert eight["fake"]["fake"] == pytest.approx(2 * four["fake"]["fake"], rel=0.05)
     assert all(p.grad is None for p in objective.parameters())
+
+
+def test_counted_activations_are_freed():
+    objective, outputs = of_images(), []
+    network = objective.fake.network
+    network.register_forward_hook(lambda m, a, output: outputs.append(weakref.ref(output)))
+    found = activations(objective, Batch(torch.zeros(4, 3, 8, 8)))
+    assert outputs and all(output() is None for output in outputs)
+    assert found["fake"]["fake"] > 1000
 
 
 def test_activations_leave_training_as_it_was():

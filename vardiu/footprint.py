@@ -65,16 +65,22 @@ class Count:
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         self.seen = {t.untyped_storage().data_ptr() for t in known}
+        self.kept: list[Tensor] = []
         self.inside = [""]
         self.found: dict[str, int] = {}
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> None:
+        # Kept here, so that no other storage takes its address, and without its graph: a graph
+        # that holds its own outputs is never freed. Nothing is kept for a backward pass.
+        self.kept.append(tensor.detach())
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
             name = self.inside[-1]
             self.found[name] = self.found.get(name, 0) + storage.nbytes()
-        return tensor
+
+    def unpack(self, packed: None) -> Tensor:
+        raise RuntimeError("a forward pass that was counted has no backward pass")
 
     @contextlib.contextmanager
     def of(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -87,9 +93,10 @@ class Count:
             )
             handles += [enter, leave]
         try:
-            with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack):
                 yield
         finally:
+            self.kept.clear()
             for handle in handles:
                 handle.remove()
 
