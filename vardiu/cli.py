@@ -21,6 +21,9 @@ COMMANDS: Mapping[str, Command] = {
     "list": Command("list_", "", "methods, presets, teachers and densities"),
     "teach": Command("teach", "PRESET [options]", "train a teacher denoiser on data"),
     "distill": Command("distill", "PRESET [options]", "turn a teacher into a one-step generator"),
+    "estimate": Command(
+        "estimate", "PRESET [options]", "memory, hours and disk, before it starts"
+    ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("evaluate", "RUN [options]", "measure a student, with error bars"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),

@@ -191,7 +191,7 @@ class DensitySettings:
     data; the latent then has the dimensions of a sample."""
     scaled: bool = True
     """Whether networks see and return tensors of unit scale; off, they are the published ones."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What networks compute in; everything around them is float32."""
 
 
@@ -209,7 +209,7 @@ class DigitsSettings:
     """The level at which the student asks the network that it took from the teacher."""
     width: int = 128
     """The width of the posterior's layers."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """What networks compute in; everything around them is float32."""
 
 

@@ -184,7 +184,7 @@ def look(
     # The same noise at every look: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
-        teacher,
+        objective.teacher.ask,  # on the samples' device, wherever the teacher waits
         x[:n].to(device),
         x[n:].to(device),
         noise.to(device),

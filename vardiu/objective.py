@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .denoise import Denoiser
+from . import offload
+from .denoise import Denoiser, ExactDenoiser
 from .functional import lattice_normal
 from .generate import Generator
 from .streams import Streams
@@ -90,6 +91,7 @@ class Frozen(Denoiser):
         self.sigma_min, self.sigma_max = teacher.sigma_min, teacher.sigma_max
         self.calls = 0
         self.samples = 0
+        self.offloaded = False
 
     @property
     def teacher(self) -> Denoiser:
@@ -98,7 +100,27 @@ class Frozen(Denoiser):
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         self.calls += 1
         self.samples += len(x_t)
+        return self.ask(x_t, sigma, **cond)
+
+    def ask(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns what the teacher says, without counting it: for instruments."""
+        if self.offloaded:
+            return offload.call(self.teacher, x_t.device, x_t, sigma, **cond)
         return self.teacher(x_t, sigma, **cond)
+
+    def offload(self) -> None:
+        r"""Makes the teacher wait in host memory, on the device for its calls only.
+
+        Raises:
+            ValueError: The teacher is exact: there are no weights to speak of, and its density is
+                asked for beside its calls.
+        """
+        if isinstance(self.teacher, ExactDenoiser):
+            raise ValueError(
+                f"an exact teacher ({type(self.teacher).__name__}) has no weights to offload"
+            )
+        self.offloaded = True
+        offload.keep(self.teacher)
 
     def get_extra_state(self) -> Tensor:
         r"""The counters: all that a checkpoint keeps of a teacher."""
@@ -108,12 +130,13 @@ class Frozen(Denoiser):
         self.calls, self.samples = (int(value) for value in state)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Frozen:
-        self.teacher._apply(fn, recurse)
+        self.teacher._apply(offload.staying(fn) if self.offloaded else fn, recurse)
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
         copy = Frozen(self.teacher)
         copy.calls, copy.samples = self.calls, self.samples
+        copy.offloaded = self.offloaded
         return copy
 
     def extra_repr(self) -> str:
@@ -160,8 +183,33 @@ class Objective(nn.Module, abc.ABC):
     def phases(self) -> tuple[Phase, ...]:
         r"""The losses of one step, in their order."""
 
+    @property
+    def mixes(self) -> str:
+        r"""Why a loss is not a mean over the rows of its batch; empty where it is one.
+
+        Only a mean over rows is the mean of its parts': a method that says so here is not trained
+        with accumulated gradients.
+        """
+        return ""
+
+    def begin(self, batch: Batch, step: int) -> None:
+        r"""Does what a step does once and not for each row; called before `prepare`, under
+        `no_grad`, with all rows of this process.
+
+        Nothing here may be needed by `prepare`: instruments call that alone.
+        """
+
+    @property
+    def beginnings(self) -> int:
+        r"""The number of steps, counted from the first, in which `begin` has something to do."""
+        return 0
+
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
-        r"""Returns what the phases need and no gradient; called once a step, under `no_grad`."""
+        r"""Returns what the phases need and no gradient, under `no_grad`.
+
+        Called once a step; with accumulated gradients once for each part of the batch, before the
+        first update. What it returns holds rows of its batch only.
+        """
         return batch
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ from .config import (
     from_mapping,
     nearest,
 )
+from .economy import Economy
 from .generate import Generator
 from .images import ImageProblem
 from .methods import METHODS, TEACHING, Method
@@ -88,9 +89,13 @@ class RunSettings:
     """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0
     """Samples of the final measurement; 0 for the problem's own number."""
+    accumulate: int = 1
+    """Equal parts in which a batch is visited, one after another, to save memory."""
+    economy: Economy = Economy()
+    """How networks save time and memory."""
 
     def __post_init__(self) -> None:
-        for name in ("reports", "evaluations"):
+        for name in ("reports", "evaluations", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
         if self.milestones < 0:
@@ -116,6 +121,18 @@ class Task:
     method: str
     settings: Any
     run: RunSettings
+
+    def __post_init__(self) -> None:
+        pairs = getattr(self.settings, "pairs", None)
+        sizes = {"batch": self.settings.batch}
+        if pairs is not None and pairs.pairs:
+            sizes["pairs.batch"] = pairs.batch
+        for name, size in sizes.items():
+            if size % self.run.accumulate:
+                raise ConfigError(
+                    f"method.{name} must be a multiple of run.accumulate "
+                    f"({self.run.accumulate}), got {size}"
+                )
 
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
@@ -230,6 +247,19 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
+    r"""Returns the trainer of a stage, with all that the run asks for."""
+    run.economy.apply(stage.objective)
+    objective = stage.objective.to(device)
+    return Trainer(
+        objective,
+        stage.optimisation,
+        steps=stage.steps,
+        seed=run.seed,
+        accumulate=run.accumulate,
+    )
+
+
 def train(
     recipe: Recipe,
     teacher: torch.nn.Module | None,
@@ -249,9 +279,7 @@ def train(
     with metered(teacher, cost):
         stage, index = next(recipe), 0
     while True:
-        trainer = Trainer(
-            stage.objective.to(device), stage.optimisation, steps=stage.steps, seed=run.seed
-        )
+        trainer = trainer_of(stage, run, device)
         store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
         found = store.newest()
         if found is not None:

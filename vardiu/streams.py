@@ -6,19 +6,25 @@ one kind leaves the others' draws as they were, and two methods can be compared 
 Several processes draw the same *global* batch and keep their own rows of it: what rows do not mix
 does not depend on how many processes share the work. (The minibatch mixture is that of a process's
 own rows; particles are each process's own.)
+
+A batch that is too large for the memory is visited in parts, one after another, see `each`. A part
+is what a further process would have been: it draws the same global batch and keeps its own rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["Streams"]
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 def _number(name: str) -> int:
@@ -104,6 +110,38 @@ class Streams:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(draw) + self.rank)
             yield
+
+    def each(self, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+        r"""Calls a function of each part of this process's rows, on the draws of all of them.
+
+        All parts start from the same state of the streams, each as one of `world * len(parts)`
+        processes, and the last one leaves the state that the undivided rows would have left. With
+        `ambient`, as for processes, each part draws its own.
+
+        Arguments:
+            function: What draws; the same roles in the same order for each part.
+            parts: Equal parts of the rows, in their order.
+        """
+        if len(parts) == 1:
+            return [function(parts[0])]
+        rank, world = self.rank, self.world
+        start = {key: generator.get_state() for key, generator in self._generators.items()}
+        results = []
+        self.world = world * len(parts)
+        try:
+            for i, part in enumerate(parts):
+                self._rewind(start)
+                self.rank = rank * len(parts) + i
+                results.append(function(part))
+        finally:
+            self.rank, self.world = rank, world
+        return results
+
+    def _rewind(self, states: Mapping[str, Tensor]) -> None:
+        r"""Puts back the states of generators; those without one are made anew when asked for."""
+        self._generators = {key: g for key, g in self._generators.items() if key in states}
+        for key, generator in self._generators.items():
+            generator.set_state(states[key])
 
     @contextlib.contextmanager
     def aside(self, role: str) -> Iterator[None]:

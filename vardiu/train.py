@@ -7,13 +7,13 @@ from it gives, bit for bit, what not stopping would have given.
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ from .checkpoint import Checkpoints
 from .data.batches import Batches
 from .generate import Generator
 from .objective import Batch, Loss, Objective, Phase, only
+from .optimisation import Optimisation, constant, cosine, trapezoid
+from .processes import everywhere, share_gradients
+from .scaling import LossScale, scales_of
 
 __all__ = [
     "Diverged",
@@ -50,66 +53,6 @@ class Diverged(RuntimeError):
 
 class Interrupted(RuntimeError):
     r"""The run was asked to stop, and has been saved."""
-
-
-def constant(progress: float) -> float:
-    r"""The learning rate's factor, always one."""
-    return 1.0
-
-
-def cosine(progress: float) -> float:
-    r"""The learning rate's factor, :math:`\tfrac12 (1 + \cos \pi t)` at progress :math:`t`.
-
-    Example:
-        >>> cosine(0.0), cosine(1.0)
-        (1.0, 0.0)
-    """
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def trapezoid(progress: float) -> float:
-    r"""The learning rate's factor: one until 3/8 of the run, then linear to 1/50.
-
-    Example:
-        >>> trapezoid(0.3), trapezoid(1.0)
-        (1.0, 0.02)
-    """
-    return max(0.02, min(1.0, 1.6 * (1 - progress)))
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    r"""How the networks of a stage are updated: Adam, one optimiser a network.
-
-    Arguments:
-        rates: The learning rate of each network that a phase updates.
-        betas: Adam's decay rates of its two moments; `first_moment` may differ by network.
-        momenta: The first decay rate of networks for which it differs.
-        decay: The factor of the learning rate, of the progress in [0, 1].
-        warmup: The number of steps in which the rate grows from zero.
-        delays: The number of steps before a network's first update.
-        clip: The largest norm of a network's gradient.
-        halflife: The half-life of the student's average, in samples.
-    """
-
-    rates: Mapping[str, float]
-    betas: tuple[float, float] = (0.9, 0.999)
-    momenta: Mapping[str, float] = field(default_factory=dict)
-    decay: Callable[[float], float] = constant
-    warmup: int = 0
-    delays: Mapping[str, int] = field(default_factory=dict)
-    clip: float = math.inf
-    halflife: float = 0.0
-
-    def optimizers(self, objective: Objective) -> dict[str, torch.optim.Optimizer]:
-        r"""Returns an Adam for each network; parameters that the user froze are left out."""
-        result: dict[str, torch.optim.Optimizer] = {}
-        for name, rate in self.rates.items():
-            free = [p for p in objective.network(name).parameters() if p.requires_grad]
-            betas = (self.momenta.get(name, self.betas[0]), self.betas[1])
-            # Fused updates are the same arithmetic in one kernel, on CPU and CUDA.
-            result[name] = torch.optim.Adam(free, lr=rate, betas=betas, fused=True)
-        return result
 
 
 class Stage(NamedTuple):
@@ -152,15 +95,21 @@ class Trainer:
         optimisation: Decay, warm-up, clipping and averaging; see `Optimisation`.
         steps: The number of steps of the whole run, of which the decay is a function.
         seed: The seed of the objective's streams.
+        accumulate: The number of equal parts in which a batch is visited, one after another. Their
+            mean gradient is that of the whole batch, on the same draws, up to rounding.
+        scale: The first scale of the losses, see `LossScale`. By default there is one where a
+            network computes in float16.
 
     Attributes:
         step: The number of steps taken.
         seconds: The time spent in steps, over all resumptions.
         updates: The number of updates of each network.
         average: The student's moving average.
+        batch: The latest batch that the instruments may look at: one of its parts.
 
     Raises:
-        ValueError: An optimiser is missing, or its network is not updated by any phase.
+        ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
+            that mixes the rows of its batch was to be accumulated.
     """
 
     def __init__(
@@ -171,9 +120,17 @@ class Trainer:
         steps: int,
         optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
         seed: int = 0,
+        accumulate: int = 1,
+        scale: float | None = None,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        for name, value in (("steps", steps), ("accumulate", accumulate)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if accumulate > 1 and objective.mixes:
+            raise ValueError(
+                f"accumulate={accumulate} would train another objective: {objective.mixes}. Train "
+                "with accumulate=1 and a smaller batch, or with a loss that is a mean over rows"
+            )
         given = optimisation.rates if optimizers is None else optimizers
         missing, extra = set(objective.trained) - set(given), set(given) - set(objective.trained)
         if missing:
@@ -193,6 +150,8 @@ class Trainer:
             for name, optimizer in self.optimizers.items()
         }
         self.average = Average(objective.generator, optimisation.halflife)
+        self.scales = scales_of(objective, scale)
+        self.accumulate = accumulate
         self.steps = steps
         self.step = 0
         self.seconds = 0.0
@@ -208,58 +167,87 @@ class Trainer:
     # ---------------------------------------------------------------- one step
 
     def advance(self, batches: Batches) -> None:
-        r"""Takes one step: draws a batch, prepares it, runs the phases whose turn it is."""
+        r"""Takes one step: draws a batch, prepares it, runs the phases whose turn it is.
+
+        Raises:
+            ValueError: The batch cannot be divided into equal parts.
+        """
         started = time.perf_counter()
         x, cond = next(batches)
         device = self.objective.device
         cond = {name: value.to(device) for name, value in cond.items()}
-        self.batch = batch = Batch(x.to(device), cond)
+        batch = Batch(x.to(device), cond)
+        parts = divided(batch, self.accumulate)
+        self.batch = parts[0]
         with torch.no_grad():
-            drawn = self.objective.prepare(batch, self.step)
+            self.objective.begin(batch, self.step)
+            prepare = functools.partial(self.objective.prepare, step=self.step)
+            drawn = self.objective.streams.each(prepare, parts)
         for phase in self.objective.phases:
             if self.step % phase.every == 0:
                 for _ in range(phase.repeat):
                     loss = self.update(phase, drawn, len(batch.x))
-                info = {"loss": loss.value.detach(), **loss.info}
+                info = {"loss": loss.value, **loss.info}
                 self.latest |= {f"{phase.name}/{key}": value for key, value in info.items()}
         self.step += 1
         self.seconds += time.perf_counter() - started
 
-    def update(self, phase: Phase, drawn: Any, samples: int) -> Loss:  # noqa: ANN401
+    def update(self, phase: Phase, drawn: Sequence[Any], samples: int) -> Loss:
         r"""Takes one step of the optimisers of the networks that a phase names.
+
+        Arguments:
+            phase: The phase.
+            drawn: What `prepare` returned, of each part of the batch.
+            samples: The number of rows of all parts.
 
         Raises:
             Diverged: The loss or a gradient is not finite. No network has been changed.
         """
+        scale = self.scales.get(phase.name)
+        factor = (1.0 if scale is None else scale.value) / len(drawn)
+
+        def visit(part: Any) -> Loss:  # noqa: ANN401 (each method has its own)
+            loss = phase.loss(part, self.step)
+            loss.value.backward(None if factor == 1 else torch.full_like(loss.value, factor))
+            return Loss(loss.value.detach(), loss.info)
+
         with only(self.objective, phase.updates) as free:
-            loss = phase.loss(drawn, self.step)
-            loss.value.backward()
+            loss = mean_of(self.objective.streams.each(visit, drawn))
         share_gradients(free)
-        norms = self.clip(phase, loss)
-        for name in phase.updates:
+        norms = self.clip(phase, loss, scale)
+        for name in norms:
             self.apply(name, samples)
         info = {f"gradient/{name}": norm for name, norm in norms.items()}
+        if scale is not None:
+            info |= scale.info()
         return Loss(loss.value, {**loss.info, **info})
 
-    def clip(self, phase: Phase, loss: Loss) -> dict[str, Tensor]:
+    def clip(self, phase: Phase, loss: Loss, scale: LossScale | None) -> dict[str, Tensor]:
         r"""Clips the gradient of each network of a phase, and returns their norms before.
 
-        The loss and the norms are read in one message: a GPU waits once a step.
+        The loss and the norms are read in one message: a GPU waits once a step. Where a scaled
+        gradient is not finite, the scale is lowered and nothing is returned: nothing is updated.
 
         Raises:
-            Diverged: The loss or a norm is not finite; the gradients are gone.
+            Diverged: The loss or a norm is not finite, whatever its scale; the gradients are gone.
         """
         gradients = {
             name: [p.grad for p in self.objective.network(name).parameters() if p.grad is not None]
             for name in phase.updates
         }
+        if scale is not None:
+            scale.undo([g for group in gradients.values() for g in group])
         norms = {name: nn.utils.get_total_norm(group) for name, group in gradients.items()}
         values = torch.stack([everywhere(loss.value), *norms.values()]).tolist()
         names = ["its loss", *(f"the gradient of {name}" for name in norms)]
-        for what, value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                self.objective.zero_grad(set_to_none=True)
-                raise Diverged(self.complaint(phase, what, value))
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            self.objective.zero_grad(set_to_none=True)
+            if bad == 0 or scale is None or not scale.lower():
+                raise Diverged(self.complaint(phase, names[bad], values[bad]))
+            return {}
+        if scale is not None:
+            scale.passed()
         for group, norm in zip(gradients.values(), values[1:], strict=True):
             # Most gradients are short enough: they need no multiplication by one.
             if norm + 1e-6 > self.optimisation.clip:
@@ -383,6 +371,7 @@ class Trainer:
                 "steps": self.steps,
                 "seconds": self.seconds,
                 "updates": self.updates,
+                "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
             },
             "batches": batches.state_dict(),
         }
@@ -397,6 +386,7 @@ class Trainer:
         self.objective.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            lay_out(optimizer)
         self.average.load_state_dict(state["average"])
         self.objective.streams.load_state_dict(state["random"]["streams"])
         torch.set_rng_state(state["random"]["torch"].cpu())
@@ -405,24 +395,45 @@ class Trainer:
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
+        for name, scale in self.scales.items():
+            scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
 
 
-def everywhere(value: Tensor) -> Tensor:
-    r"""Returns the sum over processes: not finite in one is so in all, and none waits for ever."""
-    value = value.detach().clone()
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-    return value
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    r"""Lays an optimiser's moments out in memory as their parameters are.
+
+    Checkpoints are contiguous, parameters may be channels-last; fused updates walk through both
+    by address, and take one element's moment for another's where the two differ.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                state[key] = moment.copy_(value)
 
 
-def share_gradients(parameters: list[nn.Parameter]) -> None:
-    r"""Averages gradients over processes, in one flat message; nothing in a lone process."""
-    if not torch.distributed.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def divided(batch: Batch, parts: int) -> list[Batch]:
+    r"""Returns a batch in equal parts.
+
+    Raises:
+        ValueError: Its rows cannot be divided so.
+    """
+    rows = len(batch.x)
+    if rows % parts:
+        raise ValueError(
+            f"a batch of {rows} rows cannot be visited in {parts} equal parts: "
+            f"give a number of parts that divides {rows}, or another batch"
+        )
+    xs = batch.x.split(rows // parts)
+    conds = {name: value.split(rows // parts) for name, value in batch.cond.items()}
+    return [Batch(x, {name: v[i] for name, v in conds.items()}) for i, x in enumerate(xs)]
+
+
+def mean_of(losses: Sequence[Loss]) -> Loss:
+    r"""Returns the mean of the losses of equal parts of a batch, and of what they tell."""
+    if len(losses) == 1:
+        return losses[0]
+    value = torch.stack([loss.value for loss in losses]).mean()
+    names = losses[0].info
+    return Loss(value, {n: torch.stack([loss.info[n] for loss in losses]).mean() for n in names})

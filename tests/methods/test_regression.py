@@ -29,7 +29,7 @@ def test_pairs_are_solved_a_portion_a_step_and_kept():
     batch = batch_of(objective)
     filled = []
     for step in range(4):
-        objective.prepare(batch, step)
+        objective.begin(batch, step)
         filled.append(int(objective.solved))
     assert filled == [8, 16, 20, 20]
     wanted = teacher_pairs(objective.teacher, objective.z, {"label": objective.label}, steps=3).x
@@ -65,11 +65,12 @@ def test_batches_are_solved_pairs_with_their_own_labels():
     assert torch.equal(first.x, objective.x[rows])
     assert torch.equal(first.cond["label"], objective.label[rows])
     for step in range(1, 4):
+        objective.begin(batch, step)
         last = objective.prepare(batch, step)
     assert {tuple(z.tolist()) for z in last.cond["z"]} - set(table)  # of later portions too
     # Of the mixture's modes, those of class 0 are on the diagonal: x y > 0, and < 0 for class 1.
     many = Regression(mixture_teacher(labels=True), objective.generator, pairs=200, portion=200)
-    many.prepare(batch, 0)
+    many.begin(batch, 0)
     side = (many.x.prod(1) < 0).long()
     assert many.label.unique().tolist() == [0, 1]
     assert (side == many.label).double().mean() > 0.9

@@ -9,6 +9,7 @@ teacher's map is steep, but it is spread over all modes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -88,11 +89,19 @@ class Regression(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
 
-    def prepare(self, batch: Batch, step: int) -> Batch:
+    @property
+    def beginnings(self) -> int:
+        return math.ceil(len(self.z) / self.portion)
+
+    def begin(self, batch: Batch, step: int) -> None:
         done = int(self.solved)
         if done < len(self.z):
             self.solve(slice(done, min(done + self.portion, len(self.z))), batch)
-            done = int(self.solved)
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        if not int(self.solved):  # asked by an instrument before the first step
+            self.begin(batch, step)
+        done = int(self.solved)
         u = self.uniform(len(batch.x), "pair")
         rows = (u * done).long().clamp_max(done - 1)
         cond = {"label": self.label[rows]} if batch.cond else {}

@@ -170,6 +170,10 @@ class VarDiU(Objective):
         names = ("generator",) if self.shared else ("generator", "posterior")
         return (Phase("bound", self.loss, updates=names),)
 
+    @property
+    def mixes(self) -> str:
+        return "the minibatch mixture is made of all rows of a batch" if self.shared else ""
+
     def draw(self, batch: Batch, step: int) -> Draw:
         r"""Draws the latents, levels and noise of a batch."""
         n = len(batch.x)

@@ -1,10 +1,11 @@
-"""Small networks, those of EDM and EDM2, and the wrapper that sets the type they compute in."""
+"""Small networks, those of EDM and EDM2, and wrappers: of precision, and of recomputation."""
 
 from .adm import DhariwalUNet
 from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
 from .precision import Precision
+from .recompute import Recomputed
 from .unet import UNet
 
-__all__ = ["EDM2UNet", "DhariwalUNet", "MLP", "Precision", "SongUNet", "UNet"]
+__all__ = ["EDM2UNet", "DhariwalUNet", "MLP", "Precision", "Recomputed", "SongUNet", "UNet"]

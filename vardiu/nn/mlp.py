@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .recompute import Recomputed
+
 __all__ = ["MLP"]
 
 
-class MLP(nn.Module):
+class MLP(Recomputed, nn.Module):
     r"""A multi-layer perceptron on flattened tensors.
 
     Arguments:
@@ -86,5 +88,5 @@ class MLP(nn.Module):
             h = h + self.embedding(label)
         h = nn.functional.silu(h)
         for layer in self.hidden:
-            h = nn.functional.silu(layer(h))
+            h = self.run(lambda h, layer=layer: nn.functional.silu(layer(h)), h)
         return h if self.last is None else self.last(h).unflatten(1, self.outputs)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .recompute import Recomputed
+
 __all__ = ["UNet"]
 
 
@@ -64,7 +66,7 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
 
 
-class UNet(nn.Module):
+class UNet(Recomputed, nn.Module):
     r"""A U-Net with `widths[0]` channels at full size and `widths[1]` at half size.
 
     Arguments:
@@ -124,13 +126,13 @@ class UNet(nn.Module):
         if label is not None:
             embedding = embedding + self.label(label)
         embedding = nn.functional.silu(embedding)
-        skip = self.enter(self.stem(x), embedding)
+        skip = self.run(self.enter, self.stem(x), embedding)
         h = self.down(skip)
         for i, block in enumerate(self.trunk):
-            h = block(h, embedding)
+            h = self.run(block, h, embedding)
             if i == len(self.trunk) // 2 - 1:
-                h = self.attention(h)
+                h = self.run(self.attention, h)
         if not self.final:
             return h.flatten(1)
-        h = self.exit(torch.cat([self.up(h), skip], dim=1), embedding)
+        h = self.run(self.exit, torch.cat([self.up(h), skip], dim=1), embedding)
         return self.head(nn.functional.silu(self.norm(h)))

@@ -1,0 +1,193 @@
+"""Does `vardiu estimate` tell the truth? What it predicts, over what the run then takes.
+
+    python benchmarks/estimate.py [--presets mog40 mog40-gaussian images] [--out runs/estimate]
+
+Each run is one of some hundred steps, in a fresh process, on one thread. The processor's time of
+the steps is compared beside the clock's, in which others' load is, too. `images` distils a U-Net
+on synthetic images of 32x32x3 by Diff-Instruct: three networks whose activations matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from vardiu import estimate, pipeline, plots, rehearse
+from vardiu.config import LevelSettings
+from vardiu.data.batches import Batches, DataFree, Shuffled
+from vardiu.denoise import Denoiser, PreconditionedDenoiser
+from vardiu.generate import Generator, OneStep
+from vardiu.methods import diff_instruct
+from vardiu.metrics import Metric
+from vardiu.nn import UNet
+from vardiu.pipeline import RunSettings, Task
+from vardiu.posterior import Encoder, UnitScale
+from vardiu.problems import PROBLEMS, Problem, Source
+from vardiu.runs import provenance
+from vardiu.train import Trainer
+
+SHAPE = (3, 32, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesSettings:
+    """Synthetic images."""
+
+    name: str = "images"
+    widths: tuple[int, int] = (16, 48)
+
+
+class Images(Problem):
+    """Gaussian images; the teacher is a fresh U-Net, which denoises them linearly."""
+
+    headline = ("variance",)
+    QUICK, samples, sigma_data, variance = 64, 128, 0.5, 0.25
+    mean = torch.zeros(())
+    due = [1.0]
+
+    def __init__(self, settings: ImagesSettings, seed: int = 0, untaught: bool = False) -> None:
+        self.settings = settings
+        self.teacher = self.network()
+
+    def network(self) -> Denoiser:
+        network = UNet(3, widths=self.settings.widths)
+        levels = {"sigma_data": 0.5, "sigma_min": 0.02, "sigma_max": 20.0}
+        return PreconditionedDenoiser(network, shape=SHAPE, **levels)
+
+    def student(self) -> Generator:
+        return OneStep.like(self.teacher)
+
+    def encoder(self) -> Encoder:
+        network = UNet(3, widths=self.settings.widths, final=False)
+        return Encoder(network, self.settings.widths[1] * 16 * 16, UnitScale(0.5))
+
+    def batches(self, size: int, seed: int) -> Batches:
+        return DataFree(SHAPE, size, seed=seed)
+
+    def data(self, size: int, seed: int) -> Batches:
+        return Shuffled(0.5 * torch.randn(1024, *SHAPE), {}, size, seed=seed)
+
+    def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # A probe of more rows than are trained on would set the peak.
+        n = min(n, 64)
+        return 0.5 * torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1)), {}
+
+    def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        return [Metric("variance", float(x.var()), 0.01, n, None)]
+
+    def histogram(self, x: Tensor) -> list[float]:
+        return [1.0]
+
+    def draw(self, x: Tensor, path: Path) -> Path:
+        return self.panels([("samples", x)], path)
+
+    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        return self.draw(source(16, torch.Generator().manual_seed(seed))[0], path)
+
+    def panels(self, samples: list[tuple[str, Tensor]], path: Path) -> Path:
+        figure = plots.Figure(figsize=(4, 4))
+        for i, (title, x) in enumerate(samples):
+            ax = figure.add_subplot(1, len(samples), i + 1, title=title)
+            ax.imshow(x[0].movedim(0, -1).clamp(0, 1).numpy())
+        return plots._save(figure, path)
+
+    def compared_with(self, n: int) -> tuple[list[Metric], str]:
+        return self.measure(lambda m, random: self.reference(m), n), "true samples"
+
+
+pipeline.PROBLEM_KINDS["images"] = ImagesSettings
+PROBLEMS["ImagesSettings"] = Images
+
+
+def task_of(name: str) -> Task:
+    """Returns the task of a few hundred steps, on one thread."""
+    run = RunSettings(threads=1, evaluations=4, reports=10)
+    if name != "images":
+        task = pipeline.task_from_preset("distill", name)
+        return replace(task, settings=replace(task.settings, steps=600), run=run)
+    settings = diff_instruct.Config(
+        steps=40, batch=64, ratio=1, levels=LevelSettings(sigma_min=0.1, sigma_max=5.0)
+    )
+    run = replace(run, evaluations=2)
+    return Task("distill", "images", ImagesSettings(), "diff_instruct", settings, run)
+
+
+def child(out: str) -> None:
+    """Estimates (without a folder), or carries out the task on the standard input."""
+    if not out:
+        estimate.main()
+        return
+    task = pipeline.task_of(json.loads(sys.stdin.read()), "the standard input")
+    advance, work = Trainer.advance, [0.0]
+
+    def watched(trainer: Trainer, batches: Batches) -> None:
+        started = time.process_time()
+        advance(trainer, batches)
+        work[0] += time.process_time() - started
+
+    Trainer.advance = watched
+    pipeline.distill(task, Path(out), ["benchmark"], Console(stderr=True))
+    print(json.dumps([rehearse.peak(pipeline.device_of(task.run.device)), work[0]]))
+
+
+def compare(name: str, out: Path) -> dict[str, float]:
+    """Returns predictions, measurements and their ratios."""
+    task = task_of(name)
+    me = [sys.executable, __file__, "--child"]
+    found = estimate.estimate(task, [*me, ""])
+    started = time.perf_counter()
+    text = json.dumps(task.to_mapping())
+    done = subprocess.run(
+        [*me, str(out)], input=text, stdout=subprocess.PIPE, text=True, check=True
+    )
+    wall = time.perf_counter() - started
+    cost = json.loads((out / "result.json").read_text())["cost"]
+    newest = max(out.glob("checkpoints/*/*"), key=lambda path: path.name)
+    written = sum(path.stat().st_size for path in newest.iterdir())
+    peak, work = json.loads(done.stdout.splitlines()[-1])
+    predicted = sum(row["steps"] * row["processor"] for row in found["stages"])
+    pairs = {
+        "memory": (found["memory"]["peak"], peak),
+        "training, processor": (predicted, work),
+        "training": (found["seconds"]["training"], cost["seconds"]),
+        "whole run": (found["seconds"]["total"], wall),
+        "checkpoints": (found["disk"]["checkpoint"], written),
+    }
+    row = {"preset": name, "steps": cost["steps"]}
+    for key, (predicted, measured) in pairs.items():
+        row |= {f"{key}, predicted": predicted, f"{key}, measured": measured}
+        row[f"{key}, ratio"] = predicted / measured
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", nargs="+", default=["mog40", "mog40-gaussian", "images"])
+    parser.add_argument("--out", type=Path, default=Path("runs/estimate"))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        child(args.child)
+        return
+    rows = []
+    for name in args.presets:
+        rows.append(compare(name, args.out / name))
+        print(json.dumps(rows[-1], indent=1), flush=True)
+    about = provenance(["python", "benchmarks/estimate.py"], 0)
+    content = {"provenance": about, "rows": rows}
+    (args.out / "estimate.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What a run will need: counts are exact, times are of whole cycles, nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES
+from rich.console import Console
+from test_bigger import of_images
+from torch import nn
+
+from vardiu import estimate, forecast, pipeline, rehearse
+from vardiu.checkpoint import save_state
+from vardiu.cli import main
+from vardiu.config import ConfigError, PairSettings
+from vardiu.data import DataFree
+from vardiu.footprint import Count, activations, size, weights
+from vardiu.methods import METHODS, diff_instruct
+from vardiu.objective import Batch
+from vardiu.pipeline import RunSettings, Task, task_from_preset
+from vardiu.train import Optimisation, Stage, Trainer
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 500)
+
+
+def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:
+    optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-3))
+    stage = Stage("x", objective, 1000, DataFree((2,), 8), optimisation)
+    return stage, Trainer(objective, optimisation, steps=1000)
+
+
+def test_saved_tensors_are_counted_once_and_weights_never():
+    first, second = nn.Linear(3, 5), nn.Linear(5, 2)
+    x = torch.randn(7, 3)
+    count = Count([*weights(first), *weights(second)])
+    with count.of({"first": first, "second": second}):
+        h = nn.functional.silu(first(x))  # keeps x, and its own input
+        (second(h) + second(h)).sum()  # keeps h, once for both
+    assert count.found == {"first": 7 * 3 * 8, "": 7 * 5 * 8, "second": 7 * 5 * 8}
+    assert not first._forward_hooks and not first._forward_pre_hooks
+
+
+def test_activations_are_of_the_rows_and_of_what_is_trained():
+    objective = of_images()
+    four, eight = (activations(objective, Batch(torch.zeros(n, 3, 8, 8))) for n in (4, 8))
+    assert set(four) == {"fake", "student"}
+    # The fake's own loss keeps nothing of the student, and the student's nothing of the fake.
+    assert four["fake"]["fake"] > 1000 and "generator" not in four["fake"]
+    assert four["student"]["generator"] > 1000 and "fake" not in four["student"]
+    assert eight["fake"]["fake"] == pytest.approx(2 * four["fake"]["fake"], rel=0.05)
+    assert all(p.grad is None for p in objective.parameters())
+
+
+def test_counted_activations_are_freed():
+    objective, outputs = of_images(), []
+    block = objective.fake.network.trunk[0]  # a graph keeps its output
+    block.register_forward_hook(lambda m, a, output: outputs.append(weakref.ref(output)))
+    found = activations(objective, Batch(torch.zeros(4, 3, 8, 8)))
+    assert outputs and all(output() is None for output in outputs)
+    assert found["fake"]["fake"] > 1000
+
+
+def test_activations_leave_training_as_it_was():
+    objective = CASES["regression"]()
+    before = objective.streams.state_dict(), objective.calls
+    activations(objective, Batch(torch.zeros(4, 2), {"label": torch.arange(4) % 2}))
+    assert (objective.streams.state_dict(), objective.calls) == before
+    assert int(objective.solved) == 0
+
+
+def test_a_step_is_timed_over_the_turns_of_all_phases():
+    objective = CASES["diff-instruct"]()
+    real = objective.student_loss
+
+    def slow(drawn, step):
+        time.sleep(0.05)
+        return real(drawn, step)
+
+    objective.__dict__["student_loss"] = slow
+    stage, trainer = stage_of(objective)
+    step, processor, begin, _ = rehearse.steps(trainer, stage, budget=0.1)
+    assert objective.phases[1].every == 2 and begin == 0
+    assert 0.025 < step < 0.05  # half of the steps are slow
+    assert 0 < processor < step  # a sleep is no work
+
+
+def test_the_checkpoint_has_the_size_that_is_told(tmp_path):
+    objective = CASES["vardiu-gaussian"]()
+    stage, trainer = stage_of(objective)
+    trainer.advance(stage.batches)
+    state = trainer.state_dict(stage.batches)
+    save_state(tmp_path / "x", state)
+    written = sum(p.stat().st_size for p in (tmp_path / "x").iterdir() if "manifest" not in p.name)
+    # The structure of a file is written apart from its tensors: some bytes of JSON.
+    assert rehearse.serialise(state) == pytest.approx(written, rel=0.01)
+
+
+def test_the_command_tells_and_writes_nothing(capsys):
+    torch.set_default_dtype(torch.float32)
+    assert main(["estimate", "mog40-gaussian", *QUICK, "--precision", "float32", "--json"]) == 0
+    assert os.listdir(".") == []
+    found = json.loads(capsys.readouterr().out)
+    (stage,) = found["stages"]
+    assert stage["steps"] == 40 and stage["seconds"] == pytest.approx(
+        40 * stage["step"] + stage["warm"]
+    )
+    generator = stage["networks"]["generator"]
+    n = generator["parameters"]
+    assert generator["gradients"] == 4 * n
+    assert 8 * n <= generator["optimiser"] <= 8 * n + 100  # two moments, and counters of steps
+    assert generator["average"] == generator["weights"] >= 4 * n
+    assert stage["networks"]["teacher"]["gradients"] == 0
+    seconds = found["seconds"]
+    assert seconds["total"] == pytest.approx(sum(v for k, v in seconds.items() if k != "total"))
+    assert 2e8 < found["memory"]["library"] < found["memory"]["peak"] < 4e9
+    disk = found["disk"]
+    assert disk["checkpoints"] == 2 * disk["checkpoint"] and disk["student"] >= 4 * n
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    forecast.show(found, console)
+    text = console.export_text()
+    assert "peak memory" in text and f"{n:,}" in text and "40 steps of" in text
+
+
+def test_all_stages_are_told_and_what_begins_is_counted_apart():
+    torch.set_default_dtype(torch.float32)
+    preset = task_from_preset("distill", "mixture-diff-instruct")
+    problem = dataclasses.replace(preset.problem, dim=2, latent=2, modes=4, width=16)
+    settings = diff_instruct.Config(
+        steps=30, batch=32, ratio=1, pairs=PairSettings(pairs=2000, steps=50, batch=32)
+    )
+    run = RunSettings(samples=200, accumulate=2)
+    task = Task("distill", preset.preset, problem, "diff_instruct", settings, run)
+    found = estimate.measure(task, budget=0.05)
+    assert [row["name"] for row in found["stages"]] == ["pairs", "diff_instruct"]
+    pairs, last = found["stages"]
+    assert pairs["begin"] > 2 * pairs["step"]  # 19 calls of the teacher for 512 pairs
+    # Of 50 steps, four solve a portion of 512 pairs.
+    wanted = 50 * pairs["step"] + 4 * pairs["begin"] + pairs["warm"]
+    assert pairs["seconds"] == pytest.approx(wanted)
+    assert last["begin"] == 0 and set(last["networks"]) == {"teacher", "generator", "fake"}
+
+
+def test_a_part_keeps_less_than_the_whole_batch():
+    torch.set_default_dtype(torch.float32)
+    task = task_from_preset("distill", "mog40-gaussian")
+    problem = dataclasses.replace(task.problem, precision="float32")
+    task = dataclasses.replace(task, problem=problem)
+    settings = dataclasses.replace(task.settings, steps=20, batch=64)
+    kept = []
+    for accumulate in (1, 4):
+        run = RunSettings(samples=200, accumulate=accumulate)
+        recipe = METHODS[task.method].recipe(pipeline.problem_of(task), settings, 0)
+        stage = next(recipe)
+        trainer = pipeline.trainer_of(stage, run, torch.device("cpu"))
+        trainer.advance(stage.batches)
+        kept.append(activations(stage.objective, trainer.batch)["bound"]["generator"])
+    assert kept[1] == pytest.approx(kept[0] / 4, rel=0.1)
+
+
+def test_what_a_run_cannot_start_with_is_told(monkeypatch):
+    missing = task_from_preset("distill", "mog40-learned")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(missing.to_mapping())))
+    with pytest.raises(SystemExit, match="vardiu teach"):
+        estimate.main()
+    task = task_from_preset("distill", "mog40")
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    with pytest.raises(ConfigError, match="killed by signal 9: does the run need more memory"):
+        estimate.estimate(task, killed)
+    failed = [sys.executable, "-c", "import sys; sys.exit('no teacher')"]
+    with pytest.raises(ConfigError, match="no teacher"):
+        estimate.estimate(task, failed)
+
+
+def test_sizes_are_of_storages():
+    x = torch.zeros(4, 4)
+    assert size([x, x.T, {"row": x[1]}, (x[:, 2],)]) == 4 * 4 * 8
+    assert size({"a": 1, "b": [None, "c"]}) == 0

@@ -1,0 +1,46 @@
+r"""Blocks whose activations are computed twice instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["Recomputed"]
+
+
+class Recomputed:
+    r"""What a network of blocks inherits from beside `nn.Module`, to run them by `run`.
+
+    Once `enable_gradient_checkpointing` has been called (the name is that of diffusers' models),
+    only the inputs of the blocks are kept for the backward pass, which runs each block again. The
+    gradients are the same, bit for bit: blocks must draw nothing.
+
+    References:
+        | Training Deep Nets with Sublinear Memory Cost (Chen et al., 2016)
+        | https://arxiv.org/abs/1604.06174
+    """
+
+    recompute = False
+    rerun: Callable[..., Tensor] | None = None
+
+    def enable_gradient_checkpointing(
+        self, function: Callable[..., Tensor] | None = None
+    ) -> None:
+        r"""Keeps the inputs of the blocks only, from now on.
+
+        Arguments:
+            function: Runs a block on its inputs and again for the gradient; torch's checkpoint by
+                default.
+        """
+        self.recompute, self.rerun = True, function
+
+    def run(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        r"""Returns what a block makes of its inputs."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(*inputs)
+        if self.rerun is not None:
+            return self.rerun(block, *inputs)
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
