@@ -26,9 +26,7 @@ class Recomputed:
     recompute = False
     rerun: Callable[..., Tensor] | None = None
 
-    def enable_gradient_checkpointing(
-        self, function: Callable[..., Tensor] | None = None
-    ) -> None:
+    def enable_gradient_checkpointing(self, function: Callable[..., Tensor] | None = None) -> None:
         r"""Keeps the inputs of the blocks only, from now on.
 
         Arguments:
