@@ -1,28 +1,156 @@
+r"""Data by a name: what is on board, folders, arrays, shards, and data sets of a hub.
+
+===================================  ========================================================
+source                               what it is
+===================================  ========================================================
+``digits``                           scikit-learn's digits, 8x8, ten classes
+``photos``, ``photos-32``            patches of photographs, 16x16 or 32x32
+``path/to/folder``                   images; sub-folders are classes. Or shards, if it holds some
+``file.npz``, ``file.npy``           an array of images
+``shard.tar``, ``shards-{00..99}.tar``  WebDataset shards, also by ``*``
+``file.parquet``, ``part-*.parquet``  parquet shards
+``hf://name:split``                  a data set of Hugging Face, if `datasets` is installed
+===================================  ========================================================
+"""
+
 from __future__ import annotations
 
+import glob
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
-from .batches import Shuffled
+from ..config import ConfigError
+from .batches import Batches
 from .digits import digits
+from .images import ImageBatches, Item, Records, collate
 from .photos import photos
+from .records import SUFFIXES, Arrays, Folder, Hub, Parquet, Tar, Tensors
+
+__all__ = ["open_data", "read_data", "records"]
+
+Encode = Callable[[Sequence[str]], Mapping[str, Tensor]]
+
+BOARD: Mapping[str, Callable[[], Records]] = {
+    "digits": lambda: Tensors(*digits(), name="digit"),
+    "photos": lambda: Tensors(photos(16), name="patch"),
+    "photos-8": lambda: Tensors(photos(8), name="patch"),
+    "photos-32": lambda: Tensors(photos(32), name="patch"),
+}
+SHARDS: Mapping[str, Callable[[Sequence[Path]], Records]] = {".tar": Tar, ".parquet": Parquet}
 
 
-def read_data(  # noqa
-    source, n, *, shape=None, corrupt=0, labels=True
-):
-    x, cond = _board(source, labels)
-    rows = torch.linspace(0, len(x) - 1, min(n, len(x))).long()
-    return x[rows], {k: v[rows] for k, v in cond.items()}
+def records(source: str) -> Records:
+    r"""Returns the images of a source.
+
+    Raises:
+        ConfigError: There is nothing of this name, or it is of no kind that is known.
+    """
+    if source in BOARD:
+        return BOARD[source]()
+    if source.startswith("hf://"):
+        name, _, split = source.removeprefix("hf://").partition(":")
+        return Hub(name, split or "train")
+    files = [Path(name) for name in expand(source)]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing or not files:
+        raise ConfigError(
+            f"there is no data at {missing[0] if missing else source}; give a folder of images, "
+            f"an .npz, shards, hf://name, or one of: {', '.join(BOARD)}"
+        )
+    if files[0].is_dir():
+        return _folder(files[0])
+    kind = files[0].suffix.lower()
+    if kind in SHARDS:
+        return SHARDS[kind](files)
+    if kind in (".npz", ".npy"):
+        return Arrays(files[0])
+    hint = f"; an image alone is no data set: give its folder, {files[0].parent}"
+    raise ConfigError(f"{files[0]} is of no kind that is known{hint if kind in SUFFIXES else ''}")
 
 
-def _board(source, labels):
-    if source == "digits":
-        x, label = digits()
-        return x, ({"label": label} if labels else {})
-    side = int(source.split("-")[1]) if "-" in source else 16
-    return photos(side), {}
+def _folder(folder: Path) -> Records:
+    for kind, make in SHARDS.items():
+        shards = sorted(folder.glob(f"*{kind}"))
+        if shards:
+            return make(shards)
+    return Folder(folder)
 
 
-def open_data(source, *, batch, shape=None, seed=0, corrupt=0, labels=True):
-    x, cond = _board(source, labels)
-    return Shuffled(x, cond, batch, seed=seed)
+def expand(source: str) -> list[str]:
+    r"""Returns the files of a pattern: `{000..012}` counts, `*` and `?` are those of a shell.
+
+    Example:
+        >>> expand("a-{08..10}.tar")
+        ['a-08.tar', 'a-09.tar', 'a-10.tar']
+    """
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", source)
+    if found:
+        first, last, width = int(found[1]), int(found[2]), len(found[1])
+        names = [source[: found.start()] + f"{i:0{width}}" for i in range(first, last + 1)]
+        return [file for name in names for file in expand(name + source[found.end() :])]
+    if any(mark in source for mark in "*?["):
+        return sorted(glob.glob(source))
+    return [source]
+
+
+def shape_of(found: Records) -> tuple[int, int, int]:
+    r"""Returns the shape of the first image, as it is."""
+    image = found.item(0).image
+    if isinstance(image, Tensor):
+        return tuple(image.shape)
+    channels = 1 if image.mode in ("1", "L", "I", "I;16") else 3
+    return (channels, image.height, image.width)
+
+
+def open_data(
+    source: str,
+    *,
+    batch: int,
+    shape: Sequence[int] | None = None,
+    seed: int = 0,
+    corrupt: int = 0,
+    labels: bool = True,
+    encode: Encode | None = None,
+) -> Batches:
+    r"""Returns endless batches of a source, see `ImageBatches`.
+
+    Arguments:
+        source: The name of the data, see above.
+        batch: The number of samples of a batch.
+        shape: The shape of a sample; that of the first image by default.
+        seed: The seed of the order; shards are read in their own.
+        corrupt: How many images may be corrupt before the run stops.
+        labels: Whether classes are conditions.
+        encode: Makes conditions of captions.
+
+    Raises:
+        ConfigError: There is no such data.
+    """
+    found = records(source)
+    shape = shape_of(found) if shape is None else shape
+    about = {"seed": seed, "corrupt": corrupt, "labels": labels, "encode": encode}
+    return ImageBatches(found, shape, batch, **about)
+
+
+def read_data(
+    source: str,
+    n: int,
+    *,
+    shape: Sequence[int] | None = None,
+    corrupt: int = 0,
+    labels: bool = True,
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    r"""Returns up to `n` images of a source, evenly spaced over it, and their conditions.
+
+    The same each time; see `open_data` for the arguments.
+    """
+    found = records(source)
+    shape = shape_of(found) if shape is None else shape
+    batches = ImageBatches(found, shape, 1, shuffle=False, corrupt=corrupt, labels=labels)
+    places = torch.linspace(0, len(found) - 1, min(n, len(found))).long().tolist()
+    items: list[Item] = [batches.row(place) for place in places]
+    return collate(items, labels, None)

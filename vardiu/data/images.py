@@ -1,0 +1,247 @@
+r"""Images of any kind as tensors, and batches of them that name what is corrupt.
+
+An image is cut to the shape's proportions about its centre, reduced or enlarged by Lanczos' filter
+(which looks at all pixels it covers), and scaled to [-1, 1].
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..objective import Batch
+from .batches import Batches
+
+__all__ = ["Corrupt", "ImageBatches", "Item", "Records", "TooManyCorrupt", "decode", "to_tensor"]
+
+# Decoded images that are kept, in bytes: a small set is decoded once.
+CACHE = 2**28
+
+
+class Corrupt(ValueError):
+    r"""An image that cannot be read: its name and why."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
+class TooManyCorrupt(ValueError):
+    r"""More images are corrupt than the user allowed; the message names each."""
+
+
+class Item(NamedTuple):
+    r"""An image, or its tensor in [-1, 1], with what is known of it."""
+
+    name: str
+    image: Image.Image | Tensor
+    label: int | None = None
+    caption: str | None = None
+
+
+class Records(abc.ABC):
+    r"""The interface: images in a fixed order, read one by one.
+
+    Attributes:
+        ordered: Whether they are best read in their order, as shards are.
+    """
+
+    ordered = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        r"""Returns the number of images."""
+
+    @abc.abstractmethod
+    def item(self, index: int) -> Item:
+        r"""Returns an image.
+
+        Raises:
+            Corrupt: It cannot be read.
+        """
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    r"""Returns the image in some bytes, with every pixel read.
+
+    Raises:
+        Corrupt: There is none, it is cut short, or it is too large to be honest.
+    """
+    if not data:
+        raise Corrupt(name, "it is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+        raise Corrupt(name, str(error)) from error
+    except Image.DecompressionBombError as error:
+        raise Corrupt(name, str(error)) from error
+    return image
+
+
+def to_tensor(image: Image.Image | Tensor, shape: Sequence[int]) -> Tensor:
+    r"""Returns an image as a tensor in [-1, 1], with the given shape `(C, H, W)`.
+
+    Raises:
+        ValueError: It is a tensor of another shape, or the shape has other than 1 or 3 channels.
+    """
+    if isinstance(image, Tensor):
+        if tuple(image.shape) != tuple(shape):
+            raise ValueError(f"images have shape {tuple(image.shape)}, expected {tuple(shape)}")
+        return image
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise ValueError(f"images have one channel or three, got a shape of {channels}")
+    if image.mode.startswith("I"):  # sixteen bits: conversion would cut, not scale
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=_centre(image, shape))
+    pixels = torch.from_numpy(np.array(image)).reshape(height, width, channels)
+    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _centre(image: Image.Image, shape: Sequence[int]) -> tuple[float, float, float, float]:
+    r"""Returns the largest box of the shape's proportions about the centre."""
+    width, height = image.size
+    scale = min(width / shape[2], height / shape[1])
+    w, h = scale * shape[2], scale * shape[1]
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h
+
+
+class ImageBatches(Batches):
+    r"""Batches of records, in a new random order each epoch or in their own.
+
+    The batch of an index is a function of the index: a run resumes at any place, and several
+    processes share a global batch. In the place of an image that is corrupt stands the next one
+    that is not.
+
+    Arguments:
+        records: The images.
+        shape: The shape :math:`(C, H, W)` of a sample.
+        batch_size: The number of samples of a batch.
+        seed: The seed of the orders.
+        shuffle: Whether the order is random; it is not where the records are best read in theirs.
+        corrupt: How many images may be corrupt.
+        labels: Whether the classes are conditions.
+        encode: Makes conditions of captions.
+
+    Attributes:
+        corrupt: The names of those that were, with the reason.
+
+    Raises:
+        ValueError: There are fewer images than a batch has rows.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        shape: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool | None = None,
+        corrupt: int = 0,
+        labels: bool = True,
+        encode: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= batch_size <= len(records):
+            raise ValueError(
+                f"a batch must have between 1 and {len(records)} rows, the number of images, got "
+                f"{batch_size}"
+            )
+        self.records, self.shape, self.batch_size = records, tuple(shape), batch_size
+        self.seed, self.limit, self.labels, self.encode = seed, corrupt, labels, encode
+        self.shuffle = not records.ordered if shuffle is None else shuffle
+        self.corrupt: dict[str, str] = {}
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._kept: dict[int, Item] = {}
+        self._room = CACHE // (4 * int(np.prod(self.shape)))
+
+    def at(self, index: int) -> Batch:
+        begin = index * self.batch_size * self.world + self.rank * self.batch_size
+        items = [self.row(begin + i) for i in range(self.batch_size)]
+        return collate(items, self.labels, self.encode)
+
+    def row(self, place: int) -> Item:
+        r"""Returns the first image at or after a place in the endless order that can be read."""
+        for ahead in range(len(self.records)):
+            index = self._index(place + ahead)
+            try:
+                return self._read(index)
+            except Corrupt as error:
+                self._note(error)
+        raise TooManyCorrupt("no image could be read")
+
+    def _index(self, place: int) -> int:
+        epoch, place = divmod(place, len(self.records))
+        if not self.shuffle:
+            return place
+        if epoch != self._epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
+            self._epoch, self._order = epoch, order
+        return int(self._order[place])
+
+    def _read(self, index: int) -> Item:
+        if index not in self._kept:
+            item = self.records.item(index)
+            item = item._replace(image=to_tensor(item.image, self.shape))
+            if len(self._kept) >= self._room:
+                return item
+            self._kept[index] = item
+        return self._kept[index]
+
+    def _note(self, error: Corrupt) -> None:
+        if error.name in self.corrupt:
+            return
+        self.corrupt[error.name] = str(error)
+        if len(self.corrupt) > self.limit:
+            names = "; ".join(self.corrupt.values())
+            raise TooManyCorrupt(
+                f"{len(self.corrupt)} images are corrupt, {self.limit} are allowed: {names}. Mend "
+                f"or remove them, or allow {len(self.corrupt)} with --corrupt"
+            ) from error
+        warnings.warn(f"corrupt, and left out: {error}", stacklevel=4)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "corrupt": dict(self.corrupt)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.corrupt = dict(state.get("corrupt", {}))
+
+
+def collate(
+    items: Sequence[Item],
+    labels: bool,
+    encode: Callable[[Sequence[str]], Mapping[str, Tensor]] | None,
+) -> Batch:
+    r"""Returns the batch of some images.
+
+    Raises:
+        ValueError: Some have a class or a caption, and some have none.
+    """
+    cond: dict[str, Tensor] = {}
+    if labels and any(item.label is not None for item in items):
+        bare = [item.name for item in items if item.label is None]
+        if bare:
+            raise ValueError(f"{bare[0]} has no class, and others have")
+        cond["label"] = torch.tensor([item.label for item in items])
+    if encode is not None:
+        bare = [item.name for item in items if item.caption is None]
+        if bare:
+            raise ValueError(f"{bare[0]} has no caption")
+        cond |= encode([str(item.caption) for item in items])
+    return Batch(torch.stack([item.image for item in items]), cond)
