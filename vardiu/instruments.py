@@ -7,16 +7,16 @@ without train the same student, bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoise import Denoiser, EmpiricalDenoiser
+from .denoise import EmpiricalDenoiser
 from .estimators import student_gradient
 from .functional import expand_like
-from .objective import Batch, Objective
+from .objective import Batch, Frozen, Objective
 from .problems import Problem
 
 __all__ = ["Alarm", "alarms", "gradient_snr", "look", "score_gap", "spread"]
@@ -88,7 +88,7 @@ def gradient_snr(objective: Objective, batch: Batch, step: int, draws: int = 8) 
 
 
 def score_gap(
-    teacher: Denoiser,
+    teacher: Callable[..., Tensor],
     x: Tensor,
     others: Tensor,
     noise: Tensor,
@@ -178,13 +178,15 @@ def look(
     row["spread"] = spread(x, problem.variance)
     row["histogram"], row["due"] = problem.histogram(x), problem.due
     teacher, device = problem.teacher, objective.device
+    held = (m for m in objective.children() if isinstance(m, Frozen))
+    asked = (frozen.ask for frozen in held if frozen.teacher is teacher)
     low = math.log10(max(problem.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs
     # The same noise at every look: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
-        objective.teacher.ask,  # on the samples' device, wherever the teacher waits
+        next(asked, teacher),  # on the samples' device, wherever the teacher waits
         x[:n].to(device),
         x[n:].to(device),
         noise.to(device),
