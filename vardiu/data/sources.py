@@ -26,7 +26,7 @@ from torch import Tensor
 from ..config import ConfigError
 from .batches import Batches
 from .digits import digits
-from .images import ImageBatches, Item, Records, collate
+from .images import Corrupt, ImageBatches, Item, Records, TooManyCorrupt, collate
 from .photos import photos
 from .records import SUFFIXES, Arrays, Folder, Hub, Parquet, Tar, Tensors
 
@@ -98,12 +98,23 @@ def expand(source: str) -> list[str]:
 
 
 def shape_of(found: Records) -> tuple[int, int, int]:
-    r"""Returns the shape of the first image, as it is."""
-    image = found.item(0).image
-    if isinstance(image, Tensor):
-        return tuple(image.shape)
-    channels = 1 if image.mode in ("1", "L", "I", "I;16") else 3
-    return (channels, image.height, image.width)
+    r"""Returns the shape of the first image that can be read, as it is.
+
+    Raises:
+        TooManyCorrupt: There is none.
+    """
+    first = None
+    for index in range(len(found)):
+        try:
+            image = found.item(index).image
+        except Corrupt as error:  # it is named, and counted, where it is wanted
+            first = first or error
+            continue
+        if isinstance(image, Tensor):
+            return tuple(image.shape)
+        channels = 1 if image.mode in ("1", "L", "I", "I;16") else 3
+        return (channels, image.height, image.width)
+    raise TooManyCorrupt(f"no image can be read: {first}")
 
 
 def open_data(
