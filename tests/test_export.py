@@ -1,0 +1,298 @@
+"""Exports: loaded again by what will load them, and the same samples."""
+
+import json
+import subprocess
+import sys
+
+import diffusers
+import pipelines
+import pytest
+import torch
+import yaml
+
+from vardiu import export as package
+from vardiu import teachers
+from vardiu.config import ConfigError
+from vardiu.denoise import PreconditionedDenoiser
+from vardiu.export import EXPORTS, ExportError, card, export, single
+from vardiu.export.diffusers import to_diffusers
+from vardiu.export.onnx import to_onnx
+from vardiu.frame import Frame, Framed
+from vardiu.generate import FewStep, OneStep, Pushforward
+from vardiu.nn import MLP, Precision, UNet
+
+
+@pytest.fixture(autouse=True)
+def plain():
+    torch.set_default_dtype(torch.float32)
+
+
+def denoiser(precision=None):
+    network = UNet(1, widths=(8, 16), depth=2, classes=10)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return PreconditionedDenoiser(
+        network if precision is None else Precision(network, precision),
+        shape=(1, 8, 8),
+        sigma_data=0.5,
+        sigma_min=0.02,
+        sigma_max=20.0,
+        conditions=("label",),
+    )
+
+
+def pushforward(residual=False):
+    network = MLP((2,), (2,), width=16, depth=2, fourier=3)
+    return Pushforward(
+        network, latent_shape=(2,), shape=(2,), mean=0.5, std=3.0, residual=residual
+    )
+
+
+def framed():
+    frame = Frame(10, 3, 64, 5).fit(torch.randn(1500, 1, 8, 8), torch.arange(1500) % 10)
+    return Framed(denoiser(), frame, 0.2)
+
+
+KINDS = {
+    "pushforward": pushforward,
+    "residual": lambda: pushforward(residual=True),
+    "one": lambda: OneStep(denoiser()),
+    "half": lambda: OneStep(denoiser("bfloat16")),
+    "few": lambda: FewStep(denoiser(), [20.0, 1.0]),
+    "framed": framed,
+}
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_one_graph_of_any_batch(tmp_path, kind):
+    difference = to_onnx(single(KINDS[kind]()), tmp_path / "out")
+    assert difference < 1e-5
+    import onnx
+
+    model = onnx.load(str(tmp_path / "out" / "model.onnx"))
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    assert first.dim_param and not first.dim_value
+    assert model.graph.input[0].name == "z" and model.graph.output[0].name == "x"
+    about = {p.key: p.value for p in model.metadata_props}
+    assert about["latent"].startswith("standard normal")
+
+
+def test_a_pipelines_student_is_one_graph(tmp_path):
+    pipelines.pixels(tmp_path / "teacher", "v_prediction")
+    student = OneStep.like(teachers.load(str(tmp_path / "teacher")))
+    assert to_onnx(single(student), tmp_path / "out") < 1e-4
+
+
+ALONE = """
+import builtins, sys
+real = builtins.__import__
+def guarded(name, *rest, **more):
+    if name.split(".")[0] in ("torch", "vardiu", "diffusers", "onnx"):
+        raise ImportError(name)
+    return real(name, *rest, **more)
+builtins.__import__ = guarded
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+data = numpy.load(sys.argv[2])
+(x,) = session.run(["x"], {"z": data["z"], "label": data["label"]})
+print(numpy.abs(x - data["x"]).max())
+"""
+
+
+def test_onnxruntime_needs_nothing_else(tmp_path):
+    import numpy as np
+
+    student = single(OneStep(denoiser()))
+    done = export(student, "onnx", tmp_path / "out")
+    z, label = torch.randn(5, 1, 8, 8), torch.arange(5)
+    x = student(z, label=label)
+    arrays = {"z": z.numpy(), "label": label.numpy(), "x": x.numpy()}
+    np.savez(tmp_path / "expected.npz", **arrays)
+    command = [sys.executable, "-c", ALONE, str(done.folder / "model.onnx")]
+    ran = subprocess.run(
+        [*command, str(tmp_path / "expected.npz")], capture_output=True, text=True, check=True
+    )
+    assert float(ran.stdout) < 1e-4
+
+
+# ---------------------------------------------------------------- diffusers
+
+
+def exported(source, out, **options):
+    teacher = teachers.load(str(source))
+    student = OneStep.like(teacher, **options)
+    return to_diffusers(single(student), out, teacher.origin), student
+
+
+@pytest.mark.parametrize(
+    ("prediction", "settings", "options"),
+    [
+        ("epsilon", {}, {}),
+        ("v_prediction", {"beta_schedule": "squaredcos_cap_v2"}, {}),
+        ("sample", {}, {}),
+        ("v_prediction", {"rescale_betas_zero_snr": True}, {"sigma": float("inf")}),
+    ],
+)
+def test_pixels_are_the_pipelines(tmp_path, prediction, settings, options):
+    pipelines.pixels(tmp_path / "teacher", prediction, **settings)
+    difference, _ = exported(tmp_path / "teacher", tmp_path / "out", **options)
+    assert difference < 1e-5
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    loaded.set_progress_bar_config(disable=True)
+    calls = []
+    loaded.unet.register_forward_hook(lambda module, inputs, output: calls.append(1))
+    loaded(class_labels=3)  # nothing said of steps
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        diffusers.CMStochasticIterativeScheduler(),
+    ],
+    ids=["flow", "consistency"],
+)
+def test_flows_and_edm_are_the_pipelines(tmp_path, schedule):
+    pipelines.pixels(tmp_path / "teacher", schedule=schedule)
+    difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
+    assert difference < 1e-5
+
+
+def test_a_student_may_be_asked_at_an_earlier_time(tmp_path):
+    pipelines.pixels(tmp_path / "teacher")
+    teacher = teachers.load(str(tmp_path / "teacher"))
+    sigma = teacher.coordinates.arguments["sigmas"][640]
+    difference, _ = exported(tmp_path / "teacher", tmp_path / "out", sigma=sigma)
+    assert difference < 1e-5
+    with pytest.raises(ConfigError, match="at time .* pipelines know whole times"):
+        exported(tmp_path / "teacher", tmp_path / "again", sigma=1.2345)
+
+
+def test_stable_diffusion_takes_one_step_and_no_guidance_by_default(tmp_path):
+    pipelines.stable(tmp_path / "teacher")
+    difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
+    assert difference < 1e-5
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    loaded.set_progress_bar_config(disable=True)
+    calls = []
+    loaded.unet.register_forward_hook(
+        lambda module, inputs, output: calls.append((len(inputs[0]), inputs[1].item()))
+    )
+    for steps in ({}, {"num_inference_steps": 4}, {"num_inference_steps": 1}):
+        calls.clear()
+        loaded("a red cat", output_type="np", **steps)
+        assert calls == [(1, 999)]
+
+
+@pytest.mark.parametrize("make", [pipelines.dit, pipelines.pixart])
+def test_transformers_are_the_pipelines(tmp_path, make):
+    make(tmp_path / "teacher")
+    difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
+    assert difference < 1e-5
+
+
+def test_what_stock_diffusers_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--to onnx or --to safetensors"):
+        export(OneStep(denoiser()), "diffusers", tmp_path / "out")
+    pipelines.pixels(tmp_path / "edm", schedule=diffusers.EDMEulerScheduler())
+    with pytest.raises(ConfigError, match=r"tells the network 250 log\(sigma\)"):
+        exported(tmp_path / "edm", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+# ---------------------------------------------------------------- the promise
+
+
+def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
+    from vardiu.export import plain
+
+    real = plain.store.save
+
+    def careless(student, folder, *rest):
+        with torch.no_grad():
+            next(student.parameters()).add_(1e-3)  # what is written is not what was trained
+        real(student, folder, *rest)
+        with torch.no_grad():
+            next(student.parameters()).sub_(2e-3)
+
+    monkeypatch.setattr(plain.store, "save", careless)
+    with pytest.raises(ExportError, match="differs from the student by .*nothing was kept"):
+        export(pushforward(), "safetensors", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_never_written_over(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="exists, and is not written over"):
+        export(pushforward(), "safetensors", tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
+    with pytest.raises(ConfigError, match="unknown form 'onx'; did you mean onnx"):
+        export(pushforward(), "onx", tmp_path / "other")
+
+
+def test_it_computes_in_single_precision():
+    student = OneStep(denoiser("bfloat16"))
+    alone = single(student)
+    assert not any(isinstance(m, Precision) for m in alone.modules())
+    assert any(isinstance(m, Precision) for m in student.modules())
+    z, label = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    difference = (alone(z, label=label) - student(z, label=label)).abs().max()
+    assert 0 < difference < 0.1
+
+
+def test_the_card_states_what_is_known(tmp_path):
+    metric = {
+        "name": "frechet",
+        "value": 3.25,
+        "error": 0.125,
+        "n": 5000,
+        "features": "some features",
+    }
+    cost = {"seconds": 12.0, "student_updates": 800, "teacher_rows": 64000}
+    about = card.About(
+        "digits",
+        "Diff-Instruct (2023)",
+        {"metrics": [metric], "cost": cost},
+        {"command": ["vardiu", "distill", "digits"], "versions": {"torch": "2"}, "sha256": {}},
+        "@article{x}",
+    )
+    done = export(pushforward(), "safetensors", tmp_path / "out", about=about)
+    text = (done.folder / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["license"] == "other" and front["license_name"] == "not-stated"
+    (row,) = front["model-index"][0]["results"][0]["metrics"]
+    assert row == {"type": "frechet", "value": 3.25, "name": "frechet"}
+    for words in (
+        "| frechet | 3.25 | 0.12 | 5000 | some features |",
+        "12 s, 800 updates and 64,000 rows",
+        "vardiu distill digits",
+        "licence of the teacher: not stated",
+        "@article{x}",
+        "store.load",
+    ):
+        assert words in text, words
+
+
+def test_the_card_keeps_the_teachers_licence(tmp_path):
+    pipelines.pixels(tmp_path / "teacher")
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail\n---\n")
+    teacher = teachers.load(str(tmp_path / "teacher"))
+    student = OneStep.like(teacher)
+    done = export(student, "diffusers", tmp_path / "out", origin=teacher.origin)
+    text = (done.folder / "README.md").read_text()
+    assert yaml.safe_load(text.split("---")[1])["license"] == "openrail"
+    assert "pipeline(class_labels=0).images[0]" in text
+    index = json.loads((done.folder / "model_index.json").read_text())
+    assert index["_class_name"] == "ConsistencyModelPipeline"
+
+
+def test_every_form_has_a_usage_that_a_card_can_print():
+    for name, row in EXPORTS.items():
+        text = card._usage(row.usage, pushforward(), None)
+        assert "FOLDER" in text and "{" not in text.replace("{'", "").replace('{"', ""), name
+    assert package.EXPORTS is EXPORTS
