@@ -247,11 +247,13 @@ class ImageProblem(Problem):
         if data and self.captions is None and (self.origin is None or not self.origin.decode):
             x, cond = self.images
         elif data and self.origin.compress is not None and self.captions is None:
-            x, cond = self.origin.compress(self.images[0][:512]), {}
+            rows = spread(len(self.images[0]), 512)
+            x, cond = self.origin.compress(self.images[0][rows]), {}
         else:
             x, cond = self.drawn
         wanted = () if self.teacher is None else self.teacher.conditions
-        return x[:n], {name: cond[name][:n] for name in wanted}
+        rows = spread(len(x), n)
+        return x[rows], {name: cond[name][rows] for name in wanted}
 
     @property
     def probed(self) -> Denoiser:
@@ -323,8 +325,9 @@ class ImageProblem(Problem):
         n, random = 60, torch.Generator().manual_seed(seed)
         rows = []
         if self.settings.data is not None:
-            rows.append(("data", self.images[0][:n].numpy()))
-        if self.teacher is not None:
+            real = self.images[0]
+            rows.append(("data", real[torch.randperm(len(real), generator=random)[:n]].numpy()))
+        if self.teacher is not None and not title.startswith("teacher"):
             x = self.from_teacher()(n, random)[0]
             rows.append((f"teacher, {2 * 35 - 1} calls", self.decode(x).numpy()))
         rows.append((title, self.decode(source(n, random)[0]).numpy()))
@@ -342,6 +345,11 @@ class ImageProblem(Problem):
 
     def dress(self, student: Generator) -> Generator:
         return student if self.captions is None else dress(student, self.captions)
+
+
+def spread(total: int, n: int) -> Tensor:
+    r"""Returns the indices of up to `n` rows, evenly over all."""
+    return torch.linspace(0, total - 1, min(total, n)).long()
 
 
 class Unseeing(nn.Module):

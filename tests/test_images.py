@@ -1,0 +1,200 @@
+"""Any teacher in, any student out: by the commands that a user types."""
+
+import json
+import shutil
+
+import diffusers
+import pipelines
+import pytest
+import torch
+import yaml
+
+from vardiu import cli, store
+from vardiu.config import ConfigError, ImageSettings
+from vardiu.data.digits import digits
+from vardiu.generate import FewStep, OneStep
+from vardiu.images import ImageProblem
+from vardiu.lora import adapters
+
+
+@pytest.fixture(autouse=True)
+def single():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network of diffusers that denoises digits: trained for some seconds."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher")
+    network, schedule = (
+        pipelines.unet(attention=False).train(),
+        pipelines.scheduler("v_prediction"),
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    x, label = digits()
+    for _ in range(150):
+        rows, time = torch.randint(len(x), (64,)), torch.randint(1000, (64,))
+        noise = torch.randn(64, 1, 8, 8)
+        target = schedule.get_velocity(x[rows], noise, time)
+        shown = schedule.add_noise(x[rows], noise, time)
+        output = network(shown, time, class_labels=label[rows]).sample
+        optimizer.zero_grad()
+        (output - target).square().mean().backward()
+        optimizer.step()
+    diffusers.ConsistencyModelPipeline(network.eval(), schedule).save_pretrained(path)
+    torch.set_default_dtype(default)
+    return path
+
+
+SHORT = ["--samples", "300", "--reports", "2", "--evaluations", "1"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """What is measured against is small; what is measured stays what it is."""
+    monkeypatch.setattr(ImageProblem, "REFERENCE", 500)
+    monkeypatch.setattr(ImageProblem, "QUICK", 200)
+    monkeypatch.setattr(ImageProblem, "samples", 300)
+
+
+def run(*words):
+    assert cli.main([str(word) for word in words]) == 0
+
+
+def distilled(folder, out, *more):
+    pairs = ["--pairs.pairs", "256", "--pairs.steps", "8", "--pairs.solver-steps", "4"]
+    short = ["--steps", "4", "--batch", "32", *SHORT]
+    run("distill", "--teacher", folder, *pairs, *short, "--out", out, *more)
+
+
+def test_a_pipeline_becomes_a_pipeline(folder, tmp_path):
+    out = tmp_path / "run"
+    distilled(folder, out, "--data", "digits")
+    result = json.loads((out / "result.json").read_text())
+    names = {m["name"]: m for m in result["metrics"]}
+    assert names["frechet"]["features"].startswith("256 random convolutions of 1x8x8")
+    assert {m["name"] for m in result["reference"]["metrics"]} == set(names)
+    assert result["cost"]["teacher_calls"] > 0
+    run("sample", out, "--num", 20)
+    run("evaluate", out, "--num", 300)
+    run("export", out, "--to", "diffusers")
+    loaded = diffusers.DiffusionPipeline.from_pretrained(out / "export-diffusers")
+    loaded.set_progress_bar_config(disable=True)
+    labels = torch.arange(4)
+    given = {"batch_size": 4, "class_labels": labels, "output_type": "np"}
+    images = loaded(generator=torch.manual_seed(5), **given).images
+    z = torch.randn(4, 1, 8, 8, generator=torch.manual_seed(5))
+    with torch.no_grad():
+        x = store.load(out / "student")(z, label=labels)
+    expected = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    assert (torch.from_numpy(images) - expected).abs().max() < 1e-5
+    card = (out / "export-diffusers" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert len(front["model-index"][0]["results"][0]["metrics"]) == 6
+    assert cli.main(["export", str(out), "--to", "diffusers"]) == 2  # it is there already
+
+
+def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
+    frame = ["--posterior", "framed", "--frame.samples", "500", "--frame.solver-steps", "4"]
+    frame += ["--frame.clusters", "1", "--frame.components", "8"]
+    short = ["--steps", "4", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
+    more = ["--levels.sigma-min", "0.15", "--levels.sigma-max", "5.0"]
+    run("distill", "--method", "vardiu", "--teacher", folder, *frame, *more, *short)
+    student = store.load(tmp_path / "run" / "student")
+    assert student.latent_shape == (9,)
+    run("export", tmp_path / "run", "--to", "onnx")
+
+
+def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):
+    distilled(folder, tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["problem"]["data"] is None
+    # The teacher's own samples stand for the data, and are told apart from the student's.
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    own = {m["name"]: m["value"] for m in result["reference"]["metrics"]}
+    student = {m["name"]: m["value"] for m in result["metrics"]}
+    assert own["frechet"] < student["frechet"]
+
+
+def test_an_adapter_leaves_as_an_adapter(folder, tmp_path):
+    out = tmp_path / "run"
+    distilled(folder, out, "--student", "lora", "--rank", "2")
+    assert not adapters(store.load(out / "student"))
+    run("export", out, "--to", "lora")
+    size = (out / "export-lora" / "adapter_model.safetensors").stat().st_size
+    assert size < (out / "student" / "model.safetensors").stat().st_size / 3
+    saved = sum(p.stat().st_size for p in (out / "checkpoints").rglob("*.safetensors"))
+    full = (out / "student" / "model.safetensors").stat().st_size
+    assert saved < 12 * full  # pairs, averages and two adapters' states, and no base in any
+
+
+def test_students_of_few_steps_and_of_another_architecture(folder, tmp_path):
+    settings = ImageSettings(teacher=str(folder), data="digits", calls=3)
+    student = ImageProblem(settings).student()
+    assert isinstance(student, FewStep) and len(student.sigmas) == 3
+    assert student.sigmas[0] == pytest.approx(student.denoiser.sigma_max)
+    fresh = ImageSettings(teacher=str(folder), data="digits", student="fresh", widths=(8, 16))
+    student = ImageProblem(fresh).student()
+    assert isinstance(student, OneStep) and student.conditions == ("label",)
+    z, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
+    assert student(z, label=label).shape == (2, 1, 8, 8)
+
+
+def test_a_teacher_that_does_not_denoise_stops_everything(folder, tmp_path, capsys):
+    wrong = shutil.copytree(folder, tmp_path / "wrong")
+    path = wrong / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "prediction_type": "epsilon"}))
+    for i, data in enumerate((["--data", "digits"], [])):
+        out = str(tmp_path / f"run-{i}")
+        assert cli.main(["distill", "--teacher", str(wrong), *data, "--out", out]) == 2
+        words = " ".join(capsys.readouterr().err.split())
+        assert "It would denoise if its output is taken for 'v', not 'epsilon'" in words
+    run("probe", "--teacher", wrong, "--data", "digits", "--prediction", "v")
+
+
+def test_guidance_and_texts_ask_for_what_they_need(folder, tmp_path):
+    with pytest.raises(ConfigError, match="no class or text that stands for none"):
+        ImageProblem(ImageSettings(teacher=str(folder), data="digits", guidance=2.0))
+    with pytest.raises(ConfigError, match="takes no text"):
+        ImageProblem(ImageSettings(teacher=str(folder), prompts="p.txt"))
+    pipelines.stable(tmp_path / "texts")
+    with pytest.raises(ConfigError, match="give problem.prompts"):
+        ImageProblem(ImageSettings(teacher=str(tmp_path / "texts")))
+    with pytest.raises(ConfigError, match="vardiu teach nothing"):
+        ImageProblem(ImageSettings(name="nothing"))
+
+
+def test_a_guided_text_teacher_and_its_bare_student(tmp_path):
+    pipelines.stable(tmp_path / "texts", "v_prediction")
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\ntwo birds\n")
+    settings = ImageSettings(
+        teacher=str(tmp_path / "texts"),
+        prompts=str(tmp_path / "prompts.txt"),
+        guidance=3.0,
+        negative="noise",
+    )
+    problem = ImageProblem(settings)
+    assert problem.classes == 3 and problem.prompts == ["a cat", "a dog", "two birds"]
+    x, sigma = torch.randn(2, 4, 8, 8), torch.tensor([0.5, 2.0])
+    label = torch.tensor([2, 0])
+    encode, inner = problem.origin.encode, problem.inner
+    with torch.no_grad():
+        given = inner(x, sigma, **encode(["two birds", "a cat"]))
+        none = inner(x, sigma, **encode(["noise", "noise"]))
+        found = problem.teacher(x, sigma, label=label)
+    assert torch.allclose(found, none + 3 * (given - none), rtol=1e-3, atol=1e-3)
+    # The student starts from the network alone, and is shipped to take texts.
+    student = problem.student().eval()
+    alone = problem.bare(student)
+    assert alone.conditions == ("text",)
+    z = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        expected = student(z, label=label)
+        assert torch.equal(alone(z, **encode(["two birds", "a cat"])), expected)
+        assert torch.equal(problem.dress(alone)(z, label=label), expected)
+    images = problem.decode(expected)
+    assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
