@@ -239,6 +239,9 @@ class ImageProblem(Problem):
     @functools.cached_property
     def drawn(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Samples of the teacher, by Heun's method, in its own space."""
+        return self._own()
+
+    def _own(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         random = torch.Generator().manual_seed(self.seed + 5)
         return self.from_teacher(18)(self.REFERENCE // 2, random)
 
@@ -264,7 +267,7 @@ class ImageProblem(Problem):
     def redraw(self) -> Callable[[], Tensor] | None:
         if self.settings.data is not None:
             return None
-        return lambda: self.from_teacher(18)(512, torch.Generator().manual_seed(self.seed + 5))[0]
+        return lambda: self._own()[0][spread(self.REFERENCE // 2, 512)]
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         return {"label": torch.arange(n) % self.classes}
