@@ -121,7 +121,7 @@ def teach(folder: Path, vae_steps: int, steps: int) -> Path:
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(48, 96),
+        block_out_channels=(32, 64),
         norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -149,9 +149,9 @@ def teach(folder: Path, vae_steps: int, steps: int) -> Path:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1, (step + 1) / 100, 2 * (1 - step / steps))
-        rows, t = torch.randint(len(z), (96,)), torch.randint(1000, (96,))
-        noise = torch.randn(96, 4, 8, 8)
-        said = torch.where(torch.rand(96) < 0.15, len(PROMPTS), label[rows])
+        rows, t = torch.randint(len(z), (64,)), torch.randint(1000, (64,))
+        noise = torch.randn(64, 4, 8, 8)
+        said = torch.where(torch.rand(64) < 0.15, len(PROMPTS), label[rows])
         words = texts(ids)[0][said]
         target = schedule.get_velocity(z[rows], noise, t)
         loss = (network(schedule.add_noise(z[rows], noise, t), t, words).sample - target).square()
@@ -188,8 +188,8 @@ def drawn(pipeline: diffusers.DiffusionPipeline, each: int, **settings: object) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/latent"))
-    parser.add_argument("--vae-steps", type=int, default=1500)
-    parser.add_argument("--teacher-steps", type=int, default=3000)
+    parser.add_argument("--vae-steps", type=int, default=1000)
+    parser.add_argument("--teacher-steps", type=int, default=2500)
     parser.add_argument("--pairs", default="6000")
     parser.add_argument("--steps", default="400")
     parser.add_argument("--guidance", default="2.0")

@@ -22,6 +22,7 @@ from .checkpoint import CheckpointError
 from .config import ConfigError, nearest
 from .contests import CONTESTS
 from .data.densities import DENSITIES
+from .data.sources import BOARD
 from .export import EXPORTS, ExportError, card, export
 from .generate import Generator
 from .methods import METHODS
@@ -30,6 +31,7 @@ from .presets import PRESETS, TEACHERS
 from .probe import checked
 from .problems import Problem
 from .runs import RunError, RunFolder, write_text_atomic
+from .teachers import PLUGINS
 from .train import Diverged, Interrupted
 
 console = Console()
@@ -212,6 +214,15 @@ def list_(arguments: list[str]) -> None:
     for name, preset in TEACHERS.items():
         table.add_row(name, preset.about)
     console.print(table)
+    table = Table("form", "about", box=None, title="\nvardiu export RUN --to FORM")
+    for name, exporter in EXPORTS.items():
+        table.add_row(name, exporter.about)
+    console.print(table)
+    console.print("\nteachers (--teacher):", highlight=False)
+    for plugin in PLUGINS.values():
+        console.print(f"  {plugin.about}", highlight=False, markup=False)
+    data = f"\ndata (--data): {', '.join(BOARD)}, or a folder, .npz, shards, hf://name"
+    console.print(data, highlight=False)
     console.print("\ndensities (--name): " + ", ".join([*DENSITIES, "mixture"]), highlight=False)
 
 
@@ -254,7 +265,7 @@ def _run(path: str) -> RunFolder:
     return folder
 
 
-def _student(folder: RunFolder) -> tuple[Generator, Problem]:
+def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[Generator, Problem]:
     if folder.result() is None:
         raise RunError(
             f"{folder.path} is not finished: run `vardiu distill --config "
@@ -264,6 +275,8 @@ def _student(folder: RunFolder) -> tuple[Generator, Problem]:
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
     problem = pipeline.problem_of(pipeline.load_task(folder.file("config.yaml")))
+    if prompts:
+        problem.say(prompts)
     return problem.dress(student), problem
 
 
@@ -276,11 +289,12 @@ def sample(arguments: list[str]) -> None:
     parser.add_argument(
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
+    parser.add_argument("--prompt", action="append", help="a text; may be given several times")
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = _run(chosen.run)
-    student, problem = _student(folder)
+    student, problem = _student(folder, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
     if path.suffix != ".npz":
@@ -290,7 +304,10 @@ def sample(arguments: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.from_generator(student)(chosen.num, random)
-    arrays = {"x": x.numpy(), **{name: value.numpy() for name, value in cond.items()}}
+    arrays = {
+        "x": problem.decode(x).numpy(),
+        **{name: value.numpy() for name, value in cond.items()},
+    }
     partial = path.with_name(f".{path.stem}.part.npz")
     np.savez_compressed(partial, **arrays)
     partial.replace(path)

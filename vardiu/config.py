@@ -252,7 +252,7 @@ class ImageSettings:
     """fresh, and `vardiu teach`: the U-Net's channels at full and at half size."""
     depth: int = 3
     """fresh, and `vardiu teach`: the U-Net's blocks at half size."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:

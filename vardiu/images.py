@@ -23,7 +23,7 @@ from .metrics import Metric
 from .metrics.features import RandomFeatures
 from .metrics.frechet import frechet, kernel_distance
 from .metrics.neighbours import density_coverage, precision_recall
-from .nn import UNet
+from .nn import Precision, UNet
 from .noise import karras_grid
 from .posterior import Encoder, UnitScale
 from .problems import Problem, Source, precise
@@ -142,29 +142,22 @@ class ImageProblem(Problem):
 
     # ---------------------------------------------------------------- networks
 
-    def _start(self) -> Denoiser:
-        if self.settings.student == "lora":
-            base = lora.adapt(self.inner, self.settings.rank)
-            return base if self.captions is None else Captioned(base, self.captions)
-        if self.settings.student == "fresh":
-            return self.network()
-        started = self.inner.start()
+    def fake(self) -> Denoiser:
+        row = self.settings
+        adapted = row.student == "lora"
+        started = lora.adapt(self.inner, row.rank) if adapted else self.inner.start()
+        if row.precision != "float32":
+            started = narrowed(started, row.precision)
         return started if self.captions is None else Captioned(started, self.captions)
 
     def student(self) -> Generator:
-        row, denoiser = self.settings, self._start()
+        row = self.settings
+        denoiser = self.network() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
         high = row.sigma or denoiser.sigma_max
         grid = karras_grid(row.calls, denoiser.sigma_min, high)
         return FewStep(denoiser, grid[: row.calls].tolist())
-
-    def fake(self) -> Denoiser:
-        if self.settings.student == "lora":
-            base = lora.adapt(self.inner, self.settings.rank)
-            return base if self.captions is None else Captioned(base, self.captions)
-        started = self.inner.start()
-        return started if self.captions is None else Captioned(started, self.captions)
 
     def network(self) -> Denoiser:
         row, classes = self.settings, self.classes
@@ -346,8 +339,21 @@ class ImageProblem(Problem):
             keep(adapter, folder.file("adapter"))
         super().save(student, folder, about)
 
+    def say(self, prompts: Sequence[str]) -> None:
+        if self.captions is None:
+            super().say(prompts)
+        self.captions = Captions(self.origin.encode(prompts))
+
     def dress(self, student: Generator) -> Generator:
         return student if self.captions is None else dress(student, self.captions)
+
+
+def narrowed(denoiser: Denoiser, precision: str) -> Denoiser:
+    r"""Returns a denoiser whose network computes in the type of this name."""
+    network = denoiser._modules.get("network")
+    if network is None or any(isinstance(m, Precision) for m in network.modules()):
+        return denoiser
+    return lora.swapped(denoiser, "network", precise(network, precision))
 
 
 def spread(total: int, n: int) -> Tensor:

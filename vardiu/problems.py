@@ -165,6 +165,18 @@ class Problem(abc.ABC):
         r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
         return None
 
+    def decode(self, x: Tensor) -> Tensor:
+        r"""Returns what samples stand for: themselves, or the images of latents."""
+        return x
+
+    def say(self, prompts: Sequence[str]) -> None:
+        r"""Has the conditions be these prompts, in place of those of the training.
+
+        Raises:
+            ConfigError: There are no texts here.
+        """
+        raise ConfigError("this student takes no text: leave out --prompt")
+
     def bare(self, student: Generator) -> Generator:
         r"""Returns a student as it is shipped: alone, with nothing of the problem about it."""
         return student
