@@ -49,13 +49,12 @@ def folder(tmp_path_factory):
     return path
 
 
-SHORT = ["--samples", "300", "--reports", "2", "--evaluations", "1"]
+SHORT = ["--samples", "300", "--reference", "500", "--reports", "2", "--evaluations", "1"]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What is measured against is small; what is measured stays what it is."""
-    monkeypatch.setattr(ImageProblem, "REFERENCE", 500)
     monkeypatch.setattr(ImageProblem, "QUICK", 200)
     monkeypatch.setattr(ImageProblem, "samples", 300)
 
@@ -133,7 +132,8 @@ def test_an_adapter_leaves_as_an_adapter(folder, tmp_path):
 
 def test_students_of_few_steps_and_of_another_architecture(folder, tmp_path):
     settings = ImageSettings(teacher=str(folder), data="digits", calls=3)
-    student = ImageProblem(settings).student()
+    problem = ImageProblem(settings)
+    student = problem.student()
     assert isinstance(student, FewStep) and len(student.sigmas) == 3
     assert student.sigmas[0] == pytest.approx(student.denoiser.sigma_max)
     fresh = ImageSettings(teacher=str(folder), data="digits", student="fresh", widths=(8, 16))
@@ -150,7 +150,8 @@ def test_a_teacher_that_does_not_denoise_stops_everything(folder, tmp_path, caps
     path.write_text(json.dumps({**settings, "prediction_type": "epsilon"}))
     for i, data in enumerate((["--data", "digits"], [])):
         out = str(tmp_path / f"run-{i}")
-        assert cli.main(["distill", "--teacher", str(wrong), *data, "--out", out]) == 2
+        words = ["distill", "--teacher", str(wrong), *data, "--reference", "300", "--out", out]
+        assert cli.main(words) == 2
         words = " ".join(capsys.readouterr().err.split())
         assert "It would denoise if its output is taken for 'v', not 'epsilon'" in words
     run("probe", "--teacher", wrong, "--data", "digits", "--prediction", "v")

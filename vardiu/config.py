@@ -252,10 +252,14 @@ class ImageSettings:
     """fresh, and `vardiu teach`: the U-Net's channels at full and at half size."""
     depth: int = 3
     """fresh, and `vardiu teach`: the U-Net's blocks at half size."""
+    reference: int = 5_000
+    """Images that metrics compare with: of the data, or half as many of the teacher's own."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
+        if self.reference < 200:
+            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
         for name in ("rank", "calls", "side", "channels", "depth"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")

@@ -28,6 +28,7 @@ from .noise import karras_grid
 from .posterior import Encoder, UnitScale
 from .problems import Problem, Source, precise
 from .runs import RunFolder
+from .sample import Heun
 
 __all__ = ["ImageProblem"]
 
@@ -49,7 +50,6 @@ class ImageProblem(Problem):
     headline = ("frechet", "precision", "recall")
     QUICK = 1_000
     samples = 5_000
-    REFERENCE = 5_000
     RANGE = (0.02, 20.0)
 
     def __init__(self, settings: ImageSettings, seed: int = 0, *, untaught: bool = False) -> None:
@@ -59,9 +59,24 @@ class ImageProblem(Problem):
         self.captions = self._captions()
         self.shape = self._own_shape if untaught else tuple(self.inner.shape)
         self.teacher = None if untaught else self._guided()
-        x, cond = self.reference(self.REFERENCE)
-        self.mean, self.sigma_data = x.mean(), float(x.std())
-        self.variance = float(x.flatten(1).var(dim=0).mean())
+
+    # Sampling and exporting need none of these: what they cost is paid when they are asked for.
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        return self._sample.mean()
+
+    @functools.cached_property
+    def sigma_data(self) -> float:
+        return float(self._sample.std())
+
+    @functools.cached_property
+    def variance(self) -> float:
+        return float(self._sample.flatten(1).var(dim=0).mean())
+
+    @functools.cached_property
+    def _sample(self) -> Tensor:
+        return self.reference(self.settings.reference)[0]
 
     # ---------------------------------------------------------------- the teacher
 
@@ -223,7 +238,7 @@ class ImageProblem(Problem):
             return self.decode(x), cond
         return read_data(
             self.settings.data,
-            self.REFERENCE,
+            self.settings.reference,
             shape=self._pixels,
             corrupt=self.settings.corrupt,
             labels=bool(self.classes) and self.captions is None,
@@ -236,7 +251,7 @@ class ImageProblem(Problem):
 
     def _own(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         random = torch.Generator().manual_seed(self.seed + 5)
-        return self.from_teacher(18)(self.REFERENCE // 2, random)
+        return self.from_teacher(18)(self.settings.reference // 2, random)
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         data = self.settings.data is not None
@@ -260,7 +275,15 @@ class ImageProblem(Problem):
     def redraw(self) -> Callable[[], Tensor] | None:
         if self.settings.data is not None:
             return None
-        return lambda: self._own()[0][spread(self.REFERENCE // 2, 512)]
+        _, cond = self.reference(512)
+        n = len(next(iter(cond.values()))) if cond else 512
+
+        def draw() -> Tensor:
+            grid = karras_grid(18, self.teacher.sigma_min, self.teacher.sigma_max)
+            random = torch.Generator().manual_seed(self.seed + 5)
+            return Heun(self.teacher, grid).sample(n, generator=random, **cond)
+
+        return draw
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         return {"label": torch.arange(n) % self.classes}
@@ -301,14 +324,10 @@ class ImageProblem(Problem):
     def due(self) -> list[float]:
         return [0.1] * 10
 
-    @functools.cached_property
-    def _teacher_metrics(self) -> list[Metric]:
-        return self.measure(self.from_teacher(), self.samples)
-
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
-        if n < self.samples:  # asked on the way: what a teacher costs is paid at the end
+        if n == self.QUICK:  # asked on the way: what a teacher costs is paid at the end
             return [], "teacher"
-        return self._teacher_metrics, f"teacher, {2 * 35 - 1} calls"
+        return self.measure(self.from_teacher(), n), f"teacher, {2 * 35 - 1} calls"
 
     def draw(self, x: Tensor, path: Path) -> Path:
         return plots.image_grid([(f"{len(x):,} samples", self.decode(x).numpy())], path)

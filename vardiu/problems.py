@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,11 @@ class Problem(abc.ABC):
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.conditions(n, random) if self.teacher.conditions else {}
-            return Heun(self.teacher, grid).sample(n, generator=random, **cond), cond
+            tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
+            device = next((t.device for t in tensors), torch.device("cpu"))
+            there = {name: value.to(device) for name, value in cond.items()}
+            x = Heun(self.teacher, grid).sample(n, generator=random, device=device, **there)
+            return x.cpu(), cond
 
         return draw
 

@@ -98,7 +98,9 @@ class Sampler(abc.ABC):
     ) -> Tensor:
         r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time."""
         shape = (n, *self.denoiser.shape)
-        z = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+        # The same latents on every device, if the generator is the same.
+        place = device if generator is None else generator.device
+        z = torch.randn(shape, generator=generator, device=place, dtype=dtype).to(device)
         parts = []
         for i in range(0, n, batch):
             rows = {name: value[i : i + batch] for name, value in cond.items()}
@@ -142,8 +144,9 @@ class DDIM(Sampler):
         tau = self.eta * target * (1 - (target / sigma) ** 2) ** 0.5
         x = denoised + (target**2 - tau**2) ** 0.5 / sigma * (x - denoised)
         if tau > 0:
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=self.dtype)
-            x = x + tau * noise
+            place = x.device if generator is None else generator.device
+            noise = torch.randn(x.shape, generator=generator, device=place, dtype=self.dtype)
+            x = x + tau * noise.to(x.device)
         return x
 
 
