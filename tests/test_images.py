@@ -74,7 +74,7 @@ def test_a_pipeline_becomes_a_pipeline(folder, tmp_path):
     distilled(folder, out, "--data", "digits")
     result = json.loads((out / "result.json").read_text())
     names = {m["name"]: m for m in result["metrics"]}
-    assert names["frechet"]["features"].startswith("256 random convolutions of 1x8x8")
+    assert names["frechet"]["features"].startswith("256 random filters of 1x8x8")
     assert {m["name"] for m in result["reference"]["metrics"]} == set(names)
     assert result["cost"]["teacher_calls"] > 0
     run("sample", out, "--num", 20)

@@ -11,7 +11,7 @@ from vardiu.data import DENSITIES, digits, mixture
 from vardiu.data.densities import mog40
 from vardiu.metrics.classes import class_agreement, class_masses, classes_covered
 from vardiu.metrics.density import log_density, mode_masses, modes_covered
-from vardiu.metrics.features import digits_classifier
+from vardiu.metrics.features import RandomFeatures, digits_classifier
 from vardiu.metrics.frechet import frechet, frechet_of_moments, kernel_distance
 from vardiu.metrics.mmd import mmd2_biased, mmd2_unbiased
 from vardiu.metrics.neighbours import density_coverage, precision_recall
@@ -206,3 +206,33 @@ def test_bad_samples_are_named(function):
         function(good[:, 0], good)
     with pytest.raises(ValueError, match="must have the same dimension"):
         function(good, gaussian(50, d=3))
+
+
+def test_random_features_tell_what_an_eye_tells():
+    """Blur, noise and lost contrast are each worse than another sample of the same patches."""
+    from vardiu.data.photos import photos
+
+    x = photos(16)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    real, other = x[order[:3000]], x[order[3000:6000]]
+    features = RandomFeatures((3, 16, 16), real)
+    assert features.name.startswith("512 random filters of 3x16x16")
+    again = RandomFeatures((3, 16, 16), real)
+    assert torch.equal(features(other), again(other))
+    scaled = features(real)
+    assert torch.allclose(scaled.mean(0), torch.zeros(512).to(scaled), atol=1e-4)
+    assert torch.allclose(scaled.std(0), torch.ones(512).to(scaled), atol=1e-4)
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3).to(other)
+    padded = torch.nn.functional.pad(other, (1, 1, 1, 1), mode="replicate")
+    noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(1)).to(other)
+    worse = {
+        "blur": torch.nn.functional.conv2d(padded, kernel, groups=3),
+        "noise": other + 0.05 * noise,
+        "contrast": 0.9 * other,
+    }
+    floor = frechet(scaled, features(other)).value
+    for name, images in worse.items():
+        assert frechet(scaled, features(images)).value > 3 * floor, name
+    with pytest.raises(ValueError, match="images must have shape"):
+        features(torch.zeros(2, 1, 8, 8))

@@ -103,11 +103,12 @@ def digits_classifier() -> DigitsClassifier:
 
 
 class RandomFeatures:
-    r"""Features of images of any size by random convolutions, the same for every seed of a run.
+    r"""Features of images of any size by random filters, the same for every seed of a run.
 
-    Two layers of random 3x3 filters with a rectifier, averaged over the quarters of the image, for
-    each image of a pyramid of halves: colours, edges, textures, and where they are. Distances on
-    random features tell distributions apart that differ, but not as people would.
+    Of an image, and of its half: the means over each quarter of rectified 3x3 filters (colours and
+    shapes, and where they are), and the logarithms of the mean energy of 3x3 filters without a
+    mean (edges and textures: what blur takes away and noise adds). Distances on random features
+    tell distributions apart that differ, though not as people would.
 
     References:
         | On Random Weights and Unsupervised Feature Learning (Saxe et al., 2011)
@@ -115,38 +116,44 @@ class RandomFeatures:
     Arguments:
         shape: The shape of one image, :math:`(C, H, W)`.
         x: Images to scale by: each feature gets zero mean and unit variance on them.
-        width: The number of filters of a layer.
+        width: The number of filters of a kind.
 
     Attributes:
         name: The name to state beside a distance on these features.
     """
 
+    # The energy of a flat image, far below that of a texture that can be seen.
+    FLAT = 1e-3
+
     def __init__(self, shape: tuple[int, int, int], x: Tensor, width: int = 32) -> None:
         c, height, side = shape
         generator = torch.Generator().manual_seed(0)
-        self.first = torch.randn(width, c, 3, 3, generator=generator) / (9 * c) ** 0.5
-        self.second = torch.randn(width, width, 3, 3, generator=generator) / (9 * width) ** 0.5
-        self.shift = torch.randn(width, generator=generator) / 2
-        self.scales = max(1, min(2, int(min(height, side) // 8)))
+        size, scale = (width, c, 3, 3), 1 / (9 * c) ** 0.5
+        self.raw = scale * torch.randn(size, generator=generator, dtype=torch.float32)
+        self.shift = torch.randn(width, generator=generator, dtype=torch.float32) / 2
+        self.edges = scale * torch.randn(size, generator=generator, dtype=torch.float32)
+        self.edges -= self.edges.mean((2, 3), keepdim=True)
+        self.halves = 2 if min(height, side) >= 16 else 1
         self.shape = tuple(shape)
         self.mean, self.std = torch.zeros(()), torch.ones(())
-        raw = self(x)
-        self.mean, self.std = raw.mean(0), raw.std(0).clamp_min(1e-6)
-        size = "x".join(map(str, shape))
-        self.name = f"{len(self.mean)} random convolutions of {size}, {fingerprint(self.first)}"
+        found = self(x)
+        self.mean, self.std = found.mean(0), found.std(0).clamp_min(1e-6)
+        seen = "x".join(map(str, shape))
+        self.name = f"{len(self.mean)} random filters of {seen}, {fingerprint(self.raw)}"
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         r"""Returns the features of images in [-1, 1], with shape `(N, F)`."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images must have shape (N, {self.shape}), got {tuple(x.shape)}")
-        return torch.cat([(self._raw(part) - self.mean) / self.std for part in x.split(1024)])
+        return torch.cat([(self._found(part) - self.mean) / self.std for part in x.split(1024)])
 
-    def _raw(self, x: Tensor) -> Tensor:
+    def _found(self, x: Tensor) -> Tensor:
         x, found = x.float().cpu(), []
-        for _ in range(self.scales):
-            h = nn.functional.conv2d(x, self.first, self.shift, padding=1).relu()
-            k = nn.functional.conv2d(h, self.second, padding=1).relu()
-            found += [nn.functional.adaptive_avg_pool2d(part, 2).flatten(1) for part in (h, k)]
+        pool = nn.functional.adaptive_avg_pool2d
+        for _ in range(self.halves):
+            shapes = nn.functional.conv2d(x, self.raw, self.shift, padding=1).relu()
+            energy = pool(nn.functional.conv2d(x, self.edges).square(), 2)
+            found += [pool(shapes, 2).flatten(1), (energy + self.FLAT).log().flatten(1)]
             x = nn.functional.avg_pool2d(x, 2)
         return torch.cat(found, dim=1)
