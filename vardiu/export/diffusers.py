@@ -61,9 +61,8 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
         ConfigError: Stock diffusers cannot hold this student; the message says why.
     """
     network, name = _network(student)
-    builder = PIPELINES[name]
-    model = _whole(network)
-    pipeline = builder(student, model, {} if origin is None else origin.parts)
+    model = network.model.float().cpu().eval()
+    pipeline = PIPELINES[name](student, model, {} if origin is None else origin.parts)
     pipeline.save_pretrained(str(folder), safe_serialization=True)
     return _compare(student, folder, name, origin)
 
@@ -80,11 +79,6 @@ def _network(student: Generator) -> tuple[DiffusersNetwork, str]:
     if inner.name not in PIPELINES:
         raise ConfigError(f"there is no pipeline for {inner.name} yet")
     return inner, inner.name
-
-
-def _whole(network: DiffusersNetwork) -> Any:  # noqa: ANN401 (a model of diffusers)
-    r"""Returns the network in single precision."""
-    return network.model.float().cpu().eval()
 
 
 # ---------------------------------------------------------------- schedulers
@@ -204,15 +198,21 @@ def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # n
 def _stable(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     return diffusers.StableDiffusionPipeline(
-        vae=parts["vae"],
-        text_encoder=parts["text_encoder"],
-        tokenizer=parts["tokenizer"],
+        vae=_of(parts, "vae"),
+        text_encoder=_of(parts, "text_encoder"),
+        tokenizer=_of(parts, "tokenizer"),
         unet=_once(model),
         scheduler=_clipped(student, student.denoiser),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _of(parts: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
+    if name not in parts:
+        raise ConfigError(f"the pipeline needs a {name}, and the teacher came without one")
+    return parts[name]
 
 
 def _once(model: Any) -> Any:  # noqa: ANN401
@@ -231,16 +231,16 @@ def _once(model: Any) -> Any:  # noqa: ANN401
 def _dit(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     scheduler = _clipped(student, student.denoiser)
-    return diffusers.DiTPipeline(transformer=model, vae=parts["vae"], scheduler=scheduler)
+    return diffusers.DiTPipeline(transformer=model, vae=_of(parts, "vae"), scheduler=scheduler)
 
 
 def _pixart(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     return diffusers.PixArtAlphaPipeline(
         transformer=model,
-        vae=parts["vae"],
-        text_encoder=parts["text_encoder"],
-        tokenizer=parts["tokenizer"],
+        vae=_of(parts, "vae"),
+        text_encoder=_of(parts, "text_encoder"),
+        tokenizer=_of(parts, "tokenizer"),
         scheduler=_clipped(student, student.denoiser),
     )
 
