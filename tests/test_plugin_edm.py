@@ -11,12 +11,16 @@ import pytest
 import torch
 
 from vardiu import store
-from vardiu.config import ConfigError
+from vardiu.config import ConfigError, ImageSettings
 from vardiu.coordinates import AdaptedDenoiser
 from vardiu.data.digits import digits
 from vardiu.denoise import PreconditionedDenoiser
 from vardiu.epsilon import IDDPMLevels, VELevels, VPLevels
+from vardiu.export import single
+from vardiu.export.onnx import to_onnx
 from vardiu.generate import OneStep
+from vardiu.guidance import Guided
+from vardiu.images import ImageProblem
 from vardiu.nn import DhariwalUNet, EDM2UNet, SongUNet
 from vardiu.plugins import edm
 from vardiu.plugins.pickles import Refused
@@ -270,6 +274,18 @@ def test_pickles_are_known_by_their_name():
 # -- A teacher -------------------------------------------------------------------------------
 
 
+def leaves_as_a_graph(folder):
+    """The file by the command's own way: guided, to a student of one call, to one graph."""
+    settings = ImageSettings(
+        teacher=str(folder / "digits.pkl"), data="digits", guidance=1.5, reference=300, sigma=40.0
+    )
+    problem = ImageProblem(settings)
+    assert problem.classes == 10 and isinstance(problem.teacher, Guided)
+    student = problem.student()
+    assert student.conditions == ("label",) and not isinstance(student.denoiser, Guided)
+    assert to_onnx(single(student), folder / "graph") < 1e-4
+
+
 def test_a_teacher_of_digits_is_accepted(tmp_path):
     """Trained for seconds, written as the published ones, read, and asked for its errors."""
     torch.set_default_dtype(torch.float32)
@@ -295,6 +311,7 @@ def test_a_teacher_of_digits_is_accepted(tmp_path):
     item = published.preconditioned("EDMPrecond", network, img_channels=1, sigma_data=0.75)
     loaded = edm.load(published.write(tmp_path / "digits.pkl", {"ema": item}))
     rows = probe(loaded, x[:200], {"label": label[:200]})
+    leaves_as_a_graph(tmp_path)
     middle = next(row for row in rows if row.sigma > 0.3)
     assert middle.error < 0.7 * middle.linear  # it learnt more than any linear map can
     with torch.no_grad():
