@@ -190,8 +190,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/latent"))
     parser.add_argument("--vae-steps", type=int, default=1000)
     parser.add_argument("--teacher-steps", type=int, default=2500)
-    parser.add_argument("--pairs", default="6000")
-    parser.add_argument("--steps", default="400")
+    parser.add_argument("--pairs", default="3000")
+    parser.add_argument("--pair-steps", default="1000")
+    parser.add_argument("--steps", default="200")
+    parser.add_argument("--samples", default="1000", help="of the measurements")
     parser.add_argument("--guidance", default="2.0")
     parser.add_argument("--threads", type=int, default=0)
     chosen = parser.parse_args()
@@ -203,7 +205,8 @@ def main() -> int:
     prompts.write_text("\n".join(PROMPTS) + "\n")
     words = ["distill", "--teacher", str(teacher), "--prompts", str(prompts), "--data", "photos"]
     words += ["--guidance", chosen.guidance, "--pairs.pairs", chosen.pairs]
-    words += ["--pairs.steps", "1500", "--steps", chosen.steps, "--out", str(run)]
+    words += ["--pairs.steps", chosen.pair_steps, "--steps", chosen.steps, "--out", str(run)]
+    words += ["--reference", chosen.samples, "--samples", chosen.samples]
     words += ["--threads", str(chosen.threads)]
     if cli.main(words) != 0:
         return 1

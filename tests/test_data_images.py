@@ -222,6 +222,8 @@ def test_arrays_of_bytes_and_floats_in_both_orders(tmp_path):
         ({"x": np.zeros((4, 3, 6, 6), np.uint8), "y": np.zeros(3)}, r"classes must have shape"),
         ({"faces": np.zeros((4, 3, 6, 6), np.uint8)}, r"holds \['faces'\]"),
         ({"x": np.zeros(4, np.uint8)}, "three or four axes"),
+        ({"x": np.zeros((4, 3, 8, 3), np.uint8)}, "may be NCHW or NHWC"),
+        ({"x": np.linspace(0, 1, 48).reshape(1, 3, 4, 4)}, r"floats are in \[0, 1\]"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(tmp_path, arrays, words):
@@ -245,6 +247,33 @@ def test_values_that_are_not_finite_are_corrupt(tmp_path):
 
 
 # ---------------------------------------------------------------- sources
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    folder(tmp_path / "real", 6)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "c").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "linked" / "c2").symlink_to(tmp_path / "linked")
+    assert len(read_data(str(tmp_path / "linked"), 9)[0]) == 2
+
+
+def test_sizes_that_differ_need_a_shape(tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    picture(2, (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="4x4 pixels and of 8x8: give the shape"):
+        read_data(str(tmp_path), 2)
+    assert read_data(str(tmp_path), 2, shape=(3, 4, 4))[0].shape == (2, 3, 4, 4)
+
+
+def test_a_turned_camera_is_turned_back(tmp_path):
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[0] = 255  # the upper row
+    image = Image.fromarray(pixels)
+    about = image.getexif()
+    about[0x0112] = 3  # upside down
+    image.save(tmp_path / "a.png", exif=about)
+    x, _ = read_data(str(tmp_path), 1)
+    assert x[0, 0, -1].eq(1).all() and x[0, 0, 0].eq(-1).all()
 
 
 def test_sources_that_are_not_there(tmp_path):

@@ -151,3 +151,20 @@ def test_what_is_no_shard_is_refused(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"b.parquet is not a parquet file"):
         read_data(str(tmp_path / "b.parquet"), 1)
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
+    tars(tmp_path, shards=1)
+    path = tmp_path / "s-00.tar"
+    whole = path.read_bytes()
+    assert len(read_data(str(path), 99)[0]) == 4
+    with tarfile.open(path) as archive:
+        place = archive.getmembers()[4].offset
+    damaged = bytearray(whole)
+    damaged[place : place + 100] = b"x" * 100
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(ConfigError, match=r"s-00.tar .*(damaged|cut short)"):
+        read_data(str(path), 99)
+    path.write_bytes(whole[: place + 200])
+    with pytest.raises(ConfigError, match=r"s-00.tar .*(damaged|cut short)"):
+        read_data(str(path), 99)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..objective import Batch
@@ -82,6 +82,8 @@ def decode(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
             image.load()
+            # A camera that was turned says so beside the pixels.
+            image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
         raise Corrupt(name, str(error)) from error
     except Image.DecompressionBombError as error:
@@ -89,8 +91,13 @@ def decode(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def to_tensor(image: Image.Image | Tensor, shape: Sequence[int]) -> Tensor:
+def to_tensor(image: Image.Image | Tensor, shape: Sequence[int], resize: bool = True) -> Tensor:
     r"""Returns an image as a tensor in [-1, 1], with the given shape `(C, H, W)`.
+
+    Arguments:
+        image: The image.
+        shape: The shape.
+        resize: Whether one of another size is brought to it, or refused.
 
     Raises:
         ValueError: It is a tensor of another shape, or the shape has other than 1 or 3 channels.
@@ -106,6 +113,11 @@ def to_tensor(image: Image.Image | Tensor, shape: Sequence[int]) -> Tensor:
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
+        if not resize:
+            raise ValueError(
+                f"images are of {width}x{height} pixels and of {image.size[0]}x{image.size[1]}: "
+                "give the shape that they are to be brought to"
+            )
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=_centre(image, shape))
     pixels = torch.from_numpy(np.array(image)).reshape(height, width, channels)
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
@@ -132,6 +144,7 @@ class ImageBatches(Batches):
         shape: The shape :math:`(C, H, W)` of a sample.
         batch_size: The number of samples of a batch.
         seed: The seed of the orders.
+        resize: Whether images of another size are brought to the shape, or refused.
         shuffle: Whether the order is random; it is not where the records are best read in theirs.
         corrupt: How many images may be corrupt.
         labels: Whether the classes are conditions.
@@ -151,6 +164,7 @@ class ImageBatches(Batches):
         batch_size: int,
         *,
         seed: int = 0,
+        resize: bool = True,
         shuffle: bool | None = None,
         corrupt: int = 0,
         labels: bool = True,
@@ -164,6 +178,7 @@ class ImageBatches(Batches):
             )
         self.records, self.shape, self.batch_size = records, tuple(shape), batch_size
         self.seed, self.limit, self.labels, self.encode = seed, corrupt, labels, encode
+        self.resize = resize
         self.shuffle = not records.ordered if shuffle is None else shuffle
         self.corrupt: dict[str, str] = {}
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -197,7 +212,7 @@ class ImageBatches(Batches):
     def _read(self, index: int) -> Item:
         if index not in self._kept:
             item = self.records.item(index)
-            item = item._replace(image=to_tensor(item.image, self.shape))
+            item = item._replace(image=to_tensor(item.image, self.shape, self.resize))
             if len(self._kept) >= self._room:
                 return item
             self._kept[index] = item

@@ -9,7 +9,7 @@ astronaut   scikit-image; NASA, public domain
 chelsea     scikit-image; Stefan van der Walt, CC0
 coffee      scikit-image; Rachel Michetti, CC0
 rocket      scikit-image; SpaceX, CC0
-motorcycle  scikit-image; Middlebury stereo data (Scharstein et al., 2014), CC0
+motorcycle  scikit-image; Middlebury stereo data (Scharstein et al., 2014), no licence stated
 ==========  ======================================================================
 
 Each photograph is reduced by averaging blocks of pixels; patches are taken at a regular stride.

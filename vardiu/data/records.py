@@ -7,8 +7,9 @@ go on in the middle of a hundred of them, no image before the place is read agai
 from __future__ import annotations
 
 import json
+import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Folder(Records):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found = [p for p in walk(folder) if p.suffix.lower() in SUFFIXES]
         if not found:
             raise ConfigError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
         self.paths = sorted(found, key=lambda p: p.relative_to(folder).as_posix())
@@ -89,6 +90,18 @@ class Folder(Records):
         except OSError as error:
             raise Corrupt(str(path), str(error)) from error
         return Item(str(path), decode(data, str(path)), label)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    r"""Yields the files below a folder, through links as well, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in files)
 
 
 class Arrays(Records):
@@ -142,7 +155,12 @@ def _images(x: np.ndarray, path: Path) -> np.ndarray:
     x = x[:, None] if x.ndim == 3 else x
     if x.ndim != 4:
         raise ConfigError(f"{path}: images must have three or four axes, got shape {x.shape}")
-    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+    if x.shape[1] in (1, 3) and x.shape[3] in (1, 3):
+        raise ConfigError(
+            f"{path}: shape {x.shape} may be NCHW or NHWC; save images of more than three pixels "
+            "a side, or grey ones as (N, H, W)"
+        )
+    if x.shape[3] in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     if x.shape[1] not in (1, 3):
         raise ConfigError(f"{path}: images must have one channel or three, got shape {x.shape}")
@@ -152,6 +170,10 @@ def _images(x: np.ndarray, path: Path) -> np.ndarray:
         raise ConfigError(
             f"{path}: floats must be in [-1, 1], got up to {np.nanmax(np.abs(x)):g}; bytes are "
             "scaled here"
+        )
+    if x.dtype != np.uint8 and x.size and 0 <= x.min() and 0.5 < x.max() <= 1:
+        raise ConfigError(
+            f"{path}: floats are in [0, 1], and must be in [-1, 1]: save 2 * x - 1, or bytes"
         )
     return x
 
@@ -185,6 +207,7 @@ class Tar(Records):
                     if member.isreg() and dot:
                         place = (member.offset_data, member.size)
                         groups.setdefault(f"{folder}/{stem}", {})[f".{suffix.lower()}"] = place
+                _whole(file, archive.offset)
         except (OSError, tarfile.TarError) as error:
             raise ConfigError(
                 f"{file} is not an uncompressed tar archive, or is cut short: {error}"
@@ -216,6 +239,21 @@ class Tar(Records):
             except ValueError as error:
                 raise Corrupt(name, f"what lies beside it cannot be read: {error}") from error
         return Item(name, image, label, caption)
+
+
+def _whole(file: Path, end: int) -> None:
+    r"""Raises a `ConfigError` if anything but zeros follows the place where headers ended, or it
+    lies beyond the file: tarfile takes a damaged header, and a missing one, for the end."""
+    if file.stat().st_size < end:
+        raise ConfigError(f"{file} is cut short by {end - file.stat().st_size:,} bytes")
+    with file.open("rb") as stream:
+        stream.seek(end)
+        while block := stream.read(2**20):
+            if block.strip(b"\0"):
+                raise ConfigError(
+                    f"{file} is damaged at byte {end:,}: what follows is not read. Make the shard "
+                    "again"
+                )
 
 
 BESIDE = (".cls", ".txt", ".json")

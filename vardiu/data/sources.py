@@ -132,7 +132,7 @@ def open_data(
     Arguments:
         source: The name of the data, see above.
         batch: The number of samples of a batch.
-        shape: The shape of a sample; that of the first image by default.
+        shape: The shape of a sample; by default that of the images, which must have one.
         seed: The seed of the order; shards are read in their own.
         corrupt: How many images may be corrupt before the run stops.
         labels: Whether classes are conditions.
@@ -142,9 +142,9 @@ def open_data(
         ConfigError: There is no such data.
     """
     found = records(source)
-    shape = shape_of(found) if shape is None else shape
     about = {"seed": seed, "corrupt": corrupt, "labels": labels, "encode": encode}
-    return ImageBatches(found, shape, batch, **about)
+    own = shape_of(found) if shape is None else shape
+    return ImageBatches(found, own, batch, resize=shape is not None, **about)
 
 
 def read_data(
@@ -160,8 +160,9 @@ def read_data(
     The same each time; see `open_data` for the arguments.
     """
     found = records(source)
-    shape = shape_of(found) if shape is None else shape
-    batches = ImageBatches(found, shape, 1, shuffle=False, corrupt=corrupt, labels=labels)
+    own = shape_of(found) if shape is None else shape
+    about = {"shuffle": False, "corrupt": corrupt, "labels": labels}
+    batches = ImageBatches(found, own, 1, resize=shape is not None, **about)
     places = torch.linspace(0, len(found) - 1, min(n, len(found))).long().tolist()
     items: list[Item] = [batches.row(place) for place in places]
     return collate(items, labels, None)
