@@ -269,13 +269,20 @@ def test_the_card_states_what_is_known(tmp_path):
     assert row == {"type": "frechet", "value": 3.25, "name": "frechet"}
     for words in (
         "| frechet | 3.25 | 0.12 | 5000 | some features |",
-        "12 s, 800 updates and 64,000 rows",
+        "Training took 12 s, 800 updates, 64,000 rows of the teacher.",
         "vardiu distill digits",
         "licence of the teacher: not stated",
         "@article{x}",
         "store.load",
     ):
         assert words in text, words
+
+
+def test_a_card_leaves_out_what_a_run_does_not_say(tmp_path):
+    about = card.About("old", "Some method", {"cost": {"seconds": 3.4}}, {}, "@article{x}")
+    done = export(pushforward(), "safetensors", tmp_path / "out", about=about)
+    text = (done.folder / "README.md").read_text()
+    assert "Training took 3 s." in text and "rows of the teacher" not in text
 
 
 def test_the_card_keeps_the_teachers_licence(tmp_path):

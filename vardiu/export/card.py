@@ -118,6 +118,20 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    r"""Returns what the training took, as far as the run says."""
+    parts = [
+        f"{cost[key]:,.0f} {unit}"
+        for key, unit in (
+            ("seconds", "s"),
+            ("student_updates", "updates"),
+            ("teacher_rows", "rows of the teacher"),
+        )
+        if key in cost
+    ]
+    return [f"Training took {', '.join(parts)}.", ""] if parts else []
+
+
 def write(
     folder: Path,
     student: Generator,
@@ -147,13 +161,7 @@ def write(
     ]
     if about is not None:
         lines += ["## Measured", "", *_metrics(about.result.get("metrics", ())), ""]
-        cost = about.result.get("cost", {})
-        if cost:
-            lines += [
-                f"Training took {cost['seconds']:.0f} s, {cost['student_updates']:,} updates and "
-                f"{cost['teacher_rows']:,} rows of the teacher.",
-                "",
-            ]
+        lines += _cost(about.result.get("cost", {}))
     lines += ["## Origin", ""]
     source = "not stated" if origin is None else origin.source
     licence = None if origin is None else origin.licence
