@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-import published
+import pickled
 import pytest
 import torch
 
@@ -47,7 +47,7 @@ def evils(sentinel: Path) -> dict[str, tuple[object, str]]:
     shell = Call(os.system, f"touch {shlex.quote(str(sentinel))}")
     source = f"open({str(sentinel)!r}, 'w')"
     bytes_of = torch.storage._load_from_bytes
-    inner = published.Persistent("Inner", {"_modules": {"x": shell}})
+    inner = pickled.Persistent("Inner", {"_modules": {"x": shell}})
     return {
         "shell": (shell, "system"),
         "eval": (Call(eval, source), r"builtins\.eval"),
@@ -58,9 +58,9 @@ def evils(sentinel: Path) -> dict[str, tuple[object, str]]:
         "legacy": (Call(bytes_of, legacy(shell)), "restricted reader refuses"),
         "not a storage": (Call(bytes_of, legacy({"a": 1})), "hold a dict"),
         "no bytes": (Call(bytes_of, "text"), "are a str"),
-        "nested": (published.Persistent("Outer", {"_modules": {"inner": inner}}), "system"),
+        "nested": (pickled.Persistent("Outer", {"_modules": {"inner": inner}}), "system"),
         "object array": (np.array([shell], dtype=object), "'O"),
-        "function": (Call(published._reconstruct_persistent_obj, {"type": "module"}), "'class'"),
+        "function": (Call(pickled._reconstruct_persistent_obj, {"type": "module"}), "'class'"),
     }
 
 
@@ -74,10 +74,10 @@ def test_nothing_is_executed(name, place, tmp_path):
     evil, match = evils(sentinel)[name]
     contents = {
         "ema": evil,
-        "state": published.Persistent("EDMPrecond", published.state_of({}, {}, {"model": evil})),
-        "arguments": published.Persistent("EDMPrecond", {"_init_kwargs": {"x": evil}}),
+        "state": pickled.Persistent("EDMPrecond", pickled.state_of({}, {}, {"model": evil})),
+        "arguments": pickled.Persistent("EDMPrecond", {"_init_kwargs": {"x": evil}}),
     }[place]
-    path = published.write(tmp_path / "evil.pkl", {"ema": contents})
+    path = pickled.write(tmp_path / "evil.pkl", {"ema": contents})
     with pytest.raises(Refused, match=match) as caught:
         pickles.network(path)
     assert str(path) in str(caught.value) and not sentinel.exists()
@@ -92,12 +92,12 @@ def test_the_command_would_have_run(tmp_path):
 
 def test_the_source_of_a_class_is_dropped(tmp_path):
     sentinel = tmp_path / "executed"
-    source = published.SENTINEL_SOURCE.format(path=str(sentinel))
+    source = pickled.SENTINEL_SOURCE.format(path=str(sentinel))
     exec(compile(source, "source", "exec"), {})  # the control
     sentinel.unlink()
-    path = published.write(
+    path = pickled.write(
         tmp_path / "a.pkl",
-        {"ema": published.preconditioned("EDMPrecond", network(), source=source)},
+        {"ema": pickled.preconditioned("EDMPrecond", network(), source=source)},
     )
     record = pickles.network(path)
     assert not sentinel.exists() and source.encode() in path.read_bytes()
@@ -141,8 +141,8 @@ def test_what_a_pickle_may_name_cannot_be_changed(name, tmp_path):
 def test_no_tensor_reaches_beyond_its_storage(view, match, tmp_path):
     storage = torch.arange(4.0)._typed_storage()
     tensor = Call(torch._utils._rebuild_tensor_v2, storage, *view, False, {})
-    state = published.state_of({"weight": tensor}, {}, {})
-    path = published.write(tmp_path / "a.pkl", {"ema": published.Persistent("X", state)})
+    state = pickled.state_of({"weight": tensor}, {}, {})
+    path = pickled.write(tmp_path / "a.pkl", {"ema": pickled.Persistent("X", state)})
     with pytest.raises(Refused, match=match):
         pickles.network(path)
 
@@ -152,8 +152,8 @@ def test_tensors_and_arguments_are_what_was_written(protocol, tmp_path):
     torch.set_default_dtype(torch.float32)
     model = network()
     state = model.state_dict()
-    path = published.write(
-        tmp_path / "a.pkl", {"ema": published.preconditioned("EDMPrecond", model)}, protocol
+    path = pickled.write(
+        tmp_path / "a.pkl", {"ema": pickled.preconditioned("EDMPrecond", model)}, protocol
     )
     record = pickles.network(path)
     found = record.tensors()
@@ -169,16 +169,16 @@ def test_tensors_and_arguments_are_what_was_written(protocol, tmp_path):
 def test_views_of_one_storage_keep_their_strides(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
     views = {"a": whole.T, "b": whole[1:, ::2], "c": whole[:0]}
-    path = published.write(
-        tmp_path / "a.pkl", {"ema": published.Persistent("X", published.state_of(views, {}, {}))}
+    path = pickled.write(
+        tmp_path / "a.pkl", {"ema": pickled.Persistent("X", pickled.state_of(views, {}, {}))}
     )
     found = pickles.network(path).tensors()
     assert all(torch.equal(found[name], views[name]) for name in views)
 
 
 def test_what_is_no_such_pickle_is_said(tmp_path):
-    good = {"ema": published.preconditioned("EDMPrecond", network())}
-    path = published.write(tmp_path / "good.pkl", good)
+    good = {"ema": pickled.preconditioned("EDMPrecond", network())}
+    path = pickled.write(tmp_path / "good.pkl", good)
     data = path.read_bytes()
     bad = tmp_path / "bad.pkl"
     for size in (1, 100, len(data) // 2, len(data) - 1):
@@ -200,8 +200,8 @@ def test_what_is_no_such_pickle_is_said(tmp_path):
 def test_damage_is_refused_or_changes_numbers_only(tmp_path):
     """Bytes changed at random: no other error, and most changes are noticed."""
     random = np.random.default_rng(0)
-    path = published.write(
-        tmp_path / "a.pkl", {"ema": published.Persistent("X", published.state_of({"w": torch.ones(3)}, {}, {}))}
+    path = pickled.write(
+        tmp_path / "a.pkl", {"ema": pickled.Persistent("X", pickled.state_of({"w": torch.ones(3)}, {}, {}))}
     )  # fmt: skip
     data, refused = path.read_bytes(), 0
     for _ in range(300):
@@ -217,8 +217,8 @@ def test_damage_is_refused_or_changes_numbers_only(tmp_path):
 
 
 def test_without_the_key_what_there_is_is_listed(tmp_path):
-    path = published.write(
-        tmp_path / "a.pkl", {"net": published.preconditioned("EDMPrecond", network())}
+    path = pickled.write(
+        tmp_path / "a.pkl", {"net": pickled.preconditioned("EDMPrecond", network())}
     )
     match = (
         r"(?s)holds no network 'ema'.*net: EDMPrecond\(img_resolution=8, .*\d+ tensors.*loss_fn"

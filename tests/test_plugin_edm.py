@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-import published
+import pickled
 import pytest
 import torch
 
@@ -51,8 +51,8 @@ def made(name, path, **options):
             parameter += 0.1 * torch.randn_like(parameter)
     network.eval()
     buffers = {"u": IDDPMLevels().u} if name == "iDDPMPrecond" else {}
-    item = published.preconditioned(name, network, buffers=buffers, img_channels=2, **options)
-    return network, edm.load(published.write(path / "a.pkl", {"ema": item}))
+    item = pickled.preconditioned(name, network, buffers=buffers, img_channels=2, **options)
+    return network, edm.load(pickled.write(path / "a.pkl", {"ema": item}))
 
 
 def formula(name, network, x, sigma, label):
@@ -114,10 +114,10 @@ def test_what_was_read_is_written_and_read_bit_for_bit(name, tmp_path):
 def test_training_only_parts_do_nothing(tmp_path):
     """Dropout, label dropout and augmentation: the same numbers in training mode, twice."""
     network = song()
-    item = published.preconditioned("EDMPrecond", network, img_channels=2)
+    item = pickled.preconditioned("EDMPrecond", network, img_channels=2)
     inner = item.meta["state"]["_modules"]["model"].meta["state"]["_init_kwargs"]
     inner |= {"label_dropout": 0.5, "dropout": 0.9}
-    denoiser = edm.load(published.write(tmp_path / "a.pkl", {"ema": item}))
+    denoiser = edm.load(pickled.write(tmp_path / "a.pkl", {"ema": item}))
     torch.nn.init.normal_(denoiser.network.dec["8x8_aux_conv"].weight)
     x, sigma, label = torch.randn(2, 2, 8, 8), torch.ones(2), torch.tensor([1, 2])
     wanted = denoiser(x, sigma, label=label)
@@ -207,10 +207,10 @@ def test_the_exact_noise_gives_the_exact_denoiser(cls):
 
 
 def broken(tmp_path, change, name="EDMPrecond"):
-    item = published.preconditioned(name, CASES[name](), img_channels=2)
+    item = pickled.preconditioned(name, CASES[name](), img_channels=2)
     inner = next(iter(item.meta["state"]["_modules"].values())).meta
     change(item.meta, inner, inner["state"]["_modules"])
-    return published.write(tmp_path / "a.pkl", {"ema": item})
+    return pickled.write(tmp_path / "a.pkl", {"ema": item})
 
 
 def test_a_missing_an_unknown_and_a_wrong_tensor_are_named(tmp_path):
@@ -261,7 +261,7 @@ def test_other_classes_and_arguments_are_named(tmp_path):
     ):
         with pytest.raises(ConfigError, match=match):
             edm.load(broken(tmp_path, change))
-    path = published.write(tmp_path / "a.pkl", {"net": published.preconditioned("Precond", CASES["Precond"]())})  # fmt: skip
+    path = pickled.write(tmp_path / "a.pkl", {"net": pickled.preconditioned("Precond", CASES["Precond"]())})  # fmt: skip
     with pytest.raises(Refused, match="holds no network 'ema'"):
         edm.load(path)
     assert isinstance(edm.load(path, key="net"), PreconditionedDenoiser)
@@ -308,8 +308,8 @@ def test_a_teacher_of_digits_is_accepted(tmp_path):
         adam.zero_grad()
         (weight * error).mean().backward()
         adam.step()
-    item = published.preconditioned("EDMPrecond", network, img_channels=1, sigma_data=0.75)
-    loaded = edm.load(published.write(tmp_path / "digits.pkl", {"ema": item}))
+    item = pickled.preconditioned("EDMPrecond", network, img_channels=1, sigma_data=0.75)
+    loaded = edm.load(pickled.write(tmp_path / "digits.pkl", {"ema": item}))
     rows = probe(loaded, x[:200], {"label": label[:200]})
     leaves_as_a_graph(tmp_path)
     middle = next(row for row in rows if row.sigma > 0.3)
