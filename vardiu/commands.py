@@ -351,10 +351,10 @@ def export_(arguments: list[str]) -> None:
     folder = _run(chosen.run)
     if chosen.to not in EXPORTS:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
-    _student(folder)
-    student = store.load(folder.file("student"))
+    student, problem = _student(folder)
+    student = problem.bare(student)
     task = pipeline.load_task(folder.file("config.yaml"))
-    origin = getattr(pipeline.problem_of(task).teacher, "origin", None)
+    origin = problem.teacher.origin
     if origin is not None and folder.file("adapter").is_dir():
         parts = {**origin.parts, "adapter": folder.file("adapter")}
         origin = dataclasses.replace(origin, parts=parts)

@@ -21,14 +21,11 @@ from .generate import FewStep, Generator, OneStep
 from .guidance import Autoguided, Guided
 from .metrics import Metric
 from .metrics.features import RandomFeatures
-from .metrics.frechet import frechet, kernel_distance
-from .metrics.neighbours import density_coverage, precision_recall
 from .nn import Precision, UNet
 from .noise import karras_grid
 from .posterior import Encoder, UnitScale
-from .problems import Problem, Source, precise
+from .problems import Problem, Source, featured, precise
 from .runs import RunFolder
-from .sample import Heun
 
 __all__ = ["ImageProblem"]
 
@@ -247,11 +244,10 @@ class ImageProblem(Problem):
     @functools.cached_property
     def drawn(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Samples of the teacher, by Heun's method, in its own space."""
-        return self._own()
+        return self.from_teacher(18)(self.settings.reference // 2, self._random())
 
-    def _own(self) -> tuple[Tensor, Mapping[str, Tensor]]:
-        random = torch.Generator().manual_seed(self.seed + 5)
-        return self.from_teacher(18)(self.settings.reference // 2, random)
+    def _random(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed + 5)
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         data = self.settings.data is not None
@@ -277,13 +273,7 @@ class ImageProblem(Problem):
             return None
         _, cond = self.reference(512)
         n = len(next(iter(cond.values()))) if cond else 512
-
-        def draw() -> Tensor:
-            grid = karras_grid(18, self.teacher.sigma_min, self.teacher.sigma_max)
-            random = torch.Generator().manual_seed(self.seed + 5)
-            return Heun(self.teacher, grid).sample(n, generator=random, **cond)
-
-        return draw
+        return lambda: self.solve(n, self._random(), cond, 18)
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         return {"label": torch.arange(n) % self.classes}
@@ -300,14 +290,7 @@ class ImageProblem(Problem):
 
     def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
         x, _ = source(n, torch.Generator().manual_seed(seed))
-        real, fake = self._real, self.features(self.decode(x))
-        about = {"features": self.features.name}
-        return [
-            frechet(real, fake, **about),
-            kernel_distance(real, fake, **about),
-            *precision_recall(real, fake, **about),
-            *density_coverage(real, fake, **about),
-        ]
+        return featured(self._real, self.features(self.decode(x)), self.features.name)
 
     def histogram(self, x: Tensor) -> list[float]:
         # By brightness: which of ten equal shares of the real images a sample is as bright as.

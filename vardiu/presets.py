@@ -84,6 +84,18 @@ IMAGES = diff_instruct.Config(
     halflife=17_700.0,
     pairs=PairSettings(pairs=16_000),
 )
+# How a U-Net of images is taught.
+UNETS = denoising.Config(
+    steps=4_200,
+    batch=128,
+    lr=2e-3,
+    beta_2=0.99,
+    warmup=100,
+    clip=1.0,
+    decay="trapezoid",
+    levels=LevelSettings(kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0),
+    halflife=44_000.0,
+)
 PAPER = DensitySettings(width=400, depth=4, fourier=0, scaled=False)
 PAPER_LEVELS = LevelSettings(
     kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
@@ -236,19 +248,7 @@ TEACHERS: Mapping[str, Preset] = {
         "a U-Net on 16x16 patches of the photographs of scikit-learn and scikit-image",
         "denoising",
         PATCHES,
-        denoising.Config(
-            steps=5_000,
-            batch=96,
-            lr=2e-3,
-            beta_2=0.99,
-            warmup=100,
-            clip=1.0,
-            decay="trapezoid",
-            levels=LevelSettings(
-                kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0
-            ),
-            halflife=60_000.0,
-        ),
+        replace(UNETS, steps=5_000, batch=96, halflife=60_000.0),
     ),
     "mog40": Preset(
         "the paper's learned teacher: 20,480 points, five layers, 400 wide",
@@ -265,18 +265,6 @@ TEACHERS: Mapping[str, Preset] = {
         "a class-conditional U-Net on scikit-learn's digits",
         "denoising",
         DigitsSettings(),
-        denoising.Config(
-            steps=4_200,
-            batch=128,
-            lr=2e-3,
-            beta_2=0.99,
-            warmup=100,
-            clip=1.0,
-            decay="trapezoid",
-            levels=LevelSettings(
-                kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0
-            ),
-            halflife=44_000.0,
-        ),
+        UNETS,
     ),
 }

@@ -144,17 +144,22 @@ class Problem(abc.ABC):
 
     def from_teacher(self, steps: int = 35) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
-        grid = karras_grid(steps, self.teacher.sigma_min, self.teacher.sigma_max)
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.conditions(n, random) if self.teacher.conditions else {}
-            tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
-            device = next((t.device for t in tensors), torch.device("cpu"))
-            there = {name: value.to(device) for name, value in cond.items()}
-            x = Heun(self.teacher, grid).sample(n, generator=random, device=device, **there)
-            return x.cpu(), cond
+            return self.solve(n, random, cond, steps), cond
 
         return draw
+
+    def solve(
+        self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
+    ) -> Tensor:
+        r"""Returns samples of the teacher by so many steps of Heun's method, on the CPU."""
+        grid = karras_grid(steps, self.teacher.sigma_min, self.teacher.sigma_max)
+        tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
+        device = next((t.device for t in tensors), torch.device("cpu"))
+        there = {name: value.to(device) for name, value in cond.items()}
+        return Heun(self.teacher, grid).sample(n, generator=random, device=device, **there).cpu()
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions to sample with; none by default."""
@@ -204,6 +209,16 @@ class Problem(abc.ABC):
             return {}
         tensors = [t.flatten().double() for t in self.teacher.state_dict().values()]
         return {"teacher": fingerprint(torch.cat(tensors))}
+
+
+def featured(real: Tensor, fake: Tensor, features: str) -> list[Metric]:
+    r"""Returns the metrics of two sets of features of this name."""
+    return [
+        frechet(real, fake, features=features),
+        kernel_distance(real, fake, features=features),
+        *precision_recall(real, fake, features=features),
+        *density_coverage(real, fake, features=features),
+    ]
 
 
 def precise(network: nn.Module, precision: str) -> nn.Module:
@@ -469,12 +484,8 @@ class DigitsProblem(Problem):
         classifier = digits_classifier()
         real, fake = classifier.features(self.x), classifier.features(x)
         predicted = classifier.predict(x)
-        about = {"features": classifier.name}
         metrics = [
-            frechet(real, fake, **about),
-            kernel_distance(real, fake, **about),
-            *precision_recall(real, fake, **about),
-            *density_coverage(real, fake, **about),
+            *featured(real, fake, classifier.name),
             classes_covered(predicted, self.CLASSES),
         ]
         if cond:

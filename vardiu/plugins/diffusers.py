@@ -257,13 +257,8 @@ def _origin(
         decode=torch.no_grad()(decode) if vae is not None else None,
         compress=torch.no_grad()(compress) if vae is not None else None,
         parts=around,
-        about={"network": network.name, "pipeline": _pipeline(folder)},
+        about={"network": network.name},
     )
-
-
-def _pipeline(folder: Path) -> str:
-    path = folder / "model_index.json"
-    return json.loads(path.read_text())["_class_name"] if path.is_file() else ""
 
 
 def _known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
