@@ -24,7 +24,7 @@ from .metrics.features import RandomFeatures
 from .nn import Precision, UNet
 from .noise import karras_grid
 from .posterior import Encoder, UnitScale
-from .problems import Problem, Source, featured, precise
+from .problems import Problem, Source, featured, precise, taught
 from .runs import RunFolder
 
 __all__ = ["ImageProblem"]
@@ -83,12 +83,7 @@ class ImageProblem(Problem):
 
     def _load(self) -> Denoiser:
         row = self.settings
-        source = row.teacher or f"runs/teach-{row.name}"
-        if row.teacher is None and not Path(source, "teacher").is_dir():
-            raise ConfigError(
-                f"there is no teacher in {source}: name one with --teacher, or train one with "
-                f"`vardiu teach {row.name}`"
-            )
+        source = row.teacher or taught(None, row.name, "--teacher")
         options = {} if row.prediction is None else {"prediction": row.prediction}
         return teachers.load(source, **options).float()
 
@@ -310,7 +305,7 @@ class ImageProblem(Problem):
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         if n == self.QUICK:  # asked on the way: what a teacher costs is paid at the end
             return [], "teacher"
-        return self.measure(self.from_teacher(), n), f"teacher, {2 * 35 - 1} calls"
+        return self.measure(self.from_teacher(), n), f"teacher, {2 * self.solver_steps - 1} calls"
 
     def draw(self, x: Tensor, path: Path) -> Path:
         return plots.image_grid([(f"{len(x):,} samples", self.decode(x).numpy())], path)
@@ -327,7 +322,7 @@ class ImageProblem(Problem):
             rows.append(("data", real[torch.randperm(len(real), generator=random)[:n]].numpy()))
         if self.teacher is not None and not title.startswith("teacher"):
             x = self.from_teacher()(n, random)[0]
-            rows.append((f"teacher, {2 * 35 - 1} calls", self.decode(x).numpy()))
+            rows.append((f"teacher, {2 * self.solver_steps - 1} calls", self.decode(x).numpy()))
         rows.append((title, self.decode(source(n, random)[0]).numpy()))
         return plots.image_grid(rows, path, columns=20)
 

@@ -40,6 +40,7 @@ from .metrics.neighbours import density_coverage, precision_recall
 from .metrics.transport import wasserstein2_sliced
 from .nn import MLP, Precision, UNet
 from .noise import karras_grid
+from .plugins import stored
 from .posterior import Encoder, RawScale, Scale, UnitScale
 from .runs import RunFolder
 from .sample import Heun
@@ -142,7 +143,10 @@ class Problem(abc.ABC):
 
         return draw
 
-    def from_teacher(self, steps: int = 35) -> Source:
+    # Of the teacher that a student is compared with.
+    solver_steps = 35
+
+    def from_teacher(self, steps: int = solver_steps) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -369,7 +373,7 @@ def _kde(problem: DensityProblem) -> Denoiser:
 
 
 def _learned(problem: DensityProblem) -> Denoiser:
-    return load_teacher(problem.settings.teacher_run, problem.settings.name)
+    return stored.load(taught(problem.settings.teacher_run, problem.settings.name))
 
 
 TEACHERS: Mapping[str, Callable[[DensityProblem], Denoiser]] = {
@@ -379,24 +383,20 @@ TEACHERS: Mapping[str, Callable[[DensityProblem], Denoiser]] = {
 }
 
 
-def load_teacher(run: str | None, name: str) -> Denoiser:
-    r"""Returns the denoiser that `vardiu teach` wrote.
+def taught(run: str | None, name: str, option: str = "--teacher-run") -> str:
+    r"""Returns the folder of a teacher that `vardiu teach` wrote; `option` names another.
 
     Raises:
         ConfigError: The folder holds no finished teacher; the message has the command that trains
         it.
     """
-    folder = Path(f"runs/teach-{name}" if run is None else run)
-    try:
-        teacher = store.load(folder / "teacher")
-    except FileNotFoundError as error:
+    folder = f"runs/teach-{name}" if run is None else run
+    if not stored.matches(folder):
         raise ConfigError(
             f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
-            f"{folder}`, or name another folder with --teacher-run"
-        ) from error
-    if not isinstance(teacher, Denoiser):
-        raise ConfigError(f"{folder / 'teacher'} holds a {type(teacher).__name__}, not a denoiser")
-    return teacher
+            f"{folder}`, or name another with {option}"
+        )
+    return folder
 
 
 class DigitsProblem(Problem):
@@ -422,7 +422,7 @@ class DigitsProblem(Problem):
         self.sigma_data = float(self.x.std())
         self.variance = float(self.x.flatten(1).var(dim=0).mean())
         run = settings.teacher_run
-        self.teacher = None if untaught else load_teacher(run, settings.name)
+        self.teacher = None if untaught else stored.load(taught(run, settings.name))
 
     def lend(self, network: nn.Module) -> None:
         r"""Copies into a network the teacher's weights of the same names and shapes."""
