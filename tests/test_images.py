@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from vardiu import cli, store
-from vardiu.config import ConfigError, ImageSettings
+from vardiu.config import ConfigError, FrameSettings, ImageSettings
 from vardiu.data.digits import digits
+from vardiu.frame import Framed, FramedPosterior
 from vardiu.generate import FewStep, OneStep
 from vardiu.images import ImageProblem
 from vardiu.lora import adapters
@@ -199,3 +200,30 @@ def test_a_guided_text_teacher_and_its_bare_student(tmp_path):
         assert torch.equal(problem.dress(alone)(z, label=label), expected)
     images = problem.decode(expected)
     assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
+
+
+def test_a_framed_student_of_texts_takes_any_other(tmp_path):
+    pipelines.stable(tmp_path / "texts", "v_prediction")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\ntwo birds\n")
+    about = {"teacher": str(tmp_path / "texts"), "prompts": str(tmp_path / "prompts.txt")}
+    problem = ImageProblem(ImageSettings(**about))
+    row = FrameSettings(samples=60, solver_steps=2, clusters=2, components=4)
+    frame = problem.frame(row, 0)
+    assert frame.weights.shape == (1, 2)  # no prompt has a part of its own
+    student = Framed(problem.fake(), frame, row.sigma).eval()
+    posterior = FramedPosterior(problem.encoder(), frame)
+    z, label = torch.randn(3, 5), torch.tensor([2, 0, 1])
+    encode = problem.origin.encode
+    with torch.no_grad():
+        x = student(z, label=label)
+        log_r = posterior(x, torch.full((3,), 0.5), label=label).log_prob(z)
+        alone = problem.bare(student)
+        assert alone.conditions == ("text",)
+        texts = encode(["two birds", "a cat", "a dog"])
+        torch.testing.assert_close(alone(z, **texts), x)
+        other = alone(z, **encode(["a fish"] * 3))
+        assert torch.equal(problem.dress(alone)(z, label=label), x)
+    assert log_r.isfinite().all() and not torch.allclose(other, x)
+    for given in ({"calls": 2}, {"student": "fresh"}, {"sigma": 1.0}):
+        with pytest.raises(ConfigError, match="framed starts from the teacher"):
+            ImageProblem(ImageSettings(**about, **given)).frame(row, 0)

@@ -9,7 +9,7 @@ import torch
 from problems import Affine, ExactPosterior, LinearGaussian
 from torch import nn
 
-from vardiu.frame import Frame, FramedPosterior
+from vardiu.frame import Frame, FramedPosterior, components
 from vardiu.generate import Pushforward
 from vardiu.nn import MLP
 from vardiu.posterior import (
@@ -290,3 +290,26 @@ def test_a_residual_student_starts_as_the_data_and_needs_their_shape():
     torch.testing.assert_close(student(z), torch.tensor([1.0, -1.0]) + 3 * z)
     with pytest.raises(ValueError, match="needs a latent of the samples' shape"):
         Pushforward(network, latent_shape=(3,), **made)
+
+
+def test_components_are_those_of_the_covariance_however_few_the_rows():
+    rows = torch.randn(12, 30) @ torch.diag(torch.linspace(3, 0.1, 30))
+    values, vectors = torch.linalg.eigh(rows.T.cov())
+    found, bases = components(rows, 4)  # by the rows' inner products: fewer rows than dimensions
+    torch.testing.assert_close(found, values.flip(0)[:4])
+    torch.testing.assert_close((bases * vectors.flip(1)[:, :4]).sum(0).abs(), torch.ones(4))
+    many = torch.randn(90, 30)
+    torch.testing.assert_close(components(many, 30)[0].sum(), many.var(0).sum())
+
+
+def test_a_frame_of_one_class_is_for_all():
+    torch.manual_seed(0)
+    x, label = torch.randn(40, 30), torch.arange(5)
+    frame = Frame(1, 2, 30, 3).fit(x, torch.arange(40) % 5)
+    z = torch.randn(5, 4)
+    assert torch.equal(frame.labels(z, label), torch.zeros(5, dtype=torch.long))
+    # What the frame holds of the data's variance is all of it.
+    total = frame.variances.sum(1) + frame.residuals * 30
+    member = torch.stack([(x - m).square().sum(1) for m in frame.means], 1).argmin(1)
+    own = torch.stack([x[member == c].var(0).sum() for c in range(2)])
+    torch.testing.assert_close(total, own, rtol=1e-6, atol=1e-6)

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from .denoise import Denoiser
-from .generate import FewStep, Generator, OneStep
+from .generate import Generator
+from .lora import swapped
 
 __all__ = ["Captioned", "Captions", "bare", "dress"]
 
@@ -84,11 +85,9 @@ class Captioned(Denoiser):
 
 
 def _with(student: Generator, denoiser: Denoiser) -> Generator:
-    if isinstance(student, OneStep):
-        return OneStep(denoiser, student.sigma)
-    if isinstance(student, FewStep):
-        return FewStep(denoiser, student.sigmas)
-    raise TypeError(f"a {type(student).__name__} has no denoiser that takes captions")
+    twin = swapped(student, "denoiser", denoiser)
+    twin.conditions = denoiser.conditions
+    return twin
 
 
 def bare(student: Generator) -> Generator:

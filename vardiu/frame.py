@@ -69,18 +69,18 @@ class Frame(nn.Module):
         self.register_buffer("residuals", torch.ones(n))
         self.register_buffer("weights", torch.full((classes, clusters), 1 / clusters))
 
-    def fit(self, x: Tensor, label: Tensor, seed: int = 0) -> Frame:
+    def fit(self, x: Tensor, label: Tensor | None = None, seed: int = 0) -> Frame:
         r"""Fits clusters by k-means and their components by maximum likelihood.
 
         Arguments:
             x: Samples, with shape :math:`(N, *)`.
-            label: Their classes, with shape :math:`(N)`.
+            label: Their classes, with shape :math:`(N)`; none for a frame of one class.
             seed: The seed of k-means.
 
         Raises:
             ValueError: A cluster has fewer samples than it has components.
         """
-        x = x.flatten(1).double()
+        x, label = x.flatten(1).double(), self.labels(x, label)
         for a in range(len(self.weights)):
             rows = x[label == a]
             if len(rows) < self.clusters:
@@ -98,14 +98,20 @@ class Frame(nn.Module):
                 "take fewer clusters, fewer components or more samples"
             )
         n = a * self.clusters + c
-        values, vectors = torch.linalg.eigh(rows.T.cov())
-        residual = values[: -self.k].clamp_min(0).mean()
+        values, bases = components(rows, self.k)
+        residual = (rows.var(0).sum() - values.sum()).clamp_min(0) / (self.d - self.k)
         self.means[n] = rows.mean(0)
-        self.bases[n] = vectors.flip(1)[:, : self.k]
+        self.bases[n] = bases
         # Maximum likelihood takes the residual off the leading variances.
-        self.variances[n] = (values.flip(0)[: self.k] - residual).clamp_min(1e-3)
+        self.variances[n] = (values - residual).clamp_min(1e-3)
         self.residuals[n] = residual
         self.weights[a, c] = len(rows) / total
+
+    def labels(self, x: Tensor, label: Tensor | None) -> Tensor:
+        r"""Returns the classes of rows, `(B,)`; all zero where the frame has one for all."""
+        if label is None or len(self.weights) == 1:
+            return torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return label
 
     def cluster(self, u: Tensor, label: Tensor) -> Tensor:
         r"""Returns the cluster of each row, `(B,)`: the interval that :math:`\Phi(u)` falls in."""
@@ -141,9 +147,19 @@ class Frame(nn.Module):
         return self.variances[n].sqrt() / total * along, (v / total).sqrt()
 
 
-def labels_of(x: Tensor, label: Tensor | None) -> Tensor:
-    r"""Returns the classes, all zero where there are none."""
-    return x.new_zeros(x.shape[0], dtype=torch.long) if label is None else label
+def components(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r"""Returns the leading variances `(k)` of rows `(n, d)`, and their directions `(d, k)`.
+
+    Of whichever is smaller, the covariance `(d, d)` or the rows' inner products `(n, n)`.
+    """
+    n, d = rows.shape
+    if d <= n:
+        values, vectors = torch.linalg.eigh(rows.T.cov())
+        return values.flip(0)[:k], vectors.flip(1)[:, :k]
+    centred = rows - rows.mean(0)
+    values, vectors = torch.linalg.eigh(centred @ centred.T / (n - 1))
+    directions = centred.T @ vectors.flip(1)[:, :k]
+    return values.flip(0)[:k], directions / directions.norm(dim=0)
 
 
 class Framed(Generator):
@@ -153,17 +169,25 @@ class Framed(Generator):
         denoiser: The denoiser, which starts from the teacher's weights.
         frame: The frame.
         sigma: The level at which the denoiser is asked: about what the frame leaves out.
+
+    Raises:
+        ValueError: `sigma` is not a level of the denoiser.
     """
 
     def __init__(self, denoiser: Denoiser, frame: Frame, sigma: float) -> None:
         super().__init__()
+        if not denoiser.sigma_min <= sigma <= denoiser.sigma_max:
+            raise ValueError(
+                f"sigma must be within [{denoiser.sigma_min:g}, {denoiser.sigma_max:g}], the "
+                f"denoiser's range, got {sigma:g}"
+            )
         self.denoiser, self.frame, self.sigma = denoiser, frame, sigma
         self.arguments = {"sigma": sigma}
         self.shape, self.conditions = denoiser.shape, denoiser.conditions
         self.latent_shape = (frame.k + 1,)
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
-        x = self.frame.decode(z, labels_of(z, cond.get("label")))
+        x = self.frame.decode(z, self.frame.labels(z, cond.get("label")))
         x = x.unflatten(1, self.shape)
         return self.denoiser(x, z.new_full((z.shape[0],), self.sigma), **cond)
 
@@ -249,6 +273,6 @@ class FramedPosterior(Posterior):
         return mean + shift, (std.log() - narrow).clamp(-6, 3).exp()
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
-        label = labels_of(x_t, cond.get("label"))
+        label = self.frame.labels(x_t, cond.get("label"))
         features = nn.functional.silu(self.encoder(x_t, sigma, **cond))
         return ClusteredNormal(self, features, (x_t, sigma, label))

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from . import lora, plots, teachers
 from .captions import Captioned, Captions, bare, dress
-from .config import ConfigError, ImageSettings
+from .config import ConfigError, FrameSettings, ImageSettings
 from .data.batches import Batches, DataFree
 from .data.sources import open_data, read_data
 from .denoise import Denoiser, PreconditionedDenoiser
 from .export.peft import keep
+from .frame import Frame
 from .generate import FewStep, Generator, OneStep
 from .guidance import Autoguided, Guided
 from .metrics import Metric
@@ -165,6 +166,19 @@ class ImageProblem(Problem):
         high = row.sigma or denoiser.sigma_max
         grid = karras_grid(row.calls, denoiser.sigma_min, high)
         return FewStep(denoiser, grid[: row.calls].tolist())
+
+    def frame(self, row: FrameSettings, seed: int) -> Frame:
+        chosen = self.settings
+        if chosen.calls != 1 or chosen.student == "fresh" or chosen.sigma is not None:
+            raise ConfigError(
+                "method.posterior framed starts from the teacher, asked once at "
+                "method.frame.sigma: leave problem.calls, problem.sigma and --student fresh out"
+            )
+        return super().frame(row, seed)
+
+    def grouped(self, cond: Mapping[str, Tensor]) -> Tensor | None:
+        # A student of prompts is asked for others later: no prompt has a part of its own.
+        return None if self.captions is not None else super().grouped(cond)
 
     def network(self) -> Denoiser:
         row, classes = self.settings, self.classes

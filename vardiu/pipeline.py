@@ -172,13 +172,18 @@ def preset_of(command: str, name: str) -> Preset:
 
 
 def task_from_preset(command: str, name: str, method: str | None = None) -> Task:
-    r"""Returns the task of a preset; with another method, that method's row for this problem."""
+    r"""Returns the task of a preset.
+
+    With another method, its settings are those of that method's row for the same problem, else for
+    the same kind of problem, else the method's own.
+    """
     row = preset_of(command, name)
     if method is not None and method != row.method:
         method_of(command, method)
-        rows = PRESETS.values()
-        other = next((r for r in rows if r.method == method and r.problem == row.problem), None)
-        settings = other.settings if other else METHODS[method].settings()
+        rows = [r for r in PRESETS.values() if r.method == method]
+        same = [r for r in rows if r.problem == row.problem]
+        kin = [r for r in rows if type(r.problem) is type(row.problem)]
+        settings = next((r.settings for r in same + kin), None) or METHODS[method].settings()
         row = Preset(row.about, method, row.problem, settings)
     return Task(command, name, row.problem, row.method, row.settings, RunSettings())
 

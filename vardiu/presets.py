@@ -84,6 +84,25 @@ IMAGES = diff_instruct.Config(
     halflife=17_700.0,
     pairs=PairSettings(pairs=16_000),
 )
+# A student whose posterior is known at the start, see docs/methods/vardiu.md.
+FRAMED = vardiu.Config(
+    posterior="framed",
+    steps=460,
+    batch=128,
+    lr=3e-4,
+    posterior_lr=1e-3,
+    delay=100,
+    beta_1=0.5,
+    beta_2=0.99,
+    decay="trapezoid",
+    clip=100.0,
+    levels=LevelSettings(sigma_min=0.15, sigma_max=5.0),
+    weight=WeightSettings(kind="power", power=1.0),
+    posterior_weight=WeightSettings(kind="constant"),
+    antithetic=False,
+    halflife=8_800.0,
+    frame=FrameSettings(clusters=12, components=24),
+)
 # How a U-Net of images is taught.
 UNETS = denoising.Config(
     steps=4_200,
@@ -222,24 +241,13 @@ PRESETS: Mapping[str, Preset] = {
         "the same images; VarDiU from a frame of the teacher's samples, whose posterior is known",
         "vardiu",
         DigitsSettings(),
-        vardiu.Config(
-            posterior="framed",
-            steps=460,
-            batch=128,
-            lr=3e-4,
-            posterior_lr=1e-3,
-            delay=100,
-            beta_1=0.5,
-            beta_2=0.99,
-            decay="trapezoid",
-            clip=100.0,
-            levels=LevelSettings(sigma_min=0.15, sigma_max=5.0),
-            weight=WeightSettings(kind="power", power=1.0),
-            posterior_weight=WeightSettings(kind="constant"),
-            antithetic=False,
-            halflife=8_800.0,
-            frame=FrameSettings(clusters=12, components=24),
-        ),
+        FRAMED,
+    ),
+    "images-vardiu": Preset(
+        "any teacher of images; VarDiU from a frame of the teacher's samples",
+        "vardiu",
+        ImageSettings(),
+        FRAMED,
     ),
 }
 

@@ -28,7 +28,7 @@ from .denoise import (
     MixtureDenoiser,
     PreconditionedDenoiser,
 )
-from .frame import Frame, labels_of
+from .frame import Frame
 from .generate import Generator, OneStep, Pushforward
 from .metrics import Metric, fingerprint
 from .metrics.classes import class_agreement, classes_covered
@@ -92,10 +92,14 @@ class Problem(abc.ABC):
         r"""Returns a frame of the teacher's own samples."""
         random = torch.Generator().manual_seed(seed + 77)
         x, cond = self.from_teacher(row.solver_steps)(row.samples, random)
-        label = labels_of(x, cond.get("label"))
-        classes = int(label.max()) + 1
+        label = self.grouped(cond)
+        classes = 1 if label is None else int(label.max()) + 1
         frame = Frame(classes, row.clusters, math.prod(self.teacher.shape), row.components)
         return frame.fit(x, label, seed)
+
+    def grouped(self, cond: Mapping[str, Tensor]) -> Tensor | None:
+        r"""Returns the classes that each have a part of a frame to themselves."""
+        return cond.get("label")
 
     @abc.abstractmethod
     def batches(self, size: int, seed: int) -> Batches:

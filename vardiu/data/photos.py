@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..config import ConfigError
 
-__all__ = ["PHOTOS", "photo", "photos"]
+__all__ = ["PHOTOS", "patches", "photo", "photos"]
 
 PHOTOS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 SUFFIXES = {"china": ".jpg", "flower": ".jpg", "rocket": ".jpg"}
@@ -74,15 +74,19 @@ def photos(side: int = 16, held_out: bool = False) -> Tensor:
     Raises:
         ConfigError: There are no patches of this side.
     """
+    return torch.cat([patches(name, side, held_out) for name in PHOTOS])
+
+
+def patches(name: str, side: int = 16, held_out: bool = False) -> Tensor:
+    r"""Returns the patches of one photograph, see `photos`."""
     if side not in REDUCTIONS:
         raise ConfigError(f"patches of photographs have a side of 8, 16 or 32, got {side}")
-    found = []
-    for name in PHOTOS:
-        for block, stride in REDUCTIONS[side]:
-            small = torch.nn.functional.avg_pool2d(photo(name)[None], block)[0]
-            edge = int(0.8 * small.shape[2])
-            region = small[:, :, edge:] if held_out else small[:, :, :edge]
-            if min(region.shape[1:]) >= side:
-                patches = region.unfold(1, side, stride).unfold(2, side, stride)
-                found.append(patches.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side))
+    found = [torch.empty(0, 3, side, side)]
+    for block, stride in REDUCTIONS[side]:
+        small = torch.nn.functional.avg_pool2d(photo(name)[None], block)[0]
+        edge = int(0.8 * small.shape[2])
+        region = small[:, :, edge:] if held_out else small[:, :, :edge]
+        if min(region.shape[1:]) >= side:
+            cut = region.unfold(1, side, stride).unfold(2, side, stride)
+            found.append(cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side))
     return torch.cat(found)
