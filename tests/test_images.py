@@ -4,6 +4,7 @@ import json
 import shutil
 
 import diffusers
+import numpy as np
 import pipelines
 import pytest
 import torch
@@ -200,6 +201,20 @@ def test_a_guided_text_teacher_and_its_bare_student(tmp_path):
         assert torch.equal(problem.dress(alone)(z, label=label), expected)
     images = problem.decode(expected)
     assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
+
+
+def test_latents_of_data_keep_their_classes(tmp_path):
+    """A network of latents and classes is judged, and its student scaled, by both together."""
+    pipelines.dit(tmp_path / "latents")
+    x, label = torch.rand(60, 3, 16, 16) * 2 - 1, torch.arange(60) % 10
+    np.savez(tmp_path / "data.npz", x=x.numpy(), label=label.numpy())
+    about = {"teacher": str(tmp_path / "latents"), "data": str(tmp_path / "data.npz")}
+    problem = ImageProblem(ImageSettings(**about))
+    for n in (40, 600):
+        latents, cond = problem.reference(n)
+        assert latents.shape == (min(n, 60), 4, 8, 8) and len(cond["label"]) == len(latents)
+        row = int(torch.nonzero((latents == problem.origin.compress(x)[7]).flatten(1).all(1))[0])
+        assert cond["label"][row] == label[7]
 
 
 def test_a_framed_student_of_texts_takes_any_other(tmp_path):

@@ -328,6 +328,34 @@ def test_a_swapped_prediction_is_named(true, told):
     assert teacher.prediction == told  # the trial is undone
 
 
+class Inexact(Ideal):
+    """With an error in every value of its prediction."""
+
+    share = 0.0
+
+    def forward(self, *arguments):
+        output = super().forward(*arguments)
+        return output + self.share**0.5 * torch.randn_like(output)
+
+
+def test_predicted_noise_is_judged_as_noise():
+    """Where DDPM's levels end, at 157, a hundredth of a wrong noise is a mean far out of the data:
+    trained networks have it, and sample well."""
+    betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    levels = VariancePreserving.of(diffusers.DDIMScheduler(**betas).alphas_cumprod)
+    assert levels.sigma_max > 150
+    x = digits()[0][:400]
+    network = Inexact(levels, "epsilon", MixtureDenoiser(x, 0.1))
+    teacher = AdaptedDenoiser(network, levels, prediction="epsilon", shape=(1, 8, 8))
+    network.share = 0.005
+    last = probe(teacher, x)[-1]
+    assert abs(last.error / last.sigma**2 - 0.005) < 5 * last.deviation / last.sigma**2 + 1e-4
+    assert last.error > 100 * last.linear
+    network.share = 0.02
+    with pytest.raises(NotADenoiser, match="No other reading"):
+        checked(teacher, x)
+
+
 def test_wrong_scaling_and_missing_weights_are_named():
     x = digits()[0][:400]
     exact = MixtureDenoiser((x + 1) / 2, 0.05, sigma_min=0.05, sigma_max=10.0)

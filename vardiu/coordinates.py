@@ -242,6 +242,8 @@ PREDICTIONS: Mapping[str, Reading] = {
     "flow_to_data": lambda o, x_s, alpha, s: (x_s + s * o) / (alpha + s),
     "score": lambda o, x_s, alpha, s: (x_s + s.square() * o) / alpha,
 }
+# Those of noise, or of noise over a negative scale.
+NOISE = ("epsilon", "negative_epsilon", "score")
 # Those that say something where there is no signal at all.
 TERMINAL = ("sample", "v", "flow", "flow_to_data")
 
@@ -290,6 +292,9 @@ class AdaptedDenoiser(Denoiser):
         self.check(x_t, sigma)
         alpha, s = (expand_like(scale, x_t) for scale in self.coordinates.scales(sigma))
         return self.read(alpha * x_t, self.coordinates.time(sigma), alpha, s, **cond)
+
+    def noise_gain(self, sigma: float) -> float:
+        return sigma if self.prediction in NOISE else 0.0
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""The latent is the network's own input at this level, which may be infinite."""

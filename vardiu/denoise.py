@@ -76,6 +76,15 @@ class Denoiser(nn.Module, abc.ABC):
         \sigma)`."""
         return self(sigma * z, z.new_full((z.shape[0],), sigma), **cond)
 
+    def noise_gain(self, sigma: float) -> float:
+        r"""Returns how many times the error of the predicted noise is in the mean; zero where the
+        network does not predict noise.
+
+        At a great level a prediction that is nearly exact gives a mean that is far off, and
+        samples well all the same.
+        """
+        return 0.0
+
     def start(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.
 

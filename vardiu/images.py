@@ -264,7 +264,8 @@ class ImageProblem(Problem):
             x, cond = self.images
         elif data and self.origin.compress is not None and self.captions is None:
             rows = spread(len(self.images[0]), 512)
-            x, cond = self.origin.compress(self.images[0][rows]), {}
+            x = self.origin.compress(self.images[0][rows])
+            cond = {name: value[rows] for name, value in self.images[1].items()}
         else:
             x, cond = self.drawn
         wanted = () if self.teacher is None else self.teacher.conditions
