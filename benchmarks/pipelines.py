@@ -129,8 +129,8 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 
-PAIRS = ("--pairs.pairs", "2000", "--pairs.steps", "1000", "--steps", "200")
-FRAME = ("--frame.samples", "3000", "--frame.clusters", "8", "--frame.components", "24")
+PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
+FRAME = ("--frame.samples", "2000", "--frame.clusters", "8", "--frame.components", "24")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *FRAME, "--steps", "300"),

@@ -15,6 +15,7 @@ from vardiu.coordinates import (
     VariancePreserving,
 )
 from vardiu.denoise import GaussianDenoiser
+from vardiu.generate import OneStep
 
 COSINE = torch.cos(torch.linspace(0.02, math.pi / 2 - 0.02, 1000, dtype=torch.float64)).square()
 LEVELS = {
@@ -103,6 +104,30 @@ def test_one_call_shows_the_network_its_own_noise(exact, levels, prediction):
     # Scales are those of single precision, and a small one may divide.
     expected = exact(x_t, torch.full((4,), sigma, dtype=torch.float64))
     assert torch.allclose(x, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("levels", LEVELS)
+def test_a_student_starts_where_its_networks_errors_are_not_multiplied(exact, levels, prediction):
+    """An error of 0.01 in what is predicted, in the unit of noise or data, stays below 0.03."""
+    made = LEVELS[levels]()
+    network = Predicting(exact, made, prediction)
+    denoiser = AdaptedDenoiser(network, made, prediction=prediction, shape=(3,))
+    student = OneStep(denoiser)
+    time, _, s = made.at(student.sigma)
+    if levels == "preserving":
+        assert time == round(time)  # or no pipeline could take the student
+    z = torch.randn(4, 3, dtype=torch.float64)
+    x = student(z)
+    error = 0.01 / s if prediction == "score" else 0.01
+    network.register_forward_hook(lambda module, inputs, output: output + error)
+    off = (student(z) - x).abs().max().item()
+    assert off < 0.03
+    assert denoiser.noise_gain(student.sigma) in (0.0, student.sigma)
+    if denoiser.noise_gain(1.0):
+        assert off == pytest.approx(0.01 * denoiser.noise_gain(student.sigma), rel=1e-3)
+    else:
+        assert student.sigma == denoiser.sigma_max
 
 
 def test_noise_alone_is_a_level_where_the_network_knows_it():

@@ -172,8 +172,9 @@ def test_a_student_may_be_asked_at_an_earlier_time(tmp_path):
         exported(tmp_path / "teacher", tmp_path / "again", sigma=1.2345)
 
 
-def test_stable_diffusion_takes_one_step_and_no_guidance_by_default(tmp_path):
-    pipelines.stable(tmp_path / "teacher")
+@pytest.mark.parametrize(("prediction", "time"), [("epsilon", 625), ("v_prediction", 999)])
+def test_stable_diffusion_takes_one_step_and_no_guidance_by_default(tmp_path, prediction, time):
+    pipelines.stable(tmp_path / "teacher", prediction)
     difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
     assert difference < 1e-5
     loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
@@ -185,7 +186,7 @@ def test_stable_diffusion_takes_one_step_and_no_guidance_by_default(tmp_path):
     for steps in ({}, {"num_inference_steps": 4}, {"num_inference_steps": 1}):
         calls.clear()
         loaded("a red cat", output_type="np", **steps)
-        assert calls == [(1, 999)]
+        assert calls == [(1, time)]
 
 
 @pytest.mark.parametrize("make", [pipelines.dit, pipelines.pixart])

@@ -73,6 +73,10 @@ class Captioned(Denoiser):
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.terminal = denoiser.terminal
 
+    @property
+    def latent_sigma(self) -> float:
+        return self.denoiser.latent_sigma
+
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         return self.denoiser(x_t, sigma, **self.captions(cond["label"]))
 

@@ -241,7 +241,8 @@ class ImageSettings:
     rank: int = 16
     """lora: the rank of the adapters of student and fake."""
     sigma: float | None = None
-    """The level at which the student asks its network; the teacher's largest by default."""
+    """The level at which the student asks its network; by default the teacher's largest, or about
+    2.5 where it predicts noise."""
     calls: int = 1
     """The number of calls of the student; more than one is a few-step student."""
     side: int = 16

@@ -69,6 +69,10 @@ class Coordinates(nn.Module, abc.ABC):
     def time(self, sigma: Tensor) -> Tensor:
         r"""Returns what the network is told, of :math:`\sigma`."""
 
+    def whole(self, sigma: float) -> float:
+        r"""Returns the nearest level that has a time of its own; any has, of continuous times."""
+        return sigma
+
     def at(self, sigma: float) -> tuple[float, float, float]:
         r"""Returns time, :math:`\alpha` and :math:`s` of one level, in double precision."""
         level = torch.tensor([sigma], dtype=torch.float64)
@@ -138,6 +142,9 @@ class Discrete(Coordinates):
         low, high = math.log(table[upper - 1]), math.log(table[upper])
         time = upper - 1 + (math.log(sigma) - low) / (high - low)
         return float(round(time)) if abs(time - round(time)) < 2e-3 else time
+
+    def whole(self, sigma: float) -> float:
+        return min(self.arguments["sigmas"], key=lambda level: abs(math.log(level / sigma)))
 
     def extra_repr(self) -> str:
         return f"times={len(self.log_sigmas)}, sigma={self.sigma_min:.4g}..{self.sigma_max:.4g}"
@@ -244,6 +251,8 @@ PREDICTIONS: Mapping[str, Reading] = {
 }
 # Those of noise, or of noise over a negative scale.
 NOISE = ("epsilon", "negative_epsilon", "score")
+# Where a student of a prediction of noise starts: see `AdaptedDenoiser.latent_sigma`.
+LATENT_SIGMA = 2.5
 # Those that say something where there is no signal at all.
 TERMINAL = ("sample", "v", "flow", "flow_to_data")
 
@@ -292,6 +301,21 @@ class AdaptedDenoiser(Denoiser):
         self.check(x_t, sigma)
         alpha, s = (expand_like(scale, x_t) for scale in self.coordinates.scales(sigma))
         return self.read(alpha * x_t, self.coordinates.time(sigma), alpha, s, **cond)
+
+    @property
+    def latent_sigma(self) -> float:
+        r"""The largest level; about 2.5 where noise is predicted, as SiD has it.
+
+        There the error of the prediction is multiplied by the level: a student that is asked for
+        noise at 157, the end of DDPM's linear schedule, would have to be right to a part in a
+        thousand before its images were images.
+
+        References:
+            | Score identity Distillation (Zhou et al., 2024), https://arxiv.org/abs/2404.04057
+        """
+        if self.prediction not in NOISE:
+            return self.sigma_max
+        return self.coordinates.whole(min(LATENT_SIGMA, self.sigma_max))
 
     def noise_gain(self, sigma: float) -> float:
         return sigma if self.prediction in NOISE else 0.0

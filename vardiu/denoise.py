@@ -85,6 +85,11 @@ class Denoiser(nn.Module, abc.ABC):
         """
         return 0.0
 
+    @property
+    def latent_sigma(self) -> float:
+        r"""The level at which a student asks it unless told otherwise."""
+        return self.sigma_max
+
     def start(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.
 

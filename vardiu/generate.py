@@ -151,8 +151,8 @@ class OneStep(Generator):
 
     Arguments:
         denoiser: The denoiser :math:`D`.
-        sigma: The level :math:`\sigma` at which it is asked; its `sigma_max` by default. Infinite
-            where the denoiser knows what noise alone is.
+        sigma: The level :math:`\sigma` at which it is asked; its `latent_sigma` by default.
+            Infinite where the denoiser knows what noise alone is.
 
     Raises:
         ValueError: `sigma` is not a level of the denoiser.
@@ -160,7 +160,7 @@ class OneStep(Generator):
 
     def __init__(self, denoiser: Denoiser, sigma: float | str | None = None) -> None:
         super().__init__()
-        sigma = denoiser.sigma_max if sigma is None else float(sigma)
+        sigma = denoiser.latent_sigma if sigma is None else float(sigma)
         within = denoiser.sigma_min <= sigma <= denoiser.sigma_max < math.inf
         if not (within or (denoiser.terminal and sigma == math.inf)):
             raise ValueError(

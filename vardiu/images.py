@@ -163,7 +163,7 @@ class ImageProblem(Problem):
         denoiser = self.network() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        high = row.sigma or denoiser.sigma_max
+        high = row.sigma or denoiser.latent_sigma
         grid = karras_grid(row.calls, denoiser.sigma_min, high)
         return FewStep(denoiser, grid[: row.calls].tolist())
 

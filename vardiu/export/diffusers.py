@@ -97,7 +97,7 @@ def _last_time(student: OneStep, coordinates: VariancePreserving) -> int:
     if time != round(time):
         raise ConfigError(
             f"the student asks its network at time {time:.3f}: pipelines know whole times. Distil "
-            "with --sigma of a whole time; the teacher's largest is the default"
+            "with --sigma of a whole time, or leave it out"
         )
     return int(time)
 

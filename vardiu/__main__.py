@@ -1,0 +1,8 @@
+"""`python -m vardiu`, the same as `vardiu`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
