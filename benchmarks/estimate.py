@@ -32,7 +32,7 @@ from vardiu.metrics import Metric
 from vardiu.nn import UNet
 from vardiu.pipeline import RunSettings, Task
 from vardiu.posterior import Encoder, UnitScale
-from vardiu.problems import PROBLEMS, Problem, Source
+from vardiu.problems import Problem, Source
 from vardiu.runs import provenance
 from vardiu.train import Trainer
 
@@ -107,7 +107,7 @@ class Images(Problem):
 
 
 pipeline.PROBLEM_KINDS["images"] = ImagesSettings
-PROBLEMS["ImagesSettings"] = Images
+pipeline.PROBLEMS[ImagesSettings] = Images
 
 
 def task_of(name: str) -> Task:

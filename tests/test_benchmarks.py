@@ -135,6 +135,51 @@ def test_a_step_of_ours_runs_in_both_precisions():
         step.ours("mog40", precision, "cpu", compiled=False)()
 
 
+def test_every_benchmark_starts():
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    code = (
+        "import importlib, sys; sys.path.insert(0, 'benchmarks')\n"
+        f"made = {{name: importlib.import_module(name) for name in {names}}}\n"
+        "estimate = made['estimate']\n"
+        "print(estimate.pipeline.problem_of(estimate.task_of('images')).student())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "OneStep" in done.stdout and len(names) > 10
+
+
+def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, capsys):
+    """A seconds-long teacher by stock diffusers, both students of it, and all that they leave as."""
+    import end_to_end
+
+    torch.set_default_dtype(torch.float32)
+    pairs = ("--pairs.pairs", "128", "--pairs.steps", "6", "--pairs.solver-steps", "4")
+    frame = ("--frame.samples", "200", "--frame.solver-steps", "4", "--frame.components", "4")
+    short = ("--steps", "4", "--batch", "32", "--evaluations", "1", "--reports", "2")
+    methods = {
+        "diff_instruct": (*pairs, *short),
+        "vardiu": ("--method", "vardiu", *frame, "--frame.clusters", "2", *short),
+    }
+    monkeypatch.setattr(end_to_end, "METHODS", methods)
+    words = ["digits", "--out", str(tmp_path), "--share", "0.1", "--threads", "1"]
+    options = ["--samples", "300", "--reference", "500"]
+    monkeypatch.setattr(sys, "argv", ["end_to_end.py", *words, *options])
+    assert end_to_end.main() == 0
+    found = json.loads((tmp_path / "pipelines.json").read_text())["digits"]
+    assert set(found["diff_instruct"]["differences"]) == {"onnx", "diffusers"}
+    assert max(found["diff_instruct"]["differences"].values()) < 1e-4
+    assert max(found["vardiu"]["differences"].values()) < 1e-4
+    assert "| digits |" in capsys.readouterr().out
+    picture = tmp_path / "pipelines.png"
+    written = picture.stat().st_mtime_ns
+    # Again: nothing is trained again, and the same is found.
+    teacher = (tmp_path / "digits" / "teacher" / "model_index.json").stat().st_mtime_ns
+    assert end_to_end.main() == 0
+    assert (tmp_path / "digits" / "teacher" / "model_index.json").stat().st_mtime_ns == teacher
+    assert picture.stat().st_mtime_ns > written
+    assert json.loads((tmp_path / "pipelines.json").read_text())["digits"] == found
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_kept_memory_is_not_faulted_in_again():
     """Sixteen MiB made and freed: without the setting each time costs 4,096 pages again."""

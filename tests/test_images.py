@@ -106,7 +106,20 @@ def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
     run("distill", "--method", "vardiu", "--teacher", folder, *frame, *more, *short)
     student = store.load(tmp_path / "run" / "student")
     assert student.latent_shape == (9,)
+    assert len(student.frame.weights) == 10
     run("export", tmp_path / "run", "--to", "onnx")
+
+
+def test_classes_of_few_samples_can_share_a_frame(folder, tmp_path, capsys):
+    frame = ["--posterior", "framed", "--frame.samples", "80", "--frame.solver-steps", "2"]
+    frame += ["--frame.clusters", "2", "--frame.components", "12"]
+    short = ["--steps", "2", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
+    words = ["distill", "--method", "vardiu", "--teacher", folder, *frame, *short]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "--frame.no-by-class" in capsys.readouterr().err
+    # The same folder: nothing was trained.
+    run(*words, "--frame.no-by-class")
+    assert store.load(tmp_path / "run" / "student").frame.weights.shape == (1, 2)
 
 
 def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):

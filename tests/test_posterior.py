@@ -9,7 +9,7 @@ import torch
 from problems import Affine, ExactPosterior, LinearGaussian
 from torch import nn
 
-from vardiu.frame import Frame, FramedPosterior, components
+from vardiu.frame import Frame, FramedPosterior, components, gathered
 from vardiu.generate import Pushforward
 from vardiu.nn import MLP
 from vardiu.posterior import (
@@ -192,8 +192,10 @@ def test_frame_chooses_clusters_with_their_weights():
     share = frame.cluster(torch.randn(n), label).bincount(minlength=3) / n
     error = (frame.weights[0] * (1 - frame.weights[0]) / n).sqrt()
     assert bool(((share - frame.weights[0]).abs() < 5 * error).all())
-    with pytest.raises(ValueError, match="take fewer clusters"):
-        Frame(1, 40, 4, 3).fit(torch.randn(60, 4), torch.zeros(60, dtype=torch.long))
+    with pytest.raises(ValueError, match="class 0 .* has 30 samples for 40 clusters"):
+        Frame(1, 40, 4, 3).fit(torch.randn(30, 4))
+    with pytest.raises(ValueError, match="class 1 .* has 3 samples .* of 3 components"):
+        Frame(2, 1, 4, 3).fit(torch.randn(33, 4), torch.arange(33).clamp_min(29) - 29 > 0)
     with pytest.raises(ValueError, match=r"k must be within \[1, 3\]"):
         Frame(1, 2, 4, 4)
 
@@ -300,6 +302,32 @@ def test_components_are_those_of_the_covariance_however_few_the_rows():
     torch.testing.assert_close((bases * vectors.flip(1)[:, :4]).sum(0).abs(), torch.ones(4))
     many = torch.randn(90, 30)
     torch.testing.assert_close(components(many, 30)[0].sum(), many.var(0).sum())
+
+
+def test_clusters_too_small_for_their_components_join_others():
+    """Two blobs and two far points, in six clusters: what is left is the mixture of two."""
+    torch.manual_seed(0)
+    blobs = torch.cat([torch.randn(60, 5), 20 + torch.randn(40, 5)])
+    x = torch.cat([blobs, torch.tensor([[60.0] * 5, [-60.0] * 5])])
+    frame = Frame(1, 6, 5, 3).fit(x)
+    torch.testing.assert_close(frame.weights.sum(), torch.ones(()))
+    label = torch.zeros(len(x), dtype=torch.long)
+    sigma = torch.full((len(x),), 0.5)
+    assert bool(frame.log_clusters(x, sigma, label).isfinite().all())
+    # All six are shown to hold enough rows, each row in one of them.
+    groups = gathered(x, torch.tensor([0] * 60 + [1] * 40 + [2, 3]), 4)
+    assert sorted(len(group) for group in groups) == [41, 61]
+    assert groups[0].max() < 20 and groups[1].min() > 0  # each went to the nearer one
+
+
+def test_a_cluster_that_stands_more_than_once_is_the_same_mixture():
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(60, 5), torch.tensor([[60.0] * 5, [-60.0] * 5])])
+    thrice, once = Frame(1, 3, 5, 3).fit(x), Frame(1, 1, 5, 3).fit(x)
+    torch.testing.assert_close(thrice.weights, torch.full((1, 3), 1 / 3))
+    label, sigma = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), 0.5)
+    density = [f.log_clusters(x, sigma, label).logsumexp(1) for f in (thrice, once)]
+    torch.testing.assert_close(*density)
 
 
 def test_a_frame_of_one_class_is_for_all():

@@ -20,6 +20,7 @@ def test_the_same_settings_resume_and_others_are_refused(tmp_path):
     run = RunFolder(tmp_path / "a")
     assert run.open(CONFIG) == "new"
     assert run.open(CONFIG) == "resumed"
+    run.log({"step": 1})
     other = {"method": {"name": "vardiu", "lr": 2e-3}, "run": {"seed": 0}}
     before = run.file("config.yaml").read_bytes()
     with pytest.raises(RunError, match=r"method.lr: there 0.001, now 0.002") as error:
@@ -28,6 +29,22 @@ def test_the_same_settings_resume_and_others_are_refused(tmp_path):
     assert run.file("config.yaml").read_bytes() == before
     run.finish({"metrics": []})
     assert run.open(CONFIG) == "finished"
+
+
+def test_a_run_that_never_began_makes_way_for_another(tmp_path):
+    """Its settings could not be: they are mended, and the same folder is given again."""
+    run = RunFolder(tmp_path / "a")
+    other = {"method": {"name": "vardiu", "lr": 2e-3}, "run": {"seed": 0}}
+    with run.lock():
+        run.open(CONFIG)
+    run.file("provenance.json").write_text("{}")
+    with run.lock():
+        assert run.open(other) == "new"
+    assert run.config() == other and not run.file("provenance.json").exists()
+    # What someone wrote by hand is not ours to replace.
+    run.file("config.yaml").write_text("# mine\n" + run.file("config.yaml").read_text())
+    with pytest.raises(RunError, match="lr: there 0.002, now 0.001"):
+        run.open(CONFIG)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

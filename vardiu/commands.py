@@ -336,6 +336,7 @@ def evaluate(arguments: list[str]) -> None:
         "command": ["vardiu", "evaluate", *arguments],
         "version": __version__,
         "metrics": [metric.row() for metric in metrics],
+        "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -116,6 +116,8 @@ class FrameSettings:
     """Heun's steps that make a sample."""
     clusters: int = 8
     """Clusters a class."""
+    by_class: bool = True
+    """Whether each class has clusters of its own, or all share one set of them."""
     components: int = 16
     """Principal components a cluster: the latent's dimensions, less one for the cluster."""
     sigma: float = 0.2

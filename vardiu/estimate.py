@@ -141,7 +141,7 @@ def ready(task: Task) -> Problem:
     if task.command == "distill":
         probe(problem.teacher, *problem.reference(512))
         problem.hashes()
-        pipeline._floor(problem)
+        problem.floor()
     return problem
 
 

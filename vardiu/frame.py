@@ -72,32 +72,39 @@ class Frame(nn.Module):
     def fit(self, x: Tensor, label: Tensor | None = None, seed: int = 0) -> Frame:
         r"""Fits clusters by k-means and their components by maximum likelihood.
 
+        A cluster with too few samples for its components joins the nearest others. The heaviest
+        one that is left then stands twice, each with half its weight: the mixture is the same.
+
         Arguments:
             x: Samples, with shape :math:`(N, *)`.
             label: Their classes, with shape :math:`(N)`; none for a frame of one class.
             seed: The seed of k-means.
 
         Raises:
-            ValueError: A cluster has fewer samples than it has components.
+            ValueError: A class has fewer samples than clusters, or than a cluster's components.
         """
         x, label = x.flatten(1).double(), self.labels(x, label)
         for a in range(len(self.weights)):
             rows = x[label == a]
-            if len(rows) < self.clusters:
-                raise ValueError(f"class {a} has {len(rows)} samples for {self.clusters} clusters")
+            if len(rows) <= max(self.k, self.clusters - 1):
+                raise ValueError(
+                    f"class {a} of the frame has {len(rows)} samples for {self.clusters} clusters "
+                    f"of {self.k} components: take more samples, fewer clusters or components, or "
+                    "one frame for all classes (--frame.no-by-class)"
+                )
             fitted = KMeans(self.clusters, n_init=1, random_state=seed).fit(rows.cpu().numpy())
-            member = torch.as_tensor(fitted.labels_, device=x.device)
-            for c in range(self.clusters):
-                self._fit_cluster(a, c, rows[member == c], len(rows))
+            groups = gathered(rows, torch.as_tensor(fitted.labels_, device=x.device), self.k + 1)
+            copies = [1] * len(groups)
+            while sum(copies) < self.clusters:
+                shares = [len(group) / n for group, n in zip(groups, copies, strict=True)]
+                copies[shares.index(max(shares))] += 1
+            slots = [(g, n) for g, n in zip(groups, copies, strict=True) for _ in range(n)]
+            for c, (group, n) in enumerate(slots):
+                self._fit_cluster(a * self.clusters + c, group)
+                self.weights[a, c] = len(group) / (n * len(rows))
         return self
 
-    def _fit_cluster(self, a: int, c: int, rows: Tensor, total: int) -> None:
-        if len(rows) <= self.k:
-            raise ValueError(
-                f"a cluster of class {a} has {len(rows)} samples for {self.k} components; "
-                "take fewer clusters, fewer components or more samples"
-            )
-        n = a * self.clusters + c
+    def _fit_cluster(self, n: int, rows: Tensor) -> None:
         values, bases = components(rows, self.k)
         residual = (rows.var(0).sum() - values.sum()).clamp_min(0) / (self.d - self.k)
         self.means[n] = rows.mean(0)
@@ -105,7 +112,6 @@ class Frame(nn.Module):
         # Maximum likelihood takes the residual off the leading variances.
         self.variances[n] = (values - residual).clamp_min(1e-3)
         self.residuals[n] = residual
-        self.weights[a, c] = len(rows) / total
 
     def labels(self, x: Tensor, label: Tensor | None) -> Tensor:
         r"""Returns the classes of rows, `(B,)`; all zero where the frame has one for all."""
@@ -145,6 +151,23 @@ class Frame(nn.Module):
         along = torch.einsum("bd,bdk->bk", x_t.flatten(1) - self.means[n], self.bases[n])
         total = self.variances[n] + v
         return self.variances[n].sqrt() / total * along, (v / total).sqrt()
+
+
+def gathered(rows: Tensor, member: Tensor, least: int) -> list[Tensor]:
+    r"""Returns the rows of each cluster; one with fewer than `least` joins the nearest others.
+
+    Arguments:
+        rows: All rows, `(n, d)`, of which there are at least `least`.
+        member: The cluster of each, `(n)`.
+        least: The smallest number of rows of a cluster.
+    """
+    groups = [rows[member == c] for c in member.unique()]
+    while len(smallest := min(groups, key=len)) < least:
+        groups = [group for group in groups if group is not smallest]
+        centres = torch.stack([group.mean(0) for group in groups])
+        nearest = torch.cdist(smallest, centres).argmin(1)
+        groups = [torch.cat([g, smallest[nearest == c]]) for c, g in enumerate(groups)]
+    return groups
 
 
 def components(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -426,7 +426,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         checked(problem.probed, *problem.reference(512), problem.redraw)
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
-        floor = _floor(problem)
+        floor = problem.floor()
 
         def listen(stage: str, trainer: Trainer, told: Report) -> None:
             row: dict[str, Any] = {
@@ -474,12 +474,6 @@ def _due(step: int, steps: int, run: RunSettings) -> bool:
     every = max(1, steps // run.reports)
     before = (step - 1) // every * every
     return step * run.evaluations // steps > before * run.evaluations // steps
-
-
-def _floor(problem: Problem) -> float:
-    r"""Returns the headline metric of what a student can at best be; zero if it is not known."""
-    known, _ = problem.compared_with(problem.QUICK)
-    return next((m.value for m in known if m.name == problem.headline[0]), 0.0)
 
 
 def _draws(step: int, steps: int, times: int) -> int:

@@ -92,7 +92,7 @@ class Problem(abc.ABC):
         r"""Returns a frame of the teacher's own samples."""
         random = torch.Generator().manual_seed(seed + 77)
         x, cond = self.from_teacher(row.solver_steps)(row.samples, random)
-        label = self.grouped(cond)
+        label = self.grouped(cond) if row.by_class else None
         classes = 1 if label is None else int(label.max()) + 1
         frame = Frame(classes, row.clusters, math.prod(self.teacher.shape), row.components)
         return frame.fit(x, label, seed)
@@ -210,6 +210,11 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         r"""Returns the metrics of what a student is to be compared with, and who that is."""
+
+    def floor(self) -> float:
+        r"""Returns the headline metric of the best a student can be; zero if not known."""
+        known, _ = self.compared_with(self.QUICK)
+        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
 
     def hashes(self) -> dict[str, str]:
         r"""Returns the hash of the teacher's weights or components, for the provenance."""

@@ -75,6 +75,9 @@ class RunFolder:
     def open(self, config: Mapping[str, Any]) -> Literal["new", "resumed", "finished"]:
         r"""Makes the folder for a run with these settings, or finds that it is this run's.
 
+        A run that ended before anything was trained, for a setting that could not be, makes way
+        for one with others.
+
         Raises:
             RunError: The folder holds something else, or another run, or cannot be written.
         """
@@ -82,6 +85,10 @@ class RunFolder:
         if self.exists:
             theirs, ours = _flat(self.config()), _flat(plain)
             names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
+            if names and self._bare():
+                self.file("provenance.json").unlink(missing_ok=True)
+                self._write_config(plain)
+                return "new"
             if names:
                 rows = [f"  {k}: there {theirs.get(k)!r}, now {ours.get(k)!r}" for k in names]
                 raise RunError(
@@ -91,6 +98,10 @@ class RunFolder:
                 )
             return "finished" if self.result() is not None else "resumed"
         self._refuse_foreign()
+        self._write_config(plain)
+        return "new"
+
+    def _write_config(self, plain: Mapping[str, Any]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text_atomic(self.file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
@@ -99,7 +110,14 @@ class RunFolder:
                 f"{self.path} cannot be written ({error.strerror}). "
                 "Give a folder that can with --out, or free some space"
             ) from error
-        return "new"
+
+    def _bare(self) -> bool:
+        r"""Whether settings and provenance are all that is here, as this class writes them."""
+        ours = {"config.yaml", "provenance.json", ".lock"}
+        if any(path.name not in ours for path in self.path.iterdir()):
+            return False
+        text = self.file("config.yaml").read_text()
+        return text == yaml.safe_dump(self.config(), sort_keys=False)
 
     def config(self) -> dict[str, Any]:
         r"""Returns the run's settings.

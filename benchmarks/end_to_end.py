@@ -1,7 +1,7 @@
 """A pipeline of each class that is read: trained small, distilled, exported, run by what loads it.
 
-    python benchmarks/pipelines.py                     # all of them, hours on one core
-    python benchmarks/pipelines.py dit --threads 1     # one
+    python benchmarks/end_to_end.py                     # all of them, hours on one core
+    python benchmarks/end_to_end.py dit --threads 1     # one
 
 Each teacher is trained here without this library (its scheduler gives the noise and the targets)
 and saved by stock diffusers. Then, by the commands that a user would give: `vardiu distill` by
@@ -130,7 +130,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
-FRAME = ("--frame.samples", "2000", "--frame.clusters", "8", "--frame.components", "24")
+FRAME = ("--frame.samples", "3000", "--frame.clusters", "4", "--frame.components", "24")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *FRAME, "--steps", "300"),
@@ -231,7 +231,7 @@ def teach(name: str, folder: Path, share: float) -> Path:
     schedule, steps = kind.schedule(), max(2, int(kind.steps * share))
     free = [*network.parameters(), *(texts.encoder.parameters() if texts else ())]
     optimizer = torch.optim.Adam(free, lr=kind.lr)
-    rate = torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    rate = torch.optim.swa_utils.get_ema_multi_avg_fn(max(0.0, 1 - 0.002 / share))
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=rate)
     for step in range(steps):
         falling(optimizer, kind.lr, (step + 1) / (steps + 1))
@@ -310,7 +310,7 @@ def images_of(name: str, run: Path, form: str, n: int) -> tuple[np.ndarray, np.n
         return problem.decode(torch.from_numpy(x)).numpy(), own
     loaded = diffusers.DiffusionPipeline.from_pretrained(run / "export-diffusers")
     loaded.set_progress_bar_config(disable=True)
-    said = [PROMPTS[i] for i in label.tolist()]
+    said = [PROMPTS[i] for i in label.tolist()] if problem.captions is not None else []
     given = {
         "text": {"prompt": said},
         "pixart": {"prompt": said, "guidance_scale": 1.0, "use_resolution_binning": False},
@@ -339,7 +339,7 @@ def distilled(name: str, method: str, folder: Path, options: list[str]) -> dict[
         "samples": result["metrics"][0]["n"],
         "student": values,
         "teacher": teacher,
-        "cost": result["cost"],
+        "teacher calls": result["cost"]["teacher_calls"],
         "differences": differences,
     }
 
