@@ -14,7 +14,7 @@ from cases import CASES, batch_of
 from problems import Affine, ExactPosterior, LinearGaussian, standard_error
 from torch import nn
 
-from vardiu import instruments, plots, problems, references
+from vardiu import instruments, plots, references
 from vardiu.cli import main
 from vardiu.config import DensitySettings, DigitsSettings
 from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
@@ -306,9 +306,8 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
 
 
 @pytest.mark.parametrize("classes", [True, False])
-def test_shares_of_digits_are_those_of_the_classifier(classes, monkeypatch):
-    monkeypatch.setattr(problems, "load_teacher", lambda run, name: None)
-    problem = DigitsProblem(DigitsSettings(conditional=classes))
+def test_shares_of_digits_are_those_of_the_classifier(classes):
+    problem = DigitsProblem(DigitsSettings(conditional=classes), untaught=True)
     with torch.no_grad():  # where `look` may be the first to ask for the classifier
         digits_classifier.cache_clear()
         shares = problem.histogram(problem.x.to(torch.get_default_dtype()))
