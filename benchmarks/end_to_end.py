@@ -67,6 +67,7 @@ class Kind:
     condition: str = "label"
     vae: tuple[int, ...] = ()
     distill: tuple[str, ...] = ()
+    components: int = 64  # of VarDiU's frame
 
 
 @dataclass
@@ -84,7 +85,9 @@ class Texts:
 
 
 KINDS: Mapping[str, Kind] = {
-    "digits": Kind(8, lambda n: small.unet(n, 1, 8, (32, 64)), small.scheduler, 2500, 128, 2e-3),
+    "digits": Kind(
+        8, lambda n: small.unet(n, 1, 8, (32, 64)), small.scheduler, 2500, 128, 2e-3, components=24
+    ),
     "flow": Kind(
         16,
         lambda n: small.unet(0, 3, 16, (32, 64)),
@@ -130,7 +133,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
-FRAME = ("--frame.samples", "3000", "--frame.clusters", "4", "--frame.components", "24")
+FRAME = ("--frame.samples", "3000", "--frame.clusters", "4")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *FRAME, "--steps", "300"),
@@ -281,6 +284,8 @@ def vardiu(*words: object) -> None:
 def distil(name: str, method: str, folder: Path, options: list[str]) -> Path:
     run, kind = folder / method, KINDS[name]
     words = ["--teacher", folder / "teacher", "--data", folder / "data.npz", *kind.distill]
+    if method == "vardiu":
+        words += ["--frame.components", kind.components]
     if kind.condition == "text":
         (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
         words += ["--prompts", folder / "prompts.txt"]

@@ -154,7 +154,7 @@ def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, cap
 
     torch.set_default_dtype(torch.float32)
     pairs = ("--pairs.pairs", "128", "--pairs.steps", "6", "--pairs.solver-steps", "4")
-    frame = ("--frame.samples", "200", "--frame.solver-steps", "4", "--frame.components", "4")
+    frame = ("--frame.samples", "600", "--frame.solver-steps", "4")
     short = ("--steps", "4", "--batch", "32", "--evaluations", "1", "--reports", "2")
     methods = {
         "diff_instruct": (*pairs, *short),

@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(out: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "vardiu.cli", *words, "--out", out]
+        command = [sys.executable, "-m", "vardiu", *words, "--out", out]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )

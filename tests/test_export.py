@@ -80,6 +80,17 @@ def test_every_kind_is_one_graph_of_any_batch(tmp_path, kind):
     assert about["latent"].startswith("standard normal")
 
 
+def test_a_network_that_cannot_be_traced_is_named(tmp_path):
+    class Choosing(torch.nn.Module):
+        def forward(self, z):
+            return z if z.sum() > 0 else -z
+
+    student = Pushforward(Choosing(), latent_shape=(2,), shape=(2,))
+    with pytest.raises(ConfigError, match="torch cannot trace .*--to safetensors"):
+        export(student, "onnx", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pipelines_student_is_one_graph(tmp_path):
     pipelines.pixels(tmp_path / "teacher", "v_prediction")
     student = OneStep.like(teachers.load(str(tmp_path / "teacher")))
@@ -194,6 +205,14 @@ def test_transformers_are_the_pipelines(tmp_path, make):
     make(tmp_path / "teacher")
     difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
     assert difference < 1e-5
+
+
+@pytest.mark.parametrize("make", [pipelines.dit, pipelines.pixart, pipelines.stable])
+def test_networks_of_latents_are_graphs_of_any_batch(tmp_path, make):
+    make(tmp_path / "teacher")
+    teacher = teachers.load(str(tmp_path / "teacher"))
+    assert to_onnx(OneStep(teacher), tmp_path / "out", teacher.origin) < 1e-4
+    assert (tmp_path / "out" / "model.onnx").is_file()
 
 
 def test_what_stock_diffusers_cannot_hold_is_refused(tmp_path):

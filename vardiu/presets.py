@@ -247,7 +247,7 @@ PRESETS: Mapping[str, Preset] = {
         "any teacher of images; VarDiU from a frame of the teacher's samples",
         "vardiu",
         ImageSettings(),
-        FRAMED,
+        replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
 }
 

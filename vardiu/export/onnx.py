@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import ConfigError
 from ..generate import Generator
 from ..plugins.networks import require
 from ..plugins.origin import Origin
@@ -41,6 +42,9 @@ class Named(nn.Module):
         self.generator = generator
 
     def forward(self, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        for value in cond.values():
+            # Or the exporter takes them for two numbers, whose quotient is a dimension of masks.
+            torch._check(value.shape[0] == z.shape[0])
         return self.generator(z, **cond)
 
 
@@ -62,6 +66,17 @@ def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, T
     return origin.encode([f"picture {i}" for i in range(n)])
 
 
+def squeeze(x: Any, dim: int) -> Any:  # noqa: ANN401 (a value of the exporter's)
+    r"""Squeezes what is one; else does nothing, as torch, where ONNX's own would be an error.
+
+    PixArt's network squeezes its tokens.
+    """
+    from onnxscript import opset20 as op
+
+    one = x.shape is None or x.shape[dim] == 1
+    return op.Squeeze(x, op.Constant(value_ints=[dim])) if one else op.Identity(x)
+
+
 def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> float:
     r"""Writes `model.onnx`, runs it in onnxruntime, and compares its samples.
 
@@ -69,6 +84,9 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
         student: The student, in single precision.
         folder: Where to write.
         origin: What stood around the teacher, for the conditions of the comparison.
+
+    Raises:
+        ConfigError: The network cannot be traced.
 
     Returns:
         The largest difference of its samples from the student's own, over batches of 1 to 33.
@@ -83,21 +101,30 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
     shapes = {"z": {0: batch}, "cond": {name: {0: batch} for name in cond}}
     large = sum(p.numel() for p in student.parameters()) * 4 > LIMIT
     path = folder / "model.onnx"
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own, of its own internals
-        torch.onnx.export(
-            Named(student).eval(),
-            (z,),
-            str(path),
-            kwargs={"cond": cond},
-            input_names=["z", *cond],
-            output_names=["x"],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=large,
-            verbose=False,
-        )
+    network = Named(student).eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter's own, of its own internals
+            torch.onnx.export(
+                network,
+                (z,),
+                str(path),
+                kwargs={"cond": cond},
+                input_names=["z", *cond],
+                output_names=["x"],
+                dynamic_shapes=shapes,
+                custom_translation_table={torch.ops.aten.squeeze.dim: squeeze},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=large,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(
+            f"torch cannot trace this network as one graph of any batch ({cause}): change what it "
+            "computes, or export it --to safetensors"
+        ) from error
     if not large:
         model = onnx.load(str(path))
         about = {
