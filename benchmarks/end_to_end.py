@@ -102,6 +102,7 @@ KINDS: Mapping[str, Kind] = {
         lambda: small.scheduler("v_prediction", rescale_betas_zero_snr=True),
         2500,
         64,
+        distill=("--batch", "64"),
     ),
     "text": Kind(
         16,
