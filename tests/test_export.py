@@ -48,8 +48,8 @@ def pushforward(residual=False):
     )
 
 
-def framed():
-    frame = Frame(10, 3, 64, 5).fit(torch.randn(1500, 1, 8, 8), torch.arange(1500) % 10)
+def framed(classes=10):
+    frame = Frame(classes, 3, 64, 5).fit(torch.randn(1500, 1, 8, 8), torch.arange(1500) % 10)
     return Framed(denoiser(), frame, 0.2)
 
 
@@ -60,6 +60,7 @@ KINDS = {
     "half": lambda: OneStep(denoiser("bfloat16")),
     "few": lambda: FewStep(denoiser(), [20.0, 1.0]),
     "framed": framed,
+    "framed together": lambda: framed(1),
 }
 
 

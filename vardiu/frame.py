@@ -116,7 +116,8 @@ class Frame(nn.Module):
     def labels(self, x: Tensor, label: Tensor | None) -> Tensor:
         r"""Returns the classes of rows, `(B,)`; all zero where the frame has one for all."""
         if label is None or len(self.weights) == 1:
-            return torch.zeros(len(x), dtype=torch.long, device=x.device)
+            # Not len(x): a graph of any batch would be one of this batch.
+            return torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         return label
 
     def cluster(self, u: Tensor, label: Tensor) -> Tensor:
