@@ -213,6 +213,17 @@ def test_a_run_as_good_as_can_be_has_converged_and_is_not_saturated():
     assert names([{**r, "metric/x_error": 0.6} for r in still]) == []
 
 
+def test_a_start_that_is_lost_is_told():
+    falls = [row(i, 1.0 + i / 100, spread=1.0) for i in range(10, 101, 10)]
+    alarm = next(alarm for alarm in alarms(falls, 100, 2, "x") if alarm.name == "worsening")
+    assert alarm.step == 50  # above 1.21 before, but not before half of the stage
+    assert "x is 1.5, and was 1.1 at step 10" in alarm.message
+    # Within the errors it may be chance; a student that waits has not been led anywhere.
+    assert "worsening" not in names([{**r, "metric/x_error": 0.3} for r in falls])
+    assert names([{**r, "updates": 0} for r in falls]) == []
+    assert names([row(i, 2.0 - i / 100, spread=1.0) for i in range(10, 101, 10)]) == []
+
+
 def test_one_noisy_ratio_of_the_gradient_is_not_believed():
     ratios = {70: 0.5, 80: 0.4, 90: -0.1}
     still = [row(i, 1.0, gradient_snr=ratios.get(i, 1.0)) for i in range(10, 91, 10)]

@@ -33,6 +33,8 @@ RECALL = 0.25
 SETTLED = 0.2
 # Evaluations of the last third that must have brought nothing, before a run counts as saturated.
 PATIENCE = 3
+# What a metric may rise above its first value, beyond its error.
+WORSE = 1.1
 # One update moves at random a hundred times as far as along the gradient.
 NOISE = 1e-2
 # Nats a dimension of the latent: a Gaussian of half the right standard deviation has 0.8.
@@ -220,6 +222,7 @@ def alarms(
             _posterior(seen, latent),
             _collapse(row, total),
             _saturation(seen, total, metric, floor),
+            _worsening(seen, total, metric),
         ]
         for alarm in found:
             if alarm is not None:
@@ -272,6 +275,26 @@ def _saturation(
     )
     message = f"{metric} has not improved in the last {late} evaluations, at {progress:.0%}"
     return Alarm("saturation", seen[-1]["step"], message, cure)
+
+
+def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Alarm | None:
+    name, row = f"metric/{metric}", rows[-1]
+    seen = [row for row in rows if row.get(name) is not None]
+    if row["step"] < 0.5 * total or not row["updates"] or row.get(name) is None:
+        return None
+    first, now = seen[0], row
+    noise = math.hypot(*(each.get(f"{name}_error") or 0.0 for each in (first, now)))
+    if now[name] <= WORSE * first[name] + 3 * noise:
+        return None
+    message = (
+        f"{metric} is {now[name]:.3g}, and was {first[name]:.3g} at step {first['step']}: "
+        "training leads away from where it started"
+    )
+    cure = (
+        "fewer --steps, a lower --lr, or a start that the method holds: more --frame.components "
+        "for --posterior framed, a larger --anchor after pairs"
+    )
+    return Alarm("worsening", row["step"], message, cure)
 
 
 def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
