@@ -68,6 +68,7 @@ class Kind:
     vae: tuple[int, ...] = ()
     distill: tuple[str, ...] = ()
     components: int = 64  # of VarDiU's frame
+    updates: int = 300  # of VarDiU
 
 
 @dataclass
@@ -95,6 +96,7 @@ KINDS: Mapping[str, Kind] = {
         2000,
         64,
         condition="",
+        updates=150,
     ),
     "pixels": Kind(
         32,
@@ -103,6 +105,7 @@ KINDS: Mapping[str, Kind] = {
         2500,
         64,
         distill=("--batch", "64"),
+        updates=150,
     ),
     "text": Kind(
         16,
@@ -137,7 +140,7 @@ PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
 FRAME = ("--frame.samples", "3000", "--frame.clusters", "4")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
-    "vardiu": ("--method", "vardiu", *FRAME, "--steps", "300"),
+    "vardiu": ("--method", "vardiu", *FRAME),
 }
 # The frame before VarDiU's network is no part of a stock pipeline.
 FORMS = {"diff_instruct": ("onnx", "diffusers"), "vardiu": ("onnx",)}
@@ -286,7 +289,7 @@ def distil(name: str, method: str, folder: Path, options: list[str]) -> Path:
     run, kind = folder / method, KINDS[name]
     words = ["--teacher", folder / "teacher", "--data", folder / "data.npz", *kind.distill]
     if method == "vardiu":
-        words += ["--frame.components", kind.components]
+        words += ["--frame.components", kind.components, "--steps", kind.updates]
     if kind.condition == "text":
         (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
         words += ["--prompts", folder / "prompts.txt"]
