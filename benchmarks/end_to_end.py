@@ -29,6 +29,7 @@ Patches are of six photographs; the class or the prompt says of which.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -402,18 +403,25 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="all of them by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s [KIND ...] [options, those of `vardiu distill` too]",
+        epilog=f"kinds: {', '.join(KINDS)}; all of them by default",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/pipelines"))
     parser.add_argument("--teachers", action="store_true", help="train the teachers and stop")
     parser.add_argument("--share", type=float, default=1.0, help="of the teachers' updates")
     parser.add_argument("--threads", type=int, default=0)
     # Further options are those of `vardiu distill`.
-    chosen, options = parser.parse_known_args()
+    kinds = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    for name in kinds:
+        if name not in KINDS:
+            parser.error(f"unknown kind {name!r}; one of: {', '.join(KINDS)}")
+    chosen, options = parser.parse_known_args(sys.argv[1 + len(kinds) :])
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
         options += ["--threads", str(chosen.threads)]
-    results, folders = {}, {name: chosen.out / name for name in chosen.kinds or KINDS}
+    results, folders = {}, {name: chosen.out / name for name in kinds or KINDS}
     for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         teach(name, folder, chosen.share)
