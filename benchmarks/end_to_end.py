@@ -380,24 +380,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, rows in results.items():
         di, var = rows["diff_instruct"], rows["vardiu"]
-
-        def value(row: Mapping[str, Any], who: str, metric: str) -> str:
-            found, error = row[who][metric]
-            return f"{found:.3g} ± {error:.2g}" if metric == "frechet" else f"{found:.2f}"
-
-        recall = " / ".join(
-            (
-                value(di, "teacher", "recall"),
-                value(di, "student", "recall"),
-                value(var, "student", "recall"),
-            )
-        )
+        three = di["teacher"], di["student"], var["student"]
+        distances = [f"{d:.3g} ± {error:.2g}" for d, error in (row["frechet"] for row in three)]
+        recall = " / ".join(f"{row['recall'][0]:.2f}" for row in three)
         off = max(*di["differences"].values(), *var["differences"].values())
-        distances = (
-            value(di, "teacher", "frechet"),
-            value(di, "student", "frechet"),
-            value(var, "student", "frechet"),
-        )
         lines.append(f"| {name} | {' | '.join(distances)} | {recall} | {off:.0e} |")
     return "\n".join(lines)
 

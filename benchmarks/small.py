@@ -113,16 +113,22 @@ def t5(width: int = 32) -> transformers.T5EncoderModel:
     return transformers.T5EncoderModel(config).eval()
 
 
+def _tokens(heads: int, width: int, layers: int, outputs: int) -> dict[str, int]:
+    """What transformers of latents, 4x8x8, have in common; `width` is that of a head."""
+    return {
+        "num_attention_heads": heads,
+        "attention_head_dim": width,
+        "in_channels": 4,
+        "out_channels": outputs,
+        "num_layers": layers,
+        "sample_size": 8,
+        "patch_size": 2,
+    }
+
+
 def dit(classes: int = 10, heads: int = 2, width: int = 8, layers: int = 2, outputs: int = 8):
-    """A network of latents, 4x8x8; `width` is that of a head."""
     return diffusers.DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=width,
-        in_channels=4,
-        out_channels=outputs,
-        num_layers=layers,
-        sample_size=8,
-        patch_size=2,
+        **_tokens(heads, width, layers, outputs),
         num_embeds_ada_norm=classes,
         norm_type="ada_norm_zero",
     ).eval()
@@ -131,15 +137,9 @@ def dit(classes: int = 10, heads: int = 2, width: int = 8, layers: int = 2, outp
 def pixart(
     captions: int = 32, heads: int = 2, width: int = 8, layers: int = 2, outputs: int = 8
 ) -> diffusers.PixArtTransformer2DModel:
-    """A network of latents, 4x8x8; `width` is that of a head, `captions` of the texts."""
+    """`captions` is the width of the texts."""
     return diffusers.PixArtTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=width,
-        in_channels=4,
-        out_channels=outputs,
-        num_layers=layers,
-        sample_size=8,
-        patch_size=2,
+        **_tokens(heads, width, layers, outputs),
         caption_channels=captions,
         cross_attention_dim=heads * width,
         use_additional_conditions=False,

@@ -72,12 +72,16 @@ class Predicting(nn.Module):
         }[self.prediction]
 
 
+def adapted(exact, levels, prediction):
+    made = LEVELS[levels]()
+    network = Predicting(exact, made, prediction)
+    return made, network, AdaptedDenoiser(network, made, prediction=prediction, shape=(3,))
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("levels", LEVELS)
 def test_every_prediction_is_the_same_mean(exact, levels, prediction):
-    made = LEVELS[levels]()
-    network = Predicting(exact, made, prediction)
-    denoiser = AdaptedDenoiser(network, made, prediction=prediction, shape=(3,))
+    made, network, denoiser = adapted(exact, levels, prediction)
     if levels == "preserving":
         sigma = torch.tensor(made.arguments["sigmas"], dtype=torch.float64)[::111]
     else:
@@ -89,9 +93,7 @@ def test_every_prediction_is_the_same_mean(exact, levels, prediction):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("levels", LEVELS)
 def test_one_call_shows_the_network_its_own_noise(exact, levels, prediction):
-    made = LEVELS[levels]()
-    network = Predicting(exact, made, prediction)
-    denoiser = AdaptedDenoiser(network, made, prediction=prediction, shape=(3,))
+    made, network, denoiser = adapted(exact, levels, prediction)
     z, sigma = torch.randn(4, 3, dtype=torch.float64), denoiser.sigma_max
     seen = []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -110,9 +112,7 @@ def test_one_call_shows_the_network_its_own_noise(exact, levels, prediction):
 @pytest.mark.parametrize("levels", LEVELS)
 def test_a_student_starts_where_its_networks_errors_are_not_multiplied(exact, levels, prediction):
     """An error of 0.01 in what is predicted, in the unit of noise or data, stays below 0.03."""
-    made = LEVELS[levels]()
-    network = Predicting(exact, made, prediction)
-    denoiser = AdaptedDenoiser(network, made, prediction=prediction, shape=(3,))
+    made, network, denoiser = adapted(exact, levels, prediction)
     student = OneStep(denoiser)
     time, _, s = made.at(student.sigma)
     if levels == "preserving":

@@ -278,11 +278,10 @@ def _saturation(
 
 
 def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Alarm | None:
-    name, row = f"metric/{metric}", rows[-1]
-    seen = [row for row in rows if row.get(name) is not None]
-    if row["step"] < 0.5 * total or not row["updates"] or row.get(name) is None:
+    name, now = f"metric/{metric}", rows[-1]
+    if now["step"] < 0.5 * total or not now["updates"] or now.get(name) is None:
         return None
-    first, now = seen[0], row
+    first = next(row for row in rows if row.get(name) is not None)
     noise = math.hypot(*(each.get(f"{name}_error") or 0.0 for each in (first, now)))
     if now[name] <= WORSE * first[name] + 3 * noise:
         return None
@@ -294,7 +293,7 @@ def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Al
         "fewer --steps, a lower --lr, or a start that the method holds: more --frame.components "
         "for --posterior framed, a larger --anchor after pairs"
     )
-    return Alarm("worsening", row["step"], message, cure)
+    return Alarm("worsening", now["step"], message, cure)
 
 
 def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
