@@ -24,12 +24,12 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from vardiu import plots
-from vardiu.config import DensitySettings
 from vardiu.methods import METHODS, vardiu
-from vardiu.problems import DensityProblem
-from vardiu.runs import provenance
-from vardiu.train import Trainer
+from vardiu.problems.densities import DensityProblem
+from vardiu.reports.figures import COLOURS, _save
+from vardiu.settings.fields import DensitySettings
+from vardiu.storage.provenance import provenance
+from vardiu.training.trainer import Trainer
 
 BASE = vardiu.Config(batch=256, steps=1000)
 
@@ -108,7 +108,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> Path:
     for i, (name, row) in enumerate(found.items()):
         ax = figure.add_subplot(2, 4, i + 1)
         x = [max(size, 0.5) for size in row["sizes"]]
-        ax.plot(x, row["milliseconds"], color=plots.COLOURS[0], marker="o", label="a step")
+        ax.plot(x, row["milliseconds"], color=COLOURS[0], marker="o", label="a step")
         scale = row["milliseconds"][-1] / row["work"][-1]
         line = [scale * value for value in row["work"]]
         ax.plot(x, line, color="#999999", linestyle="--", label="its arithmetic")
@@ -118,7 +118,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> Path:
         ax.grid(alpha=0.25)
         if i == 0:
             ax.legend(fontsize=8)
-    return plots._save(figure, path)
+    return _save(figure, path)
 
 
 def main() -> None:

@@ -28,27 +28,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from vardiu import plots
-from vardiu.config import (
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.levels import LogUniform
+from vardiu.functional.tensors import expand_like
+from vardiu.methods import METHODS, diff_instruct, vardiu
+from vardiu.metrics.density import mode_masses
+from vardiu.metrics.transport import wasserstein2_sliced
+from vardiu.monitoring.measures import spread
+from vardiu.nn import MLP
+from vardiu.posteriors.encoder import Encoder, UnitScale
+from vardiu.problems.densities import DensityProblem
+from vardiu.reports.comparisons import _style
+from vardiu.reports.figures import COLOURS, _save
+from vardiu.settings.fields import (
     DensitySettings,
     FrameSettings,
     LevelSettings,
     PairSettings,
     WeightSettings,
 )
-from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
-from vardiu.functional import expand_like
-from vardiu.generate import Generator
-from vardiu.instruments import spread
-from vardiu.methods import METHODS, diff_instruct, vardiu
-from vardiu.metrics.density import mode_masses
-from vardiu.metrics.transport import wasserstein2_sliced
-from vardiu.nn import MLP
-from vardiu.noise import LogUniform
-from vardiu.posterior import Encoder, UnitScale
-from vardiu.problems import DensityProblem
-from vardiu.runs import provenance
-from vardiu.train import Trainer
+from vardiu.storage.provenance import provenance
+from vardiu.students.base import Generator
+from vardiu.training.trainer import Trainer
 
 DIMENSIONS = (2, 8, 32, 128, 512)
 SIGMAS = (0.1, 0.3, 1.0, 3.0)
@@ -356,7 +357,7 @@ def draw_slack(found: dict[str, dict[str, Any]], path: Path) -> Path:
                 )
                 if rows:
                     d, (value, error) = rows[0], np.array(rows[1]).T
-                    style = {"color": plots.COLOURS[m], "marker": "o", "markersize": 3}
+                    style = {"color": COLOURS[m], "marker": "o", "markersize": 3}
                     ax.errorbar(d, np.maximum(value, 1e-3), yerr=error, label=family, **style)
             rows = series(
                 found, f"slack/{student}/shared", lambda r, s=sigma: r["information"][f"{s:g}"]
@@ -372,7 +373,7 @@ def draw_slack(found: dict[str, dict[str, Any]], path: Path) -> Path:
             if i == j == 0:
                 ax.legend(fontsize=7)
                 ax.set_ylabel("slack, nats")
-    return plots._save(figure, path)
+    return _save(figure, path)
 
 
 def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Path:
@@ -396,7 +397,7 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
             middle = np.array([np.median(v) for v in values])
             low, high = (np.array([f(v) for v in values]) for f in (min, max))
             bars = [middle - low, high - middle]
-            style = plots._style(m)
+            style = _style(m)
             ax.errorbar(dims, middle, yerr=bars, label=name, marker="o", markersize=3, **style)
         ax.set(xscale="log", xlabel="dimensions")
         ax.set_title(title, fontsize=9)
@@ -405,7 +406,7 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
             ax.set_yscale("log")
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-    return plots._save(figure, path)
+    return _save(figure, path)
 
 
 def series(found: dict, prefix: str, value: Callable[[dict], Any]) -> tuple[list, list] | None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import estimate as bench
 
-from vardiu import estimate
-from vardiu.economy import Economy
-from vardiu.runs import provenance
+from vardiu.resources import estimate
+from vardiu.storage.provenance import provenance
+from vardiu.training.economy import Economy
 
 OPTIONS = {
     "none": {},

@@ -45,10 +45,13 @@ import small
 import torch
 from torch import Tensor, nn
 
-from vardiu import cli, pipeline, plots, store
+from vardiu import models
+from vardiu.cli import main as main_
 from vardiu.data.digits import digits
 from vardiu.data.photos import PHOTOS, patches
-from vardiu.images import ImageProblem
+from vardiu.problems.images import ImageProblem
+from vardiu.reports.samples import image_grid
+from vardiu.runs.task import load_task, problem_of
 
 # One states no licence, and its patches are to be published.
 NAMES = tuple(name for name in PHOTOS if name != "motorcycle_left")
@@ -282,7 +285,7 @@ def saved(name, network, schedule, vae, texts) -> diffusers.DiffusionPipeline:
 
 
 def vardiu(*words: object) -> None:
-    if cli.main([str(word) for word in words]) != 0:
+    if main_.main([str(word) for word in words]) != 0:
         raise SystemExit(f"vardiu {' '.join(map(str, words))} did not end well")
 
 
@@ -303,9 +306,9 @@ def distil(name: str, method: str, folder: Path, options: list[str]) -> Path:
 
 def images_of(name: str, run: Path, form: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns images (N, C, H, W) by what reads the export, and those of the student itself."""
-    problem = pipeline.problem_of(pipeline.load_task(run / "config.yaml"))
+    problem = problem_of(load_task(run / "config.yaml"))
     assert isinstance(problem, ImageProblem)
-    student = store.load(run / "student")
+    student = models.load(run / "student")
     label = torch.arange(n) % max(problem.classes, 1)
     z = torch.randn(n, *student.latent_shape, generator=torch.manual_seed(5))
     cond = {"label": label} if student.conditions else {}
@@ -355,7 +358,7 @@ def distilled(name: str, method: str, folder: Path, options: list[str]) -> dict[
 
 
 def drawn_by_teacher(run: Path, n: int) -> np.ndarray:
-    problem = pipeline.problem_of(pipeline.load_task(run / "config.yaml"))
+    problem = problem_of(load_task(run / "config.yaml"))
     x, _ = problem.from_teacher()(n, torch.manual_seed(5))
     return problem.decode(x).numpy()
 
@@ -370,7 +373,7 @@ def picture(folders: Mapping[str, Path], path: Path) -> Path:
         one = np.load(folder / "diff_instruct" / "shown.npy")
         rows.append(("Diff-Instruct, one call, stock diffusers", one))
         rows.append(("VarDiU, one call, onnxruntime", np.load(folder / "vardiu" / "shown.npy")))
-    return plots.image_grid(rows, path)
+    return image_grid(rows, path)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -22,19 +22,26 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vardiu import estimate, pipeline, plots, rehearse
-from vardiu.config import LevelSettings
 from vardiu.data.batches import Batches, DataFree, Shuffled
-from vardiu.denoise import Denoiser, PreconditionedDenoiser
-from vardiu.generate import Generator, OneStep
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.methods import diff_instruct
 from vardiu.metrics import Metric
 from vardiu.nn import UNet
-from vardiu.pipeline import RunSettings, Task
-from vardiu.posterior import Encoder, UnitScale
-from vardiu.problems import Problem, Source
-from vardiu.runs import provenance
-from vardiu.train import Trainer
+from vardiu.posteriors.encoder import Encoder, UnitScale
+from vardiu.problems.base import Problem, Source
+from vardiu.reports.curves import Figure
+from vardiu.reports.figures import _save
+from vardiu.resources import estimate, rehearse
+from vardiu.runs import task as task_
+from vardiu.runs.distill import distill
+from vardiu.runs.execute import device_of
+from vardiu.runs.task import PROBLEM_KINDS, PROBLEMS, RunSettings, Task, task_from_preset
+from vardiu.settings.fields import LevelSettings
+from vardiu.storage.provenance import provenance
+from vardiu.students.base import Generator
+from vardiu.students.few_step import OneStep
+from vardiu.training.trainer import Trainer
 
 SHAPE = (3, 32, 32)
 
@@ -96,25 +103,25 @@ class Images(Problem):
         return self.draw(source(16, torch.Generator().manual_seed(seed))[0], path)
 
     def panels(self, samples: list[tuple[str, Tensor]], path: Path) -> Path:
-        figure = plots.Figure(figsize=(4, 4))
+        figure = Figure(figsize=(4, 4))
         for i, (title, x) in enumerate(samples):
             ax = figure.add_subplot(1, len(samples), i + 1, title=title)
             ax.imshow(x[0].movedim(0, -1).clamp(0, 1).numpy())
-        return plots._save(figure, path)
+        return _save(figure, path)
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: self.reference(m), n), "true samples"
 
 
-pipeline.PROBLEM_KINDS["images"] = ImagesSettings
-pipeline.PROBLEMS[ImagesSettings] = Images
+PROBLEM_KINDS["images"] = ImagesSettings
+PROBLEMS[ImagesSettings] = Images
 
 
 def task_of(name: str) -> Task:
     """Returns the task of a few hundred steps, on one thread."""
     run = RunSettings(threads=1, evaluations=4, reports=10)
     if name != "images":
-        task = pipeline.task_from_preset("distill", name)
+        task = task_from_preset("distill", name)
         return replace(task, settings=replace(task.settings, steps=600), run=run)
     settings = diff_instruct.Config(
         steps=40, batch=64, ratio=1, levels=LevelSettings(sigma_min=0.1, sigma_max=5.0)
@@ -128,7 +135,7 @@ def child(out: str) -> None:
     if not out:
         estimate.main()
         return
-    task = pipeline.task_of(json.loads(sys.stdin.read()), "the standard input")
+    task = task_.task_of(json.loads(sys.stdin.read()), "the standard input")
     advance, work = Trainer.advance, [0.0]
 
     def watched(trainer: Trainer, batches: Batches) -> None:
@@ -137,8 +144,8 @@ def child(out: str) -> None:
         work[0] += time.process_time() - started
 
     Trainer.advance = watched
-    pipeline.distill(task, Path(out), ["benchmark"], Console(stderr=True))
-    print(json.dumps([rehearse.peak(pipeline.device_of(task.run.device)), work[0]]))
+    distill(task, Path(out), ["benchmark"], Console(stderr=True))
+    print(json.dumps([rehearse.peak(device_of(task.run.device)), work[0]]))
 
 
 def compare(name: str, out: Path) -> dict[str, float]:

@@ -20,26 +20,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vardiu import plots
-from vardiu.denoise import GaussianDenoiser, PreconditionedDenoiser
-from vardiu.estimators import gradient_quality
-from vardiu.functional import gaussian_kl
-from vardiu.generate import Generator
+from vardiu.comparison.tables import markdown
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.functional.bounds import gaussian_kl
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.vardiu import VarDiU
+from vardiu.monitoring.gradients import gradient_quality
 from vardiu.nn import MLP
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch, Objective, only
-from vardiu.posterior import (
+from vardiu.posteriors.encoder import Encoder, UnitScale
+from vardiu.posteriors.families import (
     CholeskyPosterior,
-    Encoder,
     FlowPosterior,
     GaussianPosterior,
     MixturePosterior,
-    UnitScale,
 )
-from vardiu.runs import provenance
-from vardiu.scoreboard import markdown
+from vardiu.reports.comparisons import gradients
+from vardiu.storage.provenance import provenance
+from vardiu.students.base import Generator
+from vardiu.training.objective import Objective, only
 
 D, BATCH, RATE = 4, 256, 0.02
 LEVELS = LogUniform(0.3, 3.0)
@@ -182,7 +183,7 @@ def main() -> None:
     about = provenance(["python", "benchmarks/gradients.py"], 0)
     content = {"provenance": about, "checkpoints": CHECKPOINTS, "arms": found}
     (args.out / "gradients-linear.json").write_text(json.dumps(content, indent=1) + "\n")
-    plots.gradients(found, args.out / "gradients-linear.png")
+    gradients(found, args.out / "gradients-linear.png")
     lines = [
         {
             "arm": title,

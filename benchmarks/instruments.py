@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 import torch
 
-from vardiu import pipeline
-from vardiu.instruments import gradient_snr, look
 from vardiu.methods import METHODS
-from vardiu.problems import Problem
-from vardiu.train import DEAR, Trainer
+from vardiu.monitoring.measures import gradient_snr, look
+from vardiu.problems.base import Problem
+from vardiu.runs.distill import _draws, _due
+from vardiu.runs.task import RunSettings, problem_of, task_from_preset
+from vardiu.training.trainer import DEAR, Trainer
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -33,8 +34,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def parts(preset: str, teacher_run: str | None, rounds: int, steps: int) -> dict[str, float]:
     """Returns the processor time of a step, and of a whole run's steps and instruments, in s."""
-    task = pipeline.task_from_preset("distill", preset)
-    problem = pipeline.problem_of(
+    task = task_from_preset("distill", preset)
+    problem = problem_of(
         dataclasses.replace(
             task, problem=dataclasses.replace(task.problem, teacher_run=teacher_run)
         )
@@ -71,14 +72,14 @@ def once(problem: Problem, trainer: Trainer) -> dict[str, float]:
 
 def counts(steps: int) -> dict[str, int]:
     """Returns how often a stage of so many steps does each of them, with a run's own settings."""
-    run = pipeline.RunSettings()
+    run = RunSettings()
     every = max(1, steps // run.reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
-    due = [s for s in told if pipeline._due(s, steps, run)]
+    due = [s for s in told if _due(s, steps, run)]
     dear = [s for s in told if s // DEAR > (s - every) // DEAR or s == steps]
     return {
         "step": steps,
-        "gradients": sum(pipeline._draws(s, steps, run.evaluations) for s in due),
+        "gradients": sum(_draws(s, steps, run.evaluations) for s in due),
         "looks": len(due),
         "diagnostics": len(dear),
         "metrics": len(due),

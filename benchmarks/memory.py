@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from vardiu.denoise import EmpiricalDenoiser
-from vardiu.functional import score
+from vardiu.denoisers.exact import EmpiricalDenoiser
+from vardiu.functional.scores import score
 
 
 def resident() -> int:

@@ -27,7 +27,7 @@ from torch import Tensor
 from vardiu.data.densities import mog40
 from vardiu.metrics.density import log_density, modes_covered
 from vardiu.metrics.mmd import mmd2_biased
-from vardiu.train import Trainer
+from vardiu.training.trainer import Trainer
 
 LOG_DENSITY, MMD2 = -12.0, 5e-3
 TARGET = f"log-density >= {LOG_DENSITY:g} and biased MMD^2 <= {MMD2:g}"

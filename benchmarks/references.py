@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import vardiu
-from vardiu import references
-from vardiu.pipeline import Task, load_task, task_from_preset
-from vardiu.runs import RunError, RunFolder, write_text_atomic
+from vardiu.errors import RunError
+from vardiu.monitoring import references
+from vardiu.runs.task import Task, load_task, task_from_preset
+from vardiu.storage.files import write_text_atomic
+from vardiu.storage.run_folder import RunFolder
 
 FOLDER = Path(vardiu.__file__).parent / "reference"
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from vardiu import pipeline, store
+from vardiu import models
+from vardiu.runs.task import load_task, problem_of
 
 
 def timed(function) -> float:
@@ -30,9 +31,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=7)
     chosen = parser.parse_args()
-    task = pipeline.load_task(chosen.run / "config.yaml")
-    problem = pipeline.problem_of(task)
-    student = store.load(chosen.run / "student")
+    task = load_task(chosen.run / "config.yaml")
+    problem = problem_of(task)
+    student = models.load(chosen.run / "student")
     random = torch.Generator().manual_seed(0)
     one, many = problem.from_generator(student), problem.from_teacher(35)
     one(chosen.batch, random)

@@ -12,7 +12,7 @@ import json
 import statistics
 from pathlib import Path
 
-from vardiu.cli import main as vardiu
+from vardiu.cli.main import main as vardiu
 
 COLUMNS = (
     "log_density",

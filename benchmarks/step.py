@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 from published import PROCEDURES
 
-from vardiu import memory
 from vardiu.methods import METHODS
-from vardiu.presets import PRESETS
-from vardiu.problems import DensityProblem
-from vardiu.train import Stage, Trainer
+from vardiu.problems.densities import DensityProblem
+from vardiu.runs.allocator import keep
+from vardiu.runs.presets import PRESETS
+from vardiu.training.stage import Stage
+from vardiu.training.trainer import Trainer
 
 
 def stage_of(preset: str, precision: str | None, seed: int = 0, **changes: object) -> Stage:
@@ -69,7 +70,7 @@ def worker(chosen: argparse.Namespace) -> None:
     if chosen.worker == "published":
         step = PROCEDURES[chosen.procedure](device=chosen.device).step
     else:
-        memory.keep()
+        keep()
         step = ours(chosen.worker, chosen.precision, chosen.device, chosen.compile)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -7,24 +7,26 @@ from collections.abc import Callable
 import torch
 from problems import mixture_teacher
 
-from vardiu.denoise import PreconditionedDenoiser
-from vardiu.frame import Frame, Framed, FramedPosterior
-from vardiu.generate import OneStep, Pushforward
+from vardiu.data.batch import Batch
+from vardiu.denoisers.levels import Geometric, LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import VarDiU
 from vardiu.nn import MLP
-from vardiu.noise import Geometric, LogUniform
-from vardiu.objective import Batch, Objective
-from vardiu.posterior import (
+from vardiu.posteriors.encoder import Encoder, UnitScale
+from vardiu.posteriors.families import (
     CholeskyPosterior,
-    Encoder,
     FlowPosterior,
     GaussianPosterior,
     MixturePosterior,
-    UnitScale,
 )
+from vardiu.posteriors.framed import FramedPosterior
+from vardiu.students.few_step import OneStep
+from vardiu.students.framed import Frame, Framed
+from vardiu.students.pushforward import Pushforward
+from vardiu.training.objective import Objective
 
 LEVELS = LogUniform(Geometric(1.0, 0.2, 10), 5.0)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
-from vardiu.functional import gaussian_kl
-from vardiu.generate import Generator
-from vardiu.posterior import Posterior
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.functional.bounds import gaussian_kl
+from vardiu.posteriors.encoder import Posterior
+from vardiu.students.base import Generator
 
 
 class Affine(Generator):

@@ -9,15 +9,18 @@ from cases import CASES, student
 from problems import mixture_teacher
 from test_contract import make, same
 
-from vardiu.checkpoint import load_state, save_state
-from vardiu.cli import main
+from vardiu.cli.main import main
+from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches, DataFree, Shuffled
+from vardiu.denoisers.levels import LogUniform
+from vardiu.errors import Diverged
 from vardiu.methods.vardiu import VarDiU
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch, Loss, Objective, Phase
-from vardiu.pipeline import RunSettings, Task, task_from_preset
-from vardiu.streams import Streams
-from vardiu.train import Diverged, Optimisation, Trainer
+from vardiu.runs.task import RunSettings, Task, task_from_preset
+from vardiu.storage.checkpoints import load_state, save_state
+from vardiu.training.objective import Loss, Objective, Phase
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.streams import Streams
+from vardiu.training.trainer import Trainer
 
 ROWS = 12
 # Particles are each part's own, as they are each process's; and rows of a minibatch mixture mix.

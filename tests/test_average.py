@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vardiu.average import Average
+from vardiu.training.ema import Average
 
 
 def moved(module: nn.Module) -> nn.Module:

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from vardiu import bakeoff, commands, scoreboard
-from vardiu.cli import main
-from vardiu.config import ConfigError, DensitySettings
-from vardiu.contests import CONTESTS, Arm, Contest
+from vardiu.cli import bake_off as bake_off_
+from vardiu.cli.main import main
+from vardiu.comparison.contests import CONTESTS, Arm, Contest
+from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, updates_of
+from vardiu.comparison.tables import interval, markdown
+from vardiu.comparison.workers import alone
+from vardiu.errors import ConfigError, RunError
 from vardiu.methods import METHODS, diff_instruct, vardiu
-from vardiu.runs import RunError, RunFolder
+from vardiu.settings.fields import DensitySettings
+from vardiu.storage.run_folder import RunFolder
 
 SMALL = DensitySettings(name="ring8", width=16, depth=1)
 TINY = Contest(
@@ -38,7 +42,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(CONTESTS, "tiny", TINY)
     monkeypatch.chdir(tmp_path)
     for name, value in {"MARGINAL": 512, "ROWS": 1024, "DRAWS": 16}.items():
-        monkeypatch.setattr(scoreboard, name, value)
+        monkeypatch.setattr(f"vardiu.comparison.study.{name}", value)
     return tmp_path
 
 
@@ -46,7 +50,7 @@ def bake_off(*words: str) -> int:
     return main(["bake-off", *words, "--samples", "400", "--evaluations", "1"])
 
 
-def bake_of(tmp_path: Path, **changes) -> bakeoff.BakeOff:
+def bake_of(tmp_path: Path, **changes) -> BakeOff:
     given = {
         "name": "tiny",
         "contest": TINY,
@@ -58,24 +62,24 @@ def bake_of(tmp_path: Path, **changes) -> bakeoff.BakeOff:
         "teachers": ("exact",),
         "arms": ("gaussian", "fake"),
     }
-    return bakeoff.BakeOff(**{**given, **changes})
+    return BakeOff(**{**given, **changes})
 
 
 def test_budgets_become_updates(tmp_path):
     bake, arm = bake_of(tmp_path), TINY.arms["gaussian"]
     prices = {"seconds": 0.01, "rows": 32.0}
-    assert bakeoff.updates_of(arm, prices, bake, "time") == 200
-    assert bakeoff.updates_of(arm, prices, bake, "calls") == 125
-    assert bakeoff.updates_of(arm, {}, bake, "own") == arm.settings.steps
+    assert updates_of(arm, prices, bake, "time") == 200
+    assert updates_of(arm, prices, bake, "calls") == 125
+    assert updates_of(arm, {}, bake, "own") == arm.settings.steps
     with pytest.raises(ConfigError, match="pay for 2 updates of Gaussian.*raise --seconds"):
-        bakeoff.updates_of(arm, {"seconds": 1.0}, bake, "time")
+        updates_of(arm, {"seconds": 1.0}, bake, "time")
 
 
 def test_prices_count_the_teachers_rows(tmp_path):
-    prices = bakeoff.calibrate(bake_of(tmp_path), "exact", rounds=0)
+    prices = calibrate(bake_of(tmp_path), "exact", rounds=0)
     # Pairs of opposite noise, 16 latents; 32 rows where the fake is updated twice an update.
     assert prices == {"gaussian": {"rows": 32.0}, "fake": {"rows": 32.0}}
-    timed = bakeoff.calibrate(bake_of(tmp_path), "exact", rounds=1)
+    timed = calibrate(bake_of(tmp_path), "exact", rounds=1)
     assert all(price["seconds"] > 0 for price in timed.values())
 
 
@@ -83,7 +87,7 @@ def test_every_contest_has_arms_that_its_teachers_can_train():
     for contest in CONTESTS.values():
         for arm in contest.arms.values():
             assert isinstance(arm.settings, METHODS[arm.method].settings)
-        assert set(contest.budgets) <= set(bakeoff.BUDGETS)
+        assert set(contest.budgets) <= set(BUDGETS)
 
 
 def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
@@ -103,7 +107,7 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
     assert [round(row["progress"], 2) for row in gradients] == [0.32, 0.66, 1.0]
     assert len(gradients[-1]["slack"]) == 7
     assert "slack" not in result["gradients"]["exact"]["fake"][-1]
-    for name in ("results.md", "bakeoff.html", "gradients-exact.png", "slack-kde.png"):
+    for name in ("results.md", "html", "gradients-exact.png", "slack-kde.png"):
         assert (Path("bake") / name).stat().st_size > 500
     first = {p: p.stat().st_mtime_ns for p in Path("bake/runs").rglob("result.json")}
     assert len(first) == 4
@@ -148,17 +152,17 @@ def test_bad_input_is_named(tiny, capsys, words, message):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with bakeoff.alone(tmp_path), pytest.raises(RunError, match="another process carries out"):
-        with bakeoff.alone(tmp_path):
+    with alone(tmp_path), pytest.raises(RunError, match="another process carries out"):
+        with alone(tmp_path):
             pass
 
 
 def test_intervals():
-    assert scoreboard.interval([]) == "–"
-    assert scoreboard.interval([1.0]) == "1"
-    assert scoreboard.interval([3.0, 1.0, 2.0]) == "2 [1, 3]"
+    assert interval([]) == "–"
+    assert interval([1.0]) == "1"
+    assert interval([3.0, 1.0, 2.0]) == "2 [1, 3]"
     lines = [{"a": "1", "b": "2"}]
-    assert scoreboard.markdown(lines) == "| a | b |\n|---|---|\n| 1 | 2 |"
+    assert markdown(lines) == "| a | b |\n|---|---|\n| 1 | 2 |"
 
 
 WORDS = ["bake-off", "mog40", "--budgets", "calls", "--calls", "200000", "--arms", "shared"]
@@ -167,7 +171,7 @@ WORDS += ["--samples", "400", "--evaluations", "1", "--out"]
 
 
 def start(folder: Path) -> subprocess.Popen:
-    code = "import sys; from vardiu.cli import main; sys.exit(main())"
+    code = "import sys; from vardiu.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *WORDS, str(folder)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
 
@@ -211,4 +215,4 @@ def test_killed_and_stopped_it_goes_on_to_the_same_student(tmp_path):
 
 
 def test_the_command_is_known():
-    assert callable(commands.bake_off)
+    assert callable(bake_off_.bake_off)

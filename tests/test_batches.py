@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vardiu.data import DataFree, Shuffled, Stream, check
-from vardiu.objective import Batch
+from vardiu.data.batch import Batch
 
 
 def sources():

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from vardiu.data.densities import mog40
-from vardiu.denoise import MixtureDenoiser
-from vardiu.functional import score
-from vardiu.generate import Pushforward
+from vardiu.denoisers.exact import MixtureDenoiser
+from vardiu.denoisers.levels import LogUniform, PowerLaw, Staircase
+from vardiu.functional.scores import score
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.nn import MLP
-from vardiu.noise import LogUniform, PowerLaw, Staircase
-from vardiu.posterior import UNIT, Encoder, GaussianPosterior, RawScale
+from vardiu.posteriors.encoder import UNIT, Encoder, RawScale
+from vardiu.posteriors.families import GaussianPosterior
+from vardiu.students.pushforward import Pushforward
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -12,21 +12,25 @@ from problems import mixture_teacher
 from test_contract import same
 from torch import nn
 
-from vardiu import offload, store
-from vardiu.checkpoint import load_state, save_state
-from vardiu.config import ConfigError
+from vardiu import models
 from vardiu.data import DataFree, Shuffled
-from vardiu.denoise import PreconditionedDenoiser
-from vardiu.economy import Economy, backbones
-from vardiu.footprint import activations
-from vardiu.generate import OneStep, Pushforward
+from vardiu.data.batch import Batch
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError, Diverged
 from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.vardiu import VarDiU
-from vardiu.nn import MLP, Precision, UNet
-from vardiu.objective import Batch, Frozen, Loss, Objective, Phase, only
-from vardiu.scaling import LossScale
-from vardiu.train import Diverged, Optimisation, Trainer
+from vardiu.nn import MLP, Precision, UNet, offload
+from vardiu.resources.footprint import activations
+from vardiu.storage.checkpoints import load_state, save_state
+from vardiu.students.few_step import OneStep
+from vardiu.students.pushforward import Pushforward
+from vardiu.training.economy import Economy, backbones
+from vardiu.training.frozen import Frozen
+from vardiu.training.loss_scale import LossScale
+from vardiu.training.objective import Loss, Objective, Phase, only
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
 
 IMAGE = (3, 8, 8)
 
@@ -254,8 +258,8 @@ def test_what_was_trained_so_is_loaded_without(options, tmp_path):
     Economy(**options, backend="eager").apply(objective)
     trainer = trainer_of(objective, steps=2)
     trained = trainer.fit(DataFree(IMAGE, 4))
-    store.save(trained, tmp_path / "student")
-    loaded = store.load(tmp_path / "student")
+    models.save(trained, tmp_path / "student")
+    loaded = models.load(tmp_path / "student")
     assert same(dict(loaded.state_dict()), dict(trained.state_dict()))
     z = torch.randn(3, *IMAGE)
     with torch.no_grad():

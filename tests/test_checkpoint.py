@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vardiu import checkpoint as module
-from vardiu.checkpoint import CheckpointError, Checkpoints, load_state, save_state
+from vardiu.errors import CheckpointError
+from vardiu.storage.checkpoints import Checkpoints, _digest, load_state, save_state
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 
@@ -111,7 +111,7 @@ def fsync(descriptor):
     if calls == at:
         os._exit(9)
     real(descriptor)
-store = module.Checkpoints(sys.argv[1])
+store = checkpoints_.Checkpoints(sys.argv[1])
 os.fsync = fsync
 store.save(2, {"networks": {"w": torch.full((50,), 2.0)}, "trainer": {"step": 2}})
 print(calls)
@@ -144,7 +144,7 @@ def test_a_full_disk_is_reported_and_earlier_checkpoints_stay(tmp_path, monkeypa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_flush", full)
+    monkeypatch.setattr("vardiu.storage.checkpoints._flush", full)
     with pytest.raises(CheckpointError, match="No space left on device.*Earlier ones are kept"):
         store.save(2, state_of())
     monkeypatch.undo()
@@ -249,14 +249,14 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
     store.save(1, state_of())
     store.save(2, state_of())
-    real = module._digest
+    real = _digest
 
     def broken(path):
         if path.parent == store.path(2):
             raise OSError(5, "Input/output error")
         return real(path)
 
-    monkeypatch.setattr(module, "_digest", broken)
+    monkeypatch.setattr("vardiu.storage.checkpoints._digest", broken)
     step, _, skipped = store.newest()
     assert step == 1 and "cannot be read" in skipped[0]
 
@@ -270,7 +270,7 @@ def test_a_dead_writers_leavings_are_swept_before_space_is_needed(tmp_path, monk
         assert not left.exists()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", full, raising=False)
-    monkeypatch.setattr(module, "_flush", full)
+    monkeypatch.setattr("vardiu.storage.checkpoints._write", full, raising=False)
+    monkeypatch.setattr("vardiu.storage.checkpoints._flush", full)
     with pytest.raises(CheckpointError, match="No space left"):
         store.save(2, state_of())

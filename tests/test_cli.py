@@ -15,12 +15,16 @@ import pytest
 import torch
 import yaml
 
-from vardiu import pipeline
-from vardiu.checkpoint import Checkpoints, load_state
-from vardiu.cli import COMMANDS, main
-from vardiu.config import ConfigError, LevelSettings, from_mapping, nearest
+from vardiu.cli.main import COMMANDS, main
+from vardiu.errors import ConfigError, nearest
+from vardiu.methods import METHODS
 from vardiu.methods.vardiu import VarDiU
-from vardiu.runs import RunFolder
+from vardiu.runs.presets import PRESETS, TEACHERS
+from vardiu.runs.task import load_task, task_from_preset
+from vardiu.settings.fields import LevelSettings
+from vardiu.settings.parse import from_mapping
+from vardiu.storage.checkpoints import Checkpoints, load_state
+from vardiu.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", "--threads", "1"]
@@ -31,7 +35,7 @@ def here(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 500)
+    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 500)
 
 
 def distill(*words: str) -> int:
@@ -39,7 +43,9 @@ def distill(*words: str) -> int:
 
 
 def test_help_does_not_import_torch():
-    code = "import sys, vardiu.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, vardiu.cli.main as c; c.main(['--help']); assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
@@ -239,7 +245,7 @@ def test_a_folder_of_another_run_is_refused(capsys):
 
 def test_an_unfinished_run_is_not_sampled(capsys):
     run = RunFolder("runs/x")
-    run.open(pipeline.task_from_preset("distill", "mog40").to_mapping())
+    run.open(task_from_preset("distill", "mog40").to_mapping())
     assert main(["sample", "runs/x"]) == 2
     assert "runs/x is not finished: run `vardiu distill" in capsys.readouterr().err.replace(
         "\n", " "
@@ -259,18 +265,18 @@ def test_settings_are_read_strictly():
 
 
 def test_every_preset_can_be_resolved_and_read_back(tmp_path):
-    for command, table in (("distill", pipeline.PRESETS), ("teach", pipeline.TEACHERS)):
+    for command, table in (("distill", PRESETS), ("teach", TEACHERS)):
         for name in table:
-            task = pipeline.task_from_preset(command, name)
+            task = task_from_preset(command, name)
             path = tmp_path / "config.yaml"
             path.write_text(yaml.safe_dump(json.loads(json.dumps(task.to_mapping()))))
-            assert pipeline.load_task(path) == task
+            assert load_task(path) == task
 
 
 def test_list_names_what_there_is(capsys):
     assert main(["list"]) == 0
     told = capsys.readouterr().out
-    for name in [*pipeline.METHODS, *pipeline.PRESETS, "checkerboard"]:
+    for name in [*METHODS, *PRESETS, "checkerboard"]:
         assert name in told
 
 

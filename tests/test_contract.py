@@ -9,10 +9,13 @@ import torch
 from cases import CASES, batch_of
 from torch import Tensor
 
-from vardiu.checkpoint import load_state, save_state
+from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches
-from vardiu.objective import Batch, Frozen, Objective, only
-from vardiu.train import Optimisation, Trainer
+from vardiu.storage.checkpoints import load_state, save_state
+from vardiu.training.frozen import Frozen
+from vardiu.training.objective import Objective, only
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
 
 NAMES = sorted(CASES)
 

@@ -6,16 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from vardiu import store
-from vardiu.coordinates import (
-    PREDICTIONS,
-    AdaptedDenoiser,
-    Flow,
-    VarianceExploding,
-    VariancePreserving,
-)
-from vardiu.denoise import GaussianDenoiser
-from vardiu.generate import OneStep
+from vardiu import models
+from vardiu.denoisers.adapted import PREDICTIONS, AdaptedDenoiser
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.schedules import Flow, VarianceExploding, VariancePreserving
+from vardiu.students.few_step import OneStep
 
 COSINE = torch.cos(torch.linspace(0.02, math.pi / 2 - 0.02, 1000, dtype=torch.float64)).square()
 LEVELS = {
@@ -177,7 +172,7 @@ def test_unknown_predictions_and_ranges_are_refused():
 @pytest.mark.parametrize("levels", LEVELS)
 def test_coordinates_are_kept_to_the_bit(levels):
     made = LEVELS[levels]()
-    again = store.build(store.describe(made))
+    again = models.build(models.describe(made))
     sigma = torch.logspace(-1, 1, 7, dtype=torch.float64)
     assert torch.equal(again.time(sigma), made.time(sigma))
     assert again.at(made.sigma_max) == made.at(made.sigma_max)

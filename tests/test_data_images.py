@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vardiu.config import ConfigError
 from vardiu.data import sources
 from vardiu.data.images import Corrupt, ImageBatches, TooManyCorrupt, decode, to_tensor
 from vardiu.data.photos import PHOTOS, photo, photos
 from vardiu.data.records import Tensors
 from vardiu.data.sources import open_data, read_data
+from vardiu.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

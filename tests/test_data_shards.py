@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vardiu.config import ConfigError
 from vardiu.data import records
 from vardiu.data.images import TooManyCorrupt
 from vardiu.data.sources import open_data, read_data
+from vardiu.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,10 @@ import torch
 from problems import LinearGaussian
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vardiu import functional as F
-from vardiu.denoise import (
-    EmpiricalDenoiser,
-    GaussianDenoiser,
-    MixtureDenoiser,
-    PreconditionedDenoiser,
-)
+from vardiu.denoisers.exact import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.functional.scores import score
+from vardiu.functional.tensors import pairwise_square
 from vardiu.nn import MLP, Precision
 
 
@@ -49,7 +46,7 @@ def test_tweedie_score_is_the_gradient_of_the_log_density(name):
     sigma = torch.rand(50) + 0.2
     cond = {"label": torch.arange(50) % 3} if denoiser.conditions else {}
     (gradient,) = torch.autograd.grad(denoiser.log_prob(x_t, sigma, **cond).sum(), x_t)
-    torch.testing.assert_close(F.score(denoiser, x_t, sigma, **cond), gradient)
+    torch.testing.assert_close(score(denoiser, x_t, sigma, **cond), gradient)
 
 
 @pytest.mark.parametrize("name", exact_cases())
@@ -83,7 +80,7 @@ def test_chunks_bound_the_memory():
     points = torch.randn(250_000, 2, dtype=torch.float32)
     denoiser = EmpiricalDenoiser(points, sigma_min=0.1, chunk=2**16)
     sizes = []
-    handle = F.pairwise_square
+    handle = pairwise_square
 
     def spy(x, y):
         sizes.append(len(x) * len(y))

@@ -14,9 +14,9 @@ import torch
 
 import vardiu
 from vardiu.cite import PAPERS
-from vardiu.cli import COMMANDS
+from vardiu.cli.main import COMMANDS
 from vardiu.methods import METHODS, TEACHING
-from vardiu.presets import PRESETS
+from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(vardiu.__path__, "vardiu.")]
@@ -82,6 +82,6 @@ def test_every_public_thing_says_what_it_does():
 
 
 def test_help_is_the_one_in_the_documents():
-    from vardiu.cli import usage
+    from vardiu.cli.main import usage
 
     assert (ROOT / "docs" / "help.txt").read_text() == usage() + "\n"

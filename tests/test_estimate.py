@@ -18,16 +18,21 @@ from rich.console import Console
 from test_bigger import of_images
 from torch import nn
 
-from vardiu import estimate, forecast, pipeline, rehearse
-from vardiu.checkpoint import save_state
-from vardiu.cli import main
-from vardiu.config import ConfigError, PairSettings
+from vardiu.cli.main import main
 from vardiu.data import DataFree
-from vardiu.footprint import Count, activations, size, weights
+from vardiu.data.batch import Batch
+from vardiu.errors import ConfigError
 from vardiu.methods import METHODS, diff_instruct
-from vardiu.objective import Batch
-from vardiu.pipeline import RunSettings, Task, task_from_preset
-from vardiu.train import Optimisation, Stage, Trainer
+from vardiu.resources import estimate, rehearse
+from vardiu.resources.footprint import Count, activations, size, weights
+from vardiu.resources.tables import show
+from vardiu.runs.execute import trainer_of
+from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset
+from vardiu.settings.fields import PairSettings
+from vardiu.storage.checkpoints import save_state
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.stage import Stage
+from vardiu.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", "--threads", "1"]
@@ -37,7 +42,7 @@ QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", 
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 500)
+    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 500)
 
 
 def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:
@@ -133,7 +138,7 @@ def test_the_command_tells_and_writes_nothing(capsys):
     disk = found["disk"]
     assert disk["checkpoints"] == 2 * disk["checkpoint"] and disk["student"] >= 4 * n
     console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    forecast.show(found, console)
+    show(found, console)
     text = console.export_text()
     assert "peak memory" in text and f"{n:,}" in text and "40 steps of" in text
 
@@ -166,9 +171,9 @@ def test_a_part_keeps_less_than_the_whole_batch():
     kept = []
     for accumulate in (1, 4):
         run = RunSettings(samples=200, accumulate=accumulate)
-        recipe = METHODS[task.method].recipe(pipeline.problem_of(task), settings, 0)
+        recipe = METHODS[task.method].recipe(problem_of(task), settings, 0)
         stage = next(recipe)
-        trainer = pipeline.trainer_of(stage, run, torch.device("cpu"))
+        trainer = trainer_of(stage, run, torch.device("cpu"))
         trainer.advance(stage.batches)
         kept.append(activations(stage.objective, trainer.batch)["bound"]["generator"])
     assert kept[1] == pytest.approx(kept[0] / 4, rel=0.1)

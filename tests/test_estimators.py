@@ -8,18 +8,18 @@ import pytest
 import torch
 from problems import Affine, ExactPosterior, LinearGaussian
 
-from vardiu.denoise import GaussianDenoiser
-from vardiu.estimators import (
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.functional.bounds import gaussian_kl
+from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.vardiu import VarDiU
+from vardiu.monitoring.gradients import (
     gradient_quality,
     reference_gradient,
     slack,
     student_gradient,
     student_marginal,
 )
-from vardiu.functional import gaussian_kl
-from vardiu.methods.diff_instruct import DiffInstruct
-from vardiu.methods.vardiu import VarDiU
-from vardiu.objective import Batch
 
 SIGMA = 0.8
 NONE = torch.zeros(())

@@ -11,15 +11,16 @@ import torch
 import yaml
 
 from vardiu import export as package
-from vardiu import teachers
-from vardiu.config import ConfigError
-from vardiu.denoise import PreconditionedDenoiser
-from vardiu.export import EXPORTS, ExportError, card, export, single
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError, ExportError
+from vardiu.export import EXPORTS, card, export, single
 from vardiu.export.diffusers import to_diffusers
 from vardiu.export.onnx import to_onnx
-from vardiu.frame import Frame, Framed
-from vardiu.generate import FewStep, OneStep, Pushforward
 from vardiu.nn import MLP, Precision, UNet
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.framed import Frame, Framed
+from vardiu.students.pushforward import Pushforward
+from vardiu.teachers.readers import load
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_a_network_that_cannot_be_traced_is_named(tmp_path):
 
 def test_a_pipelines_student_is_one_graph(tmp_path):
     pipelines.pixels(tmp_path / "teacher", "v_prediction")
-    student = OneStep.like(teachers.load(str(tmp_path / "teacher")))
+    student = OneStep.like(load(str(tmp_path / "teacher")))
     assert to_onnx(single(student), tmp_path / "out") < 1e-4
 
 
@@ -134,7 +135,7 @@ def test_onnxruntime_needs_nothing_else(tmp_path):
 
 
 def exported(source, out, **options):
-    teacher = teachers.load(str(source))
+    teacher = load(str(source))
     student = OneStep.like(teacher, **options)
     return to_diffusers(single(student), out, teacher.origin), student
 
@@ -176,7 +177,7 @@ def test_flows_and_edm_are_the_pipelines(tmp_path, schedule):
 
 def test_a_student_may_be_asked_at_an_earlier_time(tmp_path):
     pipelines.pixels(tmp_path / "teacher")
-    teacher = teachers.load(str(tmp_path / "teacher"))
+    teacher = load(str(tmp_path / "teacher"))
     sigma = teacher.coordinates.arguments["sigmas"][640]
     difference, _ = exported(tmp_path / "teacher", tmp_path / "out", sigma=sigma)
     assert difference < 1e-5
@@ -211,7 +212,7 @@ def test_transformers_are_the_pipelines(tmp_path, make):
 @pytest.mark.parametrize("make", [pipelines.dit, pipelines.pixart, pipelines.stable])
 def test_networks_of_latents_are_graphs_of_any_batch(tmp_path, make):
     make(tmp_path / "teacher")
-    teacher = teachers.load(str(tmp_path / "teacher"))
+    teacher = load(str(tmp_path / "teacher"))
     assert to_onnx(OneStep(teacher), tmp_path / "out", teacher.origin) < 1e-4
     assert (tmp_path / "out" / "model.onnx").is_file()
 
@@ -309,7 +310,7 @@ def test_a_card_leaves_out_what_a_run_does_not_say(tmp_path):
 def test_the_card_keeps_the_teachers_licence(tmp_path):
     pipelines.pixels(tmp_path / "teacher")
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail\n---\n")
-    teacher = teachers.load(str(tmp_path / "teacher"))
+    teacher = load(str(tmp_path / "teacher"))
     student = OneStep.like(teacher)
     done = export(student, "diffusers", tmp_path / "out", origin=teacher.origin)
     text = (done.folder / "README.md").read_text()

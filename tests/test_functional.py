@@ -8,15 +8,24 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from vardiu import functional as F
+from vardiu.functional.bounds import (
+    diagonal_normal_log_prob,
+    entropy_constant,
+    gaussian_kl,
+    importance_log_marginal,
+    same_condition,
+    standard_normal_log_prob,
+)
+from vardiu.functional.scores import denoising, edm_weight, surrogate
+from vardiu.functional.tensors import lattice_normal, log_sum_exp, pairwise_square, scale_gradient
 
 
 def test_log_sum_exp_is_torchs_even_where_all_underflow():
     x = torch.tensor([[0.0, -1e5, -3.0], [-1e6, -1e6, -2e6], [5.0, 5.0, -math.inf]])
-    value, share = F.log_sum_exp(x)
+    value, share = log_sum_exp(x)
     torch.testing.assert_close(value, x.logsumexp(1))
     torch.testing.assert_close(share, x.softmax(1))
-    value, share = F.log_sum_exp(torch.full((2, 3), -math.inf))
+    value, share = log_sum_exp(torch.full((2, 3), -math.inf))
     assert bool((value == -math.inf).all()) and bool((share == 0).all())
 
 
@@ -24,7 +33,7 @@ def test_log_sum_exp_is_torchs_even_where_all_underflow():
 def test_pairwise_square(d):
     x, y = torch.randn(5, d), torch.randn(4, d)
     naive = (x[:, None] - y[None]).square().sum(-1)
-    torch.testing.assert_close(F.pairwise_square(x, y), naive)
+    torch.testing.assert_close(pairwise_square(x, y), naive)
 
 
 def test_gaussian_kl_is_torchs():
@@ -34,20 +43,20 @@ def test_gaussian_kl_is_torchs():
 
     m_p, c_p, m_q, c_q = torch.randn(3), covariance(), torch.randn(3), covariance()
     wanted = kl_divergence(MultivariateNormal(m_p, c_p), MultivariateNormal(m_q, c_q))
-    torch.testing.assert_close(F.gaussian_kl(m_p, c_p, m_q, c_q), wanted)
-    assert abs(F.gaussian_kl(m_p, c_p, m_p, c_p)) < 1e-12
+    torch.testing.assert_close(gaussian_kl(m_p, c_p, m_q, c_q), wanted)
+    assert abs(gaussian_kl(m_p, c_p, m_p, c_p)) < 1e-12
 
 
 def test_surrogate_has_the_direction_for_gradient():
     x, v = torch.randn(4, 3, 2, requires_grad=True), torch.randn(4, 3, 2, requires_grad=True)
-    F.surrogate(x, v).sum().backward()
+    surrogate(x, v).sum().backward()
     torch.testing.assert_close(x.grad, v.detach())
     assert v.grad is None
 
 
 def test_scale_gradient_is_the_identity_forward():
     x, factor = torch.randn(4, 3, requires_grad=True), torch.tensor([0.0, 1.0, -2.0, 3.0])
-    y = F.scale_gradient(x, factor)
+    y = scale_gradient(x, factor)
     torch.testing.assert_close(y, x)
     y.sum().backward()
     torch.testing.assert_close(x.grad, factor[:, None].expand(4, 3))
@@ -56,15 +65,15 @@ def test_scale_gradient_is_the_identity_forward():
 def test_log_probs_are_torchs():
     x, sigma = torch.randn(5, 3), torch.rand(5) + 0.1
     wanted = Normal(0.0, sigma[:, None]).log_prob(x).sum(1)
-    torch.testing.assert_close(F.diagonal_normal_log_prob(x, sigma), wanted)
-    torch.testing.assert_close(F.standard_normal_log_prob(x), Normal(0.0, 1.0).log_prob(x).sum(1))
+    torch.testing.assert_close(diagonal_normal_log_prob(x, sigma), wanted)
+    torch.testing.assert_close(standard_normal_log_prob(x), Normal(0.0, 1.0).log_prob(x).sum(1))
 
 
 def test_entropy_constant_is_minus_two_entropies():
     sigma = torch.tensor([0.3, 2.0])
     kernel = 3 * Normal(0.0, sigma).entropy()
     prior = 2 * Normal(torch.tensor(0.0), torch.tensor(1.0)).entropy()
-    torch.testing.assert_close(F.entropy_constant(sigma, 3, 2), -kernel - prior)
+    torch.testing.assert_close(entropy_constant(sigma, 3, 2), -kernel - prior)
 
 
 def test_edm_weight_makes_an_untrained_denoiser_cost_one():
@@ -74,23 +83,23 @@ def test_edm_weight_makes_an_untrained_denoiser_cost_one():
         sigma = torch.full((n,), level)
         x, noise = sigma_data * torch.randn(n, 1), torch.randn(n, 1)
         skip = sigma_data**2 / (level**2 + sigma_data**2)
-        errors = F.denoising(skip * (x + level * noise), x, F.edm_weight(sigma, sigma_data))
+        errors = denoising(skip * (x + level * noise), x, edm_weight(sigma, sigma_data))
         assert abs(errors.mean() - 1) < 5 * errors.std() / math.sqrt(n)
 
 
 def test_importance_log_marginal():
     x = torch.randn(6, 4)
     wanted = x.exp().mean(1).log()
-    torch.testing.assert_close(F.importance_log_marginal(x), wanted)
+    torch.testing.assert_close(importance_log_marginal(x), wanted)
 
 
 def test_same_condition():
     label = torch.tensor([0, 1, 0])
-    assert F.same_condition({}, 3) is None
+    assert same_condition({}, 3) is None
     wanted = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=torch.bool)
-    assert torch.equal(F.same_condition({"label": label}, 3), wanted)
+    assert torch.equal(same_condition({"label": label}, 3), wanted)
     both = {"label": label, "other": torch.tensor([[1, 2], [1, 2], [0, 2]])}
-    assert torch.equal(F.same_condition(both, 2), torch.eye(3, dtype=torch.bool)[:, :2])
+    assert torch.equal(same_condition(both, 2), torch.eye(3, dtype=torch.bool)[:, :2])
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -98,7 +107,7 @@ def test_lattice_points_are_normal_and_evenly_spread(k):
     """Over shifts each point is standard normal; within one lattice averages are far more exact."""
     n, shifts = 256, 400
     shift = torch.rand(shifts, k, generator=torch.Generator().manual_seed(0))
-    z = torch.stack([F.lattice_normal(s, n) for s in shift])  # (shifts, n, k)
+    z = torch.stack([lattice_normal(s, n) for s in shift])  # (shifts, n, k)
     pooled = z[:, 17]
     assert bool((pooled.mean(0).abs() < 5 / math.sqrt(shifts)).all())
     assert bool(((pooled.var(0) - 1).abs() < 5 * math.sqrt(2 / shifts)).all())

@@ -9,12 +9,14 @@ import torch
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher
 
-from vardiu.average import Average
-from vardiu.denoise import Denoiser, GaussianDenoiser
-from vardiu.generate import FewStep, OneStep
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
-from vardiu.probe import NotADenoiser, probe
-from vardiu.streams import Streams
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.teachers.probe import probe
+from vardiu.training.ema import Average
+from vardiu.training.streams import Streams
 
 
 def test_one_step_is_one_call_at_one_level():

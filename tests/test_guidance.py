@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
-from vardiu.guidance import Autoguided, Guided
-from vardiu.objective import Frozen
-from vardiu.plugins.functions import FunctionDenoiser
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.guidance import Autoguided, Guided
+from vardiu.teachers.functions import FunctionDenoiser
+from vardiu.training.frozen import Frozen
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ import pytest
 import torch
 import yaml
 
-from vardiu import cli, store
-from vardiu.config import ConfigError, FrameSettings, ImageSettings
+from vardiu import models
+from vardiu.cli.main import main
 from vardiu.data.digits import digits
-from vardiu.frame import Framed, FramedPosterior
-from vardiu.generate import FewStep, OneStep
-from vardiu.images import ImageProblem
-from vardiu.lora import adapters
+from vardiu.denoisers.lora import adapters
+from vardiu.errors import ConfigError
+from vardiu.posteriors.framed import FramedPosterior
+from vardiu.problems.images import ImageProblem
+from vardiu.settings.fields import FrameSettings, ImageSettings
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.framed import Framed
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def small(monkeypatch):
 
 
 def run(*words):
-    assert cli.main([str(word) for word in words]) == 0
+    assert main([str(word) for word in words]) == 0
 
 
 def distilled(folder, out, *more):
@@ -89,13 +92,13 @@ def test_a_pipeline_becomes_a_pipeline(folder, tmp_path):
     images = loaded(generator=torch.manual_seed(5), **given).images
     z = torch.randn(4, 1, 8, 8, generator=torch.manual_seed(5))
     with torch.no_grad():
-        x = store.load(out / "student")(z, label=labels)
+        x = models.load(out / "student")(z, label=labels)
     expected = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert (torch.from_numpy(images) - expected).abs().max() < 1e-5
     card = (out / "export-diffusers" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert len(front["model-index"][0]["results"][0]["metrics"]) == 6
-    assert cli.main(["export", str(out), "--to", "diffusers"]) == 2  # it is there already
+    assert main(["export", str(out), "--to", "diffusers"]) == 2  # it is there already
 
 
 def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
@@ -104,7 +107,7 @@ def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
     short = ["--steps", "4", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
     more = ["--levels.sigma-min", "0.15", "--levels.sigma-max", "5.0"]
     run("distill", "--method", "vardiu", "--teacher", folder, *frame, *more, *short)
-    student = store.load(tmp_path / "run" / "student")
+    student = models.load(tmp_path / "run" / "student")
     assert student.latent_shape == (9,)
     assert len(student.frame.weights) == 10
     run("export", tmp_path / "run", "--to", "onnx")
@@ -115,11 +118,11 @@ def test_classes_of_few_samples_can_share_a_frame(folder, tmp_path, capsys):
     frame += ["--frame.clusters", "2", "--frame.components", "12"]
     short = ["--steps", "2", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
     words = ["distill", "--method", "vardiu", "--teacher", folder, *frame, *short]
-    assert cli.main([str(word) for word in words]) == 2
+    assert main([str(word) for word in words]) == 2
     assert "--frame.no-by-class" in capsys.readouterr().err
     # The same folder: nothing was trained.
     run(*words, "--frame.no-by-class")
-    assert store.load(tmp_path / "run" / "student").frame.weights.shape == (1, 2)
+    assert models.load(tmp_path / "run" / "student").frame.weights.shape == (1, 2)
 
 
 def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):
@@ -136,7 +139,7 @@ def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):
 def test_an_adapter_leaves_as_an_adapter(folder, tmp_path):
     out = tmp_path / "run"
     distilled(folder, out, "--student", "lora", "--rank", "2")
-    assert not adapters(store.load(out / "student"))
+    assert not adapters(models.load(out / "student"))
     run("export", out, "--to", "lora")
     size = (out / "export-lora" / "adapter_model.safetensors").stat().st_size
     assert size < (out / "student" / "model.safetensors").stat().st_size / 3
@@ -166,7 +169,7 @@ def test_a_teacher_that_does_not_denoise_stops_everything(folder, tmp_path, caps
     for i, data in enumerate((["--data", "digits"], [])):
         out = str(tmp_path / f"run-{i}")
         words = ["distill", "--teacher", str(wrong), *data, "--reference", "300", "--out", out]
-        assert cli.main(words) == 2
+        assert main(words) == 2
         words = " ".join(capsys.readouterr().err.split())
         assert "It would denoise if its output is taken for 'v', not 'epsilon'" in words
     run("probe", "--teacher", wrong, "--data", "digits", "--prediction", "v")

@@ -14,20 +14,28 @@ from cases import CASES, batch_of
 from problems import Affine, ExactPosterior, LinearGaussian, standard_error
 from torch import nn
 
-from vardiu import instruments, plots, references
-from vardiu.cli import main
-from vardiu.config import DensitySettings, DigitsSettings
-from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
-from vardiu.generate import Generator
-from vardiu.instruments import alarms, gradient_snr, score_gap, spread
+from vardiu.cli.main import main
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.levels import LogUniform
+from vardiu.errors import RunError
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.metrics.features import digits_classifier
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch, Loss, Objective, Phase
-from vardiu.pipeline import RunSettings, _due, _reference, task_from_preset
-from vardiu.problems import DensityProblem, DigitsProblem
-from vardiu.runs import RunError, RunFolder
-from vardiu.train import Optimisation, Trainer
+from vardiu.monitoring import measures as measures_
+from vardiu.monitoring import references
+from vardiu.monitoring.alarms import alarms
+from vardiu.monitoring.measures import gradient_snr, score_gap, spread
+from vardiu.problems.densities import DensityProblem
+from vardiu.problems.digits import DigitsProblem
+from vardiu.reports.curves import _in_a_row, curves
+from vardiu.runs.distill import _due, _reference
+from vardiu.runs.task import RunSettings, task_from_preset
+from vardiu.settings.fields import DensitySettings, DigitsSettings
+from vardiu.storage.run_folder import RunFolder
+from vardiu.students.base import Generator
+from vardiu.training.objective import Loss, Objective, Phase
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
 
 
 class Noisy(Objective):
@@ -287,7 +295,7 @@ def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
     drawn = problem.from_generator(Constant())(400, torch.Generator())
-    found = instruments.look(problem, objective, drawn, Batch(torch.zeros(2, 3)), 20, draws=2)
+    found = measures_.look(problem, objective, drawn, Batch(torch.zeros(2, 3)), 20, draws=2)
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
@@ -310,7 +318,7 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
         trainer = Trainer(objective, optimisation, steps=150)
         student = trainer.fit(problem.batches(64, 0))
         drawn = problem.from_generator(student)(4_000, torch.Generator().manual_seed(0))
-        found = instruments.look(problem, objective, drawn, trainer.batch, 150, draws=0)
+        found = measures_.look(problem, objective, drawn, trainer.batch, 150, draws=0)
         assert [
             a.name for a in alarms([{"step": 150, "updates": 150, **found}], 150, 2, "mmd2")
         ] == wanted
@@ -453,7 +461,7 @@ def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, 
 def test_stages_follow_each_other_in_the_curves():
     rows = [{"stage": "a", "updates": i, "seconds": 2.0 * i} for i in (1, 2)]
     rows += [{"stage": "b", "updates": i, "seconds": 1.0 * i} for i in (1, 2)]
-    found = plots._in_a_row(rows)
+    found = _in_a_row(rows)
     assert [r["updates"] for r in found] == [1, 2, 3, 4]
     assert [r["seconds"] for r in found] == [2.0, 4.0, 5.0, 6.0]
 
@@ -461,8 +469,8 @@ def test_stages_follow_each_other_in_the_curves():
 def test_the_reference_is_drawn_below_the_run(tmp_path):
     rows = [{"updates": i, "seconds": i, "metric/x": 1.0 / i} for i in range(1, 5)]
     band = {"progress": [0.5, 1.0], "low": [0.1, 0.1], "median": [0.2, 0.2], "high": [0.3, 0.3]}
-    path = plots.curves(rows, tmp_path / "a.png", ("x",), {"metric/x": band})
-    assert path.read_bytes() != plots.curves(rows, tmp_path / "b.png", ("x",)).read_bytes()
+    path = curves(rows, tmp_path / "a.png", ("x",), {"metric/x": band})
+    assert path.read_bytes() != curves(rows, tmp_path / "b.png", ("x",)).read_bytes()
 
 
 def test_the_affine_student_is_what_the_closed_forms_say():

@@ -8,19 +8,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vardiu import teachers
-from vardiu.captions import Captioned, Captions, bare, dress
-from vardiu.config import ConfigError
-from vardiu.denoise import GaussianDenoiser, PreconditionedDenoiser
-from vardiu.export.peft import keep
-from vardiu.functional import expand_like
-from vardiu.generate import FewStep, OneStep, Pushforward
-from vardiu.lora import LoRA, adapt, adapters, merge
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import LogUniform
+from vardiu.denoisers.lora import LoRA, adapt, adapters, merge
+from vardiu.denoisers.lora_files import keep
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.denoisers.prompts import Captioned, Captions
+from vardiu.errors import ConfigError
+from vardiu.functional.tensors import expand_like
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.nn import MLP, UNet
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch
-from vardiu.train import Optimisation, Trainer
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.prompted import bare, dress
+from vardiu.students.pushforward import Pushforward
+from vardiu.teachers.readers import load
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
 
 
 def denoiser():
@@ -147,7 +151,7 @@ def test_peft_reads_what_is_kept(tmp_path):
     peft = pytest.importorskip("peft")
     torch.set_default_dtype(torch.float32)
     pipelines.pixels(tmp_path / "teacher")
-    teacher = teachers.load(str(tmp_path / "teacher"))
+    teacher = load(str(tmp_path / "teacher"))
     adapted = stir(adapt(teacher, 3, alpha=2.0))
     keep(adapters(adapted)[0], tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())

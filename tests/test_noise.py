@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vardiu.noise import (
+from vardiu.denoisers.levels import (
     Geometric,
     Linear,
     LogNormal,

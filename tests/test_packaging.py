@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 import vardiu
-from vardiu import references
-from vardiu.presets import PRESETS
+from vardiu.monitoring import references
+from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from vardiu.nn import SongUNet
-from vardiu.plugins import pickles
-from vardiu.plugins.pickles import Refused
+from vardiu.teachers import edm_pickles as edm_pickles_
+from vardiu.teachers.edm_pickles import ALLOWED, read, summary
+from vardiu.teachers.edm_records import Record, Refused
 
 
 class Call:
@@ -79,7 +80,7 @@ def test_nothing_is_executed(name, place, tmp_path):
     }[place]
     path = pickled.write(tmp_path / "evil.pkl", {"ema": contents})
     with pytest.raises(Refused, match=match) as caught:
-        pickles.network(path)
+        edm_pickles_.network(path)
     assert str(path) in str(caught.value) and not sentinel.exists()
 
 
@@ -99,7 +100,7 @@ def test_the_source_of_a_class_is_dropped(tmp_path):
         tmp_path / "a.pkl",
         {"ema": pickled.preconditioned("EDMPrecond", network(), source=source)},
     )
-    record = pickles.network(path)
+    record = edm_pickles_.network(path)
     assert not sentinel.exists() and source.encode() in path.read_bytes()
     assert not any(source in str(value) for value in (record, record.state))
 
@@ -120,10 +121,10 @@ SEALED = {
 def test_what_a_pickle_may_name_cannot_be_changed(name, tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"\x80\x04" + SEALED[name] if name != "dotted" else SEALED[name])
-    before = {key: dict(vars(value)) for key, value in pickles.ALLOWED.items() if isinstance(value, type)}  # fmt: skip
+    before = {key: dict(vars(value)) for key, value in ALLOWED.items() if isinstance(value, type)}  # fmt: skip
     with pytest.raises(Refused, match=r"a\.pkl"):
-        pickles.read(path)
-    after = {key: dict(vars(value)) for key, value in pickles.ALLOWED.items() if isinstance(value, type)}  # fmt: skip
+        read(path)
+    after = {key: dict(vars(value)) for key, value in ALLOWED.items() if isinstance(value, type)}  # fmt: skip
     assert before == after
 
 
@@ -144,7 +145,7 @@ def test_no_tensor_reaches_beyond_its_storage(view, match, tmp_path):
     state = pickled.state_of({"weight": tensor}, {}, {})
     path = pickled.write(tmp_path / "a.pkl", {"ema": pickled.Persistent("X", state)})
     with pytest.raises(Refused, match=match):
-        pickles.network(path)
+        edm_pickles_.network(path)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -155,7 +156,7 @@ def test_tensors_and_arguments_are_what_was_written(protocol, tmp_path):
     path = pickled.write(
         tmp_path / "a.pkl", {"ema": pickled.preconditioned("EDMPrecond", model)}, protocol
     )
-    record = pickles.network(path)
+    record = edm_pickles_.network(path)
     found = record.tensors()
     assert {name.removeprefix("model.") for name in found} == set(state)
     assert all(torch.equal(found[f"model.{name}"], state[name]) for name in state)
@@ -172,7 +173,7 @@ def test_views_of_one_storage_keep_their_strides(tmp_path):
     path = pickled.write(
         tmp_path / "a.pkl", {"ema": pickled.Persistent("X", pickled.state_of(views, {}, {}))}
     )
-    found = pickles.network(path).tensors()
+    found = edm_pickles_.network(path).tensors()
     assert all(torch.equal(found[name], views[name]) for name in views)
 
 
@@ -184,17 +185,17 @@ def test_what_is_no_such_pickle_is_said(tmp_path):
     for size in (1, 100, len(data) // 2, len(data) - 1):
         bad.write_bytes(data[:size])
         with pytest.raises(Refused, match=r"bad\.pkl is truncated, damaged or not a pickle"):
-            pickles.read(bad)
+            read(bad)
     for text in (b"", b"hello, world", b"\x89PNG\r\n\x1a\n", b"{}", bytes(100)):
         bad.write_bytes(text)
         with pytest.raises(Refused, match="not a pickle"):
-            pickles.read(bad)
+            read(bad)
     torch.save({}, bad)
     with pytest.raises(Refused, match="zip archive"):
-        pickles.read(bad)
+        read(bad)
     bad.write_bytes(pickle.dumps([1]))
     with pytest.raises(Refused, match="must hold a dictionary of networks, it holds a list"):
-        pickles.read(bad)
+        read(bad)
 
 
 def test_damage_is_refused_or_changes_numbers_only(tmp_path):
@@ -210,7 +211,7 @@ def test_damage_is_refused_or_changes_numbers_only(tmp_path):
             changed[i] = random.integers(256)
         path.write_bytes(changed)
         try:
-            pickles.network(path).tensors()
+            edm_pickles_.network(path).tensors()
         except Refused:
             refused += 1
     assert 100 < refused < 300
@@ -224,15 +225,15 @@ def test_without_the_key_what_there_is_is_listed(tmp_path):
         r"(?s)holds no network 'ema'.*net: EDMPrecond\(img_resolution=8, .*\d+ tensors.*loss_fn"
     )
     with pytest.raises(Refused, match=match):
-        pickles.network(path)
-    assert pickles.network(path, "net").class_name == "EDMPrecond"
+        edm_pickles_.network(path)
+    assert edm_pickles_.network(path, "net").class_name == "EDMPrecond"
     tensors = sum(1 for _ in network().state_dict())
     count = sum(t.numel() for t in network().state_dict().values())
-    assert f"{tensors} tensors, {count:,} numbers" in pickles.summary(path)
+    assert f"{tensors} tensors, {count:,} numbers" in summary(path)
 
 
 def test_a_module_that_holds_itself_is_refused(tmp_path):
-    record = pickles.Record({"type": "class", "class_name": "A", "state": {}})
+    record = Record({"type": "class", "class_name": "A", "state": {}})
     record.state["_modules"] = {"a": record}
     with pytest.raises(Refused, match="is a part twice, or of itself"):
         record.tensors()

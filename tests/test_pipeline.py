@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from vardiu import pipeline
-from vardiu.checkpoint import Checkpoints
-from vardiu.config import ConfigError
-from vardiu.denoise import PreconditionedDenoiser
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError
 from vardiu.nn import MLP
-from vardiu.pipeline import RunSettings, metered
+from vardiu.runs.execute import metered
+from vardiu.runs.task import RunSettings, task_of
+from vardiu.storage.checkpoints import Checkpoints
 
 
 def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
@@ -35,7 +35,7 @@ def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
 def test_milestones_are_kept_and_hold_the_run_as_it_was(tmp_path):
     words = ["--name", "ring8", "--width", "8", "--depth", "1", "--steps", "30", "--batch", "8"]
     words += ["--samples", "200", "--evaluations", "1", "--reports", "2", "--milestones", "3"]
-    from vardiu.cli import main
+    from vardiu.cli.main import main
 
     assert main(["distill", "mog40", *words, "--out", str(tmp_path / "run")]) == 0
     store = Checkpoints(tmp_path / "run/milestones/0-vardiu")
@@ -52,4 +52,4 @@ def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match=r"run\.milestones must be at least 0, got -1"):
         RunSettings(milestones=-1)
     with pytest.raises(ConfigError, match="must hold the groups"):
-        pipeline.task_of({"other": 1}, "here")
+        task_of({"other": 1}, "here")

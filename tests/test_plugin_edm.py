@@ -10,21 +10,22 @@ import pickled
 import pytest
 import torch
 
-from vardiu import store
-from vardiu.config import ConfigError, ImageSettings
-from vardiu.coordinates import AdaptedDenoiser
+from vardiu import models
 from vardiu.data.digits import digits
-from vardiu.denoise import PreconditionedDenoiser
-from vardiu.epsilon import IDDPMLevels, VELevels, VPLevels
+from vardiu.denoisers.adapted import AdaptedDenoiser
+from vardiu.denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
+from vardiu.denoisers.guidance import Guided
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError, NotADenoiser
 from vardiu.export import single
 from vardiu.export.onnx import to_onnx
-from vardiu.generate import OneStep
-from vardiu.guidance import Guided
-from vardiu.images import ImageProblem
 from vardiu.nn import DhariwalUNet, EDM2UNet, SongUNet
-from vardiu.plugins import edm
-from vardiu.plugins.pickles import Refused
-from vardiu.probe import NotADenoiser, probe
+from vardiu.problems.images import ImageProblem
+from vardiu.settings.fields import ImageSettings
+from vardiu.students.few_step import OneStep
+from vardiu.teachers import edm
+from vardiu.teachers.edm_records import Refused
+from vardiu.teachers.probe import probe
 
 SMALL = {"label_dim": 4, "num_blocks": 1, "attn_resolutions": [4], "channel_mult": [1, 1]}
 NCSN = {"embedding_type": "fourier", "encoder_type": "residual", "resample_filter": [1, 3, 3, 1]}
@@ -98,9 +99,9 @@ def test_a_pickle_is_its_papers_formula(name, tmp_path):
 def test_what_was_read_is_written_and_read_bit_for_bit(name, tmp_path):
     torch.set_default_dtype(torch.float32)
     _, denoiser = made(name, tmp_path)
-    store.save(denoiser, tmp_path / "out")
+    models.save(denoiser, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"model.json", "model.safetensors"}
-    again = store.load(tmp_path / "out")
+    again = models.load(tmp_path / "out")
     before, after = denoiser.state_dict(), again.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

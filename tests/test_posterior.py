@@ -9,19 +9,18 @@ import torch
 from problems import Affine, ExactPosterior, LinearGaussian
 from torch import nn
 
-from vardiu.frame import Frame, FramedPosterior, components, gathered
-from vardiu.generate import Pushforward
 from vardiu.nn import MLP
-from vardiu.posterior import (
+from vardiu.posteriors.encoder import Encoder, RawScale, UnitScale
+from vardiu.posteriors.families import (
     CholeskyPosterior,
-    Encoder,
     FlowPosterior,
     GaussianPosterior,
     MixturePosterior,
     PriorPosterior,
-    RawScale,
-    UnitScale,
 )
+from vardiu.posteriors.framed import FramedPosterior
+from vardiu.students.framed import Frame, components, gathered
+from vardiu.students.pushforward import Pushforward
 
 FAMILIES = {
     "gaussian": GaussianPosterior,

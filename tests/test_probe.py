@@ -6,9 +6,12 @@ import pytest
 import torch
 from problems import LinearGaussian
 
-from vardiu.denoise import Denoiser, GaussianDenoiser, MixtureDenoiser, PreconditionedDenoiser
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
-from vardiu.probe import NotADenoiser, probe
+from vardiu.teachers.probe import probe
 
 
 class Changed(Denoiser):

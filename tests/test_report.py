@@ -8,15 +8,16 @@ import shlex
 
 import pytest
 
-from vardiu import report
-from vardiu.runs import RunFolder, write_text_atomic
+from vardiu.reports.html import write_report
+from vardiu.storage.files import write_text_atomic
+from vardiu.storage.run_folder import RunFolder
 
 
 def commands(run, command):
     run.open({"command": command})
     write_text_atomic(run.file("provenance.json"), json.dumps({}))
     about = {"metrics": [], "reference": [], "reference_name": "", "cost": {}, "pictures": []}
-    text = report.write_report(run, title="t", **about).read_text(encoding="utf-8")
+    text = write_report(run, title="t", **about).read_text(encoding="utf-8")
     block = html.unescape(text.split("What next")[1].split("<pre>")[1].split("</pre>")[0])
     return [shlex.split(line) for line in block.splitlines()]
 

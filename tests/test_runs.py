@@ -10,8 +10,12 @@ import sys
 
 import pytest
 
-from vardiu import report
-from vardiu.runs import RunError, RunFolder, provenance, write_text_atomic
+from vardiu.errors import RunError
+from vardiu.reports.curves import curves
+from vardiu.reports.html import write_report
+from vardiu.storage.files import write_text_atomic
+from vardiu.storage.provenance import provenance
+from vardiu.storage.run_folder import RunFolder
 
 CONFIG = {"method": {"name": "vardiu", "lr": 1e-3}, "run": {"seed": 0}}
 
@@ -67,9 +71,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path):
-    code = (
-        "import sys; from vardiu.runs import RunFolder\nwith RunFolder(sys.argv[1]).lock(): pass"
-    )
+    code = "import sys; from vardiu.storage.run_folder import RunFolder\nwith RunFolder(sys.argv[1]).lock(): pass"
     run = RunFolder(tmp_path)
     with run.lock():
         done = subprocess.run(
@@ -115,7 +117,6 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_report_is_one_file_without_requests_and_escaped(tmp_path):
-    from vardiu import plots
 
     run = RunFolder(tmp_path / "r")
     run.open({"method": {"name": "<script>alert(1)</script>"}})
@@ -124,7 +125,7 @@ def test_report_is_one_file_without_requests_and_escaped(tmp_path):
     rows = [
         {"updates": i, "seconds": i, "calls": i, "step": i, "a/loss": 1 / i} for i in (1, 2, 3)
     ]
-    picture = plots.curves(rows, run.file("curves.png"))
+    picture = curves(rows, run.file("curves.png"))
     metric = {
         "name": "mmd2",
         "value": 1e-3,
@@ -135,7 +136,7 @@ def test_report_is_one_file_without_requests_and_escaped(tmp_path):
         "reference": "ab12",
         "features": "",
     }
-    path = report.write_report(
+    path = write_report(
         run,
         title="A & B",
         metrics=[metric],
@@ -156,16 +157,17 @@ def test_pictures_show_what_they_are_given(tmp_path):
     import matplotlib.image
     import numpy as np
 
-    from vardiu import plots
+    from vardiu.reports.comparisons import comparison
+    from vardiu.reports.samples import image_grid
 
     black, white = -np.ones((4, 1, 8, 8)), np.ones((4, 1, 8, 8))
-    path = plots.image_grid([("black", black), ("white", white)], tmp_path / "a.png", columns=4)
+    path = image_grid([("black", black), ("white", white)], tmp_path / "a.png", columns=4)
     picture = matplotlib.image.imread(path)[..., 0]
     half = len(picture) // 2
     assert (picture[:half] < 0.05).mean() > 0.3 > 0.05 > (picture[half:] < 0.05).mean()
     rows = [{"seconds": i, "calls": i, "metric/x": 1 / i} for i in range(1, 9)]
     runs = [("a", rows), ("a", rows[:5]), ("b", rows), ("none", [])]
-    assert plots.comparison(runs, ["metric/x"], tmp_path / "b.png").stat().st_size > 10_000
+    assert comparison(runs, ["metric/x"], tmp_path / "b.png").stat().st_size > 10_000
 
 
 def test_a_row_after_a_torn_line_does_not_join_it(tmp_path):
@@ -184,7 +186,7 @@ def test_a_folder_whose_making_was_killed_can_be_made_again(tmp_path):
 
 
 def test_text_is_utf8_in_any_locale(tmp_path):
-    code = "import sys; from vardiu.runs import *; write_text_atomic(sys.argv[1], '\\xb1')"
+    code = "import sys; from vardiu.storage.run_folder import *; write_text_atomic(sys.argv[1], '\\xb1')"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, tmp_path / "x"]
     subprocess.run(command, env=os.environ | plain, check=True)

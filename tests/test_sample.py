@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vardiu.denoise import GaussianDenoiser, MixtureDenoiser
-from vardiu.noise import karras_grid, log_grid
-from vardiu.sample import DDIM, Ancestral, Euler, Heun
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.levels import karras_grid, log_grid
+from vardiu.samplers.ode import DDIM, Ancestral, Euler, Heun
 
 STD, MEAN, TOP = 0.8, 0.5, 10.0
 TEACHER = GaussianDenoiser(torch.full((3,), MEAN).double(), torch.full((3,), STD**2).double())

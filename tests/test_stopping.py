@@ -17,14 +17,17 @@ from cases import CASES, batch_of, student
 from problems import mixture_teacher
 from torch import nn
 
-from vardiu.checkpoint import Checkpoints
-from vardiu.cli import main
+from vardiu.cli.main import main
 from vardiu.data import DataFree
+from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches
+from vardiu.errors import Diverged, Interrupted
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import VarDiU
-from vardiu.objective import Batch, Loss, Objective, Phase
-from vardiu.train import Diverged, Interrupted, Optimisation, Trainer
+from vardiu.storage.checkpoints import Checkpoints
+from vardiu.training.objective import Loss, Objective, Phase
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
 
 NAMES = sorted(CASES)
 
@@ -296,7 +299,7 @@ def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     """The start on pairs, then the method; stopped in either, the student is the same."""
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vardiu.problems.DensityProblem.QUICK", 200)
+    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 200)
     words = ["distill", "mog40", "--steps", "30", "--batch", "16", "--samples", "200"]
     words += ["--width", "16", "--threads", "1", "--posterior", posterior]
     words += ["--pairs.pairs", "64", "--pairs.steps", "20", "--pairs.batch", "16"]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from cases import denoiser, framed, student
 
-from vardiu import store
-from vardiu.denoise import PreconditionedDenoiser
-from vardiu.generate import FewStep, OneStep, Pushforward
+from vardiu import models
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.nn import MLP, Precision, UNet
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.pushforward import Pushforward
 
 
 def unet() -> OneStep:
@@ -50,8 +51,8 @@ def test_a_saved_generator_makes_the_same_samples(name, tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    store.save(model, tmp_path, {"note": "x"})
-    loaded = store.load(tmp_path)
+    models.save(model, tmp_path, {"note": "x"})
+    loaded = models.load(tmp_path)
     cond = {"label": torch.arange(6) % 2} if model.conditions else {}
     a, b = (
         m.sample(6, generator=torch.Generator().manual_seed(0), **cond) for m in (model, loaded)
@@ -62,21 +63,21 @@ def test_a_saved_generator_makes_the_same_samples(name, tmp_path):
 
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no model: model.json is missing"):
-        store.load(tmp_path)
-    store.save(student(), tmp_path)
+        models.load(tmp_path)
+    models.save(student(), tmp_path)
     path = tmp_path / "model.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps(good | {"model": good["model"] | {"kind": "pushforwrd"}}))
     with pytest.raises(
         ValueError, match="unknown kind of network 'pushforwrd'; did you mean push"
     ):
-        store.load(tmp_path)
+        models.load(tmp_path)
     path.write_text(json.dumps(good | {"format": 9}))
     with pytest.raises(ValueError, match="must be of format 1, got 9"):
-        store.load(tmp_path)
+        models.load(tmp_path)
     wider = good["model"] | {"network": good["model"]["network"] | {"width": 9}}
     path.write_text(json.dumps(good | {"model": wider}))
     with pytest.raises(ValueError, match="do not fit model.json"):
-        store.load(tmp_path)
+        models.load(tmp_path)
     with pytest.raises(TypeError, match="a Linear cannot be saved"):
-        store.save(torch.nn.Linear(2, 2), tmp_path / "x")
+        models.save(torch.nn.Linear(2, 2), tmp_path / "x")

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from vardiu.streams import Streams
+from vardiu.training.streams import Streams
 
 
 def test_roles_of_one_seed_are_uncorrelated():

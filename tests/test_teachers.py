@@ -10,16 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vardiu import store, teachers
-from vardiu.config import ConfigError
-from vardiu.coordinates import AdaptedDenoiser, VariancePreserving
+from vardiu import models
 from vardiu.data.digits import digits
-from vardiu.denoise import Denoiser, GaussianDenoiser, MixtureDenoiser
-from vardiu.generate import OneStep
-from vardiu.plugins import functions
-from vardiu.plugins.functions import AzulaDenoiser, FunctionDenoiser
-from vardiu.probe import NotADenoiser, checked, probe
-from vardiu.sample import Euler
+from vardiu.denoisers.adapted import AdaptedDenoiser
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
+from vardiu.denoisers.schedules import VariancePreserving
+from vardiu.errors import ConfigError, NotADenoiser
+from vardiu.samplers.ode import Euler
+from vardiu.students.few_step import OneStep
+from vardiu.teachers import functions
+from vardiu.teachers.functions import AzulaDenoiser, FunctionDenoiser
+from vardiu.teachers.probe import checked, probe
+from vardiu.teachers.readers import load
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,7 @@ def pixels(folder):
 )
 def test_the_mean_is_that_of_the_scheduler(tmp_path, prediction, settings):
     network, schedule = pipelines.pixels(tmp_path, prediction, **settings)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     assert teacher.conditions == ("label",) and teacher.origin.classes == 10
     schedule.set_timesteps(1000)
     label = torch.tensor([0, 4, 9])
@@ -66,7 +69,7 @@ def test_euler_is_the_pipelines_ddim(tmp_path):
     pipeline = diffusers.DDIMPipeline(network, schedule)
     pipeline.set_progress_bar_config(disable=True)
     schedule.set_timesteps(8)
-    times, teacher = schedule.timesteps.tolist(), teachers.load(str(tmp_path))
+    times, teacher = schedule.timesteps.tolist(), load(str(tmp_path))
     table = torch.tensor(teacher.coordinates.arguments["sigmas"], dtype=torch.float64)
     grid = torch.cat([table[times], torch.zeros(1, dtype=torch.float64)])
     expected = pipeline(
@@ -82,7 +85,7 @@ def test_euler_is_the_pipelines_ddim(tmp_path):
 def test_edm_levels_are_those_of_the_scheduler(tmp_path, told):
     schedule = diffusers.EDMEulerScheduler(prediction_type=told, sigma_max=40.0)
     network, _ = pipelines.pixels(tmp_path, schedule=schedule, classes=0)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     schedule.set_timesteps(5)
     for i, sigma in enumerate(schedule.sigmas[:-1].tolist()):
         x = sigma * torch.randn(2, 1, 8, 8)
@@ -98,7 +101,7 @@ def test_edm_levels_are_those_of_the_scheduler(tmp_path, told):
 def test_consistency_levels_are_those_of_the_scheduler(tmp_path):
     schedule = diffusers.CMStochasticIterativeScheduler()
     network, _ = pipelines.pixels(tmp_path, schedule=schedule, classes=0)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     x, sigma = torch.randn(2, 1, 8, 8), 3.0
     skip, out = schedule.get_scalings(torch.tensor(sigma))
     with torch.no_grad():
@@ -111,7 +114,7 @@ def test_consistency_levels_are_those_of_the_scheduler(tmp_path):
 def test_a_flow_steps_as_its_scheduler_does(tmp_path):
     schedule = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     network, _ = pipelines.pixels(tmp_path, schedule=schedule, classes=0)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     schedule.set_timesteps(6)
     x = torch.randn(2, 1, 8, 8)
     for i, time in enumerate(schedule.timesteps[1:-1], start=1):
@@ -128,7 +131,7 @@ def test_a_flow_steps_as_its_scheduler_does(tmp_path):
 def test_a_score_of_exploding_variance_is_tweedies_formula(tmp_path):
     schedule = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
     network, _ = pipelines.pixels(tmp_path, schedule=schedule, classes=0)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 7.0])
     with torch.no_grad():
         score = network(x, sigma).sample
@@ -139,7 +142,7 @@ def test_a_score_of_exploding_variance_is_tweedies_formula(tmp_path):
 
 def test_a_latent_pipeline_of_texts(tmp_path):
     pipeline = pipelines.stable(tmp_path, "v_prediction")
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     origin = teacher.origin
     prompts = ["a cat", "two red birds and more than fits the window"]
     cond = origin.encode(prompts)
@@ -165,7 +168,7 @@ def test_a_latent_pipeline_of_texts(tmp_path):
 
 def test_transformers_leave_out_their_variance(tmp_path):
     network = pipelines.dit(tmp_path)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     assert teacher.origin.null == 10 and teacher.conditions == ("label",)
     x, label = torch.randn(3, 4, 8, 8), torch.tensor([0, 5, 9])
     square = diffusers.DDIMScheduler().alphas_cumprod[500]
@@ -185,7 +188,7 @@ def test_transformers_leave_out_their_variance(tmp_path):
 
 def test_pixart_is_told_which_tokens_count(tmp_path):
     pipeline = pipelines.pixart(tmp_path)
-    teacher = teachers.load(str(tmp_path))
+    teacher = load(str(tmp_path))
     cond = teacher.origin.encode(["a bird", "cat"])
     embedded, mask, _, _ = pipeline.encode_prompt(["a bird", "cat"], False, device="cpu")
     assert torch.equal(cond["mask"], mask)
@@ -212,11 +215,11 @@ def test_weights_must_fit_to_the_last_key(tmp_path):
     less = {k: v for k, v in tensors.items() if k != name}
     save_file({**less, "conv_inn.weight": tensors[name]}, pixels(tmp_path), {"format": "pt"})
     with pytest.raises(ConfigError, match=r"missing_keys: conv_in.weight; .*conv_inn.weight"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
     short = tensors[name][:, :, :1].contiguous()
     save_file({**less, name: short}, pixels(tmp_path), {"format": "pt"})
     with pytest.raises(ConfigError, match="do not"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_only_safetensors_are_read(tmp_path):
@@ -225,7 +228,7 @@ def test_only_safetensors_are_read(tmp_path):
     pixels(tmp_path).unlink()
     torch.save(tensors, tmp_path / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(ConfigError, match="from safetensors"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_code_that_a_folder_brings_is_not_run(tmp_path):
@@ -233,39 +236,39 @@ def test_code_that_a_folder_brings_is_not_run(tmp_path):
     (tmp_path / "mine.py").write_text("raise SystemExit('run')")
     change(tmp_path / "model_index.json", unet=["mine", "MyUNet"])
     with pytest.raises(ConfigError, match="MyUNet of 'mine'.*not run"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
     change(tmp_path / "model_index.json", unet=["diffusers", "UNet2DModel"])
     change(tmp_path / "model_index.json", _class_name=["mine", "Pipeline"])
     with pytest.raises(ConfigError, match="its own pipeline"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_networks_and_schedulers_must_be_known(tmp_path):
     pipelines.pixels(tmp_path)
     change(tmp_path / "model_index.json", unet=["diffusers", "UNet1DModel"])
     with pytest.raises(ConfigError, match="UNet1DModel"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
     change(tmp_path / "model_index.json", unet=["diffusers", "UNet2DModel"])
     path = tmp_path / "scheduler" / "scheduler_config.json"
     change(path, _class_name="VQDiffusionScheduler", num_vec_classes=4)
     with pytest.raises(ConfigError, match="VQDiffusionScheduler"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
     path.unlink()
     with pytest.raises(ConfigError, match="no scheduler"):
-        teachers.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_a_bare_network_needs_its_scheduler_beside_it(tmp_path):
     pipelines.pixels(tmp_path)
-    assert isinstance(teachers.load(str(tmp_path / "unet")), AdaptedDenoiser)
+    assert isinstance(load(str(tmp_path / "unet")), AdaptedDenoiser)
     shutil.rmtree(tmp_path / "scheduler")
     with pytest.raises(ConfigError, match="no scheduler"):
-        teachers.load(str(tmp_path / "unet"))
+        load(str(tmp_path / "unet"))
 
 
 def test_sources_that_nobody_knows(tmp_path):
     with pytest.raises(ConfigError, match="no teacher can be read from .*What can be read"):
-        teachers.load(str(tmp_path / "nothing" / "here" / "at all"))
+        load(str(tmp_path / "nothing" / "here" / "at all"))
 
 
 def test_a_hub_id_is_fetched_whole_and_without_code(tmp_path, monkeypatch):
@@ -280,7 +283,7 @@ def test_a_hub_id_is_fetched_whole_and_without_code(tmp_path, monkeypatch):
         return str(tmp_path / "copy")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    teacher = teachers.load("someone/some-model", revision="v1")
+    teacher = load("someone/some-model", revision="v1")
     assert asked["source"] == "someone/some-model" and asked["revision"] == "v1"
     assert not any(p.endswith((".py", ".bin", ".pkl")) for p in asked["patterns"])
     assert teacher.origin.licence == "apache-2.0"
@@ -290,7 +293,7 @@ def test_a_hub_id_is_fetched_whole_and_without_code(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ConfigError, match="cannot be had from the hub: offline"):
-        teachers.load("someone/some-model")
+        load("someone/some-model")
 
 
 # ---------------------------------------------------------------- does it denoise?
@@ -448,15 +451,15 @@ def test_a_users_own_code_is_a_source(tmp_path):
         "    return x\n"
         "number = 3\n"
     )
-    assert isinstance(teachers.load(f"{path}:make"), Denoiser)
+    assert isinstance(load(f"{path}:make"), Denoiser)
     with pytest.raises(ConfigError, match="takes x"):
-        teachers.load(f"{path}:needs")
+        load(f"{path}:needs")
     with pytest.raises(ConfigError, match="got int"):
-        teachers.load(f"{path}:number")
+        load(f"{path}:number")
     with pytest.raises(ConfigError, match="has no 'other'"):
-        teachers.load(f"{path}:other")
+        load(f"{path}:other")
     with pytest.raises(ConfigError, match="no file"):
-        teachers.load(f"{tmp_path / 'none.py'}:make")
+        load(f"{tmp_path / 'none.py'}:make")
 
 
 # ---------------------------------------------------------------- on disk
@@ -464,12 +467,12 @@ def test_a_users_own_code_is_a_source(tmp_path):
 
 def test_what_was_read_is_kept_and_read_again(tmp_path):
     pipelines.pixels(tmp_path / "a", "v_prediction")
-    teacher = teachers.load(str(tmp_path / "a"))
-    store.save(teacher, tmp_path / "b")
-    again = teachers.load(str(tmp_path / "b"))
+    teacher = load(str(tmp_path / "a"))
+    models.save(teacher, tmp_path / "b")
+    again = load(str(tmp_path / "b"))
     x, sigma, label = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 9.0]), torch.tensor([1, 2])
     with torch.no_grad():
         assert torch.equal(again(x, sigma, label=label), teacher(x, sigma, label=label))
-    store.save(OneStep.like(teacher).double(), tmp_path / "c")
+    models.save(OneStep.like(teacher).double(), tmp_path / "c")
     with pytest.raises(ConfigError, match="holds a OneStep, not a denoiser"):
-        teachers.load(str(tmp_path / "c"))
+        load(str(tmp_path / "c"))

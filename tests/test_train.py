@@ -12,9 +12,11 @@ from cases import CASES, student
 from problems import mixture_teacher
 
 from vardiu.data import DataFree
+from vardiu.denoisers.levels import LogUniform
+from vardiu.errors import Diverged
 from vardiu.methods.vardiu import VarDiU
-from vardiu.noise import LogUniform
-from vardiu.train import Diverged, Optimisation, Trainer, constant, cosine
+from vardiu.training.optimizers import Optimisation, constant, cosine
+from vardiu.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["PAPERS", "bibtex"]
 
+
 PAPERS: Mapping[str, str] = {
     "vardiu": """@article{wang2025vardiu,
   title   = {{VarDiU}: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation},

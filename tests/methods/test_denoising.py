@@ -8,9 +8,9 @@ import pytest
 import torch
 from cases import denoiser
 
+from vardiu.data.batch import Batch
+from vardiu.denoisers.levels import LogUniform
 from vardiu.methods.denoising import Denoising
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch
 
 
 def test_loss_is_the_weighted_error_of_clean_samples():

@@ -9,11 +9,11 @@ import torch
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher, standard_error
 
-from vardiu.denoise import GaussianDenoiser
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import LogUniform
 from vardiu.methods.diff_instruct import DiffInstruct, score_difference
-from vardiu.noise import LogUniform
-from vardiu.objective import Batch
-from vardiu.pairs import Pairs
+from vardiu.samplers.pairs import Pairs
 
 LEVELS = LogUniform(0.99, 1.01)
 

@@ -7,10 +7,10 @@ import torch
 from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
 
-from vardiu.denoise import GaussianDenoiser
-from vardiu.functional import expand_like
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.functional.tensors import expand_like
 from vardiu.methods.regression import Regression, pseudo_huber
-from vardiu.pairs import teacher_pairs
+from vardiu.samplers.pairs import teacher_pairs
 
 
 def test_pairs_of_a_gaussian_teacher_are_the_known_map():

@@ -10,27 +10,23 @@ import torch
 from problems import Affine, LinearGaussian, mixture_teacher
 from torch import Tensor, nn
 
-from vardiu.build import Bounded
 from vardiu.data import DataFree, Shuffled
-from vardiu.denoise import Denoiser, PreconditionedDenoiser
-from vardiu.generate import Pushforward
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.levels import Geometric, LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.nn import MLP
-from vardiu.noise import Geometric, LogUniform
-from vardiu.objective import Objective
-from vardiu.pairs import Pairs
-from vardiu.posterior import (
-    CholeskyPosterior,
-    Encoder,
-    GaussianPosterior,
-    MixturePosterior,
-    RawScale,
-    UnitScale,
-)
-from vardiu.train import Optimisation, Trainer, cosine
+from vardiu.posteriors.encoder import Encoder, RawScale, UnitScale
+from vardiu.posteriors.families import CholeskyPosterior, GaussianPosterior, MixturePosterior
+from vardiu.samplers.pairs import Pairs
+from vardiu.settings.build import Bounded
+from vardiu.students.pushforward import Pushforward
+from vardiu.training.objective import Objective
+from vardiu.training.optimizers import Optimisation, cosine
+from vardiu.training.trainer import Trainer
 
 SIGMA = 0.7
 LEVELS = LogUniform(SIGMA, SIGMA * (1 + 1e-9))

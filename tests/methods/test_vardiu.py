@@ -8,23 +8,21 @@ import pytest
 import torch
 from problems import Affine, ExactPosterior, LinearGaussian, mixture_teacher, standard_error
 
-from vardiu.build import Bounded
-from vardiu.denoise import Denoiser
-from vardiu.functional import (
-    denoised_to_score,
-    gaussian_kl,
-    lattice_normal,
-    same_condition,
-    shared_log_marginal,
-)
-from vardiu.generate import Pushforward
+from vardiu.data.batch import Batch
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.levels import Geometric, LogUniform
+from vardiu.functional.bounds import gaussian_kl, same_condition, shared_log_marginal
+from vardiu.functional.scores import denoised_to_score
+from vardiu.functional.tensors import lattice_normal
 from vardiu.methods.diff_instruct import score_difference
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.nn import MLP
-from vardiu.noise import Geometric, LogUniform
-from vardiu.objective import Batch
-from vardiu.posterior import Encoder, GaussianPosterior, MixturePosterior, UnitScale
-from vardiu.train import Optimisation, Trainer, cosine
+from vardiu.posteriors.encoder import Encoder, UnitScale
+from vardiu.posteriors.families import GaussianPosterior, MixturePosterior
+from vardiu.settings.build import Bounded
+from vardiu.students.pushforward import Pushforward
+from vardiu.training.optimizers import Optimisation, cosine
+from vardiu.training.trainer import Trainer
 
 LEVELS = LogUniform(0.2, 5.0)
 SHAPES = [(3, 2), (2, 2), (2, 4)]
@@ -351,7 +349,7 @@ def test_a_short_training_covers_a_mixture():
 
 
 def test_direction_is_the_score_up_to_a_part_of_zero_mean():
-    from vardiu.functional import teacher_direction
+    from vardiu.functional.scores import teacher_direction
 
     problem, sigma = LinearGaussian(), 0.8
     draw = draw_of(problem, 50_000, sigma)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vardiu.cli import main
-from vardiu.runs import RunFolder
+from vardiu.cli.main import main
+from vardiu.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

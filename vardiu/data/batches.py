@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective import Batch
+from .batch import Batch
 
 __all__ = ["Batches", "DataFree", "Shuffled", "Stream", "check"]
 

@@ -17,10 +17,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..objective import Batch
+from .batch import Batch
 from .batches import Batches
 
 __all__ = ["Corrupt", "ImageBatches", "Item", "Records", "TooManyCorrupt", "decode", "to_tensor"]
+
 
 # Decoded images that are kept, in bytes: a small set is decoded once.
 CACHE = 2**28

@@ -26,12 +26,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 __all__ = ["PHOTOS", "patches", "photo", "photos"]
 
+
 PHOTOS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
+
+
 SUFFIXES = {"china": ".jpg", "flower": ".jpg", "rocket": ".jpg"}
+
+
 # Blocks of pixels, and the stride of patches in reduced pixels, by the side of a patch.
 REDUCTIONS = {8: ((4, 3), (8, 2)), 16: ((2, 6), (4, 3)), 32: ((1, 12), (2, 6))}
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import ConfigError
-from ..plugins.networks import require
+from ..errors import ConfigError, require
 from .images import Corrupt, Item, Records, decode
 
 __all__ = ["Arrays", "Folder", "Hub", "Parquet", "Tar", "Tensors"]
+
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import ConfigError
+from ..errors import ConfigError
 from .batches import Batches
 from .digits import digits
 from .images import Corrupt, ImageBatches, Item, Records, TooManyCorrupt, collate
@@ -32,7 +32,9 @@ from .records import SUFFIXES, Arrays, Folder, Hub, Parquet, Tar, Tensors
 
 __all__ = ["open_data", "read_data", "records"]
 
+
 Encode = Callable[[Sequence[str]], Mapping[str, Tensor]]
+
 
 BOARD: Mapping[str, Callable[[], Records]] = {
     "digits": lambda: Tensors(*digits(), name="digit"),
@@ -40,6 +42,8 @@ BOARD: Mapping[str, Callable[[], Records]] = {
     "photos-8": lambda: Tensors(photos(8), name="patch"),
     "photos-32": lambda: Tensors(photos(32), name="patch"),
 }
+
+
 SHARDS: Mapping[str, Callable[[Sequence[Path]], Records]] = {".tar": Tar, ".parquet": Parquet}
 
 

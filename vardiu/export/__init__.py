@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..config import ConfigError, nearest
-from ..generate import Generator
+from ..errors import ConfigError, ExportError, nearest
 from ..nn import Precision
-from ..plugins.origin import Origin
+from ..students.base import Generator
+from ..teachers.origin import Origin
 from . import card, diffusers, onnx, peft, plain
 
-__all__ = ["EXPORTS", "ExportError", "Exporter", "Exported", "export", "single"]
+__all__ = ["EXPORTS", "Exporter", "Exported", "export", "single"]
+
 
 # Of a student, a folder to write, and what stood around its teacher: the largest difference.
 Write = Callable[[Generator, Path, Origin | None], float]
@@ -33,10 +34,6 @@ class Exporter(NamedTuple):
     write: Write
     tolerance: float
     usage: str
-
-
-class ExportError(RuntimeError):
-    r"""What was written does not give the student's samples; it has been removed."""
 
 
 class Exported(NamedTuple):

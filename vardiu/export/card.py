@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from .. import __version__
-from ..generate import Generator
-from ..plugins.origin import Origin
+from ..students.base import Generator
+from ..teachers.origin import Origin
 
 __all__ = ["About", "write"]
+
 
 DIFFUSERS = """```python
 from diffusers import DiffusionPipeline
@@ -25,6 +26,8 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("{folder}")
 image = pipeline({call}).images[0]
 ```"""
+
+
 ONNX = """```python
 import numpy
 import onnxruntime
@@ -33,12 +36,16 @@ session = onnxruntime.InferenceSession("{folder}/model.onnx")
 z = numpy.random.default_rng(0).standard_normal({latent}, dtype=numpy.float32)
 (x,) = session.run(["x"], {{"z": z{conditions}}})
 ```"""
+
+
 SAFETENSORS = """```python
 from vardiu import store
 
 student = store.load("{folder}")
 x = student.sample({n}{conditions})
 ```"""
+
+
 LORA = """```python
 from peft import PeftModel
 

@@ -29,19 +29,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ConfigError
-from ..coordinates import AdaptedDenoiser, Flow, VariancePreserving
-from ..denoise import PreconditionedDenoiser
-from ..generate import Generator, OneStep
-from ..plugins.networks import DiffusersNetwork, Told, require
-from ..plugins.origin import Origin
+from ..denoisers.adapted import AdaptedDenoiser
+from ..denoisers.preconditioned import PreconditionedDenoiser
+from ..denoisers.schedules import Flow, VariancePreserving
+from ..errors import ConfigError, require
+from ..nn.diffusers import DiffusersNetwork, Told
+from ..students.base import Generator
+from ..students.few_step import OneStep
+from ..teachers.origin import Origin
 
 __all__ = ["TOLERANCE", "to_diffusers"]
 
+
 # The largest difference between images of the pipeline and of the student, in [0, 1].
 TOLERANCE = 1e-5
+
+
 # How many steps may be asked for before a second one is taken.
 STEPS = 100
+
+
 # The betas of times that are never visited; only that the level grows matters.
 BEYOND = 1e-3
 
@@ -255,11 +262,14 @@ PIPELINES: Mapping[str, Callable[[OneStep, Any, Mapping[str, Any]], Any]] = {
 
 # ---------------------------------------------------------------- comparison
 
+
 # How the pipelines are called with given latents, for the comparison and for the card.
 CALLS: Mapping[str, dict[str, Any]] = {
     "DiTTransformer2DModel": {"guidance_scale": 1.0},
     "PixArtTransformer2DModel": {"guidance_scale": 1.0, "use_resolution_binning": False},
 }
+
+
 PROMPTS = ("", "a picture")
 
 

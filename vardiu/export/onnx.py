@@ -20,16 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import ConfigError
-from ..generate import Generator
-from ..plugins.networks import require
-from ..plugins.origin import Origin
+from ..errors import ConfigError, require
+from ..students.base import Generator
+from ..teachers.origin import Origin
 
 __all__ = ["TOLERANCE", "to_onnx"]
 
+
 TOLERANCE = 1e-4
+
+
 OPSET = 20
+
+
 BATCHES = (1, 2, 7, 33)
+
+
 # Protocol buffers hold no more; larger weights go to a file beside the graph.
 LIMIT = 1_500_000_000
 

@@ -8,7 +8,6 @@ whose own weights have the adapter merged.
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import ConfigError
-from ..generate import Generator
-from ..lora import LoRA
-from ..plugins.networks import DiffusersNetwork, require
-from ..plugins.origin import Origin
+from ..denoisers.lora_files import PREFIX
+from ..errors import ConfigError, require
+from ..nn.diffusers import DiffusersNetwork
+from ..students.base import Generator
+from ..teachers.origin import Origin
 from .onnx import conditions
 
-__all__ = ["TOLERANCE", "keep", "to_lora"]
+__all__ = ["TOLERANCE", "to_lora"]
+
 
 TOLERANCE = 1e-4
-PREFIX = "base_model.model."
-
-
-def keep(adapter: LoRA, folder: Path) -> Path:
-    r"""Writes an adapter: `adapter_model.safetensors` and `adapter_config.json`, peft's format."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, names = {}, []
-    for name in adapter.names:
-        key = name.replace(".", "/")
-        short = name.removeprefix("model.")  # of the network of diffusers within ours
-        names.append(short)
-        tensors[f"{PREFIX}{short}.lora_A.weight"] = adapter.down[key].detach().cpu().contiguous()
-        tensors[f"{PREFIX}{short}.lora_B.weight"] = adapter.up[key].detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "target_modules": sorted(names),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "task_type": None,
-        "inference_mode": True,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return folder
 
 
 def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> float:

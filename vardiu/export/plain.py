@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .. import store
-from ..generate import Generator
-from ..plugins.origin import Origin
+from .. import models
+from ..students.base import Generator
+from ..teachers.origin import Origin
 from .onnx import conditions
 
 __all__ = ["to_safetensors"]
@@ -21,8 +21,8 @@ def to_safetensors(student: Generator, folder: Path, origin: Origin | None = Non
     Returns:
         The largest difference, which must be zero.
     """
-    store.save(student, folder)
-    loaded = store.load(folder)
+    models.save(student, folder)
+    loaded = models.load(folder)
     z = torch.randn(5, *student.latent_shape, generator=torch.Generator().manual_seed(0))
     cond = conditions(student, 5, origin)
     return float((loaded(z, **cond) - student(z, **cond)).abs().max())

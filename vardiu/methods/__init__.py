@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import Training
-from ..train import Recipe
+from ..settings.fields import Training
+from ..training.stage import Recipe
 from . import denoising, diff_instruct, regression, vardiu
 
 __all__ = ["METHODS", "Method"]

@@ -9,16 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import build
-from ..config import LevelSettings, Training
-from ..denoise import Denoiser
-from ..functional import denoising, edm_weight, expand_like
-from ..noise import Levels
-from ..objective import Batch, Loss, Objective, Phase
-from ..train import Recipe, Stage
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..denoisers.levels import Levels
+from ..functional.scores import denoising, edm_weight
+from ..functional.tensors import expand_like
+from ..settings import build
+from ..settings.fields import LevelSettings, Training
+from ..training.objective import Loss, Objective, Phase
+from ..training.stage import Recipe, Stage
 
 if TYPE_CHECKING:
-    from ..problems import Problem
+    from ..problems.base import Problem
 
 __all__ = ["Config", "Denoising", "recipe"]
 

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import build
-from ..config import LevelSettings, PairSettings, Training, WeightSettings
-from ..denoise import Denoiser
-from ..functional import Weight, denoising, edm_weight, expand_like, surrogate
-from ..generate import Generator
-from ..noise import Levels
-from ..objective import Batch, Loss, Objective, Phase
-from ..pairs import Pairs
-from ..train import Recipe, Stage
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..denoisers.levels import Levels
+from ..functional.scores import Weight, denoising, edm_weight, surrogate
+from ..functional.tensors import expand_like
+from ..samplers.pairs import Pairs
+from ..settings import build
+from ..settings.fields import LevelSettings, PairSettings, Training, WeightSettings
+from ..students.base import Generator
+from ..training.objective import Loss, Objective, Phase
+from ..training.stage import Recipe, Stage
 from . import regression
 from .regression import pseudo_huber
 
 if TYPE_CHECKING:
-    from ..problems import Problem
+    from ..problems.base import Problem
 
 __all__ = ["Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
 

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import build
-from ..config import PairSettings, Training
-from ..denoise import Denoiser
-from ..generate import Generator
-from ..objective import Batch, Loss, Objective, Phase
-from ..pairs import Pairs, teacher_pairs
-from ..train import Recipe, Stage
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..samplers.pairs import Pairs, teacher_pairs
+from ..settings import build
+from ..settings.fields import PairSettings, Training
+from ..students.base import Generator
+from ..training.objective import Loss, Objective, Phase
+from ..training.stage import Recipe, Stage
 
 if TYPE_CHECKING:
-    from ..problems import Problem
+    from ..problems.base import Problem
 
 __all__ = ["Config", "Regression", "recipe", "start"]
 

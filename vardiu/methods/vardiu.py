@@ -32,40 +32,39 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import build
-from ..config import FrameSettings, LevelSettings, PairSettings, Training, WeightSettings
-from ..denoise import Denoiser, ExactDenoiser
-from ..frame import Framed, FramedPosterior
-from ..functional import (
-    Weight,
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..denoisers.exact import ExactDenoiser
+from ..denoisers.levels import Levels
+from ..functional.bounds import (
     diagonal_normal_log_prob,
     entropy_constant,
-    expand_like,
     importance_log_marginal,
     same_condition,
-    scale_gradient,
     shared_log_marginal,
     standard_normal_log_prob,
-    surrogate,
-    teacher_direction,
 )
-from ..generate import Generator
-from ..noise import Levels
-from ..objective import Batch, Loss, Objective, Phase
-from ..posterior import (
+from ..functional.scores import Weight, surrogate, teacher_direction
+from ..functional.tensors import expand_like, scale_gradient
+from ..posteriors.encoder import Encoder, Posterior
+from ..posteriors.families import (
     CholeskyPosterior,
-    Encoder,
     FlowPosterior,
     GaussianPosterior,
     MixturePosterior,
-    Posterior,
     PriorPosterior,
 )
-from ..train import Recipe, Stage
+from ..posteriors.framed import FramedPosterior
+from ..settings import build
+from ..settings.fields import FrameSettings, LevelSettings, PairSettings, Training, WeightSettings
+from ..students.base import Generator
+from ..students.framed import Framed
+from ..training.objective import Loss, Objective, Phase
+from ..training.stage import Recipe, Stage
 from . import regression
 
 if TYPE_CHECKING:
-    from ..problems import Problem
+    from ..problems.base import Problem
 
 __all__ = ["Config", "Draw", "VarDiU", "recipe"]
 

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import pairwise_square
+from ..functional.tensors import pairwise_square
 from .metric import Metric, check_pair, fingerprint
 
 __all__ = ["PAPER_BANDWIDTHS", "mmd2", "mmd2_biased", "mmd2_unbiased"]
+
 
 # VarDiU (Wang et al., 2025): 1/4, 1/2, 1, 2, 4, averaged.
 PAPER_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)

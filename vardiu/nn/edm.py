@@ -26,6 +26,7 @@ from .layout import Place, decoder, encoder, one_hot, plain
 
 __all__ = ["SongUNet"]
 
+
 TYPES = {
     "embedding_type": ("positional", "fourier"),
     "encoder_type": ("standard", "skip", "residual"),

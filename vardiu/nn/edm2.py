@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import expand_like
+from ..functional.tensors import expand_like
 from .layout import Place, attend, decoder, encoder, one_hot, plain, resample, taps_2d
 
 __all__ = ["EDM2UNet", "mp_cat", "mp_silu", "mp_sum", "normalise"]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import expand_like
+from ..functional.tensors import expand_like
 from .layout import Mode, Place, attend, resample, taps_2d
 
 __all__ = [
@@ -64,6 +64,8 @@ class Style(NamedTuple):
 
 
 SONG = Style(None, scaled=False, eps=1e-6, weight=math.sqrt(0.5), project=True)
+
+
 ADM = Style(64, scaled=True, eps=1e-5, weight=1.0, project=False)
 
 

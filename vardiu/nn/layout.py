@@ -28,6 +28,7 @@ __all__ = [
     "taps_2d",
 ]
 
+
 Mode = Literal["keep", "up", "down"]
 
 

@@ -1,0 +1,5 @@
+r"""The command line: `main` finds the command, one file a command does it."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,80 @@
+r"""`vardiu bake-off`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ..comparison.contests import CONTESTS
+from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record
+from ..comparison.study import study
+from ..comparison.tables import write
+from ..comparison.workers import alone, carry_out
+from ..errors import ConfigError, RunError, nearest
+from ..runs.presets import PRESETS
+from ..runs.task import task_from_preset
+from .compare import _print
+from .console import console
+from .options import Parser, _some
+from .runs import _teacher_first
+
+
+def bake_off(arguments: list[str]) -> None:
+    r"""Compares the arms of a contest under equal budgets; goes on where it stopped."""
+    parser = Parser(prog="bake-off")
+    parser.add_argument("contest", help=f"one of: {', '.join(CONTESTS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm (5)")
+    parser.add_argument("--seconds", type=float, help="budget of a run, in seconds of training")
+    parser.add_argument("--calls", type=int, help="budget of a run, in rows of the teacher")
+    parser.add_argument("--budgets", help=f"some of {','.join(BUDGETS)} (all that fit)")
+    parser.add_argument("--teachers", help="some of the contest's, by commas (all)")
+    parser.add_argument("--arms", help="some of the contest's, by commas (all)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run on a CPU (1)")
+    parser.add_argument("--samples", type=int, default=0, help="of the final measurement")
+    parser.add_argument("--evaluations", type=int, default=6, help="on the way, of each run (6)")
+    parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
+    parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
+    chosen = parser.parse_args(arguments)
+    if chosen.contest not in CONTESTS:
+        raise ConfigError(
+            f"unknown contest {chosen.contest!r}; {nearest(chosen.contest, CONTESTS)}"
+        )
+    for name in ("seeds", "jobs", "threads", "evaluations"):
+        if getattr(chosen, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    contest = CONTESTS[chosen.contest]
+    bake = BakeOff(
+        name=chosen.contest,
+        contest=contest,
+        out=Path(chosen.out or f"runs/bake-off-{chosen.contest}"),
+        seeds=chosen.seeds,
+        seconds=chosen.seconds or contest.seconds,
+        rows=chosen.calls or contest.rows,
+        budgets=_some(chosen.budgets, contest.budgets, "--budgets"),
+        teachers=_some(chosen.teachers, contest.teachers, "--teachers"),
+        arms=_some(chosen.arms, contest.arms, "--arms"),
+        threads=chosen.threads,
+        samples=chosen.samples,
+        evaluations=chosen.evaluations,
+    )
+    for teacher in bake.teachers:
+        task = task_from_preset("distill", next(iter(PRESETS)))
+        _teacher_first(dataclasses.replace(task, problem=contest.teachers[teacher]))
+    bake.out.mkdir(parents=True, exist_ok=True)
+    with alone(bake.out):
+        todo = list(cells(bake, plan(bake)["prices"]))
+        failures = carry_out(todo, chosen.jobs, console)
+        found = {} if chosen.no_study else study(bake, todo, console)
+        words, page, tables = write(bake, todo, found)
+        more = {"gradients": found, "failures": failures}
+        path = record(bake, todo, ["vardiu", "bake-off", *arguments], more)
+    for title, lines in tables:
+        _print(title, lines)
+    where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
+    console.print(where, highlight=False, soft_wrap=True)
+    if failures:
+        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+COMMANDS = {"bake-off": bake_off}

@@ -1,0 +1,78 @@
+r"""`vardiu compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..errors import ConfigError, RunError, nearest
+from ..reports.comparisons import comparison
+from ..reports.html import write_tables
+from ..runs.task import PROBLEMS, Task, load_task
+from ..storage.run_folder import RunFolder
+from .console import console
+from .options import Parser
+from .sample import _run
+
+
+def compare(arguments: list[str]) -> None:
+    r"""Puts finished runs in one table and one plot."""
+    parser = Parser(prog="compare")
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
+    parser.add_argument("--out", default="runs/compare", help="the folder to write to")
+    chosen = parser.parse_args(arguments)
+    folders = [_run(path) for path in chosen.runs]
+    rows, series, tasks = [], [], []
+    for folder in folders:
+        result = folder.result()
+        if result is None:
+            raise RunError(f"{folder.path} is not finished: only finished runs are compared")
+        task = load_task(folder.file("config.yaml"))
+        tasks.append(task)
+        rows.append(_row(folder, task, result))
+        series.append((task.preset, folder.metrics()))
+    names = {task.problem.name for task in tasks}
+    if len(names) > 1:
+        raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
+    headline = PROBLEMS[type(tasks[0].problem)].headline
+    metric = chosen.metric or headline[0]
+    known = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
+    if metric not in known:
+        raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, known)}")
+    out = Path(chosen.out)
+    out.mkdir(parents=True, exist_ok=True)
+    picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
+    page = write_tables(
+        out / "comparison.html",
+        title="Comparison",
+        tables=[("Measured", rows)],
+        pictures=[(f"{metric} against cost", picture)],
+    )
+    _print("", rows)
+    console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
+
+
+def _print(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    table = Table(box=None, header_style="bold", title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in rows[0]))
+    # A wide table is better cut by the terminal than folded into columns of single letters.
+    console.print(table, width=max(console.width, 160), crop=False)
+
+
+def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": str(folder.path), "method": task.method, "seed": task.run.seed}
+    for metric in result["metrics"]:
+        error = "" if metric["error"] is None else f" ± {metric['error']:.1g}"
+        row[metric["name"]] = f"{metric['value']:.4g}{error}"
+    cost = result["cost"]
+    return row | {"seconds": round(cost["seconds"]), "teacher calls": cost["teacher_calls"]}
+
+
+COMMANDS = {"compare": compare}

@@ -1,0 +1,53 @@
+r"""`vardiu export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from .. import cite as papers
+from ..errors import ConfigError, nearest
+from ..export import EXPORTS, card, export
+from ..methods import METHODS
+from ..runs.task import load_task
+from .console import console
+from .list import _citations
+from .options import Parser
+from .sample import _run, _student
+
+
+def export_(arguments: list[str]) -> None:
+    r"""Writes a student in another form; says done when it was loaded again and compared."""
+    parser = Parser(prog="export")
+    parser.add_argument("run")
+    parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
+    parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
+    chosen = parser.parse_args(arguments)
+    folder = _run(chosen.run)
+    if chosen.to not in EXPORTS:
+        raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
+    student, problem = _student(folder)
+    student = problem.bare(student)
+    task = load_task(folder.file("config.yaml"))
+    origin = problem.teacher.origin
+    if origin is not None and folder.file("adapter").is_dir():
+        parts = {**origin.parts, "adapter": folder.file("adapter")}
+        origin = dataclasses.replace(origin, parts=parts)
+    about = card.About(
+        task.preset,
+        METHODS[task.method].title,
+        folder.result() or {},
+        json.loads(folder.file("provenance.json").read_text()),
+        papers.bibtex(_citations(task)),
+        folder.file("samples.png"),
+    )
+    out = chosen.out or folder.file(f"export-{chosen.to}")
+    done = export(student, chosen.to, out, origin=origin, about=about)
+    console.print(
+        f"written and compared: {done.folder} (largest difference {done.difference:.1e})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+COMMANDS = {"export": export_}

@@ -1,0 +1,87 @@
+r"""The command line. Only a chosen command is imported: `--help` does not pay for torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+__all__ = ["main"]
+
+
+class Command(NamedTuple):
+    r"""A command: the module here that has its function, how it is called, what it does."""
+
+    module: str
+    usage: str
+    about: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "list": Command("list", "", "methods, presets, teachers and densities"),
+    "teach": Command("runs", "PRESET [options]", "train a teacher denoiser on data"),
+    "distill": Command("runs", "PRESET [options]", "turn a teacher into a one-step generator"),
+    "estimate": Command(
+        "estimate", "PRESET [options]", "memory, hours and disk, before it starts"
+    ),
+    "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
+    "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
+    "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
+    "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
+    "probe": Command("list", "PRESET [options]", "does the teacher of a preset denoise?"),
+    "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
+    "cite": Command("list", "RUN", "print the BibTeX of what a run used"),
+}
+
+
+def usage() -> str:
+    r"""Returns the text of `vardiu --help`."""
+    rows = [
+        f"  {f'{name} {command.usage}':<32}{command.about}" for name, command in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: vardiu COMMAND ...",
+            "",
+            "One-step generators from diffusion models.",
+            "",
+            *rows,
+            "",
+            "vardiu COMMAND --help tells a command's options; vardiu --version the version.",
+            "The same command again goes on where it stopped.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    r"""Runs a command.
+
+    Returns:
+        The exit status: 0; 1 for a run that failed; 2 for an input that is wrong; 130 for a run
+        that was stopped and saved.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"vardiu {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        from ..errors import nearest
+
+        print(f"vardiu: unknown command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    from ..runs.errors import guarded
+
+    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    command: Callable[[list[str]], None] = module.COMMANDS[name]
+    return guarded(command, name, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

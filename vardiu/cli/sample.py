@@ -1,0 +1,109 @@
+r"""`vardiu sample` and `vardiu evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import __version__, models
+from ..errors import ConfigError, RunError
+from ..problems.base import Problem
+from ..runs.execute import show
+from ..runs.task import load_task, problem_of
+from ..storage.files import write_text_atomic
+from ..storage.run_folder import RunFolder
+from ..students.base import Generator
+from .console import console
+from .options import Parser
+
+# ---------------------------------------------------------------- sample, evaluate, compare
+
+
+def _run(path: str) -> RunFolder:
+    folder = RunFolder(path)
+    folder.config()
+    return folder
+
+
+def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[Generator, Problem]:
+    if folder.result() is None:
+        raise RunError(
+            f"{folder.path} is not finished: run `vardiu distill --config "
+            f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
+        )
+    student = models.load(folder.file("student"))
+    if not isinstance(student, Generator):
+        raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
+    problem = problem_of(load_task(folder.file("config.yaml")))
+    if prompts:
+        problem.say(prompts)
+    return problem.dress(student), problem
+
+
+def sample(arguments: list[str]) -> None:
+    r"""Draws samples; writes an array and a picture."""
+    parser = Parser(prog="sample")
+    parser.add_argument("run")
+    parser.add_argument("--num", type=int, default=64, help="number of samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    parser.add_argument(
+        "--out", help="the .npz file to write; a new one beside the run by default"
+    )
+    parser.add_argument("--prompt", action="append", help="a text; may be given several times")
+    chosen = parser.parse_args(arguments)
+    if chosen.num < 1:
+        raise ConfigError(f"--num must be at least 1, got {chosen.num}")
+    folder = _run(chosen.run)
+    student, problem = _student(folder, chosen.prompt)
+    name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
+    path = Path(chosen.out) if chosen.out else folder.file(name)
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out must end in .npz, got {path}")
+    if chosen.out and path.exists():
+        raise ConfigError(f"{path} exists; give another file with --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = torch.Generator().manual_seed(chosen.seed)
+    x, cond = problem.from_generator(student)(chosen.num, random)
+    arrays = {
+        "x": problem.decode(x).numpy(),
+        **{name: value.numpy() for name, value in cond.items()},
+    }
+    partial = path.with_name(f".{path.stem}.part.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)
+    picture = path.with_suffix(".png")
+    problem.draw(x, picture)
+    console.print(f"samples: {path}\npicture: {picture}", highlight=False, soft_wrap=True)
+
+
+def evaluate(arguments: list[str]) -> None:
+    r"""Measures a student; writes the numbers beside it."""
+    parser = Parser(prog="evaluate")
+    parser.add_argument("run")
+    parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    chosen = parser.parse_args(arguments)
+    folder = _run(chosen.run)
+    student, problem = _student(folder)
+    n = chosen.num or problem.samples
+    if n < 100:
+        raise ConfigError(f"--num must be at least 100, got {n}")
+    metrics = problem.measure(problem.from_generator(student), n, chosen.seed)
+    reference, who = problem.compared_with(n)
+    show(console, metrics, reference, who)
+    path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
+    content = {
+        "command": ["vardiu", "evaluate", *arguments],
+        "version": __version__,
+        "metrics": [metric.row() for metric in metrics],
+        "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
+    }
+    write_text_atomic(path, json.dumps(content, indent=2) + "\n")
+    console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+COMMANDS = {"sample": sample, "evaluate": evaluate}

@@ -1,0 +1,117 @@
+r"""What a bake-off found: tables, pictures, one page, and a study of the gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..denoisers.exact import EmpiricalDenoiser
+from ..denoisers.levels import Levels
+from ..methods.vardiu import VarDiU
+from ..monitoring.gradients import (
+    at_step,
+    gradient_quality,
+    reference_gradient,
+    slack,
+    student_marginal,
+)
+from ..problems.base import Problem
+from ..runs.task import method_of, problem_of
+from ..settings import build
+from ..storage.checkpoints import Checkpoints
+from ..storage.files import write_text_atomic
+from ..storage.run_folder import RunFolder
+from ..training.stage import Stage
+from ..training.trainer import Trainer
+from .plan import BakeOff, Cell
+
+__all__ = ["study"]
+
+
+MARGINAL = 65_536  # samples that stand for the student's own marginal
+
+
+ROWS, DRAWS = 16_384, 128  # noisy samples of the reference, estimates of the gradient
+
+
+# ---------------------------------------------------------------- the study of gradients
+
+
+def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
+    r"""Yields a finished run's objective as it was at each of its milestones."""
+    for folder in sorted((cell.folder / "milestones").glob("0-*")):
+        store = Checkpoints(folder)
+        for step in store.steps():
+            problem = problem_of(cell.task)
+            torch.manual_seed(cell.seed)
+            method = method_of("distill", cell.task.method)
+            stage = next(method.recipe(problem, cell.task.settings, cell.seed))
+            trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
+            trainer.load_state_dict(store.load(step), stage.batches)
+            yield problem, stage, trainer
+
+
+def gradients(cell: Cell) -> list[dict[str, Any]]:
+    r"""Returns bias and variance of a run's gradient at its milestones, and the bound's slack."""
+    rows = []
+    for problem, stage, trainer in milestones(cell):
+        objective, step = trainer.objective, max(0, trainer.step - 1)
+        random = torch.Generator().manual_seed(1234)
+        student = student_marginal(objective.generator, MARGINAL, random)
+        reference, error = reference_gradient(
+            objective.generator,
+            student,
+            problem.teacher,
+            levels=at_step(objective.levels, step),
+            weight=objective.weight,
+            random=random,
+            rows=ROWS,
+        )
+        quality = gradient_quality(objective, next(stage.batches), step, reference, error, DRAWS)
+        row = {"progress": trainer.step / stage.steps, **dataclasses.asdict(quality)}
+        if isinstance(objective, VarDiU) and trainer.step == stage.steps:
+            row["slack"] = _slack(objective, student, build.levels(cell.task.settings.levels, 1))
+        rows.append(row)
+    return rows
+
+
+def _slack(
+    objective: VarDiU, student: EmpiricalDenoiser, levels: Levels
+) -> list[tuple[float, float, float]]:
+    batch = 256
+
+    def log_marginal(repeat: int, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        z = objective.latents(batch, "slack")
+        x = objective.generator(z)
+        level = z.new_full((batch,), sigma)
+        x_t = x + sigma * objective.noise_like(x, "slack noise")
+        return x_t, objective.negative_entropy(z, x, x, x_t, level, {}, "slack particle")
+
+    low, high = levels(torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64), 2**62).log10().tolist()
+    sigmas = torch.logspace(low, high, 7).tolist()
+    return slack(log_marginal, student, sigmas)
+
+
+def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]:  # noqa: ANN401
+    r"""Returns the study of the first seed's runs under the first budget, kept as it goes.
+
+    Densities in two dimensions only: elsewhere no large mixture gives the student's score.
+    """
+    found: dict[str, Any] = {}
+    if any(settings.name == "digits" for settings in bake.contest.teachers.values()):
+        return found
+    for cell in todo:
+        if cell.seed or cell.budget != bake.budgets[0]:
+            continue
+        if RunFolder(cell.folder).result() is None:
+            continue
+        path = cell.folder / "gradients.json"
+        if not path.is_file():
+            console.print(f"gradients of {cell.teacher}, {cell.arm}", highlight=False)
+            write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
+        found.setdefault(cell.teacher, {})[cell.arm] = json.loads(path.read_text())
+    return found

@@ -1,0 +1,149 @@
+r"""What a bake-off found: tables, pictures, one page."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import models
+from ..reports import comparisons
+from ..reports.comparisons import comparison, gradients
+from ..reports.html import write_tables
+from ..runs.task import PROBLEMS, problem_of
+from ..storage.files import write_text_atomic
+from ..storage.run_folder import RunFolder
+from ..students.base import Generator
+from .plan import BakeOff, Cell, Result, results
+
+__all__ = ["markdown", "table", "write"]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def interval(values: Sequence[float], form: str = ".4g") -> str:
+    r"""Returns the median and the range of some values.
+
+    The range of five covers the median of their distribution with a probability of 15/16.
+    """
+    if not values:
+        return "–"
+    middle = f"{statistics.median(values):{form}}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} [{min(values):{form}}, {max(values):{form}}]"
+
+
+def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]]:
+    r"""Returns the rows of a table: median and range of each metric and of the cost."""
+    lines = []
+    for row in rows:
+        line = {"arm": row.title}
+        line |= {name: interval(row.values(name)) for name in metrics}
+        line |= {
+            "seconds": interval(row.cost("seconds"), ".0f"),
+            "teacher rows": interval(row.cost("teacher_rows")[:1], ",.0f"),
+            "updates": interval(row.cost("student_updates")[:1], ",.0f"),
+            "runs": f"{len(row.runs)}" + (f" ({row.missing} missing)" if row.missing else ""),
+        }
+        lines.append(line)
+    return lines
+
+
+def markdown(lines: Sequence[Mapping[str, str]]) -> str:
+    r"""Returns a table in Markdown."""
+    names = list(lines[0])
+    body = ["| " + " | ".join(line[name] for name in names) + " |" for line in lines]
+    return "\n".join(["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *body])
+
+
+# ---------------------------------------------------------------- pictures and the page
+
+
+def pictures(
+    bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    r"""Draws quality against cost, and samples of the first seed."""
+    runs = [(row.title, RunFolder(run["folder"]).metrics()) for row in rows for run in row.runs]
+    stem = group.replace("/", "-")
+    quality = bake.out / f"quality-{stem}.png"
+    comparison(runs, [f"metric/{name}" for name in names], quality)
+    first = [(row.title, row.runs[0]) for row in rows if row.runs]
+    cell = todo[0]
+    problem = problem_of(cell.task)
+    panels = []
+    for title, run in first:
+        student = models.load(Path(run["folder"]) / "student")
+        assert isinstance(student, Generator)
+        x, _ = problem.from_generator(student)(4000, torch.Generator().manual_seed(0))
+        panels.append((title, x))
+    samples = problem.panels(panels, bake.out / f"samples-{stem}.png")
+    return [
+        (f"{group}: quality against cost; median and range of the seeds", quality),
+        (f"{group}: samples of seed {first[0][1]['seed']}", samples),
+    ]
+
+
+def study_pictures(bake: BakeOff, found: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    r"""Draws bias and deviation of the gradients, and the bounds' slack."""
+    drawn = []
+    for teacher, arms in found.items():
+        titled = {bake.contest.arms[name].title: rows for name, rows in arms.items()}
+        path = gradients(titled, bake.out / f"gradients-{teacher}.png")
+        drawn.append((f"{teacher} teacher: bias and deviation of the student's gradient", path))
+        slacks = {
+            title: rows[-1]["slack"] for title, rows in titled.items() if "slack" in rows[-1]
+        }
+        if slacks:
+            path = comparisons.slacks(slacks, bake.out / f"slack-{teacher}.png")
+            drawn.append((f"{teacher} teacher: slack of each bound at the end of training", path))
+    return drawn
+
+
+def study_table(bake: BakeOff, arms: Mapping[str, Any]) -> list[dict[str, str]]:
+    r"""Returns the rows of the table of gradients."""
+    lines = []
+    for name, rows in arms.items():
+        line = {"arm": bake.contest.arms[name].title}
+        for i, row in enumerate(rows, start=1):
+            at = f"at {i}/{len(rows)}"
+            line[f"bias {at}"] = f"{row['bias']:.3f} ± {row['bias_error']:.3f}"
+            line[f"deviation {at}"] = f"{row['deviation']:.2f}"
+            line[f"cosine {at}"] = f"{row['cosine']:.3f}"
+        lines.append(line)
+    return lines
+
+
+def write(
+    bake: BakeOff, todo: Sequence[Cell], found: Mapping[str, Any]
+) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
+    r"""Writes `results.md` and `bakeoff.html`; returns both and the tables."""
+    tables, drawn = [], []
+    for budget in bake.budgets:
+        for teacher in bake.teachers:
+            rows = [r for r in results(bake, todo, budget, teacher) if r.runs]
+            if not rows:
+                continue
+            problem = PROBLEMS[type(todo[0].task.problem)]
+            group = f"{bake.group(budget)}/{teacher}"
+            tables.append((group, table(rows, problem.headline)))
+            mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
+            drawn += pictures(bake, mine, rows, group, problem.headline[:2])
+    for teacher, arms in found.items():
+        tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
+    drawn += study_pictures(bake, found)
+    text = [f"# Bake-off: {bake.contest.about}\n", "Median of the seeds, and their range."]
+    text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in tables]
+    text += [f"\n![{caption}]({path.name})" for caption, path in drawn]
+    words = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")
+    page = write_tables(
+        bake.out / "bakeoff.html",
+        title=f"Bake-off: {bake.contest.about}",
+        tables=tables,
+        pictures=drawn,
+    )
+    return words, page, tables

@@ -1,0 +1,146 @@
+r"""The processes that carry a bake-off out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..errors import Interrupted, RunError
+from ..runs.distill import distill
+from ..runs.task import task_of
+from ..storage.run_folder import RunFolder
+from .plan import Cell
+
+__all__ = ["alone", "carry_out"]
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    r"""Makes this process the only one that works in a bake-off's folder.
+
+    Raises:
+        RunError: Another one does.
+    """
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process carries out the bake-off in {out}: wait for it, stop it, or "
+                "give another folder with --out"
+            ) from error
+        yield
+
+
+# ---------------------------------------------------------------- the runs
+
+
+def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
+    r"""Carries out the runs that are not finished, so many at a time.
+
+    Returns:
+        What went wrong, one line a run; the others are carried out all the same.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the runs that were under way have been saved.
+    """
+    waiting = [cell for cell in todo if RunFolder(cell.folder).result() is None]
+    total, done, failures = len(waiting), 0, []
+    context = _context()
+    running: dict[Any, Cell] = {}
+    with _stopping() as stopped:
+        while (waiting and not stopped.is_set()) or running:
+            while waiting and len(running) < jobs and not stopped.is_set():
+                cell = waiting.pop(0)
+                arguments = (cell.task.to_mapping(), str(cell.folder))
+                worker = context.Process(target=_work, args=arguments)
+                worker.start()
+                running[worker] = cell
+            multiprocessing.connection.wait([w.sentinel for w in running], timeout=0.5)
+            if stopped.is_set():
+                for worker in running:
+                    _ask_to_stop(worker)
+            for worker in [w for w in running if w.exitcode is not None]:
+                cell = running.pop(worker)
+                where = f"{cell.budget}, {cell.teacher}, {cell.arm}, seed {cell.seed}"
+                if worker.exitcode == 0:
+                    done += 1
+                    console.print(f"{done} of {total}: {where}", highlight=False)
+                elif not stopped.is_set():
+                    failures.append(f"{where}: {_last_line(cell.folder)}")
+                    console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
+    if stopped.is_set():
+        raise Interrupted(f"stopped with {done} of {total} runs finished")
+    return failures
+
+
+def _context() -> Any:  # noqa: ANN401 (each platform has its own)
+    r"""Returns how workers are made: forked from a server that has imported torch, or afresh."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vardiu.runs.distill"])
+    return context
+
+
+class _stopping:  # noqa: N801 (a context manager, used as one)
+    r"""Turns SIGINT and SIGTERM into an event, and puts the old handlers back."""
+
+    def __enter__(self) -> threading.Event:
+        self.event = threading.Event()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():
+            self.old = {n: signal.signal(n, lambda *_: self.event.set()) for n in numbers}
+        return self.event
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context)
+    # Asked once: a second signal breaks a run off without saving.
+    if not getattr(worker, "asked", False) and worker.is_alive():
+        worker.asked = True
+        os.kill(worker.pid, signal.SIGTERM)
+
+
+def _work(mapping: dict[str, Any], out: str) -> None:
+    r"""Carries out one run in a process of its own; its words go to the folder's log."""
+    from ..runs.errors import guarded
+
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    folder = Path(out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a", buffering=1) as log:
+        sys.stdout = sys.stderr = log
+        console = Console(file=log, width=120)
+        task = task_of(mapping, "the plan")
+        typed = ["vardiu", "bake-off"]
+        status = guarded(lambda _: distill(task, folder, typed, console), "distill", [], console)
+    raise SystemExit(status)
+
+
+def _follow_parent() -> None:
+    r"""Stops this process, as by SIGTERM, when the one that made it has died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder.parent / f"{folder.name}.log").read_text().strip().splitlines()
+    return lines[-1] if lines else "it ended without a word"

@@ -1,0 +1,40 @@
+r"""Adapters on disk, in the format of peft."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from .lora import LoRA
+
+__all__ = ["keep"]
+
+
+PREFIX = "base_model.model."
+
+
+def keep(adapter: LoRA, folder: Path) -> Path:
+    r"""Writes an adapter: `adapter_model.safetensors` and `adapter_config.json`, peft's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, names = {}, []
+    for name in adapter.names:
+        key = name.replace(".", "/")
+        short = name.removeprefix("model.")  # of the network of diffusers within ours
+        names.append(short)
+        tensors[f"{PREFIX}{short}.lora_A.weight"] = adapter.down[key].detach().cpu().contiguous()
+        tensors[f"{PREFIX}{short}.lora_B.weight"] = adapter.up[key].detach().cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": sorted(names),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "task_type": None,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return folder

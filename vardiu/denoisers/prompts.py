@@ -1,0 +1,86 @@
+r"""Prompts as classes: a denoiser that looks its text conditions up by an index.
+
+A batch of a million integers is light, one of a million embeddings is not; and whatever can be
+done with classes (drawing them, keeping them with pairs, saving them) can be done with prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .base import Denoiser
+
+__all__ = ["Captioned", "Captions"]
+
+
+class Captions:
+    r"""Rows of conditions, one a prompt, shared by all denoisers that look them up.
+
+    Arguments:
+        rows: The conditions by name, each with as many rows as there are prompts.
+
+    Raises:
+        ValueError: They have other numbers of rows, or none.
+    """
+
+    def __init__(self, rows: Mapping[str, Tensor]) -> None:
+        lengths = {name: len(value) for name, value in rows.items()}
+        if not lengths or len(set(lengths.values())) != 1 or min(lengths.values()) < 1:
+            raise ValueError(f"every condition must have one row a prompt, got {lengths}")
+        self.rows = dict(rows)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    def __call__(self, index: Tensor) -> dict[str, Tensor]:
+        r"""Returns the conditions of prompts by their index, `(B,)`."""
+        for name, value in self.rows.items():
+            if value.device != index.device:
+                self.rows[name] = value.to(index.device)
+        return {name: value[index] for name, value in self.rows.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Captions:
+        return self
+
+
+class Captioned(Denoiser):
+    r"""A denoiser of texts that takes `label`, the index of a prompt.
+
+    Arguments:
+        denoiser: The denoiser, whose conditions the captions give.
+        captions: The table of conditions; it is not saved with the denoiser.
+
+    Raises:
+        ValueError: The captions give other conditions than the denoiser takes.
+    """
+
+    conditions = ("label",)
+
+    def __init__(self, denoiser: Denoiser, captions: Captions) -> None:
+        super().__init__()
+        if set(captions.rows) != set(denoiser.conditions):
+            raise ValueError(
+                f"the denoiser takes {list(denoiser.conditions)}, the captions give "
+                f"{sorted(captions.rows)}"
+            )
+        self.denoiser, self.captions = denoiser, captions
+        self.shape, self.origin = denoiser.shape, denoiser.origin
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.terminal = denoiser.terminal
+
+    @property
+    def latent_sigma(self) -> float:
+        return self.denoiser.latent_sigma
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        return self.denoiser(x_t, sigma, **self.captions(cond["label"]))
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        return self.denoiser.generate(z, sigma, **self.captions(cond["label"]))
+
+    def start(self) -> Denoiser:
+        r"""Returns a trainable copy that looks up the same captions."""
+        return Captioned(self.denoiser.start(), self.captions).train()

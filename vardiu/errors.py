@@ -1,0 +1,75 @@
+r"""Every error of the library: what a user can cure says so in one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "nearest",
+    "ExportError",
+    "require",
+    "NotADenoiser",
+    "RunError",
+    "Diverged",
+    "Interrupted",
+]
+
+
+class CheckpointError(ValueError):
+    r"""A checkpoint that cannot be written, or whose bytes are not those that were written."""
+
+
+class ConfigError(ValueError):
+    r"""A setting that is unknown, of another type, or out of its range."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    r"""Returns the part of a message that offers what was perhaps meant.
+
+    Example:
+        >>> nearest("mgo40", ["mog40", "digits"])
+        'did you mean mog40? One of: digits, mog40'
+    """
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
+
+
+class ExportError(RuntimeError):
+    r"""What was written does not give the student's samples; it has been removed."""
+
+
+def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
+    r"""Returns an optional library.
+
+    Raises:
+        ConfigError: It is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{name} is needed here and is not installed: pip install 'vardiu[{extra}]'"
+        ) from error
+
+
+class NotADenoiser(ValueError):
+    r"""A teacher that does not denoise, with the level at which it fails and by how much."""
+
+
+class RunError(ValueError):
+    r"""A folder that cannot be used for this run; nothing in it was changed."""
+
+
+class Diverged(RuntimeError):
+    r"""A loss or a gradient was not finite; the networks were not updated with it."""
+
+
+class Interrupted(RuntimeError):
+    r"""The run was asked to stop, and has been saved."""

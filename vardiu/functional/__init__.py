@@ -1,0 +1,1 @@
+r"""Pure functions of tensors: scores, bounds, sums and distances."""

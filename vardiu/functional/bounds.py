@@ -1,0 +1,153 @@
+r"""Log-densities and variational bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tensors import log_sum_exp, pairwise_square
+
+__all__ = [
+    "diagonal_normal_log_prob",
+    "entropy_constant",
+    "gaussian_kl",
+    "importance_log_marginal",
+    "same_condition",
+    "shared_log_marginal",
+    "standard_normal_log_prob",
+]
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    r"""Returns :math:`\log \mathcal{N}(z; 0, I)`, summed over all dimensions but the first."""
+    z = z.flatten(1)
+    return -0.5 * z.square().sum(dim=1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+
+def diagonal_normal_log_prob(difference: Tensor, sigma: Tensor) -> Tensor:
+    r"""Returns :math:`\log \mathcal{N}(x_t; x, \sigma^2 I)` of :math:`x_t - x`, `(B,)`."""
+    d = difference[0].numel()
+    square = difference.flatten(1).square().sum(dim=1)
+    return -0.5 * square / sigma.square() - d * (sigma.log() + 0.5 * math.log(2 * math.pi))
+
+
+def entropy_constant(sigma: Tensor, d: int, k: int) -> Tensor:
+    r"""Returns minus the entropy of the pair :math:`(x_t \mid z), z`, with the shape of `sigma`.
+
+    .. math:: - \frac{d}{2} \log (2 \pi e \sigma^2) - \frac{k}{2} \log (2 \pi e)
+
+    It is the part of the variational bound that no network moves; with it, values of the bound
+    can be compared across noise levels.
+    """
+    log_2pie = math.log(2 * math.pi) + 1
+    return -d * (sigma.log() + 0.5 * log_2pie) - 0.5 * k * log_2pie
+
+
+def gaussian_kl(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) -> Tensor:
+    r"""Returns :math:`\mathrm{KL}(\mathcal{N}(m_p, C_p) \,\|\, \mathcal{N}(m_q, C_q))`, in nats.
+
+    .. math:: \tfrac12 \left( \mathrm{tr}(C_q^{-1} C_p) - d
+        + (m_q - m_p)^\top C_q^{-1} (m_q - m_p) + \log \frac{\det C_q}{\det C_p} \right)
+
+    Arguments:
+        mean_p: The mean :math:`m_p`, with shape :math:`(d)`.
+        cov_p: The covariance :math:`C_p`, with shape :math:`(d, d)`, positive definite.
+        mean_q: The mean :math:`m_q`, with shape :math:`(d)`.
+        cov_q: The covariance :math:`C_q`, with shape :math:`(d, d)`, positive definite.
+    """
+    chol_q, chol_p = torch.linalg.cholesky(cov_q), torch.linalg.cholesky(cov_p)
+    scale = torch.linalg.solve_triangular(chol_q, chol_p, upper=False)
+    shift = torch.linalg.solve_triangular(chol_q, (mean_q - mean_p)[:, None], upper=False)
+    log_det = chol_q.diagonal().log().sum() - chol_p.diagonal().log().sum()
+    return 0.5 * (scale.square().sum() + shift.square().sum() - len(mean_p)) + log_det
+
+
+def importance_log_marginal(log_ratios: Tensor) -> Tensor:
+    r"""Returns :math:`\log \frac{1}{K+1} \sum_j e^{\ell_j}` of log-ratios `(B, K + 1)`, `(B,)`.
+
+    References:
+        | Importance Weighted Hierarchical Variational Inference (Sobolev and Vetrov, 2019)
+        | https://arxiv.org/abs/1905.03290
+    """
+    return log_ratios.logsumexp(dim=1) - math.log(log_ratios.shape[1])
+
+
+def shared_log_marginal(
+    x_t: Tensor, x: Tensor, sigma: Tensor, same: Tensor | None = None
+) -> Tensor:
+    r"""Returns the log-density of the minibatch mixture at each noisy sample.
+
+    .. math:: \log \frac{1}{N_i} \sum_{j \in \mathcal{N}_i} \mathcal{N}(x_{t,i}; x_j, \sigma_i^2 I)
+
+    This is the bound with the prior as posterior, where all rows share their latents.
+
+    References:
+        | Semi-Implicit Variational Inference (Yin and Zhou, 2018)
+        | https://arxiv.org/abs/1805.11183
+
+    Arguments:
+        x_t: Noisy samples, with shape :math:`(B, *)`.
+        x: Clean samples, among them the one that each noisy sample was made of, :math:`(N, *)`.
+        sigma: The levels of the noisy samples, with shape :math:`(B)`.
+        same: Which clean samples share the condition of each noisy one, with shape
+            :math:`(B, N)`. All by default.
+
+    Returns:
+        The log-densities, with shape :math:`(B)`, in nats.
+    """
+    return _LogMixture.apply(x_t.flatten(1), x.flatten(1), sigma, same)
+
+
+class _LogMixture(torch.autograd.Function):
+    r"""The minibatch mixture's log-density, with its gradient in closed form.
+
+    With responsibilities :math:`\rho_{ij}` the gradients of row :math:`i` are
+
+    .. math:: \nabla_{x_{t,i}} = - \frac{x_{t,i} - \sum_j \rho_{ij} x_j}{\sigma_i^2}, \qquad
+        \nabla_{x_j} = \rho_{ij} \frac{x_{t,i} - x_j}{\sigma_i^2},
+
+    two matrix products, where automatic differentiation would keep and visit seven matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's own)
+        x_t: Tensor,
+        x: Tensor,
+        sigma: Tensor,
+        same: Tensor | None,
+    ) -> Tensor:
+        exponents = pairwise_square(x_t, x).div_(-2 * sigma.square()[:, None])
+        count = torch.full_like(sigma, len(x))
+        if same is not None:
+            exponents.masked_fill_(~same, -math.inf)
+            count = same.sum(1).to(sigma)
+        value, responsibilities = log_sum_exp(exponents)
+        ctx.save_for_backward(x_t, x, sigma, responsibilities)
+        constant = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))
+        return value - count.log() - constant
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+        x_t, x, sigma, rho = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            scale = (gradient / sigma.square())[:, None]
+            # Thin products are several times faster with the thin matrix on the left.
+            of_x_t = scale * ((x.T @ rho.T).T - x_t)
+            pulled = (torch.cat([scale * x_t, scale], dim=1).T @ rho).T
+        return of_x_t, pulled[:, :-1] - x * pulled[:, -1:], None, None
+
+
+def same_condition(cond: Mapping[str, Tensor], n: int) -> Tensor | None:
+    r"""Returns which of the first `n` rows share each row's conditions, `(B, n)`, or `None`."""
+    same = None
+    for value in cond.values():
+        rows = value.flatten(1) if value.ndim > 1 else value[:, None]
+        equal = (rows[:, None] == rows[None, :n]).all(dim=-1)
+        same = equal if same is None else same & equal
+    return same

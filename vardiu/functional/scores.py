@@ -1,0 +1,115 @@
+r"""Pure functions of tensors: scores, losses, kernels, bounds.
+
+Nothing here draws a random number, holds a parameter or imports another module of the library, so
+that each function can be compared with its closed form on given tensors.
+
+Notation: :math:`x` is a clean sample, :math:`x_t = x + \sigma \varepsilon` a noisy one with
+:math:`\varepsilon \sim \mathcal{N}(0, I)`, and :math:`D(x_t, \sigma) = \mathbb{E}[x \mid x_t]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .tensors import dot, expand_like
+
+__all__ = [
+    "Weight",
+    "denoised_to_score",
+    "denoising",
+    "edm_weight",
+    "score",
+    "surrogate",
+    "teacher_direction",
+]
+
+
+Weight = Callable[[Tensor], Tensor]
+
+
+def denoised_to_score(denoised: Tensor, x_t: Tensor, sigma: Tensor) -> Tensor:
+    r"""Returns the score of the noisy marginal, by Tweedie's formula.
+
+    .. math:: \nabla_{x_t} \log p_\sigma(x_t) = \frac{\mathbb{E}[x \mid x_t] - x_t}{\sigma^2}
+
+    References:
+        | Tweedie's Formula and Selection Bias (Efron, 2011)
+        | https://doi.org/10.1198/jasa.2011.tm11181
+
+    Arguments:
+        denoised: The posterior mean :math:`\mathbb{E}[x \mid x_t]`, with shape :math:`(B, *)`.
+        x_t: A noisy tensor, with shape :math:`(B, *)`.
+        sigma: The noise level :math:`\sigma > 0`, with shape :math:`(B)`.
+    """
+    return (denoised - x_t) / expand_like(sigma, x_t).square()
+
+
+def score(denoiser: Callable[..., Tensor], x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+    r"""Returns the score of the noisy marginal that a denoiser implies (Tweedie's formula).
+
+    Arguments:
+        denoiser: A denoiser :math:`\mathbb{E}[x \mid x_t]`.
+        x_t: A noisy tensor :math:`x_t = x + \sigma \varepsilon`, with shape :math:`(B, *)`.
+        sigma: The noise level :math:`\sigma > 0`, with shape :math:`(B)`.
+        cond: Conditions, passed to the denoiser.
+
+    Returns:
+        The score, with shape :math:`(B, *)`.
+
+    Example:
+        >>> from vardiu.denoise import GaussianDenoiser
+        >>> score(GaussianDenoiser(torch.zeros(2), torch.ones(2)), torch.ones(1, 2), torch.ones(1))
+        tensor([[-0.5000, -0.5000]])
+    """
+    return denoised_to_score(denoiser(x_t, sigma, **cond), x_t, sigma)
+
+
+def surrogate(x: Tensor, direction: Tensor) -> Tensor:
+    r"""Returns scalars whose gradient with respect to `x` is `direction`, per sample.
+
+    .. math:: \langle \mathrm{sg}[v], x \rangle
+
+    Arguments:
+        x: A differentiable tensor, with shape :math:`(B, *)`.
+        direction: The gradient :math:`v` to send back, with the same shape; not differentiated.
+
+    Returns:
+        The inner products, with shape :math:`(B)`. Descending them moves `x` along `-direction`.
+    """
+    return dot(direction.detach(), x)
+
+
+def denoising(denoised: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    r"""Returns the weighted denoising error, averaged over dimensions, with shape :math:`(B)`.
+
+    .. math:: \frac{w(\sigma)}{d} \, \| D(x_t, \sigma) - x \|^2
+
+    Its minimiser over functions is :math:`D(x_t, \sigma) = \mathbb{E}[x \mid x_t]` for any
+    :math:`w > 0`.
+
+    References:
+        | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+        | https://doi.org/10.1162/NECO_a_00142
+    """
+    return weight * (denoised - x).square().flatten(1).mean(dim=1)
+
+
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    r"""Returns :math:`(\sigma^2 + \sigma_d^2) / (\sigma \sigma_d)^2`, with the shape of `sigma`.
+
+    With it an untrained preconditioned denoiser has a loss of one at every level.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364, Table 1
+    """
+    return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+
+
+def teacher_direction(
+    denoised: Tensor, x: Tensor, x_t: Tensor, sigma: Tensor, *, control_variate: bool
+) -> Tensor:
+    r"""Returns the teacher's score, less its part of zero mean if `control_variate`, `(B, *)`."""
+    return (denoised - (x if control_variate else x_t)) / expand_like(sigma, x).square()

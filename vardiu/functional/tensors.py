@@ -1,0 +1,104 @@
+r"""Sums, products and distances of rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "dot",
+    "expand_like",
+    "lattice_normal",
+    "log_sum_exp",
+    "pairwise_square",
+    "scale_gradient",
+]
+
+
+def expand_like(a: Tensor, x: Tensor) -> Tensor:
+    r"""Appends singleton dimensions to `a`, shape `(B,)`, until it broadcasts with `x`, `(B, *)`.
+
+    Example:
+        >>> expand_like(torch.ones(4), torch.ones(4, 3, 8, 8)).shape
+        torch.Size([4, 1, 1, 1])
+    """
+    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    r"""Returns the inner product of each pair of rows, with shape `(B,)`."""
+    return (a * b).flatten(1).sum(dim=1)
+
+
+def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
+    r"""Returns squared Euclidean distances between rows, `(N, d), (M, d) -> (N, M)`.
+
+    In few dimensions the differences are summed directly: the expansion
+    :math:`\|x\|^2 + \|y\|^2 - 2 \langle x, y \rangle` is faster only where a matrix product is,
+    and cancels where :math:`x \approx y`; it is clamped at zero.
+    """
+    if x.shape[-1] <= 4:
+        # One coordinate after the other, each contiguous: strided ones are not vectorised.
+        columns = zip(x.T.contiguous(), y.T.contiguous(), strict=True)
+        differences = (a[:, None] - b for a, b in columns)
+        total = next(differences).square_()
+        for difference in differences:
+            total = total.addcmul_(difference, difference)
+        return total
+    with torch.autocast(x.device.type, enabled=False):
+        square = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
+        return torch.addmm(square, x, y.T, alpha=-2.0).clamp_min(0.0)
+
+
+def lattice_normal(shift: Tensor, n: int) -> Tensor:
+    r"""Returns `n` points that are each standard normal, and together evenly spread, `(n, k)`.
+
+    .. math:: z_i = \Phi^{-1} \big( (s + i \alpha) \bmod 1 \big), \qquad
+        \alpha_j = \phi_k^{-j}, \quad \phi_k^{k + 1} = \phi_k + 1
+
+    a Kronecker sequence with the generalised golden ratio, moved by one uniform shift.
+
+    References:
+        | The Unreasonable Effectiveness of Quasirandom Sequences (Roberts, 2018)
+        | Randomization of Number Theoretic Methods for Multiple Integration (Cranley and
+        | Patterson, 1976), https://doi.org/10.1137/0713071
+
+    Arguments:
+        shift: The shift :math:`s`, uniform in [0, 1), with shape :math:`(k)`.
+        n: The number of points.
+    """
+    k = len(shift)
+    phi = 2.0
+    for _ in range(64):
+        phi = (1 + phi) ** (1 / (k + 1))
+    powers = torch.arange(1, k + 1, device=shift.device, dtype=torch.float64)
+    index = torch.arange(n, device=shift.device, dtype=torch.float64)[:, None]
+    u = (shift.double() + index * phi**-powers) % 1.0
+    # Both ends are out of reach of a normal's quantile function.
+    return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(shift.dtype)
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    r"""Returns `x`; its gradient is multiplied by a factor for each row, `(B,)`."""
+    factor = expand_like(factor, x)
+    return factor * x + (x - factor * x).detach()
+
+
+def log_sum_exp(exponents: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the log-sum-exp of each row `(B,)`, and the softmax `(B, N)`.
+
+    The softmax's kernel flushes what underflows; `torch.exp` takes some ten times longer there,
+    and nearly all components of a mixture underflow at small noise. Rows of :math:`-\infty` have
+    the value :math:`-\infty` and a softmax of zeros.
+    """
+    peak = exponents.amax(dim=1)
+    share = exponents.softmax(dim=1)
+    # The largest share is at least 1 / N: its logarithm is exact to rounding.
+    value = peak - share.amax(dim=1).log()
+    empty = peak == -math.inf
+    if bool(empty.any()):
+        share = share.masked_fill(empty[:, None], 0.0)
+        value = value.masked_fill(empty, -math.inf)
+    return value, share

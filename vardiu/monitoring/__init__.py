@@ -1,0 +1,1 @@
+r"""Is it converging? Measures, alarms, the quality of gradients, reference curves."""

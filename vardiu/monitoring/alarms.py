@@ -1,0 +1,188 @@
+r"""Alarms: what in a log tells that a run does not converge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Alarm", "alarms"]
+
+
+# Below half of the data's variance whole modes or whole directions are missing.
+SPREAD = 0.5
+
+
+# Its square root is the blow-up of every direction by two: no start or noise level asks for it.
+BLOWN = 4.0
+
+
+# A mode or class counts as alive from a fifth of the share that is its due.
+ALIVE_SHARE, ALIVE = 0.2, 0.5
+
+
+# Where samples of the teacher reach 0.9, a student of a few prototypes a class stays near zero.
+RECALL = 0.25
+
+
+# The part of a stage after which a student must have spread: it starts as one lump.
+SETTLED = 0.2
+
+
+# Evaluations of the last third that must have brought nothing, before a run counts as saturated.
+PATIENCE = 3
+
+
+# What a metric may rise above its first value, beyond its error.
+WORSE = 1.1
+
+
+# One update moves at random a hundred times as far as along the gradient.
+NOISE = 1e-2
+
+
+# Nats a dimension of the latent: a Gaussian of half the right standard deviation has 0.8.
+GAP = 1.0
+
+
+class Alarm(NamedTuple):
+    r"""Something that is wrong with a run.
+
+    Arguments:
+        name: Its kind: collapse, saturation, posterior or divergence.
+        step: The step of the report at which it was raised.
+        message: What was measured.
+        cure: What to try.
+    """
+
+    name: str
+    step: int
+    message: str
+    cure: str
+
+
+# ---------------------------------------------------------------- alarms
+
+
+def alarms(
+    rows: Sequence[Mapping[str, Any]], total: int, latent: int, metric: str, floor: float = 0.0
+) -> list[Alarm]:
+    r"""Returns the alarms that a log gives reason for, each once, at its first row.
+
+    Arguments:
+        rows: The rows of one stage.
+        total: The steps that the stage is going to take.
+        latent: The dimensions of the student's latent.
+        metric: The headline metric, smaller is better.
+        floor: What that metric is for the teacher, or for true samples.
+    """
+    raised: dict[str, Alarm] = {}
+    for i, row in enumerate(rows):
+        seen = rows[: i + 1]
+        found = [
+            _divergence(row, total),
+            _posterior(seen, latent),
+            _collapse(row, total),
+            _saturation(seen, total, metric, floor),
+            _worsening(seen, total, metric),
+        ]
+        for alarm in found:
+            if alarm is not None:
+                raised.setdefault(alarm.name, alarm)
+    return list(raised.values())
+
+
+def _collapse(row: Mapping[str, Any], total: int) -> Alarm | None:
+    if "histogram" not in row or row["step"] < SETTLED * total or not row["updates"]:
+        return None
+    shares, recall = row["histogram"], row.get("metric/recall")
+    due = row.get("due") or [1 / len(shares)] * len(shares)
+    alive = sum(share >= ALIVE_SHARE * own for share, own in zip(shares, due, strict=True))
+    spread = row["spread"]
+    narrow = alive < ALIVE * len(shares) or (spread is not None and spread < SPREAD)
+    if not narrow and (recall is None or recall >= RECALL):
+        return None
+    message = f"{alive} of {len(shares)} modes or classes are alive"
+    message += "" if spread is None else f", the samples have {spread:.0%} of the data's variance"
+    message += "" if recall is None else f" and a recall of {recall:.2f}"
+    cure = (
+        "start from a spread student (pairs, --posterior framed), raise the smallest noise level, "
+        "or take a tighter bound (--posterior shared or flow, --particles 4)"
+    )
+    return Alarm("collapse", row["step"], message, cure)
+
+
+def _saturation(
+    rows: Sequence[Mapping[str, Any]], total: int, metric: str, floor: float
+) -> Alarm | None:
+    name = f"metric/{metric}"
+    # A student that waits for its posterior cannot improve.
+    seen = [row for row in rows if row.get(name) is not None and row["updates"]]
+    late = len(seen) // 3
+    if late < PATIENCE or rows[-1] is not seen[-1]:
+        return None
+    progress = seen[-1]["step"] / total
+    error = seen[-1].get(f"{name}_error") or 0.0
+    before, best = (min(row[name] for row in part) for part in (seen[:-late], seen[-late:]))
+    # A student as good as can be told from the best has converged: that is no alarm.
+    if best < before - error or best <= floor + 2 * error or not 0.5 <= progress <= 0.95:
+        return None
+    known = [row["gradient_snr"] for row in seen[-late:] if row.get("gradient_snr") is not None]
+    snr = sum(known) / len(known) if known else None
+    noisy = snr is not None and snr < NOISE
+    cure = (
+        f"the gradient is noise (ratio {snr:.2g}): raise the batch or lower the learning rate"
+        if noisy
+        else "the gradient is not noise: the bound may be loose here; take a tighter posterior"
+    )
+    message = f"{metric} has not improved in the last {late} evaluations, at {progress:.0%}"
+    return Alarm("saturation", seen[-1]["step"], message, cure)
+
+
+def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Alarm | None:
+    name, now = f"metric/{metric}", rows[-1]
+    if now["step"] < 0.5 * total or not now["updates"] or now.get(name) is None:
+        return None
+    first = next(row for row in rows if row.get(name) is not None)
+    noise = math.hypot(*(each.get(f"{name}_error") or 0.0 for each in (first, now)))
+    if now[name] <= WORSE * first[name] + 3 * noise:
+        return None
+    message = (
+        f"{metric} is {now[name]:.3g}, and was {first[name]:.3g} at step {first['step']}: "
+        "training leads away from where it started"
+    )
+    cure = (
+        "fewer --steps, a lower --lr, or a start that the method holds: more --frame.components "
+        "for --posterior framed, a larger --anchor after pairs"
+    )
+    return Alarm("worsening", now["step"], message, cure)
+
+
+def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
+    names = [key for key in rows[-1] if key.startswith("posterior_gap")]
+    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
+    if not names or len(late) < PATIENCE:
+        return None
+    # The least of the last few reports: one alone is a guess.
+    gaps = {name: min(row.get(name) or 0.0 for row in late) for name in names}
+    name, worst = max(gaps.items(), key=lambda item: item[1])
+    if worst <= GAP * latent:
+        return None
+    row, quantile = rows[-1], name.rpartition("/")[2]
+    message = f"the posterior misses {worst:.2g} nats at the {quantile} quantile of the levels"
+    cure = "raise --posterior-lr, give it a --delay, or lower the student's --lr"
+    return Alarm("posterior", row["step"], message, cure)
+
+
+def _divergence(row: Mapping[str, Any], total: int) -> Alarm | None:
+    # The log writes null, and names it. An infinite ratio is that of a gradient without noise.
+    bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+    bad = [key for key in bad or row.get("nonfinite", ()) if key != "gradient_snr"]
+    wide = row.get("spread") or 0.0
+    if bad:
+        message = f"not finite: {', '.join(bad)}"
+    elif wide > BLOWN and row["step"] >= SETTLED * total:
+        message = f"the samples have {wide:.3g} times the data's variance"
+    else:
+        return None
+    return Alarm("divergence", row["step"], message, "lower --lr or raise --levels.sigma-min")

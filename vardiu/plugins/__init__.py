@@ -1,1 +1,0 @@
-"""Teachers from elsewhere: one adapter an origin; `vardiu.teachers.load` chooses."""

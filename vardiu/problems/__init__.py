@@ -1,0 +1,1 @@
+r"""What there is to distil: densities, digits, images."""

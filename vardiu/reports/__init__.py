@@ -1,0 +1,1 @@
+r"""Pictures and pages."""

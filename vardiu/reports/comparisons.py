@@ -1,0 +1,117 @@
+r"""Pictures that compare runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .curves import _in_a_row
+from .figures import COLOURS, _save
+
+__all__ = ["comparison", "gradients", "slacks"]
+
+
+def comparison(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], metrics: Sequence[str], path: Path
+) -> Path:
+    r"""Draws metrics against wall-clock and against teacher calls, a row of panels for each.
+
+    Runs of the same label (seeds) share a colour; where there are several, the median is a thick
+    line and their range a band.
+    """
+    figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
+    runs = [(label, _in_a_row(rows)) for label, rows in runs]
+    panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
+    first = figure.add_subplot(len(metrics), 2, 1)
+    for row, metric in enumerate(metrics):
+        for column, (axis, title) in enumerate(panels):
+            place = 2 * row + column + 1
+            ax = first if place == 1 else figure.add_subplot(len(metrics), 2, place)
+            _bands(ax, runs, axis, metric)
+            ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
+            ax.grid(alpha=0.25)
+    handles, labels = first.get_legend_handles_labels()
+    if len(labels) > 4:  # so many would hide the curves
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    elif labels:
+        first.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _style(index: int) -> dict[str, Any]:
+    r"""Returns colour and dashes: told apart beyond the palette's length too."""
+    dashes = ("-", "--", ":", "-.")
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": dashes[index // len(COLOURS) % len(dashes)],
+    }
+
+
+def _bands(
+    ax: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], axis: str, metric: str
+) -> None:
+    positive = True
+    for j, label in enumerate(dict.fromkeys(label for label, _ in runs)):
+        style = _style(j)
+        series = []
+        for name, rows in runs:
+            points = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
+            if name == label and points:
+                series.append(np.array(points, dtype=float).T)
+        if not series:
+            continue
+        positive &= all((y > 0).all() for _, y in series)
+        start, end = max(s[0][0] for s in series), min(s[0][-1] for s in series)
+        if len(series) == 1 or start >= end:  # what does not overlap has no median
+            for k, points in enumerate(series):
+                shown = None if k else label
+                ax.plot(*points, label=shown, marker=".", linewidth=1.5, **style)
+            continue
+        x = np.linspace(start, end, 100)
+        y = np.stack([np.interp(x, *s) for s in series])
+        ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **style)
+        ax.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.2, linewidth=0)
+    if positive and ax.has_data():
+        ax.set_yscale("log")
+
+
+def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
+    r"""Draws bias and deviation of gradients at several points of training, a group an arm."""
+    figure = Figure(figsize=(max(8, 1.3 * len(arms)), 7), layout="constrained")
+    shades = mpl.colormaps["viridis"]
+    for i, (key, title) in enumerate((("bias", "bias"), ("deviation", "deviation of one update"))):
+        ax = figure.add_subplot(2, 1, i + 1)
+        for j, rows in enumerate(arms.values()):
+            for k, row in enumerate(rows):
+                place = j + 0.8 * ((k + 0.5) / len(rows) - 0.5)
+                label = f"at {row['progress']:.0%} of training" if j == 0 else None
+                bar = {"width": 0.8 / len(rows), "color": shades(k / max(1, len(rows) - 1))}
+                error = row["bias_error"] if key == "bias" else None
+                ax.bar(place, row[key], yerr=error, label=label, capsize=2, **bar)
+        ax.set_yscale("log")
+        ax.set_ylabel(f"{title}, / norm of the gradient")
+        ax.set_xticks(range(len(arms)), list(arms), fontsize=8, rotation=15, ha="right")
+        ax.grid(alpha=0.25, axis="y")
+        if i == 0:
+            ax.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def slacks(arms: Mapping[str, Sequence[tuple[float, float, float]]], path: Path) -> Path:
+    r"""Draws the slack of bounds against the noise level, with standard errors."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.add_subplot()
+    for j, (title, rows) in enumerate(arms.items()):
+        sigma, value, error = np.array(rows).T
+        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, marker=".", **_style(j))
+    ax.set(xscale="log", xlabel="sigma", ylabel="bound less divergence, nats")
+    ax.axhline(0, color="#888888", linewidth=0.8)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8)
+    return _save(figure, path)

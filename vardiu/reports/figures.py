@@ -1,0 +1,22 @@
+r"""Colours, and files of figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+__all__ = ["COLOURS"]
+
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    r"""Writes a figure whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.part")
+    figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
+    partial.replace(path)
+    return path

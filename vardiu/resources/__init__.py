@@ -1,0 +1,1 @@
+r"""Memory, hours and disk of a run, before it starts."""

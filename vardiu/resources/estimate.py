@@ -1,0 +1,196 @@
+r"""What a run will need, before it starts: memory, hours, disk.
+
+A fresh process builds what the run would build, takes a few steps of each stage, measures the
+student once as the run will, and says what that took. Peak memory is that of the process on a CPU,
+and of the allocator on CUDA. Nothing is written.
+
+.. math:: T = T_\mathrm{start} + \sum_\mathrm{stages} \big( n \, t_\mathrm{step} + n_0 \, t_0
+    + t_\mathrm{warm} + e \, t_\mathrm{look} + r \, t_\mathrm{report} \big)
+    + s \, t_\mathrm{save} + T_\mathrm{end}
+
+with :math:`n` steps of the median time :math:`t_\mathrm{step}`, of which the first :math:`n_0`
+also prepare something for :math:`t_0` (the solving of pairs), what the first ones take beyond
+that, :math:`t_\mathrm{warm}` (compilers), :math:`e` evaluations, :math:`r` reports with
+diagnostics and :math:`s` checkpoints.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+from ..problems.base import Problem
+from ..reports.curves import convergence, curves
+from ..runs.allocator import keep
+from ..runs.distill import _reference
+from ..runs.execute import device_of, trainer_of
+from ..runs.task import Task, method_of, problem_of, task_of
+from ..students.base import Generator
+from ..teachers.probe import probe
+from . import footprint
+from .rehearse import peak, stage_row, timed
+
+__all__ = ["estimate", "measure"]
+
+
+def estimate(
+    task: Task, child: Sequence[str] = (sys.executable, "-m", "vardiu.resources.estimate")
+) -> dict[str, Any]:
+    r"""Returns what `measure` finds in a fresh process.
+
+    Arguments:
+        task: The run.
+        child: The command of a process that reads a task's mapping and prints a measurement.
+
+    Raises:
+        ConfigError: The run cannot start, or asks for more memory than there is.
+    """
+    started = time.perf_counter()
+    done = subprocess.run(
+        child, input=json.dumps(task.to_mapping()), capture_output=True, text=True
+    )
+    wall = time.perf_counter() - started
+    if done.returncode < 0:
+        raise ConfigError(
+            f"the probe was killed by signal {-done.returncode}: does the run need more memory "
+            "than there is? Lower --batch, or raise --accumulate"
+        )
+    if done.returncode:
+        raise ConfigError(done.stderr.strip() or f"the probe ended with {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    inside = found.pop("inside")
+    found["seconds"]["start"] += max(0.0, wall - inside)  # the interpreter and its imports
+    found["seconds"]["total"] = sum(found["seconds"].values())
+    return found
+
+
+def main() -> None:
+    r"""Reads a task from the standard input and prints its measurement."""
+    task = task_of(json.loads(sys.stdin.read()), "the standard input")
+    try:
+        print(json.dumps(measure(task)))
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"the device has too little memory for a step ({error}): raise --accumulate")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+# ---------------------------------------------------------------- in the fresh process
+
+
+def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
+    r"""Returns what a run needs, in bytes and seconds, from a few of its steps.
+
+    Arguments:
+        task: The run.
+        budget: About how many seconds to spend on the steps of a stage.
+    """
+    inside = time.perf_counter()
+    run, device = task.run, device_of(task.run.device)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    keep()
+    library = peak(torch.device("cpu"))
+    problem, start = timed(lambda: ready(task))
+    torch.manual_seed(run.seed)
+    method = method_of(task.command, task.method)
+    recipe = method.recipe(problem, task.settings, run.seed)
+    stage, seconds = timed(lambda: next(recipe))
+    start += seconds
+    stages: list[dict[str, Any]] = []
+    while True:
+        trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
+        start += seconds
+        stages.append(stage_row(task, problem, stage, trainer, budget))
+        student = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
+        try:
+            stage, seconds = timed(lambda s=student: recipe.send(s))
+            start += seconds
+        except StopIteration:
+            break
+        del stages[-1]["log"]
+    log = stages[-1].pop("log")
+    end = timed(lambda: finish(task, problem, student.cpu(), log))[1]
+    training = sum(row["seconds"] for row in stages)
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "stages": stages,
+        "memory": {"peak": peak(device), "library": library},
+        "disk": disk(task, stages, student),
+        "seconds": {
+            "start": start,
+            "training": training,
+            "evaluations": sum(row["looks"] for row in stages),
+            "checkpoints": saves(task, stages),
+            "end": end,
+        },
+        "inside": time.perf_counter() - inside,
+    }
+
+
+def ready(task: Task) -> Problem:
+    r"""Does what a run does before its recipe."""
+    problem = problem_of(task)
+    if task.command == "distill":
+        probe(problem.teacher, *problem.reference(512))
+        problem.hashes()
+        problem.floor()
+    return problem
+
+
+def finish(
+    task: Task, problem: Problem, student: torch.nn.Module, log: Sequence[dict[str, Any]]
+) -> None:
+    r"""Does what a run does after its training: measures, and draws the student and a log."""
+    distilled = isinstance(student, Generator)
+    source = problem.from_generator(student.eval()) if distilled else None
+    if source is None:
+        problem.teacher = student.eval()
+        source = problem.from_teacher()
+    n = task.run.samples if distilled and task.run.samples else problem.samples
+    problem.measure(source, n)
+    if distilled:
+        problem.compared_with(n)
+    with tempfile.TemporaryDirectory() as folder:
+        problem.picture(source, Path(folder) / "samples.png", "student")
+        curves(log, Path(folder) / "curves.png", problem.headline, _reference(task))
+        if any("histogram" in row for row in log):
+            convergence(log, Path(folder) / "convergence.png")
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def disk(task: Task, stages: Sequence[dict[str, Any]], student: torch.nn.Module) -> dict[str, int]:
+    r"""Returns the bytes of the newest two checkpoints a stage, of milestones, of the student."""
+    largest = max(row["checkpoint"] for row in stages)
+    each = sum(row["checkpoint"] for row in stages)
+    found = {
+        "checkpoint": largest,
+        "checkpoints": 2 * each,
+        "milestones": task.run.milestones * each,
+        "student": footprint.size(footprint.weights(student)),
+    }
+    # One more checkpoint is written beside the two before the older one goes.
+    return found | {"total": sum(found.values())}
+
+
+def saves(task: Task, stages: Sequence[dict[str, Any]]) -> float:
+    r"""Returns the seconds of all checkpoints, without the disk's own."""
+    times = [1 + task.run.milestones + row["seconds"] // task.run.save_every for row in stages]
+    return sum(n * row["save"] for n, row in zip(times, stages, strict=True))
+
+
+if __name__ == "__main__":
+    main()

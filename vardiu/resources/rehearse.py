@@ -1,0 +1,186 @@
+r"""A rehearsal of one stage of a run: what its memory holds, and how long its parts take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+
+from ..monitoring import measures
+from ..problems.base import Problem
+from ..runs.distill import _draws
+from ..runs.task import Task
+from ..storage.checkpoints import _encode
+from ..training import objective as objectives
+from ..training.stage import Stage
+from ..training.trainer import DEAR, Trainer
+from . import footprint
+
+__all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
+
+
+# Blocks of steps that are not counted: caches fill, kernels are chosen, memory is first touched.
+WARM = 2
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    r"""Returns what a function returns, and the seconds that it took."""
+    started = time.perf_counter()
+    value = function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return value, time.perf_counter() - started
+
+
+def peak(device: torch.device) -> int:
+    r"""Returns the most bytes that this process has held: of CUDA's allocator, or of memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    # In bytes on macOS, in kilobytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def stage_row(
+    task: Task, problem: Problem, stage: Stage, trainer: Trainer, budget: float
+) -> dict[str, Any]:
+    r"""Returns the memory and the times of a stage."""
+    found = steps(trainer, stage, budget)
+    beginnings = min(stage.objective.beginnings, stage.steps)
+    assert trainer.batch is not None
+    kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
+    state = trainer.state_dict(stage.batches)
+    saving = timed(lambda: serialise(state))
+    log, looks = look(task, problem, trainer, stage)
+    return {
+        "name": stage.name,
+        "steps": stage.steps,
+        **found._asdict(),
+        "seconds": stage.steps * found.step + beginnings * found.begin + found.warm,
+        "looks": looks,
+        "log": log,
+        "checkpoint": saving[0],
+        "save": saving[1],
+        "networks": networks(trainer, kept),
+        "outside": max(phase.get("", 0) for phase in kept.values()),
+    }
+
+
+class Steps(NamedTuple):
+    r"""Seconds of a stage's steps, all medians but the last.
+
+    Arguments:
+        step: Of a step.
+        processor: Those that the processor worked.
+        begin: Of the objective's `begin`, in the steps that have one.
+        warm: What the first steps took beyond that: kernels are compiled, memory is touched.
+    """
+
+    step: float
+    processor: float
+    begin: float
+    warm: float
+
+
+def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
+    r"""Takes steps of a stage, at least five.
+
+    Steps are timed in blocks in which each phase has had its turn.
+    """
+    objective = stage.objective
+    cycle = math.lcm(*(phase.every for phase in objective.phases))
+    begin = objective.begin
+    begins: list[float] = []
+
+    def watched(*arguments: Any) -> None:  # noqa: ANN401
+        begins.append(timed(lambda: begin(*arguments))[1])
+
+    objective.__dict__["begin"] = watched
+    blocks: list[float] = []
+    processor: list[float] = []
+    while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):
+        started, worked = time.perf_counter(), time.process_time()
+        for _ in range(cycle):
+            trainer.advance(stage.batches)
+        seconds, work = time.perf_counter() - started, time.process_time() - worked
+        blocks.append((seconds - sum(begins[-cycle:])) / cycle)
+        processor.append(work / cycle)
+        if trainer.step + cycle > trainer.steps:
+            break
+    del objective.__dict__["begin"]
+    first = begins[: objective.beginnings]
+    step, work = (statistics.median(times[WARM:] or times) for times in (blocks, processor))
+    warm = cycle * max(0.0, sum(blocks[:WARM]) - len(blocks[:WARM]) * step)
+    return Steps(step, work, statistics.median(first or [0.0]), warm)
+
+
+def look(
+    task: Task, problem: Problem, trainer: Trainer, stage: Stage
+) -> tuple[list[dict[str, Any]], float]:
+    r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
+    told, seconds = timed(trainer.summary)
+    seconds *= min(task.run.reports, stage.steps // DEAR + 1)
+    row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
+    reports = min(task.run.reports, stage.steps)
+
+    def evaluate() -> None:
+        random = torch.Generator().manual_seed(0)
+        drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
+        for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
+            row[f"metric/{metric.name}"] = metric.value
+        assert trainer.batch is not None
+        draws = _draws(stage.steps, stage.steps, task.run.evaluations)
+        seen = trainer.objective, drawn, trainer.batch, trainer.step, draws
+        row.update(measures.look(problem, *seen))
+
+    if task.command == "distill":
+        seconds += min(task.run.evaluations, stage.steps) * timed(evaluate)[1]
+    return [{**row, "step": i + 1, "seconds": i + 1.0} for i in range(reports)], seconds
+
+
+def networks(trainer: Trainer, kept: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    r"""Returns the bytes of each network."""
+    found = {}
+    for name, module in objectives.networks(trainer.objective).items():
+        trained = name in trainer.optimizers
+        free = [p for p in module.parameters() if p.requires_grad]
+        state = [s for p, s in trainer.optimizers[name].state.items()] if trained else []
+        found[name] = {
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "weights": footprint.size(footprint.weights(module)),
+            "gradients": footprint.size(free) if trained else 0,
+            "optimiser": footprint.size(state),
+            "average": footprint.size(footprint.weights(trainer.average.module))
+            if name == "generator"
+            else 0,
+            "activations": max(phase.get(name, 0) for phase in kept.values()),
+        }
+    return found
+
+
+def serialise(state: dict[str, Any]) -> int:
+    r"""Writes a checkpoint to memory, as `save_state` writes it to the disk; returns its bytes."""
+    total = 0
+    for part, value in state.items():
+        tensors: dict[str, torch.Tensor] = {}
+        text = json.dumps(_encode(value, part, tensors))
+        data = safetensors.torch.save(tensors) if tensors else b""
+        for _ in range(2):  # when it is written, and when it is verified
+            hashlib.sha256(data).hexdigest()
+        total += len(data) + len(text)
+    return total

@@ -1,0 +1,1 @@
+r"""From settings to a finished run."""

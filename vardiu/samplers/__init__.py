@@ -1,0 +1,1 @@
+r"""Many calls of a denoiser, from noise to a sample."""

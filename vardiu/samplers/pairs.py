@@ -1,0 +1,48 @@
+r"""Pairs of noise and sample: what the teacher's own sampler makes of a latent.
+
+The probability-flow equation maps :math:`z` to one sample, deterministically. Pairs need no data,
+only calls of the teacher; they are where a student starts that would otherwise collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..denoisers.base import Denoiser
+from ..denoisers.levels import karras_grid
+from .ode import Heun
+
+__all__ = ["Pairs", "teacher_pairs"]
+
+
+class Pairs(NamedTuple):
+    r"""Latents, the teacher's samples and their conditions, each with :math:`N` rows."""
+
+    z: Tensor
+    x: Tensor
+    cond: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def teacher_pairs(
+    teacher: Denoiser, z: Tensor, cond: Mapping[str, Tensor], *, steps: int, batch: int = 500
+) -> Pairs:
+    r"""Returns the teacher's samples of latents, by Heun's method.
+
+    Arguments:
+        teacher: The teacher; :math:`2 n - 1` calls a batch.
+        z: Standard normal latents of the teacher's shape, :math:`(N, *)`.
+        cond: Their conditions.
+        steps: The number :math:`n` of steps.
+        batch: The number of rows solved at once.
+    """
+    sampler = Heun(teacher, karras_grid(steps, teacher.sigma_min, teacher.sigma_max))
+    parts = []
+    for i in range(0, len(z), batch):
+        rows = {name: value[i : i + batch] for name, value in cond.items()}
+        parts.append(sampler(teacher.sigma_max * z[i : i + batch], **rows))
+    return Pairs(z, torch.cat(parts), cond)

@@ -1,0 +1,1 @@
+r"""Settings: dataclasses at the surface, read strictly, and the objects that they stand for."""

@@ -1,0 +1,113 @@
+r"""Objects of the library from rows of settings: one table for each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..denoisers.levels import (
+    Geometric,
+    Levels,
+    LogNormal,
+    LogUniform,
+    PowerLaw,
+    Schedule,
+    Staircase,
+)
+from ..functional.scores import Weight
+from ..training.optimizers import Optimisation, constant, cosine, trapezoid
+from .fields import LevelSettings, Training, WeightSettings
+
+__all__ = ["levels", "optimisation", "weight"]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    r""":math:`\sigma^2 / (\sigma^2 + c^2)`: that of a small level, and one for a large."""
+
+    scale: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return sigma.square() / (sigma.square() + self.scale**2)
+
+
+@dataclass(frozen=True)
+class Power:
+    r""":math:`\sigma^p`."""
+
+    power: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return sigma**self.power
+
+
+def _low(row: LevelSettings, steps: int) -> Schedule:
+    if row.start_min is None:
+        return row.sigma_min
+    return Geometric(row.start_min, row.sigma_min, max(1, round(row.anneal * steps)))
+
+
+def _log_uniform(row: LevelSettings, steps: int) -> Levels:
+    return LogUniform(_low(row, steps), row.sigma_max)
+
+
+def _power_law(row: LevelSettings, steps: int) -> Levels:
+    rho: Schedule = row.rho
+    if row.rho_end is not None:
+        rho = Staircase(row.rho, row.rho_end, row.rho_increment, row.rho_every)
+    return PowerLaw(_low(row, steps), row.sigma_max, rho)
+
+
+def _log_normal(row: LevelSettings, steps: int) -> Levels:
+    return LogNormal(row.mean, row.std, _low(row, steps), row.sigma_max)
+
+
+LEVELS: Mapping[str, Callable[[LevelSettings, int], Levels]] = {
+    "log_uniform": _log_uniform,
+    "power_law": _power_law,
+    "log_normal": _log_normal,
+}
+
+
+WEIGHTS: Mapping[str, Callable[[WeightSettings], Weight]] = {
+    "square": lambda row: torch.square,
+    "bounded": lambda row: Bounded(row.scale),
+    "power": lambda row: Power(row.power),
+    "constant": lambda row: torch.ones_like,
+}
+
+
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "trapezoid": trapezoid,
+}
+
+
+def levels(row: LevelSettings, steps: int) -> Levels:
+    r"""Returns the distribution of levels of a run of so many steps."""
+    return LEVELS[row.kind](row, steps)
+
+
+def weight(row: WeightSettings) -> Weight:
+    r"""Returns the weight of a level."""
+    return WEIGHTS[row.kind](row)
+
+
+def optimisation(
+    row: Training, rates: Mapping[str, float], momenta: Mapping[str, float] | None = None
+) -> Optimisation:
+    r"""Returns how a stage is updated, with a learning rate for each network."""
+    return Optimisation(
+        rates=rates,
+        betas=(row.beta_1, row.beta_2),
+        momenta=momenta or {},
+        decay=DECAYS[row.decay],
+        warmup=row.warmup,
+        delays={"generator": row.delay},
+        clip=row.clip,
+        halflife=row.halflife,
+    )

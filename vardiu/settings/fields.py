@@ -1,0 +1,257 @@
+r"""Settings: documented dataclasses at the surface of the library, and nowhere below it.
+
+Nothing here imports torch. A preset is a value of these classes; the command line overrides its
+fields; the resolved value is saved beside the run as YAML, from which it is read back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ConfigError
+
+__all__ = [
+    "DensitySettings",
+    "DigitsSettings",
+    "FrameSettings",
+    "ImageSettings",
+    "LevelSettings",
+    "PairSettings",
+    "Training",
+    "WeightSettings",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelSettings:
+    r"""The distribution of noise levels, from coarse to fine where `start_min` is set."""
+
+    kind: Literal["log_uniform", "power_law", "log_normal"] = "log_uniform"
+    """The family: uniform in log sigma; sigma_min + u^rho (sigma_max - sigma_min); or EDM's."""
+    sigma_min: float = 0.1
+    """The smallest level, in units of the data."""
+    sigma_max: float = 20.0
+    """The largest level."""
+    start_min: float | None = None
+    """The smallest level at the first step, annealed to sigma_min; none for no annealing."""
+    anneal: float = 1.0
+    """The share of the steps in which the smallest level goes from start_min to sigma_min."""
+    rho: float = 1.0
+    """power_law: the exponent at the first step."""
+    rho_end: float | None = None
+    """power_law: the exponent at the end; none for a constant."""
+    rho_increment: float = 0.01
+    """power_law: what is added to the exponent each time."""
+    rho_every: int = 1000
+    """power_law: the number of steps between additions."""
+    mean: float = -1.2
+    """log_normal: the mean of log sigma."""
+    std: float = 1.2
+    """log_normal: the standard deviation of log sigma."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ConfigError(
+                "levels.sigma_min must be positive and below levels.sigma_max, "
+                f"got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
+        if self.start_min is not None and not self.sigma_min <= self.start_min < self.sigma_max:
+            raise ConfigError(
+                f"levels.start_min must be within levels.sigma_min ({self.sigma_min:g}) and "
+                f"levels.sigma_max ({self.sigma_max:g}), got {self.start_min:g}"
+            )
+        if not 0 < self.anneal <= 1:
+            raise ConfigError(f"levels.anneal must be within (0, 1], got {self.anneal:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSettings:
+    r"""The weight of a noise level in the objective."""
+
+    kind: Literal["square", "bounded", "power", "constant"] = "square"
+    """sigma^2; sigma^2 / (sigma^2 + scale^2); sigma^power; or 1."""
+    scale: float = 1.0
+    """bounded: the level at which the weight has half of its largest value."""
+    power: float = 1.0
+    """power: the exponent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    r"""Regression on the teacher's pairs of noise and sample, before the method itself."""
+
+    pairs: int = 0
+    """The number of pairs; 0 for no regression."""
+    solver_steps: int = 10
+    """Heun's steps that solve a pair."""
+    steps: int = 2_500
+    """Updates of the regression."""
+    batch: int = 128
+    """Pairs of an update."""
+    lr: float = 1e-3
+    """The learning rate of the regression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    r"""A mixture of principal components of the teacher's samples, where a student starts."""
+
+    samples: int = 16_000
+    """Samples of the teacher that the frame is fitted to."""
+    solver_steps: int = 10
+    """Heun's steps that make a sample."""
+    clusters: int = 8
+    """Clusters a class."""
+    by_class: bool = True
+    """Whether each class has clusters of its own, or all share one set of them."""
+    components: int = 16
+    """Principal components a cluster: the latent's dimensions, less one for the cluster."""
+    sigma: float = 0.2
+    """The level at which the student asks its denoiser for what the frame leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    r"""What every method is trained with."""
+
+    steps: int = 10_000
+    """Student updates."""
+    batch: int = 512
+    """Samples of a student update (pairs of opposite noise count once)."""
+    lr: float = 1e-3
+    """The student's learning rate."""
+    beta_1: float = 0.9
+    """Adam's decay rate of the first moment."""
+    beta_2: float = 0.999
+    """Adam's decay rate of the second moment."""
+    decay: Literal["constant", "cosine", "trapezoid"] = "cosine"
+    """The learning rate's course; trapezoid: constant for 3/8 of it, then linear to 1/50."""
+    delay: int = 0
+    """Steps before the student's first update; its posterior or critic learns meanwhile."""
+    warmup: int = 0
+    """Steps in which the learning rate grows from zero."""
+    clip: float = 10.0
+    """The largest norm of a network's gradient."""
+    halflife: float = 200_000.0
+    """The half-life of the student's average, in samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensitySettings:
+    r"""A density with a known score, in two dimensions or more."""
+
+    name: str = "mog40"
+    """The density; `vardiu list` names them."""
+    dim: int = 2
+    """mixture: the number of dimensions."""
+    modes: int = 40
+    """mixture: the number of its Gaussians."""
+    teacher: Literal["exact", "kde", "learned"] = "exact"
+    """The exact score; that of the noised empirical distribution; or a network from `teach`."""
+    teacher_run: str | None = None
+    """learned: the folder that `vardiu teach` wrote; runs/teach-<name> by default."""
+    points: int = 10_000
+    """kde: the number of samples the teacher is made of."""
+    bandwidth: float = 0.0
+    """kde: the standard deviation of the kernel around each point."""
+    sigma_min: float = 0.1
+    """The teacher's smallest noise level."""
+    sigma_max: float = 40.0
+    """The teacher's largest noise level."""
+    latent: int = 2
+    """Dimensions of the student's latent."""
+    width: int = 256
+    """The width of the student's, the posterior's and the fake's hidden layers."""
+    depth: int = 3
+    """The number of their hidden layers."""
+    fourier: int = 5
+    """Octaves of sines and cosines of the latent that the student sees beside it."""
+    residual: bool = False
+    """Whether the student adds its latent to its network's output, and so starts as spread as the
+    data; the latent then has the dimensions of a sample."""
+    scaled: bool = True
+    """Whether networks see and return tensors of unit scale; off, they are the published ones."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsSettings:
+    r"""scikit-learn's digits: 1,797 real images of 8x8 pixels, ten classes."""
+
+    name: Literal["digits"] = "digits"
+    """The data set."""
+    conditional: bool = True
+    """Whether the class is asked for."""
+    teacher_run: str | None = None
+    """The folder that `vardiu teach` wrote; runs/teach-digits by default."""
+    sigma: float = 20.0
+    """The level at which the student asks the network that it took from the teacher."""
+    width: int = 128
+    """The width of the posterior's layers."""
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """What networks compute in; everything around them is float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    r"""Any teacher of images or of latents, with data or without."""
+
+    name: str = "images"
+    """The name of the problem."""
+    teacher: str | None = None
+    """A folder, a hub id, an EDM pickle or FILE.py:NAME; runs/teach-<name> by default."""
+    data: str | None = None
+    """Clean images to compare with, and for methods that need them: a folder, .npz, shards, or a
+    set on board. Without them the teacher's own samples stand for the data."""
+    corrupt: int = 0
+    """How many corrupt images of the data are allowed before the run stops."""
+    prediction: str | None = None
+    """What the teacher's network predicts, where its scheduler says it wrong."""
+    guidance: float = 1.0
+    """The scale of classifier-free guidance that is distilled into the student."""
+    negative: str = ""
+    """The prompt that guidance leads away from."""
+    weak: str | None = None
+    """A worse teacher for autoguidance, in place of the null condition."""
+    prompts: str | None = None
+    """A text file with a prompt a line, for a teacher of texts."""
+    student: Literal["teacher", "lora", "fresh"] = "teacher"
+    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
+    rank: int = 16
+    """lora: the rank of the adapters of student and fake."""
+    sigma: float | None = None
+    """The level at which the student asks its network; by default the teacher's largest, or about
+    2.5 where it predicts noise."""
+    calls: int = 1
+    """The number of calls of the student; more than one is a few-step student."""
+    side: int = 16
+    """fresh, and `vardiu teach`: the height and width of an image."""
+    channels: int = 3
+    """fresh, and `vardiu teach`: the channels of an image."""
+    widths: tuple[int, int] = (32, 96)
+    """fresh, and `vardiu teach`: the U-Net's channels at full and at half size."""
+    depth: int = 3
+    """fresh, and `vardiu teach`: the U-Net's blocks at half size."""
+    reference: int = 5_000
+    """Images that metrics compare with: of the data, or half as many of the teacher's own."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32."""
+
+    def __post_init__(self) -> None:
+        if self.reference < 200:
+            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
+        for name in ("rank", "calls", "side", "channels", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
+        if self.side % 2:
+            raise ConfigError(f"problem.side must be even, got {self.side}")

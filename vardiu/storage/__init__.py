@@ -1,0 +1,1 @@
+r"""Files, checkpoints, run folders, provenance; knows nothing of models."""

@@ -1,0 +1,260 @@
+r"""Checkpoints: safetensors and JSON, whole or not at all, verified before they count.
+
+A state is a nest of dictionaries and lists with tensors and scalars for leaves. Each of its parts
+is one file of tensors; the nest itself, with the scalars and the places of the tensors, is
+`state.json`; `manifest.json` holds the size and the SHA-256 of every file. All is written in a
+folder beside the final one, flushed to the disk, read again and compared, and only then renamed.
+Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+__all__ = ["Checkpoints", "load_state", "save_state"]
+
+
+FORMAT = 1
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 (any leaf)
+    r"""Returns the JSON form of a state; tensors are put aside under their path."""
+    if isinstance(value, Tensor):
+        while path in tensors:  # as the keys 1 and "1" would share one
+            path += "'"
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        items = [[k, _encode(v, f"{path}/{k}", tensors)] for k, v in value.items()]
+        for key, _ in items:
+            if not isinstance(key, str | int):
+                raise TypeError(f"{path}: keys must be strings or integers, got {key!r}")
+        return {"dict": items}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_encode(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": float.__repr__(value)}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"{path}: a {type(value).__name__} cannot be kept in a checkpoint")
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (any leaf)
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    items = [_decode(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _write(path: Path, data: bytes) -> dict[str, Any]:
+    r"""Writes a file to the disk; returns what `_digest` has to find there."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    r"""Makes the operating system write a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
+    r"""Writes a state into a folder that does not exist yet.
+
+    Arguments:
+        folder: The folder to make. At no instant does it exist incomplete.
+        state: The state; each key with tensors below it becomes one file.
+
+    Raises:
+        FileExistsError: The folder exists.
+        CheckpointError: The disk is full or cannot be written; nothing is left of the attempt.
+        TypeError: A leaf is neither a tensor nor a JSON scalar.
+        ValueError: A key of the state cannot be the name of a file.
+    """
+    folder = Path(folder)
+    for part in state:
+        if not isinstance(part, str) or "/" in part:
+            raise ValueError(f"a key of the state must be fit for a file's name, got {part!r}")
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: a checkpoint is never overwritten")
+    partial = folder.parent / f".{folder.name}.tmp-{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        structure: dict[str, Any] = {}
+        files: dict[str, Any] = {}
+        for part, value in state.items():
+            tensors: dict[str, Tensor] = {}
+            structure[part] = _encode(value, part, tensors)
+            if tensors:
+                name = f"{part}.safetensors"
+                files[name] = _write(partial / name, save(tensors))
+        files["state.json"] = _write(partial / "state.json", json.dumps(structure).encode())
+        manifest = {"format": FORMAT, "files": files}
+        _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
+        _verify(partial)
+        _flush(partial)
+        partial.rename(folder)
+        _flush(folder.parent)
+    except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {folder} could not be written ({error}). Earlier ones are kept. "
+            "Free some space or choose a folder that can be written, then run the command again"
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _verify(folder: Path) -> None:
+    r"""Raises a `CheckpointError` that names the first file that is not as it was written."""
+    path = folder / "manifest.json"
+    cure = f"Delete {folder}, and an earlier checkpoint is taken"
+    try:
+        manifest = json.loads(path.read_text())
+        files = {"state.json": manifest["files"]["state.json"], **manifest["files"]}
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}). {cure}") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{path} must be of format {FORMAT}, got {version!r}. {cure}")
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing. {cure}")
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} cannot be read ({error}). {cure}") from error
+        if found != expected:
+            raise CheckpointError(f"{folder / name} was changed since it was written. {cure}")
+
+
+def load_state(folder: str | Path, device: str = "cpu") -> dict[str, Any]:
+    r"""Returns the state that `save_state` wrote, after a comparison of every byte's hash.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or changed; the message names it.
+    """
+    folder = Path(folder)
+    _verify(folder)
+    structure = json.loads((folder / "state.json").read_text())
+    state = {}
+    for part, value in structure.items():
+        path = folder / f"{part}.safetensors"
+        tensors = load_file(path, device=device) if path.is_file() else {}
+        state[part] = _decode(value, tensors)
+    return state
+
+
+class Checkpoints:
+    r"""The checkpoints of one run, one folder a step, the newest few of them kept.
+
+    Arguments:
+        folder: Their parent folder; made when the first one is saved.
+        keep: The number to keep.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.folder, self.keep = Path(folder), keep
+
+    def steps(self) -> list[int]:
+        r"""Returns the steps of the checkpoints on disk, ascending, verified or not."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step:09d}"
+
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        r"""Writes a checkpoint, then removes what is older than the newest `keep`.
+
+        A damaged checkpoint of the same step is set aside first, under another name. Those of
+        later steps, which `newest` skipped, are not counted: they never push this one out.
+
+        Raises:
+            CheckpointError: The disk is full or cannot be written.
+        """
+        path = self.path(step)
+        # The leavings of dead writers go first: they may be what fills the disk.
+        for partial in self.folder.glob(".*.tmp-*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        try:
+            if path.exists():
+                try:
+                    _verify(path)
+                    return path
+                except CheckpointError:
+                    path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
+            save_state(path, state)
+            for old in [s for s in self.steps() if s <= step][: -self.keep]:
+                shutil.rmtree(self.path(old))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} cannot be tidied ({error}). Make it writable, then run the "
+                "command again"
+            ) from error
+        return path
+
+    def load(self, step: int) -> dict[str, Any]:
+        r"""Returns the state of a step.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return load_state(self.path(step))
+
+    def newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
+        r"""Returns the step and the state of the newest one that verifies, and what was skipped.
+
+        Raises:
+            CheckpointError: There are checkpoints, and none verifies.
+        """
+        skipped: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return step, load_state(self.path(step)), skipped
+            except CheckpointError as error:
+                skipped.append(str(error))
+        if skipped:
+            raise CheckpointError("no checkpoint can be read: " + "; ".join(skipped))
+        return None

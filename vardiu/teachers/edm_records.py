@@ -1,0 +1,240 @@
+r"""What a network's pickle is read into: inert classes that keep what they are given.
+
+Each stands for one name that published pickles use. None can be changed by a pickle: a class is
+`Sealed`, and an instance refuses a state unless it says otherwise. All is checked in `__new__`,
+which no way of making an object goes around.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["BROKEN", "NumpyArray", "Record", "Refused", "Storage", "Strided"]
+
+
+BROKEN = (
+    AssertionError,  # of torch's reader: a storage that the bytes do not hold
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,  # a length beyond any memory, claimed by a damaged file
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+"""What reading a damaged pickle raises, besides `pickle.UnpicklingError` and `EOFError`."""
+
+
+class Refused(ValueError):
+    r"""A pickle that asks for what is not allowed, is damaged, or holds something else."""
+
+
+class Sealed(type):
+    r"""The type of classes that a pickle can name: it must not be able to change them."""
+
+    def __setattr__(cls, name: str, value: object) -> NoReturn:
+        raise Refused(f"it sets {name!r} on the class {cls.__name__}")
+
+
+class Inert(metaclass=Sealed):
+    r"""An object whose attributes a pickle cannot set."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:  # noqa: ANN401
+        raise Refused(f"it sets the attributes of a {type(self).__name__}")
+
+
+class Storage(Inert):
+    r"""The numbers of one or more tensors, read by torch's restricted reader."""
+
+    __slots__ = ("dtype", "numbers")
+
+    def __new__(cls, data: bytes) -> Storage:
+        if not isinstance(data, bytes):
+            raise Refused(f"the bytes of a storage are a {type(data).__name__}")
+        try:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, *BROKEN) as error:
+            raise Refused(f"torch's restricted reader refuses a storage: {error}") from error
+        if not isinstance(found, torch.storage.TypedStorage):
+            raise Refused(f"the bytes of a storage hold a {type(found).__name__}")
+        self = super().__new__(cls)
+        self.dtype, self.numbers = found.dtype, found._untyped_storage
+        return self
+
+
+class Strided(Inert):
+    r"""A tensor's view of its storage; the tensor itself is made after the pickle was read."""
+
+    __slots__ = ("offset", "shape", "storage", "stride")
+
+    def __new__(
+        cls,
+        storage: Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *rest: object,
+    ) -> Strided:
+        numbers = [offset, *shape, *stride]
+        if not isinstance(storage, Storage) or len(shape) != len(stride):
+            raise Refused("a tensor has no storage, or its shape does not fit its strides")
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise Refused(f"the offset, shape and strides of a tensor are {numbers}")
+        reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        size = storage.numbers.nbytes() // storage.dtype.itemsize
+        if 0 not in shape and reach >= size:
+            raise Refused(
+                f"a tensor of shape {tuple(shape)} reaches element {reach} of a storage of {size}"
+            )
+        self = super().__new__(cls)
+        self.storage, self.offset = storage, offset
+        self.shape, self.stride = tuple(shape), tuple(stride)
+        return self
+
+    def tensor(self) -> Tensor:
+        r"""Returns the tensor, a view of the storage."""
+        empty = torch.empty(0, dtype=self.storage.dtype)
+        if 0 in self.shape:
+            return empty.reshape(self.shape)
+        return empty.set_(self.storage.numbers, self.offset, self.shape, self.stride)
+
+
+class Parameter(Inert):
+    r"""What was a parameter is its tensor."""
+
+    __slots__ = ()
+
+    def __new__(cls, data: Any, *rest: object) -> Any:  # noqa: ANN401
+        return data
+
+
+class Device(Inert):
+    r"""A device, by its name: everything is read to the CPU."""
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: object) -> Any:  # noqa: ANN401
+        return ":".join(str(part) for part in parts)
+
+
+class NumpyType(Inert):
+    r"""A NumPy type of plain numbers."""
+
+    __slots__ = ("dtype",)
+    dtype: np.dtype[Any]
+
+    def __new__(cls, name: str, *rest: object) -> NumpyType:
+        if not isinstance(name, str) or name.lstrip("<>|=")[:1] not in tuple("biufc"):
+            raise Refused(f"an array is of type {name!r}, not one of plain numbers")
+        self = super().__new__(cls)
+        self.dtype = np.dtype(name)
+        return self
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in ("<", ">") else self.dtype
+
+
+class NumpyScalar(Inert):
+    r"""A NumPy number, as Python's."""
+
+    __slots__ = ()
+
+    def __new__(cls, kind: NumpyType, data: bytes) -> Any:  # noqa: ANN401
+        return np.frombuffer(data, kind.dtype, count=1)[0].item()
+
+
+class NumpyArray(Inert):
+    r"""A NumPy array of plain numbers, in `values`."""
+
+    __slots__ = ("values",)
+
+    def __new__(cls, *rest: object) -> NumpyArray:
+        self = super().__new__(cls)
+        self.values = np.zeros(0)
+        return self
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        flat = np.frombuffer(data, kind.dtype)
+        self.values = flat.reshape(shape, order="F" if fortran else "C")
+
+
+class Record(Inert):
+    r"""What a pickled module was: the name of its class, its arguments and its attributes.
+
+    Attributes:
+        class_name: The name of its class, which is not looked up.
+        state: Its attributes.
+    """
+
+    __slots__ = ("class_name", "state")
+
+    def __new__(cls, meta: Any = None) -> Record:  # noqa: ANN401
+        meta = {"type": "class", "class_name": "container", "state": {}} if meta is None else meta
+        if not isinstance(meta, dict) or meta.get("type") != "class":
+            raise Refused("a persistent object is not of the type 'class'")
+        self = super().__new__(cls)
+        self.class_name = str(meta.get("class_name"))
+        self.__setstate__(meta.get("state"))
+        return self
+
+    def __setstate__(self, state: Any) -> None:  # noqa: ANN401
+        if not isinstance(state, dict):
+            raise Refused(f"the state of {self.class_name} is a {type(state).__name__}")
+        self.state = state
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        r"""The keyword arguments of its constructor."""
+        return dict(self.mapping("_init_kwargs"))
+
+    @property
+    def modules(self) -> dict[str, Record]:
+        r"""Its parts, by name."""
+        parts = self.mapping("_modules").items()
+        return {name: part for name, part in parts if isinstance(part, Record)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        r"""Returns the names and tensors that `state_dict` of the module would have.
+
+        Raises:
+            Refused: A module is a part of itself, or of two others.
+        """
+        found: dict[str, Tensor] = {}
+        waiting, seen = [("", self)], set()
+        while waiting:
+            prefix, record = waiting.pop()
+            if id(record) in seen:
+                raise Refused(f"the module {prefix[:-1]!r} is a part twice, or of itself")
+            seen.add(id(record))
+            skipped = record.state.get("_non_persistent_buffers_set") or ()
+            buffers = record.mapping("_buffers").items()
+            kept = {name: value for name, value in buffers if name not in skipped}
+            for name, value in {**record.mapping("_parameters"), **kept}.items():
+                if isinstance(value, Strided):
+                    found[f"{prefix}{name}"] = value.tensor()
+            waiting += [(f"{prefix}{name}.", part) for name, part in record.modules.items()]
+        return found
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        r"""Returns an attribute that is a dictionary, empty where there is none."""
+        value = self.state.get(name) or {}
+        if not isinstance(value, dict):
+            raise Refused(f"{name} of {self.class_name} is a {type(value).__name__}, not a dict")
+        return value
+
+    def __str__(self) -> str:
+        tensors = self.tensors().values()
+        count = sum(tensor.numel() for tensor in tensors)
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"{self.class_name}({arguments}): {len(tensors)} tensors, {count:,} numbers"

@@ -1,0 +1,59 @@
+r"""Teachers from elsewhere: one adapter an origin, behind `load`.
+
+A source is a path, a hub id or the name of a function; the first plugin that knows its look reads
+it. What is returned is a `vardiu.Denoiser` with an `origin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..denoisers.base import Denoiser
+from ..errors import ConfigError
+from . import diffusers, edm, functions, saved
+
+__all__ = ["READERS", "Reader", "load"]
+
+
+class Reader(NamedTuple):
+    r"""A row: what it reads, whether a source looks so, and the reader."""
+
+    about: str
+    matches: Callable[[str], bool]
+    load: Callable[..., Denoiser]
+
+
+READERS: Mapping[str, Reader] = {
+    "function": Reader(
+        "FILE.py:NAME or MODULE:NAME, a Denoiser or a function that returns one",
+        functions.matches,
+        functions.load,
+    ),
+    "run": Reader(
+        "a run of `vardiu teach`, or a folder with model.json", saved.matches, saved.load
+    ),
+    "edm": Reader(
+        "a .pkl file of EDM or EDM2, of which nothing is executed", edm.matches, edm.load
+    ),
+    "diffusers": Reader(
+        "a folder of diffusers, or an id of its hub", diffusers.matches, diffusers.load
+    ),
+}
+
+
+def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin has its own)
+    r"""Returns the teacher of a source.
+
+    Arguments:
+        source: A path, a hub id or the name of a function, see `READERS`.
+        options: Options of the plugin that reads it.
+
+    Raises:
+        ConfigError: No plugin knows the source, or the one that does cannot read it.
+    """
+    for plugin in READERS.values():
+        if plugin.matches(source):
+            return plugin.load(source, **options)
+    known = "; ".join(plugin.about for plugin in READERS.values())
+    raise ConfigError(f"no teacher can be read from {source!r}. What can be read: {known}")

@@ -1,0 +1,38 @@
+r"""Teachers that this library wrote: runs of `vardiu teach`, and folders with `model.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import models
+from ..denoisers.base import Denoiser
+from ..errors import ConfigError
+from .origin import Origin
+
+__all__ = ["load", "matches"]
+
+
+def _folder(source: str) -> Path | None:
+    candidates = (Path(source), Path(source) / "teacher")
+    return next((f for f in candidates if (f / "model.json").is_file()), None)
+
+
+def matches(source: str) -> bool:
+    r"""Whether a source is such a folder."""
+    return _folder(source) is not None
+
+
+def load(source: str) -> Denoiser:
+    r"""Returns the denoiser of a folder.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+    folder = _folder(source)
+    if folder is None:
+        raise ConfigError(f"{source} holds no model.json")
+    teacher = models.load(folder)
+    if not isinstance(teacher, Denoiser):
+        raise ConfigError(f"{folder} holds a {type(teacher).__name__}, not a denoiser")
+    teacher.origin = Origin(source, "run")
+    return teacher

@@ -1,0 +1,1 @@
+r"""Objectives, phases and stages, and the trainer that carries them out."""

@@ -1,0 +1,132 @@
+r"""Time and memory of networks, without a change of what they compute.
+
+Three of the four options act on the *backbones*, the networks inside of the denoisers, generators
+and encoders that give their outputs a meaning. All act in place, on modules as they are: weights
+keep their names, and what was trained with an option is loaded without it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from ..denoisers.base import Denoiser
+from ..errors import ConfigError, nearest
+from ..nn import Precision
+from ..posteriors.encoder import Encoder, Posterior
+from ..students.base import Generator
+from .frozen import Frozen
+from .objective import Objective, networks
+
+__all__ = ["Economy", "backbones"]
+
+
+WRAPPERS = (Generator, Denoiser, Posterior, Encoder, Precision)
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    r"""A network that can compute its activations twice instead of keeping them."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        r"""Keeps the inputs of its blocks only."""
+
+
+@dataclass(frozen=True)
+class Economy:
+    r"""How networks save time and memory. Names are separated by commas; `all` for all."""
+
+    compile: str = ""
+    """Networks to compile with torch.compile: generator, posterior, fake, teacher, ..."""
+    backend: str = "inductor"
+    """The compiler: inductor (needs a C++ compiler on CPU), aot_eager or eager."""
+    checkpoint: str = ""
+    """Networks that keep the inputs of their blocks only, and run them again for the gradient."""
+    channels_last: str = ""
+    """Networks whose images lie in memory with their channels together."""
+    offload: bool = False
+    """Whether the teacher waits in host memory and is on the device for its calls only."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("inductor", "aot_eager", "eager"):
+            known = nearest(self.backend, ("inductor", "aot_eager", "eager"))
+            raise ConfigError(f"unknown backend {self.backend!r}; {known}")
+        if self.offload and {"all", "teacher"} & set(words(self.compile)):
+            raise ConfigError(
+                "a teacher that is offloaded cannot be compiled: its weights move at each call. "
+                "Name the other networks in --economy.compile, or leave out --economy.offload"
+            )
+
+    def apply(self, objective: Objective) -> None:
+        r"""Makes an objective's networks do so; call it before optimisers and averages are made.
+
+        A name that the objective has no network of is left out with a warning: another stage of
+        the same run may have it.
+
+        Raises:
+            ConfigError: A network has no blocks to run again, or nothing to offload.
+        """
+        options: tuple[tuple[str, Callable[[nn.Module], object]], ...] = (
+            (self.channels_last, channels_last),
+            (self.checkpoint, recompute),
+            (self.compile, lambda network: network.compile(backend=self.backend)),
+        )
+        for text, function in options:
+            for module in chosen(objective, text, trained=function is recompute):
+                for network in backbones(module):
+                    function(network)
+        held = [m for m in objective.children() if isinstance(m, Frozen)]
+        for frozen in held if self.offload else ():
+            frozen.offload()
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def chosen(objective: Objective, text: str, trained: bool) -> Iterable[nn.Module]:
+    r"""Yields the networks that a setting names; `all` may be all that are trained."""
+    there = networks(objective)
+    if words(text) == ["all"]:
+        kept = objective.trained if trained else there
+        yield from (there[name] for name in kept)
+        return
+    for name in words(text):
+        if name in there:
+            yield there[name]
+        else:
+            warnings.warn(f"no network {name!r} here; {nearest(name, there)}", stacklevel=3)
+
+
+def backbones(module: nn.Module) -> list[nn.Module]:
+    r"""Returns the networks inside of the wrappers that give them a meaning.
+
+    Those without parameters are left out, and so are the heads and flows of posteriors: they are
+    small.
+    """
+    if not isinstance(module, WRAPPERS):
+        return [module] if any(True for _ in module.parameters()) else []
+    parts = module.children()
+    if isinstance(module, Posterior):
+        parts = (part for part in parts if isinstance(part, WRAPPERS))
+    return [network for part in parts for network in backbones(part)]
+
+
+def channels_last(network: nn.Module) -> None:
+    r"""Lays weights of convolutions out with channels last; their outputs follow."""
+    network.to(memory_format=torch.channels_last)
+
+
+def recompute(network: nn.Module) -> None:
+    if not isinstance(network, Recomputing):
+        raise ConfigError(
+            f"a {type(network).__name__} has no blocks to run again; networks that have are "
+            "UNet, MLP and those with a method enable_gradient_checkpointing, as diffusers'. "
+            "Leave it out of --economy.checkpoint"
+        )
+    network.enable_gradient_checkpointing()

@@ -1,0 +1,399 @@
+r"""The loop: optimisers, steps, averages, checkpoints and logs, and nothing of any method.
+
+A run can be stopped at any instant. What a checkpoint holds is all that the next step depends on:
+networks, optimisers, averages, random streams, the place in the data and the counters. Going on
+from it gives, bit for bit, what not stopping would have given.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..data.batches import Batches
+from ..errors import Diverged, Interrupted
+from ..storage.checkpoints import Checkpoints
+from ..students.base import Generator
+from .distributed import everywhere, share_gradients
+from .ema import Average
+from .loss_scale import LossScale, scales_of
+from .objective import Loss, Objective, Phase, only
+from .optimizers import Optimisation
+
+__all__ = ["Report", "Trainer"]
+
+
+# Steps between two of an objective's diagnostics at least: they cost up to two or three steps.
+DEAR = 100
+
+
+class Report(NamedTuple):
+    r"""What the trainer tells now and then."""
+
+    step: int
+    seconds: float
+    calls: int
+    values: Mapping[str, float]
+
+
+class Trainer:
+    r"""Trains an objective.
+
+    Arguments:
+        objective: What to train; it owns the networks.
+        optimisers: One optimiser for each network that a phase updates.
+        optimisation: Decay, warm-up, clipping and averaging; see `Optimisation`.
+        steps: The number of steps of the whole run, of which the decay is a function.
+        seed: The seed of the objective's streams.
+        accumulate: The number of equal parts in which a batch is visited, one after another. Their
+            mean gradient is that of the whole batch, on the same draws, up to rounding.
+        scale: The first scale of the losses, see `LossScale`. By default there is one where a
+            network computes in float16.
+
+    Attributes:
+        step: The number of steps taken.
+        seconds: The time spent in steps, over all resumptions.
+        updates: The number of updates of each network.
+        average: The student's moving average.
+        batch: The latest batch that the instruments may look at: one of its parts.
+
+    Raises:
+        ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
+            that mixes the rows of its batch was to be accumulated.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimisation: Optimisation,
+        *,
+        steps: int,
+        optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        scale: float | None = None,
+    ) -> None:
+        for name, value in (("steps", steps), ("accumulate", accumulate)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if accumulate > 1 and objective.mixes:
+            raise ValueError(
+                f"accumulate={accumulate} would train another objective: {objective.mixes}. Train "
+                "with accumulate=1 and a smaller batch, or with a loss that is a mean over rows"
+            )
+        given = optimisation.rates if optimizers is None else optimizers
+        missing, extra = set(objective.trained) - set(given), set(given) - set(objective.trained)
+        if missing:
+            raise ValueError(
+                f"no optimizer for {sorted(missing)}; the phases update {list(objective.trained)}"
+            )
+        if extra:
+            raise ValueError(
+                f"an optimizer for {sorted(extra)}, which no phase updates; "
+                f"the phases update {list(objective.trained)}"
+            )
+        self.objective = objective.train()
+        self.optimisation = optimisation
+        self.optimizers = dict(optimizers or optimisation.optimizers(objective))
+        self.rates = {
+            name: [group["lr"] for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
+        self.average = Average(objective.generator, optimisation.halflife)
+        self.scales = scales_of(objective, scale)
+        self.accumulate = accumulate
+        self.steps = steps
+        self.step = 0
+        self.seconds = 0.0
+        self.updates = dict.fromkeys(objective.trained, 0)
+        self.stopping = False
+        self.batch: Batch | None = None
+        self.latest: dict[str, Tensor] = {}
+        objective.streams.reset(seed)
+        if torch.distributed.is_initialized():
+            objective.streams.rank = torch.distributed.get_rank()
+            objective.streams.world = torch.distributed.get_world_size()
+
+    # ---------------------------------------------------------------- one step
+
+    def advance(self, batches: Batches) -> None:
+        r"""Takes one step: draws a batch, prepares it, runs the phases whose turn it is.
+
+        Raises:
+            ValueError: The batch cannot be divided into equal parts.
+        """
+        started = time.perf_counter()
+        x, cond = next(batches)
+        device = self.objective.device
+        cond = {name: value.to(device) for name, value in cond.items()}
+        batch = Batch(x.to(device), cond)
+        parts = divided(batch, self.accumulate)
+        self.batch = parts[0]
+        with torch.no_grad():
+            self.objective.begin(batch, self.step)
+            prepare = functools.partial(self.objective.prepare, step=self.step)
+            drawn = self.objective.streams.each(prepare, parts)
+        for phase in self.objective.phases:
+            if self.step % phase.every == 0:
+                for _ in range(phase.repeat):
+                    loss = self.update(phase, drawn, len(batch.x))
+                info = {"loss": loss.value, **loss.info}
+                self.latest |= {f"{phase.name}/{key}": value for key, value in info.items()}
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+
+    def update(self, phase: Phase, drawn: Sequence[Any], samples: int) -> Loss:
+        r"""Takes one step of the optimisers of the networks that a phase names.
+
+        Arguments:
+            phase: The phase.
+            drawn: What `prepare` returned, of each part of the batch.
+            samples: The number of rows of all parts.
+
+        Raises:
+            Diverged: The loss or a gradient is not finite. No network has been changed.
+        """
+        scale = self.scales.get(phase.name)
+        factor = (1.0 if scale is None else scale.value) / len(drawn)
+
+        def visit(part: Any) -> Loss:  # noqa: ANN401 (each method has its own)
+            loss = phase.loss(part, self.step)
+            loss.value.backward(None if factor == 1 else torch.full_like(loss.value, factor))
+            return Loss(loss.value.detach(), loss.info)
+
+        with only(self.objective, phase.updates) as free:
+            loss = mean_of(self.objective.streams.each(visit, drawn))
+        share_gradients(free)
+        norms = self.clip(phase, loss, scale)
+        for name in norms:
+            self.apply(name, samples)
+        info = {f"gradient/{name}": norm for name, norm in norms.items()}
+        if scale is not None:
+            info |= scale.info()
+        return Loss(loss.value, {**loss.info, **info})
+
+    def clip(self, phase: Phase, loss: Loss, scale: LossScale | None) -> dict[str, Tensor]:
+        r"""Clips the gradient of each network of a phase, and returns their norms before.
+
+        The loss and the norms are read in one message: a GPU waits once a step. Where a scaled
+        gradient is not finite, the scale is lowered and nothing is returned: nothing is updated.
+
+        Raises:
+            Diverged: The loss or a norm is not finite, whatever its scale; the gradients are gone.
+        """
+        gradients = {
+            name: [p.grad for p in self.objective.network(name).parameters() if p.grad is not None]
+            for name in phase.updates
+        }
+        if scale is not None:
+            scale.undo([g for group in gradients.values() for g in group])
+        norms = {name: nn.utils.get_total_norm(group) for name, group in gradients.items()}
+        values = torch.stack([everywhere(loss.value), *norms.values()]).tolist()
+        names = ["its loss", *(f"the gradient of {name}" for name in norms)]
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            self.objective.zero_grad(set_to_none=True)
+            if bad == 0 or scale is None or not scale.lower():
+                raise Diverged(self.complaint(phase, names[bad], values[bad]))
+            return {}
+        if scale is not None:
+            scale.passed()
+        for group, norm in zip(gradients.values(), values[1:], strict=True):
+            # Most gradients are short enough: they need no multiplication by one.
+            if norm + 1e-6 > self.optimisation.clip:
+                torch._foreach_mul_(group, self.optimisation.clip / (norm + 1e-6))
+        return norms
+
+    def apply(self, name: str, samples: int) -> None:
+        r"""Steps one network's optimiser, and the average after the student's."""
+        factor = self.optimisation.decay(self.step / self.steps)
+        if self.step < self.optimisation.warmup:
+            factor *= (self.step + 1) / self.optimisation.warmup
+        optimizer = self.optimizers[name]
+        if self.step < self.optimisation.delays.get(name, 0):
+            optimizer.zero_grad(set_to_none=True)
+            return
+        for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
+            group["lr"] = factor * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.updates[name] += 1
+        if name == "generator":
+            samples *= self.objective.streams.world
+            self.average.update(self.objective.generator, samples)
+
+    def complaint(self, phase: Phase, what: str, value: float) -> str:
+        return (
+            f"step {self.step}, phase {phase.name!r}: {what} is {value}. Nothing was "
+            "updated with it, and the last checkpoint is kept. Lower the learning rate, raise "
+            "sigma_min, or compute in float32."
+        )
+
+    # ---------------------------------------------------------------- the loop
+
+    def fit(
+        self,
+        batches: Batches,
+        *,
+        store: Checkpoints | None = None,
+        save_every: float = 60.0,
+        report_every: int = 0,
+        report: Callable[[Report], None] = lambda report: None,
+        progress: Callable[[int], None] = lambda step: None,
+    ) -> Generator:
+        r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
+
+        Arguments:
+            batches: The data.
+            store: Where checkpoints go; none are written without it.
+            save_every: The number of seconds between checkpoints.
+            report_every: The number of steps between reports; 0 stands for none.
+            report: Is given each report.
+            progress: Is given the step, after each.
+
+        Returns:
+            The averaged student.
+
+        Raises:
+            Diverged: A loss or a gradient is not finite.
+            Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+        """
+        saved = time.monotonic()
+        batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
+        with self.signals():
+            while self.step < self.steps:
+                self.advance(batches)
+                if report_every and (self.step % report_every == 0 or self.step == self.steps):
+                    due = self.step // DEAR > (self.step - report_every) // DEAR
+                    report(self.summary(due or self.step == self.steps))
+                progress(self.step)
+                due = time.monotonic() - saved > save_every
+                if store is not None and (due or self.stopping or self.step == self.steps):
+                    store.save(self.step, self.state_dict(batches))
+                    saved = time.monotonic()
+                if self.stopping:
+                    raise Interrupted(f"stopped at step {self.step} of {self.steps}")
+        return self.average.module
+
+    @torch.no_grad()
+    def summary(self, dear: bool = True) -> Report:
+        r"""Returns each phase's latest values, and if wanted the objective's diagnostics."""
+        assert self.batch is not None
+        diagnostics = self.objective.diagnostics(self.batch, self.step) if dear else {}
+        scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
+        return Report(self.step, self.seconds, self.objective.calls, scalars)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        r"""Turns SIGINT and SIGTERM into a wish to stop after the step; a second one is heard."""
+        self.stopping = False
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            self.stopping = True
+            signal.signal(number, previous[number])
+
+        try:
+            previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # only the main thread may listen to signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, old in previous.items():
+                signal.signal(number, old)
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self, batches: Batches) -> dict[str, Any]:
+        r"""Returns all that the next step depends on."""
+        names = self.objective.trained
+        state = {
+            "networks": self.objective.state_dict(),
+            "optimizers": {name: self.optimizers[name].state_dict() for name in names},
+            "average": self.average.state_dict(),
+            "random": {
+                "streams": self.objective.streams.state_dict(),
+                "torch": torch.get_rng_state(),
+            },
+            "trainer": {
+                "step": self.step,
+                "steps": self.steps,
+                "seconds": self.seconds,
+                "updates": self.updates,
+                "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
+            },
+            "batches": batches.state_dict(),
+        }
+        if torch.cuda.is_available():
+            state["random"]["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], batches: Batches) -> None:
+        r"""Restores what `state_dict` returned, and the place in the data."""
+        # A step that was broken off may have left gradients.
+        self.objective.zero_grad(set_to_none=True)
+        self.objective.load_state_dict(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+            lay_out(optimizer)
+        self.average.load_state_dict(state["average"])
+        self.objective.streams.load_state_dict(state["random"]["streams"])
+        torch.set_rng_state(state["random"]["torch"].cpu())
+        if "cuda" in state["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["random"]["cuda"]])
+        counters = state["trainer"]
+        self.step, self.seconds = counters["step"], counters["seconds"]
+        self.updates = dict(counters["updates"])
+        for name, scale in self.scales.items():
+            scale.load_state_dict(counters["scales"][name])
+        batches.load_state_dict(state["batches"])
+
+
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    r"""Lays an optimiser's moments out in memory as their parameters are.
+
+    Checkpoints are contiguous, parameters may be channels-last; fused updates walk through both
+    by address, and take one element's moment for another's where the two differ.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                state[key] = moment.copy_(value)
+
+
+def divided(batch: Batch, parts: int) -> list[Batch]:
+    r"""Returns a batch in equal parts.
+
+    Raises:
+        ValueError: Its rows cannot be divided so.
+    """
+    rows = len(batch.x)
+    if rows % parts:
+        raise ValueError(
+            f"a batch of {rows} rows cannot be visited in {parts} equal parts: "
+            f"give a number of parts that divides {rows}, or another batch"
+        )
+    xs = batch.x.split(rows // parts)
+    conds = {name: value.split(rows // parts) for name, value in batch.cond.items()}
+    return [Batch(x, {name: v[i] for name, v in conds.items()}) for i, x in enumerate(xs)]
+
+
+def mean_of(losses: Sequence[Loss]) -> Loss:
+    r"""Returns the mean of the losses of equal parts of a batch, and of what they tell."""
+    if len(losses) == 1:
+        return losses[0]
+    value = torch.stack([loss.value for loss in losses]).mean()
+    names = losses[0].info
+    return Loss(value, {n: torch.stack([loss.info[n] for loss in losses]).mean() for n in names})
