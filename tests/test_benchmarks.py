@@ -143,7 +143,7 @@ def test_every_benchmark_starts():
         "import importlib, sys; sys.path.insert(0, 'benchmarks')\n"
         f"made = {{name: importlib.import_module(name) for name in {names}}}\n"
         "estimate = made['estimate']\n"
-        "print(estimate.pipeline.problem_of(estimate.task_of('images')).student())"
+        "print(estimate.problem_of(estimate.task_of('images')).student())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -188,7 +188,7 @@ def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, cap
 def test_kept_memory_is_not_faulted_in_again():
     """Sixteen MiB made and freed: without the setting each time costs 4,096 pages again."""
     code = (
-        "import resource, torch; from vardiu import memory; memory.keep() or exit(77)\n"
+        "import resource, torch; from vardiu.runs import allocator; allocator.keep() or exit(77)\n"
         "f = lambda: [torch.ones(2**18) for _ in range(16)]; f(); f()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(10): f()\n"

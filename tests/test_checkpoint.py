@@ -101,7 +101,7 @@ def test_when_none_verifies_nothing_is_made_up(tmp_path):
 
 KILLED = """
 import os, sys
-from vardiu import checkpoint as module
+from vardiu.storage import checkpoints as module
 import torch
 calls, at = 0, int(sys.argv[2])
 real = os.fsync
@@ -195,7 +195,8 @@ def test_a_key_that_leaves_the_folder_is_refused(tmp_path):
 
 FULL = """
 import resource, signal, sys, torch
-from vardiu.checkpoint import CheckpointError, Checkpoints
+from vardiu.errors import CheckpointError
+from vardiu.storage.checkpoints import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

@@ -86,7 +86,7 @@ def test_chunks_bound_the_memory():
         sizes.append(len(x) * len(y))
         return handle(x, y)
 
-    import vardiu.denoise as module
+    import vardiu.denoisers.exact as module
 
     module.pairwise_square = spy
     try:

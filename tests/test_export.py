@@ -232,7 +232,7 @@ def test_what_stock_diffusers_cannot_hold_is_refused(tmp_path):
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
     from vardiu.export import plain
 
-    real = plain.store.save
+    real = plain.models.save
 
     def careless(student, folder, *rest):
         with torch.no_grad():
@@ -241,7 +241,7 @@ def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
         with torch.no_grad():
             next(student.parameters()).sub_(2e-3)
 
-    monkeypatch.setattr(plain.store, "save", careless)
+    monkeypatch.setattr(plain.models, "save", careless)
     with pytest.raises(ExportError, match="differs from the student by .*nothing was kept"):
         export(pushforward(), "safetensors", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

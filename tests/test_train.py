@@ -33,8 +33,9 @@ if world > 1:
     )
 from cases import CASES
 from vardiu.data import DataFree
-from vardiu.train import Optimisation, Trainer
-from vardiu.train import Diverged
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
+from vardiu.errors import Diverged
 for name in NAMES:
     torch.manual_seed(0)
     objective = CASES[name]()

@@ -1,5 +1,1 @@
 r"""The command line: `main` finds the command, one file a command does it."""
-
-from .main import main
-
-__all__ = ["main"]

@@ -1,4 +1,4 @@
-r"""Contests: methods that are compared on one ground, see `vardiu.bakeoff`.
+r"""Contests: methods that are compared on one ground, see `vardiu.comparison.plan`.
 
 A contest fixes teachers, networks, noise levels, weights and the rows of a batch; its arms differ
 in the objective alone, and in what the objective needs beside the student.

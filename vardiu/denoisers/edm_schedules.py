@@ -35,7 +35,7 @@ class Levels(Coordinates):
     r"""Coordinates whose times can be turned back into levels.
 
     Attributes:
-        prediction: What the network predicts, see `vardiu.coordinates.PREDICTIONS`.
+        prediction: What the network predicts, see `vardiu.denoisers.adapted.PREDICTIONS`.
         preserving: Whether the input is scaled to preserve its variance, or not at all.
     """
 

@@ -59,7 +59,7 @@ def score(denoiser: Callable[..., Tensor], x_t: Tensor, sigma: Tensor, **cond: T
         The score, with shape :math:`(B, *)`.
 
     Example:
-        >>> from vardiu.denoise import GaussianDenoiser
+        >>> from vardiu.denoisers.exact import GaussianDenoiser
         >>> score(GaussianDenoiser(torch.zeros(2), torch.ones(2)), torch.ones(1, 2), torch.ones(1))
         tensor([[-0.5000, -0.5000]])
     """

@@ -88,7 +88,7 @@ def train(
     while True:
         trainer = trainer_of(stage, run, device)
         store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
-        found = models.newest()
+        found = store.newest()
         if found is not None:
             step, state, skipped = found
             for message in skipped:
@@ -151,7 +151,7 @@ def _fit(
     )
     every = max(1, stage.steps // run.reports)
     marks = {stage.steps * (i + 1) // run.milestones for i in range(run.milestones)}
-    kept = Checkpoints(models.folder.parent.parent / "milestones" / models.folder.name, keep=10**9)
+    kept = Checkpoints(store.folder.parent.parent / "milestones" / store.folder.name, keep=10**9)
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         bar = progress.add_task(stage.name, total=stage.steps, completed=trainer.step, told="")
 
