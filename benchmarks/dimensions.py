@@ -44,6 +44,7 @@ from vardiu.settings.fields import (
     DensitySettings,
     FrameSettings,
     LevelSettings,
+    NetworkOptimizer,
     PairSettings,
     WeightSettings,
 )
@@ -187,7 +188,6 @@ LEVELS = LevelSettings(sigma_min=0.2, sigma_max=10.0, start_min=5.0)
 BASE = vardiu.Config(
     batch=BATCH,
     lr=1e-3,
-    posterior_lr=1e-3,
     lattice=True,
     levels=LEVELS,
     weight=WeightSettings(kind="bounded", scale=1.0),
@@ -196,7 +196,7 @@ BASE = vardiu.Config(
 FAKE = diff_instruct.Config(
     batch=2 * BATCH,
     lr=1e-3,
-    fake_lr=2e-3,
+    fake_optimizer=NetworkOptimizer(lr=2e-3),
     beta_1=0.5,
     beta_2=0.99,
     delay=100,

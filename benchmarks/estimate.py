@@ -79,7 +79,7 @@ class Images(Problem):
         return Encoder(network, self.settings.widths[1] * 16 * 16, UnitScale(0.5))
 
     def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(SHAPE, size, seed=seed)
+        return DataFree(size, seed=seed)
 
     def data(self, size: int, seed: int) -> Batches:
         return Shuffled(0.5 * torch.randn(1024, *SHAPE), {}, size, seed=seed)

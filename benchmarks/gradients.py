@@ -134,7 +134,7 @@ def helper(objective: Objective) -> tuple[str, int] | None:
 
 
 def train_helper(objective: Objective, name: str, optimizer: torch.optim.Optimizer) -> None:
-    batch = Batch(torch.zeros(BATCH, D))
+    batch = Batch(BATCH)
     drawn = objective.prepare(batch, 0)
     phase = next(phase for phase in objective.phases if name in phase.updates)
     with only(objective, (name,)):
@@ -157,7 +157,7 @@ def course(known: Known, objective: Objective, warm: int = 300) -> list[dict[str
         exact = known.gradient(student)
         if step in CHECKPOINTS:
             none = torch.zeros(())
-            batch = Batch(torch.zeros(BATCH, D))
+            batch = Batch(BATCH)
             quality = gradient_quality(objective, batch, 0, exact, none, draws=256)
             rows.append({"progress": step / CHECKPOINTS[-1], **dataclasses.asdict(quality)})
         with torch.no_grad():

@@ -22,7 +22,7 @@ from vardiu.monitoring.measures import gradient_snr, look
 from vardiu.problems.base import Problem
 from vardiu.runs.distill import _draws, _due
 from vardiu.runs.task import RunSettings, problem_of, task_from_preset
-from vardiu.training.trainer import DEAR, Trainer
+from vardiu.training.trainer import DIAGNOSTICS_EVERY, Trainer
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -76,7 +76,11 @@ def counts(steps: int) -> dict[str, int]:
     every = max(1, steps // run.reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
     due = [s for s in told if _due(s, steps, run)]
-    dear = [s for s in told if s // DEAR > (s - every) // DEAR or s == steps]
+
+    def costly(s):
+        return s // DIAGNOSTICS_EVERY > (s - every) // DIAGNOSTICS_EVERY or s == steps
+
+    dear = [s for s in told if costly(s)]
     return {
         "step": steps,
         "gradients": sum(_draws(s, steps, run.evaluations) for s in due),

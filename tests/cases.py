@@ -23,6 +23,7 @@ from vardiu.posteriors.families import (
     MixturePosterior,
 )
 from vardiu.posteriors.framed import FramedPosterior
+from vardiu.samplers.pairs import teacher_pairs
 from vardiu.students.few_step import OneStep
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
@@ -87,6 +88,13 @@ def residual() -> Objective:
     return VarDiU(mixture_teacher(), generator, posterior, levels=LEVELS)
 
 
+def regression() -> Objective:
+    teacher = mixture_teacher(labels=True)
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    pairs = teacher_pairs(teacher, z, {"label": torch.arange(20) % 2}, steps=3)
+    return Regression(teacher, OneStep(denoiser(2), 8.0), pairs)
+
+
 CASES: dict[str, Callable[[], Objective]] = {
     "vardiu-residual": residual,
     "vardiu-gaussian": vardiu(GaussianPosterior),
@@ -118,13 +126,7 @@ CASES: dict[str, Callable[[], Objective]] = {
         ratio=1,
         normalised=True,
     ),
-    "regression": lambda: Regression(
-        mixture_teacher(labels=True),
-        OneStep(denoiser(2), 8.0),
-        pairs=20,
-        solver_steps=3,
-        portion=8,
-    ),
+    "regression": regression,
     "denoising": lambda: Denoising(denoiser(), levels=LEVELS, sigma_data=2.0),
 }
 
@@ -134,4 +136,4 @@ def batch_of(objective: Objective, n: int = 6) -> Batch:
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
     x = x.to(next(objective.generator.parameters()).dtype)
     cond = {"label": torch.arange(n) % 2} if objective.generator.conditions else {}
-    return Batch(x, cond)
+    return Batch.of(x, cond)

@@ -32,7 +32,7 @@ EXACT = sorted(set(CASES) - set(OWN) - set(MIXED))
 def batches_of(objective: Objective) -> Batches:
     classes = 2 if objective.generator.conditions else None
     if hasattr(objective, "teacher"):
-        return DataFree((2,), ROWS, classes=classes)
+        return DataFree(ROWS, classes=classes)
     x = torch.randn(5 * ROWS, 2, generator=torch.Generator().manual_seed(2))
     return Shuffled(x, {}, ROWS)
 
@@ -40,7 +40,7 @@ def batches_of(objective: Objective) -> Batches:
 def trainer_of(name: str, accumulate: int, clip: float = 1.0) -> tuple[Trainer, Batches]:
     objective = make(name)
     rates = dict.fromkeys(objective.trained, 1e-2)
-    optimisation = Optimisation(rates=rates, halflife=20.0, clip=clip, warmup=2)
+    optimisation = Optimisation.adam(rates, halflife=20.0, clip=clip, warmup=2)
     trainer = Trainer(objective, optimisation, steps=6, seed=5, accumulate=accumulate)
     return trainer, batches_of(objective)
 
@@ -68,7 +68,7 @@ def test_parts_train_what_the_whole_batch_does(name, parts):
         torch.testing.assert_close(value, divided.latest[key], rtol=1e-6, atol=1e-9)
     streams = (t.objective.streams.state_dict() for t in (whole, divided))
     assert same(*streams)  # and go on alike
-    assert whole.objective.rows == divided.objective.rows
+    assert whole.objective.teacher_cost[1] == divided.objective.teacher_cost[1]
     assert whole.updates == divided.updates and whole.average.seen == divided.average.seen
 
 
@@ -124,9 +124,9 @@ def test_repeated_updates_go_over_all_parts():
             mixture_teacher(), student(), plain.posterior, levels=LogUniform(0.2, 5.0)
         )
         rates = dict.fromkeys(objective.trained, 1e-2)
-        trainer = Trainer(objective, Optimisation(rates=rates), steps=3, accumulate=accumulate)
+        trainer = Trainer(objective, Optimisation.adam(rates), steps=3, accumulate=accumulate)
         torch.manual_seed(1)
-        trainer.fit(DataFree((2,), ROWS))
+        trainer.fit(DataFree(ROWS))
         assert trainer.updates == {"generator": 9, "posterior": 9}
         found.append(weights(trainer))
     for key, value in found[0].items():
@@ -149,11 +149,11 @@ def test_one_part_that_is_not_finite_stops_all_before_the_update():
     plain = CASES["vardiu-gaussian"]()
     objective = Watched(mixture_teacher(), student(), plain.posterior, levels=LogUniform(0.2, 5.0))
     objective.seen = []
-    optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-2))
+    optimisation = Optimisation.adam(dict.fromkeys(objective.trained, 1e-2))
     trainer = Trainer(objective, optimisation, steps=3, accumulate=4)
     before = [p.clone() for p in objective.parameters()]
     with pytest.raises(Diverged, match="step 0, phase 'bound': its loss is nan"):
-        trainer.advance(DataFree((2,), ROWS))
+        trainer.advance(DataFree(ROWS))
     assert objective.seen == [3, 3, 3, 3]  # no part saw more rows than its own
     assert all(map(torch.equal, before, objective.parameters()))
     assert all(p.grad is None for p in objective.parameters())
@@ -173,7 +173,7 @@ def test_parts_of_processes_draw_the_rows_of_one(world):
         got = [
             pair
             for streams in split
-            for pair in streams.each(lambda n, s=streams: draw(n, s), [12 // world // 3] * 3)
+            for pair in streams.over_parts(lambda n, s=streams: draw(n, s), [12 // world // 3] * 3)
         ]
         assert torch.equal(torch.cat([z for z, _ in got]), wanted[0])
         assert torch.equal(torch.cat([u for _, u in got]), wanted[1])
@@ -184,10 +184,10 @@ def test_ambient_draws_differ_between_parts():
     streams = Streams(3)
 
     def draw(part):
-        with streams.ambient("particle"):
+        with streams.torch_seeded("particle"):
             return torch.randn(1000)
 
-    a, b = streams.each(draw, [0, 1])
+    a, b = streams.over_parts(draw, [0, 1])
     assert abs((a * b).mean()) < 5 / 1000**0.5
 
 
@@ -198,7 +198,7 @@ def test_an_error_leaves_the_place_among_processes_as_it_was():
         raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
-        streams.each(fail, [0, 1])
+        streams.over_parts(fail, [0, 1])
     assert (streams.rank, streams.world) == (1, 2)
 
 

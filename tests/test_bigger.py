@@ -53,7 +53,7 @@ def of_images(seed: int = 0) -> DiffInstruct:
 
 def trainer_of(objective: Objective, steps: int = 4, **options: object) -> Trainer:
     rates = dict.fromkeys(objective.trained, 1e-2)
-    return Trainer(objective, Optimisation(rates=rates, clip=1.0), steps=steps, **options)
+    return Trainer(objective, Optimisation.adam(rates, clip=1.0), steps=steps, **options)
 
 
 def gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
@@ -81,7 +81,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_bit(name, accumulate):
     for scale in (None, 2.0**11):
         torch.manual_seed(0)
         trainer = trainer_of(CASES[name](), scale=scale, accumulate=accumulate)
-        trainer.fit(DataFree((2,), 12))
+        trainer.fit(DataFree(12))
         found.append(trainer)
     plain, scaled = found
     assert not plain.scales and set(scaled.scales) == {p.name for p in plain.objective.phases}
@@ -120,7 +120,7 @@ def test_networks_in_float16_are_trained_with_a_scale():
             objective.generator.network = Precision(objective.generator.network, dtype)
         trainer = trainer_of(objective, steps=20)
         assert bool(trainer.scales) == (dtype is not None)
-        trainer.fit(DataFree((2,), 64))
+        trainer.fit(DataFree(64))
         found.append(trainer.latest["bound/loss"].item())
     assert found[0] == pytest.approx(found[1], rel=0.02, abs=0.02)
 
@@ -148,7 +148,7 @@ def overflowing(limit: float = 2.0**6) -> Overflowing:
 
 def test_an_overflow_is_left_out_and_lowers_the_scale():
     objective = overflowing()
-    trainer, batches = trainer_of(objective, steps=8, scale=2.0**9), DataFree((2,), 8)
+    trainer, batches = trainer_of(objective, steps=8, scale=2.0**9), DataFree(8)
     before = [p.clone() for p in objective.parameters()]
     for step in range(3):
         trainer.advance(batches)
@@ -165,7 +165,7 @@ def test_an_overflow_is_left_out_and_lowers_the_scale():
 def test_a_gradient_that_overflows_at_every_scale_has_diverged():
     trainer = trainer_of(overflowing(limit=-1.0), steps=60, scale=2.0**3)
     with pytest.raises(Diverged, match="phase 'bound': the gradient of generator is"):
-        trainer.fit(DataFree((2,), 8))
+        trainer.fit(DataFree(8))
     assert trainer.step == 17  # from 2^3 to below 2^-14
 
 
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_has_diverged_whatever_its_scale():
         value=real(b, s).value * math.nan
     )
     with pytest.raises(Diverged, match="phase 'bound': its loss is nan"):
-        trainer_of(objective, scale=1.0).advance(DataFree((2,), 8))
+        trainer_of(objective, scale=1.0).advance(DataFree(8))
 
 
 def test_a_scale_grows_after_patience_and_is_a_power_of_two():
@@ -192,12 +192,12 @@ def test_a_scale_grows_after_patience_and_is_a_power_of_two():
 
 
 def test_scales_are_resumed(tmp_path):
-    first, batches = trainer_of(overflowing(), steps=6, scale=2.0**8), DataFree((2,), 8)
+    first, batches = trainer_of(overflowing(), steps=6, scale=2.0**8), DataFree(8)
     for _ in range(4):
         first.advance(batches)
     save_state(tmp_path / "4", first.state_dict(batches))
     again = trainer_of(overflowing(), steps=6, scale=2.0**8)
-    again.load_state_dict(load_state(tmp_path / "4"), other := DataFree((2,), 8))
+    again.load_state_dict(load_state(tmp_path / "4"), other := DataFree(8))
     assert again.scales["bound"].state_dict() == first.scales["bound"].state_dict()
     first.fit(batches)
     again.fit(other)
@@ -206,7 +206,7 @@ def test_scales_are_resumed(tmp_path):
 
 # -------------------------------------------------------------------------------- economy
 
-BATCH = Batch(torch.zeros(4, *IMAGE, dtype=torch.float64))
+BATCH = Batch(4)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_what_was_trained_so_is_loaded_without(options, tmp_path):
     objective = of_images()
     Economy(**options, backend="eager").apply(objective)
     trainer = trainer_of(objective, steps=2)
-    trained = trainer.fit(DataFree(IMAGE, 4))
+    trained = trainer.fit(DataFree(4))
     models.save(trained, tmp_path / "student")
     loaded = models.load(tmp_path / "student")
     assert same(dict(loaded.state_dict()), dict(trained.state_dict()))
@@ -299,7 +299,7 @@ def test_backbones_are_inside_of_their_wrappers():
     assert backbones(wrapped) == [network]
     objective = CASES["vardiu-flow"]()
     assert backbones(objective.posterior) == [objective.posterior.gaussian.encoder.backbone]
-    assert backbones(objective.teacher.teacher) == []  # exact: nothing to compile
+    assert backbones(objective.teacher.module) == []  # exact: nothing to compile
 
 
 def test_what_cannot_be_done_is_named():
@@ -336,10 +336,10 @@ def test_an_offloaded_teacher_says_the_same_and_stays_on_the_host(monkeypatch):
 
     monkeypatch.setattr(offload, "lend", lend)
     monkeypatch.setattr(offload, "away", lambda state, device: True)
-    held = {k: v.data_ptr() for k, v in frozen.teacher.state_dict().items()}
+    held = {k: v.data_ptr() for k, v in frozen.module.state_dict().items()}
     got = frozen(x_t, sigma)
     assert torch.equal(got, wanted) and len(lent) == len(held)
-    assert {k: v.data_ptr() for k, v in frozen.teacher.state_dict().items()} == held
+    assert {k: v.data_ptr() for k, v in frozen.module.state_dict().items()} == held
     # A gradient through the teacher goes through what was lent.
     (a,) = torch.autograd.grad(got.square().sum(), x_t)
     (b,) = torch.autograd.grad(teacher(x_t, sigma).square().sum(), x_t)
@@ -352,12 +352,12 @@ def test_weights_follow_their_inputs_to_a_device_and_do_not_move_with_the_module
     frozen.offload()
     moves = []
     frozen._apply(offload.staying(lambda tensor: moves.append(tensor) or tensor.float()))
-    assert len(moves) == len(frozen.teacher.state_dict())
-    assert {p.dtype for p in frozen.teacher.parameters()} == {torch.float32}
+    assert len(moves) == len(frozen.module.state_dict())
+    assert {p.dtype for p in frozen.module.parameters()} == {torch.float32}
     x_t = torch.zeros(2, *IMAGE, device="meta", dtype=torch.float32)
     out = frozen(x_t, torch.ones(2, device="meta", dtype=torch.float32))
     assert out.device.type == "meta" and out.shape == x_t.shape
-    assert {p.device.type for p in frozen.teacher.parameters()} == {"cpu"}
+    assert {p.device.type for p in frozen.module.parameters()} == {"cpu"}
     assert copy.deepcopy(frozen).offloaded
 
 
@@ -366,7 +366,7 @@ def test_training_with_an_offloaded_teacher_is_the_same():
     for offloaded in (False, True):
         objective = of_images()
         Economy(offload=offloaded).apply(objective)
-        trainer_of(objective, steps=2).fit(DataFree(IMAGE, 4))
+        trainer_of(objective, steps=2).fit(DataFree(4))
         found.append(dict(objective.state_dict()))
     assert same(*found)
 

@@ -28,7 +28,7 @@ class Repeat(Batches):
         self.batch = batch_of(objective)
 
     def at(self, index: int) -> Batch:
-        return Batch(self.batch.x * (1 + 0.01 * index), self.batch.cond)
+        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
 
 
 def make(name: str, seed: int = 0) -> Objective:
@@ -45,7 +45,7 @@ def make(name: str, seed: int = 0) -> Objective:
 def trainer_of(name: str, steps: int = 6, **options: object) -> tuple[Trainer, Repeat]:
     objective = make(name)
     rates = dict.fromkeys(objective.trained, 1e-2)
-    optimisation = Optimisation(rates=rates, halflife=20.0, clip=1.0, warmup=2)
+    optimisation = Optimisation.adam(rates, halflife=20.0, clip=1.0, warmup=2)
     return Trainer(objective, optimisation, steps=steps, **options), Repeat(objective)
 
 
@@ -111,19 +111,19 @@ def test_teacher_is_neither_trained_nor_saved_nor_touched(name):
     held = [m for m in objective.modules() if isinstance(m, Frozen)]
     assert len(held) == (name != "denoising")
     for frozen in held:
-        before = {k: v.clone() for k, v in frozen.teacher.state_dict().items()}
+        before = {k: v.clone() for k, v in frozen.module.state_dict().items()}
         trainer, batches = (
-            Trainer(objective, Optimisation(rates=dict.fromkeys(objective.trained, 0.1)), steps=2),
+            Trainer(objective, Optimisation.adam(dict.fromkeys(objective.trained, 0.1)), steps=2),
             Repeat(objective),
         )
         trainer.fit(batches)
-        assert same(before, dict(frozen.teacher.state_dict()))
-        assert not frozen.teacher.training
+        assert same(before, dict(frozen.module.state_dict()))
+        assert not frozen.module.training
         assert not list(frozen.parameters())
         state = {k: v for k, v in objective.state_dict().items() if k.startswith("teacher")}
         assert [v.numel() for v in state.values()] == [2]  # the counters
-        assert frozen.calls > 0
-        assert copy.deepcopy(frozen).teacher is frozen.teacher
+        assert frozen.calls > 0 or name == "regression"  # its pairs are made before
+        assert copy.deepcopy(frozen).module is frozen.module
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +154,7 @@ def test_what_a_user_froze_does_not_move(name):
     frozen = next(p for p in objective.generator.parameters() if p.numel() > 4)
     frozen.requires_grad_(False)
     before = {k: v.clone() for k, v in objective.named_parameters()}
-    optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-2))
+    optimisation = Optimisation.adam(dict.fromkeys(objective.trained, 1e-2))
     Trainer(objective, optimisation, steps=4).fit(Repeat(objective))
     assert not frozen.requires_grad
     for key, parameter in objective.named_parameters():
@@ -182,10 +182,10 @@ def test_errors_name_what_is_wrong(name):
     objective = make(name)
     with pytest.raises(ValueError, match=r"no optimizer for \[.*'generator'"):
         rates = {key: 0.1 for key in objective.trained if key != "generator"}
-        Trainer(objective, Optimisation(rates=rates), steps=1, optimizers={})
+        Trainer(objective, Optimisation.adam(rates), steps=1)
     rates = dict.fromkeys(objective.trained, 0.1)
     with pytest.raises(ValueError, match=r"'nobody'\], which no phase updates"):
-        Trainer(objective, Optimisation(rates={**rates, "nobody": 0.1}), steps=1)
+        Trainer(objective, Optimisation.adam({**rates, "nobody": 0.1}), steps=1)
     with pytest.raises(ValueError, match="unknown network 'nobody'; the objective owns"):
         objective.network("nobody")
 

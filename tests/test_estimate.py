@@ -46,8 +46,8 @@ def here(tmp_path, monkeypatch):
 
 
 def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:
-    optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-3))
-    stage = Stage("x", objective, 1000, DataFree((2,), 8), optimisation)
+    optimisation = Optimisation.adam(dict.fromkeys(objective.trained, 1e-3))
+    stage = Stage("x", objective, 1000, DataFree(8), optimisation)
     return stage, Trainer(objective, optimisation, steps=1000)
 
 
@@ -64,7 +64,7 @@ def test_saved_tensors_are_counted_once_and_weights_never():
 
 def test_activations_are_of_the_rows_and_of_what_is_trained():
     objective = of_images()
-    four, eight = (activations(objective, Batch(torch.zeros(n, 3, 8, 8))) for n in (4, 8))
+    four, eight = (activations(objective, Batch(n)) for n in (4, 8))
     assert set(four) == {"fake", "student"}
     # The fake's own loss keeps nothing of the student, and the student's nothing of the fake.
     assert four["fake"]["fake"] > 1000 and "generator" not in four["fake"]
@@ -77,16 +77,16 @@ def test_counted_activations_are_freed():
     objective, outputs = of_images(), []
     block = objective.fake.network.trunk[0]  # a graph keeps its output
     block.register_forward_hook(lambda m, a, output: outputs.append(weakref.ref(output)))
-    found = activations(objective, Batch(torch.zeros(4, 3, 8, 8)))
+    found = activations(objective, Batch(4))
     assert outputs and all(output() is None for output in outputs)
     assert found["fake"]["fake"] > 1000
 
 
 def test_activations_leave_training_as_it_was():
     objective = CASES["regression"]()
-    before = objective.streams.state_dict(), objective.calls
-    activations(objective, Batch(torch.zeros(4, 2), {"label": torch.arange(4) % 2}))
-    assert (objective.streams.state_dict(), objective.calls) == before
+    before = objective.streams.state_dict(), objective.teacher_cost
+    activations(objective, Batch(4, cond={"label": torch.arange(4) % 2}))
+    assert (objective.streams.state_dict(), objective.teacher_cost) == before
     assert int(objective.solved) == 0
 
 

@@ -101,9 +101,7 @@ def test_the_exact_posterior_has_no_bias_and_its_deviation_falls_with_the_batch(
     wanted = closed_form(problem)
     deviations = []
     for n in (16, 64):
-        quality = gradient_quality(
-            vardiu_of(problem), Batch(torch.zeros(n, problem.d)), 0, wanted, NONE, draws=400
-        )
+        quality = gradient_quality(vardiu_of(problem), Batch(n), 0, wanted, NONE, draws=400)
         assert quality.bias < 4 * quality.bias_error
         assert quality.bias_error < 0.1
         deviations.append(quality.deviation)
@@ -116,7 +114,7 @@ def test_the_bias_of_a_wrong_posterior_is_the_gradient_of_its_slack(inflate, mov
     wanted = closed_form(problem)
     quality = gradient_quality(
         vardiu_of(problem, inflate=inflate, move=move),
-        Batch(torch.zeros(64, problem.d)),
+        Batch(64),
         0,
         wanted,
         NONE,
@@ -141,9 +139,7 @@ def test_a_lagging_fake_has_the_bias_of_its_error():
         ratio=1,
     )
     wanted = closed_form(problem)
-    quality = gradient_quality(
-        objective, Batch(torch.zeros(64, problem.d)), 0, wanted, NONE, draws=400
-    )
+    quality = gradient_quality(objective, Batch(64), 0, wanted, NONE, draws=400)
     # The score of a Gaussian moves by its precision times the shift, whatever x_t is: the
     # gradient of the matrix stays, that of the shift moves by the same vector.
     total = problem.matrix @ problem.matrix.T + SIGMA**2 * torch.eye(problem.d)
@@ -175,7 +171,7 @@ def test_slack_of_a_wrong_posterior_is_its_divergence():
 def test_the_gradient_leaves_no_trace():
     problem = LinearGaussian()
     objective = vardiu_of(problem)
-    gradient = student_gradient(objective, Batch(torch.zeros(8, problem.d)), 0)
+    gradient = student_gradient(objective, Batch(8), 0)
     assert gradient.shape == (problem.d * problem.k + problem.d,)
     assert math.isfinite(float(gradient.norm()))
     assert all(p.grad is None and p.requires_grad for p in objective.generator.parameters())

@@ -115,10 +115,10 @@ def test_ambient_stream_leaves_torchs_own_generator_alone():
     wanted = torch.randn(3)
     torch.manual_seed(5)
     streams = Streams(0)
-    with streams.ambient("particle"):
+    with streams.torch_seeded("particle"):
         inside = torch.randn(3)
     assert torch.equal(torch.randn(3), wanted)
-    with Streams(0).ambient("particle"):
+    with Streams(0).torch_seeded("particle"):
         assert torch.equal(torch.randn(3), inside)
 
 

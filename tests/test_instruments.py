@@ -61,7 +61,7 @@ class Noisy(Objective):
 def test_the_ratio_of_signal_to_noise_is_the_closed_form():
     objective = Noisy(mean=0.5, deviation=2.0)
     values = torch.tensor(
-        [gradient_snr(objective, Batch(torch.zeros(1, 3)), step, draws=16) for step in range(400)]
+        [gradient_snr(objective, Batch(1), step, draws=16) for step in range(400)]
     )
     # The mean of 1 / (the trace's estimate), of 9 parameters and 15 degrees of freedom each.
     freedom = 9 * 15
@@ -71,20 +71,20 @@ def test_the_ratio_of_signal_to_noise_is_the_closed_form():
 
 
 def test_the_ratio_of_a_gradient_without_noise_is_infinite():
-    assert gradient_snr(Noisy(0.5, 0.0), Batch(torch.zeros(1, 3)), 0) == math.inf
+    assert gradient_snr(Noisy(0.5, 0.0), Batch(1), 0) == math.inf
 
 
 def test_frozen_parameters_have_no_part_in_the_ratio():
     objective = Noisy(0.5, 2.0)
     next(objective.generator.parameters()).requires_grad_(False)
-    assert math.isfinite(gradient_snr(objective, Batch(torch.zeros(1, 3)), 0))
+    assert math.isfinite(gradient_snr(objective, Batch(1), 0))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "denoising"])
 def test_the_ratio_leaves_no_trace(name):
     objective = CASES[name]()
     batch = batch_of(objective)
-    objective.latent(2)  # a stream that is under way
+    objective.latents(2)  # a stream that is under way
     before = {
         k: v.clone() for k, v in objective.state_dict().items() if isinstance(v, torch.Tensor)
     }
@@ -295,7 +295,7 @@ def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
     drawn = problem.from_generator(Constant())(400, torch.Generator())
-    found = measures_.look(problem, objective, drawn, Batch(torch.zeros(2, 3)), 20, draws=2)
+    found = measures_.look(problem, objective, drawn, Batch(2), 20, draws=2)
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
@@ -314,7 +314,7 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
         torch.manual_seed(0)
         levels = LogUniform(0.5, 4.0)
         objective = cls(problem.teacher, problem.student(), levels=levels, shared=True)
-        optimisation = Optimisation(rates={"generator": 1e-2})
+        optimisation = Optimisation.adam({"generator": 1e-2})
         trainer = Trainer(objective, optimisation, steps=150)
         student = trainer.fit(problem.batches(64, 0))
         drawn = problem.from_generator(student)(4_000, torch.Generator().manual_seed(0))

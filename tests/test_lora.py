@@ -96,13 +96,13 @@ def test_student_and_fake_share_the_teachers_weights(draws):
     student = OneStep(adapt(teacher, 4), 5.0)
     fake = adapt(teacher, 4)
     objective = DiffInstruct(teacher, student, fake, levels=LogUniform(0.1, 5.0), ratio=1)
-    trainer = Trainer(objective, Optimisation({"generator": 1e-2, "fake": 1e-2}), steps=3)
+    trainer = Trainer(objective, Optimisation.adam({"generator": 1e-2, "fake": 1e-2}), steps=3)
 
     class Same:
         rank, world = 0, 1
 
         def __next__(self):
-            return Batch(x, {"label": label})
+            return Batch.of(x, {"label": label})
 
         def state_dict(self):
             return {}

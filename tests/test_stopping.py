@@ -40,14 +40,14 @@ class Repeat(Batches):
         self.batch = batch_of(objective)
 
     def at(self, index: int) -> Batch:
-        return Batch(self.batch.x * (1 + 0.01 * index), self.batch.cond)
+        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
 
 
 def trainer_of(name: str, steps: int = 6) -> tuple[Trainer, Batches]:
     torch.manual_seed(0)
     objective = CASES[name]()
     rates = dict.fromkeys(objective.trained, 1e-2)
-    optimisation = Optimisation(rates=rates, halflife=20.0)
+    optimisation = Optimisation.adam(rates, halflife=20.0)
     return Trainer(objective, optimisation, steps=steps), Repeat(objective)
 
 
@@ -79,7 +79,7 @@ class Counting(Objective):
 
     def prepare(self, batch, step):
         assert not torch.is_grad_enabled()
-        drawn = (self.latent(len(batch.x)),)
+        drawn = (self.latents(len(batch.x)),)
         self.told.append(("prepare", step, id(drawn)))
         return drawn
 
@@ -94,9 +94,9 @@ class Counting(Objective):
 
 def test_phases_take_their_turns_on_the_draws_of_their_step():
     objective = Counting()
-    optimisation = Optimisation(rates={"critic": 1e-2, "generator": 1e-2})
+    optimisation = Optimisation.adam({"critic": 1e-2, "generator": 1e-2})
     trainer = Trainer(objective, optimisation, steps=5)
-    batches = DataFree((2,), 4)
+    batches = DataFree(4)
     for step in range(5):
         before = weights(objective.generator)
         trainer.advance(batches)

@@ -33,7 +33,7 @@ def test_what_one_role_draws_moves_no_other():
     for _ in range(3):
         busy.normal("particle", 17, (5,))
         busy.uniform("level", 3)
-        with busy.ambient("other"):
+        with busy.torch_seeded("other"):
             torch.randn(9)
         got.append(busy.normal("noise", 4, (2,)))
     assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
@@ -55,7 +55,7 @@ def test_ambient_draws_differ_between_processes_and_visits():
     for rank in range(2):
         streams = Streams(3, rank=rank, world=2)
         for _ in range(2):
-            with streams.ambient("particle"):
+            with streams.torch_seeded("particle"):
                 draws.append(torch.randn(1000))
     for i in range(4):
         for j in range(i):
@@ -65,7 +65,7 @@ def test_ambient_draws_differ_between_processes_and_visits():
 def test_ambient_puts_torchs_generator_back_after_an_error():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="inside"), Streams(0).ambient("particle"):
+    with pytest.raises(RuntimeError, match="inside"), Streams(0).torch_seeded("particle"):
         torch.randn(3)
         raise RuntimeError("inside")
     assert torch.equal(torch.get_rng_state(), before)
@@ -78,9 +78,9 @@ def test_a_restored_state_is_all_of_the_state():
     target.load_state_dict(source.state_dict())
     for role in ("latent", "noise"):
         assert torch.equal(source.normal(role, 4, ()), target.normal(role, 4, ()))
-    with source.ambient("particle"):
+    with source.torch_seeded("particle"):
         a = torch.randn(3)
-    with target.ambient("particle"):
+    with target.torch_seeded("particle"):
         assert torch.equal(torch.randn(3), a)
 
 

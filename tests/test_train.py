@@ -15,7 +15,7 @@ from vardiu.data import DataFree
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import Diverged
 from vardiu.methods.vardiu import VarDiU
-from vardiu.training.optimizers import Optimisation, constant, cosine
+from vardiu.training.optimizers import Optimisation, OptimizerRow, constant, cosine
 from vardiu.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -39,9 +39,9 @@ from vardiu.errors import Diverged
 for name in NAMES:
     torch.manual_seed(0)
     objective = CASES[name]()
-    optimisation = Optimisation(rates=dict.fromkeys(objective.trained, 1e-2), halflife=50.0)
+    optimisation = Optimisation.adam(dict.fromkeys(objective.trained, 1e-2), halflife=50.0)
     trainer = Trainer(objective, optimisation, steps=6, seed=3)
-    trainer.fit(DataFree((2,), 16 // world, classes=2 if objective.generator.conditions else None))
+    trainer.fit(DataFree(16 // world, classes=2 if objective.generator.conditions else None))
     state = {"networks": objective.state_dict(), "average": trainer.average.state_dict()}
     torch.save(state, f"{sys.argv[3]}-{name}-{world}-{rank}.pt")
 # A loss that is not finite in one process stops all of them, and nothing is updated.
@@ -51,10 +51,10 @@ if rank == world - 1:
     objective.__dict__["loss"] = lambda batch, step: real(batch, step)._replace(
         value=real(batch, step).value * float("nan")
     )
-trainer = Trainer(objective, Optimisation(rates=dict.fromkeys(objective.trained, 1e-2)), steps=2)
+trainer = Trainer(objective, Optimisation.adam(dict.fromkeys(objective.trained, 1e-2)), steps=2)
 before = [p.clone() for p in objective.parameters()]
 try:
-    trainer.fit(DataFree((2,), 8))
+    trainer.fit(DataFree(8))
     raise SystemExit("it went on")
 except Diverged:
     assert all(map(torch.equal, before, objective.parameters()))
@@ -102,9 +102,9 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 def test_rates_follow_decay_and_warmup():
     objective = CASES["vardiu-shared"]()
-    optimisation = Optimisation(rates={"generator": 1.0}, decay=cosine, warmup=4)
+    optimisation = Optimisation.adam({"generator": 1.0}, decay=cosine, warmup=4)
     trainer = Trainer(objective, optimisation, steps=10)
-    batches, rates = DataFree((2,), 4), []
+    batches, rates = DataFree(4), []
     for _ in range(10):
         trainer.advance(batches)
         rates.append(trainer.optimizers["generator"].param_groups[0]["lr"])
@@ -115,10 +115,9 @@ def test_rates_follow_decay_and_warmup():
 
 def test_a_delayed_network_stays_until_its_time():
     objective = CASES["vardiu-gaussian"]()
-    optimisation = Optimisation(
-        rates={"generator": 0.1, "posterior": 0.1}, delays={"generator": 3}
-    )
-    trainer, batches = Trainer(objective, optimisation, steps=5), DataFree((2,), 4)
+    rows = {"generator": OptimizerRow(lr=0.1, delay=3), "posterior": OptimizerRow(lr=0.1)}
+    optimisation = Optimisation(rows)
+    trainer, batches = Trainer(objective, optimisation, steps=5), DataFree(4)
     start = [p.clone() for p in objective.generator.parameters()]
     for step in range(5):
         trainer.advance(batches)
@@ -133,16 +132,10 @@ def test_a_delayed_network_stays_until_its_time():
 def test_gradients_are_clipped_by_network():
     objective = CASES["vardiu-gaussian"]()
     rates = {"generator": 1.0, "posterior": 1.0}
-    trainer = Trainer(
-        objective,
-        Optimisation(rates=rates, clip=1e-3),
-        steps=1,
-        optimizers={
-            name: torch.optim.SGD(objective.network(name).parameters(), lr=1.0) for name in rates
-        },
-    )
+    rows = dict.fromkeys(rates, OptimizerRow(kind="sgd", lr=1.0, betas=(0.0, 0.0), clip=1e-3))
+    trainer = Trainer(objective, Optimisation(rows), steps=1)
     before = {k: v.clone() for k, v in objective.named_parameters()}
-    trainer.advance(DataFree((2,), 8))
+    trainer.advance(DataFree(8))
     for name in rates:
         moved = torch.cat(
             [
@@ -166,12 +159,12 @@ class Exploding(VarDiU):
 def test_a_gradient_that_is_not_finite_stops_before_the_update():
     levels = LogUniform(0.2, 5.0)
     objective = Exploding(mixture_teacher(), student(), levels=levels, shared=True)
-    trainer = Trainer(objective, Optimisation(rates={"generator": 0.1}), steps=3)
+    trainer = Trainer(objective, Optimisation.adam({"generator": 0.1}), steps=3)
     before = [p.clone() for p in objective.generator.parameters()]
     with pytest.raises(Diverged, match="step 0, phase 'bound': the gradient of generator is"):
-        trainer.advance(DataFree((2,), 4))
+        trainer.advance(DataFree(4))
     assert all(
         torch.equal(a, b) for a, b in zip(before, objective.generator.parameters(), strict=True)
     )
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        Trainer(objective, Optimisation(rates={"generator": 0.1}), steps=0)
+        Trainer(objective, Optimisation.adam({"generator": 0.1}), steps=0)

@@ -17,7 +17,7 @@ def test_loss_is_the_weighted_error_of_clean_samples():
     objective = Denoising(denoiser(), levels=LogUniform(0.2, 5.0), sigma_data=2.0)
     twin = copy.deepcopy(objective)
     x = torch.randn(9, 2)
-    loss = objective.loss(Batch(x), 0).value
+    loss = objective.loss(Batch.of(x), 0).value
     sigma = 0.2 * 25 ** twin.uniform(9)
     denoised = twin.generator(x + sigma[:, None] * twin.noise_like(x), sigma)
     weight = (sigma**2 + 2.0**2) / (2.0 * sigma) ** 2

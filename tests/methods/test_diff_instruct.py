@@ -28,7 +28,7 @@ def test_with_an_exact_fake_the_gradient_is_that_of_the_divergence():
     exact, _ = problem.kl_gradient(1.0)
     sample = []
     for _ in range(400):
-        drawn = objective.prepare(Batch(torch.zeros(64, 3)), 0)
+        drawn = objective.prepare(Batch(64), 0)
         loss = objective.student_loss(drawn, 0).value
         sample.append(torch.autograd.grad(loss, problem.generator.matrix)[0])
     got = torch.stack(sample)
@@ -46,7 +46,7 @@ def test_the_fake_of_a_gaussian_student_has_its_minimum_at_the_exact_denoiser():
     for fake in (exact, wrong):
         objective = DiffInstruct(problem.teacher, problem.generator, fake, levels=LEVELS)
         with torch.no_grad():
-            drawn = objective.prepare(Batch(torch.zeros(50_000, 3)), 0)
+            drawn = objective.prepare(Batch(50_000), 0)
             losses.append(objective.fake_loss(drawn, 0).value)
     assert losses[0] < losses[1]
 
@@ -81,10 +81,10 @@ def test_direction_is_the_naive_formula_row_by_row(normalised):
         normalised=normalised,
     )
     twin = copy.deepcopy(objective)
-    drawn = objective.prepare(Batch(torch.zeros(16, 2)), 0)
+    drawn = objective.prepare(Batch(16), 0)
     objective.student_loss(drawn, 0).value.backward()
 
-    z = twin.latent(16)
+    z = twin.latents(16)
     sigma = (0.2 * 25 ** twin.uniform(16))[:, None]
     noise = twin.noise_like(torch.zeros(16, 2))
     x = twin.generator(z)
@@ -109,9 +109,9 @@ def test_the_fake_has_levels_and_weight_of_its_own():
         sigma_data=2.0,
     )
     twin = copy.deepcopy(objective)
-    drawn = objective.prepare(Batch(torch.zeros(16, 2)), 0)
+    drawn = objective.prepare(Batch(16), 0)
     loss = objective.fake_loss(drawn, 0).value
-    x = twin.generator(twin.latent(16))
+    x = twin.generator(twin.latents(16))
     noise = twin.noise_like(torch.zeros(16, 2), "fake noise")
     error = (twin.fake(x + 3 * noise, torch.full((16,), 3.0)) - x).square().mean()
     torch.testing.assert_close(loss, (3.0**2 + 2.0**2) / (3.0 * 2.0) ** 2 * error)
@@ -119,6 +119,6 @@ def test_the_fake_has_levels_and_weight_of_its_own():
 
 def test_an_anchor_and_its_weight_go_together():
     pairs = Pairs(torch.zeros(3, 2), torch.zeros(3, 2), {})
-    for options in ({"anchor": pairs}, {"anchor_weight": 0.5}):
-        with pytest.raises(ValueError, match="anchor_weight go together"):
+    for options in ({"regression": pairs}, {"regression_weight": 0.5}):
+        with pytest.raises(ValueError, match="regression_weight go together"):
             DiffInstruct(mixture_teacher(), student(), denoiser(), levels=LEVELS, **options)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
+from vardiu.problems.toy import ToyProblem
 
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.functional.tensors import expand_like
-from vardiu.methods.regression import Regression, pseudo_huber
-from vardiu.samplers.pairs import teacher_pairs
+from vardiu.methods.regression import PORTION, Regression, make_pairs, pseudo_huber
+from vardiu.samplers.pairs import Pairs, teacher_pairs
+from vardiu.settings.fields import PairSettings
+from vardiu.storage.artefacts import Artefacts
+from vardiu.training.stage import Context
 
 
 def test_pairs_of_a_gaussian_teacher_are_the_known_map():
@@ -24,17 +30,28 @@ def test_pairs_of_a_gaussian_teacher_are_the_known_map():
     assert (got - wanted).abs().max() < 2e-3 * std.max()
 
 
-def test_pairs_are_solved_a_portion_a_step_and_kept():
+def test_pairs_are_an_artefact_of_portions_with_labels_of_their_own(tmp_path):
+    problem, row = ToyProblem(classes=2), PairSettings(pairs=1200, solver_steps=3)
+    pairs = make_pairs(problem, row, Context(seed=3, artefacts=Artefacts(tmp_path)))
+    assert len(pairs.z) == len(pairs.x) == len(pairs.cond["label"]) == 1200
+    (folder,) = tmp_path.iterdir()
+    portions = sorted(path.name for path in folder.iterdir() if path.name.isdigit())
+    assert len(portions) == math.ceil(1200 / PORTION) == 3
+    wanted = teacher_pairs(problem.teacher, pairs.z, pairs.cond, steps=3).x
+    torch.testing.assert_close(pairs.x, wanted)
+    # Modes of class 0 are on the diagonal, where x y > 0.
+    side = (pairs.x.prod(1) < 0).long()
+    assert pairs.cond["label"].unique().tolist() == [0, 1]
+    assert (side == pairs.cond["label"]).double().mean() > 0.9
+    # Independent latents: a mean of 2,400 numbers, within five standard errors of zero.
+    assert pairs.z.mean().abs() < 5 / math.sqrt(2400)
+    other = make_pairs(problem, row, Context(seed=4, artefacts=Artefacts(tmp_path)))
+    assert not torch.equal(other.z, pairs.z) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_pairs_are_no_part_of_a_checkpoint():
     objective = CASES["regression"]()
-    batch = batch_of(objective)
-    filled = []
-    for step in range(4):
-        objective.begin(batch, step)
-        filled.append(int(objective.solved))
-    assert filled == [8, 16, 20, 20]
-    wanted = teacher_pairs(objective.teacher, objective.z, {"label": objective.label}, steps=3).x
-    torch.testing.assert_close(objective.x, wanted)
-    assert "x" in objective.state_dict()
+    assert not [key for key in objective.state_dict() if key.startswith(("pairs", "z", "x"))]
 
 
 def test_distance():
@@ -46,42 +63,28 @@ def test_distance():
 
 def test_a_latent_of_another_shape_is_refused():
     small = student()
-    with pytest.raises(ValueError, match=r"needs a latent of the teacher's shape"):
+    with pytest.raises(ValueError, match=r"needs a latent of the pairs' shape"):
         small.latent_shape = (3,)
-        Regression(mixture_teacher(), small, pairs=4)
+        Regression(mixture_teacher(), small, Pairs(torch.zeros(4, 2), torch.zeros(4, 2), {}))
     assert denoiser().shape == (2,)
 
 
-def test_batches_are_solved_pairs_with_their_own_labels():
-    """Early batches come from the solved portion only, and z, x and label of a row belong."""
-    torch.manual_seed(0)
+def test_batches_are_rows_of_the_pairs():
     objective = CASES["regression"]()
-    batch = batch_of(objective, 64)
-    first = objective.prepare(batch, 0)
-    table = {tuple(z.tolist()): i for i, z in enumerate(objective.z[:8])}
-    rows = torch.tensor([table[tuple(z.tolist())] for z in first.cond["z"]])
-    # Of 64 uniform draws all of eight rows are among them, but in one case of 600.
-    assert rows.unique().tolist() == list(range(8))
-    assert torch.equal(first.x, objective.x[rows])
-    assert torch.equal(first.cond["label"], objective.label[rows])
-    for step in range(1, 4):
-        objective.begin(batch, step)
-        last = objective.prepare(batch, step)
-    assert {tuple(z.tolist()) for z in last.cond["z"]} - set(table)  # of later portions too
-    # Of the mixture's modes, those of class 0 are on the diagonal: x y > 0, and < 0 for class 1.
-    many = Regression(mixture_teacher(labels=True), objective.generator, pairs=200, portion=200)
-    many.begin(batch, 0)
-    side = (many.x.prod(1) < 0).long()
-    assert many.label.unique().tolist() == [0, 1]
-    assert (side == many.label).double().mean() > 0.9
+    pairs = objective.__dict__["pairs"]
+    first = objective.prepare(batch_of(objective, 200), 0)
+    table = {tuple(z.tolist()): i for i, z in enumerate(pairs.z)}
+    rows = torch.tensor([table[tuple(z.tolist())] for z in first.z])
+    assert rows.unique().tolist() == list(range(len(pairs.z)))
+    assert torch.equal(first.x, pairs.x[rows])
+    assert torch.equal(first.cond["label"], pairs.cond["label"][rows])
 
 
 def test_loss_is_the_mean_distance_of_the_pairs():
     objective = CASES["regression"]()
     drawn = objective.prepare(batch_of(objective), 0)
     loss = objective.loss(drawn, 0)
-    cond = {"label": drawn.cond["label"]}
-    difference = objective.generator(drawn.cond["z"], **cond) - drawn.x
+    difference = objective.generator(drawn.z, **drawn.cond) - drawn.x
     wanted = (difference.square().sum(1) / 2 + 0.03**2).sqrt().mean()
     torch.testing.assert_close(loss.value, wanted)
     torch.testing.assert_close(loss.info["squared_error"], difference.square().mean().detach())

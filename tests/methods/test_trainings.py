@@ -57,10 +57,10 @@ class LinearDenoiser(Denoiser):
 
 
 def train(objective: Objective, steps: int, rate: float, batches=None) -> nn.Module:
-    optimisation = Optimisation(
-        rates=dict.fromkeys(objective.trained, rate), decay=cosine, halflife=2000.0
+    optimisation = Optimisation.adam(
+        dict.fromkeys(objective.trained, rate), decay=cosine, halflife=2000.0
     )
-    batches = batches or DataFree((2,), 128)
+    batches = batches or DataFree(128)
     return Trainer(objective, optimisation, steps=steps, seed=5).fit(batches)
 
 
@@ -109,7 +109,7 @@ def test_the_shared_bound_takes_a_linear_student_near_its_teacher():
     for n in (16, 256):
         problem, student = problem_of()
         objective = VarDiU(problem.teacher, student, levels=LEVELS, shared=True)
-        trained = train(objective, 600, 2e-2, DataFree((2,), n))
+        trained = train(objective, 600, 2e-2, DataFree(n))
         left.append(problem.kl(trained.matrix, trained.shift, SIGMA).item())
     assert left[1] < 0.01 and left[1] < left[0]
 
@@ -164,8 +164,8 @@ def test_an_anchor_pulls_by_its_weight():
             levels=LEVELS,
             ratio=2,
             sigma_data=1.0,
-            anchor=pairs,
-            anchor_weight=weight,
+            regression=pairs,
+            regression_weight=weight,
         )
         trained = train(objective, 800, 2e-2)
         distances.append((trained.shift - far).norm().item())
@@ -200,8 +200,8 @@ def test_students_cover_the_modes_of_the_class_that_was_asked(name, steps):
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     objective = mixture_case(name, steps)
-    teacher = objective.teacher.teacher
-    trained = train(objective, steps, 3e-3, DataFree((2,), 128, classes=2))
+    teacher = objective.teacher.module
+    trained = train(objective, steps, 3e-3, DataFree(128, classes=2))
     n = 4000
     label = torch.arange(n) % 2
     x = trained.sample(n, generator=torch.Generator().manual_seed(0), label=label)

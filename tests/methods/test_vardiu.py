@@ -250,7 +250,7 @@ def test_own_weight_of_the_posterior_changes_its_gradient_alone():
             weight=torch.square,
             posterior_weight=own,
         )
-        objective.loss(Batch(torch.zeros(64, 2)), 0).value.backward()
+        objective.loss(Batch(64), 0).value.backward()
         networks = (objective.generator, objective.posterior)
         return [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in networks]
 
@@ -310,7 +310,7 @@ def test_options_that_exclude_each_other():
         VarDiU(teacher, student, gaussian, levels=LEVELS, particles=-1)
     mixture = VarDiU(teacher, student, MixturePosterior(encoder, 2, 3), levels=LEVELS, particles=2)
     with pytest.raises(TypeError, match="MixturePosterior has none: set particles=0"):
-        mixture.loss(Batch(torch.zeros(4, 2)), 0)
+        mixture.loss(Batch(4), 0)
     wide = Pushforward(MLP((2,), (3,), width=8, depth=2), latent_shape=(2,), shape=(3,))
     with pytest.raises(ValueError, match=r"samples of shape \(3,\)"):
         VarDiU(teacher, wide, gaussian, levels=LEVELS)
@@ -337,8 +337,8 @@ def test_a_short_training_covers_a_mixture():
     )
     from vardiu.data import DataFree
 
-    optimisation = Optimisation(rates={"generator": 3e-3}, decay=cosine, halflife=2000.0)
-    trained = Trainer(objective, optimisation, steps=steps).fit(DataFree((2,), 128))
+    optimisation = Optimisation.adam({"generator": 3e-3}, decay=cosine, halflife=2000.0)
+    trained = Trainer(objective, optimisation, steps=steps).fit(DataFree(128))
     x = trained.sample(4000, generator=torch.Generator().manual_seed(0))
     share = torch.cdist(x, teacher.means).argmin(1).bincount(minlength=4) / 4000
     assert bool(((share - 0.25).abs() < 0.08).all())

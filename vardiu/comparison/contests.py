@@ -12,7 +12,7 @@ from typing import Any
 
 from ..methods import diff_instruct
 from ..runs.presets import GAUSSIAN, MOG40, PRESETS, SHARED
-from ..settings.fields import DensitySettings, DigitsSettings, Training
+from ..settings.fields import DensitySettings, DigitsSettings, NetworkOptimizer, Training
 
 __all__ = ["CONTESTS", "Arm", "Contest"]
 
@@ -60,7 +60,7 @@ def _diff_instruct(ratio: int) -> Arm:
     settings = diff_instruct.Config(
         batch=2 * GAUSSIAN.batch,
         lr=GAUSSIAN.lr,
-        fake_lr=4e-3,
+        fake_optimizer=NetworkOptimizer(lr=4e-3),
         beta_1=0.5,
         beta_2=0.99,
         delay=200,
@@ -74,7 +74,11 @@ def _diff_instruct(ratio: int) -> Arm:
 
 
 def _vardiu(title: str, **family: Any) -> Arm:  # noqa: ANN401 (fields of its settings)
-    return Arm(f"VarDiU, {title}", "vardiu", replace(GAUSSIAN, posterior_lr=2e-3, **family))
+    return Arm(
+        f"VarDiU, {title}",
+        "vardiu",
+        replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer(), **family),
+    )
 
 
 def _digits(name: str, title: str) -> Arm:

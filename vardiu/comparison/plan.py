@@ -30,6 +30,7 @@ from ..runs.task import RunSettings, Task, method_of, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
+from ..training.stage import Context
 from ..training.trainer import Trainer
 from .contests import Arm, Contest
 
@@ -147,7 +148,7 @@ def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[st
         problem = problem_of(_task(bake, teacher, arm, 0, arm.settings.steps))
         torch.manual_seed(0)
         method = method_of("distill", arm.method)
-        stage = next(method.recipe(problem, copy.deepcopy(arm.settings), 0))
+        stage = next(method.recipe(problem, copy.deepcopy(arm.settings), Context()))
         if stage.name != arm.method:
             raise ConfigError(
                 f"{arm.title} begins with a stage {stage.name!r}: its time does not follow from "
@@ -168,7 +169,7 @@ def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[st
                 seconds[name].append((time.perf_counter() - started) / updates)
     return {
         name: {
-            "rows": trainer.objective.rows * ratio / trainer.step,
+            "rows": trainer.objective.teacher_cost[1] * ratio / trainer.step,
             **({"seconds": statistics.median(seconds[name])} if rounds else {}),
         }
         for name, (trainer, _, ratio) in trainers.items()

@@ -25,7 +25,7 @@ from ..settings import build
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
-from ..training.stage import Stage
+from ..training.stage import Context, Stage
 from ..training.trainer import Trainer
 from .plan import BakeOff, Cell
 
@@ -49,7 +49,7 @@ def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
             problem = problem_of(cell.task)
             torch.manual_seed(cell.seed)
             method = method_of("distill", cell.task.method)
-            stage = next(method.recipe(problem, cell.task.settings, cell.seed))
+            stage = next(method.recipe(problem, cell.task.settings, Context(cell.seed)))
             trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
             trainer.load_state_dict(store.load(step), stage.batches)
             yield problem, stage, trainer

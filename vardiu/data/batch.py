@@ -2,21 +2,86 @@ r"""What the data gives a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "divided_rows"]
 
 
 class Batch(NamedTuple):
-    r"""What the data gives.
+    r"""The rows of one step.
 
     Arguments:
-        x: Clean samples, with shape :math:`(B, *)`. Methods without data read only :math:`B`.
+        rows: The number :math:`B` of rows; all that a method without data reads beside `cond`.
+        x: Samples, with shape :math:`(B, *)`: clean ones, or measured ones where there is a
+            `truth`. None in a batch without data.
         cond: Keyword arguments of every network; each has :math:`B` rows.
+        truth: What was measured, with :math:`B` rows: the clean image of a degraded one.
     """
 
-    x: Tensor
+    rows: int
+    x: Tensor | None = None
     cond: Mapping[str, Tensor] = {}
+    truth: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, cond: Mapping[str, Tensor] | None = None) -> Batch:
+        r"""Returns the batch of clean samples and their conditions."""
+        return cls(len(x), x, cond or {})
+
+    def to(self, device: torch.device | str) -> Batch:
+        r"""Returns the batch on a device."""
+        x, truth = (t if t is None else t.to(device) for t in (self.x, self.truth))
+        return Batch(self.rows, x, {k: v.to(device) for k, v in self.cond.items()}, truth)
+
+    def clean(self) -> Tensor:
+        r"""Returns the samples.
+
+        Raises:
+            ValueError: The batch has none: a method that needs data was given none.
+        """
+        if self.x is None:
+            raise ValueError("this needs data, and its batches have none: give clean samples")
+        return self.x
+
+
+def divided_rows(value: Any, parts: int) -> list[Any]:  # noqa: ANN401 (any nest)
+    r"""Returns a nest in equal parts: each tensor and each batch in it is divided by its rows.
+
+    Arguments:
+        value: Tensors in tuples, lists and mappings; other leaves stand in every part as they are.
+        parts: The number of parts.
+
+    Raises:
+        ValueError: The rows of a tensor or a batch cannot be divided so.
+    """
+    if isinstance(value, Tensor):
+        return list(value.split(_share(len(value), parts)))
+    if isinstance(value, Batch):
+        rest = zip(*(divided_rows(item, parts) for item in value[1:]), strict=True)
+        return [Batch(_share(value.rows, parts), *items) for items in rest]
+    if isinstance(value, Mapping):
+        divided = {key: divided_rows(item, parts) for key, item in value.items()}
+        return [{key: items[i] for key, items in divided.items()} for i in range(parts)]
+    if isinstance(value, tuple | list):
+        return _divided_sequence(value, parts)
+    return [value] * parts
+
+
+def _divided_sequence(value: Sequence[Any], parts: int) -> list[Any]:
+    divided = [divided_rows(item, parts) for item in value]
+    rows = [[items[i] for items in divided] for i in range(parts)]
+    named = hasattr(value, "_fields")  # a named tuple is made of its fields, one by one
+    return [type(value)(*row) if named else type(value)(row) for row in rows]
+
+
+def _share(rows: int, parts: int) -> int:
+    if rows % parts:
+        raise ValueError(
+            f"a batch of {rows} rows cannot be visited in {parts} equal parts: "
+            f"give a number of parts that divides {rows}, or another batch"
+        )
+    return rows // parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -113,35 +113,31 @@ class Shuffled(Batches):
             self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator)
         begin = place * size + self.rank * self.batch_size
         rows = self._order[begin : begin + self.batch_size]
-        return Batch(self.x[rows], {name: value[rows] for name, value in self.cond.items()})
+        return Batch.of(self.x[rows], {name: value[rows] for name, value in self.cond.items()})
 
 
 class DataFree(Batches):
-    r"""Batches for methods without data: zeros of the right shape, and random classes.
+    r"""Batches for methods without data: a number of rows, and random classes.
 
     Arguments:
-        shape: The shape of one sample.
         batch_size: The number of rows of a batch.
         classes: The number of classes; without it there is no `label`.
         seed: The seed of the classes.
     """
 
-    def __init__(
-        self, shape: Sequence[int], batch_size: int, *, classes: int | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, batch_size: int, *, classes: int | None = None, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.x = torch.zeros(batch_size, *shape)
-        self.classes, self.seed = classes, seed
+        self.batch_size, self.classes, self.seed = batch_size, classes, seed
 
     def at(self, index: int) -> Batch:
+        n = self.batch_size
         if self.classes is None:
-            return Batch(self.x)
+            return Batch(n)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        n = len(self.x)
         label = torch.randint(self.classes, (n * self.world,), generator=generator)
-        return Batch(self.x, {"label": label[self.rank * n : (self.rank + 1) * n]})
+        return Batch(n, cond={"label": label[self.rank * n : (self.rank + 1) * n]})
 
 
 class Stream(Batches):
@@ -170,7 +166,7 @@ class Stream(Batches):
             empty = True
             for batch in self.make():
                 empty = False
-                check(batch.x, "a batch of the stream")
+                check(batch.clean(), "a batch of the stream")
                 yield batch
             if empty:
                 raise ValueError("the stream is empty")

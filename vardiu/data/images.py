@@ -260,4 +260,4 @@ def collate(
         if bare:
             raise ValueError(f"{bare[0]} has no caption")
         cond |= encode([str(item.caption) for item in items])
-    return Batch(torch.stack([item.image for item in items]), cond)
+    return Batch.of(torch.stack([item.image for item in items]), cond)

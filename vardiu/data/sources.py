@@ -169,4 +169,5 @@ def read_data(
     batches = ImageBatches(found, own, 1, resize=shape is not None, **about)
     places = torch.linspace(0, len(found) - 1, min(n, len(found))).long().tolist()
     items: list[Item] = [batches.row(place) for place in places]
-    return collate(items, labels, None)
+    batch = collate(items, labels, None)
+    return batch.clean(), batch.cond

@@ -17,7 +17,7 @@ from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import LevelSettings, Training
 from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Recipe, Stage
+from ..training.stage import Context, Recipe, Stage
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -52,7 +52,7 @@ class Denoising(Objective):
         return (Phase("denoising", self.loss, updates=("generator",)),)
 
     def loss(self, batch: Batch, step: int) -> Loss:
-        x = batch.x.to(self.device, self.dtype)
+        x = batch.clean().to(self.like)
         sigma = self.levels(self.uniform(len(x)), step)
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         weight = edm_weight(sigma, self.sigma_data)
@@ -67,13 +67,14 @@ class Config(Training):
     """The noise levels."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
     objective = Denoising(
         problem.network(),
         levels=build.levels(config.levels, config.steps),
         sigma_data=problem.sigma_data,
     )
-    batches = problem.data(config.batch, seed)
-    optimisation = build.optimisation(config, {"generator": config.lr})
-    return (yield Stage("denoising", objective, config.steps, batches, optimisation))
+    batches = problem.data(config.batch, context.seed)
+    optimisation = build.optimisation(config)
+    trained = yield Stage("denoising", objective, config.steps, batches, optimisation)
+    return trained.network

@@ -23,12 +23,18 @@ from ..functional.scores import Weight, denoising, edm_weight, surrogate
 from ..functional.tensors import expand_like
 from ..samplers.pairs import Pairs
 from ..settings import build
-from ..settings.fields import LevelSettings, PairSettings, Training, WeightSettings
+from ..settings.fields import (
+    LevelSettings,
+    NetworkOptimizer,
+    PairSettings,
+    Training,
+    WeightSettings,
+)
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Recipe, Stage
+from ..training.stage import Context, Recipe, Stage
 from . import regression
-from .regression import pseudo_huber
+from .regression import drawn_pairs, pseudo_huber
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -82,8 +88,8 @@ class DiffInstruct(Objective):
         normalised: Whether each row's direction is divided by the mean of
             :math:`| D(x_t, \sigma) - x |` over its dimensions (Yin et al., 2023, Equation 8,
             https://arxiv.org/abs/2311.18828).
-        anchor: Pairs of the teacher that the student keeps to (the regression of DMD).
-        anchor_weight: The weight of that regression, see `vardiu.methods.regression`.
+        regression: Pairs of the teacher that the student keeps to (the regression of DMD).
+        regression_weight: The weight of that regression, see `vardiu.methods.regression`.
         lattice: Whether latents and levels are spread evenly, see `Objective`.
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
 
@@ -105,8 +111,8 @@ class DiffInstruct(Objective):
         weight: Weight = torch.square,
         ratio: int = 5,
         normalised: bool = False,
-        anchor: Pairs | None = None,
-        anchor_weight: float = 0.0,
+        regression: Pairs | None = None,
+        regression_weight: float = 0.0,
         lattice: bool = False,
         sigma_data: float = 0.5,
     ) -> None:
@@ -118,12 +124,12 @@ class DiffInstruct(Objective):
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
-        self.normalised, self.anchor_weight = normalised, anchor_weight
+        self.normalised, self.regression_weight = normalised, regression_weight
         self.lattice = lattice
-        if (anchor is None) != (anchor_weight == 0):
-            raise ValueError("anchor pairs and a positive anchor_weight go together")
-        # The pairs are the teacher's: known to whoever made the objective, and not saved again.
-        self.__dict__["anchor"] = anchor
+        if (regression is None) != (regression_weight == 0):
+            raise ValueError("pairs for regression and a positive regression_weight go together")
+        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
+        self.__dict__["regression"] = regression
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -133,7 +139,7 @@ class DiffInstruct(Objective):
         )
 
     def prepare(self, batch: Batch, step: int) -> Fakes:
-        z = self.latents(len(batch.x))
+        z = self.latents(batch.rows)
         return Fakes(z, self.generator(z, **batch.cond), batch)
 
     def fake_loss(self, drawn: Fakes, step: int) -> Loss:
@@ -160,17 +166,16 @@ class DiffInstruct(Objective):
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         info = {"direction": direction.flatten(1).norm(dim=1).mean()}
-        if self.anchor is None:
+        if self.__dict__["regression"] is None:
             return Loss(value, info)
         distance = self.distance(len(x))
-        return Loss(value + self.anchor_weight * distance, {**info, "anchor": distance.detach()})
+        info["regression"] = distance.detach()
+        return Loss(value + self.regression_weight * distance, info)
 
     def distance(self, n: int) -> Tensor:
         r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""
-        pairs = self.anchor
-        rows = (self.uniform(n, "anchor") * len(pairs.z)).long()
-        cond = {name: value[rows] for name, value in pairs.cond.items()}
-        return pseudo_huber(self.generator(pairs.z[rows], **cond) - pairs.x[rows]).mean()
+        pairs = drawn_pairs(self, self.__dict__["regression"], n, "regression")
+        return pseudo_huber(self.generator(pairs.z, **pairs.cond) - pairs.x).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,10 +188,10 @@ class Config(Training):
     """Divide each row's direction by the teacher's mean absolute correction, as DMD does."""
     pairs: PairSettings = PairSettings()
     """A regression before, on the teacher's pairs."""
-    anchor: float = 0.0
+    regression_weight: float = 0.0
     """The weight of that regression beside the method's own loss, as in DMD."""
-    fake_lr: float = 1e-3
-    """The fake's learning rate."""
+    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """How the fake is updated."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
     levels: LevelSettings = LevelSettings()
@@ -195,11 +200,11 @@ class Config(Training):
     """Their weight."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
     student = problem.student()
-    student, pairs = yield from regression.start(problem, student, config.pairs, config, seed)
+    student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
     objective = DiffInstruct(
         problem.teacher,
         student,
@@ -208,12 +213,12 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
         weight=build.weight(config.weight),
         ratio=config.ratio,
         normalised=config.normalised,
-        anchor=pairs if config.anchor else None,
-        anchor_weight=config.anchor,
+        regression=pairs if config.regression_weight else None,
+        regression_weight=config.regression_weight,
         lattice=config.lattice,
         sigma_data=problem.sigma_data,
     )
-    rates = {"generator": config.lr, "fake": config.fake_lr}
-    optimisation = build.optimisation(config, rates)
-    batches = problem.batches(config.batch, seed)
-    return (yield Stage("diff_instruct", objective, steps, batches, optimisation))
+    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    batches = problem.batches(config.batch, context.seed)
+    trained = yield Stage("diff_instruct", objective, steps, batches, optimisation)
+    return trained.network

@@ -24,12 +24,14 @@ from ..settings import build
 from ..settings.fields import PairSettings, Training
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Recipe, Stage
+from ..training.stage import Context, Recipe, Stage, Stages
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Regression", "recipe", "start"]
+__all__ = ["Config", "Regression", "make_pairs", "pseudo_huber", "recipe", "start"]
+
+PORTION = 512  # pairs that are solved, and kept, at once
 
 
 def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
@@ -40,10 +42,8 @@ def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
 class Regression(Objective):
     r"""Regression on pairs of noise and sample (knowledge distillation).
 
-    The pairs are solved in the first steps, a portion a step, and kept with the checkpoint.
-
     Needs:
-        No data, no gradient of the teacher, :math:`2 n - 1` calls a portion of pairs.
+        Pairs of the teacher, no data, no further call of the teacher.
 
     Deviations:
         - The distance is pseudo-Huber over the image, not squared: pairs that the network cannot
@@ -54,83 +54,82 @@ class Regression(Objective):
         | (Luhman and Luhman, 2021), https://arxiv.org/abs/2101.02388
 
     Arguments:
-        teacher: The teacher, whose sampler makes the pairs.
+        teacher: The teacher, whose sampler made the pairs.
         generator: The student; its latent has the teacher's shape.
-        pairs: The number of pairs.
-        solver_steps: The number of Heun's steps that solve a pair.
-        portion: The number of pairs solved at once.
+        pairs: The pairs.
         softness: The constant :math:`c`.
+
+    Raises:
+        ValueError: The student's latents are not the teacher's noise.
     """
 
     def __init__(
-        self,
-        teacher: Denoiser,
-        generator: Generator,
-        *,
-        pairs: int,
-        solver_steps: int = 10,
-        portion: int = 512,
-        softness: float = 0.03,
+        self, teacher: Denoiser, generator: Generator, pairs: Pairs, *, softness: float = 0.03
     ) -> None:
         super().__init__(teacher, generator)
-        if tuple(generator.latent_shape) != tuple(teacher.shape):
+        if tuple(generator.latent_shape) != tuple(pairs.z.shape[1:]):
             raise ValueError(
-                f"regression on pairs needs a latent of the teacher's shape "
-                f"{tuple(teacher.shape)}, got {tuple(generator.latent_shape)}"
+                f"regression on pairs needs a latent of the pairs' shape "
+                f"{tuple(pairs.z.shape[1:])}, got {tuple(generator.latent_shape)}"
             )
-        if pairs < 1 or solver_steps < 1:
-            raise ValueError(f"pairs and solver_steps must be at least 1, got {pairs}")
-        self.solver_steps, self.portion, self.softness = solver_steps, portion, softness
-        self.register_buffer("z", torch.zeros(pairs, *teacher.shape))
-        self.register_buffer("x", torch.zeros(pairs, *teacher.shape))
-        self.register_buffer("label", torch.zeros(pairs, dtype=torch.long))
-        self.register_buffer("solved", torch.zeros((), dtype=torch.long))
+        self.softness = softness
+        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
+        self.__dict__["pairs"] = pairs
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
 
-    @property
-    def beginnings(self) -> int:
-        return math.ceil(len(self.z) / self.portion)
+    def prepare(self, batch: Batch, step: int) -> Pairs:
+        return drawn_pairs(self, self.__dict__["pairs"], batch.rows)
 
-    def begin(self, batch: Batch, step: int) -> None:
-        done = int(self.solved)
-        if done < len(self.z):
-            self.solve(slice(done, min(done + self.portion, len(self.z))), batch)
+    def loss(self, pairs: Pairs, step: int) -> Loss:
+        difference = self.generator(pairs.z, **pairs.cond) - pairs.x
+        error = difference.flatten(1).square().mean().detach()
+        return Loss(pseudo_huber(difference, self.softness).mean(), {"squared_error": error})
 
-    def prepare(self, batch: Batch, step: int) -> Batch:
-        if not int(self.solved):  # asked by an instrument before the first step
-            self.begin(batch, step)
-        done = int(self.solved)
-        u = self.uniform(len(batch.x), "pair")
-        rows = (u * done).long().clamp_max(done - 1)
-        cond = {"label": self.label[rows]} if batch.cond else {}
-        return Batch(self.x[rows], {"z": self.z[rows], **cond})
 
-    def solve(self, rows: slice, batch: Batch) -> None:
-        r"""Solves a portion of the pairs; conditions repeat those of the batch."""
-        n = rows.stop - rows.start
-        z = self.latent(n, "pair latent").to(self.z)
-        cond: Mapping[str, Tensor] = {}
-        if batch.cond:
-            label = batch.cond["label"]
-            self.label[rows] = label.repeat(n // len(label) + 1)[:n]
-            cond = {"label": self.label[rows]}
-        self.z[rows] = z
-        self.x[rows] = teacher_pairs(self.teacher, z, cond, steps=self.solver_steps).x
-        self.solved.fill_(rows.stop)
+def drawn_pairs(objective: Objective, pairs: Pairs, n: int, role: str = "pair") -> Pairs:
+    r"""Returns pairs drawn at random, with replacement, on the objective's device."""
+    like = objective.like
+    drawn = pairs.at((objective.uniform(n, role) * len(pairs.z)).long())
+    return Pairs(drawn.z.to(like), drawn.x.to(like), drawn.cond)
 
-    def loss(self, batch: Batch, step: int) -> Loss:
-        cond = dict(batch.cond)
-        x = self.generator(cond.pop("z"), **cond)
-        error = (x - batch.x).flatten(1).square().mean().detach()
-        return Loss(pseudo_huber(x - batch.x, self.softness).mean(), {"squared_error": error})
+
+def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
+    r"""Returns pairs of the teacher: an artefact of the run, solved in portions.
+
+    Arguments:
+        problem: The problem, whose teacher is asked :math:`2 n - 1` times a portion.
+        row: The number of pairs and of Heun's steps :math:`n`.
+        context: The run's seed, device and artefacts.
+    """
+    portion = min(PORTION, row.pairs)
+    conditions = problem.batches(portion, context.seed + 1)
+
+    def solve(index: int) -> Mapping[str, Tensor]:
+        random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
+        n = min(portion, row.pairs - index * portion)
+        z = torch.randn(n, *problem.teacher.shape, generator=random).to(context.device)
+        cond = {k: v[:n].to(context.device) for k, v in conditions.at(index).cond.items()}
+        x = teacher_pairs(problem.teacher.to(context.device), z, cond, steps=row.solver_steps).x
+        return {"z": z.cpu(), "x": x.cpu(), **{f"cond.{k}": v.cpu() for k, v in cond.items()}}
+
+    description = {
+        "made": "pairs of noise and sample, by Heun's method",
+        **problem.hashes(),
+        "pairs": row.pairs,
+        "solver_steps": row.solver_steps,
+        "seed": context.seed,
+    }
+    found = context.artefacts.get("pairs", description, math.ceil(row.pairs / portion), solve)
+    cond = {name.removeprefix("cond."): v for name, v in found.items() if "cond." in name}
+    return Pairs(found["z"], found["x"], cond)
 
 
 def start(
-    problem: Problem, student: Generator, row: PairSettings, training: Training, seed: int
-) -> Recipe:
+    problem: Problem, student: Generator, row: PairSettings, training: Training, context: Context
+) -> Stages[tuple[Generator, Pairs | None]]:
     r"""The stage that gives a student its start; none if there are no pairs to learn from.
 
     Returns:
@@ -138,11 +137,13 @@ def start(
     """
     if not row.pairs:
         return student, None
-    objective = Regression(
-        problem.teacher, student, pairs=row.pairs, solver_steps=row.solver_steps
-    )
+    pairs = make_pairs(problem, row, context)
+    objective = Regression(problem.teacher, student, pairs)
     settings = replace(
         training,
+        optimizer="adam",
+        lr=row.lr,
+        weight_decay=0.0,
         decay="trapezoid",
         warmup=50,
         delay=0,
@@ -150,11 +151,10 @@ def start(
         beta_1=0.9,
         beta_2=0.99,
     )
-    optimisation = build.optimisation(settings, {"generator": row.lr})
-    batches = problem.batches(row.batch, seed)
-    student = yield Stage("pairs", objective, row.steps, batches, optimisation)
-    cond = {name: objective.label for name in student.conditions}
-    return student, Pairs(objective.z, objective.x, cond)
+    batches = problem.batches(row.batch, context.seed)
+    optimisation = build.optimisation(settings)
+    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share=0.0)
+    return trained.network, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Config(Training):
     """The pairs and their regression."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    student, _ = yield from start(problem, problem.student(), config.pairs, config, seed)
+    student, _ = yield from start(problem, problem.student(), config.pairs, config, context)
     return student

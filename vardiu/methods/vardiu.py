@@ -24,6 +24,7 @@ the last term has zero mean, as :math:`\varepsilon` is independent of :math:`z`:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,11 +57,18 @@ from ..posteriors.families import (
 )
 from ..posteriors.framed import FramedPosterior
 from ..settings import build
-from ..settings.fields import FrameSettings, LevelSettings, PairSettings, Training, WeightSettings
+from ..settings.fields import (
+    FrameSettings,
+    LevelSettings,
+    NetworkOptimizer,
+    PairSettings,
+    Training,
+    WeightSettings,
+)
 from ..students.base import Generator
-from ..students.framed import Framed
+from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Recipe, Stage
+from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
 
 if TYPE_CHECKING:
@@ -170,12 +178,12 @@ class VarDiU(Objective):
         return (Phase("bound", self.loss, updates=names),)
 
     @property
-    def mixes(self) -> str:
+    def row_coupling(self) -> str:
         return "the minibatch mixture is made of all rows of a batch" if self.shared else ""
 
     def draw(self, batch: Batch, step: int) -> Draw:
         r"""Draws the latents, levels and noise of a batch."""
-        n = len(batch.x)
+        n = batch.rows
         z = self.latents(n)
         sigma = self.levels(self.quantiles(n), step)
         noise = self.noise_like(z.new_empty(n, *self.generator.shape))
@@ -245,11 +253,14 @@ class VarDiU(Objective):
                 f"{type(self.posterior).__name__} has none: set particles=0 or take a Gaussian or "
                 "a flow"
             )
-        with self.streams.ambient(role, x.device):
+        with self.streams.torch_seeded(role, x.device):
             zs = torch.cat([z[None], r.rsample((self.particles,))])  # (K + 1, B, k)
         log_r = r.log_prob(zs)
         flat = zs[1:].flatten(0, 1).unflatten(1, self.generator.latent_shape)
-        tiled = {name: value.repeat(self.particles) for name, value in cond.items()}
+        tiled = {
+            name: value.repeat(self.particles, *[1] * (value.ndim - 1))
+            for name, value in cond.items()
+        }
         others = self.generator(flat, **tiled).unflatten(0, (self.particles, len(x)))
         difference = (x_t - torch.cat([x[None], others])).flatten(0, 1)
         kernel = diagonal_normal_log_prob(difference, sigma.repeat(self.particles + 1))
@@ -271,7 +282,7 @@ class VarDiU(Objective):
         x = self.generator(z, **cond) if x is None else x
         x_t = x + expand_like(sigma, x) * noise
         value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
-        teacher = self.teacher.teacher
+        teacher = self.teacher.module
         return value - teacher.log_prob(x_t, sigma, **cond) if exact(teacher) else value
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -282,11 +293,11 @@ class VarDiU(Objective):
 
         Named `bound` where the teacher's density is known, `negative_entropy` otherwise.
         """
-        n = len(batch.x)
+        n = batch.rows
         ends = torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64)
         # The levels of a finished annealing: the same ones at every report.
         low, high = self.levels(ends, 2**62).log10().tolist()
-        name = "bound" if exact(self.teacher.teacher) else "negative_entropy"
+        name = "bound" if exact(self.teacher.module) else "negative_entropy"
         values: dict[str, Tensor] = {}
         z = self.latents(n, "diagnostic")
         noise = self.noise_like(z.new_empty(n, *self.generator.shape), "diagnostic")
@@ -315,7 +326,7 @@ class VarDiU(Objective):
         z, noise, sigma, cond = draw
         x = self.generator(z, **cond) if x is None else x
         r = self.posterior(x + expand_like(sigma, x) * noise, sigma, **cond)
-        with self.streams.ambient("diagnostic posterior", x.device):
+        with self.streams.torch_seeded("diagnostic posterior", x.device):
             own = r.sample()
         return r.log_prob(own) - r.log_prob(z.flatten(1))
 
@@ -334,8 +345,8 @@ class Config(Training):
     """The family of r(z | x_t). shared: the prior, with latents shared over the batch. residual: a
     Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture
     of principal components of the teacher's samples, where the student starts."""
-    posterior_lr: float = 1e-3
-    """The posterior's learning rate."""
+    posterior_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """How the posterior is updated."""
     components: int = 16
     """mixture: the number of components."""
     transforms: int = 3
@@ -374,21 +385,38 @@ POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
 }
 
 
-def players(problem: Problem, config: Config, seed: int) -> Recipe:
+def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
+    r"""Returns a frame of the teacher's own samples: an artefact of the run."""
+    description = {
+        "made": "a frame of the teacher's samples",
+        **problem.hashes(),
+        **dataclasses.asdict(row),
+        "seed": context.seed,
+    }
+
+    def fit(portion: int) -> dict[str, Tensor]:
+        return problem.frame(row, context.seed).state_dict()
+
+    return Frame.of(context.artefacts.get("frame", description, 1, fit))
+
+
+def players(
+    problem: Problem, config: Config, context: Context
+) -> Stages[tuple[Generator, Posterior]]:
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
-        frame = problem.frame(config.frame, seed)
+        frame = make_frame(problem, config.frame, context)
         student = Framed(problem.fake(), frame, config.frame.sigma)
         return student, FramedPosterior(problem.encoder(), frame)
     student = problem.student()
-    student, _ = yield from regression.start(problem, student, config.pairs, config, seed)
+    student, _ = yield from regression.start(problem, student, config.pairs, config, context)
     k = math.prod(student.latent_shape)
     return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Trains the student and the posterior together, after a start if one is asked for."""
-    student, posterior = yield from players(problem, config, seed)
+    student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
         problem.teacher,
@@ -403,8 +431,9 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
         antithetic=config.antithetic,
         control_variate=config.control_variate,
     )
-    rates = {"generator": config.lr, "posterior": config.posterior_lr}
-    rates = {name: rates[name] for name in objective.trained}
-    batches = problem.batches(config.batch, seed)
-    optimisation = build.optimisation(config, rates)
-    return (yield Stage("vardiu", objective, config.steps, batches, optimisation))
+    # The prior, of shared latents, has nothing to train.
+    others = {name: config.posterior_optimizer for name in objective.trained[1:]}
+    batches = problem.batches(config.batch, context.seed)
+    optimisation = build.optimisation(config, **others)
+    trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
+    return trained.network

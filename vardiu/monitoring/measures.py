@@ -44,7 +44,7 @@ def gradient_snr(objective: Objective, batch: Batch, step: int, draws: int = 8) 
     if draws < 2:
         raise ValueError(f"draws must be at least 2, got {draws}")
     total, squares = torch.zeros(()), 0.0
-    with objective.aside(f"gradient/{step}"), torch.enable_grad():
+    with objective.undisturbed(f"gradient/{step}"), torch.enable_grad():
         for _ in range(draws):
             gradient = student_gradient(objective, batch, step).double()
             total, squares = (
@@ -146,9 +146,9 @@ def look(
     x, cond = samples
     row["spread"] = spread(x, problem.variance)
     row["histogram"], row["due"] = problem.histogram(x), problem.due
-    teacher, device = problem.teacher, objective.device
+    teacher, device = problem.teacher, objective.like.device
     held = (m for m in objective.children() if isinstance(m, Frozen))
-    asked = (frozen.ask for frozen in held if frozen.teacher is teacher)
+    asked = (frozen.uncounted for frozen in held if frozen.module is teacher)
     low = math.log10(max(problem.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs

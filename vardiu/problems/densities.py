@@ -104,7 +104,7 @@ class DensityProblem(Problem):
         )
 
     def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(self.shape, size, seed=seed)
+        return DataFree(size, seed=seed)
 
     def data(self, size: int, seed: int) -> Batches:
         x = self.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))

@@ -95,7 +95,7 @@ class DigitsProblem(Problem):
         )
 
     def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(self.SHAPE, size, classes=self.classes or None, seed=seed)
+        return DataFree(size, classes=self.classes or None, seed=seed)
 
     def data(self, size: int, seed: int) -> Batches:
         cond = {"label": self.label} if self.settings.conditional else {}

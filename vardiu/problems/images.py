@@ -213,7 +213,7 @@ class ImageProblem(Problem):
     # ---------------------------------------------------------------- data
 
     def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(self.shape, size, classes=self.classes or None, seed=seed)
+        return DataFree(size, classes=self.classes or None, seed=seed)
 
     def data(self, size: int, seed: int) -> Batches:
         if self.settings.data is None:

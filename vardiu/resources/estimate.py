@@ -16,7 +16,6 @@ diagnostics and :math:`s` checkpoints.
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -33,12 +32,13 @@ from ..problems.base import Problem
 from ..reports.curves import convergence, curves
 from ..runs.allocator import keep
 from ..runs.distill import _reference
-from ..runs.execute import device_of, trainer_of
+from ..runs.execute import device_of, trained, trainer_of
 from ..runs.task import Task, method_of, problem_of, task_of
 from ..students.base import Generator
 from ..teachers.probe import probe
+from ..training.stage import Context
 from . import footprint
-from .rehearse import peak, stage_row, timed
+from .rehearse import RehearsedArtefacts, peak, stage_row, timed
 
 __all__ = ["estimate", "measure"]
 
@@ -104,7 +104,8 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     problem, start = timed(lambda: ready(task))
     torch.manual_seed(run.seed)
     method = method_of(task.command, task.method)
-    recipe = method.recipe(problem, task.settings, run.seed)
+    artefacts = RehearsedArtefacts()
+    recipe = method.recipe(problem, task.settings, Context(run.seed, artefacts, device))
     stage, seconds = timed(lambda: next(recipe))
     start += seconds
     stages: list[dict[str, Any]] = []
@@ -112,24 +113,24 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
         trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
         start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
-        student = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
+        done = trained(trainer)
         try:
-            stage, seconds = timed(lambda s=student: recipe.send(s))
+            stage, seconds = timed(lambda d=done: recipe.send(d))
             start += seconds
         except StopIteration:
             break
         del stages[-1]["log"]
     log = stages[-1].pop("log")
-    end = timed(lambda: finish(task, problem, student.cpu(), log))[1]
+    end = timed(lambda: finish(task, problem, done.network.cpu(), log))[1]
     training = sum(row["seconds"] for row in stages)
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "stages": stages,
         "memory": {"peak": peak(device), "library": library},
-        "disk": disk(task, stages, student),
+        "disk": disk(task, stages, done.network),
         "seconds": {
-            "start": start,
+            "start": start + artefacts.seconds,
             "training": training,
             "evaluations": sum(row["looks"] for row in stages),
             "checkpoints": saves(task, stages),

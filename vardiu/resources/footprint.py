@@ -109,7 +109,7 @@ def activations(objective: Objective, batch: Batch, step: int = 0) -> dict[str, 
     found = {}
     modules = networks(objective)
     known = [t for module in modules.values() for t in weights(module)]
-    with objective.aside("footprint"):
+    with objective.undisturbed("footprint"):
         with torch.no_grad():
             drawn = objective.prepare(batch, step)
         for phase in objective.phases:

@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from ..monitoring import measures
 from ..problems.base import Problem
 from ..runs.distill import _draws
 from ..runs.task import Task
+from ..storage.artefacts import Artefacts, Portion
 from ..storage.checkpoints import _encode
 from ..training import objective as objectives
 from ..training.stage import Stage
-from ..training.trainer import DEAR, Trainer
+from ..training.trainer import DIAGNOSTICS_EVERY, Trainer
 from . import footprint
 
 __all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
@@ -56,12 +57,30 @@ def peak(device: torch.device) -> int:
     )
 
 
+class RehearsedArtefacts(Artefacts):
+    r"""Artefacts of which one portion is made, and stands for all.
+
+    Attributes:
+        seconds: What the portions that were not made would take.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def made(
+        self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]
+    ) -> Iterator[Portion]:
+        portion, seconds = timed(lambda: make(0))
+        self.seconds += seconds * (total - 1)
+        yield from (portion for _ in wanted)
+
+
 def stage_row(
     task: Task, problem: Problem, stage: Stage, trainer: Trainer, budget: float
 ) -> dict[str, Any]:
     r"""Returns the memory and the times of a stage."""
     found = steps(trainer, stage, budget)
-    beginnings = min(stage.objective.beginnings, stage.steps)
     assert trainer.batch is not None
     kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
     state = trainer.state_dict(stage.batches)
@@ -71,7 +90,7 @@ def stage_row(
         "name": stage.name,
         "steps": stage.steps,
         **found._asdict(),
-        "seconds": stage.steps * found.step + beginnings * found.begin + found.warm,
+        "seconds": stage.steps * found.step + found.warm,
         "looks": looks,
         "log": log,
         "checkpoint": saving[0],
@@ -87,13 +106,11 @@ class Steps(NamedTuple):
     Arguments:
         step: Of a step.
         processor: Those that the processor worked.
-        begin: Of the objective's `begin`, in the steps that have one.
         warm: What the first steps took beyond that: kernels are compiled, memory is touched.
     """
 
     step: float
     processor: float
-    begin: float
     warm: float
 
 
@@ -104,13 +121,6 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     """
     objective = stage.objective
     cycle = math.lcm(*(phase.every for phase in objective.phases))
-    begin = objective.begin
-    begins: list[float] = []
-
-    def watched(*arguments: Any) -> None:  # noqa: ANN401
-        begins.append(timed(lambda: begin(*arguments))[1])
-
-    objective.__dict__["begin"] = watched
     blocks: list[float] = []
     processor: list[float] = []
     while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):
@@ -118,15 +128,13 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
         for _ in range(cycle):
             trainer.advance(stage.batches)
         seconds, work = time.perf_counter() - started, time.process_time() - worked
-        blocks.append((seconds - sum(begins[-cycle:])) / cycle)
+        blocks.append(seconds / cycle)
         processor.append(work / cycle)
         if trainer.step + cycle > trainer.steps:
             break
-    del objective.__dict__["begin"]
-    first = begins[: objective.beginnings]
     step, work = (statistics.median(times[WARM:] or times) for times in (blocks, processor))
     warm = cycle * max(0.0, sum(blocks[:WARM]) - len(blocks[:WARM]) * step)
-    return Steps(step, work, statistics.median(first or [0.0]), warm)
+    return Steps(step, work, warm)
 
 
 def look(
@@ -134,7 +142,7 @@ def look(
 ) -> tuple[list[dict[str, Any]], float]:
     r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
     told, seconds = timed(trainer.summary)
-    seconds *= min(task.run.reports, stage.steps // DEAR + 1)
+    seconds *= min(task.run.reports, stage.steps // DIAGNOSTICS_EVERY + 1)
     row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
     reports = min(task.run.reports, stage.steps)
 

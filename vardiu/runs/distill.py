@@ -25,7 +25,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.probe import checked
 from ..training.trainer import Report, Trainer
-from .execute import _where, begin, device_of, show, train
+from .execute import _where, begin, context_of, device_of, show, train
 from .presets import PRESETS
 from .task import RunSettings, Task, problem_of
 
@@ -70,7 +70,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             _warn(folder, row, trainer, problem, floor, console)
             folder.log(row)
 
-        recipe = method.recipe(problem, task.settings, task.run.seed)
+        recipe = method.recipe(problem, task.settings, context_of(task.run, folder, console))
         student, cost = train(recipe, problem.teacher, folder, task.run, console, listen)
         assert isinstance(student, Generator)
         console.print("measuring ...")

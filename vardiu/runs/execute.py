@@ -25,15 +25,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .. import models
 from ..errors import ConfigError
 from ..metrics import Metric, fingerprint
 from ..problems.base import Problem
+from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
-from ..training.stage import Recipe, Stage
+from ..training.stage import Context, Recipe, Stage, Trained
 from ..training.trainer import Report, Trainer
 from . import allocator
 from .task import RunSettings, Task
@@ -52,6 +52,23 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"run.device {name!r} cannot be used here: {error}") from error
     return torch.device(name)
+
+
+def context_of(run: RunSettings, folder: RunFolder, console: Console) -> Context:
+    r"""Returns where a recipe is carried out: the run's seed, device and artefacts."""
+
+    def progress(name: str, done: int, total: int) -> None:
+        if done in (0, total) or done % max(1, total // 4) == 0:
+            console.print(f"{name}: {done:,} of {total:,} portions", highlight=False)
+
+    artefacts = Artefacts(folder.file("artefacts"), progress)
+    return Context(run.seed, artefacts, device_of(run.device))
+
+
+def trained(trainer: Trainer) -> Trained:
+    r"""Returns what a recipe is sent of a stage."""
+    network = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
+    return Trained(network, trainer.objective)
 
 
 def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
@@ -99,15 +116,16 @@ def train(
                 console.print(f"going on with {stage.name} from step {step:,} of {stage.steps:,}")
         else:  # a run that was killed before its first checkpoint starts its log anew
             folder.truncate_metrics(stage.name, 0)
-        student = _fit(trainer, stage, store, run, console, listen)
+        _fit(trainer, stage, store, run, console, listen)
         cost["seconds"] += trainer.seconds
-        cost["teacher_calls"] += trainer.objective.calls
-        cost["teacher_rows"] += trainer.objective.rows
+        calls, rows = trainer.objective.teacher_cost
+        cost["teacher_calls"] += calls
+        cost["teacher_rows"] += rows
         cost["student_updates"] += trainer.updates.get("generator", 0)
         cost["steps"] += trainer.step
         try:
             with metered(teacher, cost):
-                stage = recipe.send(copy.deepcopy(student).requires_grad_(True).train())
+                stage = recipe.send(trained(trainer))
         except StopIteration as stop:
             return stop.value.requires_grad_(False).eval(), cost
         index += 1

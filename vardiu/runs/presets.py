@@ -12,6 +12,7 @@ from ..settings.fields import (
     FrameSettings,
     ImageSettings,
     LevelSettings,
+    NetworkOptimizer,
     PairSettings,
     Training,
     WeightSettings,
@@ -58,7 +59,12 @@ SHARED = vardiu.Config(
 )
 
 
-GAUSSIAN = replace(SHARED, posterior="gaussian", steps=6_000)
+GAUSSIAN = replace(
+    SHARED,
+    posterior="gaussian",
+    steps=6_000,
+    posterior_optimizer=NetworkOptimizer(lr=1e-3),
+)
 
 
 DIFF_INSTRUCT = diff_instruct.Config(
@@ -88,10 +94,10 @@ IMAGES = diff_instruct.Config(
     steps=800,
     batch=128,
     lr=3e-4,
-    fake_lr=8e-4,
+    fake_optimizer=NetworkOptimizer(lr=8e-4),
     ratio=1,
     normalised=True,
-    anchor=6.0,
+    regression_weight=6.0,
     delay=100,
     warmup=50,
     beta_1=0.0,
@@ -110,7 +116,7 @@ FRAMED = vardiu.Config(
     steps=460,
     batch=128,
     lr=3e-4,
-    posterior_lr=1e-3,
+    posterior_optimizer=NetworkOptimizer(lr=1e-3),
     delay=100,
     beta_1=0.5,
     beta_2=0.99,
@@ -193,7 +199,6 @@ PRESETS: Mapping[str, Preset] = {
             steps=1_000_000,
             batch=512,
             lr=1e-4,
-            posterior_lr=1e-4,
             decay="constant",
             clip=10.0,
             halflife=0.0,
@@ -217,9 +222,7 @@ PRESETS: Mapping[str, Preset] = {
         "the same from a student whose posterior is known at the start; does not collapse",
         "vardiu",
         MIXTURE,
-        replace(
-            SHARED, posterior="residual", steps=6_000, lr=1e-3, posterior_lr=1e-3, levels=AT_ONCE
-        ),
+        replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
     ),
     "mixture-diff-instruct": Preset(
         "the same student by Diff-Instruct with one fake update: the best from 8 dimensions on",
@@ -229,7 +232,7 @@ PRESETS: Mapping[str, Preset] = {
             steps=4_000,
             batch=512,
             lr=1e-3,
-            fake_lr=2e-3,
+            fake_optimizer=NetworkOptimizer(lr=2e-3),
             beta_1=0.5,
             beta_2=0.99,
             delay=100,

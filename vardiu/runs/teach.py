@@ -16,7 +16,7 @@ from ..reports.html import write_report
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import probe
 from ..training.trainer import Report, Trainer
-from .execute import _where, begin, device_of, show, train
+from .execute import _where, begin, context_of, device_of, show, train
 from .task import Task, problem_of
 
 __all__ = ["teach"]
@@ -39,7 +39,7 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
             row = {"stage": stage, "step": told.step, "updates": updates, "calls": 0}
             folder.log({**row, "seconds": told.seconds, **told.values})
 
-        recipe = TEACHING.recipe(problem, task.settings, task.run.seed)
+        recipe = TEACHING.recipe(problem, task.settings, context_of(task.run, folder, console))
         teacher, cost = train(recipe, None, folder, task.run, console, listen)
         problem.teacher = teacher.cpu()
         rows = probe(problem.teacher, *problem.reference(512))

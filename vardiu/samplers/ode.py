@@ -29,7 +29,8 @@ class Sampler(abc.ABC):
 
     Arguments:
         denoiser: The denoiser.
-        sigmas: The levels, decreasing; the last may be zero. See `vardiu.denoisers.levels.karras_grid`.
+        sigmas: The levels, decreasing; the last may be zero. See
+            `vardiu.denoisers.levels.karras_grid`.
 
     Attributes:
         calls: The number of calls of the denoiser so far.

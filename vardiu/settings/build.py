@@ -18,8 +18,8 @@ from ..denoisers.levels import (
     Staircase,
 )
 from ..functional.scores import Weight
-from ..training.optimizers import Optimisation, constant, cosine, trapezoid
-from .fields import LevelSettings, Training, WeightSettings
+from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
+from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
 __all__ = ["levels", "optimisation", "weight"]
 
@@ -97,17 +97,43 @@ def weight(row: WeightSettings) -> Weight:
     return WEIGHTS[row.kind](row)
 
 
-def optimisation(
-    row: Training, rates: Mapping[str, float], momenta: Mapping[str, float] | None = None
-) -> Optimisation:
-    r"""Returns how a stage is updated, with a learning rate for each network."""
-    return Optimisation(
-        rates=rates,
+def student_row(row: Training) -> OptimizerRow:
+    r"""Returns how the student is updated."""
+    return OptimizerRow(
+        kind=row.optimizer,
+        lr=row.lr,
         betas=(row.beta_1, row.beta_2),
-        momenta=momenta or {},
-        decay=DECAYS[row.decay],
+        weight_decay=row.weight_decay,
         warmup=row.warmup,
-        delays={"generator": row.delay},
+        delay=row.delay,
         clip=row.clip,
-        halflife=row.halflife,
     )
+
+
+def network_row(row: NetworkOptimizer, student: OptimizerRow) -> OptimizerRow:
+    r"""Returns how another network is updated: as the student, but for what its own row says."""
+    first, second = student.betas
+    return OptimizerRow(
+        kind=row.kind or student.kind,
+        lr=row.lr or student.lr,
+        betas=(
+            first if row.beta_1 is None else row.beta_1,
+            second if row.beta_2 is None else row.beta_2,
+        ),
+        weight_decay=student.weight_decay if row.weight_decay is None else row.weight_decay,
+        warmup=student.warmup if row.warmup is None else row.warmup,
+        delay=row.delay,
+        clip=row.clip or student.clip,
+    )
+
+
+def optimisation(row: Training, **others: NetworkOptimizer) -> Optimisation:
+    r"""Returns how a stage is updated.
+
+    Arguments:
+        row: The method's settings, which hold the student's row.
+        others: The rows of the other networks, by their names.
+    """
+    student = student_row(row)
+    rows = {name: network_row(other, student) for name, other in others.items()}
+    return Optimisation({"generator": student, **rows}, DECAYS[row.decay], row.halflife)

@@ -17,6 +17,7 @@ __all__ = [
     "FrameSettings",
     "ImageSettings",
     "LevelSettings",
+    "NetworkOptimizer",
     "PairSettings",
     "Training",
     "WeightSettings",
@@ -112,8 +113,45 @@ class FrameSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkOptimizer:
+    r"""How a network beside the student is updated; what is none is as the student's."""
+
+    kind: Literal["adam", "adamw", "radam", "sgd"] | None = None
+    """The optimiser."""
+    lr: float | None = None
+    """The learning rate."""
+    beta_1: float | None = None
+    """The decay rate of the first moment; of sgd the momentum."""
+    beta_2: float | None = None
+    """The decay rate of the second moment."""
+    weight_decay: float | None = None
+    """The weight decay."""
+    warmup: int | None = None
+    """Steps in which the learning rate grows from zero."""
+    delay: int = 0
+    """Steps before the first update; not as the student's."""
+    clip: float | None = None
+    """The largest norm of the network's gradient."""
+
+    def __post_init__(self) -> None:
+        check_row("", self)
+
+
+def check_row(where: str, row: NetworkOptimizer | Training) -> None:
+    r"""Raises a `ConfigError` where a number of an optimiser's row is out of its range."""
+    for name in ("lr", "clip"):
+        value = getattr(row, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{where}{name} must be positive, got {value}")
+    for name in ("delay", "warmup", "weight_decay"):
+        value = getattr(row, name)
+        if value is not None and not value >= 0:
+            raise ConfigError(f"{where}{name} must be at least 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    r"""What every method is trained with."""
+    r"""What every method is trained with; the optimiser's row is the student's."""
 
     steps: int = 10_000
     """Student updates."""
@@ -121,10 +159,14 @@ class Training:
     """Samples of a student update (pairs of opposite noise count once)."""
     lr: float = 1e-3
     """The student's learning rate."""
+    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "adam"
+    """The student's optimiser."""
     beta_1: float = 0.9
-    """Adam's decay rate of the first moment."""
+    """The optimiser's decay rate of the first moment; of sgd the momentum."""
     beta_2: float = 0.999
-    """Adam's decay rate of the second moment."""
+    """The optimiser's decay rate of the second moment."""
+    weight_decay: float = 0.0
+    """The student's weight decay."""
     decay: Literal["constant", "cosine", "trapezoid"] = "cosine"
     """The learning rate's course; trapezoid: constant for 3/8 of it, then linear to 1/50."""
     delay: int = 0
@@ -140,9 +182,7 @@ class Training:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        check_row("", self)
 
 
 @dataclass(frozen=True, kw_only=True)

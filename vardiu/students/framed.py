@@ -2,6 +2,8 @@ r"""Frames, and the students that start from one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
@@ -41,6 +43,14 @@ class Frame(nn.Module):
         self.register_buffer("variances", torch.ones(n, k))
         self.register_buffer("residuals", torch.ones(n))
         self.register_buffer("weights", torch.full((classes, clusters), 1 / clusters))
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Frame:
+        r"""Returns the frame of a `state_dict`, whose shapes say its size."""
+        (classes, clusters), (_, d, k) = state["weights"].shape, state["bases"].shape
+        frame = cls(classes, clusters, d, k)
+        frame.load_state_dict(state)
+        return frame
 
     def fit(self, x: Tensor, label: Tensor | None = None, seed: int = 0) -> Frame:
         r"""Fits clusters by k-means and their components by maximum likelihood.

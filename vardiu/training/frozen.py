@@ -1,4 +1,4 @@
-r"""Networks that are held and not trained."""
+r"""Networks that are held and not trained: teachers, classifiers, autoencoders, rewards."""
 
 from __future__ import annotations
 
@@ -6,83 +6,96 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..denoisers.base import Denoiser
-from ..denoisers.exact import ExactDenoiser
 from ..nn import offload
 
 __all__ = ["Frozen"]
 
 
-class Frozen(Denoiser):
-    r"""Holds a teacher outside of the parameters and the state, and counts its use.
+class Frozen(nn.Module):
+    r"""Holds a module outside of the parameters and the state, and counts its use.
 
-    The teacher is in evaluation mode whatever `train` is called with, moves with the module, needs
+    The module is in evaluation mode whatever `train` is called with, moves with its owner, needs
     no gradient of its own parameters, and is shared (not copied) by `copy.deepcopy`.
+
+    Arguments:
+        module: Any module; its first argument has one row a sample.
 
     Attributes:
         calls: The number of evaluations so far.
         samples: The number of rows evaluated so far.
     """
 
-    def __init__(self, teacher: Denoiser) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        if not isinstance(teacher, Denoiser):
-            raise TypeError(f"teacher must be a vardiu.Denoiser, got {type(teacher).__name__}")
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"a module can be held frozen, got {type(module).__name__}")
         # A tuple in __dict__ escapes nn.Module's registration.
-        self.__dict__["_held"] = (teacher.eval().requires_grad_(False),)
-        self.shape, self.conditions = teacher.shape, teacher.conditions
-        self.sigma_min, self.sigma_max = teacher.sigma_min, teacher.sigma_max
+        self.__dict__["_held"] = (module.eval().requires_grad_(False),)
         self.calls = 0
         self.samples = 0
         self.offloaded = False
 
     @property
-    def teacher(self) -> Denoiser:
+    def module(self) -> Any:  # noqa: ANN401 (whatever is held: its owner knows what)
+        r"""The module itself, of whatever class."""
         return self.__dict__["_held"][0]
 
-    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         self.calls += 1
-        self.samples += len(x_t)
-        return self.ask(x_t, sigma, **cond)
+        self.samples += len(x)
+        return self.uncounted(x, *arguments, **named)
 
-    def ask(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
-        r"""Returns what the teacher says, without counting it: for instruments."""
+    def uncounted(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        r"""Returns what the module says, without counting it: for instruments."""
         if self.offloaded:
-            return offload.call(self.teacher, x_t.device, x_t, sigma, **cond)
-        return self.teacher(x_t, sigma, **cond)
+            return offload.call(self.module, x.device, x, *arguments, **named)
+        return self.module(x, *arguments, **named)
 
-    def offload(self) -> None:
-        r"""Makes the teacher wait in host memory, on the device for its calls only.
+    def features(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        r"""Returns the module's output and its features, counted as one evaluation.
 
         Raises:
-            ValueError: The teacher is exact: there are no weights to speak of, and its density is
-                asked for beside its calls.
+            ValueError: The module waits in host memory: its features are read on the device.
         """
-        if isinstance(self.teacher, ExactDenoiser):
+        if self.offloaded:
             raise ValueError(
-                f"an exact teacher ({type(self.teacher).__name__}) has no weights to offload"
+                f"features of a {type(self.module).__name__} that waits in host memory cannot be "
+                "read: leave out --economy.offload"
             )
+        self.calls += 1
+        self.samples += len(x)
+        return self.module.features(x, *arguments, **named)
+
+    def offload(self) -> None:
+        r"""Makes the module wait in host memory, on the device for its calls only.
+
+        Raises:
+            ValueError: It has no weights: there is nothing to move.
+        """
+        if next(self.module.parameters(), None) is None:
+            raise ValueError(f"a {type(self.module).__name__} has no weights to offload")
         self.offloaded = True
-        offload.keep(self.teacher)
+        offload.keep(self.module)
 
     def get_extra_state(self) -> Tensor:
-        r"""The counters: all that a checkpoint keeps of a teacher."""
+        r"""The counters: all that a checkpoint keeps of a module that is held."""
         return torch.tensor([self.calls, self.samples])
 
     def set_extra_state(self, state: Tensor) -> None:
         self.calls, self.samples = (int(value) for value in state)
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> Frozen:
-        self.teacher._apply(offload.staying(fn) if self.offloaded else fn, recurse)
-        return super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        self.module._apply(offload.staying(fn) if self.offloaded else fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
-        copy = Frozen(self.teacher)
+        copy = Frozen(self.module)
         copy.calls, copy.samples = self.calls, self.samples
         copy.offloaded = self.offloaded
         return copy
 
     def extra_repr(self) -> str:
-        return f"teacher={type(self.teacher).__name__}, calls={self.calls}"
+        return f"module={type(self.module).__name__}, calls={self.calls}"

@@ -23,6 +23,7 @@ from ..denoisers.base import Denoiser
 from ..functional.tensors import lattice_normal
 from ..students.base import Generator
 from .frozen import Frozen
+from .memory import Memory
 from .streams import Streams
 
 __all__ = ["networks", "Loss", "Objective", "Phase", "only"]
@@ -31,7 +32,7 @@ __all__ = ["networks", "Loss", "Objective", "Phase", "only"]
 def networks(objective: Objective) -> dict[str, nn.Module]:
     r"""Returns the networks of an objective by name, the teacher among them."""
     held = objective.named_children()
-    return {name: m.teacher if isinstance(m, Frozen) else m for name, m in held}
+    return {name: m.module if isinstance(m, Frozen) else m for name, m in held}
 
 
 class Loss(NamedTuple):
@@ -55,7 +56,8 @@ class Phase:
         loss: A function of what `prepare` returned and of the step.
         updates: Names of the networks to update; every other one is frozen meanwhile.
         every: The phase runs at the steps that this divides, on fresh draws.
-        repeat: The number of updates at each visit, on the same prepared draws.
+        repeat: How many times each visit goes through the same prepared draws.
+        minibatches: The equal parts of those draws that are updated with, one after another.
     """
 
     name: str
@@ -63,13 +65,15 @@ class Phase:
     updates: tuple[str, ...]
     every: int = 1
     repeat: int = 1
+    minibatches: int = 1
 
 
 class Objective(nn.Module, abc.ABC):
     r"""A method of distillation.
 
     Subclasses register their networks as attributes, `teacher = Frozen(...)` and
-    `generator` among them, and return their phases. Randomness is drawn from `self.streams` only.
+    `generator` among them, and return their phases. What they keep from step to step and do not
+    train are attributes of class `Memory`. Randomness is drawn from `self.streams` only.
 
     Attributes:
         generator: The network that is averaged, evaluated and exported: the student. A teacher's
@@ -90,6 +94,9 @@ class Objective(nn.Module, abc.ABC):
         if not isinstance(generator, Generator | Denoiser):
             kind = type(generator).__name__
             raise TypeError(f"generator must be a vardiu.Generator, got {kind}")
+        if teacher is not None and not isinstance(teacher, Denoiser):
+            kind = type(teacher).__name__
+            raise TypeError(f"teacher must be a vardiu.Denoiser, got {kind}")
         if teacher is not None and tuple(teacher.shape) != tuple(generator.shape):
             raise ValueError(
                 f"the generator returns samples of shape {tuple(generator.shape)}, "
@@ -97,8 +104,11 @@ class Objective(nn.Module, abc.ABC):
             )
         if teacher is not None:
             self.teacher = Frozen(teacher)
+        # A teacher's own training has a denoiser here, see `student_of`.
         self.generator = generator
         self.streams = Streams()
+
+    # ---------------------------------------------------------------- what a method defines
 
     @property
     @abc.abstractmethod
@@ -106,7 +116,7 @@ class Objective(nn.Module, abc.ABC):
         r"""The losses of one step, in their order."""
 
     @property
-    def mixes(self) -> str:
+    def row_coupling(self) -> str:
         r"""Why a loss is not a mean over the rows of its batch; empty where it is one.
 
         Only a mean over rows is the mean of its parts': a method that says so here is not trained
@@ -114,20 +124,8 @@ class Objective(nn.Module, abc.ABC):
         """
         return ""
 
-    def begin(self, batch: Batch, step: int) -> None:
-        r"""Does what a step does once and not for each row; called before `prepare`, under
-        `no_grad`, with all rows of this process.
-
-        Nothing here may be needed by `prepare`: instruments call that alone.
-        """
-
-    @property
-    def beginnings(self) -> int:
-        r"""The number of steps, counted from the first, in which `begin` has something to do."""
-        return 0
-
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
-        r"""Returns what the phases need and no gradient, under `no_grad`.
+        r"""Returns what the phases need and no gradient, under `no_grad`; changes nothing.
 
         Called once a step; with accumulated gradients once for each part of the batch, before the
         first update. What it returns holds rows of its batch only.
@@ -139,89 +137,116 @@ class Objective(nn.Module, abc.ABC):
         from the streams of training. Called under `no_grad`."""
         return {}
 
+    def student_of(self, network: nn.Module) -> Generator | None:
+        r"""Returns the generator that a trained network is, or none.
+
+        A method that trains a denoiser says here how one samples with it; a teacher's own training
+        has no student.
+
+        Arguments:
+            network: The network in the place of `generator`, averaged most often.
+        """
+        return network if isinstance(network, Generator) else None
+
+    # ---------------------------------------------------------------- what the trainer asks for
+
+    def remember(self, drawn: list[Any], step: int) -> None:
+        r"""Moves every memory, once a step, after the phases.
+
+        Arguments:
+            drawn: What `prepare` returned, of each part of the batch.
+            step: The step.
+        """
+        for memory in self.children():
+            if isinstance(memory, Memory):
+                memory.follow(self, drawn, step)
+
     def network(self, name: str) -> nn.Module:
         r"""Returns the network that a phase names.
 
         Raises:
-            ValueError: There is none of this name, or it is the teacher.
+            ValueError: There is none of this name, or it is held and not trained.
         """
-        networks = self._modules
-        if name not in networks or name == "teacher":
-            networks = {key: value for key, value in networks.items() if key != "teacher"}
+        networks = {
+            key: value
+            for key, value in self.named_children()
+            if not isinstance(value, Frozen | Memory)
+        }
+        if name not in networks:
             raise ValueError(f"unknown network {name!r}; the objective owns {sorted(networks)}")
         return networks[name]
 
     @contextlib.contextmanager
-    def aside(self, role: str) -> Iterator[None]:
-        r"""Lets an instrument run the losses: streams, counters and buffers are put back."""
+    def undisturbed(self, role: str) -> Iterator[None]:
+        r"""Lets an instrument run the losses: streams, counters, memories and buffers are put
+        back.
+
+        Arguments:
+            role: The name of the streams that the instrument draws from.
+        """
         frozen = [m for m in self.children() if isinstance(m, Frozen)]
         counts = [(m.calls, m.samples) for m in frozen]
-        buffers = [(b, b.clone()) for b in self.buffers()]
-        with self.streams.aside(role):
+        kept = [p for m in self.children() if isinstance(m, Memory) for p in m.parameters()]
+        state = [(t, t.detach().clone()) for t in (*self.buffers(), *kept)]
+        with self.streams.set_aside(role):
             try:
                 yield
             finally:
                 for module, (calls, samples) in zip(frozen, counts, strict=True):
                     module.calls, module.samples = calls, samples
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                with torch.no_grad():
+                    for tensor, value in state:
+                        tensor.copy_(value)
 
     @property
-    def calls(self) -> int:
-        r"""The number of evaluations of the teacher so far."""
-        return sum(m.calls for m in self.children() if isinstance(m, Frozen))
-
-    @property
-    def rows(self) -> int:
-        r"""The number of rows that the teacher has evaluated so far."""
-        return sum(m.samples for m in self.children() if isinstance(m, Frozen))
+    def teacher_cost(self) -> tuple[int, int]:
+        r"""The number of evaluations of what is held so far, and of the rows in them."""
+        held = [m for m in self.children() if isinstance(m, Frozen)]
+        return sum(m.calls for m in held), sum(m.samples for m in held)
 
     @property
     def trained(self) -> tuple[str, ...]:
         r"""The names of the networks that some phase updates, in order of appearance."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.updates))
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.generator.parameters()).device
+    # ---------------------------------------------------------------- random draws
 
     @property
-    def dtype(self) -> torch.dtype:
-        return next(self.generator.parameters()).dtype
-
-    def latent(self, n: int, role: str = "latent") -> Tensor:
-        r"""Draws the generator's input, with shape `(n, *latent_shape)`."""
-        shape = self.generator.latent_shape
-        return self.streams.normal(role, n, shape, device=self.device, dtype=self.dtype)
+    def like(self) -> Tensor:
+        r"""A tensor of the device and type that draws have: the student's first weight."""
+        return next(self.generator.parameters()).detach()
 
     def latents(self, n: int, role: str = "latent") -> Tensor:
-        r"""Draws the latents of a batch: independent, or the points of a shifted lattice."""
-        if not self.lattice:
-            return self.latent(n, role)
+        r"""Draws the generator's input, `(n, *latent_shape)`: independent, or the points of a
+        shifted lattice."""
         shape = self.generator.latent_shape
-        shift = self.common(math.prod(shape), role)
+        if not self.lattice:
+            like = self.like
+            return self.streams.normal(role, n, shape, device=like.device, dtype=like.dtype)
+        shift = self._shared_uniform(math.prod(shape), role)
         points = lattice_normal(shift, n * self.streams.world)
-        return self.streams.share(points).unflatten(1, shape)
+        return self.streams.own_rows(points).unflatten(1, shape)
 
     def quantiles(self, n: int, role: str = "level", order: str = "order") -> Tensor:
         r"""Draws what the levels of a batch are made of: independent, or one in each n-th."""
         if not self.lattice:
             return self.uniform(n, role)
         total = n * self.streams.world
-        places = self.common(total, order).argsort()
-        return self.streams.share((places + self.common(total, role)) / total)
+        places = self._shared_uniform(total, order).argsort()
+        return self.streams.own_rows((places + self._shared_uniform(total, role)) / total)
 
     def noise_like(self, x: Tensor, role: str = "noise") -> Tensor:
         r"""Draws standard normal noise with the shape of `x`."""
         return self.streams.normal(role, len(x), x.shape[1:], device=x.device, dtype=x.dtype)
 
     def uniform(self, n: int, role: str = "level") -> Tensor:
-        r"""Draws the uniform numbers that noise levels are made of, with shape `(n,)`."""
-        return self.streams.uniform(role, n, device=self.device, dtype=self.dtype)
+        r"""Draws independent uniform numbers in [0, 1), `(n,)`."""
+        like = self.like
+        return self.streams.uniform(role, n, device=like.device, dtype=like.dtype)
 
-    def common(self, n: int, role: str) -> Tensor:
-        r"""Draws uniform numbers that all processes share, with shape `(n,)`."""
-        return self.streams.uniform(role, n, device=self.device, dtype=self.dtype, common=True)
+    def _shared_uniform(self, n: int, role: str) -> Tensor:
+        like = self.like
+        return self.streams.uniform(role, n, device=like.device, dtype=like.dtype, shared=True)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,18 @@
-r"""How networks are updated: Adam, the course of its learning rate, and clipping."""
+r"""How networks are updated: an optimiser a network, its clipping, and the rates' course."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
-from .objective import Objective
+from ..errors import nearest
 
-__all__ = ["Optimisation", "constant", "cosine", "trapezoid"]
+__all__ = ["KINDS", "Optimisation", "OptimizerRow", "constant", "cosine", "trapezoid"]
 
 
 def constant(progress: float) -> float:
@@ -38,36 +40,110 @@ def trapezoid(progress: float) -> float:
     return max(0.02, min(1.0, 1.6 * (1 - progress)))
 
 
-@dataclass(frozen=True)
-class Optimisation:
-    r"""How the networks of a stage are updated: Adam, one optimiser a network.
+def _adam(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
+    # Fused updates are the same arithmetic in one kernel, on CPU and CUDA.
+    return torch.optim.Adam(
+        free, lr=row.lr, betas=row.betas, weight_decay=row.weight_decay, fused=True
+    )
+
+
+def _adamw(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        free, lr=row.lr, betas=row.betas, weight_decay=row.weight_decay, fused=True
+    )
+
+
+def _radam(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
+    return torch.optim.RAdam(free, lr=row.lr, betas=row.betas, weight_decay=row.weight_decay)
+
+
+def _sgd(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        free, lr=row.lr, momentum=row.betas[0], weight_decay=row.weight_decay, fused=True
+    )
+
+
+KINDS: Mapping[str, Callable[[list[nn.Parameter], OptimizerRow], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "radam": _radam,
+    "sgd": _sgd,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRow:
+    r"""How one network is updated.
 
     Arguments:
-        rates: The learning rate of each network that a phase updates.
-        betas: Adam's decay rates of its two moments; `first_moment` may differ by network.
-        momenta: The first decay rate of networks for which it differs.
-        decay: The factor of the learning rate, of the progress in [0, 1].
+        kind: The optimiser, one of `KINDS`; `sgd` has `betas[0]` for its momentum.
+        lr: The learning rate, before warm-up and decay.
+        betas: The decay rates of the two moments.
+        weight_decay: The weight decay: added to the gradient by `adam`, `radam` and `sgd`,
+            apart from it by `adamw`.
         warmup: The number of steps in which the rate grows from zero.
-        delays: The number of steps before a network's first update.
-        clip: The largest norm of a network's gradient.
-        halflife: The half-life of the student's average, in samples.
+        delay: The number of steps before the first update.
+        clip: The largest norm of the network's gradient.
+
+    Raises:
+        ValueError: The kind is unknown, or a number is out of its range.
     """
 
-    rates: Mapping[str, float]
+    kind: str = "adam"
+    lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
-    momenta: Mapping[str, float] = field(default_factory=dict)
-    decay: Callable[[float], float] = constant
+    weight_decay: float = 0.0
     warmup: int = 0
-    delays: Mapping[str, int] = field(default_factory=dict)
+    delay: int = 0
     clip: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown optimizer {self.kind!r}; {nearest(self.kind, KINDS)}")
+        if not (self.lr > 0 and self.clip > 0):
+            raise ValueError(f"lr and clip must be positive, got {self.lr} and {self.clip}")
+        if not (min(self.warmup, self.delay, self.weight_decay) >= 0):
+            raise ValueError(
+                f"warmup, delay and weight_decay must be at least 0, got {self.warmup}, "
+                f"{self.delay} and {self.weight_decay}"
+            )
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        r"""Returns the optimiser of a network; parameters that the user froze are left out."""
+        return KINDS[self.kind]([p for p in network.parameters() if p.requires_grad], self)
+
+    def factor(self, step: int) -> float:
+        r"""Returns what the learning rate is multiplied by in the warm-up; one after it."""
+        return (step + 1) / self.warmup if step < self.warmup else 1.0
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    r"""How the networks of a stage are updated: one optimiser a network.
+
+    Arguments:
+        rows: How each network that a phase updates is updated, by its name.
+        decay: The factor of all learning rates, of the progress in [0, 1].
+        halflife: The half-life of the student's average, in samples.
+
+    Example:
+        >>> Optimisation.adam({"generator": 1e-3}, clip=1.0).rows["generator"].clip
+        1.0
+    """
+
+    rows: Mapping[str, OptimizerRow]
+    decay: Callable[[float], float] = constant
     halflife: float = 0.0
 
-    def optimizers(self, objective: Objective) -> dict[str, torch.optim.Optimizer]:
-        r"""Returns an Adam for each network; parameters that the user froze are left out."""
-        result: dict[str, torch.optim.Optimizer] = {}
-        for name, rate in self.rates.items():
-            free = [p for p in objective.network(name).parameters() if p.requires_grad]
-            betas = (self.momenta.get(name, self.betas[0]), self.betas[1])
-            # Fused updates are the same arithmetic in one kernel, on CPU and CUDA.
-            result[name] = torch.optim.Adam(free, lr=rate, betas=betas, fused=True)
-        return result
+    @classmethod
+    def adam(
+        cls,
+        rates: Mapping[str, float],
+        *,
+        decay: Callable[[float], float] = constant,
+        halflife: float = 0.0,
+        **row: Any,  # noqa: ANN401 (fields of `OptimizerRow`)
+    ) -> Optimisation:
+        r"""Returns Adam for each network, with learning rates of their own and all else equal."""
+        rows = {name: OptimizerRow(lr=lr, **row) for name, lr in rates.items()}
+        return cls(rows, decay, halflife)

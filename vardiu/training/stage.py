@@ -1,16 +1,19 @@
-r"""Stages: a recipe is a generator of them."""
+r"""Stages: a method's recipe is a generator of them."""
 
 from __future__ import annotations
 
 from collections.abc import Generator as PyGenerator
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from ..data.batches import Batches
-from ..students.base import Generator
+from ..storage.artefacts import Artefacts
 from .objective import Objective
 from .optimizers import Optimisation
 
-__all__ = ["Recipe", "Stage"]
+__all__ = ["Context", "Recipe", "Stage", "Stages", "Trained"]
 
 
 class Stage(NamedTuple):
@@ -22,6 +25,8 @@ class Stage(NamedTuple):
         steps: The number of steps.
         batches: The data.
         optimisation: How to train it.
+        share: The part of the recipe's own number of updates that is this stage's. A stage
+            whose length does not follow from that number has a share of 0: its cost is fixed.
     """
 
     name: str
@@ -29,7 +34,38 @@ class Stage(NamedTuple):
     steps: int
     batches: Batches
     optimisation: Optimisation
+    share: float = 1.0
 
 
-# A method: yields stages, is sent the trained and averaged student of each, returns the last.
-Recipe = PyGenerator[Stage, Generator, Any]
+class Trained(NamedTuple):
+    r"""What a recipe is sent after a stage.
+
+    Arguments:
+        network: A trainable copy of the averaged network, a student most often.
+        objective: The objective as it was trained: its fake, its heads, its memory.
+    """
+
+    network: Any
+    objective: Objective
+
+
+@dataclass(frozen=True)
+class Context:
+    r"""Where a recipe is carried out.
+
+    Arguments:
+        seed: The seed of the networks, the noise and the data's order.
+        artefacts: What the run makes once and keeps.
+        device: Where what is made before a stage is computed.
+    """
+
+    seed: int = 0
+    artefacts: Artefacts = field(default_factory=Artefacts)
+    device: torch.device | str = "cpu"
+
+
+# What yields stages, is sent what came out of each, and returns something.
+R = TypeVar("R")
+Stages = PyGenerator[Stage, Trained, R]
+# A method: returns the student.
+Recipe = Stages[Any]

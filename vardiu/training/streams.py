@@ -7,8 +7,9 @@ Several processes draw the same *global* batch and keep their own rows of it: wh
 does not depend on how many processes share the work. (The minibatch mixture is that of a process's
 own rows; particles are each process's own.)
 
-A batch that is too large for the memory is visited in parts, one after another, see `each`. A part
-is what a further process would have been: it draws the same global batch and keeps its own rows.
+A batch that is too large for the memory is visited in parts, one after another, see
+`over_parts`. A part is what a further process would have been: it draws the same global batch
+and keeps its own rows.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Streams:
             self._generators[key] = generator.manual_seed(_number(f"{self.seed}/{role}"))
         return self._generators[key]
 
-    def share(self, x: Tensor) -> Tensor:
+    def own_rows(self, x: Tensor) -> Tensor:
         r"""Returns this process's rows of a global batch."""
         if self.world == 1:
             return x
@@ -79,7 +80,7 @@ class Streams:
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         r"""Draws standard normal tensors, with shape `(n, *shape)`."""
-        return self.share(
+        return self.own_rows(
             torch.randn(
                 (n * self.world, *shape),
                 generator=self(role, device),
@@ -95,15 +96,15 @@ class Streams:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
-        common: bool = False,
+        shared: bool = False,
     ) -> Tensor:
-        r"""Draws uniform numbers in [0, 1), `(n,)`; `common` ones are those of all processes."""
-        n = n if common else n * self.world
+        r"""Draws uniform numbers in [0, 1), `(n,)`; `shared` ones are those of all processes."""
+        n = n if shared else n * self.world
         u = torch.rand(n, generator=self(role, device), device=device, dtype=dtype)
-        return u if common else self.share(u)
+        return u if shared else self.own_rows(u)
 
     @contextlib.contextmanager
-    def ambient(self, role: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    def torch_seeded(self, role: str, device: torch.device | str = "cpu") -> Iterator[None]:
         r"""Makes torch's own generator part of a stream, for code that takes no generator.
 
         Distributions draw from torch's own; it is put back at the end.
@@ -114,12 +115,12 @@ class Streams:
             torch.manual_seed(int(draw) + self.rank)
             yield
 
-    def each(self, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    def over_parts(self, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
         r"""Calls a function of each part of this process's rows, on the draws of all of them.
 
         All parts start from the same state of the streams, each as one of `world * len(parts)`
         processes, and the last one leaves the state that the undivided rows would have left. With
-        `ambient`, as for processes, each part draws its own.
+        `torch_seeded`, as for processes, each part draws its own.
 
         Arguments:
             function: What draws; the same roles in the same order for each part.
@@ -147,7 +148,7 @@ class Streams:
             generator.set_state(states[key])
 
     @contextlib.contextmanager
-    def aside(self, role: str) -> Iterator[None]:
+    def set_aside(self, role: str) -> Iterator[None]:
         r"""Puts all streams aside for fresh ones of this role, and back at the end.
 
         What is drawn meanwhile depends on the seed and the role only, and leaves no trace.

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..data.batch import Batch
+from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
 from ..errors import Diverged, Interrupted
 from ..storage.checkpoints import Checkpoints
+from ..storage.interrupts import wish_to_stop
 from ..students.base import Generator
 from .distributed import everywhere, share_gradients
 from .ema import Average
@@ -33,8 +31,8 @@ from .optimizers import Optimisation
 __all__ = ["Report", "Trainer"]
 
 
-# Steps between two of an objective's diagnostics at least: they cost up to two or three steps.
-DEAR = 100
+# The least number of steps between two of an objective's diagnostics: they cost two or three.
+DIAGNOSTICS_EVERY = 100
 
 
 class Report(NamedTuple):
@@ -51,8 +49,7 @@ class Trainer:
 
     Arguments:
         objective: What to train; it owns the networks.
-        optimisers: One optimiser for each network that a phase updates.
-        optimisation: Decay, warm-up, clipping and averaging; see `Optimisation`.
+        optimisation: How each network is updated, and the average; see `Optimisation`.
         steps: The number of steps of the whole run, of which the decay is a function.
         seed: The seed of the objective's streams.
         accumulate: The number of equal parts in which a batch is visited, one after another. Their
@@ -78,7 +75,6 @@ class Trainer:
         optimisation: Optimisation,
         *,
         steps: int,
-        optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
         seed: int = 0,
         accumulate: int = 1,
         scale: float | None = None,
@@ -86,12 +82,13 @@ class Trainer:
         for name, value in (("steps", steps), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if accumulate > 1 and objective.mixes:
+        if accumulate > 1 and objective.row_coupling:
             raise ValueError(
-                f"accumulate={accumulate} would train another objective: {objective.mixes}. Train "
-                "with accumulate=1 and a smaller batch, or with a loss that is a mean over rows"
+                f"accumulate={accumulate} would train another objective: "
+                f"{objective.row_coupling}. Train with accumulate=1 and a smaller batch, "
+                "or with a loss that is a mean over rows"
             )
-        given = optimisation.rates if optimizers is None else optimizers
+        given = optimisation.rows
         missing, extra = set(objective.trained) - set(given), set(given) - set(objective.trained)
         if missing:
             raise ValueError(
@@ -104,10 +101,8 @@ class Trainer:
             )
         self.objective = objective.train()
         self.optimisation = optimisation
-        self.optimizers = dict(optimizers or optimisation.optimizers(objective))
-        self.rates = {
-            name: [group["lr"] for group in optimizer.param_groups]
-            for name, optimizer in self.optimizers.items()
+        self.optimizers = {
+            name: row.optimizer(objective.network(name)) for name, row in given.items()
         }
         self.average = Average(objective.generator, optimisation.halflife)
         self.scales = scales_of(objective, scale)
@@ -116,7 +111,6 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.updates = dict.fromkeys(objective.trained, 0)
-        self.stopping = False
         self.batch: Batch | None = None
         self.latest: dict[str, Tensor] = {}
         objective.streams.reset(seed)
@@ -133,22 +127,20 @@ class Trainer:
             ValueError: The batch cannot be divided into equal parts.
         """
         started = time.perf_counter()
-        x, cond = next(batches)
-        device = self.objective.device
-        cond = {name: value.to(device) for name, value in cond.items()}
-        batch = Batch(x.to(device), cond)
-        parts = divided(batch, self.accumulate)
+        batch = next(batches).to(self.objective.like.device)
+        parts = divided_rows(batch, self.accumulate)
         self.batch = parts[0]
         with torch.no_grad():
-            self.objective.begin(batch, self.step)
             prepare = functools.partial(self.objective.prepare, step=self.step)
-            drawn = self.objective.streams.each(prepare, parts)
+            drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
             if self.step % phase.every == 0:
-                for _ in range(phase.repeat):
-                    loss = self.update(phase, drawn, len(batch.x))
+                for part in visits(phase, drawn):
+                    loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
                 self.latest |= {f"{phase.name}/{key}": value for key, value in info.items()}
+        with torch.no_grad():
+            self.objective.remember(drawn, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - started
 
@@ -172,7 +164,7 @@ class Trainer:
             return Loss(loss.value.detach(), loss.info)
 
         with only(self.objective, phase.updates) as free:
-            loss = mean_of(self.objective.streams.each(visit, drawn))
+            loss = mean_of(self.objective.streams.over_parts(visit, drawn))
         share_gradients(free)
         norms = self.clip(phase, loss, scale)
         for name in norms:
@@ -208,23 +200,22 @@ class Trainer:
             return {}
         if scale is not None:
             scale.passed()
-        for group, norm in zip(gradients.values(), values[1:], strict=True):
+        for (name, group), norm in zip(gradients.items(), values[1:], strict=True):
             # Most gradients are short enough: they need no multiplication by one.
-            if norm + 1e-6 > self.optimisation.clip:
-                torch._foreach_mul_(group, self.optimisation.clip / (norm + 1e-6))
+            largest = self.optimisation.rows[name].clip
+            if norm + 1e-6 > largest:
+                torch._foreach_mul_(group, largest / (norm + 1e-6))
         return norms
 
     def apply(self, name: str, samples: int) -> None:
         r"""Steps one network's optimiser, and the average after the student's."""
-        factor = self.optimisation.decay(self.step / self.steps)
-        if self.step < self.optimisation.warmup:
-            factor *= (self.step + 1) / self.optimisation.warmup
-        optimizer = self.optimizers[name]
-        if self.step < self.optimisation.delays.get(name, 0):
+        row, optimizer = self.optimisation.rows[name], self.optimizers[name]
+        if self.step < row.delay:
             optimizer.zero_grad(set_to_none=True)
             return
-        for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
-            group["lr"] = factor * rate
+        factor = self.optimisation.decay(self.step / self.steps) * row.factor(self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = factor * row.lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.updates[name] += 1
@@ -270,18 +261,21 @@ class Trainer:
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
-        with self.signals():
+        with wish_to_stop() as wish:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
-                    due = self.step // DEAR > (self.step - report_every) // DEAR
+                    due = (
+                        self.step // DIAGNOSTICS_EVERY
+                        > (self.step - report_every) // DIAGNOSTICS_EVERY
+                    )
                     report(self.summary(due or self.step == self.steps))
                 progress(self.step)
                 due = time.monotonic() - saved > save_every
-                if store is not None and (due or self.stopping or self.step == self.steps):
+                if store is not None and (due or wish.asked or self.step == self.steps):
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
-                if self.stopping:
+                if wish.asked:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         return self.average.module
 
@@ -291,27 +285,7 @@ class Trainer:
         assert self.batch is not None
         diagnostics = self.objective.diagnostics(self.batch, self.step) if dear else {}
         scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
-        return Report(self.step, self.seconds, self.objective.calls, scalars)
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        r"""Turns SIGINT and SIGTERM into a wish to stop after the step; a second one is heard."""
-        self.stopping = False
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            self.stopping = True
-            signal.signal(number, previous[number])
-
-        try:
-            previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # only the main thread may listen to signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, old in previous.items():
-                signal.signal(number, old)
+        return Report(self.step, self.seconds, self.objective.teacher_cost[0], scalars)
 
     # ---------------------------------------------------------------- state
 
@@ -373,21 +347,14 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
                 state[key] = moment.copy_(value)
 
 
-def divided(batch: Batch, parts: int) -> list[Batch]:
-    r"""Returns a batch in equal parts.
-
-    Raises:
-        ValueError: Its rows cannot be divided so.
-    """
-    rows = len(batch.x)
-    if rows % parts:
-        raise ValueError(
-            f"a batch of {rows} rows cannot be visited in {parts} equal parts: "
-            f"give a number of parts that divides {rows}, or another batch"
-        )
-    xs = batch.x.split(rows // parts)
-    conds = {name: value.split(rows // parts) for name, value in batch.cond.items()}
-    return [Batch(x, {name: v[i] for name, v in conds.items()}) for i, x in enumerate(xs)]
+def visits(phase: Phase, drawn: list[Any]) -> Iterator[list[Any]]:
+    r"""Yields what each update of a phase sees: all that was drawn, or its minibatches in turn."""
+    for _ in range(phase.repeat):
+        if phase.minibatches == 1:
+            yield drawn
+            continue
+        divided = [divided_rows(part, phase.minibatches) for part in drawn]
+        yield from (list(parts) for parts in zip(*divided, strict=True))
 
 
 def mean_of(losses: Sequence[Loss]) -> Loss:

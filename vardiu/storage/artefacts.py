@@ -1,0 +1,147 @@
+r"""Artefacts: what a run makes once, and no checkpoint repeats.
+
+Pairs of noise and sample, the frame of a student, trajectories, features of a reference: each is a
+function of a description (what made it, with which settings and seed). The SHA-256 of the
+description names the folder; every file in it is verified before it is used. It is made in
+portions, each of which is on disk as soon as it is there: a kill loses one portion at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, Interrupted
+from .checkpoints import load_state, save_state
+from .files import write_text_atomic
+from .interrupts import wish_to_stop
+
+__all__ = ["Artefacts", "Portion"]
+
+Portion = Mapping[str, Tensor]
+
+
+class Artefacts:
+    r"""The artefacts of a run.
+
+    Arguments:
+        folder: The folder that holds them; none keeps them in memory for as long as this object.
+        progress: Is told the name of what is being made, how many portions there are, and how
+            many there will be.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    ) -> None:
+        self.folder, self.progress = folder, progress
+        self._memory: dict[str, dict[str, Tensor]] = {}
+
+    def get(
+        self,
+        name: str,
+        description: Mapping[str, Any],
+        portions: int,
+        make: Callable[[int], Portion],
+    ) -> dict[str, Tensor]:
+        r"""Returns an artefact, from where it is kept or made now.
+
+        Arguments:
+            name: What it is, a word.
+            description: All that its content depends on, as JSON has it.
+            portions: The number of portions.
+            make: Makes one portion by its index; a function of the index and the description
+                alone, so that a portion made again is the same. Rows of portions are joined.
+
+        Raises:
+            CheckpointError: The disk is full or cannot be written.
+            Interrupted: SIGINT or SIGTERM came; the portions so far are kept.
+        """
+        if portions < 1:
+            raise ValueError(f"the portions of {name} must be at least 1, got {portions}")
+        key = f"{name}-{self.address(description, portions)}"
+        if key not in self._memory:
+            if self.folder is None:
+                parts = list(self.made(name, range(portions), portions, make))
+                self._memory[key] = joined(parts)
+            else:
+                self._memory[key] = self._kept(key, name, description, portions, make)
+        return dict(self._memory[key])
+
+    @staticmethod
+    def address(description: Mapping[str, Any], portions: int) -> str:
+        r"""Returns the name that a description's content has: half of its SHA-256."""
+        text = json.dumps({**description, "portions": portions}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _kept(
+        self,
+        key: str,
+        name: str,
+        description: Mapping[str, Any],
+        portions: int,
+        make: Callable[[int], Portion],
+    ) -> dict[str, Tensor]:
+        assert self.folder is not None
+        folder = self.folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder):
+            about = json.dumps(dict(description), indent=1, sort_keys=True)
+            write_text_atomic(folder / "description.json", about + "\n")
+            wanted = [i for i in range(portions) if not verified(folder / f"{i:06d}")]
+            for i, portion in zip(wanted, self.made(name, wanted, portions, make), strict=True):
+                save_state(folder / f"{i:06d}", {"portion": dict(portion)})
+            parts = [load_state(folder / f"{i:06d}")["portion"] for i in range(portions)]
+        return joined(parts)
+
+    def made(
+        self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]
+    ) -> Iterator[Portion]:
+        r"""Yields the wanted portions, each made when it is asked for."""
+        done = total - len(wanted)
+        with wish_to_stop() as wish:
+            for index in wanted:
+                self.progress(name, done, total)
+                yield make(index)
+                done += 1
+                if wish.asked:
+                    raise Interrupted(f"stopped after portion {done} of {total} of the {name}")
+        if wanted:
+            self.progress(name, done, total)
+
+
+def verified(folder: Path) -> bool:
+    r"""Whether a portion is there, whole; one that is damaged makes way to be made again."""
+    if not folder.is_dir():
+        return False
+    try:
+        load_state(folder)
+    except CheckpointError:
+        shutil.rmtree(folder)
+        return False
+    return True
+
+
+def joined(parts: list[Any]) -> dict[str, Tensor]:
+    r"""Returns the rows of all portions, by name."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    r"""Waits until no other process works in a folder; the system lifts the lock if one dies."""
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

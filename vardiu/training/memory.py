@@ -1,0 +1,117 @@
+r"""Memory: what an objective keeps from step to step and does not train.
+
+Target networks, queues of features and replay buffers are attributes of the objective. The
+trainer moves each of them once a step, after the phases; the objective's `prepare` only reads
+them; a checkpoint has them; an instrument that ran the losses puts them back.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+__all__ = ["Memory", "Queue", "Target"]
+
+
+class Memory(nn.Module, abc.ABC):
+    r"""The interface of what is kept. All of its state is in buffers and frozen weights."""
+
+    @abc.abstractmethod
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        r"""Moves the memory, after the phases of a step, under `no_grad`.
+
+        Arguments:
+            objective: Its owner.
+            drawn: What `prepare` returned, of each part of the batch.
+            step: The step.
+        """
+
+
+class Target(Memory):
+    r"""A lagging copy of a network.
+
+    .. math:: \theta^- \leftarrow \mu \, \theta^- + (1 - \mu) \, \theta
+
+    after each step; :math:`\mu = 0` copies the weights. Buffers are copied.
+
+    References:
+        | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Equation 8
+
+    Arguments:
+        source: The name of the network that is followed.
+        network: That network.
+        decay: The rate :math:`\mu`, in [0, 1).
+
+    Raises:
+        ValueError: The rate is out of its range.
+    """
+
+    def __init__(self, source: str, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of a target must be within [0, 1), got {decay}")
+        self.source, self.decay = source, decay
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 (as the network)
+        return self.network(*arguments, **named)
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        network = objective.network(self.source)
+        pairs = zip(self.network.parameters(), network.parameters(), strict=True)
+        for mine, its in pairs:
+            mine.lerp_(its.to(mine.dtype), 1 - self.decay)
+        for mine, its in zip(self.network.buffers(), network.buffers(), strict=True):
+            mine.copy_(its)
+
+    def train(self, mode: bool = True) -> Target:
+        return super().train(False)
+
+
+class Queue(Memory):
+    r"""The latest rows of something: a ring buffer, whose oldest rows are overwritten first.
+
+    Arguments:
+        size: The number of rows that are kept.
+        shape: The shape of a row.
+        key: The attribute of what `prepare` returned that holds the rows to keep, `(B, *)`.
+
+    Raises:
+        ValueError: The size is not positive.
+    """
+
+    rows: Tensor
+    written: Tensor
+
+    def __init__(self, size: int, shape: tuple[int, ...], key: str) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"the size of a queue must be at least 1, got {size}")
+        self.key = key
+        self.register_buffer("rows", torch.zeros(size, *shape))
+        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+
+    @property
+    def filled(self) -> Tensor:
+        r"""The rows that were written, `(N, *)`, in no order."""
+        return self.rows[: min(int(self.written), len(self.rows))]
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        for part in drawn:
+            self.push(getattr(part, self.key))
+
+    def push(self, rows: Tensor) -> None:
+        r"""Writes rows over the oldest ones; of more rows than there is room for, the last."""
+        size = len(self.rows)
+        skipped = max(0, len(rows) - size)
+        start = int(self.written) + skipped
+        places = torch.arange(start, start + len(rows) - skipped, device=self.rows.device) % size
+        self.rows[places] = rows[skipped:].detach().to(self.rows)
+        self.written += len(rows)
