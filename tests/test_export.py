@@ -60,6 +60,7 @@ KINDS = {
     "one": lambda: OneStep(denoiser()),
     "half": lambda: OneStep(denoiser("bfloat16")),
     "few": lambda: FewStep(denoiser(), [20.0, 1.0]),
+    "few ddim": lambda: FewStep(denoiser(), [20.0, 1.0], "ddim"),
     "framed": framed,
     "framed together": lambda: framed(1),
 }

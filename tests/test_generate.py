@@ -9,10 +9,13 @@ import torch
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher
 
+from vardiu.denoisers.adapted import AdaptedDenoiser
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.schedules import Flow
 from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
+from vardiu.samplers.step import trajectory
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.teachers.probe import probe
 from vardiu.training.ema import Average
@@ -50,6 +53,169 @@ def test_few_steps_renoise_between_calls():
     assert generator.calls == 2
     with pytest.raises(ValueError, match="sigmas must decrease"):
         FewStep(inner, [1.0, 2.0])
+
+
+class Scaled(torch.nn.Module):
+    """A network with one weight, that is told a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x, time):
+        return self.weight * x
+
+
+def flowing(prediction="flow"):
+    return AdaptedDenoiser(Scaled(), Flow(terminal=True), prediction=prediction, shape=(2,))
+
+
+@pytest.mark.parametrize("rule", ["renoise", "ddim"])
+def test_a_few_steps_start_from_noise_alone(rule):
+    """Velocity w x: at infinity D = (1 - w) z, then x = (1 - w s) x_s, x_s = x_t / (1 + sigma)."""
+    student = FewStep(flowing(), [math.inf, 1.0], rule)
+    z = torch.randn(5, *student.latent_shape)
+    first, then = (z[:, 0], z[:, 1]) if rule == "renoise" else (z, z)
+    wanted = (1 - 0.3 / 2) * (0.7 * first + 1.0 * then) / 2
+    torch.testing.assert_close(student(z), wanted)
+    a, b = student.states(z)
+    assert torch.equal(a.x_t, first) and a.sigma == math.inf
+    torch.testing.assert_close(b.x_t, 0.7 * first + then)
+    assert student.arguments == {"sigmas": ["inf", 1.0], "rule": rule}
+    again = FewStep(flowing(), **student.arguments)
+    assert torch.equal(again(z), student(z))
+
+
+def test_at_a_finite_level_a_network_of_other_coordinates_is_shown_the_latent():
+    """Its own input is z, which is z / alpha in ours: a deterministic step goes on from there."""
+    student, z = FewStep(flowing(), [9.0, 1.0], "ddim"), torch.randn(4, 2)
+    first = z - 0.3 * 0.9 * z
+    a, b = student.states(z)
+    torch.testing.assert_close(a.denoised, first)
+    torch.testing.assert_close(a.x_t, 10.0 * z)
+    torch.testing.assert_close(student.denoiser(a.x_t, torch.full((4,), 9.0)), first)
+    torch.testing.assert_close(b.x_t, first + (10.0 * z - first) / 9)
+
+
+def test_levels_out_of_range_and_unknown_rules_are_refused():
+    for sigmas, place in (([99.0, 1.0], 0), ([4.0, 0.01], 1), ([math.inf, 1.0], 0)):
+        with pytest.raises(ValueError, match=rf"sigmas\[{place}\] must be finite and within"):
+            FewStep(denoiser(), sigmas)
+    with pytest.raises(ValueError, match=r"sigmas\[0\] must be finite"):
+        FewStep(flowing("epsilon"), [math.inf, 1.0])  # of noise alone it says nothing
+    with pytest.raises(ValueError, match="sigmas must decrease"):
+        FewStep(denoiser(), [math.nan, 1.0])
+    with pytest.raises(ValueError, match="unknown rule 'dimm'; did you mean ddim"):
+        FewStep(denoiser(), [4.0, 1.0], "dimm")
+    with pytest.raises(ValueError, match="needs the latent of the next level"):
+        student = FewStep(denoiser(), [4.0, 1.0])
+        student.advance(0, torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+V, LOW, HIGH = 0.7, 0.1, 20.0
+
+
+class Line(Denoiser):
+    """A denoiser that is a factor of each level."""
+
+    shape, sigma_min, sigma_max = (1,), LOW, HIGH
+
+    def __init__(self, factor) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x_t, sigma, **cond):
+        return self.factor(sigma)[:, None] * x_t
+
+
+def spread_of(student):
+    """Samples are linear in the latent: the variance is the sum of squared derivatives."""
+    z = torch.zeros(1, *student.latent_shape, requires_grad=True)
+    (gradient,) = torch.autograd.grad(student(z).sum(), z)
+    return gradient.square().sum().item()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_exact_consistency_function_keeps_its_variance_and_a_denoiser_contracts(n):
+    """f maps N(0, v + s^2) to N(0, v + low^2); noise is added up to sqrt(s^2 - low^2)."""
+    sigmas = torch.logspace(1.2, -0.3, 5)[:n]
+
+    # The student's own level s is that of the noise it adds; f is told the level that makes.
+    consistent = Line(lambda s: ((V + LOW**2) / (V + LOW**2 + s.square())).sqrt())
+    start = sigmas[0].item() ** 2
+    # The first state is noise alone: it lacks the variance of the data.
+    first = (V + LOW**2) * start / (V + LOW**2 + start)
+    variance = first
+    for s in sigmas[1:].tolist():
+        variance = (V + LOW**2) * (variance + s**2) / (V + LOW**2 + s**2)
+    assert spread_of(FewStep(consistent, sigmas.tolist())) == pytest.approx(variance)
+    # What lacks at the start is forgotten: each call multiplies it by its factor squared.
+    lack = V + LOW**2 - first
+    for s in sigmas[1:].tolist():
+        lack *= (V + LOW**2) / (V + LOW**2 + s**2)
+    assert variance == pytest.approx(V + LOW**2 - lack)
+
+    plain = Line(lambda s: V / (V + s.square()))
+    variance = 0.0
+    for s in sigmas.tolist():
+        variance = (V / (V + s**2)) ** 2 * (variance + s**2)
+    assert spread_of(FewStep(plain, sigmas.tolist())) == pytest.approx(variance)
+    assert variance < V
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_samples_of_the_data_keep_their_variance_through_renoising(n):
+    """As above, from a first state that has the variance of data and noise: it stays."""
+    sigmas = torch.logspace(1.2, -0.3, 5)[:n].tolist()
+    student = FewStep(Line(lambda s: ((V + LOW**2) / (V + LOW**2 + s**2)).sqrt()), sigmas)
+    one = torch.ones(1, 1)
+    variance = V + LOW**2
+    for index, sigma in enumerate(sigmas):
+        if index:
+            kept = student.advance(index - 1, one, one, 0 * one).item() ** 2
+            fresh = student.advance(index - 1, one, 0 * one, one).item() ** 2
+            variance = kept * variance + fresh
+        else:
+            variance += sigma**2
+        # At the first level the state is a latent, which is multiplied by the level.
+        factor = student.call(index, one).item() / (sigma if index == 0 else 1)
+        variance *= factor**2
+        assert variance == pytest.approx(V + LOW**2)
+
+
+def test_one_renoised_call_of_the_denoiser_contracts_as_known():
+    """At alpha = 1/2 the variance 0.7 becomes a v with a = v / (v + sigma^2): 0.132."""
+    sigma = math.sqrt(0.75) / 0.5
+    student = FewStep(Line(lambda s: V / (V + s.square())), [9.0, sigma])
+    one = torch.ones(1, 1)
+    state = student.advance(0, one, one, 0 * one), student.advance(0, one, 0 * one, one)
+    kept, fresh = (student.call(1, part).item() ** 2 for part in state)
+    a = V / (V + sigma**2)
+    assert kept * V + fresh == pytest.approx(a * V)
+    assert a * V == pytest.approx(0.132, abs=5e-4)
+
+
+def test_the_deterministic_rule_is_the_samplers_trajectory():
+    teacher = GaussianDenoiser(torch.randn(3), torch.rand(3), sigma_min=0.05, sigma_max=30.0)
+    sigmas, z = [30.0, 4.0, 1.0, 0.05], torch.randn(6, 3)
+    student = FewStep(teacher, sigmas, "ddim")
+    grid = torch.tensor([*sigmas, 0.0])
+    states = list(trajectory(teacher, 30.0 * z, grid))
+    for mine, wanted in zip(student.states(z), states, strict=False):
+        torch.testing.assert_close(mine.x_t, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(student(z), states[-1], rtol=1e-12, atol=1e-12)
+    assert student.latent_shape == (3,) and student.calls == 4
+
+
+def test_a_generator_says_how_its_input_is_drawn():
+    class Doubled(FewStep):
+        def latent(self, n, generator=None):
+            return 2 * super().latent(n, generator)
+
+    draws = [torch.Generator().manual_seed(3) for _ in range(2)]
+    student = Doubled(denoiser(), [4.0, 1.0])
+    wanted = student(2 * FewStep.latent(student, 5, draws[0]))
+    torch.testing.assert_close(student.sample(5, generator=draws[1]), wanted)
 
 
 def test_sampling_in_batches_changes_nothing():

@@ -23,6 +23,7 @@ from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.prompted import bare, dress
 from vardiu.students.pushforward import Pushforward
 from vardiu.teachers.readers import load
+from vardiu.training.economy import Economy, backbones, recompute
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
@@ -133,6 +134,126 @@ def test_what_is_recomputed_has_the_adapter_of_its_forward_pass(draws):
     adapters(one)[0].enable_gradient_checkpointing()
     for a, b in zip(plain, gradients(), strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def shared():
+    """A teacher, and a student and a fake that are adapters of it."""
+    torch.manual_seed(1)
+    teacher = denoiser()
+    return {
+        "teacher": teacher,
+        "generator": stir(adapt(teacher, 2)),
+        "fake": stir(adapt(teacher, 2)),
+    }
+
+
+@pytest.mark.parametrize(
+    "economy",
+    [
+        Economy(compile="all", backend="eager"),
+        Economy(compile="generator,fake", backend="aot_eager"),
+        Economy(compile="all", checkpoint="generator,fake", backend="eager"),
+    ],
+    ids=["eager", "adapters", "checkpoint"],
+)
+def test_a_compiled_base_has_the_adapter_of_each_call(economy, draws):
+    """Teacher, student and fake in turn, more than once: compilers keep what they have seen."""
+    x, sigma, label = draws
+    torch.compiler.reset()
+    plain, compiled = shared(), shared()
+    for name, module in compiled.items():
+        options = {
+            "checkpoint": recompute,
+            "compile": lambda m: m.compile(backend=economy.backend),
+        }
+        for option, function in options.items():
+            chosen = getattr(economy, option)
+            if name in chosen.split(",") or chosen == "all":
+                for network in backbones(module):
+                    function(network)
+    seen = {}
+    for _ in range(3):
+        for name in ("teacher", "generator", "fake"):
+            pair = [modules[name] for modules in (plain, compiled)]
+            found = []
+            for module in pair:
+                module.zero_grad()
+                with torch.set_grad_enabled(name != "teacher"):
+                    y = module(x, sigma, label=label)
+                if name != "teacher":
+                    y.square().sum().backward()
+                found.append(
+                    [y.detach(), *(p.grad for p in module.parameters() if p.requires_grad)]
+                )
+            for wanted, got in zip(*found, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-11)
+            assert len(found[1]) == 1 or min(g.abs().max() for g in found[1][1:]) > 0
+            seen[name] = found[1][0]
+            for parameter in (p for m in pair for p in m.parameters() if p.requires_grad):
+                parameter.data.mul_(1.1)  # an update
+    assert not torch.allclose(seen["teacher"], seen["generator"])
+    assert not torch.allclose(seen["fake"], seen["generator"])
+
+
+@pytest.mark.parametrize("names", ["all", "teacher"])
+def test_losses_on_a_compiled_base_are_those_on_a_plain_one(names):
+    """The base that is compiled is called by the teacher first: no adapter may be forgotten."""
+    torch.compiler.reset()
+    batch, found = Batch(torch.zeros(4, 1, 8, 8), {"label": torch.tensor([0, 1, 2, 0])}), []
+    for economy in (Economy(), Economy(compile=names, backend="eager")):
+        modules = shared()
+        student = OneStep(modules["generator"], 5.0)
+        teacher, fake = modules["teacher"], modules["fake"]
+        objective = DiffInstruct(teacher, student, fake, levels=LogUniform(0.1, 5.0), ratio=1)
+        economy.apply(objective)
+        values = []
+        for n in range(3):
+            drawn = objective.prepare(batch, n)
+            for phase in objective.phases:
+                loss = phase.loss(drawn, n).value
+                weights = [p for u in phase.updates for p in objective.network(u).parameters()]
+                weights = [p for p in weights if p.requires_grad]
+                values.append(loss.detach())
+                values += torch.autograd.grad(loss, weights)
+        found.append(values)
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-11)
+        assert got.abs().max() > 0
+
+
+def test_the_base_is_not_changed_by_its_adapters(draws):
+    x, sigma, label = draws
+    base = denoiser()
+    before, kinds = list(base.state_dict()), [type(m) for m in base.modules()]
+    adapted = stir(adapt(base, 2))
+    wanted = base(x, sigma, label=label)
+    adapted(x, sigma, label=label)
+    assert list(base.state_dict()) == before and [type(m) for m in base.modules()] == kinds
+    assert torch.equal(base(x, sigma, label=label), wanted)
+    # Weights, types and buffers are the base's, wherever it goes.
+    base.float()
+    with torch.no_grad():
+        base.network.stem.weight.add_(1.0)
+    x, sigma = x.float(), sigma.float()
+    merged = merge(adapted.float())
+    torch.testing.assert_close(
+        adapted(x, sigma, label=label), merged(x, sigma, label=label), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_dropout_of_the_base_follows_its_mode():
+    class Dropping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.nn.functional.dropout(self.layer(x), 0.5, self.training)
+
+    base = torch.nn.Sequential(Dropping())
+    adapter, x = LoRA(base, 2), torch.randn(3, 4)
+    base.eval()
+    assert torch.equal(adapter.train()(x), base(x))
 
 
 def test_targets_choose_layers_and_what_does_not_fit_is_refused():

@@ -9,7 +9,9 @@ import torch
 from cases import denoiser, framed, student
 
 from vardiu import models
+from vardiu.denoisers.adapted import AdaptedDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.denoisers.schedules import Flow
 from vardiu.nn import MLP, Precision, UNet
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.pushforward import Pushforward
@@ -29,9 +31,17 @@ def unet() -> OneStep:
     return OneStep(inner, 7.0)
 
 
+def from_noise() -> FewStep:
+    network = MLP((2,), (2,), width=8, depth=1, noisy=True)
+    inner = AdaptedDenoiser(network, Flow(terminal=True), prediction="flow", shape=(2,))
+    return FewStep(inner, [float("inf"), 2.0])
+
+
 MODELS = {
     "one_step": lambda: OneStep(denoiser(), 4.0),
     "few_step": lambda: FewStep(denoiser(), [4.0, 1.0]),
+    "few_step_ddim": lambda: FewStep(denoiser(), [4.0, 1.0, 0.5], "ddim"),
+    "few_step_from_noise": from_noise,
     "pushforward": lambda: student(2),
     "fourier": lambda: Pushforward(
         MLP((2,), (2,), width=8, depth=1, fourier=3),

@@ -110,6 +110,12 @@ class AdaptedDenoiser(Denoiser):
         x_s = s * z if self.coordinates.exploding else z
         return self.read(x_s, z.new_full((z.shape[0],), time), alpha, s, **cond)
 
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        r"""The latent is the network's own input: in our coordinate :math:`z / \alpha`, or
+        :math:`\sigma z` where that input grows with the level."""
+        _, alpha, s = self.coordinates.at(sigma)
+        return (s if self.coordinates.exploding else 1.0) / alpha * z
+
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns the mean, of what the network itself is shown and told."""
         # What a network predicts beside the mean, a variance, follows in further channels.

@@ -64,6 +64,10 @@ class Denoiser(nn.Module, abc.ABC):
         \sigma)`."""
         return self(sigma * z, z.new_full((z.shape[0],), sigma), **cond)
 
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        r"""Returns the state of a finite level that `generate` starts from, :math:`\sigma z`."""
+        return sigma * z
+
     def noise_gain(self, sigma: float) -> float:
         r"""Returns how many times the error of the predicted noise is in the mean; zero where the
         network does not predict noise.

@@ -43,7 +43,8 @@ class Mixed(Denoiser):
         self.denoiser, self.scale, self.interval = denoiser, scale, interval
         self.shape, self.conditions = denoiser.shape, denoiser.conditions
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        self.terminal, self.origin = denoiser.terminal, denoiser.origin
+        # Not terminal, whatever the denoiser is: two answers are mixed at finite levels only.
+        self.origin = denoiser.origin
 
     def start(self) -> Denoiser:
         r"""Returns a copy of the guided network: one call, and no guidance yet."""

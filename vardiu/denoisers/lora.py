@@ -5,8 +5,9 @@ r"""Low-rank adapters: several networks on one frozen base.
 
 Teacher, student and fake can share one set of weights, with two adapters that are trained. One
 holds its base outside of its parameters and its state: a copy or a checkpoint of it is small, and
-copies share the base. The base itself is never changed; while an adapter is called, hooks add its
-part to the base's layers.
+copies share the base. The base itself is never changed, nor told of an adapter: each adapter has
+a twin of the base, a second tree of modules around the same weights. What a compiler has seen of
+one is not taken for another, and what is recomputed in a backward pass has the adapter it had.
 
 References:
     | LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021)
@@ -15,24 +16,44 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import math
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import Denoiser
 
 __all__ = ["LoRA", "adapt", "adapters", "merge"]
 
 
-# The adapter whose call is under way, so that a recomputation in the backward pass finds it.
-_CALLED: list[LoRA] = []
+class Adapted:
+    r"""A layer of the base with the adapter's part added to its output.
+
+    It is a shallow copy of the layer: it has the layer's own weights, and nothing of its own but
+    who the adapter is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        adapter, name = self.__dict__["_part"]
+        # Asked for at each call: the parameters may have been swapped, by torch.func for one.
+        down, up = adapter.down[name], adapter.up[name]
+        if isinstance(self, nn.Linear):
+            low = nn.functional.linear(nn.functional.linear(x, down), up)
+        else:
+            h = nn.functional.conv2d(x, down, None, self.stride, self.padding, self.dilation)
+            low = nn.functional.conv2d(h, up)
+        return output + adapter.alpha / adapter.rank * low
+
+
+@functools.cache
+def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
+    r"""Returns a class of layers with the adapter's part added to their output."""
+    return type(f"Adapted{cls.__name__}", (Adapted, cls), {})
 
 
 class LoRA(nn.Module):
@@ -76,6 +97,9 @@ class LoRA(nn.Module):
             ones = [1] * (len(rest) - 1)
             self.down[key(name)] = down
             self.up[key(name)] = nn.Parameter(torch.zeros(m, rank, *ones, **like))
+        copies: dict[nn.Module, nn.Module] = {}
+        self.__dict__["_twin"] = (self._copied(network, copies),)
+        self.__dict__["_copies"] = copies
 
     @property
     def network(self) -> nn.Module:
@@ -86,38 +110,40 @@ class LoRA(nn.Module):
         r"""The names of the layers that are adapted."""
         return [name.replace("/", ".") for name in self.down]
 
+    @property
+    def twin(self) -> nn.Module:
+        r"""The base with this adapter: its layers, weights and buffers are the base's own, and
+        what leads to an adapted layer is a shallow copy."""
+        return self.__dict__["_twin"][0]
+
     def forward(self, *arguments: Any, **cond: Any) -> Tensor:  # noqa: ANN401
-        with self.active():
-            return self.network(*arguments, **cond)
+        return self.twin(*arguments, **cond)
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        r"""Adds this adapter's part to the base's layers."""
-        layers = dict(self.network.named_modules())
-        hooks = [layers[name].register_forward_hook(self._hook(name)) for name in self.names]
-        _CALLED.append(self)
-        try:
-            yield
-        finally:
-            _CALLED.remove(self)
-            for hook in hooks:
-                hook.remove()
+    def _copied(self, network: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+        r"""Returns the twin of a base, and keeps in `copies` which module each copy is of."""
+        layers = dict(network.named_modules())
+        parts = {layers[name]: key(name) for name in self.names}
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-        down, up, scale = self.down[key(name)], self.up[key(name)], self.alpha / self.rank
+        def copied(module: nn.Module) -> nn.Module:
+            if module in copies:
+                return copies[module]
+            children = {n: copied(m) for n, m in module._modules.items() if m is not None}
+            if module not in parts and all(module._modules[n] is m for n, m in children.items()):
+                return module
+            twin = copies[module] = copy.copy(module)
+            twin._modules = {**module._modules, **children}
+            if module in parts:
+                twin.__class__ = adapted_class(type(module))
+                twin.__dict__["_part"] = (self, parts[module])
+            return twin
 
-        def add(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            x = inputs[0]
-            if isinstance(layer, nn.Linear):
-                low = nn.functional.linear(nn.functional.linear(x, down), up)
-            else:
-                h = nn.functional.conv2d(
-                    x, down, None, layer.stride, layer.padding, layer.dilation
-                )
-                low = nn.functional.conv2d(h, up)
-            return output + scale * low
+        return copied(network)
 
-        return add
+    def train(self, mode: bool = True) -> LoRA:
+        r"""Sets the adapter's mode; the base keeps its own, which the twin follows from here."""
+        for module, twin in self.__dict__["_copies"].items():
+            twin.training = module.training
+        return super().train(mode)
 
     def change(self, name: str) -> Tensor:
         r"""Returns :math:`\tfrac{\alpha}{r} B A` of a layer, with the shape of its weight."""
@@ -135,8 +161,8 @@ class LoRA(nn.Module):
         return network
 
     def enable_gradient_checkpointing(self) -> None:
-        r"""Has the base recompute activations, each under the adapter of its forward pass."""
-        self.network.enable_gradient_checkpointing(_recompute)
+        r"""Has the twin recompute activations: with its adapter, as it has no other."""
+        self.twin.enable_gradient_checkpointing()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LoRA:
         twin = LoRA(self.network, self.rank, self.alpha, self.targets)
@@ -153,14 +179,6 @@ class LoRA(nn.Module):
 def key(name: str) -> str:
     r"""Returns a layer's name without dots, which a parameter's name must not have."""
     return name.replace(".", "/")
-
-
-def _recompute(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
-    r"""Checkpoints a block; what is recomputed in the backward pass has the same adapter."""
-    called = _CALLED[-1] if _CALLED else None
-    again = contextlib.nullcontext() if called is None else called.active()
-    contexts = (contextlib.nullcontext(), again)
-    return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: contexts)
 
 
 def swapped(module: nn.Module, name: str, value: nn.Module) -> nn.Module:

@@ -81,6 +81,9 @@ class Captioned(Denoiser):
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         return self.denoiser.generate(z, sigma, **self.captions(cond["label"]))
 
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        return self.denoiser.pure_noise(z, sigma)
+
     def start(self) -> Denoiser:
         r"""Returns a trainable copy that looks up the same captions."""
         return Captioned(self.denoiser.start(), self.captions).train()

@@ -24,21 +24,13 @@ class Recomputed:
     """
 
     recompute = False
-    rerun: Callable[..., Tensor] | None = None
 
-    def enable_gradient_checkpointing(self, function: Callable[..., Tensor] | None = None) -> None:
-        r"""Keeps the inputs of the blocks only, from now on.
-
-        Arguments:
-            function: Runs a block on its inputs and again for the gradient; torch's checkpoint by
-                default.
-        """
-        self.recompute, self.rerun = True, function
+    def enable_gradient_checkpointing(self) -> None:
+        r"""Keeps the inputs of the blocks only, from now on."""
+        self.recompute = True
 
     def run(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         r"""Returns what a block makes of its inputs."""
         if not (self.recompute and torch.is_grad_enabled()):
             return block(*inputs)
-        if self.rerun is not None:
-            return self.rerun(block, *inputs)
         return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)

@@ -170,8 +170,9 @@ class ImageProblem(Problem):
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
         high = row.sigma or denoiser.latent_sigma
-        grid = karras_grid(row.calls, denoiser.sigma_min, high)
-        return FewStep(denoiser, grid[: row.calls].tolist())
+        # Noise alone is a level of its own, and no end of a grid.
+        grid = karras_grid(row.calls, denoiser.sigma_min, min(high, denoiser.sigma_max))
+        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()])
 
     def frame(self, row: FrameSettings, seed: int) -> Frame:
         chosen = self.settings

@@ -1,11 +1,8 @@
 r"""Samplers: many calls of a denoiser, from noise to a sample.
 
-The probability-flow equation in the coordinate of this library is
-
-.. math:: \frac{\mathrm{d} x}{\mathrm{d} \sigma} = \frac{x - D(x, \sigma)}{\sigma},
-
-from :math:`x \sim \mathcal{N}(0, \sigma_\max^2 I)` (about the data's mean) down to
-:math:`\sigma = 0`. States are kept in float64; the denoiser is called in its own type.
+They go from :math:`x \sim \mathcal{N}(0, \sigma_\max^2 I)` (about the data's mean) down to
+:math:`\sigma = 0` by the steps of `vardiu.samplers.step`. States are kept in float64; the
+denoiser is called in its own type.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -14,57 +11,83 @@ References:
 
 from __future__ import annotations
 
-import abc
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from .step import require_decreasing, trajectory
 
 __all__ = ["Ancestral", "DDIM", "Euler", "Heun", "Sampler"]
 
 
-class Sampler(abc.ABC):
+class Sampler:
     r"""The interface: `sampler(x, **cond)` integrates from the first level to the last.
 
     Arguments:
         denoiser: The denoiser.
         sigmas: The levels, decreasing; the last may be zero. See
             `vardiu.denoisers.levels.karras_grid`.
+        correct: Whether a step is corrected, see `vardiu.samplers.step.trajectory`.
+        eta: The share :math:`\eta \in [0, 1]` of fresh noise.
 
     Attributes:
         calls: The number of calls of the denoiser so far.
 
     Raises:
-        ValueError: The levels do not decrease.
+        ValueError: The levels do not decrease, or :math:`\eta` is out of its range.
     """
 
-    def __init__(self, denoiser: Denoiser, sigmas: Tensor) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sigmas: Tensor,
+        *,
+        correct: bool = False,
+        eta: float = 0.0,
+    ) -> None:
         sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
-        if sigmas.ndim != 1 or len(sigmas) < 2 or bool((sigmas.diff() >= 0).any()):
-            raise ValueError(f"sigmas must decrease, got {sigmas.tolist()}")
+        require_decreasing(sigmas)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be within [0, 1], got {eta}")
         self.denoiser, self.sigmas = denoiser, sigmas
+        self.correct, self.eta = correct, eta
         self.calls = 0
 
-    @abc.abstractmethod
-    def step(
-        self,
-        x: Tensor,
-        sigma: float,
-        target: float,
-        generator: torch.Generator | None,
-        **cond: Tensor,
-    ) -> Tensor:
-        r"""Returns the state at level `target` of a state at level `sigma`."""
+    def states(
+        self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Tensor
+    ) -> Iterator[Tensor]:
+        r"""Yields the states in float64, from the one given to that at the last level.
 
-    def denoised(self, x: Tensor, sigma: float, **cond: Tensor) -> Tensor:
-        self.calls += 1
-        x_t = x.to(self.dtype)
-        return self.denoiser(x_t, x_t.new_full((len(x),), sigma), **cond).double()
+        Arguments:
+            x: The state at the first level, with shape :math:`(B, *)`; the denoiser is called in
+                its type.
+            generator: The source of noise of stochastic samplers.
+            cond: The denoiser's conditions.
+        """
 
-    def slope(self, x: Tensor, sigma: float, **cond: Tensor) -> Tensor:
-        r"""Returns :math:`(x - D(x, \sigma)) / \sigma`."""
-        return (x - self.denoised(x, sigma, **cond)) / sigma
+        def denoised(state: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+            self.calls += 1
+            return self.denoiser(state.to(x.dtype), sigma.to(x.dtype), **cond).double()
+
+        def noise() -> Iterator[Tensor]:
+            # The same noise on every device, if the generator is the same.
+            place = x.device if generator is None else generator.device
+            while True:
+                drawn = torch.randn(x.shape, generator=generator, device=place, dtype=x.dtype)
+                yield drawn.to(x.device, torch.float64)
+
+        return trajectory(
+            denoised,
+            x.double(),
+            self.sigmas,
+            correct=self.correct,
+            eta=self.eta,
+            noise=noise(),
+            **cond,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -80,11 +103,7 @@ class Sampler(abc.ABC):
         Returns:
             The state at the last level, with the shape and type of `x`.
         """
-        self.dtype = x.dtype
-        state = x.double()
-        grid = self.sigmas.tolist()
-        for sigma, target in zip(grid, grid[1:], strict=False):
-            state = self.step(state, sigma, target, generator, **cond)
+        (state,) = deque(self.states(x, generator=generator, **cond), maxlen=1)
         return state.to(x.dtype)
 
     def sample(
@@ -113,11 +132,6 @@ class Sampler(abc.ABC):
 class DDIM(Sampler):
     r"""Denoising diffusion implicit steps, of order one.
 
-    .. math:: x' = D + \frac{\sqrt{\sigma'^2 - \tau^2}}{\sigma} (x - D) + \tau \varepsilon, \qquad
-        \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
-
-    With :math:`\eta = 0` it is Euler's method, with :math:`\eta = 1` ancestral sampling.
-
     References:
         | Denoising Diffusion Implicit Models (Song et al., 2020), https://arxiv.org/abs/2010.02502
 
@@ -128,27 +142,7 @@ class DDIM(Sampler):
     """
 
     def __init__(self, denoiser: Denoiser, sigmas: Tensor, eta: float = 0.0) -> None:
-        super().__init__(denoiser, sigmas)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be within [0, 1], got {eta}")
-        self.eta = eta
-
-    def step(
-        self,
-        x: Tensor,
-        sigma: float,
-        target: float,
-        generator: torch.Generator | None,
-        **cond: Tensor,
-    ) -> Tensor:
-        denoised = self.denoised(x, sigma, **cond)
-        tau = self.eta * target * (1 - (target / sigma) ** 2) ** 0.5
-        x = denoised + (target**2 - tau**2) ** 0.5 / sigma * (x - denoised)
-        if tau > 0:
-            place = x.device if generator is None else generator.device
-            noise = torch.randn(x.shape, generator=generator, device=place, dtype=self.dtype)
-            x = x + tau * noise.to(x.device)
-        return x
+        super().__init__(denoiser, sigmas, eta=eta)
 
 
 def Euler(denoiser: Denoiser, sigmas: Tensor) -> DDIM:  # noqa: N802 (reads as the class it makes)
@@ -167,18 +161,11 @@ class Heun(Sampler):
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364, Algorithm 1
+
+    Arguments:
+        denoiser: The denoiser.
+        sigmas: The levels, decreasing.
     """
 
-    def step(
-        self,
-        x: Tensor,
-        sigma: float,
-        target: float,
-        generator: torch.Generator | None,
-        **cond: Tensor,
-    ) -> Tensor:
-        slope = self.slope(x, sigma, **cond)
-        guess = x + (target - sigma) * slope
-        if target == 0:
-            return guess
-        return x + (target - sigma) * 0.5 * (slope + self.slope(guess, target, **cond))
+    def __init__(self, denoiser: Denoiser, sigmas: Tensor) -> None:
+        super().__init__(denoiser, sigmas, correct=True)

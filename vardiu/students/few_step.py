@@ -3,15 +3,17 @@ r"""Students that ask a denoiser once, or a few times."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..errors import nearest
+from ..samplers.step import step
 from .base import Generator
 
-__all__ = ["FewStep", "OneStep"]
+__all__ = ["FewStep", "OneStep", "State"]
 
 
 class OneStep(Generator):
@@ -57,35 +59,179 @@ class OneStep(Generator):
         return self.denoiser.generate(z, self.sigma, **cond)
 
 
-class FewStep(Generator):
-    r"""A denoiser asked at a few levels, with fresh noise between.
+class State(NamedTuple):
+    r"""One call of a few-step student."""
 
-    .. math:: x_1 = D(\sigma_1 z_1, \sigma_1), \qquad
-        x_i = D(x_{i-1} + \sigma_i z_i, \sigma_i)
+    index: int
+    """The place of the level in the grid, from zero."""
+    sigma: float
+    """The level."""
+    x_t: Tensor
+    """The network's input in our coordinate, `(B, *)`; at an infinite level the latent itself."""
+    denoised: Tensor
+    """What the network makes of it, `(B, *)`."""
+
+
+def required_levels(denoiser: Denoiser, sigmas: Sequence[float | str]) -> list[float]:
+    r"""Returns the levels of a grid as numbers.
+
+    Raises:
+        ValueError: They do not decrease, or one is not a level of the denoiser. The first may be
+            infinite where the denoiser knows what noise alone is.
+    """
+    levels = [float(sigma) for sigma in sigmas]
+    if not levels or any(not a > b for a, b in zip(levels, levels[1:], strict=False)):
+        raise ValueError(f"sigmas must decrease, got {levels}")
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    # The ends of a grid are known to rounding: they are powers of roots.
+    low, high = low * (1 - 1e-6), high * (1 + 1e-6)
+    for i, sigma in enumerate(levels):
+        terminal = i == 0 and math.isinf(sigma) and denoiser.terminal
+        if not (terminal or (0 < sigma < math.inf and low <= sigma <= high)):
+            raise ValueError(
+                f"sigmas[{i}] must be finite and within [{denoiser.sigma_min:g}, "
+                f"{denoiser.sigma_max:g}], the denoiser's range, got {sigma:g}"
+            )
+    return levels
+
+
+class Renoise:
+    r"""The clean estimate and fresh noise, :math:`x' = D + \sigma' z'`: a latent a level."""
+
+    @staticmethod
+    def latent_shape(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (n, *shape)
+
+    @staticmethod
+    def latent(z: Tensor, index: int) -> Tensor | None:
+        r"""Returns the part of the latent that is drawn for a level."""
+        return z[:, index]
+
+    @staticmethod
+    def advance(
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+    ) -> Tensor:
+        if z is None:
+            raise ValueError("the rule 'renoise' needs the latent of the next level: give `z`")
+        return denoised + target * z
+
+
+class Deterministic:
+    r"""A step of DDIM, :math:`x' = D + \tfrac{\sigma'}{\sigma} (x - D)`: one latent.
+
+    From an infinite level it is :math:`D + \sigma' z`.
+    """
+
+    @staticmethod
+    def latent_shape(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    @staticmethod
+    def latent(z: Tensor, index: int) -> Tensor | None:
+        return z if index == 0 else None
+
+    @staticmethod
+    def advance(
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+    ) -> Tensor:
+        if math.isinf(sigma):  # the state is the noise itself
+            return Renoise.advance(x_t, sigma, target, denoised, x_t)
+        levels = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
+        return step(x_t, *levels, denoised)
+
+
+RULES: Mapping[str, type[Renoise] | type[Deterministic]] = {
+    "renoise": Renoise,
+    "ddim": Deterministic,
+}
+
+
+class FewStep(Generator):
+    r"""A denoiser asked at a few levels, and a rule that leads from one level to the next.
+
+    .. math:: x_1 = D(\sigma_1 z_1, \sigma_1), \qquad x_i = D(x_{t_i}, \sigma_i)
+
+    By the rule `renoise` there is fresh noise between, :math:`x_{t_i} = x_{i-1} + \sigma_i z_i`,
+    and the latent has one part a level. By the rule `ddim` a state follows deterministically from
+    the state before, :math:`x_{t_i} = x_{i-1} + \tfrac{\sigma_i}{\sigma_{i-1}} (x_{t_{i-1}} -
+    x_{i-1})`, and the latent has the shape of a sample. The first call is `Denoiser.generate`: a
+    network of other coordinates is shown :math:`z_1` itself, at an infinite level as well.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 1
+        | Progressive Distillation (Salimans and Ho, 2022), https://arxiv.org/abs/2202.00512
 
     Arguments:
         denoiser: The denoiser :math:`D`.
-        sigmas: The levels, decreasing.
+        sigmas: The levels, decreasing; the first may be infinite where the denoiser knows what
+            noise alone is.
+        rule: `renoise` or `ddim`.
+
+    Raises:
+        ValueError: The levels do not decrease, one is not a level of the denoiser, or the rule is
+            unknown.
     """
 
-    def __init__(self, denoiser: Denoiser, sigmas: Sequence[float]) -> None:
+    def __init__(
+        self, denoiser: Denoiser, sigmas: Sequence[float | str], rule: str = "renoise"
+    ) -> None:
         super().__init__()
-        sigmas = [float(sigma) for sigma in sigmas]
-        if not sigmas or any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)):
-            raise ValueError(f"sigmas must decrease, got {sigmas}")
-        self.denoiser = denoiser
-        self.sigmas = sigmas
-        self.arguments = {"sigmas": sigmas}
+        if rule not in RULES:
+            raise ValueError(f"unknown rule {rule!r}; {nearest(rule, RULES)}")
+        self.sigmas = required_levels(denoiser, sigmas)
+        self.denoiser, self.rule = denoiser, rule
+        # JSON knows no infinity.
+        finite = [sigma if math.isfinite(sigma) else "inf" for sigma in self.sigmas]
+        self.arguments = {"sigmas": finite, "rule": rule}
         self.shape = denoiser.shape
-        self.latent_shape = (len(sigmas), *denoiser.shape)
+        self.latent_shape = RULES[rule].latent_shape(len(self.sigmas), tuple(denoiser.shape))
         self.conditions = denoiser.conditions
-        self.calls = len(sigmas)
+        self.calls = len(self.sigmas)
+
+    def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns what the network makes of a state, `(B, *)`: one call.
+
+        Arguments:
+            index: The place of the level in the grid.
+            state: The state :math:`x_t` of that level; at the first level its latent :math:`z_1`.
+            cond: The conditions.
+        """
+        sigma = self.sigmas[index]
+        if index == 0:
+            return self.denoiser.generate(state, sigma, **cond)
+        return self.denoiser(state, state.new_full((state.shape[0],), sigma), **cond)
+
+    def advance(
+        self, index: int, x_t: Tensor, denoised: Tensor, z: Tensor | None = None
+    ) -> Tensor:
+        r"""Returns the state of the next level, `(B, *)`.
+
+        Arguments:
+            index: The place of the level of `x_t`.
+            x_t: The state; at an infinite level the latent itself.
+            denoised: What the network made of it.
+            z: The next level's latent, for the rule `renoise`.
+
+        Raises:
+            ValueError: The rule needs a latent, and there is none.
+        """
+        here, there = self.sigmas[index], self.sigmas[index + 1]
+        return RULES[self.rule].advance(x_t, here, there, denoised, z)
+
+    def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
+        r"""Yields each call, of latents :math:`(B, *)`."""
+        rule = RULES[self.rule]
+        state = rule.latent(z, 0)
+        for index, sigma in enumerate(self.sigmas):
+            denoised = self.call(index, state, **cond)
+            first = index == 0 and math.isfinite(sigma)
+            x_t = self.denoiser.pure_noise(state, sigma) if first else state
+            yield State(index, sigma, x_t, denoised)
+            if index + 1 < len(self.sigmas):
+                state = self.advance(index, x_t, denoised, rule.latent(z, index + 1))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
-        x = torch.zeros_like(z[:, 0])
-        for i, sigma in enumerate(self.sigmas):
-            x = self.denoiser(x + sigma * z[:, i], z.new_full((z.shape[0],), sigma), **cond)
-        return x
+        denoised = z
+        for state in self.states(z, **cond):
+            denoised = state.denoised
+        return denoised

@@ -1,0 +1,151 @@
+r"""One step of a solver, a pure function of each row, and the trajectory that steps make.
+
+The probability-flow equation in the coordinate of this library is
+
+.. math:: \frac{\mathrm{d} x}{\mathrm{d} \sigma} = \frac{x - D(x, \sigma)}{\sigma}.
+
+Nothing here chooses a type, a device or whether there is a gradient: that is the caller's.
+
+References:
+    | Denoising Diffusion Implicit Models (Song et al., 2020), https://arxiv.org/abs/2010.02502
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+    | https://arxiv.org/abs/2206.00364
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..functional.tensors import expand_like
+
+__all__ = ["fresh_noise", "require_decreasing", "slope", "step", "trajectory"]
+
+
+def fresh_noise(sigma: Tensor, target: Tensor, eta: float) -> Tensor:
+    r"""Returns the level of the fresh noise of a step, `(B,)`.
+
+    .. math:: \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
+    """
+    return eta * target * (1 - (target / sigma).square()).sqrt()
+
+
+def step(
+    x: Tensor,
+    sigma: Tensor,
+    target: Tensor,
+    denoised: Tensor,
+    noise: Tensor | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    r"""Returns the state at level :math:`\sigma'` of a state at level :math:`\sigma`.
+
+    .. math:: x' = D + \frac{\sqrt{\sigma'^2 - \tau^2}}{\sigma} (x - D) + \tau \varepsilon, \qquad
+        \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
+
+    With :math:`\eta = 0` it is Euler's method, with :math:`\eta = 1` ancestral sampling.
+
+    Arguments:
+        x: The state, with shape :math:`(B, *)`.
+        sigma: Its level :math:`\sigma > 0`, with shape :math:`(B)`.
+        target: The level :math:`0 \leq \sigma' \leq \sigma`, with shape :math:`(B)`.
+        denoised: The mean :math:`D` of the clean sample given the state, with its shape.
+        noise: Standard normal noise :math:`\varepsilon`, with the state's shape.
+        eta: The share :math:`\eta \in [0, 1]` of fresh noise.
+
+    Raises:
+        ValueError: :math:`\eta > 0` and there is no noise.
+    """
+    if eta == 0:
+        return denoised + expand_like(target / sigma, x) * (x - denoised)
+    if noise is None:
+        raise ValueError(f"a step of eta={eta:g} needs noise of the shape of x: give `noise`")
+    tau = fresh_noise(sigma, target, eta)
+    kept = (target.square() - tau.square()).sqrt() / sigma
+    return denoised + expand_like(kept, x) * (x - denoised) + expand_like(tau, x) * noise
+
+
+def slope(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    r"""Returns :math:`(x - D) / \sigma`, the derivative of the state by its level."""
+    return (x - denoised) / expand_like(sigma, x)
+
+
+def require_decreasing(sigmas: Tensor) -> None:
+    r"""Refuses levels `(N + 1,)` or `(N + 1, B)` that do not decrease, or are negative.
+
+    Raises:
+        ValueError: They are so, or there are fewer than two.
+    """
+    shaped = sigmas.ndim in (1, 2) and len(sigmas) > 1
+    if not (shaped and bool((sigmas.diff(dim=0) < 0).all() and (sigmas[-1] >= 0).all())):
+        raise ValueError(f"sigmas must decrease to zero or above, got {sigmas.tolist()}")
+
+
+def trajectory(
+    denoiser: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    correct: bool = False,
+    eta: float = 0.0,
+    noise: Iterable[Tensor] | None = None,
+    **cond: Tensor,
+) -> Iterator[Tensor]:
+    r"""Yields the states of a sampler: the one given, then one a level.
+
+    With `correct` it is Heun's method, of order two: a step is taken with the mean of the slopes
+    at both of its ends, and a step to zero is Euler's.
+
+    Arguments:
+        denoiser: The denoiser :math:`D(x_t, \sigma)`, with levels of shape :math:`(B)`.
+        x: The state at the first level, with shape :math:`(B, *)`.
+        sigmas: The levels, decreasing, with shape :math:`(N + 1)`, or :math:`(N + 1, B)` where
+            each row has its own; the last may be zero.
+        correct: Whether a step is corrected.
+        eta: The share :math:`\eta \in [0, 1]` of fresh noise of each step.
+        noise: Standard normal noise, one tensor of the shape of `x` for each step that has fresh
+            noise; a step to zero has none.
+        cond: The denoiser's conditions.
+
+    Raises:
+        ValueError: The levels do not decrease, a corrected step is asked for fresh noise, or
+            there is too little noise.
+    """
+    require_decreasing(sigmas)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be within [0, 1], got {eta}")
+    if correct and eta > 0:
+        raise ValueError(f"a corrected step has no fresh noise: eta must be 0, got {eta:g}")
+    levels = sigmas.to(x) if sigmas.ndim == 2 else sigmas.to(x)[:, None].expand(-1, len(x))
+    return _states(denoiser, x, levels, correct, eta, iter(() if noise is None else noise), cond)
+
+
+def _states(
+    denoiser: Callable[..., Tensor],
+    x: Tensor,
+    levels: Tensor,
+    correct: bool,
+    eta: float,
+    noise: Iterator[Tensor],
+    cond: dict[str, Tensor],
+) -> Iterator[Tensor]:
+    yield x
+    for sigma, target in zip(levels, levels[1:], strict=False):
+        denoised = denoiser(x, sigma, **cond)
+        above = target > 0
+        if not bool(above.any()):
+            x = step(x, sigma, target, denoised)
+        elif correct:
+            guess = step(x, sigma, target, denoised)
+            # A row that has arrived is asked somewhere else, where there is a slope.
+            there = torch.where(above, target, sigma)
+            mean = (
+                slope(x, sigma, denoised) + slope(guess, there, denoiser(guess, there, **cond))
+            ) / 2
+            moved = x + expand_like(target - sigma, x) * mean
+            x = torch.where(expand_like(above, x), moved, guess)
+        else:
+            x = step(x, sigma, target, denoised, next(noise, None) if eta > 0 else None, eta)
+        yield x
