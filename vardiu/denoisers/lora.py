@@ -19,13 +19,14 @@ import contextlib
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..nn.taps import Features, Wrapper, ask_features
 from .base import Denoiser
 
 __all__ = ["LoRA", "adapt", "adapters", "merge"]
@@ -35,7 +36,7 @@ __all__ = ["LoRA", "adapt", "adapters", "merge"]
 _CALLED: list[LoRA] = []
 
 
-class LoRA(nn.Module):
+class LoRA(Wrapper):
     r"""A frozen network with trainable low-rank changes of its linear and convolutional layers.
 
     Arguments:
@@ -89,6 +90,13 @@ class LoRA(nn.Module):
     def forward(self, *arguments: Any, **cond: Any) -> Tensor:  # noqa: ANN401
         with self.active():
             return self.network(*arguments, **cond)
+
+    def features(
+        self, x: Tensor, c_noise: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and the features of the base under the adapter."""
+        with self.active():
+            return ask_features(self.network, x, c_noise, at, cond)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

@@ -2,7 +2,7 @@ r"""Networks that are held and not trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,24 @@ class Frozen(Denoiser):
         if self.offloaded:
             return offload.call(self.teacher, x_t.device, x_t, sigma, **cond)
         return self.teacher(x_t, sigma, **cond)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.teacher.taps
+
+    @property
+    def bottleneck(self) -> str:
+        return self.teacher.bottleneck
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += 1
+        self.samples += len(x_t)
+        if self.offloaded:
+            asked = offload.Method(self.teacher, "features")
+            return offload.call(asked, x_t.device, x_t, sigma, at, **cond)
+        return self.teacher.features(x_t, sigma, at, **cond)
 
     def offload(self) -> None:
         r"""Makes the teacher wait in host memory, on the device for its calls only.
