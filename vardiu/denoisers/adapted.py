@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ..functional.tensors import expand_like
+from ..nn.taps import Features, Wrapper, ask_features
 from .base import Denoiser
 from .schedules import Coordinates
 
@@ -40,7 +41,7 @@ LATENT_SIGMA = 2.5
 TERMINAL = ("sample", "v", "flow", "flow_to_data")
 
 
-class AdaptedDenoiser(Denoiser):
+class AdaptedDenoiser(Wrapper, Denoiser):
     r"""A network of other coordinates as a denoiser of ours.
 
     Arguments:
@@ -85,6 +86,15 @@ class AdaptedDenoiser(Denoiser):
         alpha, s = (expand_like(scale, x_t) for scale in self.coordinates.scales(sigma))
         return self.read(alpha * x_t, self.coordinates.time(sigma), alpha, s, **cond)
 
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        self.check(x_t, sigma)
+        alpha, s = (expand_like(scale, x_t) for scale in self.coordinates.scales(sigma))
+        x_s, time = alpha * x_t, self.coordinates.time(sigma)
+        output, kept = ask_features(self.network, x_s, time, at, cond)
+        return self._mean(output, x_s, alpha, s), kept
+
     @property
     def latent_sigma(self) -> float:
         r"""The largest level; about 2.5 where noise is predicted, as SiD has it.
@@ -118,8 +128,11 @@ class AdaptedDenoiser(Denoiser):
 
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns the mean, of what the network itself is shown and told."""
+        return self._mean(self.network(x_s, time, **cond), x_s, alpha, s)
+
+    def _mean(self, output: Tensor, x_s: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
         # What a network predicts beside the mean, a variance, follows in further channels.
-        output = self.network(x_s, time, **cond)[:, : x_s.shape[1]].to(x_s.dtype)
+        output = output[:, : x_s.shape[1]].to(x_s.dtype)
         return PREDICTIONS[self.prediction](output, x_s, alpha, s)
 
     def extra_repr(self) -> str:

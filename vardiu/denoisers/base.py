@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +59,42 @@ class Denoiser(nn.Module, abc.ABC):
         Returns:
             The mean of the clean sample, with the shape and the type of `x_t`.
         """
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        r"""The names of the activations that `features` can be asked for, in order of a call."""
+        return ()
+
+    @property
+    def bottleneck(self) -> str:
+        r"""The tap that stands for the network, see `vardiu.nn.Tapped`; empty without taps."""
+        return ""
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Returns what a plain call returns, and activations of the network by name.
+
+        Gradients flow through both, to `x_t` and to the weights.
+
+        Arguments:
+            x_t: A noisy tensor, with shape :math:`(B, *)`.
+            sigma: The noise level of each row, with shape :math:`(B)`.
+            at: The names of the activations, each one of `taps`.
+            cond: The conditions, by name.
+
+        Returns:
+            The denoised tensor, with the shape of `x_t`, and the activations, each with :math:`B`
+            rows.
+
+        Raises:
+            TypeError: It has no network that lists taps.
+            ValueError: There is no tap of a name in `at`.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no features; a denoiser with a network has them "
+            "(PreconditionedDenoiser, AdaptedDenoiser)"
+        )
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""Returns what is made in one call of a standard normal latent, :math:`D(\sigma z,

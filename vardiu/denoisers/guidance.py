@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ class Mixed(Denoiser):
     def start(self) -> Denoiser:
         r"""Returns a copy of the guided network: one call, and no guidance yet."""
         return self.denoiser.start()
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Raises a `ValueError`: two calls have two sets of features."""
+        raise ValueError(
+            f"{type(self).__name__} mixes two calls and has no features of its own; ask the "
+            "unguided denoiser, its `denoiser`"
+        )
 
     def mix(self, good: Tensor, bad: Tensor, sigma: Tensor) -> Tensor:
         low, high = self.interval

@@ -20,11 +20,13 @@ import copy
 import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..nn.taps import Features, Wrapper, ask_features
 from .base import Denoiser
 
 __all__ = ["LoRA", "adapt", "adapters", "merge"]
@@ -56,7 +58,7 @@ def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
     return type(f"Adapted{cls.__name__}", (Adapted, cls), {})
 
 
-class LoRA(nn.Module):
+class LoRA(Wrapper):
     r"""A frozen network with trainable low-rank changes of its linear and convolutional layers.
 
     Arguments:
@@ -118,6 +120,12 @@ class LoRA(nn.Module):
 
     def forward(self, *arguments: Any, **cond: Any) -> Tensor:  # noqa: ANN401
         return self.twin(*arguments, **cond)
+
+    def features(
+        self, x: Tensor, c_noise: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and the features of the base under the adapter."""
+        return ask_features(self.twin, x, c_noise, at, cond)
 
     def _copied(self, network: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
         r"""Returns the twin of a base, and keeps in `copies` which module each copy is of."""

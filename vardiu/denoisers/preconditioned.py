@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.tensors import expand_like
+from ..nn.taps import Features, Wrapper, ask_features
 from .base import Denoiser
 
 __all__ = ["PreconditionedDenoiser"]
 
 
-class PreconditionedDenoiser(Denoiser):
+class PreconditionedDenoiser(Wrapper, Denoiser):
     r"""A network :math:`F` with scaled input, output and skip connection.
 
     .. math:: D(x_t, \sigma) = m + c_\mathrm{skip} (x_t - m)
@@ -72,14 +73,27 @@ class PreconditionedDenoiser(Denoiser):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        scaled, c_noise, skipped, c_out = self._scaled(x_t, sigma)
+        output = self.network(scaled, c_noise, **cond)
+        return skipped + c_out * output.to(x_t.dtype)
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        scaled, c_noise, skipped, c_out = self._scaled(x_t, sigma)
+        output, kept = ask_features(self.network, scaled, c_noise, at, cond)
+        return skipped + c_out * output.to(x_t.dtype), kept
+
+    def _scaled(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""Returns the network's input and feature of the level, the part of the mean that skips
+        it, and the scale of its output."""
         self.check(x_t, sigma)
         total = (sigma.square() + self.sigma_data**2).sqrt()
         c_in = expand_like(1 / total, x_t)
         c_out = expand_like(sigma * self.sigma_data / total, x_t)
         c_skip = expand_like((self.sigma_data / total).square(), x_t)
         centred = x_t - self.mean
-        output = self.network(c_in * centred, sigma.log() / 4, **cond)
-        return self.mean + c_skip * centred + c_out * output.to(x_t.dtype)
+        return c_in * centred, sigma.log() / 4, self.mean + c_skip * centred, c_out
 
     def extra_repr(self) -> str:
         return (

@@ -6,7 +6,7 @@ done with classes (drawing them, keeping them with pairs, saving them) can be do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -74,6 +74,19 @@ class Captioned(Denoiser):
     @property
     def latent_sigma(self) -> float:
         return self.denoiser.latent_sigma
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.denoiser.taps
+
+    @property
+    def bottleneck(self) -> str:
+        return self.denoiser.bottleneck
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.denoiser.features(x_t, sigma, at, **self.captions(cond["label"]))
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         return self.denoiser(x_t, sigma, **self.captions(cond["label"]))

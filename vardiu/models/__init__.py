@@ -19,6 +19,7 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Flow, VarianceExploding, VariancePreserving
+from ..discriminators.heads import ConvHead, MLPHead, TokenHead
 from ..errors import nearest
 from ..nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from ..nn.diffusers import DiffusersNetwork, Told
@@ -39,6 +40,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "adapted": Kind(AdaptedDenoiser, ("network", "coordinates")),
+    "conv_head": Kind(ConvHead),
     "dhariwal_unet": Kind(DhariwalUNet),
     "diffusers": Kind(DiffusersNetwork),
     "edm2_unet": Kind(EDM2UNet),
@@ -48,11 +50,13 @@ KINDS: Mapping[str, Kind] = {
     "framed": Kind(Framed, ("denoiser", "frame")),
     "iddpm_levels": Kind(IDDPMLevels),
     "mlp": Kind(MLP),
+    "mlp_head": Kind(MLPHead),
     "one_step": Kind(OneStep, ("denoiser",)),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
     "song_unet": Kind(SongUNet),
+    "token_head": Kind(TokenHead),
     "told": Kind(Told, ("network",)),
     "unet": Kind(UNet),
     "variance_exploding": Kind(VarianceExploding),

@@ -1,4 +1,4 @@
-"""Small networks, those of EDM and EDM2, and wrappers: of precision, and of recomputation."""
+"""Small networks, those of EDM and EDM2, wrappers, and the taps that networks list."""
 
 from .adm import DhariwalUNet
 from .edm import SongUNet
@@ -6,6 +6,17 @@ from .edm2 import EDM2UNet
 from .mlp import MLP
 from .precision import Precision
 from .recompute import Recomputed
+from .taps import Tapped, Wrapper
 from .unet import UNet
 
-__all__ = ["EDM2UNet", "DhariwalUNet", "MLP", "Precision", "Recomputed", "SongUNet", "UNet"]
+__all__ = [
+    "EDM2UNet",
+    "DhariwalUNet",
+    "MLP",
+    "Precision",
+    "Recomputed",
+    "SongUNet",
+    "Tapped",
+    "UNet",
+    "Wrapper",
+]

@@ -16,16 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .edm_blocks import ADM, Conv, Positional, Unused, blocks_of, norm
-from .layout import decoder, encoder, one_hot, plain
+from .layout import decoder, encoder, one_hot, plain, tap_names
+from .taps import Tap, Tapped
 
 __all__ = ["DhariwalUNet"]
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(Tapped):
     r"""ADM: :math:`F(x, c_\mathrm{noise}, \text{label})`.
 
     Arguments and names of tensors are those of the published files. Dropout, label dropout and
     augmentation belong to the training of those files and are not here.
+
+    Its taps are the outputs of its blocks under the names of their tensors, `enc.{name}` and
+    `dec.{name}`; its bottleneck is the second of the two blocks between them, `in1`.
 
     Arguments:
         img_resolution: The side of an image, in pixels.
@@ -70,6 +74,8 @@ class DhariwalUNet(nn.Module):
             self.map_label = nn.Linear(label_dim, emb, bias=False)
             nn.init.normal_(self.map_label.weight)  # an embedding of each class
         self.stem = f"{img_resolution}x{img_resolution}_conv"
+        self.taps = tap_names(self.stem, self.encoder, self.decoder)
+        self.bottleneck = f"dec.{self.decoder[1].name}"
         self.enc = nn.ModuleDict({self.stem: Conv(in_channels, widths[0], 3)})
         self.enc.update(blocks_of(self.encoder, emb, ADM))
         self.dec = blocks_of(self.decoder, emb, ADM)
@@ -77,17 +83,22 @@ class DhariwalUNet(nn.Module):
         self.out_conv = Conv(widths[0], out_channels, 3)
         nn.init.zeros_(self.out_conv.weight)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         dtype, weight = x.dtype, self.map_layer0.weight
         embedding = self._embed(c_noise.to(weight.dtype), label)
         x = self.enc[self.stem](x.to(weight.dtype))
+        tap(f"enc.{self.stem}", x)
         skips = [x]
         for place in self.encoder:
             x = self.enc[place.name](x, embedding)
+            tap(f"enc.{place.name}", x)
             skips.append(x)
         for place in self.decoder:
             x = torch.cat([x, skips.pop()], dim=1) if place.joins else x
             x = self.dec[place.name](x, embedding)
+            tap(f"dec.{place.name}", x)
         return self.out_conv(F.silu(self.out_norm(x))).to(dtype)
 
     def _embed(self, c_noise: Tensor, label: Tensor | None) -> Tensor:

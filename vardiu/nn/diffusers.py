@@ -1,25 +1,39 @@
 r"""Networks of diffusers as modules of ours: one call, one way to pass conditions, saved by name.
 
-A table says how each class is called. Nothing is imported by a name that is not in it.
+A table says how each class is called, and where it is tapped. Nothing is imported by a name that
+is not in it. The forward passes are not ours: here alone features are read by hooks, which are
+registered for the one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require
+from .taps import Features, Wrapper, ask_features, check_taps
 
 __all__ = ["CLASSES", "DiffusersNetwork", "Told"]
 
 
 class Call(NamedTuple):
-    r"""How a class is called, and the names of the conditions that it may take."""
+    r"""How a class is called, and where it is tapped.
+
+    Attributes:
+        output: Calls it.
+        conditions: The names of the conditions that it may take, by its configuration.
+        stages: The paths of the modules whose outputs are its taps, in the order of a call; a
+            list of modules stands for each of them, as in `down_blocks.0`.
+        middle: The stage of the bottleneck: of a list the module in its middle.
+    """
 
     output: Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
     conditions: Callable[[Mapping[str, Any]], tuple[str, ...]]
+    stages: tuple[str, ...]
+    middle: str
 
 
 def _unet(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -50,18 +64,36 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return ("label",) if config.get("num_class_embeds") else ()
 
 
+UNET = ("down_blocks", "mid_block", "up_blocks"), "mid_block"
+
+
+TRANSFORMER = ("transformer_blocks",), "transformer_blocks"
+
+
 CLASSES: Mapping[str, Call] = {
-    "UNet2DModel": Call(_unet, _classes),
-    "UNet2DConditionModel": Call(_text_unet, lambda config: ("text", *_classes(config))),
-    "DiTTransformer2DModel": Call(_dit, lambda config: ("label",)),
-    "PixArtTransformer2DModel": Call(_pixart, lambda config: ("text", "mask")),
+    "UNet2DModel": Call(_unet, _classes, *UNET),
+    "UNet2DConditionModel": Call(_text_unet, lambda config: ("text", *_classes(config)), *UNET),
+    "DiTTransformer2DModel": Call(_dit, lambda config: ("label",), *TRANSFORMER),
+    "PixArtTransformer2DModel": Call(_pixart, lambda config: ("text", "mask"), *TRANSFORMER),
 }
+
+
+def _paths(model: nn.Module, stage: str) -> tuple[str, ...]:
+    r"""Returns the paths of a stage's modules; none where the model has not got it."""
+    found = getattr(model, stage)
+    if isinstance(found, nn.ModuleList):
+        return tuple(f"{stage}.{i}" for i in range(len(found)))
+    return () if found is None else (stage,)
 
 
 class DiffusersNetwork(nn.Module):
     r"""A network of diffusers, :math:`F(x_s, t, \ldots)`.
 
-    What a network predicts beside the mean (a learned variance) is left out.
+    What a network predicts beside the mean (a learned variance) is left out. Its taps are the
+    outputs of its blocks under the names of their modules: `down_blocks.0`, ..., `mid_block`,
+    `up_blocks.0`, ... of a U-Net, maps of shape `(B, C, H, W)`, and `transformer_blocks.0`, ...
+    of a transformer, tokens of shape `(B, T, C)`. The bottleneck is `mid_block`, or the block in
+    the middle (of a U-Net without a middle the last one that goes down).
 
     Arguments:
         name: The name of the class in diffusers, one of `CLASSES`.
@@ -87,17 +119,55 @@ class DiffusersNetwork(nn.Module):
         self.channels = int(config["in_channels"])
         self.conditions = CLASSES[name].conditions(config)
         self.arguments = {"name": name, "config": config}
+        stages, middle = CLASSES[name].stages, CLASSES[name].middle
+        self.taps = tuple(path for stage in stages for path in _paths(model, stage))
+        middles = _paths(model, middle)
+        self.bottleneck = middles[len(middles) // 2] if middles else _paths(model, stages[0])[-1]
         quiet(model)
 
     def forward(self, x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
         return CLASSES[self.name].output(self.model, x, time, cond)[:, : self.channels]
+
+    def features(
+        self, x: Tensor, time: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and the outputs of blocks by their paths.
+
+        Raises:
+            ValueError: There is no tap of a name in `at`.
+        """
+        check_taps(at, self.taps, self)
+        with self._recorded(at) as kept:
+            output = self(x, time, **cond)
+        return output, {name: kept[name] for name in at}
+
+    @contextlib.contextmanager
+    def _recorded(self, at: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        r"""Gives a dictionary that the outputs of the named modules are put into meanwhile."""
+        kept: dict[str, Tensor] = {}
+
+        def recorder(name: str) -> Callable[[nn.Module, tuple, Any], None]:
+            def record(module: nn.Module, inputs: tuple, output: Any) -> None:  # noqa: ANN401
+                # A block that goes down gives its skip connections as well, in second place.
+                kept[name] = output[0] if isinstance(output, tuple) else output
+
+            return record
+
+        hooks = [
+            self.model.get_submodule(name).register_forward_hook(recorder(name)) for name in at
+        ]
+        try:
+            yield kept
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def enable_gradient_checkpointing(self, *arguments: Any) -> None:  # noqa: ANN401
         r"""Recomputes activations in the backward pass, see diffusers."""
         self.model.enable_gradient_checkpointing(*arguments)
 
 
-class Told(nn.Module):
+class Told(Wrapper):
     r"""A network that is told :math:`k \log \sigma`; ours tell a quarter of the logarithm.
 
     Arguments:
@@ -113,6 +183,13 @@ class Told(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
         return self.sign * self.network(x, self.factor * c_noise, **cond)
+
+    def features(
+        self, x: Tensor, c_noise: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and the network's own features."""
+        output, kept = ask_features(self.network, x, self.factor * c_noise, at, cond)
+        return self.sign * output, kept
 
 
 def quiet(model: nn.Module) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .edm_blocks import SONG, Conv, Fourier, Positional, Unused, blocks_of, norm
-from .layout import Place, decoder, encoder, one_hot, plain
+from .layout import Place, decoder, encoder, one_hot, plain, tap_names
+from .taps import Tap, Tapped
 
 __all__ = ["SongUNet"]
 
@@ -34,12 +35,15 @@ TYPES = {
 }
 
 
-class SongUNet(nn.Module):
+class SongUNet(Tapped):
     r"""DDPM++ and NCSN++, as EDM has them: :math:`F(x, c_\mathrm{noise}, \text{label})`.
 
     DDPM++ has a `positional` embedding, `standard` branches and the filter [1, 1]; NCSN++ a
     `fourier` embedding, a `residual` encoder, the filter [1, 3, 3, 1] and
     `channel_mult_noise=2`.
+
+    Its taps are the outputs of its blocks under the names of their tensors, `enc.{name}` and
+    `dec.{name}`; its bottleneck is the second of the two blocks between them, `in1`.
 
     Arguments:
         img_resolution: The side of an image, in pixels.
@@ -103,6 +107,8 @@ class SongUNet(nn.Module):
         shape = img_resolution, model_channels, widths, num_blocks, attn_resolutions
         self.encoder, self.decoder = encoder(*shape), decoder(*shape, only_last=True)
         self.stem = f"{img_resolution}x{img_resolution}_conv"
+        self.taps = tap_names(self.stem, self.encoder, self.decoder)
+        self.bottleneck = f"dec.{self.decoder[1].name}"
         self.enc = nn.ModuleDict({self.stem: Conv(in_channels, model_channels, 3)})
         self.enc.update(blocks_of(self.encoder, emb, SONG, resample_filter))
         self.dec = blocks_of(self.decoder, emb, SONG, resample_filter)
@@ -137,11 +143,13 @@ class SongUNet(nn.Module):
                 self.dec[f"{name}_conv"] = Conv(place.outputs, channels, 3)
                 nn.init.zeros_(self.dec[f"{name}_conv"].weight)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         dtype, weight = x.dtype, self.map_layer0.weight
         embedding = self._embed(c_noise.to(weight.dtype), label)
-        x, skips = self._encode(x.to(weight.dtype), embedding)
-        return self._decode(x, skips, embedding).to(dtype)
+        x, skips = self._encode(x.to(weight.dtype), embedding, tap)
+        return self._decode(x, skips, embedding, tap).to(dtype)
 
     def _embed(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
         cosines, sines = self.map_noise(c_noise).chunk(2, dim=1)
@@ -151,13 +159,15 @@ class SongUNet(nn.Module):
             embedding = embedding + self.map_label(indicator * math.sqrt(self.label_dim))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
 
-    def _encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _encode(self, x: Tensor, embedding: Tensor, tap: Tap) -> tuple[Tensor, list[Tensor]]:
         image, x = x, self.enc[self.stem](x)
+        tap(f"enc.{self.stem}", x)
         skips = [x]
         for place in self.encoder:
             x = self.enc[place.name](x, embedding)
             if place.kind == "down":
                 x, image = self._join(x, image, place)
+            tap(f"enc.{place.name}", x)
             skips.append(x)
         return x, skips
 
@@ -172,11 +182,12 @@ class SongUNet(nn.Module):
             return x, x
         return x, image
 
-    def _decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+    def _decode(self, x: Tensor, skips: list[Tensor], embedding: Tensor, tap: Tap) -> Tensor:
         image: Tensor | None = None
         for place in self.decoder:
             x = torch.cat([x, skips.pop()], dim=1) if place.joins else x
             x = self.dec[place.name](x, embedding)
+            tap(f"dec.{place.name}", x)
             if place.name in self.ends:
                 name = self.ends[place.name]
                 here = self.dec[f"{name}_conv"](F.silu(self.dec[f"{name}_norm"](x)))

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..functional.tensors import expand_like
-from .layout import Place, attend, decoder, encoder, one_hot, plain, resample, taps_2d
+from .layout import Place, attend, decoder, encoder, one_hot, plain, resample, tap_names, taps_2d
+from .taps import Tap, Tapped
 
 __all__ = ["EDM2UNet", "mp_cat", "mp_silu", "mp_sum", "normalise"]
 
@@ -142,10 +143,13 @@ class MPBlock(nn.Module):
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(Tapped):
     r"""The network of EDM2: :math:`F(x, c_\mathrm{noise}, \text{label})`.
 
     Arguments and names of tensors are those of the published files.
+
+    Its taps are the outputs of its blocks under the names of their tensors, `enc.{name}` and
+    `dec.{name}`; its bottleneck is the second of the two blocks between them, `in1`.
 
     Arguments:
         img_resolution: The side of an image, in pixels (or of a latent, in its own).
@@ -202,6 +206,8 @@ class EDM2UNet(nn.Module):
         if label_dim:
             self.emb_label = MPConv(label_dim, emb)
         self.stem = f"{img_resolution}x{img_resolution}_conv"
+        self.taps = tap_names(self.stem, self.encoder, self.decoder)
+        self.bottleneck = f"dec.{self.decoder[1].name}"
         self.enc = nn.ModuleDict({self.stem: MPConv(img_channels + 1, widths[0], (3, 3))})
         for place in self.encoder:
             self.enc[place.name] = MPBlock(place, emb, "enc", *options)
@@ -211,18 +217,23 @@ class EDM2UNet(nn.Module):
         self.out_conv = MPConv(widths[0], img_channels, (3, 3))
         self.out_gain = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         dtype, weight = x.dtype, self.out_gain
         embedding = self._embed(c_noise.to(weight.dtype), label)
         x = x.to(weight.dtype)
         x = self.enc[self.stem](torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
+        tap(f"enc.{self.stem}", x)
         skips = [x]
         for place in self.encoder:
             x = self.enc[place.name](x, embedding)
+            tap(f"enc.{place.name}", x)
             skips.append(x)
         for place in self.decoder:
             x = mp_cat(x, skips.pop(), self.concat_balance) if place.joins else x
             x = self.dec[place.name](x, embedding)
+            tap(f"dec.{place.name}", x)
         return self.out_conv(x, self.out_gain).to(dtype)
 
     def _embed(self, c_noise: Tensor, label: Tensor | None) -> Tensor:

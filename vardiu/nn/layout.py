@@ -9,7 +9,7 @@ resolution, as in the published files: `32x32_block0`, `16x16_down`, `8x8_in1`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "one_hot",
     "plain",
     "resample",
+    "tap_names",
     "taps_2d",
 ]
 
@@ -109,6 +110,12 @@ def decoder(
             places.append(Place(f"block{i}", here, inputs, widths[level], attention=attends))
             channels = widths[level]
     return places
+
+
+def tap_names(stem: str, encoder: Iterable[Place], decoder: Iterable[Place]) -> tuple[str, ...]:
+    r"""Returns the names of the outputs of the stem and of all places, in the order of a call."""
+    inwards = (f"enc.{place.name}" for place in encoder)
+    return (f"enc.{stem}", *inwards, *(f"dec.{place.name}" for place in decoder))
 
 
 def taps_2d(taps: Sequence[float]) -> Tensor:

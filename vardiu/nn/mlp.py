@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from .recompute import Recomputed
+from .taps import Tap, Tapped
 
 __all__ = ["MLP"]
 
 
-class MLP(Recomputed, nn.Module):
+class MLP(Recomputed, Tapped):
     r"""A multi-layer perceptron on flattened tensors.
+
+    Its taps are its hidden layers after their activation, `hidden.0`, `hidden.1`, ..., of shape
+    `(B, width)`; its bottleneck is the middle one, `hidden.{depth // 2}`.
 
     Arguments:
         inputs: The shape of one input.
@@ -53,6 +57,8 @@ class MLP(Recomputed, nn.Module):
             raise ValueError(f"features have shape ({width},), got outputs={tuple(outputs)}")
         self.outputs = tuple(outputs)
         self.noisy = noisy
+        self.taps = tuple(f"hidden.{i}" for i in range(depth))
+        self.bottleneck = f"hidden.{depth // 2}"
         self.arguments = {
             "inputs": list(inputs),
             "outputs": list(outputs),
@@ -70,8 +76,8 @@ class MLP(Recomputed, nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
-    def forward(
-        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         if (c_noise is not None) != self.noisy:
             raise ValueError("a noise level must be given where `noisy`, and nowhere else")
@@ -87,6 +93,8 @@ class MLP(Recomputed, nn.Module):
         if label is not None:
             h = h + self.embedding(label)
         h = nn.functional.silu(h)
-        for layer in self.hidden:
+        tap("hidden.0", h)
+        for i, layer in enumerate(self.hidden, start=1):
             h = self.run(lambda h, layer=layer: nn.functional.silu(layer(h)), h)
+            tap(f"hidden.{i}", h)
         return h if self.last is None else self.last(h).unflatten(1, self.outputs)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["call", "keep", "staying"]
+__all__ = ["Method", "call", "keep", "staying"]
 
 
 def keep(module: nn.Module) -> None:
@@ -43,6 +43,22 @@ def lend(tensor: Tensor, device: torch.device) -> Tensor:
 def away(state: Mapping[str, Tensor], device: torch.device) -> bool:
     r"""Whether some tensor is not on the device."""
     return any(tensor.device.type != device.type for tensor in state.values())
+
+
+class Method(nn.Module):
+    r"""A module whose call is a method of another one, for `call` to lend its weights to.
+
+    Arguments:
+        module: The other module.
+        name: The name of the method.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        return getattr(self.module, self.name)(*arguments, **named)
 
 
 def call(module: nn.Module, device: torch.device, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401

@@ -2,13 +2,17 @@ r"""The one place where a network is run in another type than its inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from .taps import Features, Wrapper, ask_features
 
 __all__ = ["Precision"]
 
 
-class Precision(nn.Module):
+class Precision(Wrapper):
     r"""Runs a network under autocast, and returns the type of its first input.
 
     Weights and everything around the network, such as scores, ratios and densities, stay in the
@@ -29,6 +33,14 @@ class Precision(nn.Module):
         # The cache of cast weights would outlive an optimiser's step inside an outer autocast.
         with torch.autocast(x.device.type, dtype=self.dtype, cache_enabled=False):
             return self.network(x, *args, **cond).to(x.dtype)
+
+    def features(
+        self, x: Tensor, c_noise: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output and the network's features, all of the type of `x`."""
+        with torch.autocast(x.device.type, dtype=self.dtype, cache_enabled=False):
+            output, kept = ask_features(self.network, x, c_noise, at, cond)
+            return output.to(x.dtype), {name: value.to(x.dtype) for name, value in kept.items()}
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .recompute import Recomputed
+from .taps import Tap, Tapped
 
 __all__ = ["UNet"]
 
@@ -66,8 +67,12 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
 
 
-class UNet(Recomputed, nn.Module):
+class UNet(Recomputed, Tapped):
     r"""A U-Net with `widths[0]` channels at full size and `widths[1]` at half size.
+
+    Its taps are the outputs of its residual blocks: `down.0` at full size, `middle.0`,
+    `middle.1`, ... at half size, and `up.0` at full size again where the image is returned. Its
+    bottleneck is the block in the middle of those at half size, after its attention.
 
     Arguments:
         channels: The number of channels of an image; its sides must be even.
@@ -111,6 +116,8 @@ class UNet(Recomputed, nn.Module):
         self.trunk = nn.ModuleList(ResidualBlock(half, half, embedding) for _ in range(depth))
         self.attention = Attention(half)
         self.final = final
+        self.taps = ("down.0", *(f"middle.{i}" for i in range(depth)), *(["up.0"] * final))
+        self.bottleneck = f"middle.{max(depth // 2 - 1, 0)}" if depth else "down.0"
         if final:
             self.up = nn.ConvTranspose2d(half, full, 2, stride=2)
             self.exit = ResidualBlock(2 * full, full, embedding)
@@ -119,7 +126,9 @@ class UNet(Recomputed, nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
         if (label is not None) != (self.label is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
         embedding = self.level(fourier(c_noise, self.width))
@@ -127,12 +136,15 @@ class UNet(Recomputed, nn.Module):
             embedding = embedding + self.label(label)
         embedding = nn.functional.silu(embedding)
         skip = self.run(self.enter, self.stem(x), embedding)
+        tap("down.0", skip)
         h = self.down(skip)
         for i, block in enumerate(self.trunk):
             h = self.run(block, h, embedding)
             if i == len(self.trunk) // 2 - 1:
                 h = self.run(self.attention, h)
+            tap(f"middle.{i}", h)
         if not self.final:
             return h.flatten(1)
         h = self.run(self.exit, torch.cat([self.up(h), skip], dim=1), embedding)
+        tap("up.0", h)
         return self.head(nn.functional.silu(self.norm(h)))

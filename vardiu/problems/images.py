@@ -22,7 +22,8 @@ from ..denoisers.prompts import Captioned, Captions
 from ..errors import ConfigError
 from ..metrics import Metric
 from ..metrics.features import RandomFeatures
-from ..nn import Precision, UNet
+from ..nn import Precision, UNet, Wrapper
+from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import FrameSettings, ImageSettings
@@ -381,7 +382,7 @@ def spread(total: int, n: int) -> Tensor:
     return torch.linspace(0, total - 1, min(total, n)).long()
 
 
-class Unseeing(nn.Module):
+class Unseeing(Wrapper):
     r"""A network that is not told the conditions."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -390,3 +391,13 @@ class Unseeing(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:  # noqa: ANN401
         return self.network(x, c_noise)
+
+    def features(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        at: Sequence[str] = (),
+        **cond: Any,  # noqa: ANN401
+    ) -> Features:
+        r"""Returns the output of a plain call, and the network's features."""
+        return ask_features(self.network, x, c_noise, at, {})

@@ -54,18 +54,12 @@ class Frozen(nn.Module):
         return self.module(x, *arguments, **named)
 
     def features(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        r"""Returns the module's output and its features, counted as one evaluation.
-
-        Raises:
-            ValueError: The module waits in host memory: its features are read on the device.
-        """
-        if self.offloaded:
-            raise ValueError(
-                f"features of a {type(self.module).__name__} that waits in host memory cannot be "
-                "read: leave out --economy.offload"
-            )
+        r"""Returns the module's output and its features, counted as one evaluation."""
         self.calls += 1
         self.samples += len(x)
+        if self.offloaded:
+            asked = offload.Method(self.module, "features")
+            return offload.call(asked, x.device, x, *arguments, **named)
         return self.module.features(x, *arguments, **named)
 
     def offload(self) -> None:

@@ -1,0 +1,1 @@
+"""Discriminators: small heads on the features of denoisers."""

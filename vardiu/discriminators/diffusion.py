@@ -1,0 +1,105 @@
+r"""Diffusion discriminators: heads on the features of a denoiser, at noisy samples.
+
+.. math:: c_k(y_t, \sigma) = h_k \big( f_k(y_t, \sigma) \big)
+
+with :math:`f_k` the activation at the tap :math:`k` of a denoiser. Real and generated samples are
+compared at every noise level, where they overlap, and the heads are small because the denoiser
+knows what samples look like.
+
+References:
+    | Improved Distribution Matching Distillation for Fast Image Synthesis (Yin et al., 2024)
+    | https://arxiv.org/abs/2405.14867, Section 4.2
+    | Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation
+    | (Sauer et al., 2024), https://arxiv.org/abs/2403.12015
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..denoisers.base import Denoiser
+from .heads import head_for
+
+__all__ = ["DiffusionDiscriminator", "discriminator_on"]
+
+
+class DiffusionDiscriminator(nn.Module):
+    r"""Heads, one a tap, of a denoiser that is given in the call and is not owned.
+
+    DMD2 reads the fake's features and trains both the fake and the head by the classifier's loss;
+    others read a frozen teacher's. Freezing is the caller's: gradients flow to `y_t`, to the
+    heads, and to the denoiser's weights where they require them.
+
+    Arguments:
+        heads: The head of each tap, from a feature to a logit.
+        at: The taps of the denoiser.
+
+    Raises:
+        ValueError: There are no taps, or not as many as heads, or one is there twice.
+
+    Example:
+        >>> from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+        >>> from vardiu.discriminators.heads import MLPHead
+        >>> from vardiu.nn import MLP
+        >>> denoiser = PreconditionedDenoiser(
+        ...     MLP((2,), (2,), width=8, depth=2, noisy=True),
+        ...     shape=(2,), sigma_data=1.0, sigma_min=0.01, sigma_max=10.0,
+        ... )
+        >>> critic = DiffusionDiscriminator([MLPHead(8)], at=["hidden.1"])
+        >>> [logit.shape for logit in critic(denoiser, torch.zeros(5, 2), torch.ones(5))]
+        [torch.Size([5])]
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], at: Sequence[str]) -> None:
+        super().__init__()
+        if isinstance(at, str) or not at or len(set(at)) != len(at) or len(heads) != len(at):
+            raise ValueError(
+                f"at must name a tap for each of {len(heads)} heads, each tap once, got {at!r}"
+            )
+        self.heads = nn.ModuleList(heads)
+        self.at = tuple(at)
+
+    def forward(
+        self, denoiser: Denoiser, y_t: Tensor, sigma: Tensor, **cond: Tensor
+    ) -> list[Tensor]:
+        r"""Returns the logit of each tap, of shape :math:`(B)`, large for what seems real.
+
+        Arguments:
+            denoiser: The denoiser whose features are read.
+            y_t: Noisy samples, with shape :math:`(B, *)`.
+            sigma: The noise level of each row, with shape :math:`(B)`.
+            cond: The denoiser's conditions.
+        """
+        _, features = denoiser.features(y_t, sigma, at=self.at, **cond)
+        return [head(features[name]) for head, name in zip(self.heads, self.at, strict=True)]
+
+    def extra_repr(self) -> str:
+        return f"at={self.at}"
+
+
+def discriminator_on(
+    denoiser: Denoiser, at: Sequence[str] = (), **cond: Tensor
+) -> DiffusionDiscriminator:
+    r"""Returns fresh heads for the taps of a denoiser, on its device.
+
+    The denoiser is called once on zeros to learn the shapes of its features.
+
+    Arguments:
+        denoiser: The denoiser, or one like those whose features will be read.
+        at: The taps; its bottleneck by default.
+        cond: One row of each of the denoiser's conditions.
+
+    Raises:
+        TypeError: The denoiser lists no taps.
+        ValueError: There is no tap of a name in `at`.
+    """
+    at = at or (denoiser.bottleneck,)
+    weight = next(denoiser.parameters(), torch.empty(()))
+    sigma = weight.new_full((1,), min(max(1.0, denoiser.sigma_min), denoiser.sigma_max))
+    with torch.no_grad():
+        example = weight.new_zeros(1, *denoiser.shape)
+        _, features = denoiser.features(example, sigma, at=at, **cond)
+    return DiffusionDiscriminator([head_for(features[name]) for name in at], at)

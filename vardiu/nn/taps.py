@@ -1,0 +1,120 @@
+r"""Taps: the activations that a network lists by name, and gives beside its output.
+
+A network of the library runs its layers in one place, and hands what has a name to a function
+`tap(name, activation)`. A plain call taps nothing; `features` keeps what was asked for. The output
+is the same, bit for bit, and gradients flow through what is kept.
+
+References:
+    | Improved Distribution Matching Distillation for Fast Image Synthesis (Yin et al., 2024)
+    | https://arxiv.org/abs/2405.14867, Section 4.2
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ..errors import nearest
+
+__all__ = ["Features", "Tap", "Tapped", "Wrapper", "ask_features", "check_taps"]
+
+
+Tap = Callable[[str, Tensor], None]
+
+
+# An output, and activations by the name of their tap.
+Features = tuple[Tensor, dict[str, Tensor]]
+
+
+def untapped(name: str, activation: Tensor) -> None:
+    r"""Keeps nothing."""
+
+
+def check_taps(at: Sequence[str], taps: Sequence[str], owner: object) -> None:
+    r"""Raises a `ValueError` that names what was asked for and is not among the taps, if any."""
+    if isinstance(at, str):
+        raise ValueError(f"at must be a sequence of taps, got the string {at!r}: give ({at!r},)")
+    for name in at:
+        if name not in taps:
+            raise ValueError(f"{type(owner).__name__} has no tap {name!r}; {nearest(name, taps)}")
+
+
+class Tapped(nn.Module, abc.ABC):
+    r"""A network :math:`F(x, c_\mathrm{noise}, \ldots)` that lists its taps.
+
+    Attributes:
+        taps: The names of its activations, in the order of the forward pass.
+        bottleneck: The one of them that stands for the whole: the end of the middle of a U-Net,
+            the middle layer of others.
+    """
+
+    taps: tuple[str, ...]
+    bottleneck: str
+
+    @abc.abstractmethod
+    def run_layers(
+        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        r"""Returns the output, and calls `tap` with every activation that has a name."""
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        return self.run_layers(untapped, x, c_noise, label)
+
+    def features(
+        self, x: Tensor, c_noise: Tensor | None = None, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and activations by name.
+
+        Arguments:
+            x: The input, with shape :math:`(B, *)`.
+            c_noise: The level's feature, with shape :math:`(B)`, as a plain call takes it.
+            at: The names of the activations, each one of `taps`.
+            cond: The conditions, by name.
+
+        Raises:
+            ValueError: There is no tap of a name in `at`.
+        """
+        check_taps(at, self.taps, self)
+        kept: dict[str, Tensor] = {}
+
+        def tap(name: str, activation: Tensor) -> None:
+            if name in at:
+                kept[name] = activation
+
+        output = self.run_layers(tap, x, c_noise, **cond)
+        return output, {name: kept[name] for name in at}
+
+
+class Wrapper(nn.Module):
+    r"""A module around a `network`, whose taps are its own."""
+
+    network: nn.Module
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return getattr(self.network, "taps", ())
+
+    @property
+    def bottleneck(self) -> str:
+        return getattr(self.network, "bottleneck", "")
+
+
+def ask_features(
+    network: nn.Module, x: Tensor, c_noise: Tensor, at: Sequence[str], cond: Mapping[str, Tensor]
+) -> Features:
+    r"""Returns the features of a network.
+
+    Raises:
+        TypeError: The network lists no taps.
+        ValueError: There is no tap of a name in `at`.
+    """
+    if not hasattr(network, "features"):
+        raise TypeError(
+            f"{type(network).__name__} lists no taps: a network whose features are asked for is "
+            "a vardiu.nn.Tapped, or has `taps`, `bottleneck` and `features(x, c_noise, at)`"
+        )
+    return network.features(x, c_noise, at, **cond)
