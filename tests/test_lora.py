@@ -199,7 +199,7 @@ def test_a_compiled_base_has_the_adapter_of_each_call(economy, draws):
 def test_losses_on_a_compiled_base_are_those_on_a_plain_one(names):
     """The base that is compiled is called by the teacher first: no adapter may be forgotten."""
     torch.compiler.reset()
-    batch, found = Batch(torch.zeros(4, 1, 8, 8), {"label": torch.tensor([0, 1, 2, 0])}), []
+    batch, found = Batch(4, cond={"label": torch.tensor([0, 1, 2, 0])}), []
     for economy in (Economy(), Economy(compile=names, backend="eager")):
         modules = shared()
         student = OneStep(modules["generator"], 5.0)
