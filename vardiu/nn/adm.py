@@ -71,7 +71,7 @@ class DhariwalUNet(nn.Module):
             nn.init.normal_(self.map_label.weight)  # an embedding of each class
         self.stem = f"{img_resolution}x{img_resolution}_conv"
         self.enc = nn.ModuleDict({self.stem: Conv(in_channels, widths[0], 3)})
-        self.enc.update(blocks_of(self.encoder, emb, ADM))
+        self.enc.update(dict(blocks_of(self.encoder, emb, ADM).items()))
         self.dec = blocks_of(self.decoder, emb, ADM)
         self.out_norm = norm(widths[0], ADM.eps)
         self.out_conv = Conv(widths[0], out_channels, 3)
