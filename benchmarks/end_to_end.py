@@ -45,8 +45,8 @@ import small
 import torch
 from torch import Tensor, nn
 
+import vardiu.cli.main as cli
 from vardiu import models
-from vardiu.cli import main as main_
 from vardiu.data.digits import digits
 from vardiu.data.photos import PHOTOS, patches
 from vardiu.problems.images import ImageProblem
@@ -285,7 +285,7 @@ def saved(name, network, schedule, vae, texts) -> diffusers.DiffusionPipeline:
 
 
 def vardiu(*words: object) -> None:
-    if main_.main([str(word) for word in words]) != 0:
+    if cli.main([str(word) for word in words]) != 0:
         raise SystemExit(f"vardiu {' '.join(map(str, words))} did not end well")
 
 

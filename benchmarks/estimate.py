@@ -33,10 +33,16 @@ from vardiu.problems.base import Problem, Source
 from vardiu.reports.curves import Figure
 from vardiu.reports.figures import _save
 from vardiu.resources import estimate, rehearse
-from vardiu.runs import task as task_
 from vardiu.runs.distill import distill
 from vardiu.runs.execute import device_of
-from vardiu.runs.task import PROBLEM_KINDS, PROBLEMS, RunSettings, Task, task_from_preset
+from vardiu.runs.task import (
+    PROBLEM_KINDS,
+    PROBLEMS,
+    RunSettings,
+    Task,
+    task_from_preset,
+    task_of,
+)
 from vardiu.settings.fields import LevelSettings
 from vardiu.storage.provenance import provenance
 from vardiu.students.base import Generator
@@ -117,7 +123,7 @@ PROBLEM_KINDS["images"] = ImagesSettings
 PROBLEMS[ImagesSettings] = Images
 
 
-def task_of(name: str) -> Task:
+def short_task(name: str) -> Task:
     """Returns the task of a few hundred steps, on one thread."""
     run = RunSettings(threads=1, evaluations=4, reports=10)
     if name != "images":
@@ -135,7 +141,7 @@ def child(out: str) -> None:
     if not out:
         estimate.main()
         return
-    task = task_.task_of(json.loads(sys.stdin.read()), "the standard input")
+    task = task_of(json.loads(sys.stdin.read()), "the standard input")
     advance, work = Trainer.advance, [0.0]
 
     def watched(trainer: Trainer, batches: Batches) -> None:
@@ -150,7 +156,7 @@ def child(out: str) -> None:
 
 def compare(name: str, out: Path) -> dict[str, float]:
     """Returns predictions, measurements and their ratios."""
-    task = task_of(name)
+    task = short_task(name)
     me = [sys.executable, __file__, "--child"]
     found = estimate.estimate(task, [*me, ""])
     started = time.perf_counter()

@@ -143,7 +143,8 @@ def test_every_benchmark_starts():
         "import importlib, sys; sys.path.insert(0, 'benchmarks')\n"
         f"made = {{name: importlib.import_module(name) for name in {names}}}\n"
         "estimate = made['estimate']\n"
-        "print(estimate.problem_of(estimate.task_of('images')).student())"
+        "from vardiu.runs.task import problem_of\n"
+        "print(problem_of(estimate.short_task('images')).student())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

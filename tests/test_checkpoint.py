@@ -101,7 +101,7 @@ def test_when_none_verifies_nothing_is_made_up(tmp_path):
 
 KILLED = """
 import os, sys
-from vardiu.storage import checkpoints as module
+from vardiu.storage.checkpoints import Checkpoints
 import torch
 calls, at = 0, int(sys.argv[2])
 real = os.fsync
@@ -111,7 +111,7 @@ def fsync(descriptor):
     if calls == at:
         os._exit(9)
     real(descriptor)
-store = checkpoints_.Checkpoints(sys.argv[1])
+store = Checkpoints(sys.argv[1])
 os.fsync = fsync
 store.save(2, {"networks": {"w": torch.full((50,), 2.0)}, "trainer": {"step": 2}})
 print(calls)

@@ -21,10 +21,9 @@ from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import RunError
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.metrics.features import digits_classifier
-from vardiu.monitoring import measures as measures_
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import alarms
-from vardiu.monitoring.measures import gradient_snr, score_gap, spread
+from vardiu.monitoring.measures import gradient_snr, look, score_gap, spread
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
 from vardiu.reports.curves import _in_a_row, curves
@@ -295,7 +294,7 @@ def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
     drawn = problem.from_generator(Constant())(400, torch.Generator())
-    found = measures_.look(problem, objective, drawn, Batch(2), 20, draws=2)
+    found = look(problem, objective, drawn, Batch(2), 20, draws=2)
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
@@ -318,7 +317,7 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
         trainer = Trainer(objective, optimisation, steps=150)
         student = trainer.fit(problem.batches(64, 0))
         drawn = problem.from_generator(student)(4_000, torch.Generator().manual_seed(0))
-        found = measures_.look(problem, objective, drawn, trainer.batch, 150, draws=0)
+        found = look(problem, objective, drawn, trainer.batch, 150, draws=0)
         assert [
             a.name for a in alarms([{"step": 150, "updates": 150, **found}], 150, 2, "mmd2")
         ] == wanted

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vardiu.nn import SongUNet
-from vardiu.teachers import edm_pickles as edm_pickles_
+from vardiu.teachers import edm_pickles
 from vardiu.teachers.edm_pickles import ALLOWED, read, summary
 from vardiu.teachers.edm_records import Record, Refused
 
@@ -80,7 +80,7 @@ def test_nothing_is_executed(name, place, tmp_path):
     }[place]
     path = pickled.write(tmp_path / "evil.pkl", {"ema": contents})
     with pytest.raises(Refused, match=match) as caught:
-        edm_pickles_.network(path)
+        edm_pickles.network(path)
     assert str(path) in str(caught.value) and not sentinel.exists()
 
 
@@ -100,7 +100,7 @@ def test_the_source_of_a_class_is_dropped(tmp_path):
         tmp_path / "a.pkl",
         {"ema": pickled.preconditioned("EDMPrecond", network(), source=source)},
     )
-    record = edm_pickles_.network(path)
+    record = edm_pickles.network(path)
     assert not sentinel.exists() and source.encode() in path.read_bytes()
     assert not any(source in str(value) for value in (record, record.state))
 
@@ -145,7 +145,7 @@ def test_no_tensor_reaches_beyond_its_storage(view, match, tmp_path):
     state = pickled.state_of({"weight": tensor}, {}, {})
     path = pickled.write(tmp_path / "a.pkl", {"ema": pickled.Persistent("X", state)})
     with pytest.raises(Refused, match=match):
-        edm_pickles_.network(path)
+        edm_pickles.network(path)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -156,7 +156,7 @@ def test_tensors_and_arguments_are_what_was_written(protocol, tmp_path):
     path = pickled.write(
         tmp_path / "a.pkl", {"ema": pickled.preconditioned("EDMPrecond", model)}, protocol
     )
-    record = edm_pickles_.network(path)
+    record = edm_pickles.network(path)
     found = record.tensors()
     assert {name.removeprefix("model.") for name in found} == set(state)
     assert all(torch.equal(found[f"model.{name}"], state[name]) for name in state)
@@ -173,7 +173,7 @@ def test_views_of_one_storage_keep_their_strides(tmp_path):
     path = pickled.write(
         tmp_path / "a.pkl", {"ema": pickled.Persistent("X", pickled.state_of(views, {}, {}))}
     )
-    found = edm_pickles_.network(path).tensors()
+    found = edm_pickles.network(path).tensors()
     assert all(torch.equal(found[name], views[name]) for name in views)
 
 
@@ -211,7 +211,7 @@ def test_damage_is_refused_or_changes_numbers_only(tmp_path):
             changed[i] = random.integers(256)
         path.write_bytes(changed)
         try:
-            edm_pickles_.network(path).tensors()
+            edm_pickles.network(path).tensors()
         except Refused:
             refused += 1
     assert 100 < refused < 300
@@ -225,8 +225,8 @@ def test_without_the_key_what_there_is_is_listed(tmp_path):
         r"(?s)holds no network 'ema'.*net: EDMPrecond\(img_resolution=8, .*\d+ tensors.*loss_fn"
     )
     with pytest.raises(Refused, match=match):
-        edm_pickles_.network(path)
-    assert edm_pickles_.network(path, "net").class_name == "EDMPrecond"
+        edm_pickles.network(path)
+    assert edm_pickles.network(path, "net").class_name == "EDMPrecond"
     tensors = sum(1 for _ in network().state_dict())
     count = sum(t.numel() for t in network().state_dict().values())
     assert f"{tensors} tensors, {count:,} numbers" in summary(path)

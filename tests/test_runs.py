@@ -186,7 +186,7 @@ def test_a_folder_whose_making_was_killed_can_be_made_again(tmp_path):
 
 
 def test_text_is_utf8_in_any_locale(tmp_path):
-    code = "import sys; from vardiu.storage.run_folder import *; write_text_atomic(sys.argv[1], '\\xb1')"
+    code = "import sys; from vardiu.storage.files import write_text_atomic; write_text_atomic(sys.argv[1], '\\xb1')"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, tmp_path / "x"]
     subprocess.run(command, env=os.environ | plain, check=True)

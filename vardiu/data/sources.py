@@ -115,7 +115,8 @@ def shape_of(found: Records) -> tuple[int, int, int]:
             first = first or error
             continue
         if isinstance(image, Tensor):
-            return tuple(image.shape)
+            c, h, w = image.shape
+            return c, h, w
         channels = 1 if image.mode in ("1", "L", "I", "I;16") else 3
         return (channels, image.height, image.width)
     raise TooManyCorrupt(f"no image can be read: {first}")
@@ -146,9 +147,16 @@ def open_data(
         ConfigError: There is no such data.
     """
     found = records(source)
-    about = {"seed": seed, "corrupt": corrupt, "labels": labels, "encode": encode}
-    own = shape_of(found) if shape is None else shape
-    return ImageBatches(found, own, batch, resize=shape is not None, **about)
+    return ImageBatches(
+        found,
+        shape_of(found) if shape is None else shape,
+        batch,
+        resize=shape is not None,
+        seed=seed,
+        corrupt=corrupt,
+        labels=labels,
+        encode=encode,
+    )
 
 
 def read_data(
@@ -165,8 +173,10 @@ def read_data(
     """
     found = records(source)
     own = shape_of(found) if shape is None else shape
-    about = {"shuffle": False, "corrupt": corrupt, "labels": labels}
-    batches = ImageBatches(found, own, 1, resize=shape is not None, **about)
+    resize = shape is not None
+    batches = ImageBatches(
+        found, own, 1, resize=resize, shuffle=False, corrupt=corrupt, labels=labels
+    )
     places = torch.linspace(0, len(found) - 1, min(n, len(found))).long().tolist()
     items: list[Item] = [batches.row(place) for place in places]
     batch = collate(items, labels, None)

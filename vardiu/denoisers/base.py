@@ -21,7 +21,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -46,6 +46,10 @@ class Denoiser(nn.Module, abc.ABC):
     conditions: tuple[str, ...] = ()
     terminal: bool = False
     origin: Any = None
+
+    if TYPE_CHECKING:  # nn.Module's own takes and returns anything
+
+        def __call__(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor: ...
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:

@@ -126,6 +126,8 @@ class IDDPMLevels(Levels):
             20,291.
     """
 
+    u: Tensor
+
     def __init__(
         self, C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, j_0: int = 8
     ) -> None:

@@ -38,6 +38,10 @@ class GaussianDenoiser(ExactDenoiser):
         ValueError: The covariance has another shape, or is not positive semi-definite.
     """
 
+    mean: Tensor
+    values: Tensor
+    vectors: Tensor
+
     def __init__(
         self,
         mean: Tensor,
@@ -100,6 +104,11 @@ class MixtureDenoiser(ExactDenoiser):
     Raises:
         ValueError: A shape, a sign or a value does not fit.
     """
+
+    means: Tensor
+    stds: Tensor
+    log_weights: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,

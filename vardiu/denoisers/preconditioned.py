@@ -42,6 +42,8 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
         ValueError: `sigma_min` is not below `sigma_max`, or `sigma_data` not positive.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         network: nn.Module,

@@ -27,6 +27,7 @@ import abc
 import bisect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,14 @@ class Coordinates(nn.Module, abc.ABC):
         terminal: Whether there is a time of noise alone, where :math:`\sigma` is infinite.
         exploding: Whether the network's input grows with the level; else noise alone is shown to
             it with unit variance.
+        arguments: What it was made with, as JSON.
     """
 
     sigma_min: float
     sigma_max: float
     terminal: bool = False
     exploding: bool = False
+    arguments: dict[str, Any]
 
     @abc.abstractmethod
     def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +105,8 @@ class Discrete(Coordinates):
     Raises:
         ValueError: The levels do not increase.
     """
+
+    log_sigmas: Tensor
 
     def __init__(self, sigmas: Sequence[float], *, terminal: bool = False) -> None:
         super().__init__()

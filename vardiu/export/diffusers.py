@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from ..denoisers.adapted import AdaptedDenoiser
+from ..denoisers.base import Denoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..denoisers.schedules import Flow, VariancePreserving
+from ..denoisers.schedules import Coordinates, Flow, VariancePreserving
 from ..errors import ConfigError, require
 from ..nn.diffusers import DiffusersNetwork, Told
 from ..students.base import Generator
@@ -67,25 +68,25 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
     Raises:
         ConfigError: Stock diffusers cannot hold this student; the message says why.
     """
-    network, name = _network(student)
-    model = network.model.float().cpu().eval()
-    pipeline = PIPELINES[name](student, model, {} if origin is None else origin.parts)
+    one_step, network = _supported(student)
+    name, model = network.name, network.model.float().cpu().eval()
+    pipeline = PIPELINES[name](one_step, model, {} if origin is None else origin.parts)
     pipeline.save_pretrained(str(folder), safe_serialization=True)
     return _compare(student, folder, name, origin)
 
 
-def _network(student: Generator) -> tuple[DiffusersNetwork, str]:
-    inner: Any = student.denoiser if isinstance(student, OneStep) else None
+def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
+    inner: object = student.denoiser if isinstance(student, OneStep) else None
     while inner is not None and not isinstance(inner, DiffusersNetwork):
         inner = getattr(inner, "network", None)
-    if inner is None:
+    if inner is None or not isinstance(student, OneStep):
         raise ConfigError(
             f"a {type(student).__name__} on a network that is not of diffusers has no pipeline "
             "there: export it --to onnx or --to safetensors"
         )
     if inner.name not in PIPELINES:
         raise ConfigError(f"there is no pipeline for {inner.name} yet")
-    return inner, inner.name
+    return student, inner
 
 
 # ---------------------------------------------------------------- schedulers
@@ -99,7 +100,7 @@ def _betas(coordinates: VariancePreserving, steps: int) -> list[float]:
     return (1 - squares / before).tolist()
 
 
-def _last_time(student: OneStep, coordinates: VariancePreserving) -> int:
+def _last_time(student: OneStep, coordinates: Coordinates) -> int:
     time, _, _ = coordinates.at(student.sigma)
     if time != round(time):
         raise ConfigError(
@@ -117,7 +118,12 @@ def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN4
     diffusers = require("diffusers", "hub")
     coordinates = denoiser.coordinates
     if isinstance(coordinates, Flow):
-        return _flow(student, denoiser)
+        return _flow(student, denoiser, coordinates)
+    if not isinstance(coordinates, VariancePreserving):
+        raise ConfigError(
+            f"diffusers has no one-step scheduler of {type(coordinates).__name__} levels: export "
+            "it --to onnx or --to safetensors"
+        )
     steps = _last_time(student, coordinates) + 1
     return diffusers.DDIMScheduler(
         num_train_timesteps=steps,
@@ -129,8 +135,7 @@ def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN4
     )
 
 
-def _flow(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
-    coordinates = denoiser.coordinates
+def _flow(student: OneStep, denoiser: AdaptedDenoiser, coordinates: Flow) -> Any:  # noqa: ANN401
     time, _, _ = coordinates.at(student.sigma)
     times = int(coordinates.scale)
     if denoiser.prediction != "flow" or round(time) != times - 1:
@@ -148,11 +153,16 @@ def _flow(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
     )
 
 
-def _clipped(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
+def _clipped(student: OneStep) -> Any:  # noqa: ANN401
     r"""A scheduler that takes one step whatever number is asked for, up to `STEPS`."""
     diffusers = require("diffusers", "hub")
-    coordinates = denoiser.coordinates
-    if not isinstance(coordinates, VariancePreserving) or math.isinf(student.sigma):
+    denoiser = student.denoiser
+    coordinates = denoiser.coordinates if isinstance(denoiser, AdaptedDenoiser) else None
+    if not (
+        isinstance(denoiser, AdaptedDenoiser)
+        and isinstance(coordinates, VariancePreserving)
+        and math.isfinite(student.sigma)
+    ):
         raise ConfigError(
             "this pipeline's scheduler needs a student of a discrete, variance-preserving "
             "schedule, asked at a finite level: distil with --sigma of the last but one time"
@@ -194,11 +204,20 @@ def _consistency(student: OneStep, denoiser: PreconditionedDenoiser) -> Any:  # 
 # ---------------------------------------------------------------- pipelines
 
 
+def _single(student: OneStep, denoiser: Denoiser) -> Any:  # noqa: ANN401
+    if isinstance(denoiser, AdaptedDenoiser):
+        return _trailing(student, denoiser)
+    if isinstance(denoiser, PreconditionedDenoiser):
+        return _consistency(student, denoiser)
+    raise ConfigError(
+        f"diffusers has no one-step scheduler of a {type(denoiser).__name__}: export it --to onnx "
+        "or --to safetensors"
+    )
+
+
 def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
-    denoiser = student.denoiser
-    adapted = isinstance(denoiser, AdaptedDenoiser)
-    scheduler = _trailing(student, denoiser) if adapted else _consistency(student, denoiser)
+    scheduler = _single(student, student.denoiser)
     return diffusers.ConsistencyModelPipeline(unet=model, scheduler=scheduler)
 
 
@@ -209,7 +228,7 @@ def _stable(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # n
         text_encoder=_of(parts, "text_encoder"),
         tokenizer=_of(parts, "tokenizer"),
         unet=_once(model),
-        scheduler=_clipped(student, student.denoiser),
+        scheduler=_clipped(student),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -237,7 +256,7 @@ def _once(model: Any) -> Any:  # noqa: ANN401
 
 def _dit(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
-    scheduler = _clipped(student, student.denoiser)
+    scheduler = _clipped(student)
     return diffusers.DiTPipeline(transformer=model, vae=_of(parts, "vae"), scheduler=scheduler)
 
 
@@ -248,7 +267,7 @@ def _pixart(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # n
         vae=_of(parts, "vae"),
         text_encoder=_of(parts, "text_encoder"),
         tokenizer=_of(parts, "tokenizer"),
-        scheduler=_clipped(student, student.denoiser),
+        scheduler=_clipped(student),
     )
 
 

@@ -79,8 +79,10 @@ def squeeze(x: Any, dim: int) -> Any:  # noqa: ANN401 (a value of the exporter's
     """
     from onnxscript import opset20 as op
 
-    one = x.shape is None or x.shape[dim] == 1
-    return op.Squeeze(x, op.Constant(value_ints=[dim])) if one else op.Identity(x)
+    if x.shape is not None and x.shape[dim] != 1:
+        return op.Identity(x)
+    axes: Any = op.Constant(value_ints=[dim])  # declared as of any type that a constant can have
+    return op.Squeeze(x, axes)
 
 
 def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> float:

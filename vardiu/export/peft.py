@@ -37,18 +37,18 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
     Raises:
         ConfigError: The run has no adapter, or its network is not of diffusers.
     """
-    source = None if origin is None else origin.parts.get("adapter")
     network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
-    if source is None:
+    if origin is None or "adapter" not in origin.parts:
         raise ConfigError("the run has no adapter: distil with --student lora")
     if network is None:
         raise ConfigError(
             "an adapter is for a network of diffusers, and this one is not: merge it"
         )
-    tensors = load_file(Path(source) / "adapter_model.safetensors")
+    source = Path(origin.parts["adapter"])
+    tensors = load_file(source / "adapter_model.safetensors")
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = (Path(source) / "adapter_config.json").read_text()
+    config = (source / "adapter_config.json").read_text()
     (folder / "adapter_config.json").write_text(config)
     if network.name == "UNet2DConditionModel":  # for pipeline.load_lora_weights
         renamed = {"unet." + name.removeprefix(PREFIX): value for name, value in tensors.items()}

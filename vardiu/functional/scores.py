@@ -59,8 +59,10 @@ def score(denoiser: Callable[..., Tensor], x_t: Tensor, sigma: Tensor, **cond: T
         The score, with shape :math:`(B, *)`.
 
     Example:
-        >>> from vardiu.denoisers.exact import GaussianDenoiser
-        >>> score(GaussianDenoiser(torch.zeros(2), torch.ones(2)), torch.ones(1, 2), torch.ones(1))
+        >>> import torch
+        >>> def denoiser(x_t, sigma):  # of standard normal data
+        ...     return x_t / (1 + sigma[:, None].square())
+        >>> score(denoiser, torch.ones(1, 2), torch.ones(1))
         tensor([[-0.5000, -0.5000]])
     """
     return denoised_to_score(denoiser(x_t, sigma, **cond), x_t, sigma)

@@ -21,6 +21,8 @@ class DigitsClassifier(nn.Module):
         name: The name to state beside a distance on its features.
     """
 
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(

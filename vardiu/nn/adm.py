@@ -77,7 +77,7 @@ class DhariwalUNet(Tapped):
         self.taps = tap_names(self.stem, self.encoder, self.decoder)
         self.bottleneck = f"dec.{self.decoder[1].name}"
         self.enc = nn.ModuleDict({self.stem: Conv(in_channels, widths[0], 3)})
-        self.enc.update(blocks_of(self.encoder, emb, ADM))
+        self.enc.update(dict(blocks_of(self.encoder, emb, ADM).items()))
         self.dec = blocks_of(self.decoder, emb, ADM)
         self.out_norm = norm(widths[0], ADM.eps)
         self.out_conv = Conv(widths[0], out_channels, 3)

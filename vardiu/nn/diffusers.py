@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require
+from .recompute import Recomputing
 from .taps import Features, Wrapper, ask_features, check_taps
 
 __all__ = ["CLASSES", "DiffusersNetwork", "Told"]
@@ -118,7 +119,7 @@ class DiffusersNetwork(nn.Module):
         self.name, self.model = name, model
         self.channels = int(config["in_channels"])
         self.conditions = CLASSES[name].conditions(config)
-        self.arguments = {"name": name, "config": config}
+        self.arguments: dict[str, Any] = {"name": name, "config": config}
         stages, middle = CLASSES[name].stages, CLASSES[name].middle
         self.taps = tuple(path for stage in stages for path in _paths(model, stage))
         middles = _paths(model, middle)
@@ -162,9 +163,18 @@ class DiffusersNetwork(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def enable_gradient_checkpointing(self, *arguments: Any) -> None:  # noqa: ANN401
-        r"""Recomputes activations in the backward pass, see diffusers."""
-        self.model.enable_gradient_checkpointing(*arguments)
+    def enable_gradient_checkpointing(self, function: Callable[..., Any] | None = None) -> None:
+        r"""Recomputes activations in the backward pass, see diffusers.
+
+        Raises:
+            ConfigError: The class of diffusers cannot.
+        """
+        if not isinstance(self.model, Recomputing):
+            raise ConfigError(f"a {self.name} of diffusers cannot recompute its activations")
+        if function is None:
+            self.model.enable_gradient_checkpointing()
+        else:
+            self.model.enable_gradient_checkpointing(function)
 
 
 class Told(Wrapper):
@@ -201,4 +211,4 @@ def quiet(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "dropout_prob", None), float):
-            module.dropout_prob = 0.0
+            vars(module)["dropout_prob"] = 0.0

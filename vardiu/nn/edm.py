@@ -110,7 +110,7 @@ class SongUNet(Tapped):
         self.taps = tap_names(self.stem, self.encoder, self.decoder)
         self.bottleneck = f"dec.{self.decoder[1].name}"
         self.enc = nn.ModuleDict({self.stem: Conv(in_channels, model_channels, 3)})
-        self.enc.update(blocks_of(self.encoder, emb, SONG, resample_filter))
+        self.enc.update(dict(blocks_of(self.encoder, emb, SONG, resample_filter).items()))
         self.dec = blocks_of(self.decoder, emb, SONG, resample_filter)
         self._add_inputs(in_channels, resample_filter)
         self._add_outputs(out_channels, resample_filter, last=f"block{num_blocks}")
@@ -131,7 +131,7 @@ class SongUNet(Tapped):
 
     def _add_outputs(self, channels: int, taps: Sequence[float], last: str) -> None:
         r"""Adds the branches that make an image, at full size or at every resolution."""
-        self.ends = {}
+        self.ends: dict[str, str] = {}
         full = self.decoder[-1].side
         for place in self.decoder:
             if place.kind == last and (self.decoder_type == "skip" or place.side == full):
@@ -140,8 +140,9 @@ class SongUNet(Tapped):
                 if len(self.ends) > 1:
                     self.dec[f"{name}_up"] = Conv(channels, channels, 0, "up", taps)
                 self.dec[f"{name}_norm"] = norm(place.outputs, SONG.eps)
-                self.dec[f"{name}_conv"] = Conv(place.outputs, channels, 3)
-                nn.init.zeros_(self.dec[f"{name}_conv"].weight)
+                last_layer = Conv(place.outputs, channels, 3)
+                nn.init.zeros_(last_layer.weight)
+                self.dec[f"{name}_conv"] = last_layer
 
     def run_layers(
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
@@ -192,4 +193,5 @@ class SongUNet(Tapped):
                 name = self.ends[place.name]
                 here = self.dec[f"{name}_conv"](F.silu(self.dec[f"{name}_norm"](x)))
                 image = here if image is None else here + self.dec[f"{name}_up"](image)
+        assert image is not None  # the place of full size always has an end
         return image

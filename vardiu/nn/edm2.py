@@ -65,6 +65,9 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
 class MPFourier(nn.Module):
     r"""Cosines of random frequencies and phases, of unit variance, `(B,) -> (B, n)`."""
 
+    freqs: Tensor
+    phases: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))

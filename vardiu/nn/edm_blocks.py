@@ -81,6 +81,10 @@ class Conv(nn.Module):
     NCSN++ does in its residual branch.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+    resample_filter: Tensor | None
+
     def __init__(
         self,
         inputs: int,
@@ -100,11 +104,13 @@ class Conv(nn.Module):
         self.register_buffer("resample_filter", None if mode == "keep" else taps_2d(taps))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused:  # no border between the two: the convolution's is wide enough for both
-            reach = self.kernel // 2 + (self.resample_filter.shape[-1] - 1) // 2
+        taps = self.resample_filter
+        if self.fused and taps is not None:
+            # No border between the two: the convolution's is wide enough for both.
+            reach = self.kernel // 2 + (taps.shape[-1] - 1) // 2
             x = F.conv2d(x, self.weight, self.bias, padding=reach)
-            return resample(x, self.resample_filter, self.mode, 0)
-        x = resample(x, self.resample_filter, self.mode)
+            return resample(x, taps, self.mode, 0)
+        x = x if taps is None else resample(x, taps, self.mode)
         if not self.kernel:
             return x
         return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2)
@@ -157,16 +163,18 @@ class Positional(nn.Module):
 
     def __init__(self, channels: int, *, endpoint: bool) -> None:
         super().__init__()
-        self.half, self.last = channels // 2, channels // 2 - (1 if endpoint else 0)
+        self.count, self.last = channels // 2, channels // 2 - (1 if endpoint else 0)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        index = torch.arange(self.half, device=c_noise.device, dtype=c_noise.dtype)
+        index = torch.arange(self.count, device=c_noise.device, dtype=c_noise.dtype)
         angles = c_noise[:, None] * 1e-4 ** (index / self.last)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class Fourier(nn.Module):
     r"""Cosines and sines of :math:`2 \pi f c` at fixed random frequencies, `(B,) -> (B, 2n)`."""
+
+    freqs: Tensor
 
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
@@ -179,6 +187,8 @@ class Fourier(nn.Module):
 
 class Unused(nn.Module):
     r"""The weight of the augmentation's labels: kept for the file, multiplied by zero always."""
+
+    weight: Tensor
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

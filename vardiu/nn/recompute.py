@@ -3,12 +3,21 @@ r"""Blocks whose activations are computed twice instead of kept."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Recomputed"]
+__all__ = ["Recomputed", "Recomputing"]
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    r"""A network that can compute activations twice instead of keeping them, see `Recomputed`."""
+
+    def enable_gradient_checkpointing(self, function: Callable[..., Any] | None = None) -> None:
+        r"""Keeps the inputs of the blocks only, from now on."""
 
 
 class Recomputed:

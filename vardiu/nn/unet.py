@@ -37,8 +37,8 @@ class ResidualBlock(nn.Module):
         self.norm_2 = nn.GroupNorm(groups, outputs)
         self.conv_2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        nn.init.zeros_(self.conv_2.weight)
-        nn.init.zeros_(self.conv_2.bias)
+        for parameter in self.conv_2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_1(nn.functional.silu(self.norm_1(x)))
@@ -56,8 +56,8 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -123,8 +123,8 @@ class UNet(Recomputed, Tapped):
             self.exit = ResidualBlock(2 * full, full, embedding)
             self.norm = nn.GroupNorm(8, full)
             self.head = nn.Conv2d(full, channels, 3, padding=1)
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     def run_layers(
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None

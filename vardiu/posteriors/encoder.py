@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -96,6 +97,10 @@ class Encoder(nn.Module):
 
 class Posterior(nn.Module, abc.ABC):
     r"""The interface: `posterior(x_t, sigma, **cond)` returns :math:`r(z \mid x_t)`."""
+
+    if TYPE_CHECKING:  # nn.Module's own takes and returns anything
+
+        def __call__(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution: ...
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:

@@ -91,9 +91,11 @@ class GaussianPosterior(Posterior):
     def moments(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the mean and the standard deviation, each `(B, k)`."""
         mean, raw = self.head(self.encoder(x_t, sigma, **cond)).chunk(2, dim=-1)
-        spread = self.encoder.scale.spread(sigma)[:, None]
+        scale = self.encoder.scale
+        spread = scale.spread(sigma)[:, None]
         if self.residual:
-            mean = self.encoder.scale.linear(x_t, sigma) + spread * mean
+            assert isinstance(scale, UnitScale)  # no other is taken
+            mean = scale.linear(x_t, sigma) + spread * mean
         return mean, nn.functional.softplus(raw + UNIT) * spread
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
@@ -110,6 +112,8 @@ class CholeskyPosterior(Posterior):
         encoder: The encoder of the noisy sample.
         k: The number of latent dimensions; the head has :math:`k (k + 3) / 2` outputs.
     """
+
+    lower: Tensor
 
     def __init__(self, encoder: Encoder, k: int) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class ClusteredNormal(Distribution):
         return standard_normal_log_prob(scaled) - std.log().sum(1) + ratio + last
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         if sample_shape:
             return torch.stack([self.sample() for _ in range(math.prod(sample_shape))])
         x_t, sigma, label = self.state

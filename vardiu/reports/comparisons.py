@@ -61,9 +61,9 @@ def _bands(
         style = _style(j)
         series = []
         for name, rows in runs:
-            points = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
-            if name == label and points:
-                series.append(np.array(points, dtype=float).T)
+            pairs = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
+            if name == label and pairs:
+                series.append(np.array(pairs, dtype=float).T)
         if not series:
             continue
         positive &= all((y > 0).all() for _, y in series)
@@ -91,9 +91,15 @@ def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> 
             for k, row in enumerate(rows):
                 place = j + 0.8 * ((k + 0.5) / len(rows) - 0.5)
                 label = f"at {row['progress']:.0%} of training" if j == 0 else None
-                bar = {"width": 0.8 / len(rows), "color": shades(k / max(1, len(rows) - 1))}
-                error = row["bias_error"] if key == "bias" else None
-                ax.bar(place, row[key], yerr=error, label=label, capsize=2, **bar)
+                ax.bar(
+                    place,
+                    row[key],
+                    yerr=row["bias_error"] if key == "bias" else None,
+                    label=label,
+                    capsize=2,
+                    width=0.8 / len(rows),
+                    color=shades(k / max(1, len(rows) - 1)),
+                )
         ax.set_yscale("log")
         ax.set_ylabel(f"{title}, / norm of the gradient")
         ax.set_xticks(range(len(arms)), list(arms), fontsize=8, rotation=15, ha="right")

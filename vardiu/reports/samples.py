@@ -40,8 +40,15 @@ def scatter_grid(
         ax = figure.add_subplot(lines, columns, i + 1)
         if field is not None:
             levels = field.max() + np.array([-30, -20, -12, -7, -4, -2.5, -1.5, -0.7])
-            style = {"colors": "#999999", "linewidths": 0.6, "linestyles": "solid"}
-            ax.contour(axis, axis, field, levels=levels, **style)
+            ax.contour(
+                axis,
+                axis,
+                field,
+                levels=levels,
+                colors="#999999",
+                linewidths=0.6,
+                linestyles="solid",
+            )
         ax.scatter(*samples.T, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
         outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
         title = f"{title} ({outside:,} outside)" if outside else title

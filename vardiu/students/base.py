@@ -7,6 +7,7 @@ known exactly, :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest o
 from __future__ import annotations
 
 import abc
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ class Generator(nn.Module, abc.ABC):
     shape: tuple[int, ...]
     conditions: tuple[str, ...] = ()
     calls: int = 1
+
+    if TYPE_CHECKING:  # nn.Module's own takes and returns anything
+
+        def __call__(self, z: Tensor, **cond: Tensor) -> Tensor: ...
 
     @abc.abstractmethod
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:

@@ -28,6 +28,12 @@ class Frame(nn.Module):
         k: The number of principal components.
     """
 
+    means: Tensor
+    bases: Tensor
+    variances: Tensor
+    residuals: Tensor
+    weights: Tensor
+
     def __init__(self, classes: int, clusters: int, d: int, k: int) -> None:
         super().__init__()
         if not 1 <= k < d or clusters < 1 or classes < 1:

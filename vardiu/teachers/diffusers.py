@@ -7,6 +7,7 @@ with a folder is run.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
@@ -170,7 +171,7 @@ def _scheduler(folder: Path, source: str) -> dict[str, Any]:
 
 
 def denoiser_of(
-    network: nn.Module,
+    network: DiffusersNetwork,
     settings: Mapping[str, Any],
     shape: Sequence[int],
     prediction: str | None = None,
@@ -185,17 +186,18 @@ def denoiser_of(
     if scheduler_class is None:
         raise ConfigError(f"diffusers has no scheduler {name!r}")
     scheduler = scheduler_class.from_config(dict(settings))
-    conditions = network.conditions
     told = prediction or settings.get("prediction_type", "epsilon")
-    about = {"shape": shape, "conditions": conditions}
+    adapted = functools.partial(
+        AdaptedDenoiser, network, shape=shape, conditions=network.conditions
+    )
     if name.startswith(("EDM", "CMStochastic")):
-        return _edm(network, settings, told, about)
+        return _edm(network, settings, told, shape)
     if name.startswith("FlowMatch"):
         scale = float(settings.get("num_train_timesteps", 1000))
-        return AdaptedDenoiser(network, Flow(scale), prediction=prediction or "flow", **about)
+        return adapted(Flow(scale), prediction=prediction or "flow")
     if name.startswith("ScoreSdeVe"):
-        levels = VarianceExploding(settings["sigma_min"], settings["sigma_max"])
-        return AdaptedDenoiser(network, levels, prediction=prediction or "score", **about)
+        exploding = VarianceExploding(settings["sigma_min"], settings["sigma_max"])
+        return adapted(exploding, prediction=prediction or "score")
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ConfigError(
             f"the times of {name} are not known; give a folder with a scheduler of DDPM's, EDM's, "
@@ -204,12 +206,11 @@ def denoiser_of(
     told = PREDICTED.get(told, told)
     if told == "flow":
         raise ConfigError(f"{name} with prediction_type 'flow_prediction' has no line to follow")
-    levels = VariancePreserving.of(scheduler.alphas_cumprod)
-    return AdaptedDenoiser(network, levels, prediction=told, **about)
+    return adapted(VariancePreserving.of(scheduler.alphas_cumprod), prediction=told)
 
 
 def _edm(
-    network: nn.Module, settings: Mapping[str, Any], told: str, about: Mapping[str, Any]
+    network: DiffusersNetwork, settings: Mapping[str, Any], told: str, shape: Sequence[int]
 ) -> Denoiser:
     r"""EDM's preconditioning: diffusers' consistency schedulers tell a thousand times as much."""
     consistency = settings["_class_name"].startswith("CMStochastic")
@@ -221,7 +222,8 @@ def _edm(
         sigma_data=settings.get("sigma_data", 0.5),
         sigma_min=settings.get("sigma_min", 0.002),
         sigma_max=settings.get("sigma_max", 80.0),
-        **about,
+        shape=shape,
+        conditions=network.conditions,
     )
 
 

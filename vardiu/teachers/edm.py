@@ -1,9 +1,9 @@
 r"""Teachers out of the pickles of EDM and EDM2, as denoisers.
 
-A file is read by `pickles`, which executes nothing of it; its weights fill the library's own
+A file is read by `edm_pickles`, which executes nothing of it; its weights fill the library's own
 networks, under the names they have in the file. Images are in [-1, 1], as everywhere here; an
 EDM2 file with an `encoder` of latents holds a denoiser of those latents (see
-`pickles.summary`). Weights in float16 are brought to torch's default type; for mixed precision
+`edm_pickles.summary`). Weights in float16 are brought to torch's default type; for mixed precision
 see `vardiu.nn.Precision`.
 
 =============  ================================================================

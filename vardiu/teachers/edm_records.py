@@ -57,6 +57,8 @@ class Storage(Inert):
     r"""The numbers of one or more tensors, read by torch's restricted reader."""
 
     __slots__ = ("dtype", "numbers")
+    dtype: torch.dtype
+    numbers: torch.UntypedStorage
 
     def __new__(cls, data: bytes) -> Storage:
         if not isinstance(data, bytes):
@@ -76,6 +78,10 @@ class Strided(Inert):
     r"""A tensor's view of its storage; the tensor itself is made after the pickle was read."""
 
     __slots__ = ("offset", "shape", "storage", "stride")
+    offset: int
+    shape: tuple[int, ...]
+    storage: Storage
+    stride: tuple[int, ...]
 
     def __new__(
         cls,
@@ -157,6 +163,7 @@ class NumpyArray(Inert):
     r"""A NumPy array of plain numbers, in `values`."""
 
     __slots__ = ("values",)
+    values: np.ndarray
 
     def __new__(cls, *rest: object) -> NumpyArray:
         self = super().__new__(cls)
@@ -178,6 +185,8 @@ class Record(Inert):
     """
 
     __slots__ = ("class_name", "state")
+    class_name: str
+    state: dict[str, Any]
 
     def __new__(cls, meta: Any = None) -> Record:  # noqa: ANN401
         meta = {"type": "class", "class_name": "container", "state": {}} if meta is None else meta

@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,21 @@ class FunctionDenoiser(Denoiser):
         return READINGS[self.returns](output, x_t, expand_like(sigma, x_t))
 
 
+class Posterior(Protocol):
+    r"""What azula's denoisers return, of which the mean is read."""
+
+    mean: Tensor
+
+
+class Azula(Protocol):
+    r"""The interface of azula's denoisers."""
+
+    @property
+    def schedule(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]: ...
+
+    def __call__(self, x_t: Tensor, t: Tensor, **cond: Tensor) -> Posterior: ...
+
+
 class AzulaDenoiser(Denoiser):
     r"""A denoiser of azula's shape: `denoiser(x, t, **cond)` returns something with a `mean`.
 
@@ -95,7 +110,7 @@ class AzulaDenoiser(Denoiser):
     """
 
     def __init__(
-        self, denoiser: nn.Module, *, shape: Sequence[int], conditions: Sequence[str] = ()
+        self, denoiser: Azula, *, shape: Sequence[int], conditions: Sequence[str] = ()
     ) -> None:
         super().__init__()
         self.denoiser = denoiser

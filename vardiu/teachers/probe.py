@@ -79,7 +79,8 @@ def probe(
     # Data drawn with a small seed of their own must not meet the same numbers again as noise.
     generator = torch.Generator(x.device).manual_seed(seed + 0x9E3779B9)
     rows = []
-    for sigma in torch.logspace(*torch.tensor([low, high]).log10().tolist(), levels).tolist():
+    first, last = torch.tensor([low, high]).log10().tolist()
+    for sigma in torch.logspace(first, last, levels).tolist():
         level = x.new_full((len(x),), sigma).clamp(low, high)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         denoised = teacher(x + expand_like(level, x) * noise, level, **(cond or {}))
@@ -117,8 +118,9 @@ def probe(
 
 
 def _innermost(teacher: Denoiser) -> Denoiser:
-    while isinstance(getattr(teacher, "denoiser", None), Denoiser):
-        teacher = teacher.denoiser
+    inner = getattr(teacher, "denoiser", None)
+    while isinstance(inner, Denoiser):
+        teacher, inner = inner, getattr(inner, "denoiser", None)
     return teacher
 
 
