@@ -163,7 +163,7 @@ def _recompute(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: A
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: contexts)
 
 
-def swapped(module: nn.Module, name: str, value: nn.Module) -> nn.Module:
+def with_child(module: nn.Module, name: str, value: nn.Module) -> nn.Module:
     r"""Returns a shallow copy of a module with another child of this name."""
     twin = copy.copy(module)
     twin._modules = {**module._modules, name: value}
@@ -182,9 +182,9 @@ def adapt(
     for name in ("denoiser", "network"):
         inner = denoiser._modules.get(name)
         if isinstance(inner, Denoiser):
-            return swapped(denoiser, name, adapt(inner, rank, alpha, targets))
+            return with_child(denoiser, name, adapt(inner, rank, alpha, targets))
         if inner is not None:
-            return swapped(denoiser, name, LoRA(inner, rank, alpha, targets))
+            return with_child(denoiser, name, LoRA(inner, rank, alpha, targets))
     raise TypeError(f"{type(denoiser).__name__} has no network that could be adapted")
 
 

@@ -70,10 +70,10 @@ class Config(Training):
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
     objective = Denoising(
-        problem.network(),
+        problem.networks.denoiser(),
         levels=build.levels(config.levels, config.steps),
-        sigma_data=problem.sigma_data,
+        sigma_data=problem.space.sigma_data,
     )
-    batches = problem.data(config.batch, seed)
+    batches = problem.data.clean(config.batch, seed)
     optimisation = build.optimisation(config, {"generator": config.lr})
     return (yield Stage("denoising", objective, config.steps, batches, optimisation))

@@ -198,12 +198,12 @@ class Config(Training):
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
-    student = problem.student()
+    student = problem.networks.student()
     student, pairs = yield from regression.start(problem, student, config.pairs, config, seed)
     objective = DiffInstruct(
         problem.teacher,
         student,
-        problem.fake(),
+        problem.networks.fake(),
         levels=build.levels(config.levels, steps),
         weight=build.weight(config.weight),
         ratio=config.ratio,
@@ -211,9 +211,9 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
         anchor=pairs if config.anchor else None,
         anchor_weight=config.anchor,
         lattice=config.lattice,
-        sigma_data=problem.sigma_data,
+        sigma_data=problem.space.sigma_data,
     )
     rates = {"generator": config.lr, "fake": config.fake_lr}
     optimisation = build.optimisation(config, rates)
-    batches = problem.batches(config.batch, seed)
+    batches = problem.data.free(config.batch, seed)
     return (yield Stage("diff_instruct", objective, steps, batches, optimisation))

@@ -151,7 +151,7 @@ def start(
         beta_2=0.99,
     )
     optimisation = build.optimisation(settings, {"generator": row.lr})
-    batches = problem.batches(row.batch, seed)
+    batches = problem.data.free(row.batch, seed)
     student = yield Stage("pairs", objective, row.steps, batches, optimisation)
     cond = {name: objective.label for name in student.conditions}
     return student, Pairs(objective.z, objective.x, cond)
@@ -167,5 +167,5 @@ class Config(Training):
 
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    student, _ = yield from start(problem, problem.student(), config.pairs, config, seed)
+    student, _ = yield from start(problem, problem.networks.student(), config.pairs, config, seed)
     return student

@@ -377,13 +377,14 @@ POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
 def players(problem: Problem, config: Config, seed: int) -> Recipe:
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
-        frame = problem.frame(config.frame, seed)
-        student = Framed(problem.fake(), frame, config.frame.sigma)
-        return student, FramedPosterior(problem.encoder(), frame)
-    student = problem.student()
+        samples = problem.data.frame_samples(config.frame, seed)
+        frame = problem.data.fit_frame(config.frame, samples, seed)
+        student = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        return student, FramedPosterior(problem.networks.encoder(), frame)
+    student = problem.networks.student()
     student, _ = yield from regression.start(problem, student, config.pairs, config, seed)
     k = math.prod(student.latent_shape)
-    return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
+    return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 
 
 def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
@@ -405,6 +406,6 @@ def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
     )
     rates = {"generator": config.lr, "posterior": config.posterior_lr}
     rates = {name: rates[name] for name in objective.trained}
-    batches = problem.batches(config.batch, seed)
+    batches = problem.data.free(config.batch, seed)
     optimisation = build.optimisation(config, rates)
     return (yield Stage("vardiu", objective, config.steps, batches, optimisation))

@@ -4,8 +4,17 @@ from .adm import DhariwalUNet
 from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
-from .precision import Precision
+from .precision import Precision, with_precision
 from .recompute import Recomputed
 from .unet import UNet
 
-__all__ = ["EDM2UNet", "DhariwalUNet", "MLP", "Precision", "Recomputed", "SongUNet", "UNet"]
+__all__ = [
+    "EDM2UNet",
+    "DhariwalUNet",
+    "MLP",
+    "Precision",
+    "Recomputed",
+    "SongUNet",
+    "UNet",
+    "with_precision",
+]

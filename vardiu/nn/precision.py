@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Precision"]
+__all__ = ["Precision", "with_precision"]
 
 
 class Precision(nn.Module):
@@ -32,3 +32,8 @@ class Precision(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"
+
+
+def with_precision(network: nn.Module, precision: str) -> nn.Module:
+    r"""Returns a network that computes in the type of this name."""
+    return network if precision == "float32" else Precision(network, precision)
