@@ -236,6 +236,47 @@ def test_latents_of_data_keep_their_classes(tmp_path):
         assert cond["label"][row] == label[7]
 
 
+def test_data_of_a_teacher_of_latents_are_latents(tmp_path):
+    pipelines.dit(tmp_path / "latents")
+    x, label = torch.rand(60, 3, 16, 16) * 2 - 1, torch.arange(60) % 10
+    np.savez(tmp_path / "data.npz", x=x.numpy(), label=label.numpy())
+    about = {"teacher": str(tmp_path / "latents"), "data": str(tmp_path / "data.npz")}
+    problem = ImageProblem(ImageSettings(**about))
+    space, batches = problem.space, problem.data.clean(8, 3)
+    batch = next(batches)
+    assert batch.x.shape == (8, *space.shape) == (8, 4, 8, 8)
+    with torch.no_grad():
+        every = space.encode(x)
+    rows = torch.cdist(batch.x.flatten(1), every.flatten(1)).argmin(1)
+    torch.testing.assert_close(batch.x, every[rows])
+    assert torch.equal(batch.cond["label"], label[rows])
+    again = ImageProblem(ImageSettings(**about)).data.clean(8, 3)
+    again.load_state_dict(batches.state_dict())
+    following = next(batches)
+    assert torch.equal(next(again).x, following.x) and not torch.equal(following.x, batch.x)
+    # A teacher of latents can be compared with data in its own space.
+    denoiser = problem.networks.denoiser()
+    assert denoiser(batch.x, torch.ones(8), **batch.cond).shape == batch.x.shape
+
+
+def test_a_codec_carries_gradients_and_the_pictures_do_not(tmp_path):
+    pipelines.dit(tmp_path / "latents")
+    space = ImageProblem(ImageSettings(teacher=str(tmp_path / "latents"))).space
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    images = space.decode(z)
+    assert images.shape == (2, 3, 16, 16)
+    (gradient,) = torch.autograd.grad(images.square().sum(), z)
+    step = 1e-2 * gradient / gradient.norm()
+    with torch.no_grad():
+        ahead, behind = (space.decode(z + s * step).square().sum() for s in (1, -1))
+    # A central difference along the gradient, in float32.
+    assert float((ahead - behind) / 2e-2) == pytest.approx(float(gradient.norm()), rel=0.05)
+    (back,) = torch.autograd.grad(space.encode(images).sum(), z)
+    assert back.abs().max() > 0
+    shown = space.images(10 * z)
+    assert not shown.requires_grad and shown.abs().max() <= 1
+
+
 def test_a_framed_student_of_texts_takes_any_other(tmp_path):
     pipelines.stable(tmp_path / "texts", "v_prediction")
     (tmp_path / "prompts.txt").write_text("a cat\na dog\ntwo birds\n")

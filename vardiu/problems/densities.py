@@ -219,7 +219,7 @@ def spec_of(settings: DensitySettings) -> MixtureSpec:
 
 
 def level_range(row: DensitySettings) -> dict[str, float]:
-    r"""Returns the smallest and the largest noise level, by the names of a denoiser's arguments."""
+    r"""Returns the smallest and the largest noise level, as arguments of a denoiser."""
     return {"sigma_min": row.sigma_min, "sigma_max": row.sigma_max}
 
 
