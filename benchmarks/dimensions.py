@@ -263,7 +263,7 @@ def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, A
     )
     problem = DensityProblem(replace(row, **dict(plan.problem)), seed)
     torch.manual_seed(seed)
-    student, steps, cost = problem.student(), 0, 0.0
+    student, steps, cost = problem.networks.student(), 0, 0.0
     if plan.settings is not None:
         student, steps, cost = trained(problem, plan, seconds, seed)
     return quality(problem, student, d) | {"steps": steps, "milliseconds": 1e3 * cost}
@@ -286,17 +286,17 @@ def trained(
 
 
 def quality(problem: DensityProblem, student: Generator, d: int) -> dict[str, float]:
-    x, _ = problem.from_generator(student.eval())(4000, torch.Generator().manual_seed(0))
-    truth = problem.spec.sample(4000, torch.Generator().manual_seed(1))
-    gap = problem.spec.log_prob(truth).mean() - problem.spec.log_prob(x).mean()
+    x, _ = problem.student_source(student.eval())(4000, torch.Generator().manual_seed(0))
+    truth = problem.data.spec.sample(4000, torch.Generator().manual_seed(1))
+    gap = problem.data.spec.log_prob(truth).mean() - problem.data.spec.log_prob(x).mean()
     random = torch.Generator().manual_seed(2)
     sliced = wasserstein2_sliced(x, truth, generator=random).value
-    masses = mode_masses(x, problem.spec.means) / problem.spec.weights
+    masses = mode_masses(x, problem.data.spec.means) / problem.data.spec.weights
     return {
         "gap": float(gap) / d,
-        "sliced": sliced / problem.sigma_data,
+        "sliced": sliced / problem.space.sigma_data,
         "alive": float((masses > 0.2).double().mean()),
-        "spread": spread(x, problem.variance),
+        "spread": spread(x, problem.space.variance),
     }
 
 

@@ -309,21 +309,25 @@ def images_of(name: str, run: Path, form: str, n: int) -> tuple[np.ndarray, np.n
     problem = problem_of(load_task(run / "config.yaml"))
     assert isinstance(problem, ImageProblem)
     student = models.load(run / "student")
-    label = torch.arange(n) % max(problem.classes, 1)
+    label = torch.arange(n) % max(problem.space.classes, 1)
     z = torch.randn(n, *student.latent_shape, generator=torch.manual_seed(5))
     cond = {"label": label} if student.conditions else {}
-    if problem.captions is not None:
-        cond = problem.captions(label)
+    if problem.networks.teacher.captions is not None:
+        cond = problem.networks.teacher.captions(label)
     with torch.no_grad():
-        own = problem.decode(student(z, **cond)).numpy()
+        own = problem.space.images(student(z, **cond)).numpy()
     if form == "onnx":
         session = onnxruntime.InferenceSession(run / "export-onnx" / "model.onnx")
         given = {"z": z.numpy(), **{key: value.numpy() for key, value in cond.items()}}
         (x,) = session.run(["x"], given)
-        return problem.decode(torch.from_numpy(x)).numpy(), own
+        return problem.space.images(torch.from_numpy(x)).numpy(), own
     loaded = diffusers.DiffusionPipeline.from_pretrained(run / "export-diffusers")
     loaded.set_progress_bar_config(disable=True)
-    said = [PROMPTS[i] for i in label.tolist()] if problem.captions is not None else []
+    said = (
+        [PROMPTS[i] for i in label.tolist()]
+        if problem.networks.teacher.captions is not None
+        else []
+    )
     given = {
         "text": {"prompt": said},
         "pixart": {"prompt": said, "guidance_scale": 1.0, "use_resolution_binning": False},
@@ -359,8 +363,8 @@ def distilled(name: str, method: str, folder: Path, options: list[str]) -> dict[
 
 def drawn_by_teacher(run: Path, n: int) -> np.ndarray:
     problem = problem_of(load_task(run / "config.yaml"))
-    x, _ = problem.from_teacher()(n, torch.manual_seed(5))
-    return problem.decode(x).numpy()
+    x, _ = problem.teacher_source()(n, torch.manual_seed(5))
+    return problem.space.images(x).numpy()
 
 
 def picture(folders: Mapping[str, Path], path: Path) -> Path:

@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,14 +22,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vardiu.data.batches import Batches, DataFree, Shuffled
+from vardiu.data.batches import Batches, Shuffled
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.methods import diff_instruct
 from vardiu.metrics import Metric
 from vardiu.nn import UNet
 from vardiu.posteriors.encoder import Encoder, UnitScale
-from vardiu.problems.base import Problem, Source
+from vardiu.problems.base import Data, KnownSpace, Networks, Problem, Scores, Space
+from vardiu.problems.sampled_teachers import SampledTeacher, Source
 from vardiu.reports.curves import Figure
 from vardiu.reports.figures import _save
 from vardiu.resources import estimate, rehearse
@@ -60,40 +61,38 @@ class ImagesSettings:
     widths: tuple[int, int] = (16, 48)
 
 
-class Images(Problem):
-    """Gaussian images; the teacher is a fresh U-Net, which denoises them linearly."""
+class ImagesNetworks(Networks):
+    def __init__(self, space: Space, teacher: SampledTeacher, widths: tuple[int, int]) -> None:
+        super().__init__(space, teacher)
+        self.widths = widths
 
-    headline = ("variance",)
-    QUICK, samples, sigma_data, variance = 64, 128, 0.5, 0.25
-    mean = torch.zeros(())
-    due = [1.0]
-
-    def __init__(self, settings: ImagesSettings, seed: int = 0, untaught: bool = False) -> None:
-        self.settings = settings
-        self.teacher = self.network()
-
-    def network(self) -> Denoiser:
-        network = UNet(3, widths=self.settings.widths)
-        levels = {"sigma_data": 0.5, "sigma_min": 0.02, "sigma_max": 20.0}
-        return PreconditionedDenoiser(network, shape=SHAPE, **levels)
+    def denoiser(self) -> Denoiser:
+        return unet(self.widths)
 
     def student(self) -> Generator:
-        return OneStep.like(self.teacher)
+        return OneStep.like(self.teacher.known)
 
     def encoder(self) -> Encoder:
-        network = UNet(3, widths=self.settings.widths, final=False)
-        return Encoder(network, self.settings.widths[1] * 16 * 16, UnitScale(0.5))
+        network = UNet(3, widths=self.widths, final=False)
+        return Encoder(network, self.widths[1] * 16 * 16, UnitScale(0.5))
 
-    def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(size, seed=seed)
 
-    def data(self, size: int, seed: int) -> Batches:
+class ImagesData(Data):
+    def clean(self, size: int, seed: int) -> Batches:
         return Shuffled(0.5 * torch.randn(1024, *SHAPE), {}, size, seed=seed)
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         # A probe of more rows than are trained on would set the peak.
         n = min(n, 64)
         return 0.5 * torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1)), {}
+
+
+class ImagesScores(Scores):
+    headline = ("variance",)
+    quick, samples = 64, 128
+
+    def __init__(self, data: ImagesData) -> None:
+        self.data = data
 
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
         x, _ = source(n, torch.Generator().manual_seed(seed))
@@ -102,21 +101,44 @@ class Images(Problem):
     def histogram(self, x: Tensor) -> list[float]:
         return [1.0]
 
-    def draw(self, x: Tensor, path: Path) -> Path:
-        return self.panels([("samples", x)], path)
+    @property
+    def expected_shares(self) -> list[float]:
+        return [1.0]
 
-    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
-        return self.draw(source(16, torch.Generator().manual_seed(seed))[0], path)
+    def plot_samples(self, x: Tensor, path: Path) -> Path:
+        return self.plot_side_by_side([("samples", x)], path)
 
-    def panels(self, samples: list[tuple[str, Tensor]], path: Path) -> Path:
+    def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        return self.plot_samples(source(16, torch.Generator().manual_seed(seed))[0], path)
+
+    def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         figure = Figure(figsize=(4, 4))
         for i, (title, x) in enumerate(samples):
             ax = figure.add_subplot(1, len(samples), i + 1, title=title)
             ax.imshow(x[0].movedim(0, -1).clamp(0, 1).numpy())
         return _save(figure, path)
 
-    def compared_with(self, n: int) -> tuple[list[Metric], str]:
-        return self.measure(lambda m, random: self.reference(m), n), "true samples"
+    def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        return self.measure(lambda m, random: self.data.reference(m), n), "true samples"
+
+
+class Images(Problem):
+    """Gaussian images; the teacher is a fresh U-Net, which denoises them linearly."""
+
+    headline = ImagesScores.headline
+
+    def __init__(self, settings: ImagesSettings, seed: int = 0, untaught: bool = False) -> None:
+        self.settings, self.seed = settings, seed
+        self.space = KnownSpace(SHAPE, torch.zeros(()), 0.5, 0.25)
+        teacher = SampledTeacher(unet(settings.widths))
+        self.networks = ImagesNetworks(self.space, teacher, settings.widths)
+        self.data = ImagesData(self.space, teacher)
+        self.scores = ImagesScores(self.data)
+
+
+def unet(widths: tuple[int, int]) -> Denoiser:
+    levels = {"sigma_data": 0.5, "sigma_min": 0.02, "sigma_max": 20.0}
+    return PreconditionedDenoiser(UNet(3, widths=widths), shape=SHAPE, **levels)
 
 
 PROBLEM_KINDS["images"] = ImagesSettings

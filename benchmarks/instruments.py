@@ -58,15 +58,15 @@ def parts(preset: str, teacher_run: str | None, rounds: int, steps: int) -> dict
 
 def once(problem: Problem, trainer: Trainer) -> dict[str, float]:
     """Returns the processor time of each instrument, once; of the gradients, of one."""
-    source = problem.from_generator(trainer.average.module)
-    drawn = source(problem.QUICK, torch.Generator().manual_seed(0))
+    source = problem.student_source(trainer.average.module)
+    drawn = source(problem.scores.quick, torch.Generator().manual_seed(0))
     objective, batch = trainer.objective, trainer.batch
     arguments = (problem, objective, drawn, batch, trainer.step)
     return {
         "gradients": seconds(lambda: gradient_snr(objective, batch, trainer.step, 4)) / 4,
         "looks": seconds(lambda: look(*arguments, draws=0)),
         "diagnostics": seconds(trainer.summary),
-        "metrics": seconds(lambda: problem.measure(source, problem.QUICK)),
+        "metrics": seconds(lambda: problem.scores.measure(source, problem.scores.quick)),
     }
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     problem = problem_of(task)
     student = models.load(chosen.run / "student")
     random = torch.Generator().manual_seed(0)
-    one, many = problem.from_generator(student), problem.from_teacher(35)
+    one, many = problem.student_source(student), problem.teacher_source(35)
     one(chosen.batch, random)
     rows = [
         (timed(lambda: one(chosen.batch, random)), timed(lambda: many(chosen.batch, random)))

@@ -144,7 +144,7 @@ def test_every_benchmark_starts():
         f"made = {{name: importlib.import_module(name) for name in {names}}}\n"
         "estimate = made['estimate']\n"
         "from vardiu.runs.task import problem_of\n"
-        "print(problem_of(estimate.short_task('images')).student())"
+        "print(problem_of(estimate.short_task('images')).networks.student())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

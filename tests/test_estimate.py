@@ -42,7 +42,7 @@ QUICK = ["--steps", "40", "--batch", "32", "--samples", "500", "--width", "16", 
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 500)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
 
 
 def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:

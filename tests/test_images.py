@@ -16,6 +16,7 @@ from vardiu.data.digits import digits
 from vardiu.denoisers.lora import adapters
 from vardiu.errors import ConfigError
 from vardiu.posteriors.framed import FramedPosterior
+from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
 from vardiu.settings.fields import FrameSettings, ImageSettings
 from vardiu.students.few_step import FewStep, OneStep
@@ -60,8 +61,8 @@ SHORT = ["--samples", "300", "--reference", "500", "--reports", "2", "--evaluati
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What is measured against is small; what is measured stays what it is."""
-    monkeypatch.setattr(ImageProblem, "QUICK", 200)
-    monkeypatch.setattr(ImageProblem, "samples", 300)
+    monkeypatch.setattr(ImageScores, "quick", 200)
+    monkeypatch.setattr(ImageScores, "samples", 300)
 
 
 def run(*words):
@@ -151,11 +152,11 @@ def test_an_adapter_leaves_as_an_adapter(folder, tmp_path):
 def test_students_of_few_steps_and_of_another_architecture(folder, tmp_path):
     settings = ImageSettings(teacher=str(folder), data="digits", calls=3)
     problem = ImageProblem(settings)
-    student = problem.student()
+    student = problem.networks.student()
     assert isinstance(student, FewStep) and len(student.sigmas) == 3
     assert student.sigmas[0] == pytest.approx(student.denoiser.sigma_max)
     fresh = ImageSettings(teacher=str(folder), data="digits", student="fresh", widths=(8, 16))
-    student = ImageProblem(fresh).student()
+    student = ImageProblem(fresh).networks.student()
     assert isinstance(student, OneStep) and student.conditions == ("label",)
     z, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
     assert student(z, label=label).shape == (2, 1, 8, 8)
@@ -197,25 +198,25 @@ def test_a_guided_text_teacher_and_its_bare_student(tmp_path):
         negative="noise",
     )
     problem = ImageProblem(settings)
-    assert problem.classes == 3 and problem.prompts == ["a cat", "a dog", "two birds"]
+    assert problem.space.classes == 3 and problem.space.conditions == ("label",)
     x, sigma = torch.randn(2, 4, 8, 8), torch.tensor([0.5, 2.0])
     label = torch.tensor([2, 0])
-    encode, inner = problem.origin.encode, problem.inner
+    encode, inner = problem.space.origin.encode, problem.networks.teacher.inner
     with torch.no_grad():
         given = inner(x, sigma, **encode(["two birds", "a cat"]))
         none = inner(x, sigma, **encode(["noise", "noise"]))
         found = problem.teacher(x, sigma, label=label)
     assert torch.allclose(found, none + 3 * (given - none), rtol=1e-3, atol=1e-3)
     # The student starts from the network alone, and is shipped to take texts.
-    student = problem.student().eval()
-    alone = problem.bare(student)
+    student = problem.networks.student().eval()
+    alone = problem.without_prompts(student)
     assert alone.conditions == ("text",)
     z = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
         expected = student(z, label=label)
         assert torch.equal(alone(z, **encode(["two birds", "a cat"])), expected)
-        assert torch.equal(problem.dress(alone)(z, label=label), expected)
-    images = problem.decode(expected)
+        assert torch.equal(problem.with_prompts(alone)(z, label=label), expected)
+    images = problem.space.images(expected)
     assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
 
 
@@ -227,10 +228,53 @@ def test_latents_of_data_keep_their_classes(tmp_path):
     about = {"teacher": str(tmp_path / "latents"), "data": str(tmp_path / "data.npz")}
     problem = ImageProblem(ImageSettings(**about))
     for n in (40, 600):
-        latents, cond = problem.reference(n)
+        latents, cond = problem.data.reference(n)
         assert latents.shape == (min(n, 60), 4, 8, 8) and len(cond["label"]) == len(latents)
-        row = int(torch.nonzero((latents == problem.origin.compress(x)[7]).flatten(1).all(1))[0])
+        row = int(
+            torch.nonzero((latents == problem.space.origin.compress(x)[7]).flatten(1).all(1))[0]
+        )
         assert cond["label"][row] == label[7]
+
+
+def test_data_of_a_teacher_of_latents_are_latents(tmp_path):
+    pipelines.dit(tmp_path / "latents")
+    x, label = torch.rand(60, 3, 16, 16) * 2 - 1, torch.arange(60) % 10
+    np.savez(tmp_path / "data.npz", x=x.numpy(), label=label.numpy())
+    about = {"teacher": str(tmp_path / "latents"), "data": str(tmp_path / "data.npz")}
+    problem = ImageProblem(ImageSettings(**about))
+    space, batches = problem.space, problem.data.clean(8, 3)
+    batch = next(batches)
+    assert batch.x.shape == (8, *space.shape) == (8, 4, 8, 8)
+    with torch.no_grad():
+        every = space.encode(x)
+    rows = torch.cdist(batch.x.flatten(1), every.flatten(1)).argmin(1)
+    torch.testing.assert_close(batch.x, every[rows])
+    assert torch.equal(batch.cond["label"], label[rows])
+    again = ImageProblem(ImageSettings(**about)).data.clean(8, 3)
+    again.load_state_dict(batches.state_dict())
+    following = next(batches)
+    assert torch.equal(next(again).x, following.x) and not torch.equal(following.x, batch.x)
+    # A teacher of latents can be compared with data in its own space.
+    denoiser = problem.networks.denoiser()
+    assert denoiser(batch.x, torch.ones(8), **batch.cond).shape == batch.x.shape
+
+
+def test_a_codec_carries_gradients_and_the_pictures_do_not(tmp_path):
+    pipelines.dit(tmp_path / "latents")
+    space = ImageProblem(ImageSettings(teacher=str(tmp_path / "latents"))).space
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    images = space.decode(z)
+    assert images.shape == (2, 3, 16, 16)
+    (gradient,) = torch.autograd.grad(images.square().sum(), z)
+    step = 1e-2 * gradient / gradient.norm()
+    with torch.no_grad():
+        ahead, behind = (space.decode(z + s * step).square().sum() for s in (1, -1))
+    # A central difference along the gradient, in float32.
+    assert float((ahead - behind) / 2e-2) == pytest.approx(float(gradient.norm()), rel=0.05)
+    (back,) = torch.autograd.grad(space.encode(images).sum(), z)
+    assert back.abs().max() > 0
+    shown = space.images(10 * z)
+    assert not shown.requires_grad and shown.abs().max() <= 1
 
 
 def test_a_framed_student_of_texts_takes_any_other(tmp_path):
@@ -239,22 +283,22 @@ def test_a_framed_student_of_texts_takes_any_other(tmp_path):
     about = {"teacher": str(tmp_path / "texts"), "prompts": str(tmp_path / "prompts.txt")}
     problem = ImageProblem(ImageSettings(**about))
     row = FrameSettings(samples=60, solver_steps=2, clusters=2, components=4)
-    frame = problem.frame(row, 0)
+    frame = problem.data.fit_frame(row, problem.data.frame_samples(row, 0), 0)
     assert frame.weights.shape == (1, 2)  # no prompt has a part of its own
-    student = Framed(problem.fake(), frame, row.sigma).eval()
-    posterior = FramedPosterior(problem.encoder(), frame)
+    student = Framed(problem.networks.fake(), frame, row.sigma).eval()
+    posterior = FramedPosterior(problem.networks.encoder(), frame)
     z, label = torch.randn(3, 5), torch.tensor([2, 0, 1])
-    encode = problem.origin.encode
+    encode = problem.space.origin.encode
     with torch.no_grad():
         x = student(z, label=label)
         log_r = posterior(x, torch.full((3,), 0.5), label=label).log_prob(z)
-        alone = problem.bare(student)
+        alone = problem.without_prompts(student)
         assert alone.conditions == ("text",)
         texts = encode(["two birds", "a cat", "a dog"])
         torch.testing.assert_close(alone(z, **texts), x)
         other = alone(z, **encode(["a fish"] * 3))
-        assert torch.equal(problem.dress(alone)(z, label=label), x)
+        assert torch.equal(problem.with_prompts(alone)(z, label=label), x)
     assert log_r.isfinite().all() and not torch.allclose(other, x)
     for given in ({"calls": 2}, {"student": "fresh"}, {"sigma": 1.0}):
         with pytest.raises(ConfigError, match="framed starts from the teacher"):
-            ImageProblem(ImageSettings(**about, **given)).frame(row, 0)
+            ImageProblem(ImageSettings(**about, **given)).data.frame_samples(row, 0)

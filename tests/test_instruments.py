@@ -206,9 +206,9 @@ def test_a_collapse_is_told_by_the_only_evaluation_too():
 
 
 def test_shares_are_judged_by_those_of_the_data():
-    uneven = {"histogram": [0.7, 0.1, 0.1, 0.1], "due": [0.7, 0.1, 0.1, 0.1]}
+    uneven = {"histogram": [0.7, 0.1, 0.1, 0.1], "expected_shares": [0.7, 0.1, 0.1, 0.1]}
     assert names([row(50, **uneven)]) == []
-    lost = {"histogram": [0.97, 0.01, 0.01, 0.01], "due": [0.7, 0.1, 0.1, 0.1]}
+    lost = {"histogram": [0.97, 0.01, 0.01, 0.01], "expected_shares": [0.7, 0.1, 0.1, 0.1]}
     assert names([row(50, **lost)]) == ["collapse"]
 
 
@@ -293,7 +293,7 @@ class Constant(Generator):
 def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
-    drawn = problem.from_generator(Constant())(400, torch.Generator())
+    drawn = problem.student_source(Constant())(400, torch.Generator())
     found = look(problem, objective, drawn, Batch(2), 20, draws=2)
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
@@ -312,11 +312,11 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
     for cls, wanted in ((VarDiU, []), (Cut, ["collapse"])):
         torch.manual_seed(0)
         levels = LogUniform(0.5, 4.0)
-        objective = cls(problem.teacher, problem.student(), levels=levels, shared=True)
+        objective = cls(problem.teacher, problem.networks.student(), levels=levels, shared=True)
         optimisation = Optimisation.adam({"generator": 1e-2})
         trainer = Trainer(objective, optimisation, steps=150)
-        student = trainer.fit(problem.batches(64, 0))
-        drawn = problem.from_generator(student)(4_000, torch.Generator().manual_seed(0))
+        student = trainer.fit(problem.data.free(64, 0))
+        drawn = problem.student_source(student)(4_000, torch.Generator().manual_seed(0))
         found = look(problem, objective, drawn, trainer.batch, 150, draws=0)
         assert [
             a.name for a in alarms([{"step": 150, "updates": 150, **found}], 150, 2, "mmd2")
@@ -328,11 +328,11 @@ def test_shares_of_digits_are_those_of_the_classifier(classes):
     problem = DigitsProblem(DigitsSettings(conditional=classes), untaught=True)
     with torch.no_grad():  # where `look` may be the first to ask for the classifier
         digits_classifier.cache_clear()
-        shares = problem.histogram(problem.x.to(torch.get_default_dtype()))
-    truth = (problem.label.bincount(minlength=10) / len(problem.label)).tolist()
-    assert shares == pytest.approx(truth, abs=0.01) and problem.due == pytest.approx(
-        truth, abs=0.005
-    )
+        shares = problem.scores.histogram(problem.data.x.to(torch.get_default_dtype()))
+    truth = (problem.data.label.bincount(minlength=10) / len(problem.data.label)).tolist()
+    assert shares == pytest.approx(
+        truth, abs=0.01
+    ) and problem.scores.expected_shares == pytest.approx(truth, abs=0.005)
 
 
 # ---------------------------------------------------------------- in a run

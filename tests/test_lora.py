@@ -20,7 +20,7 @@ from vardiu.functional.tensors import expand_like
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.nn import MLP, UNet
 from vardiu.students.few_step import FewStep, OneStep
-from vardiu.students.prompted import bare, dress
+from vardiu.students.prompted import with_prompts, without_prompts
 from vardiu.students.pushforward import Pushforward
 from vardiu.teachers.readers import load
 from vardiu.training.economy import Economy, backbones, recompute
@@ -323,12 +323,12 @@ def test_a_prompt_is_looked_up_by_its_index(told):
 def test_a_student_is_shipped_bare_and_dressed_again(told, make):
     inner, captions = told
     student = make(Captioned(inner, captions))
-    alone = bare(student)
+    alone = without_prompts(student)
     assert alone.conditions == ("text",)
     z, label = torch.randn(3, *student.latent_shape), torch.tensor([0, 2, 1])
     expected = student(z, label=label)
     assert torch.equal(alone(z, text=captions.rows["text"][label]), expected)
-    assert torch.equal(dress(alone, captions)(z, label=label), expected)
+    assert torch.equal(with_prompts(alone, captions)(z, label=label), expected)
 
 
 def test_captions_must_fit(told):
@@ -338,7 +338,7 @@ def test_captions_must_fit(told):
     with pytest.raises(ValueError, match="one row a prompt"):
         Captions({"text": torch.randn(3, 2), "mask": torch.randn(2, 2)})
     student = Pushforward(MLP((2,), (2,), width=4, depth=1), latent_shape=(2,), shape=(2,))
-    assert bare(student) is student and dress(student, captions) is student
+    assert without_prompts(student) is student and with_prompts(student, captions) is student
 
 
 def test_adapters_need_a_network_of_diffusers_to_leave(tmp_path):

@@ -281,8 +281,8 @@ def leaves_as_a_graph(folder):
         teacher=str(folder / "digits.pkl"), data="digits", guidance=1.5, reference=300, sigma=40.0
     )
     problem = ImageProblem(settings)
-    assert problem.classes == 10 and isinstance(problem.teacher, Guided)
-    student = problem.student()
+    assert problem.space.classes == 10 and isinstance(problem.teacher, Guided)
+    student = problem.networks.student()
     assert student.conditions == ("label",) and not isinstance(student.denoiser, Guided)
     assert to_onnx(single(student), folder / "graph") < 1e-4
 

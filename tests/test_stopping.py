@@ -299,7 +299,7 @@ def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     """The start on pairs, then the method; stopped in either, the student is the same."""
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 200)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
     words = ["distill", "mog40", "--steps", "30", "--batch", "16", "--samples", "200"]
     words += ["--width", "16", "--threads", "1", "--posterior", posterior]
     words += ["--pairs.pairs", "64", "--pairs.steps", "20", "--pairs.batch", "16"]

@@ -27,7 +27,7 @@ def export_(arguments: list[str]) -> None:
     if chosen.to not in EXPORTS:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
     student, problem = _student(folder)
-    student = problem.bare(student)
+    student = problem.without_prompts(student)
     task = load_task(folder.file("config.yaml"))
     origin = problem.teacher.origin
     if origin is not None and folder.file("adapter").is_dir():

@@ -68,7 +68,7 @@ def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
     task, _, _ = _resolve("distill", arguments)
     problem = problem_of(task)
-    rows = checked(problem.probed, *problem.reference(512), problem.redraw)
+    rows = checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
     table = Table("sigma", "squared error", "a linear denoiser's", box=None)
     for row in rows:
         error = f"{row.error:.4g} ± {row.deviation:.2g}"

@@ -40,8 +40,8 @@ def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[G
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
     problem = problem_of(load_task(folder.file("config.yaml")))
     if prompts:
-        problem.say(prompts)
-    return problem.dress(student), problem
+        problem.set_prompts(prompts)
+    return problem.with_prompts(student), problem
 
 
 def sample(arguments: list[str]) -> None:
@@ -67,16 +67,16 @@ def sample(arguments: list[str]) -> None:
         raise ConfigError(f"{path} exists; give another file with --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
-    x, cond = problem.from_generator(student)(chosen.num, random)
+    x, cond = problem.student_source(student)(chosen.num, random)
     arrays = {
-        "x": problem.decode(x).numpy(),
+        "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
     partial = path.with_name(f".{path.stem}.part.npz")
     np.savez_compressed(partial, **arrays)
     partial.replace(path)
     picture = path.with_suffix(".png")
-    problem.draw(x, picture)
+    problem.scores.plot_samples(x, picture)
     console.print(f"samples: {path}\npicture: {picture}", highlight=False, soft_wrap=True)
 
 
@@ -89,11 +89,11 @@ def evaluate(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     folder = _run(chosen.run)
     student, problem = _student(folder)
-    n = chosen.num or problem.samples
+    n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")
-    metrics = problem.measure(problem.from_generator(student), n, chosen.seed)
-    reference, who = problem.compared_with(n)
+    metrics = problem.scores.measure(problem.student_source(student), n, chosen.seed)
+    reference, who = problem.scores.teacher_metrics(n)
     show(console, metrics, reference, who)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
     content = {

@@ -79,9 +79,9 @@ def pictures(
     for title, run in first:
         student = models.load(Path(run["folder"]) / "student")
         assert isinstance(student, Generator)
-        x, _ = problem.from_generator(student)(4000, torch.Generator().manual_seed(0))
+        x, _ = problem.student_source(student)(4000, torch.Generator().manual_seed(0))
         panels.append((title, x))
-    samples = problem.panels(panels, bake.out / f"samples-{stem}.png")
+    samples = problem.scores.plot_side_by_side(panels, bake.out / f"samples-{stem}.png")
     return [
         (f"{group}: quality against cost; median and range of the seeds", quality),
         (f"{group}: samples of seed {first[0][1]['seed']}", samples),
@@ -128,11 +128,11 @@ def write(
             rows = [r for r in results(bake, todo, budget, teacher) if r.runs]
             if not rows:
                 continue
-            problem = PROBLEMS[type(todo[0].task.problem)]
+            headline = PROBLEMS[type(todo[0].task.problem)].headline
             group = f"{bake.group(budget)}/{teacher}"
-            tables.append((group, table(rows, problem.headline)))
+            tables.append((group, table(rows, headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
-            drawn += pictures(bake, mine, rows, group, problem.headline[:2])
+            drawn += pictures(bake, mine, rows, group, headline[:2])
     for teacher, arms in found.items():
         tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
     drawn += study_pictures(bake, found)

@@ -189,7 +189,7 @@ def key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def swapped(module: nn.Module, name: str, value: nn.Module) -> nn.Module:
+def with_child(module: nn.Module, name: str, value: nn.Module) -> nn.Module:
     r"""Returns a shallow copy of a module with another child of this name."""
     twin = copy.copy(module)
     twin._modules = {**module._modules, name: value}
@@ -208,9 +208,9 @@ def adapt(
     for name in ("denoiser", "network"):
         inner = denoiser._modules.get(name)
         if isinstance(inner, Denoiser):
-            return swapped(denoiser, name, adapt(inner, rank, alpha, targets))
+            return with_child(denoiser, name, adapt(inner, rank, alpha, targets))
         if inner is not None:
-            return swapped(denoiser, name, LoRA(inner, rank, alpha, targets))
+            return with_child(denoiser, name, LoRA(inner, rank, alpha, targets))
     raise TypeError(f"{type(denoiser).__name__} has no network that could be adapted")
 
 

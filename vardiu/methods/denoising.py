@@ -70,11 +70,11 @@ class Config(Training):
 def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
     objective = Denoising(
-        problem.network(),
+        problem.networks.denoiser(),
         levels=build.levels(config.levels, config.steps),
-        sigma_data=problem.sigma_data,
+        sigma_data=problem.space.sigma_data,
     )
-    batches = problem.data(config.batch, context.seed)
+    batches = problem.data.clean(config.batch, context.seed)
     optimisation = build.optimisation(config)
     trained = yield Stage("denoising", objective, config.steps, batches, optimisation)
     return trained.network

@@ -203,12 +203,12 @@ class Config(Training):
 def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
-    student = problem.student()
+    student = problem.networks.student()
     student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
     objective = DiffInstruct(
         problem.teacher,
         student,
-        problem.fake(),
+        problem.networks.fake(),
         levels=build.levels(config.levels, steps),
         weight=build.weight(config.weight),
         ratio=config.ratio,
@@ -216,9 +216,9 @@ def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
         regression=pairs if config.regression_weight else None,
         regression_weight=config.regression_weight,
         lattice=config.lattice,
-        sigma_data=problem.sigma_data,
+        sigma_data=problem.space.sigma_data,
     )
     optimisation = build.optimisation(config, fake=config.fake_optimizer)
-    batches = problem.batches(config.batch, context.seed)
+    batches = problem.data.free(config.batch, context.seed)
     trained = yield Stage("diff_instruct", objective, steps, batches, optimisation)
     return trained.network

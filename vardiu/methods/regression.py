@@ -105,7 +105,7 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         context: The run's seed, device and artefacts.
     """
     portion = min(PORTION, row.pairs)
-    conditions = problem.batches(portion, context.seed + 1)
+    conditions = problem.data.free(portion, context.seed + 1)
 
     def solve(index: int) -> Mapping[str, Tensor]:
         random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
@@ -151,7 +151,7 @@ def start(
         beta_1=0.9,
         beta_2=0.99,
     )
-    batches = problem.batches(row.batch, context.seed)
+    batches = problem.data.free(row.batch, context.seed)
     optimisation = build.optimisation(settings)
     trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share=0.0)
     return trained.network, pairs
@@ -167,5 +167,7 @@ class Config(Training):
 
 def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    student, _ = yield from start(problem, problem.student(), config.pairs, config, context)
+    student, _ = yield from start(
+        problem, problem.networks.student(), config.pairs, config, context
+    )
     return student

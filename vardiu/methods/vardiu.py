@@ -395,7 +395,8 @@ def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
     }
 
     def fit(portion: int) -> dict[str, Tensor]:
-        return problem.frame(row, context.seed).state_dict()
+        samples = problem.data.frame_samples(row, context.seed)
+        return problem.data.fit_frame(row, samples, context.seed).state_dict()
 
     return Frame.of(context.artefacts.get("frame", description, 1, fit))
 
@@ -406,12 +407,12 @@ def players(
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
         frame = make_frame(problem, config.frame, context)
-        student = Framed(problem.fake(), frame, config.frame.sigma)
-        return student, FramedPosterior(problem.encoder(), frame)
-    student = problem.student()
+        student = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        return student, FramedPosterior(problem.networks.encoder(), frame)
+    student = problem.networks.student()
     student, _ = yield from regression.start(problem, student, config.pairs, config, context)
     k = math.prod(student.latent_shape)
-    return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
+    return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 
 
 def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
@@ -433,7 +434,7 @@ def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     )
     # The prior, of shared latents, has nothing to train.
     others = {name: config.posterior_optimizer for name in objective.trained[1:]}
-    batches = problem.batches(config.batch, context.seed)
+    batches = problem.data.free(config.batch, context.seed)
     optimisation = build.optimisation(config, **others)
     trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
     return trained.network

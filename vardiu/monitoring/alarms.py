@@ -17,7 +17,7 @@ SPREAD = 0.5
 BLOWN = 4.0
 
 
-# A mode or class counts as alive from a fifth of the share that is its due.
+# A mode or class counts as alive from a fifth of the share that is expected of it.
 ALIVE_SHARE, ALIVE = 0.2, 0.5
 
 
@@ -96,8 +96,8 @@ def _collapse(row: Mapping[str, Any], total: int) -> Alarm | None:
     if "histogram" not in row or row["step"] < SETTLED * total or not row["updates"]:
         return None
     shares, recall = row["histogram"], row.get("metric/recall")
-    due = row.get("due") or [1 / len(shares)] * len(shares)
-    alive = sum(share >= ALIVE_SHARE * own for share, own in zip(shares, due, strict=True))
+    expected = row.get("expected_shares") or [1 / len(shares)] * len(shares)
+    alive = sum(share >= ALIVE_SHARE * own for share, own in zip(shares, expected, strict=True))
     spread = row["spread"]
     narrow = alive < ALIVE * len(shares) or (spread is not None and spread < SPREAD)
     if not narrow and (recall is None or recall >= RECALL):

@@ -144,13 +144,14 @@ def look(
     if draws:
         row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
     x, cond = samples
-    row["spread"] = spread(x, problem.variance)
-    row["histogram"], row["due"] = problem.histogram(x), problem.due
+    row["spread"] = spread(x, problem.space.variance)
+    row["histogram"] = problem.scores.histogram(x)
+    row["expected_shares"] = problem.scores.expected_shares
     teacher, device = problem.teacher, objective.like.device
     held = (m for m in objective.children() if isinstance(m, Frozen))
     asked = (frozen.uncounted for frozen in held if frozen.module is teacher)
-    low = math.log10(max(problem.sigma_data / 8, teacher.sigma_min))
-    high = math.log10(min(2 * problem.sigma_data, teacher.sigma_max / 2))
+    low = math.log10(max(problem.space.sigma_data / 8, teacher.sigma_min))
+    high = math.log10(min(2 * problem.space.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs
     # The same noise at every look: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
@@ -160,7 +161,7 @@ def look(
         x[n:].to(device),
         noise.to(device),
         torch.logspace(low, high, 6).tolist(),
-        problem.sigma_data,
+        problem.space.sigma_data,
         {name: value.to(device) for name, value in cond.items()},
     )
     return row | {f"score_gap/{sigma:.3g}": value for sigma, value in gaps.items()}

@@ -4,7 +4,7 @@ from .adm import DhariwalUNet
 from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
-from .precision import Precision
+from .precision import Precision, with_precision
 from .recompute import Recomputed
 from .taps import Tapped, Wrapper
 from .unet import UNet
@@ -19,4 +19,5 @@ __all__ = [
     "Tapped",
     "UNet",
     "Wrapper",
+    "with_precision",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .taps import Features, Wrapper, ask_features
 
-__all__ = ["Precision"]
+__all__ = ["Precision", "with_precision"]
 
 
 class Precision(Wrapper):
@@ -44,3 +44,8 @@ class Precision(Wrapper):
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"
+
+
+def with_precision(network: nn.Module, precision: str) -> nn.Module:
+    r"""Returns a network that computes in the type of this name."""
+    return network if precision == "float32" else Precision(network, precision)

@@ -1,4 +1,11 @@
-r"""Problems: a teacher, the data it knows, networks of the right size, and what to measure.
+r"""What there is to distil, in four parts.
+
+=========  ====================================================================================
+space      where samples live: shape, mean, spread, classes, and the codec of latents
+networks   fresh networks of the right size: students, encoders, denoisers
+data       batches, clean samples, conditions, and samples of the teacher
+scores     what samples are worth: metrics, histograms and pictures
+=========  ====================================================================================
 
 A recipe of a method asks a problem for its parts and never looks at which problem it is.
 """
@@ -6,57 +13,99 @@ A recipe of a method asks a problem for its parts and never looks at which probl
 from __future__ import annotations
 
 import abc
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import models
-from ..data.batches import Batches
+from ..data.batches import Batches, DataFree
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..metrics import Metric, fingerprint
-from ..metrics.frechet import frechet, kernel_distance
-from ..metrics.neighbours import density_coverage, precision_recall
-from ..nn import Precision
 from ..posteriors.encoder import Encoder
-from ..samplers.ode import Heun
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.framed import Frame
-from ..teachers.saved import matches
+from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
-__all__ = ["Problem"]
-
-
-# A source of samples: of a number of them and a generator, to samples and their conditions.
-Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
+__all__ = ["Data", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
 
 
-class Problem(abc.ABC):
-    r"""What there is to distil.
+class Space(abc.ABC):
+    r"""Where samples live.
 
     Attributes:
-        teacher: The denoiser to distil.
+        shape: The shape of one sample.
+        classes: The number of classes, or of prompts; zero without conditions.
+        conditions: The names of the conditions, which every network takes.
+        mean: The mean of the data, one number or one a dimension.
         sigma_data: The standard deviation of the data, a dimension.
-        mean: The mean of the data.
         variance: The variance of the data about its mean, an average over dimensions.
-        headline: The names of the metrics of the short summary, the first one to be minimised.
     """
 
-    teacher: Denoiser | None
-    sigma_data: float
+    shape: tuple[int, ...]
+    classes: int
+    conditions: tuple[str, ...]
     mean: Tensor
+    sigma_data: float
     variance: float
-    headline: tuple[str, ...]
-    QUICK: int
-    samples: int
+
+    def decode(self, x: Tensor) -> Tensor:
+        r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
+        device; samples that are no latents are returned as they are."""
+        return x
+
+    def encode(self, images: Tensor) -> Tensor:
+        r"""Returns the latents of images in [-1, 1], with their gradients and on their device;
+        the images themselves where samples are no latents."""
+        return images
+
+    def images(self, x: Tensor) -> Tensor:
+        r"""Returns what samples stand for, to be measured and drawn: themselves, or the images of
+        latents, on the CPU, in [-1, 1] and without gradients."""
+        return x
+
+
+class KnownSpace(Space):
+    r"""A space whose moments are known beforehand, and whose samples are no latents.
+
+    Arguments:
+        shape: The shape of one sample.
+        mean: The mean of the data.
+        sigma_data: The standard deviation of the data, a dimension.
+        variance: The variance of the data, an average over dimensions.
+        classes: The number of classes; zero without.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        mean: Tensor,
+        sigma_data: float,
+        variance: float,
+        classes: int = 0,
+    ) -> None:
+        self.shape, self.mean = tuple(shape), mean
+        self.sigma_data, self.variance = sigma_data, variance
+        self.classes = classes
+        self.conditions = ("label",) if classes else ()
+
+
+class Networks(abc.ABC):
+    r"""Fresh networks of the right size.
+
+    Arguments:
+        space: Where samples live.
+        teacher: The teacher, whose weights a network may start from.
+    """
+
+    def __init__(self, space: Space, teacher: SampledTeacher) -> None:
+        self.space, self.teacher = space, teacher
 
     @abc.abstractmethod
     def student(self) -> Generator:
@@ -67,43 +116,107 @@ class Problem(abc.ABC):
         r"""Returns a fresh encoder of noisy samples, for a posterior."""
 
     @abc.abstractmethod
-    def network(self) -> Denoiser:
+    def denoiser(self) -> Denoiser:
         r"""Returns a fresh denoiser of the data, to be trained as a teacher or as a fake."""
 
     def fake(self) -> Denoiser:
         r"""Returns a denoiser that starts from the teacher's weights if it has any."""
-        if next(self.teacher.parameters(), None) is not None:
-            return self.teacher.start()
-        return self.network()
+        teacher = self.teacher.known
+        if next(teacher.parameters(), None) is not None:
+            return teacher.start()
+        return self.denoiser()
 
-    def frame(self, row: FrameSettings, seed: int) -> Frame:
-        r"""Returns a frame of the teacher's own samples."""
-        random = torch.Generator().manual_seed(seed + 77)
-        x, cond = self.from_teacher(row.solver_steps)(row.samples, random)
-        label = self.grouped(cond) if row.by_class else None
-        classes = 1 if label is None else int(label.max()) + 1
-        frame = Frame(classes, row.clusters, math.prod(self.teacher.shape), row.components)
-        return frame.fit(x, label, seed)
 
-    def grouped(self, cond: Mapping[str, Tensor]) -> Tensor | None:
-        r"""Returns the classes that each have a part of a frame to themselves."""
-        return cond.get("label")
+class Data(abc.ABC):
+    r"""Batches, clean samples, conditions, and samples of the teacher.
 
-    @abc.abstractmethod
-    def batches(self, size: int, seed: int) -> Batches:
+    Arguments:
+        space: Where samples live.
+        teacher: The teacher.
+    """
+
+    def __init__(self, space: Space, teacher: SampledTeacher) -> None:
+        self.space, self.teacher = space, teacher
+
+    def free(self, size: int, seed: int) -> Batches:
         r"""Returns batches for methods without data: a number of rows, and their conditions."""
+        return DataFree(size, classes=self.space.classes or None, seed=seed)
 
     @abc.abstractmethod
-    def data(self, size: int, seed: int) -> Batches:
-        r"""Returns batches of clean samples, for a teacher or a method that needs data."""
+    def clean(self, size: int, seed: int) -> Batches:
+        r"""Returns batches of clean samples, for a teacher or a method that needs data; latents
+        where the teacher is one of latents."""
 
     @abc.abstractmethod
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        r"""Returns clean samples and their conditions, for the probe."""
+        r"""Returns up to `n` clean samples and their conditions, for the probe."""
+
+    def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
+        r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
+        if not self.space.classes:
+            return {}
+        return {"label": torch.arange(n) % self.space.classes}
+
+    @property
+    def unguided(self) -> Denoiser:
+        r"""The teacher without guidance: the denoiser that must denoise."""
+        return self.teacher.known
+
+    @property
+    def resample(self) -> Callable[[], Tensor] | None:
+        r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
+        return None
+
+    def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
+        r"""Returns the source that the teacher is, with so many steps of Heun's method."""
+        return self.teacher.source(self.conditions, steps)
+
+    def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
+        r"""Returns samples of the teacher that a frame is fitted to.
+
+        They depend on the arguments and the teacher only, and may be kept.
+
+        Returns:
+            `x`, with shape :math:`(N, *)`, and `label`, with shape :math:`(N)`, where each class
+            has a part of the frame to itself.
+        """
+        random = torch.Generator().manual_seed(seed + 77)
+        x, cond = self.teacher_source(row.solver_steps)(row.samples, random)
+        label = self.frame_classes(cond) if row.by_class else None
+        return {"x": x} if label is None else {"x": x, "label": label}
+
+    def fit_frame(self, row: FrameSettings, samples: Mapping[str, Tensor], seed: int) -> Frame:
+        r"""Returns the frame of samples, see `frame_samples`.
+
+        Raises:
+            ValueError: A class has too few samples.
+        """
+        label = samples.get("label")
+        classes = 1 if label is None else int(label.max()) + 1
+        frame = Frame(classes, row.clusters, math.prod(self.space.shape), row.components)
+        return frame.fit(samples["x"], label, seed)
+
+    def frame_classes(self, cond: Mapping[str, Tensor]) -> Tensor | None:
+        r"""Returns the classes that each have a part of a frame to themselves."""
+        return cond.get("label")
+
+
+class Scores(abc.ABC):
+    r"""What samples are worth.
+
+    Attributes:
+        headline: The names of the metrics of the short summary, the first one to be minimised.
+        quick: The number of samples that are measured on the way.
+        samples: The number of samples that are measured at the end.
+    """
+
+    headline: tuple[str, ...]
+    quick: int
+    samples: int
 
     @abc.abstractmethod
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
-        r"""Returns the metrics of a source of samples."""
+        r"""Returns the metrics of `n` samples of a source."""
 
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
@@ -111,71 +224,75 @@ class Problem(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def due(self) -> list[float]:
-        r"""The shares that the student should have."""
+    def expected_shares(self) -> list[float]:
+        r"""The shares that a perfect student has."""
 
     @abc.abstractmethod
-    def draw(self, x: Tensor, path: Path) -> Path:
+    def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        r"""Returns the metrics of what a student is to be compared with, and who that is."""
+
+    def best_value(self) -> float:
+        r"""Returns the headline metric of the best a student can be; zero if not known."""
+        known, _ = self.teacher_metrics(self.quick)
+        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
+
+    @abc.abstractmethod
+    def plot_samples(self, x: Tensor, path: Path) -> Path:
         r"""Draws given samples, and nothing beside them."""
 
     @abc.abstractmethod
-    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+    def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         r"""Draws samples of a source beside true ones."""
 
     @abc.abstractmethod
-    def panels(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+    def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         r"""Draws titled samples side by side."""
 
-    def from_generator(self, generator: Generator) -> Source:
+
+class Problem(abc.ABC):
+    r"""What there is to distil.
+
+    Attributes:
+        settings: The row of settings.
+        seed: The seed of what is drawn once.
+        space: Where samples live.
+        networks: Fresh networks.
+        data: Batches and samples.
+        scores: What samples are worth.
+        headline: The headline of its scores, known before there is a problem.
+    """
+
+    settings: Any
+    seed: int
+    space: Space
+    networks: Networks
+    data: Data
+    scores: Scores
+    headline: tuple[str, ...]
+
+    @property
+    def teacher(self) -> Denoiser | None:
+        r"""The denoiser to distil; none as long as it is yet to be trained."""
+        return self.data.teacher.denoiser
+
+    @teacher.setter
+    def teacher(self, denoiser: Denoiser) -> None:
+        self.data.teacher.denoiser = denoiser
+
+    def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-            cond = self.conditions(n, random) if generator.conditions else {}
+            cond = self.data.conditions(n, random) if generator.conditions else {}
             return generator.sample(n, generator=random, **cond).cpu(), cond
 
         return draw
 
-    # Of the teacher that a student is compared with.
-    solver_steps = 35
-
-    def from_teacher(self, steps: int = solver_steps) -> Source:
+    def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
+        return self.data.teacher_source(steps)
 
-        def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-            cond = self.conditions(n, random) if self.teacher.conditions else {}
-            return self.solve(n, random, cond, steps), cond
-
-        return draw
-
-    def solve(
-        self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
-    ) -> Tensor:
-        r"""Returns samples of the teacher by so many steps of Heun's method, on the CPU."""
-        grid = karras_grid(steps, self.teacher.sigma_min, self.teacher.sigma_max)
-        tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
-        device = next((t.device for t in tensors), torch.device("cpu"))
-        there = {name: value.to(device) for name, value in cond.items()}
-        return Heun(self.teacher, grid).sample(n, generator=random, device=device, **there).cpu()
-
-    def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions to sample with; none by default."""
-        return {}
-
-    @property
-    def probed(self) -> Denoiser:
-        r"""The denoiser that must denoise: the teacher, without any guidance."""
-        return self.teacher
-
-    @property
-    def redraw(self) -> Callable[[], Tensor] | None:
-        r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
-        return None
-
-    def decode(self, x: Tensor) -> Tensor:
-        r"""Returns what samples stand for: themselves, or the images of latents."""
-        return x
-
-    def say(self, prompts: Sequence[str]) -> None:
+    def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
 
         Raises:
@@ -183,26 +300,18 @@ class Problem(abc.ABC):
         """
         raise ConfigError("this student takes no text: leave out --prompt")
 
-    def bare(self, student: Generator) -> Generator:
-        r"""Returns a student as it is shipped: alone, with nothing of the problem about it."""
+    def without_prompts(self, student: Generator) -> Generator:
+        r"""Returns a student as it is shipped: one network that takes the teacher's own
+        conditions, with no table of prompts and no adapter about it."""
+        return student
+
+    def with_prompts(self, student: Generator) -> Generator:
+        r"""Returns a shipped student as one that takes the problem's own conditions."""
         return student
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
-        models.save(self.bare(student), folder.file("student"), about)
-
-    def dress(self, student: Generator) -> Generator:
-        r"""Returns a shipped student as one that takes the problem's own conditions."""
-        return student
-
-    @abc.abstractmethod
-    def compared_with(self, n: int) -> tuple[list[Metric], str]:
-        r"""Returns the metrics of what a student is to be compared with, and who that is."""
-
-    def floor(self) -> float:
-        r"""Returns the headline metric of the best a student can be; zero if not known."""
-        known, _ = self.compared_with(self.QUICK)
-        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
+        models.save(self.without_prompts(student), folder.file("student"), about)
 
     def hashes(self) -> dict[str, str]:
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
@@ -210,34 +319,3 @@ class Problem(abc.ABC):
             return {}
         tensors = [t.flatten().double() for t in self.teacher.state_dict().values()]
         return {"teacher": fingerprint(torch.cat(tensors))}
-
-
-def featured(real: Tensor, fake: Tensor, features: str) -> list[Metric]:
-    r"""Returns the metrics of two sets of features of this name."""
-    return [
-        frechet(real, fake, features=features),
-        kernel_distance(real, fake, features=features),
-        *precision_recall(real, fake, features=features),
-        *density_coverage(real, fake, features=features),
-    ]
-
-
-def precise(network: nn.Module, precision: str) -> nn.Module:
-    r"""Returns a network that computes in the type of this name."""
-    return network if precision == "float32" else Precision(network, precision)
-
-
-def taught(run: str | None, name: str, option: str = "--teacher-run") -> str:
-    r"""Returns the folder of a teacher that `vardiu teach` wrote; `option` names another.
-
-    Raises:
-        ConfigError: The folder holds no finished teacher; the message has the command that trains
-        it.
-    """
-    folder = f"runs/teach-{name}" if run is None else run
-    if not matches(folder):
-        raise ConfigError(
-            f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
-            f"{folder}`, or name another with {option}"
-        )
-    return folder

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, DataFree, Shuffled
-from ..data.densities import DENSITIES, mixture
+from ..data.batches import Batches, Shuffled
+from ..data.densities import DENSITIES, MixtureSpec, mixture
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
@@ -21,104 +21,117 @@ from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
 from ..metrics.mmd import mmd2
 from ..metrics.transport import wasserstein2_sliced
-from ..nn import MLP
+from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
 from ..students.base import Generator
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Problem, Source, precise, taught
+from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .sampled_teachers import SampledTeacher, Source, find_teacher
 
-__all__ = ["DensityProblem"]
+__all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
 
 
-class DensityProblem(Problem):
-    r"""A mixture of Gaussians in any dimension, whose score is known exactly.
+class DensityNetworks(Networks):
+    r"""Multi-layer perceptrons.
 
     Arguments:
+        space: Where samples live.
+        teacher: The teacher.
         settings: The row of settings.
-        seed: The seed of the data that a KDE or a learned teacher is made of.
     """
 
-    headline = ("mmd2", "log_density", "modes")
-    QUICK = 4_000
-    samples = 10_000
-    POINTS = 20_480  # a learned teacher's training set, as in the paper
-
-    def __init__(
-        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
-    ) -> None:
-        if settings.name == "mixture":
-            spec = mixture(settings.dim, settings.modes, seed=0)
-        elif settings.name in DENSITIES:
-            spec = DENSITIES[settings.name]()
-        else:
-            names = [*DENSITIES, "mixture"]
-            raise ConfigError(
-                f"unknown density {settings.name!r}; {nearest(settings.name, names)}"
-            )
-        self.settings, self.spec, self.seed = settings, spec, seed
-        self.shape = tuple(spec.means.shape[1:])
-        self.mean, self.variance = spec.mean, float(spec.std.square().mean())
-        self.sigma_data = math.sqrt(self.variance)
-        self.teacher = None if untaught else TEACHERS[settings.teacher](self)
-
-    @property
-    def range(self) -> dict[str, float]:
-        return {"sigma_min": self.settings.sigma_min, "sigma_max": self.settings.sigma_max}
+    def __init__(self, space: Space, teacher: SampledTeacher, settings: DensitySettings) -> None:
+        super().__init__(space, teacher)
+        self.settings = settings
 
     def student(self) -> Generator:
-        row = self.settings
+        row, space = self.settings, self.space
         size = {"width": row.width, "depth": row.depth, "fourier": row.fourier}
-        network = MLP((row.latent,), self.shape, **size)
+        network = MLP((row.latent,), space.shape, **size)
         if row.residual:
             nn.init.zeros_(network.last.weight)
             nn.init.zeros_(network.last.bias)
         return Pushforward(
-            precise(network, row.precision),
+            with_precision(network, row.precision),
             latent_shape=(row.latent,),
-            shape=self.shape,
-            mean=self.mean if row.scaled else 0.0,
-            std=self.sigma_data if row.scaled else 1.0,
+            shape=space.shape,
+            mean=space.mean if row.scaled else 0.0,
+            std=space.sigma_data if row.scaled else 1.0,
             residual=row.residual,
         )
 
     def encoder(self) -> Encoder:
-        row = self.settings
+        row, space = self.settings, self.space
         network = MLP(
-            self.shape, (row.width,), width=row.width, depth=row.depth, noisy=True, final=False
+            space.shape, (row.width,), width=row.width, depth=row.depth, noisy=True, final=False
         )
-        scale: Scale = UnitScale(self.sigma_data, self.mean) if row.scaled else RawScale()
-        return Encoder(precise(network, row.precision), row.width, scale)
+        scale: Scale = UnitScale(space.sigma_data, space.mean) if row.scaled else RawScale()
+        return Encoder(with_precision(network, row.precision), row.width, scale)
 
-    def network(self) -> Denoiser:
-        row = self.settings
-        network = MLP(self.shape, self.shape, width=row.width, depth=row.depth, noisy=True)
+    def denoiser(self) -> Denoiser:
+        row, shape = self.settings, self.space.shape
+        network = MLP(shape, shape, width=row.width, depth=row.depth, noisy=True)
         return PreconditionedDenoiser(
-            precise(network, row.precision),
-            shape=self.shape,
-            sigma_data=self.sigma_data,
-            mean=self.mean,
-            **self.range,
+            with_precision(network, row.precision),
+            shape=shape,
+            sigma_data=self.space.sigma_data,
+            mean=self.space.mean,
+            **level_range(row),
         )
 
-    def batches(self, size: int, seed: int) -> Batches:
-        return DataFree(size, seed=seed)
 
-    def data(self, size: int, seed: int) -> Batches:
+class DensityData(Data):
+    r"""Samples of a mixture.
+
+    Arguments:
+        space: Where samples live.
+        teacher: The teacher.
+        settings: The row of settings.
+        spec: The mixture.
+        seed: The seed of a learned teacher's training set and of a KDE teacher's points.
+    """
+
+    POINTS = 20_480  # a learned teacher's training set, as in the paper
+
+    def __init__(
+        self,
+        space: Space,
+        teacher: SampledTeacher,
+        settings: DensitySettings,
+        spec: MixtureSpec,
+        seed: int,
+    ) -> None:
+        super().__init__(space, teacher)
+        self.settings, self.spec, self.seed = settings, spec, seed
+
+    def clean(self, size: int, seed: int) -> Batches:
         x = self.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))
         return Shuffled(x, {}, size, seed=seed)
-
-    def points(self) -> Tensor:
-        r"""Returns the samples that a KDE teacher is made of."""
-        return self.spec.sample(self.settings.points, torch.Generator().manual_seed(self.seed))
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         # A KDE denoises its own points; between them, at small noise, it pulls to the nearest.
         if self.settings.teacher == "kde":
-            return self.points()[:n], {}
+            return kernel_points(self.settings, self.spec, self.seed)[:n], {}
         return self.spec.sample(n, torch.Generator().manual_seed(1)), {}
+
+
+class DensityScores(Scores):
+    r"""Distances to a mixture, and the share of its modes.
+
+    Arguments:
+        space: Where samples live.
+        spec: The mixture.
+    """
+
+    headline = ("mmd2", "log_density", "modes")
+    quick = 4_000
+    samples = 10_000
+
+    def __init__(self, space: Space, spec: MixtureSpec) -> None:
+        self.space, self.spec = space, spec
 
     def measure(self, source: Source, n: int = 10_000, seed: int = 0) -> list[Metric]:
         random = torch.Generator().manual_seed(seed)
@@ -135,51 +148,100 @@ class DensityProblem(Problem):
         return mode_masses(x, self.spec.means).tolist()
 
     @functools.cached_property
-    def due(self) -> list[float]:
+    def expected_shares(self) -> list[float]:
         # Not the weights: where modes overlap, some samples are nearer to another's mean.
         return self.histogram(self.spec.sample(50_000, torch.Generator().manual_seed(2)))
 
-    def compared_with(self, n: int) -> tuple[list[Metric], str]:
+    def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: (self.spec.sample(m, random), {}), n), "true samples"
 
-    def picture(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+    def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         random = torch.Generator().manual_seed(seed)
-        truth = self.spec.sample(4000, torch.Generator().manual_seed(seed + 1))[:, :2].numpy()
-        panels = [("target", truth), (title, source(4000, random)[0][:, :2].numpy())]
-        return self.scatter(panels, path)
+        truth = self.spec.sample(4000, torch.Generator().manual_seed(seed + 1))
+        return self.plot_side_by_side([("target", truth), (title, source(4000, random)[0])], path)
 
-    def draw(self, x: Tensor, path: Path) -> Path:
-        return self.scatter([(f"{len(x):,} samples", x[:, :2].numpy())], path)
+    def plot_samples(self, x: Tensor, path: Path) -> Path:
+        return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
 
-    def panels(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
-        return self.scatter([(title, x[:, :2].numpy()) for title, x in samples], path)
-
-    def scatter(self, panels: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
-        r"""Draws the first two dimensions; over contours where there are no others."""
+    def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        # The first two dimensions; over contours where there are no others.
+        panels = [(title, x[:, :2].numpy()) for title, x in samples]
         extent = self.spec.means[:, :2].abs().max() + 4 * self.spec.stds.max()
 
         def density(points: np.ndarray) -> np.ndarray:
-            return self.spec.log_prob(torch.as_tensor(points).to(self.mean)).numpy()
+            return self.spec.log_prob(torch.as_tensor(points).to(self.spec.means)).numpy()
 
-        plane = self.shape == (2,)
+        plane = self.space.shape == (2,)
         return scatter_grid(panels, density if plane else None, float(extent), path)
 
 
-def _exact(problem: DensityProblem) -> Denoiser:
-    spec = problem.spec
-    return MixtureDenoiser(spec.means, spec.stds, spec.weights, **problem.range)
+class DensityProblem(Problem):
+    r"""A mixture of Gaussians in any dimension, whose score is known exactly.
+
+    Arguments:
+        settings: The row of settings.
+        seed: The seed of the data that a KDE or a learned teacher is made of.
+        untaught: Whether the teacher is yet to be trained.
+
+    Raises:
+        ConfigError: There is no such density, or no such teacher.
+    """
+
+    headline = DensityScores.headline
+
+    def __init__(
+        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        spec = spec_of(settings)
+        variance = float(spec.std.square().mean())
+        self.space = KnownSpace(spec.means.shape[1:], spec.mean, math.sqrt(variance), variance)
+        teacher = SampledTeacher(
+            None if untaught else TEACHERS[settings.teacher](settings, spec, seed)
+        )
+        self.networks = DensityNetworks(self.space, teacher, settings)
+        self.data = DensityData(self.space, teacher, settings, spec, seed)
+        self.scores = DensityScores(self.space, spec)
 
 
-def _kde(problem: DensityProblem) -> Denoiser:
-    row = problem.settings
-    return EmpiricalDenoiser(problem.points(), bandwidth=row.bandwidth, **problem.range)
+def spec_of(settings: DensitySettings) -> MixtureSpec:
+    r"""Returns the mixture of a row of settings.
+
+    Raises:
+        ConfigError: There is none of this name; the nearest ones are offered.
+    """
+    if settings.name == "mixture":
+        return mixture(settings.dim, settings.modes, seed=0)
+    if settings.name in DENSITIES:
+        return DENSITIES[settings.name]()
+    names = [*DENSITIES, "mixture"]
+    raise ConfigError(f"unknown density {settings.name!r}; {nearest(settings.name, names)}")
 
 
-def _learned(problem: DensityProblem) -> Denoiser:
-    return load(taught(problem.settings.teacher_run, problem.settings.name))
+def level_range(row: DensitySettings) -> dict[str, float]:
+    r"""Returns the smallest and the largest noise level, as arguments of a denoiser."""
+    return {"sigma_min": row.sigma_min, "sigma_max": row.sigma_max}
 
 
-TEACHERS: Mapping[str, Callable[[DensityProblem], Denoiser]] = {
+def kernel_points(row: DensitySettings, spec: MixtureSpec, seed: int) -> Tensor:
+    r"""Returns the samples that a KDE teacher is made of."""
+    return spec.sample(row.points, torch.Generator().manual_seed(seed))
+
+
+def _exact(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
+    return MixtureDenoiser(spec.means, spec.stds, spec.weights, **level_range(row))
+
+
+def _kde(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
+    points = kernel_points(row, spec, seed)
+    return EmpiricalDenoiser(points, bandwidth=row.bandwidth, **level_range(row))
+
+
+def _learned(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
+    return load(find_teacher(row.teacher_run, row.name))
+
+
+TEACHERS: Mapping[str, Callable[[DensitySettings, MixtureSpec, int], Denoiser]] = {
     "exact": _exact,
     "kde": _kde,
     "learned": _learned,

@@ -26,7 +26,7 @@ HIDDEN = {
     "stage",
     "nonfinite",
     "histogram",
-    "due",
+    "expected_shares",
     "alarms",
 }
 
@@ -150,13 +150,13 @@ def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], axi
 def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     r"""Draws the share of each mode or class over the evaluations, and the last one as bars.
 
-    Shares are relative to those of the data: one is a mode's due.
+    Shares are relative to those of the data: one is what is expected of a mode.
     """
     seen = [row for row in rows if "histogram" in row]
     stage = seen[-1]["stage"]
     seen = [row for row in seen if row["stage"] == stage]
     shares = np.array([row["histogram"] for row in seen], dtype=float)
-    shares = shares / np.array(seen[-1]["due"], dtype=float)
+    shares = shares / np.array(seen[-1]["expected_shares"], dtype=float)
     figure = Figure(figsize=(11, 4), layout="constrained")
     ax = figure.add_subplot(1, 2, 1)
     image = ax.imshow(

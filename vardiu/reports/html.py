@@ -25,7 +25,7 @@ READING = {
     "gradient_snr": "falls towards zero as the student converges; bad if metrics are poor by then",
     "spread": "variance of the samples over the data's: near one",
     "score_gap": "falls, at large levels first; one is what mean and variance alone give",
-    "shares": "white in the map and one in the bars: each mode or class has its due",
+    "shares": "white in the map and one in the bars: each mode or class has its expected share",
     "metric": "the headline ones improve by more than their shaded standard errors",
     "grey, or dashed": "finished runs of the same preset: median, and range over seeds",
 }

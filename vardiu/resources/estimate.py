@@ -144,9 +144,9 @@ def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
     if task.command == "distill":
-        probe(problem.teacher, *problem.reference(512))
+        probe(problem.teacher, *problem.data.reference(512))
         problem.hashes()
-        problem.floor()
+        problem.scores.best_value()
     return problem
 
 
@@ -155,17 +155,17 @@ def finish(
 ) -> None:
     r"""Does what a run does after its training: measures, and draws the student and a log."""
     distilled = isinstance(student, Generator)
-    source = problem.from_generator(student.eval()) if distilled else None
+    source = problem.student_source(student.eval()) if distilled else None
     if source is None:
         problem.teacher = student.eval()
-        source = problem.from_teacher()
-    n = task.run.samples if distilled and task.run.samples else problem.samples
-    problem.measure(source, n)
+        source = problem.teacher_source()
+    n = task.run.samples if distilled and task.run.samples else problem.scores.samples
+    problem.scores.measure(source, n)
     if distilled:
-        problem.compared_with(n)
+        problem.scores.teacher_metrics(n)
     with tempfile.TemporaryDirectory() as folder:
-        problem.picture(source, Path(folder) / "samples.png", "student")
-        curves(log, Path(folder) / "curves.png", problem.headline, _reference(task))
+        problem.scores.plot_beside_data(source, Path(folder) / "samples.png", "student")
+        curves(log, Path(folder) / "curves.png", problem.scores.headline, _reference(task))
         if any("histogram" in row for row in log):
             convergence(log, Path(folder) / "convergence.png")
 

@@ -148,8 +148,8 @@ def look(
 
     def evaluate() -> None:
         random = torch.Generator().manual_seed(0)
-        drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
-        for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
+        drawn = problem.student_source(trainer.average.module)(problem.scores.quick, random)
+        for metric in problem.scores.measure(lambda n, random: drawn, problem.scores.quick):
             row[f"metric/{metric.name}"] = metric.value
         assert trainer.batch is not None
         draws = _draws(stage.steps, stage.steps, task.run.evaluations)

@@ -44,10 +44,10 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             _where(folder, console)
             return folder
         begin(task, folder, command, problem)
-        checked(problem.probed, *problem.reference(512), problem.redraw)
+        checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
         torch.manual_seed(task.run.seed)
         method = METHODS[task.method]
-        floor = problem.floor()
+        floor = problem.scores.best_value()
 
         def listen(stage: str, trainer: Trainer, told: Report) -> None:
             row: dict[str, Any] = {
@@ -61,8 +61,12 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             due = _due(told.step, trainer.steps, task.run)
             if isinstance(trainer.average.module, Generator) and due:
                 random = torch.Generator().manual_seed(0)
-                drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
-                for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
+                drawn = problem.student_source(trainer.average.module)(
+                    problem.scores.quick, random
+                )
+                for metric in problem.scores.measure(
+                    lambda n, random: drawn, problem.scores.quick
+                ):
                     row[f"metric/{metric.name}"] = metric.value
                     if metric.error is not None:
                         row[f"metric/{metric.name}_error"] = metric.error
@@ -75,10 +79,10 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         assert isinstance(student, Generator)
         console.print("measuring ...")
         student = student.cpu()
-        source = problem.from_generator(student)
-        n = task.run.samples or problem.samples
-        metrics = problem.measure(source, n)
-        reference, who = problem.compared_with(n)
+        source = problem.student_source(student)
+        n = task.run.samples or problem.scores.samples
+        metrics = problem.scores.measure(source, n)
+        reference, who = problem.scores.teacher_metrics(n)
         rows = [metric.row() for metric in metrics]
         about = {"metrics": rows, "cost": cost, "preset": task.preset, "method": task.method}
         problem.save(student, folder, about)
@@ -126,7 +130,7 @@ def _warn(
     r"""Adds to a row the alarms that it raises first, and tells them."""
     rows = [r for r in folder.metrics() if r["stage"] == row["stage"]]
     latent = math.prod(trainer.objective.generator.latent_shape)
-    metric = problem.headline[0]
+    metric = problem.scores.headline[0]
     old = {alarm["name"] for r in rows for alarm in r.get("alarms", ())}
     found = alarms([*rows, row], trainer.steps, latent, metric, floor)
     new = [alarm for alarm in found if alarm.name not in old]
@@ -148,14 +152,14 @@ def _finish(
 ) -> None:
     student = models.load(folder.file("student"))
     assert isinstance(student, Generator)
-    student = problem.dress(student)
+    student = problem.with_prompts(student)
     call = "1 call" if student.calls == 1 else f"{student.calls} calls"
     title = f"student, {call}"
     samples = folder.file("samples.png")
-    problem.picture(problem.from_generator(student), samples, title)
+    problem.scores.plot_beside_data(problem.student_source(student), samples, title)
     log = folder.metrics()
     known = _reference(task)
-    drawn = curves(log, folder.file("curves.png"), problem.headline, known)
+    drawn = curves(log, folder.file("curves.png"), problem.scores.headline, known)
     pictures = [("Samples", samples), ("Training", drawn)]
     if any("histogram" in row for row in log):
         shown = convergence(log, folder.file("convergence.png"))

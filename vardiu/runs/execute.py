@@ -204,7 +204,7 @@ def begin(task: Task, folder: RunFolder, command: Sequence[str], problem: Proble
         torch.set_num_threads(task.run.threads)
     allocator.keep()
     if not folder.file("provenance.json").is_file():
-        x, _ = problem.reference(512)
+        x, _ = problem.data.reference(512)
         about = provenance(command, task.run.seed, data=fingerprint(x), **problem.hashes())
         write_text_atomic(folder.file("provenance.json"), json.dumps(about, indent=2) + "\n")
 

@@ -42,7 +42,7 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
         recipe = TEACHING.recipe(problem, task.settings, context_of(task.run, folder, console))
         teacher, cost = train(recipe, None, folder, task.run, console, listen)
         problem.teacher = teacher.cpu()
-        rows = probe(problem.teacher, *problem.reference(512))
+        rows = probe(problem.teacher, *problem.data.reference(512))
         table = Table(box=None, header_style="bold")
         for name in ("sigma", "squared error", "a linear denoiser's"):
             table.add_column(name, justify="right")
@@ -50,11 +50,13 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
             table.add_row(f"{row.sigma:.3g}", f"{row.error:.4g}", f"{row.linear:.4g}")
         console.print(table)
         console.print("measuring 35 steps of Heun's method ...")
-        metrics = problem.measure(problem.from_teacher(), problem.samples)
+        metrics = problem.scores.measure(problem.teacher_source(), problem.scores.samples)
         measured = [metric.row() for metric in metrics]
         about = {"metrics": measured, "cost": cost, "preset": task.preset}
         models.save(teacher, folder.file("teacher"), about)
-        problem.picture(problem.from_teacher(), folder.file("samples.png"), "teacher, 69 calls")
+        problem.scores.plot_beside_data(
+            problem.teacher_source(), folder.file("samples.png"), "teacher, 69 calls"
+        )
         curves(folder.metrics(), folder.file("curves.png"))
         pictures = [
             ("Samples", folder.file("samples.png")),

@@ -7,6 +7,7 @@ with a folder is run.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -230,6 +231,42 @@ def _edm(
 # ---------------------------------------------------------------- what stands around the denoiser
 
 
+class Codec:
+    r"""An autoencoder of diffusers, between images in [-1, 1] and the latents of a network.
+
+    Both ways carry gradients, and are carried out where their argument is: the weights have a copy
+    a device.
+
+    Arguments:
+        autoencoder: The autoencoder, frozen.
+    """
+
+    def __init__(self, autoencoder: Any) -> None:  # noqa: ANN401 (a model)
+        config = autoencoder.config
+        self.factor = config.scaling_factor
+        self.shift = getattr(config, "shift_factor", None) or 0.0
+        self._copies = {autoencoder.device: autoencoder}
+        self._first = autoencoder
+
+    def _near(self, x: Tensor) -> Any:  # noqa: ANN401 (a model)
+        if x.device not in self._copies:
+            self._copies[x.device] = copy.deepcopy(self._first).to(x.device)
+        return self._copies[x.device]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        r"""Returns the images of latents, with the latents' type."""
+        model = self._near(latents)
+        scaled = latents.to(model.dtype) / self.factor + self.shift
+        return model.decode(scaled, return_dict=False)[0].to(latents.dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        r"""Returns the latents of images: the mode, where the encoder gives a distribution."""
+        model = self._near(images)
+        coded = model.encode(images.to(model.dtype))
+        coded = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
+        return (self.factor * (coded - self.shift)).to(images.dtype)
+
+
 def _origin(
     source: str,
     folder: Path,
@@ -247,17 +284,8 @@ def _origin(
         around["vae"] = vae
     if "text_encoder" in parts:
         around["text_encoder"], around["tokenizer"] = _texts(folder, parts)
-    factor = 1.0 if vae is None else vae.config.scaling_factor
-    shift = 0.0 if vae is None else (getattr(vae.config, "shift_factor", None) or 0.0)
+    codec = None if vae is None else Codec(vae)
     masked = "mask" in network.conditions
-
-    def decode(latents: Tensor) -> Tensor:
-        return vae.decode(latents / factor + shift, return_dict=False)[0]
-
-    def compress(x: Tensor) -> Tensor:
-        coded = vae.encode(x)
-        coded = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
-        return factor * (coded - shift)
 
     def encode(prompts: Sequence[str]) -> dict[str, Tensor]:
         return _encode(around["tokenizer"], around["text_encoder"], prompts, masked)
@@ -269,8 +297,8 @@ def _origin(
         classes=classes,
         null=null,
         encode=encode if "text_encoder" in around else None,
-        decode=torch.no_grad()(decode) if vae is not None else None,
-        compress=torch.no_grad()(compress) if vae is not None else None,
+        decode=None if codec is None else codec.decode,
+        compress=None if codec is None else codec.encode,
         parts=around,
         about={"network": network.name},
     )

@@ -22,8 +22,8 @@ class Origin:
         classes: The number of classes, zero without.
         null: The class that stands for none of them, if the network has one.
         encode: Of prompts, the conditions that the network takes.
-        decode: Of latents, images in [-1, 1]; none where samples are images.
-        compress: Of images in [-1, 1], latents.
+        decode: Of latents, images in [-1, 1]; none where samples are images. Carries gradients.
+        compress: Of images in [-1, 1], latents. Carries gradients.
         parts: Components that an export needs again, by their names in a pipeline.
         about: Further facts, for the model card.
     """

@@ -1,0 +1,91 @@
+r"""What images are worth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..metrics import Metric
+from ..metrics.features import RandomFeatures
+from ..metrics.sets import feature_metrics
+from ..reports.samples import image_grid
+from .base import Scores
+from .image_data import ImageData
+from .sampled_teachers import SOLVER_STEPS, Source
+
+__all__ = ["ImageScores"]
+
+
+TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
+
+
+class ImageScores(Scores):
+    r"""Distances in the features of random filters; metrics and pictures are of images.
+
+    Arguments:
+        data: The images.
+    """
+
+    headline = ("frechet", "precision", "recall")
+    quick = 1_000
+    samples = 5_000
+
+    def __init__(self, data: ImageData) -> None:
+        self.data, self.space = data, data.space
+
+    @functools.cached_property
+    def features(self) -> RandomFeatures:
+        r"""The map from images to features."""
+        real = self.data.images[0]
+        return RandomFeatures(tuple(real.shape[1:]), real)
+
+    @functools.cached_property
+    def _real(self) -> Tensor:
+        return self.features(self.data.images[0])
+
+    def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        return feature_metrics(self._real, self.features(self.space.images(x)), self.features.name)
+
+    def histogram(self, x: Tensor) -> list[float]:
+        # By brightness: which of ten equal shares of the real images a sample is as bright as.
+        counts = torch.bucketize(self.space.images(x).flatten(1).mean(1), self._brightness)
+        return (torch.bincount(counts, minlength=10) / len(x)).tolist()
+
+    @functools.cached_property
+    def _brightness(self) -> Tensor:
+        means = self.data.images[0].flatten(1).mean(1)
+        return means.quantile(torch.linspace(0.1, 0.9, 9))
+
+    @property
+    def expected_shares(self) -> list[float]:
+        return [0.1] * 10
+
+    def best_value(self) -> float:
+        return 0.0  # what the teacher's samples cost is paid at the end
+
+    def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        return self.measure(self.data.teacher_source(), n), TEACHER
+
+    def plot_samples(self, x: Tensor, path: Path) -> Path:
+        return image_grid([(f"{len(x):,} samples", self.space.images(x).numpy())], path)
+
+    def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        rows = [(title, self.space.images(x[:40]).numpy()) for title, x in samples]
+        return image_grid(rows, path, columns=20)
+
+    def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        n, random = 60, torch.Generator().manual_seed(seed)
+        rows = []
+        if self.data.settings.data is not None:
+            real = self.data.images[0]
+            rows.append(("data", real[torch.randperm(len(real), generator=random)[:n]].numpy()))
+        if self.data.teacher.denoiser is not None and not title.startswith("teacher"):
+            x = self.data.teacher_source()(n, random)[0]
+            rows.append((TEACHER, self.space.images(x).numpy()))
+        rows.append((title, self.space.images(source(n, random)[0]).numpy()))
+        return image_grid(rows, path, columns=20)

@@ -1,0 +1,80 @@
+r"""The space of images, or of latents that a decoder turns into images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..settings.fields import ImageSettings
+from .base import Space
+from .image_teachers import ImageTeacher
+
+__all__ = ["ImageSpace"]
+
+
+class ImageSpace(Space):
+    r"""Where a teacher of images lives, with its codec.
+
+    Arguments:
+        settings: The row of settings.
+        teacher: The teacher.
+        sample: Returns the samples that mean and spread are measured on. Sampling and exporting
+            need none of these: what they cost is paid when they are asked for.
+    """
+
+    def __init__(
+        self, settings: ImageSettings, teacher: ImageTeacher, sample: Callable[[], Tensor]
+    ) -> None:
+        own = (settings.channels, settings.side, settings.side)
+        self.shape = own if teacher.inner is None else tuple(teacher.inner.shape)
+        self.classes = teacher.classes
+        self.conditions = ("label",) if self.classes else ()
+        self.origin, self.latent = teacher.origin, teacher.latent
+        self._make = sample
+
+    @functools.cached_property
+    def _sample(self) -> Tensor:
+        return self._make()
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        return self._sample.mean()
+
+    @functools.cached_property
+    def sigma_data(self) -> float:
+        return float(self._sample.std())
+
+    @functools.cached_property
+    def variance(self) -> float:
+        return float(self._sample.flatten(1).var(dim=0).mean())
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.origin.decode(x) if self.latent else x
+
+    def encode(self, images: Tensor) -> Tensor:
+        if not self.latent:
+            return images
+        if self.origin.compress is None:
+            raise ConfigError(
+                f"{self.origin.source} makes images of latents, and no latents of images: leave "
+                "problem.data (--data) out, or give a teacher with a whole autoencoder"
+            )
+        return self.origin.compress(images)
+
+    @torch.no_grad()
+    def images(self, x: Tensor) -> Tensor:
+        x = x.float().cpu()
+        images = torch.cat([self.decode(part) for part in x.split(64)]) if self.latent else x
+        return images.clamp(-1, 1)
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        r"""The shape of an image: that of a sample, or of what the decoder makes of one."""
+        if not self.latent:
+            return self.shape
+        c, height, width = self.images(torch.zeros(1, *self.shape)).shape[1:]
+        return (c, height, width)

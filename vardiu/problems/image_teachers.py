@@ -1,0 +1,138 @@
+r"""Teachers of images: guided, and with prompts in the place of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..denoisers.base import Denoiser
+from ..denoisers.guidance import Autoguided, Guided
+from ..denoisers.prompts import Captioned, Captions
+from ..errors import ConfigError
+from ..nn import UNet
+from ..settings.fields import ImageSettings
+from ..teachers.origin import Origin
+from ..teachers.readers import load
+from .sampled_teachers import SampledTeacher, find_teacher
+
+__all__ = ["ImageTeacher"]
+
+
+class ImageTeacher(SampledTeacher):
+    r"""A teacher of images or of latents, as settings ask for it.
+
+    Arguments:
+        settings: The row of settings.
+        untaught: Whether it is yet to be trained.
+
+    Attributes:
+        inner: The denoiser as it was read, which students start from; none if untaught.
+        origin: What stood around it.
+        captions: The conditions of the prompts, where it takes texts.
+
+    Raises:
+        ConfigError: There is no such teacher, or the settings do not fit it.
+    """
+
+    def __init__(self, settings: ImageSettings, *, untaught: bool = False) -> None:
+        super().__init__(None)
+        self.settings = settings
+        self.inner: Denoiser | None = None
+        self.origin: Origin | None = None
+        self.captions: Captions | None = None
+        if not untaught:
+            self.inner = self._load()
+            self.origin = self.inner.origin
+            self.captions = self._captions()
+            self.denoiser = self._guided()
+
+    def _load(self) -> Denoiser:
+        row = self.settings
+        source = row.teacher or find_teacher(None, row.name, "--teacher")
+        options = {} if row.prediction is None else {"prediction": row.prediction}
+        return load(source, **options).float()
+
+    def _captions(self) -> Captions | None:
+        row = self.settings
+        if "text" not in self.inner.conditions:
+            if row.prompts is not None:
+                raise ConfigError("problem.prompts is given, and the teacher takes no text")
+            return None
+        if row.prompts is None:
+            raise ConfigError(
+                "the teacher takes text: give problem.prompts, a file with a prompt a line"
+            )
+        return Captions(self.origin.encode(read_prompts(row.prompts)))
+
+    def _guided(self) -> Denoiser:
+        row, teacher = self.settings, self.inner
+        if row.weak is not None:
+            teacher = Autoguided(teacher, load(row.weak).float(), row.guidance)
+        elif row.guidance != 1:
+            teacher = Guided(teacher, row.guidance, self._null())
+        return self._with_captions(teacher)
+
+    def _with_captions(self, denoiser: Denoiser) -> Denoiser:
+        return denoiser if self.captions is None else Captioned(denoiser, self.captions)
+
+    def _null(self) -> dict[str, Tensor]:
+        if "text" in self.inner.conditions:
+            return self.origin.encode([self.settings.negative])
+        if self.origin is None or self.origin.null is None:
+            raise ConfigError(
+                "problem.guidance is not 1, and this teacher has no class or text that stands for "
+                "none; give problem.weak, a worse teacher, or leave guidance at 1"
+            )
+        return {"label": torch.tensor([self.origin.null])}
+
+    @property
+    def unguided(self) -> Denoiser:
+        r"""The teacher without guidance; with guidance it is no conditional mean."""
+        return self.known if self.inner is None else self._with_captions(self.inner)
+
+    @property
+    def latent(self) -> bool:
+        r"""Whether its samples are latents, which a decoder turns into images."""
+        return self.origin is not None and self.origin.decode is not None
+
+    @property
+    def classes(self) -> int:
+        r"""The number of classes or of prompts; zero without conditions.
+
+        Raises:
+            ConfigError: It takes a label, and nothing says of how many classes.
+        """
+        if self.captions is not None:
+            return len(self.captions)
+        if self.denoiser is None or not self.denoiser.conditions:
+            return 0
+        if self.origin is not None and self.origin.classes:
+            return self.origin.classes
+        # A network of ours knows its own arguments.
+        found = [m.arguments["classes"] for m in self.denoiser.modules() if isinstance(m, UNet)]
+        if not found:
+            raise ConfigError("the teacher takes a label, and does not say of how many classes")
+        return found[0]
+
+    def set_prompts(self, prompts: Sequence[str]) -> None:
+        r"""Has shipped students look up these prompts; the teacher keeps its own."""
+        self.captions = Captions(self.origin.encode(prompts))
+
+
+def read_prompts(path: str) -> list[str]:
+    r"""Returns the prompts of a file, one a line.
+
+    Raises:
+        ConfigError: It cannot be read, or holds none.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"problem.prompts: {error}") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"{path} holds no prompt")
+    return found

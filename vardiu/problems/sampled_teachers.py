@@ -1,0 +1,92 @@
+r"""Teachers that are sampled, and where those lie that this library trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..denoisers.base import Denoiser
+from ..denoisers.levels import karras_grid
+from ..errors import ConfigError
+from ..samplers.ode import Heun
+from ..teachers.saved import matches
+
+__all__ = ["SOLVER_STEPS", "SampledTeacher", "Source", "find_teacher"]
+
+
+# A source of samples: of a number of them and a generator, to samples and their conditions.
+Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
+
+
+# Of the teacher that a student is compared with.
+SOLVER_STEPS = 35
+
+
+class SampledTeacher:
+    r"""A teacher that can be sampled by Heun's method.
+
+    Arguments:
+        denoiser: The teacher; none as long as it is yet to be trained.
+    """
+
+    def __init__(self, denoiser: Denoiser | None) -> None:
+        self.denoiser = denoiser
+
+    @property
+    def known(self) -> Denoiser:
+        r"""The teacher, where there must be one.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self.denoiser is None:
+            raise ConfigError("this needs a teacher, and it is yet to be trained: vardiu teach")
+        return self.denoiser
+
+    def source(
+        self,
+        conditions: Callable[[int, torch.Generator], Mapping[str, Tensor]],
+        steps: int = SOLVER_STEPS,
+    ) -> Source:
+        r"""Returns the source that the teacher is.
+
+        Arguments:
+            conditions: Gives the conditions of so many rows.
+            steps: The number of steps of Heun's method.
+        """
+
+        def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            cond = conditions(n, random) if self.known.conditions else {}
+            return self.solve(n, random, cond, steps), cond
+
+        return draw
+
+    def solve(
+        self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
+    ) -> Tensor:
+        r"""Returns `n` samples by so many steps of Heun's method, on the CPU."""
+        teacher = self.known
+        grid = karras_grid(steps, teacher.sigma_min, teacher.sigma_max)
+        tensors = itertools.chain(teacher.parameters(), teacher.buffers())
+        device = next((t.device for t in tensors), torch.device("cpu"))
+        there = {name: value.to(device) for name, value in cond.items()}
+        return Heun(teacher, grid).sample(n, generator=random, device=device, **there).cpu()
+
+
+def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> str:
+    r"""Returns the folder of a teacher that `vardiu teach` wrote; `option` names another.
+
+    Raises:
+        ConfigError: The folder holds no finished teacher; the message has the command that trains
+        it.
+    """
+    folder = f"runs/teach-{name}" if run is None else run
+    if not matches(folder):
+        raise ConfigError(
+            f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
+            f"{folder}`, or name another with {option}"
+        )
+    return folder
