@@ -31,7 +31,7 @@ from vardiu.nn import UNet
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.problems.base import Problem, Source
 from vardiu.reports.curves import Figure
-from vardiu.reports.figures import _save
+from vardiu.reports.figures import save_figure
 from vardiu.resources import estimate, rehearse
 from vardiu.runs import task as task_
 from vardiu.runs.distill import distill
@@ -107,7 +107,7 @@ class Images(Problem):
         for i, (title, x) in enumerate(samples):
             ax = figure.add_subplot(1, len(samples), i + 1, title=title)
             ax.imshow(x[0].movedim(0, -1).clamp(0, 1).numpy())
-        return _save(figure, path)
+        return save_figure(figure, path)
 
     def compared_with(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: self.reference(m), n), "true samples"

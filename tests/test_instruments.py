@@ -27,7 +27,7 @@ from vardiu.monitoring.alarms import alarms
 from vardiu.monitoring.measures import gradient_snr, score_gap, spread
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
-from vardiu.reports.curves import _in_a_row, curves
+from vardiu.reports.curves import stages_joined, curves
 from vardiu.runs.distill import _due, _reference
 from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.settings.fields import DensitySettings, DigitsSettings
@@ -461,7 +461,7 @@ def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, 
 def test_stages_follow_each_other_in_the_curves():
     rows = [{"stage": "a", "updates": i, "seconds": 2.0 * i} for i in (1, 2)]
     rows += [{"stage": "b", "updates": i, "seconds": 1.0 * i} for i in (1, 2)]
-    found = _in_a_row(rows)
+    found = stages_joined(rows)
     assert [r["updates"] for r in found] == [1, 2, 3, 4]
     assert [r["seconds"] for r in found] == [2.0, 4.0, 5.0, 6.0]
 

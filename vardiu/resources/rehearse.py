@@ -20,7 +20,7 @@ from ..monitoring import measures
 from ..problems.base import Problem
 from ..runs.distill import _draws
 from ..runs.task import Task
-from ..storage.checkpoints import _encode
+from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
 from ..training.stage import Stage
 from ..training.trainer import DEAR, Trainer
@@ -178,7 +178,7 @@ def serialise(state: dict[str, Any]) -> int:
     total = 0
     for part, value in state.items():
         tensors: dict[str, torch.Tensor] = {}
-        text = json.dumps(_encode(value, part, tensors))
+        text = json.dumps(encode_state(value, part, tensors))
         data = safetensors.torch.save(tensors) if tensors else b""
         for _ in range(2):  # when it is written, and when it is verified
             hashlib.sha256(data).hexdigest()
