@@ -29,7 +29,18 @@ from ..training.stage import Recipe, Stage
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Regression", "recipe", "start"]
+__all__ = ["CURES", "Config", "Regression", "recipe", "start"]
+
+
+# What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
+# its own.
+CURES: Mapping[str, str] = {
+    "collapse": "more --pairs.pairs, or more of --pairs.steps",
+    "saturation": "the gradient is not noise: the network may be too small for more",
+    "noise": "raise --pairs.batch or lower --pairs.lr",
+    "worsening": "fewer of --pairs.steps, or a lower --pairs.lr",
+    "divergence": "lower --pairs.lr",
+}
 
 
 def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
