@@ -36,6 +36,7 @@ from vardiu.resources import estimate, rehearse
 from vardiu.runs import task as task_
 from vardiu.runs.distill import distill
 from vardiu.runs.execute import device_of
+from vardiu.runs.listeners import console_listeners
 from vardiu.runs.task import PROBLEM_KINDS, PROBLEMS, RunSettings, Task, task_from_preset
 from vardiu.settings.fields import LevelSettings
 from vardiu.storage.provenance import provenance
@@ -144,7 +145,7 @@ def child(out: str) -> None:
         work[0] += time.process_time() - started
 
     Trainer.advance = watched
-    distill(task, Path(out), ["benchmark"], Console(stderr=True))
+    distill(task, Path(out), console_listeners(Console(stderr=True)), ["benchmark"])
     print(json.dumps([rehearse.peak(device_of(task.run.device)), work[0]]))
 
 

@@ -23,12 +23,12 @@ from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import measures as measures_
 from vardiu.monitoring import references
-from vardiu.monitoring.alarms import alarms
+from vardiu.monitoring.alarms import CURES, alarms
 from vardiu.monitoring.measures import gradient_snr, score_gap, spread
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
-from vardiu.reports.curves import stages_joined, curves
-from vardiu.runs.distill import _due, _reference
+from vardiu.reports.curves import curves, stages_joined
+from vardiu.runs.measuring import evaluation_due, reference_curves
 from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.settings.fields import DensitySettings, DigitsSettings
 from vardiu.storage.run_folder import RunFolder
@@ -197,9 +197,9 @@ def test_a_healthy_run_raises_nothing():
 )
 def test_collapse_is_raised_where_it_begins(bad):
     rows = [row(10, **bad), row(20), row(30, **bad), row(40, **bad)]
-    (alarm,) = alarms(rows, 100, 2, "x")
+    (alarm,) = alarms(rows, 100, 2, "x", cures={**CURES, "collapse": "spread it"})
     assert (alarm.name, alarm.step) == ("collapse", 30)
-    assert "of the data's variance" in alarm.message and "spread student" in alarm.cure
+    assert "of the data's variance" in alarm.message and alarm.cure == "spread it"
 
 
 def test_a_collapse_is_told_by_the_only_evaluation_too():
@@ -251,9 +251,9 @@ def test_a_log_without_the_metric_is_read():
 def test_saturation_names_noise_where_the_gradient_is_noise():
     still = [row(i, 1.0 if i > 30 else 2.0, gradient_snr=1e-3) for i in range(10, 91, 10)]
     (alarm,) = alarms(still, 100, 2, "x")
-    assert alarm.name == "saturation" and "raise the batch" in alarm.cure
+    assert alarm.name == "saturation" and "raise --batch" in alarm.cure
     loose = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
-    assert "tighter posterior" in alarms(loose, 100, 2, "x")[0].cure
+    assert alarms(loose, 100, 2, "x")[0].cure == CURES["saturation"]
     # The end of a run is where it should stand still.
     assert names([row(96 + i / 10, 1.0) for i in range(9)]) == []
 
@@ -295,7 +295,9 @@ def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
     drawn = problem.from_generator(Constant())(400, torch.Generator())
-    found = measures_.look(problem, objective, drawn, Batch(torch.zeros(2, 3)), 20, draws=2)
+    found = measures_.measure_convergence(
+        problem, objective, drawn, Batch(torch.zeros(2, 3)), 20, draws=2
+    )
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
@@ -318,7 +320,9 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
         trainer = Trainer(objective, optimisation, steps=150)
         student = trainer.fit(problem.batches(64, 0))
         drawn = problem.from_generator(student)(4_000, torch.Generator().manual_seed(0))
-        found = measures_.look(problem, objective, drawn, trainer.batch, 150, draws=0)
+        found = measures_.measure_convergence(
+            problem, objective, drawn, trainer.batch, 150, draws=0
+        )
         assert [
             a.name for a in alarms([{"step": 150, "updates": 150, **found}], 150, 2, "mmd2")
         ] == wanted
@@ -396,7 +400,7 @@ def test_references_are_range_and_median_by_progress(tmp_path):
     assert curve["progress"][0] == 0.25 and curve["progress"][-1] == 1.0
     assert (curve["low"][-1], curve["median"][-1], curve["high"][-1]) == (1.0, 2.0, 4.0)
     assert curve["median"][0] == pytest.approx(0.5)
-    assert references.of("no-such-preset") is None
+    assert references.preset_curves("no-such-preset") is None
 
 
 def test_references_are_found_where_the_last_report_measured_nothing():
@@ -437,15 +441,15 @@ def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
 
 
 def test_references_go_with_the_presets_problem_and_method_alone(monkeypatch):
-    monkeypatch.setattr(references, "of", lambda preset: {"is": preset})
+    monkeypatch.setattr(references, "preset_curves", lambda preset: {"is": preset})
     task = task_from_preset("distill", "digits")
     moved = replace(task, problem=replace(task.problem, teacher_run="elsewhere"))
-    assert _reference(task) == _reference(moved) == {"is": "digits"}
+    assert reference_curves(task) == reference_curves(moved) == {"is": "digits"}
     other = task_from_preset("distill", "mog40")
-    assert _reference(other) == {"is": "mog40"}
-    assert _reference(replace(other, problem=replace(other.problem, name="ring8"))) is None
-    assert _reference(task_from_preset("distill", "mog40", "diff_instruct")) is None
-    assert _reference(replace(other, preset="")) is None
+    assert reference_curves(other) == {"is": "mog40"}
+    assert reference_curves(replace(other, problem=replace(other.problem, name="ring8"))) is None
+    assert reference_curves(task_from_preset("distill", "mog40", "diff_instruct")) is None
+    assert reference_curves(replace(other, preset="")) is None
 
 
 @pytest.mark.parametrize("steps, reports, times", [(40, 8, 8), (460, 40, 10), (7, 40, 10)])
@@ -453,7 +457,7 @@ def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, 
     run = RunSettings(reports=reports, evaluations=times)
     every = max(1, steps // reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
-    due = [s for s in told if _due(s, steps, run)]
+    due = [s for s in told if evaluation_due(s, steps, run)]
     assert len(due) == min(times, steps) and due[-1] == steps
     assert all(s >= (i + 1) * steps / times for i, s in enumerate(due)) or steps < times
 

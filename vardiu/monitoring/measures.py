@@ -6,12 +6,13 @@ without train the same student, bit for bit.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.exact import EmpiricalDenoiser
@@ -21,7 +22,7 @@ from ..training.frozen import Frozen
 from ..training.objective import Objective
 from .gradients import student_gradient
 
-__all__ = ["gradient_snr", "look", "score_gap", "spread"]
+__all__ = ["gradient_snr", "measure_convergence", "score_gap", "spread"]
 
 
 # ---------------------------------------------------------------- instruments
@@ -121,8 +122,14 @@ def spread(x: Tensor, variance: float) -> float:
     return float(x.flatten(1).var(dim=0).mean()) / variance
 
 
+def device_of_module(module: nn.Module) -> torch.device:
+    r"""Returns the device of a module's weights, the CPU where it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 @torch.no_grad()
-def look(
+def measure_convergence(
     problem: Problem,
     objective: Objective,
     samples: tuple[Tensor, Mapping[str, Tensor]],
@@ -146,16 +153,19 @@ def look(
     x, cond = samples
     row["spread"] = spread(x, problem.variance)
     row["histogram"], row["due"] = problem.histogram(x), problem.due
-    teacher, device = problem.teacher, objective.device
+    teacher = problem.teacher
     held = (m for m in objective.children() if isinstance(m, Frozen))
-    asked = (frozen.ask for frozen in held if frozen.teacher is teacher)
+    asked = next((frozen.ask for frozen in held if frozen.teacher is teacher), None)
+    # On the samples' device, wherever the teacher waits; an objective that trains a denoiser on
+    # data has no teacher, and leaves the problem's where it is.
+    device = objective.device if asked is not None else device_of_module(teacher)
     low = math.log10(max(problem.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs
-    # The same noise at every look: what changes is the student.
+    # The same noise at every evaluation: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
-        next(asked, teacher),  # on the samples' device, wherever the teacher waits
+        teacher if asked is None else asked,
         x[:n].to(device),
         x[n:].to(device),
         noise.to(device),

@@ -16,7 +16,6 @@ diagnostics and :math:`s` checkpoints.
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -31,10 +30,11 @@ import torch
 from ..errors import ConfigError
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
-from ..runs.allocator import keep
-from ..runs.distill import _reference
+from ..runs.allocator import keep_freed_memory
 from ..runs.execute import device_of, trainer_of
-from ..runs.task import Task, method_of, problem_of, task_of
+from ..runs.measuring import reference_curves
+from ..runs.stages import stages_of
+from ..runs.task import Task, problem_of, task_of
 from ..students.base import Generator
 from ..teachers.probe import probe
 from . import footprint
@@ -99,28 +99,24 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     run, device = task.run, device_of(task.run.device)
     if run.threads:
         torch.set_num_threads(run.threads)
-    keep()
+    keep_freed_memory()
     library = peak(torch.device("cpu"))
     problem, start = timed(lambda: ready(task))
     torch.manual_seed(run.seed)
-    method = method_of(task.command, task.method)
-    recipe = method.recipe(problem, task.settings, run.seed)
-    stage, seconds = timed(lambda: next(recipe))
+    recipe = stages_of(task, problem)
+    stage, seconds = timed(recipe.first)
     start += seconds
     stages: list[dict[str, Any]] = []
-    while True:
+    log: list[dict[str, Any]] = []
+    while stage is not None:
         trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
         start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
-        student = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
-        try:
-            stage, seconds = timed(lambda s=student: recipe.send(s))
-            start += seconds
-        except StopIteration:
-            break
-        del stages[-1]["log"]
-    log = stages[-1].pop("log")
-    end = timed(lambda: finish(task, problem, student.cpu(), log))[1]
+        log = stages[-1].pop("log")
+        stage, seconds = timed(lambda t=trainer: recipe.after(t))
+        start += seconds
+    student = recipe.result.cpu()
+    end = timed(lambda: finish(task, problem, student, log))[1]
     training = sum(row["seconds"] for row in stages)
     return {
         "device": str(device),
@@ -131,7 +127,7 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
         "seconds": {
             "start": start,
             "training": training,
-            "evaluations": sum(row["looks"] for row in stages),
+            "evaluations": sum(row["evaluations"] for row in stages),
             "checkpoints": saves(task, stages),
             "end": end,
         },
@@ -164,7 +160,7 @@ def finish(
         problem.compared_with(n)
     with tempfile.TemporaryDirectory() as folder:
         problem.picture(source, Path(folder) / "samples.png", "student")
-        curves(log, Path(folder) / "curves.png", problem.headline, _reference(task))
+        curves(log, Path(folder) / "curves.png", problem.headline, reference_curves(task))
         if any("histogram" in row for row in log):
             convergence(log, Path(folder) / "convergence.png")
 

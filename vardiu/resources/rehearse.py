@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from ..monitoring import measures
 from ..problems.base import Problem
-from ..runs.distill import _draws
+from ..runs.measuring import gradient_draws, student_of, student_values
 from ..runs.task import Task
 from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
@@ -66,13 +65,13 @@ def stage_row(
     kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
     state = trainer.state_dict(stage.batches)
     saving = timed(lambda: serialise(state))
-    log, looks = look(task, problem, trainer, stage)
+    log, evaluations = rehearse_reports(task, problem, trainer, stage)
     return {
         "name": stage.name,
         "steps": stage.steps,
         **found._asdict(),
         "seconds": stage.steps * found.step + beginnings * found.begin + found.warm,
-        "looks": looks,
+        "evaluations": evaluations,
         "log": log,
         "checkpoint": saving[0],
         "save": saving[1],
@@ -129,27 +128,26 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     return Steps(step, work, statistics.median(first or [0.0]), warm)
 
 
-def look(
+def rehearse_reports(
     task: Task, problem: Problem, trainer: Trainer, stage: Stage
 ) -> tuple[list[dict[str, Any]], float]:
     r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
-    told, seconds = timed(trainer.summary)
+    report, seconds = timed(trainer.summary)
     seconds *= min(task.run.reports, stage.steps // DEAR + 1)
-    row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
+    row: dict[str, Any] = {
+        "stage": stage.name,
+        "updates": 1,
+        "calls": report.calls,
+        **report.values,
+    }
     reports = min(task.run.reports, stage.steps)
 
-    def evaluate() -> None:
-        random = torch.Generator().manual_seed(0)
-        drawn = problem.from_generator(trainer.average.module)(problem.QUICK, random)
-        for metric in problem.measure(lambda n, random: drawn, problem.QUICK):
-            row[f"metric/{metric.name}"] = metric.value
-        assert trainer.batch is not None
-        draws = _draws(stage.steps, stage.steps, task.run.evaluations)
-        seen = trainer.objective, drawn, trainer.batch, trainer.step, draws
-        row.update(measures.look(problem, *seen))
-
-    if task.command == "distill":
-        seconds += min(task.run.evaluations, stage.steps) * timed(evaluate)[1]
+    student = student_of(trainer.objective, trainer.average.module)
+    if student is not None:
+        draws = gradient_draws(stage.steps, stage.steps, task.run.evaluations)
+        values, each = timed(lambda: student_values(problem, trainer, student, draws))
+        row |= values
+        seconds += min(task.run.evaluations, stage.steps) * each
     return [{**row, "step": i + 1, "seconds": i + 1.0} for i in range(reports)], seconds
 
 
