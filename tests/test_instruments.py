@@ -24,10 +24,12 @@ from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import measures as measures_
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import CURES, alarms
+from vardiu.monitoring.gradients import gradient_quality
 from vardiu.monitoring.measures import gradient_snr, score_gap, spread
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
 from vardiu.reports.curves import curves, stages_joined
+from vardiu.resources.footprint import activations
 from vardiu.runs.measuring import evaluation_due, reference_curves
 from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.settings.fields import DensitySettings, DigitsSettings
@@ -101,6 +103,41 @@ def test_the_ratio_leaves_no_trace(name):
     assert found["generators"].keys() == streams["generators"].keys()
     for key, state in streams["generators"].items():
         assert torch.equal(found["generators"][key], state)
+
+
+class Moving(Noisy):
+    """An objective whose `prepare` moves a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(mean=0.5, deviation=2.0)
+        self.register_buffer("queue", torch.arange(4.0))
+
+    def prepare(self, batch, step):
+        self.queue.mul_(0.5).add_(self.noise_like(self.queue, "queue"))
+        return batch
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        lambda o, b: gradient_snr(o, b, 3, draws=2),
+        lambda o, b: gradient_quality(o, b, 3, torch.ones(9), torch.zeros(()), draws=2),
+        lambda o, b: activations(o, b, 3),
+    ],
+    ids=["ratio", "quality", "activations"],
+)
+def test_instruments_put_back_what_prepare_moves(instrument):
+    objective, batch = Moving(), Batch(torch.zeros(1, 3))
+    objective.prepare(batch, 0)
+    queue, streams = objective.queue.clone(), objective.streams.state_dict()
+    instrument(objective, batch)
+    assert torch.equal(objective.queue, queue)
+    found = objective.streams.state_dict()
+    assert found["generators"].keys() == streams["generators"].keys()
+    for key, state in streams["generators"].items():
+        assert torch.equal(found["generators"][key], state)
+    objective.prepare(batch, 1)
+    assert not torch.equal(objective.queue, queue)  # it does move
 
 
 def test_the_gap_of_scores_is_the_closed_form():
