@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vardiu.methods import METHODS, vardiu
 from vardiu.problems.densities import DensityProblem
-from vardiu.reports.figures import COLOURS, _save
+from vardiu.reports.figures import COLOURS, save_figure
 from vardiu.settings.fields import DensitySettings
 from vardiu.storage.provenance import provenance
 from vardiu.training.trainer import Trainer
@@ -118,7 +118,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> Path:
         ax.grid(alpha=0.25)
         if i == 0:
             ax.legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def main() -> None:

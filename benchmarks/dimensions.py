@@ -38,8 +38,8 @@ from vardiu.monitoring.measures import spread
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.problems.densities import DensityProblem
-from vardiu.reports.comparisons import _style
-from vardiu.reports.figures import COLOURS, _save
+from vardiu.reports.comparisons import line_style
+from vardiu.reports.figures import COLOURS, save_figure
 from vardiu.settings.fields import (
     DensitySettings,
     FrameSettings,
@@ -373,7 +373,7 @@ def draw_slack(found: dict[str, dict[str, Any]], path: Path) -> Path:
             if i == j == 0:
                 ax.legend(fontsize=7)
                 ax.set_ylabel("slack, nats")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Path:
@@ -397,7 +397,7 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
             middle = np.array([np.median(v) for v in values])
             low, high = (np.array([f(v) for v in values]) for f in (min, max))
             bars = [middle - low, high - middle]
-            style = _style(m)
+            style = line_style(m)
             ax.errorbar(dims, middle, yerr=bars, label=name, marker="o", markersize=3, **style)
         ax.set(xscale="log", xlabel="dimensions")
         ax.set_title(title, fontsize=9)
@@ -406,7 +406,7 @@ def draw_training(found: dict[str, dict[str, Any]], part: str, path: Path) -> Pa
             ax.set_yscale("log")
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def series(found: dict, prefix: str, value: Callable[[dict], Any]) -> tuple[list, list] | None:

@@ -32,18 +32,12 @@ from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.problems.base import Data, KnownSpace, Networks, Problem, Scores, Space
 from vardiu.problems.sampled_teachers import SampledTeacher, Source
 from vardiu.reports.curves import Figure
-from vardiu.reports.figures import _save
+from vardiu.reports.figures import save_figure
 from vardiu.resources import estimate, rehearse
 from vardiu.runs.distill import distill
 from vardiu.runs.execute import device_of
-from vardiu.runs.task import (
-    PROBLEM_KINDS,
-    PROBLEMS,
-    RunSettings,
-    Task,
-    task_from_preset,
-    task_of,
-)
+from vardiu.runs.listeners import console_listeners
+from vardiu.runs.task import PROBLEM_KINDS, PROBLEMS, RunSettings, Task, task_from_preset, task_of
 from vardiu.settings.fields import LevelSettings
 from vardiu.storage.provenance import provenance
 from vardiu.students.base import Generator
@@ -116,7 +110,7 @@ class ImagesScores(Scores):
         for i, (title, x) in enumerate(samples):
             ax = figure.add_subplot(1, len(samples), i + 1, title=title)
             ax.imshow(x[0].movedim(0, -1).clamp(0, 1).numpy())
-        return _save(figure, path)
+        return save_figure(figure, path)
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(lambda m, random: self.data.reference(m), n), "true samples"
@@ -172,7 +166,7 @@ def child(out: str) -> None:
         work[0] += time.process_time() - started
 
     Trainer.advance = watched
-    distill(task, Path(out), ["benchmark"], Console(stderr=True))
+    distill(task, Path(out), console_listeners(Console(stderr=True)), ["benchmark"])
     print(json.dumps([rehearse.peak(device_of(task.run.device)), work[0]]))
 
 

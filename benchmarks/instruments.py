@@ -18,9 +18,9 @@ from collections.abc import Callable
 import torch
 
 from vardiu.methods import METHODS
-from vardiu.monitoring.measures import gradient_snr, look
+from vardiu.monitoring.measures import gradient_snr, measure_convergence
 from vardiu.problems.base import Problem
-from vardiu.runs.distill import _draws, _due
+from vardiu.runs.measuring import evaluation_due, gradient_draws
 from vardiu.runs.task import RunSettings, problem_of, task_from_preset
 from vardiu.training.trainer import DIAGNOSTICS_EVERY, Trainer
 
@@ -64,7 +64,7 @@ def once(problem: Problem, trainer: Trainer) -> dict[str, float]:
     arguments = (problem, objective, drawn, batch, trainer.step)
     return {
         "gradients": seconds(lambda: gradient_snr(objective, batch, trainer.step, 4)) / 4,
-        "looks": seconds(lambda: look(*arguments, draws=0)),
+        "looks": seconds(lambda: measure_convergence(*arguments, draws=0)),
         "diagnostics": seconds(trainer.summary),
         "metrics": seconds(lambda: problem.scores.measure(source, problem.scores.quick)),
     }
@@ -75,15 +75,13 @@ def counts(steps: int) -> dict[str, int]:
     run = RunSettings()
     every = max(1, steps // run.reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
-    due = [s for s in told if _due(s, steps, run)]
-
-    def costly(s):
-        return s // DIAGNOSTICS_EVERY > (s - every) // DIAGNOSTICS_EVERY or s == steps
-
-    dear = [s for s in told if costly(s)]
+    due = [s for s in told if evaluation_due(s, steps, run)]
+    dear = [
+        s for s in told if s // DIAGNOSTICS_EVERY > (s - every) // DIAGNOSTICS_EVERY or s == steps
+    ]
     return {
         "step": steps,
-        "gradients": sum(_draws(s, steps, run.evaluations) for s in due),
+        "gradients": sum(gradient_draws(s, steps, run.evaluations) for s in due),
         "looks": len(due),
         "diagnostics": len(dear),
         "metrics": len(due),

@@ -27,7 +27,7 @@ from published import PROCEDURES
 
 from vardiu.methods import METHODS
 from vardiu.problems.densities import DensityProblem
-from vardiu.runs.allocator import keep
+from vardiu.runs.allocator import keep_freed_memory
 from vardiu.runs.presets import PRESETS
 from vardiu.training.stage import Stage
 from vardiu.training.trainer import Trainer
@@ -70,7 +70,7 @@ def worker(chosen: argparse.Namespace) -> None:
     if chosen.worker == "published":
         step = PROCEDURES[chosen.procedure](device=chosen.device).step
     else:
-        keep()
+        keep_freed_memory()
         step = ours(chosen.worker, chosen.precision, chosen.device, chosen.compile)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vardiu.errors import CheckpointError
-from vardiu.storage.checkpoints import Checkpoints, _digest, load_state, save_state
+from vardiu.storage.checkpoints import Checkpoints, digest_of_file, load_state, save_state
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 
@@ -250,14 +250,14 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
     store.save(1, state_of())
     store.save(2, state_of())
-    real = _digest
+    real = digest_of_file
 
     def broken(path):
         if path.parent == store.path(2):
             raise OSError(5, "Input/output error")
         return real(path)
 
-    monkeypatch.setattr("vardiu.storage.checkpoints._digest", broken)
+    monkeypatch.setattr("vardiu.storage.checkpoints.digest_of_file", broken)
     step, _, skipped = store.newest()
     assert step == 1 and "cannot be read" in skipped[0]
 

@@ -25,7 +25,7 @@ from vardiu.errors import ConfigError
 from vardiu.methods import METHODS, diff_instruct
 from vardiu.resources import estimate, rehearse
 from vardiu.resources.footprint import Count, activations, size, weights
-from vardiu.resources.tables import show
+from vardiu.resources.tables import print_estimate
 from vardiu.runs.execute import trainer_of
 from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset
 from vardiu.settings.fields import PairSettings
@@ -138,7 +138,7 @@ def test_the_command_tells_and_writes_nothing(capsys):
     disk = found["disk"]
     assert disk["checkpoints"] == 2 * disk["checkpoint"] and disk["student"] >= 4 * n
     console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    show(found, console)
+    print_estimate(found, console)
     text = console.export_text()
     assert "peak memory" in text and f"{n:,}" in text and "40 steps of" in text
 

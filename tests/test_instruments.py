@@ -22,12 +22,14 @@ from vardiu.errors import RunError
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
-from vardiu.monitoring.alarms import alarms
-from vardiu.monitoring.measures import gradient_snr, look, score_gap, spread
+from vardiu.monitoring.alarms import CURES, alarms
+from vardiu.monitoring.gradients import gradient_quality
+from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, spread
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
-from vardiu.reports.curves import _in_a_row, curves
-from vardiu.runs.distill import _due, _reference
+from vardiu.reports.curves import curves, stages_joined
+from vardiu.resources.footprint import activations
+from vardiu.runs.measuring import evaluation_due, reference_curves
 from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.settings.fields import DensitySettings, DigitsSettings
 from vardiu.storage.run_folder import RunFolder
@@ -100,6 +102,41 @@ def test_the_ratio_leaves_no_trace(name):
     assert found["generators"].keys() == streams["generators"].keys()
     for key, state in streams["generators"].items():
         assert torch.equal(found["generators"][key], state)
+
+
+class Moving(Noisy):
+    """An objective whose `prepare` moves a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(mean=0.5, deviation=2.0)
+        self.register_buffer("queue", torch.arange(4.0))
+
+    def prepare(self, batch, step):
+        self.queue.mul_(0.5).add_(self.noise_like(self.queue, "queue"))
+        return batch
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        lambda o, b: gradient_snr(o, b, 3, draws=2),
+        lambda o, b: gradient_quality(o, b, 3, torch.ones(9), torch.zeros(()), draws=2),
+        lambda o, b: activations(o, b, 3),
+    ],
+    ids=["ratio", "quality", "activations"],
+)
+def test_instruments_put_back_what_prepare_moves(instrument):
+    objective, batch = Moving(), Batch(torch.zeros(1, 3))
+    objective.prepare(batch, 0)
+    queue, streams = objective.queue.clone(), objective.streams.state_dict()
+    instrument(objective, batch)
+    assert torch.equal(objective.queue, queue)
+    found = objective.streams.state_dict()
+    assert found["generators"].keys() == streams["generators"].keys()
+    for key, state in streams["generators"].items():
+        assert torch.equal(found["generators"][key], state)
+    objective.prepare(batch, 1)
+    assert not torch.equal(objective.queue, queue)  # it does move
 
 
 def test_the_gap_of_scores_is_the_closed_form():
@@ -196,9 +233,9 @@ def test_a_healthy_run_raises_nothing():
 )
 def test_collapse_is_raised_where_it_begins(bad):
     rows = [row(10, **bad), row(20), row(30, **bad), row(40, **bad)]
-    (alarm,) = alarms(rows, 100, 2, "x")
+    (alarm,) = alarms(rows, 100, 2, "x", cures={**CURES, "collapse": "spread it"})
     assert (alarm.name, alarm.step) == ("collapse", 30)
-    assert "of the data's variance" in alarm.message and "spread student" in alarm.cure
+    assert "of the data's variance" in alarm.message and alarm.cure == "spread it"
 
 
 def test_a_collapse_is_told_by_the_only_evaluation_too():
@@ -250,9 +287,9 @@ def test_a_log_without_the_metric_is_read():
 def test_saturation_names_noise_where_the_gradient_is_noise():
     still = [row(i, 1.0 if i > 30 else 2.0, gradient_snr=1e-3) for i in range(10, 91, 10)]
     (alarm,) = alarms(still, 100, 2, "x")
-    assert alarm.name == "saturation" and "raise the batch" in alarm.cure
+    assert alarm.name == "saturation" and "raise --batch" in alarm.cure
     loose = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
-    assert "tighter posterior" in alarms(loose, 100, 2, "x")[0].cure
+    assert alarms(loose, 100, 2, "x")[0].cure == CURES["saturation"]
     # The end of a run is where it should stand still.
     assert names([row(96 + i / 10, 1.0) for i in range(9)]) == []
 
@@ -294,7 +331,7 @@ def test_a_constant_student_has_collapsed():
     problem = DensityProblem(DensitySettings(name="ring8"))
     objective = Noisy(0.5, 1.0)
     drawn = problem.student_source(Constant())(400, torch.Generator())
-    found = look(problem, objective, drawn, Batch(2), 20, draws=2)
+    found = measure_convergence(problem, objective, drawn, Batch(2), 20, draws=2)
     assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
@@ -317,7 +354,7 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
         trainer = Trainer(objective, optimisation, steps=150)
         student = trainer.fit(problem.data.free(64, 0))
         drawn = problem.student_source(student)(4_000, torch.Generator().manual_seed(0))
-        found = look(problem, objective, drawn, trainer.batch, 150, draws=0)
+        found = measure_convergence(problem, objective, drawn, trainer.batch, 150, draws=0)
         assert [
             a.name for a in alarms([{"step": 150, "updates": 150, **found}], 150, 2, "mmd2")
         ] == wanted
@@ -395,7 +432,7 @@ def test_references_are_range_and_median_by_progress(tmp_path):
     assert curve["progress"][0] == 0.25 and curve["progress"][-1] == 1.0
     assert (curve["low"][-1], curve["median"][-1], curve["high"][-1]) == (1.0, 2.0, 4.0)
     assert curve["median"][0] == pytest.approx(0.5)
-    assert references.of("no-such-preset") is None
+    assert references.preset_curves("no-such-preset") is None
 
 
 def test_references_are_found_where_the_last_report_measured_nothing():
@@ -436,15 +473,15 @@ def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
 
 
 def test_references_go_with_the_presets_problem_and_method_alone(monkeypatch):
-    monkeypatch.setattr(references, "of", lambda preset: {"is": preset})
+    monkeypatch.setattr(references, "preset_curves", lambda preset: {"is": preset})
     task = task_from_preset("distill", "digits")
     moved = replace(task, problem=replace(task.problem, teacher_run="elsewhere"))
-    assert _reference(task) == _reference(moved) == {"is": "digits"}
+    assert reference_curves(task) == reference_curves(moved) == {"is": "digits"}
     other = task_from_preset("distill", "mog40")
-    assert _reference(other) == {"is": "mog40"}
-    assert _reference(replace(other, problem=replace(other.problem, name="ring8"))) is None
-    assert _reference(task_from_preset("distill", "mog40", "diff_instruct")) is None
-    assert _reference(replace(other, preset="")) is None
+    assert reference_curves(other) == {"is": "mog40"}
+    assert reference_curves(replace(other, problem=replace(other.problem, name="ring8"))) is None
+    assert reference_curves(task_from_preset("distill", "mog40", "diff_instruct")) is None
+    assert reference_curves(replace(other, preset="")) is None
 
 
 @pytest.mark.parametrize("steps, reports, times", [(40, 8, 8), (460, 40, 10), (7, 40, 10)])
@@ -452,7 +489,7 @@ def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, 
     run = RunSettings(reports=reports, evaluations=times)
     every = max(1, steps // reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
-    due = [s for s in told if _due(s, steps, run)]
+    due = [s for s in told if evaluation_due(s, steps, run)]
     assert len(due) == min(times, steps) and due[-1] == steps
     assert all(s >= (i + 1) * steps / times for i, s in enumerate(due)) or steps < times
 
@@ -460,7 +497,7 @@ def test_evaluations_are_evenly_spaced_up_to_the_end_of_a_stage(steps, reports, 
 def test_stages_follow_each_other_in_the_curves():
     rows = [{"stage": "a", "updates": i, "seconds": 2.0 * i} for i in (1, 2)]
     rows += [{"stage": "b", "updates": i, "seconds": 1.0 * i} for i in (1, 2)]
-    found = _in_a_row(rows)
+    found = stages_joined(rows)
     assert [r["updates"] for r in found] == [1, 2, 3, 4]
     assert [r["seconds"] for r in found] == [2.0, 4.0, 5.0, 6.0]
 

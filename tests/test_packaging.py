@@ -46,7 +46,9 @@ def test_reference_curves_are_shipped_from_where_they_are_read():
     for target in targets["targets"].values():
         assert "vardiu/monitoring/reference/*.json" in target["artifacts"]
     for path in (ROOT / "vardiu" / "reference").glob("*"):
-        assert path.suffix == ".json" and path.stem in PRESETS and references.of(path.stem)
+        assert (
+            path.suffix == ".json" and path.stem in PRESETS and references.preset_curves(path.stem)
+        )
 
 
 RESTRICTED = {"edm_pickles.py", "edm_records.py"}  # the readers of pickles that execute nothing

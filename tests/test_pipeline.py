@@ -10,7 +10,7 @@ import torch
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.nn import MLP
-from vardiu.runs.execute import metered
+from vardiu.runs.execute import count_cost
 from vardiu.runs.task import RunSettings, task_of
 from vardiu.storage.checkpoints import Checkpoints
 
@@ -22,7 +22,7 @@ def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
     )
     cost = {"seconds": 0.0, "teacher_calls": 0, "teacher_rows": 0}
     x, sigma = torch.zeros(5, 2), torch.ones(5)
-    with metered(teacher, cost):
+    with count_cost(teacher, cost):
         fake = copy.deepcopy(teacher)
         teacher(x, sigma)
         fake(x, sigma)

@@ -89,7 +89,7 @@ def test_the_parts_of_a_problem_fit_each_other(name, tmp_path):
     assert len(scores.histogram(x)) == len(scores.expected_shares)
     assert sum(scores.expected_shares) == pytest.approx(1)
     measured = {metric.name for metric in scores.measure(source, 60)}
-    assert set(scores.headline) <= measured and problem.headline == scores.headline
+    assert set(scores.headline) <= measured and problem.scores.headline == scores.headline
     assert {metric.name for metric in scores.teacher_metrics(60)[0]} == measured
     assert scores.plot_samples(x, tmp_path / "a.png").is_file()
     assert scores.plot_beside_data(source, tmp_path / "b.png", "student").is_file()

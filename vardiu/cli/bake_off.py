@@ -11,12 +11,12 @@ from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
 from ..errors import ConfigError, RunError, nearest
+from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
 from ..runs.task import task_from_preset
-from .compare import _print
-from .console import console
-from .options import Parser, _some
-from .runs import _teacher_first
+from ..runs.teach import ensure_teacher
+from .console import console, print_rows
+from .options import Parser, chosen_names
 
 
 def bake_off(arguments: list[str]) -> None:
@@ -51,16 +51,17 @@ def bake_off(arguments: list[str]) -> None:
         seeds=chosen.seeds,
         seconds=chosen.seconds or contest.seconds,
         rows=chosen.calls or contest.rows,
-        budgets=_some(chosen.budgets, contest.budgets, "--budgets"),
-        teachers=_some(chosen.teachers, contest.teachers, "--teachers"),
-        arms=_some(chosen.arms, contest.arms, "--arms"),
+        budgets=chosen_names(chosen.budgets, contest.budgets, "--budgets"),
+        teachers=chosen_names(chosen.teachers, contest.teachers, "--teachers"),
+        arms=chosen_names(chosen.arms, contest.arms, "--arms"),
         threads=chosen.threads,
         samples=chosen.samples,
         evaluations=chosen.evaluations,
     )
     for teacher in bake.teachers:
         task = task_from_preset("distill", next(iter(PRESETS)))
-        _teacher_first(dataclasses.replace(task, problem=contest.teachers[teacher]))
+        task = dataclasses.replace(task, problem=contest.teachers[teacher])
+        ensure_teacher(task, console_listeners(console))
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
         todo = list(cells(bake, plan(bake)["prices"]))
@@ -70,7 +71,7 @@ def bake_off(arguments: list[str]) -> None:
         more = {"gradients": found, "failures": failures}
         path = record(bake, todo, ["vardiu", "bake-off", *arguments], more)
     for title, lines in tables:
-        _print(title, lines)
+        print_rows(title, lines)
     where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
     console.print(where, highlight=False, soft_wrap=True)
     if failures:

@@ -2,20 +2,17 @@ r"""`vardiu compare`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from ..errors import ConfigError, RunError, nearest
 from ..reports.comparisons import comparison
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, Task, load_task
 from ..storage.run_folder import RunFolder
-from .console import console
+from .console import console, print_rows
+from .folders import existing_run
 from .options import Parser
-from .sample import _run
 
 
 def compare(arguments: list[str]) -> None:
@@ -25,7 +22,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
     parser.add_argument("--out", default="runs/compare", help="the folder to write to")
     chosen = parser.parse_args(arguments)
-    folders = [_run(path) for path in chosen.runs]
+    folders = [existing_run(path) for path in chosen.runs]
     rows, series, tasks = [], [], []
     for folder in folders:
         result = folder.result()
@@ -52,18 +49,8 @@ def compare(arguments: list[str]) -> None:
         tables=[("Measured", rows)],
         pictures=[(f"{metric} against cost", picture)],
     )
-    _print("", rows)
+    print_rows("", rows)
     console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
-
-
-def _print(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    table = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in rows[0]))
-    # A wide table is better cut by the terminal than folded into columns of single letters.
-    console.print(table, width=max(console.width, 160), crop=False)
 
 
 def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:

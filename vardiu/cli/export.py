@@ -9,11 +9,11 @@ from .. import cite as papers
 from ..errors import ConfigError, nearest
 from ..export import EXPORTS, card, export
 from ..methods import METHODS
+from ..runs.citations import citation_keys
 from ..runs.task import load_task
 from .console import console
-from .list import _citations
+from .folders import existing_run, trained_student
 from .options import Parser
-from .sample import _run, _student
 
 
 def export_(arguments: list[str]) -> None:
@@ -23,10 +23,10 @@ def export_(arguments: list[str]) -> None:
     parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
     parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
     chosen = parser.parse_args(arguments)
-    folder = _run(chosen.run)
+    folder = existing_run(chosen.run)
     if chosen.to not in EXPORTS:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
-    student, problem = _student(folder)
+    student, problem = trained_student(folder)
     student = problem.without_prompts(student)
     task = load_task(folder.file("config.yaml"))
     origin = problem.teacher.origin
@@ -38,7 +38,7 @@ def export_(arguments: list[str]) -> None:
         METHODS[task.method].title,
         folder.result() or {},
         json.loads(folder.file("provenance.json").read_text()),
-        papers.bibtex(_citations(task)),
+        papers.bibtex(citation_keys(task)),
         folder.file("samples.png"),
     )
     out = chosen.out or folder.file(f"export-{chosen.to}")

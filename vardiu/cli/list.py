@@ -9,15 +9,15 @@ from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
+from ..runs.citations import citation_keys
+from ..runs.listeners import probe_table
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import Task, load_task, method_of, problem_of
+from ..runs.task import load_task, problem_of
 from ..teachers.probe import checked
 from ..teachers.readers import READERS
 from .console import console
-from .options import Parser, _resolve
-from .sample import _run
-
-# ---------------------------------------------------------------- list, cite, probe
+from .folders import existing_run
+from .options import Parser, parse_request
 
 
 def list_(arguments: list[str]) -> None:
@@ -51,29 +51,15 @@ def cite(arguments: list[str]) -> None:
     r"""Prints the BibTeX of a run."""
     parser = Parser(prog="cite")
     parser.add_argument("run")
-    task = load_task(_run(parser.parse_args(arguments).run).file("config.yaml"))
-    print(papers.bibtex(_citations(task)))
-
-
-def _citations(task: Task) -> list[str]:
-    r"""Returns the keys of what a run used."""
-    method = method_of(task.command, task.method)
-    keys = [*method.cite, *method.also.get(getattr(task.settings, "posterior", ""), ())]
-    keys += ["digits"] if task.problem.name == "digits" else []
-    keys += ["edm"] if task.problem.name == "digits" or task.command == "teach" else []
-    return [*keys, "vardiu_software"]
+    task = load_task(existing_run(parser.parse_args(arguments).run).file("config.yaml"))
+    print(papers.bibtex(citation_keys(task)))
 
 
 def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
-    task, _, _ = _resolve("distill", arguments)
-    problem = problem_of(task)
+    problem = problem_of(parse_request("distill", arguments).task)
     rows = checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
-    table = Table("sigma", "squared error", "a linear denoiser's", box=None)
-    for row in rows:
-        error = f"{row.error:.4g} ± {row.deviation:.2g}"
-        table.add_row(f"{row.sigma:.3g}", error, f"{row.linear:.4g}")
-    console.print(table)
+    console.print(probe_table(rows))
     console.print("it denoises.")
 
 

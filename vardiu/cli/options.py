@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import tyro
 
 from ..errors import ConfigError, nearest
 from ..runs.presets import PRESETS, TEACHERS
 from ..runs.task import Task, load_task, task_from_preset
+
+__all__ = ["Parser", "Request", "chosen_names", "parse_request"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,11 +24,26 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See vardiu {self.prog} --help")
 
 
-# ---------------------------------------------------------------- teach, distill
+class Request(NamedTuple):
+    r"""What the command line of `vardiu teach` or `vardiu distill` asks for.
+
+    Arguments:
+        task: The task, with all options.
+        out: The folder of its run.
+        dry_run: Whether its settings are only to be printed.
+    """
+
+    task: Task
+    out: Path
+    dry_run: bool
 
 
-def _resolve(command: str, arguments: list[str]) -> tuple[Task, Path, bool]:
-    r"""Returns the task of a command line, the folder of its run, and whether to stop there."""
+def parse_request(command: str, arguments: list[str]) -> Request:
+    r"""Returns what the words after a command ask for.
+
+    Raises:
+        ConfigError: There is no such preset, method or file, or an option is out of its range.
+    """
     table = TEACHERS if command == "teach" else PRESETS
     head = Parser(prog=command, add_help=False)
     head.add_argument("--config")
@@ -55,19 +72,20 @@ def _resolve(command: str, arguments: list[str]) -> tuple[Task, Path, bool]:
     prefix = "teach-" if command == "teach" else ""
     name = (
         task.preset
-        if known.method in (None, task_method(command, task.preset))
+        if known.method in (None, method_of_preset(command, task.preset))
         else (f"{task.preset}-{task.method}")
     )
     out = Path(known.out or f"runs/{prefix}{name}")
-    return _override(task, rest, out), out, known.dry_run
+    return Request(override_settings(task, rest, out), out, known.dry_run)
 
 
-def task_method(command: str, preset: str) -> str | None:
+def method_of_preset(command: str, preset: str) -> str | None:
+    r"""Returns the name of a preset's own method; `None` where there is no such preset."""
     table = TEACHERS if command == "teach" else PRESETS
     return table[preset].method if preset in table else None
 
 
-def _override(task: Task, arguments: list[str], out: Path) -> Task:
+def override_settings(task: Task, arguments: list[str], out: Path) -> Task:
     r"""Returns the task with the fields that the command line names."""
     # Without a name of their own the groups' fields are options of the command itself.
     top = tyro.conf.arg(name="")
@@ -97,8 +115,12 @@ def _override(task: Task, arguments: list[str], out: Path) -> Task:
     )
 
 
-def _some(text: str | None, known: Iterable[str], option: str) -> tuple[str, ...]:
-    r"""Returns the names that an option lists, all of them without it."""
+def chosen_names(text: str | None, known: Iterable[str], option: str) -> tuple[str, ...]:
+    r"""Returns the names that an option lists, all of them without it.
+
+    Raises:
+        ConfigError: A name is not known.
+    """
     known = tuple(known)
     chosen = known if text is None else tuple(part.strip() for part in text.split(","))
     for name in chosen:

@@ -1,56 +1,34 @@
-r"""What each command of `vardiu.cli` does."""
+r"""`vardiu teach` and `vardiu distill`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
-import yaml
-
 from ..runs import distill as distilling
 from ..runs import teach as teaching
-from ..runs.presets import TEACHERS
-from ..runs.task import Task, task_from_preset
-from ..storage.run_folder import RunFolder
-from .console import console
-from .options import _resolve
-
-
-def _carry_out(command: str, arguments: list[str], function: Callable) -> None:
-    task, out, dry = _resolve(command, arguments)
-    if dry:
-        print(yaml.safe_dump(task.to_mapping(), sort_keys=False), end="")
-        return
-    if command == "distill":
-        _teacher_first(task)
-    typed = ["vardiu", command, *arguments]
-    function(task, out, typed, console)
-
-
-def _teacher_first(task: Task) -> None:
-    r"""Trains the teacher of a preset on board if it is needed, was not named and is not there."""
-    problem, name = task.problem, task.problem.name
-    # A density may have an exact teacher, images one from elsewhere.
-    needs = getattr(problem, "teacher", None) in (None, "learned")
-    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
-        return
-    folder = RunFolder(f"runs/teach-{name}")
-    if folder.result() is None:
-        console.print(f"there is no teacher in {folder.path} yet: vardiu teach {name}")
-        teacher = task_from_preset("teach", name)
-        run = dataclasses.replace(teacher.run, threads=task.run.threads, device=task.run.device)
-        teacher = dataclasses.replace(teacher, run=run)
-        teaching.teach(teacher, folder.path, ["vardiu", "teach", name], console)
+from ..runs.listeners import console_listeners
+from .console import console, print_settings
+from .options import parse_request
 
 
 def teach(arguments: list[str]) -> None:
     r"""Trains a teacher."""
-    _carry_out("teach", arguments, teaching.teach)
+    request = parse_request("teach", arguments)
+    if request.dry_run:
+        print_settings(request.task)
+        return
+    typed = ["vardiu", "teach", *arguments]
+    teaching.teach(request.task, request.out, console_listeners(console), typed)
 
 
 def distill(arguments: list[str]) -> None:
-    r"""Distils a teacher."""
-    _carry_out("distill", arguments, distilling.distill)
+    r"""Distils a teacher; trains the one of a preset on board first if it is not there."""
+    request = parse_request("distill", arguments)
+    if request.dry_run:
+        print_settings(request.task)
+        return
+    listeners = console_listeners(console)
+    teaching.ensure_teacher(request.task, listeners)
+    typed = ["vardiu", "distill", *arguments]
+    distilling.distill(request.task, request.out, listeners, typed)
 
 
 COMMANDS = {"teach": teach, "distill": distill}

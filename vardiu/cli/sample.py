@@ -3,45 +3,18 @@ r"""`vardiu sample` and `vardiu evaluate`."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .. import __version__, models
-from ..errors import ConfigError, RunError
-from ..problems.base import Problem
-from ..runs.execute import show
-from ..runs.task import load_task, problem_of
+from .. import __version__
+from ..errors import ConfigError
+from ..runs.listeners import print_metrics
 from ..storage.files import write_text_atomic
-from ..storage.run_folder import RunFolder
-from ..students.base import Generator
 from .console import console
+from .folders import existing_run, trained_student
 from .options import Parser
-
-# ---------------------------------------------------------------- sample, evaluate, compare
-
-
-def _run(path: str) -> RunFolder:
-    folder = RunFolder(path)
-    folder.config()
-    return folder
-
-
-def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[Generator, Problem]:
-    if folder.result() is None:
-        raise RunError(
-            f"{folder.path} is not finished: run `vardiu distill --config "
-            f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
-        )
-    student = models.load(folder.file("student"))
-    if not isinstance(student, Generator):
-        raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
-    problem = problem_of(load_task(folder.file("config.yaml")))
-    if prompts:
-        problem.set_prompts(prompts)
-    return problem.with_prompts(student), problem
 
 
 def sample(arguments: list[str]) -> None:
@@ -57,8 +30,8 @@ def sample(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
-    folder = _run(chosen.run)
-    student, problem = _student(folder, chosen.prompt)
+    folder = existing_run(chosen.run)
+    student, problem = trained_student(folder, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
     if path.suffix != ".npz":
@@ -87,14 +60,14 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
     chosen = parser.parse_args(arguments)
-    folder = _run(chosen.run)
-    student, problem = _student(folder)
+    folder = existing_run(chosen.run)
+    student, problem = trained_student(folder)
     n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")
     metrics = problem.scores.measure(problem.student_source(student), n, chosen.seed)
     reference, who = problem.scores.teacher_metrics(n)
-    show(console, metrics, reference, who)
+    print_metrics(console, metrics, reference, who)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],

@@ -11,7 +11,6 @@ the same command again does what is missing.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import statistics
@@ -26,11 +25,11 @@ import torch
 from ..data.batches import Batches
 from ..errors import ConfigError, Diverged
 from ..runs.execute import device_of
-from ..runs.task import RunSettings, Task, method_of, problem_of
+from ..runs.stages import stages_of
+from ..runs.task import RunSettings, Task, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
-from ..training.stage import Context
 from ..training.trainer import Trainer
 from .contests import Arm, Contest
 
@@ -145,10 +144,10 @@ def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[st
     torch.set_num_threads(bake.threads)
     trainers = {}
     for name, arm in bake.contest.arms.items():
-        problem = problem_of(_task(bake, teacher, arm, 0, arm.settings.steps))
+        task = _task(bake, teacher, arm, 0, arm.settings.steps)
+        problem = problem_of(task)
         torch.manual_seed(0)
-        method = method_of("distill", arm.method)
-        stage = next(method.recipe(problem, copy.deepcopy(arm.settings), Context()))
+        stage = stages_of(task, problem).first()
         if stage.name != arm.method:
             raise ConfigError(
                 f"{arm.title} begins with a stage {stage.name!r}: its time does not follow from "

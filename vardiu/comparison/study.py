@@ -20,12 +20,13 @@ from ..monitoring.gradients import (
     student_marginal,
 )
 from ..problems.base import Problem
-from ..runs.task import method_of, problem_of
+from ..runs.stages import stages_of
+from ..runs.task import problem_of
 from ..settings import build
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
-from ..training.stage import Context, Stage
+from ..training.stage import Stage
 from ..training.trainer import Trainer
 from .plan import BakeOff, Cell
 
@@ -48,8 +49,7 @@ def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
         for step in store.steps():
             problem = problem_of(cell.task)
             torch.manual_seed(cell.seed)
-            method = method_of("distill", cell.task.method)
-            stage = next(method.recipe(problem, cell.task.settings, Context(cell.seed)))
+            stage = stages_of(cell.task, problem).first()
             trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
             trainer.load_state_dict(store.load(step), stage.batches)
             yield problem, stage, trainer
@@ -93,7 +93,8 @@ def _slack(
 
     low, high = levels(torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64), 2**62).log10().tolist()
     sigmas = torch.logspace(low, high, 7).tolist()
-    return slack(log_marginal, student, sigmas)
+    with objective.aside("slack"):
+        return slack(log_marginal, student, sigmas)
 
 
 def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ..errors import Interrupted, RunError
 from ..runs.distill import distill
+from ..runs.listeners import console_listeners
 from ..runs.task import task_of
 from ..storage.run_folder import RunFolder
 from .plan import Cell
@@ -129,7 +130,8 @@ def _work(mapping: dict[str, Any], out: str) -> None:
         console = Console(file=log, width=120)
         task = task_of(mapping, "the plan")
         typed = ["vardiu", "bake-off"]
-        status = guarded(lambda _: distill(task, folder, typed, console), "distill", [], console)
+        listeners = console_listeners(console)
+        status = guarded(lambda _: distill(task, folder, listeners, typed), "distill", [], console)
     raise SystemExit(status)
 
 

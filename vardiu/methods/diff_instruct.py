@@ -10,6 +10,7 @@ while the student moves. It lags behind, and the gradient is biased by as much.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,7 +40,17 @@ from .regression import drawn_pairs, pseudo_huber
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
+__all__ = ["CURES", "Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
+
+
+# What to try against each alarm, see `vardiu.monitoring.alarms`.
+CURES: Mapping[str, str] = {
+    "collapse": "start from a spread student (--pairs.pairs), raise --levels.sigma-min, or give "
+    "the fake more updates (--ratio)",
+    "saturation": "the gradient is not noise: the fake may lag; raise --ratio or --fake-optimizer.lr",
+    "worsening": "fewer --steps, a lower --lr, or a larger --regression-weight after --pairs.pairs",
+    "divergence": "lower --lr or raise --levels.sigma-min",
+}
 
 
 def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:

@@ -29,6 +29,18 @@ from ..training.stage import Context, Recipe, Stage, Stages
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
+__all__ = ["CURES", "Config", "Regression", "recipe", "start"]
+
+
+# What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
+# its own.
+CURES: Mapping[str, str] = {
+    "collapse": "more --pairs.pairs, or more of --pairs.steps",
+    "saturation": "the gradient is not noise: the network may be too small for more",
+    "noise": "raise --pairs.batch or lower --pairs.lr",
+    "worsening": "fewer of --pairs.steps, or a lower --pairs.lr",
+    "divergence": "lower --pairs.lr",
+}
 __all__ = ["Config", "Regression", "make_pairs", "pseudo_huber", "recipe", "start"]
 
 PORTION = 512  # pairs that are solved, and kept, at once

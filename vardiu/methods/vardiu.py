@@ -74,7 +74,20 @@ from . import regression
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Draw", "VarDiU", "recipe"]
+__all__ = ["CURES", "Config", "Draw", "VarDiU", "recipe"]
+
+
+# What to try against each alarm, see `vardiu.monitoring.alarms`.
+CURES: Mapping[str, str] = {
+    "collapse": "start from a spread student (--pairs.pairs, --posterior framed), raise "
+    "--levels.sigma-min, or take a tighter bound (--posterior shared or flow, --particles 4)",
+    "saturation": "the gradient is not noise: the bound may be loose here; take a tighter "
+    "--posterior",
+    "worsening": "fewer --steps, a lower --lr, or a start that the method holds: more "
+    "--frame.components for --posterior framed",
+    "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower the student's --lr",
+    "divergence": "lower --lr or raise --levels.sigma-min",
+}
 
 
 class Draw(NamedTuple):

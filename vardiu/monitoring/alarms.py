@@ -1,4 +1,7 @@
-r"""Alarms: what in a log tells that a run does not converge."""
+r"""Alarms: what in a log tells that a run does not converge.
+
+They know no method. What to try against each of them is told by the caller.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Alarm", "alarms"]
+__all__ = ["CURES", "Alarm", "alarms"]
+
+
+# What to try against each kind of alarm, by options that every method's training has. A method
+# that knows better gives its own. `noise` is a saturation whose gradient is mostly noise.
+CURES: Mapping[str, str] = {
+    "collapse": "lower --lr, or raise --batch",
+    "saturation": "the gradient is not noise: what is minimised may be loose here; lower --lr",
+    "noise": "raise --batch or lower --lr",
+    "worsening": "fewer --steps, or a lower --lr",
+    "posterior": "lower the student's --lr",
+    "divergence": "lower --lr",
+}
 
 
 # Below half of the data's variance whole modes or whole directions are missing.
@@ -61,30 +76,33 @@ class Alarm(NamedTuple):
     cure: str
 
 
-# ---------------------------------------------------------------- alarms
-
-
 def alarms(
-    rows: Sequence[Mapping[str, Any]], total: int, latent: int, metric: str, floor: float = 0.0
+    rows: Sequence[Mapping[str, Any]],
+    total: int,
+    latent: int | None,
+    metric: str,
+    floor: float = 0.0,
+    cures: Mapping[str, str] = CURES,
 ) -> list[Alarm]:
     r"""Returns the alarms that a log gives reason for, each once, at its first row.
 
     Arguments:
         rows: The rows of one stage.
         total: The steps that the stage is going to take.
-        latent: The dimensions of the student's latent.
+        latent: The dimensions of the student's latent; `None` where the stage has no student.
         metric: The headline metric, smaller is better.
         floor: What that metric is for the teacher, or for true samples.
+        cures: What to try, for every key of `CURES`.
     """
     raised: dict[str, Alarm] = {}
     for i, row in enumerate(rows):
         seen = rows[: i + 1]
         found = [
-            _divergence(row, total),
-            _posterior(seen, latent),
-            _collapse(row, total),
-            _saturation(seen, total, metric, floor),
-            _worsening(seen, total, metric),
+            _divergence(row, total, cures),
+            _posterior(seen, latent, cures),
+            _collapse(row, total, cures),
+            _saturation(seen, total, metric, floor, cures),
+            _worsening(seen, total, metric, cures),
         ]
         for alarm in found:
             if alarm is not None:
@@ -92,7 +110,7 @@ def alarms(
     return list(raised.values())
 
 
-def _collapse(row: Mapping[str, Any], total: int) -> Alarm | None:
+def _collapse(row: Mapping[str, Any], total: int, cures: Mapping[str, str]) -> Alarm | None:
     if "histogram" not in row or row["step"] < SETTLED * total or not row["updates"]:
         return None
     shares, recall = row["histogram"], row.get("metric/recall")
@@ -105,15 +123,15 @@ def _collapse(row: Mapping[str, Any], total: int) -> Alarm | None:
     message = f"{alive} of {len(shares)} modes or classes are alive"
     message += "" if spread is None else f", the samples have {spread:.0%} of the data's variance"
     message += "" if recall is None else f" and a recall of {recall:.2f}"
-    cure = (
-        "start from a spread student (pairs, --posterior framed), raise the smallest noise level, "
-        "or take a tighter bound (--posterior shared or flow, --particles 4)"
-    )
-    return Alarm("collapse", row["step"], message, cure)
+    return Alarm("collapse", row["step"], message, cures["collapse"])
 
 
 def _saturation(
-    rows: Sequence[Mapping[str, Any]], total: int, metric: str, floor: float
+    rows: Sequence[Mapping[str, Any]],
+    total: int,
+    metric: str,
+    floor: float,
+    cures: Mapping[str, str],
 ) -> Alarm | None:
     name = f"metric/{metric}"
     # A student that waits for its posterior cannot improve.
@@ -129,17 +147,16 @@ def _saturation(
         return None
     known = [row["gradient_snr"] for row in seen[-late:] if row.get("gradient_snr") is not None]
     snr = sum(known) / len(known) if known else None
-    noisy = snr is not None and snr < NOISE
-    cure = (
-        f"the gradient is noise (ratio {snr:.2g}): raise the batch or lower the learning rate"
-        if noisy
-        else "the gradient is not noise: the bound may be loose here; take a tighter posterior"
-    )
+    cure = cures["saturation"]
+    if snr is not None and snr < NOISE:
+        cure = f"the gradient is noise (ratio {snr:.2g}): {cures['noise']}"
     message = f"{metric} has not improved in the last {late} evaluations, at {progress:.0%}"
     return Alarm("saturation", seen[-1]["step"], message, cure)
 
 
-def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Alarm | None:
+def _worsening(
+    rows: Sequence[Mapping[str, Any]], total: int, metric: str, cures: Mapping[str, str]
+) -> Alarm | None:
     name, now = f"metric/{metric}", rows[-1]
     if now["step"] < 0.5 * total or not now["updates"] or now.get(name) is None:
         return None
@@ -151,14 +168,14 @@ def _worsening(rows: Sequence[Mapping[str, Any]], total: int, metric: str) -> Al
         f"{metric} is {now[name]:.3g}, and was {first[name]:.3g} at step {first['step']}: "
         "training leads away from where it started"
     )
-    cure = (
-        "fewer --steps, a lower --lr, or a start that the method holds: more --frame.components "
-        "for --posterior framed, a larger --anchor after pairs"
-    )
-    return Alarm("worsening", now["step"], message, cure)
+    return Alarm("worsening", now["step"], message, cures["worsening"])
 
 
-def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
+def _posterior(
+    rows: Sequence[Mapping[str, Any]], latent: int | None, cures: Mapping[str, str]
+) -> Alarm | None:
+    if latent is None:
+        return None
     names = [key for key in rows[-1] if key.startswith("posterior_gap")]
     late = [row for row in rows if names and names[0] in row][-PATIENCE:]
     if not names or len(late) < PATIENCE:
@@ -170,11 +187,10 @@ def _posterior(rows: Sequence[Mapping[str, Any]], latent: int) -> Alarm | None:
         return None
     row, quantile = rows[-1], name.rpartition("/")[2]
     message = f"the posterior misses {worst:.2g} nats at the {quantile} quantile of the levels"
-    cure = "raise --posterior-lr, give it a --delay, or lower the student's --lr"
-    return Alarm("posterior", row["step"], message, cure)
+    return Alarm("posterior", row["step"], message, cures["posterior"])
 
 
-def _divergence(row: Mapping[str, Any], total: int) -> Alarm | None:
+def _divergence(row: Mapping[str, Any], total: int, cures: Mapping[str, str]) -> Alarm | None:
     # The log writes null, and names it. An infinite ratio is that of a gradient without noise.
     bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
     bad = [key for key in bad or row.get("nonfinite", ()) if key != "gradient_snr"]
@@ -185,4 +201,4 @@ def _divergence(row: Mapping[str, Any], total: int) -> Alarm | None:
         message = f"the samples have {wide:.3g} times the data's variance"
     else:
         return None
-    return Alarm("divergence", row["step"], message, "lower --lr or raise --levels.sigma-min")
+    return Alarm("divergence", row["step"], message, cures["divergence"])

@@ -63,8 +63,9 @@ class GradientQuality:
 def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
     r"""Returns one estimate of the gradient of the student's parameters, flat.
 
-    The sum over the phases that update the student; draws from the objective's streams. Frozen
-    parameters have no part in it.
+    The sum over the phases that update the student; draws from the objective's streams, and
+    moves what `prepare` moves: an instrument calls it within `Objective.aside`. Frozen parameters
+    have no part in it.
     """
     with torch.no_grad():
         drawn = objective.prepare(batch, step)
@@ -152,8 +153,11 @@ def gradient_quality(
     the reference, the variance of that mean and of the reference are taken away. A negative
     estimate is shown as zero. The standard error follows from the estimates' projections on the
     bias, and from the noise floor where there is none.
+
+    Streams, counters and buffers of the objective are put back.
     """
-    gradients = torch.stack([student_gradient(objective, batch, step) for _ in range(draws)])
+    with objective.aside(f"gradient quality/{step}"):
+        gradients = torch.stack([student_gradient(objective, batch, step) for _ in range(draws)])
     mean, norm = gradients.mean(0), reference.norm()
     trace = gradients.var(0).sum()
     floor = trace / draws + reference_error

@@ -6,12 +6,13 @@ without train the same student, bit for bit.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.exact import EmpiricalDenoiser
@@ -21,7 +22,7 @@ from ..training.frozen import Frozen
 from ..training.objective import Objective
 from .gradients import student_gradient
 
-__all__ = ["gradient_snr", "look", "score_gap", "spread"]
+__all__ = ["gradient_snr", "measure_convergence", "score_gap", "spread"]
 
 
 # ---------------------------------------------------------------- instruments
@@ -121,8 +122,14 @@ def spread(x: Tensor, variance: float) -> float:
     return float(x.flatten(1).var(dim=0).mean()) / variance
 
 
+def device_of_module(module: nn.Module) -> torch.device:
+    r"""Returns the device of a module's weights, the CPU where it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 @torch.no_grad()
-def look(
+def measure_convergence(
     problem: Problem,
     objective: Objective,
     samples: tuple[Tensor, Mapping[str, Tensor]],
@@ -145,18 +152,20 @@ def look(
         row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
     x, cond = samples
     row["spread"] = spread(x, problem.space.variance)
-    row["histogram"] = problem.scores.histogram(x)
-    row["expected_shares"] = problem.scores.expected_shares
-    teacher, device = problem.teacher, objective.like.device
+    row["histogram"], row["due"] = problem.scores.histogram(x), problem.scores.expected_shares
+    teacher = problem.teacher
     held = (m for m in objective.children() if isinstance(m, Frozen))
-    asked = (frozen.uncounted for frozen in held if frozen.module is teacher)
+    asked = next((frozen.uncounted for frozen in held if frozen.module is teacher), None)
+    # On the samples' device, wherever the teacher waits; an objective that trains a denoiser on
+    # data has no teacher, and leaves the problem's where it is.
+    device = objective.like.device if asked is not None else device_of_module(teacher)
     low = math.log10(max(problem.space.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.space.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs
-    # The same noise at every look: what changes is the student.
+    # The same noise at every evaluation: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
-        next(asked, teacher),  # on the samples' device, wherever the teacher waits
+        teacher if asked is None else asked,
         x[:n].to(device),
         x[n:].to(device),
         noise.to(device),

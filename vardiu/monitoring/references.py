@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["of", "summary"]
+__all__ = ["preset_curves", "summary"]
 
 
 POINTS = 41
@@ -28,7 +28,7 @@ KEPT = ("metric/", "bound/", "negative_entropy/", "score_gap/", "spread", "gradi
 PHASE = ("bound/loss", "bound/negative_entropy", "bound/gradient")
 
 
-def of(preset: str) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
+def preset_curves(preset: str) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
     r"""Returns the curves of a preset by the name of the quantity, or `None` if there are none."""
     path = resources.files("vardiu.monitoring") / "reference" / f"{preset}.json"
     return json.loads(path.read_text())["curves"] if path.is_file() else None

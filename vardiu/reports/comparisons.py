@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .curves import _in_a_row
-from .figures import COLOURS, _save
+from .curves import stages_joined
+from .figures import COLOURS, save_figure
 
 __all__ = ["comparison", "gradients", "slacks"]
 
@@ -26,7 +26,7 @@ def comparison(
     line and their range a band.
     """
     figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
-    runs = [(label, _in_a_row(rows)) for label, rows in runs]
+    runs = [(label, stages_joined(rows)) for label, rows in runs]
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
     first = figure.add_subplot(len(metrics), 2, 1)
     for row, metric in enumerate(metrics):
@@ -41,10 +41,10 @@ def comparison(
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     elif labels:
         first.legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _style(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     r"""Returns colour and dashes: told apart beyond the palette's length too."""
     dashes = ("-", "--", ":", "-.")
     return {
@@ -58,7 +58,7 @@ def _bands(
 ) -> None:
     positive = True
     for j, label in enumerate(dict.fromkeys(label for label, _ in runs)):
-        style = _style(j)
+        style = line_style(j)
         series = []
         for name, rows in runs:
             pairs = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
@@ -106,7 +106,7 @@ def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> 
         ax.grid(alpha=0.25, axis="y")
         if i == 0:
             ax.legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def slacks(arms: Mapping[str, Sequence[tuple[float, float, float]]], path: Path) -> Path:
@@ -115,9 +115,9 @@ def slacks(arms: Mapping[str, Sequence[tuple[float, float, float]]], path: Path)
     ax = figure.add_subplot()
     for j, (title, rows) in enumerate(arms.items()):
         sigma, value, error = np.array(rows).T
-        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, marker=".", **_style(j))
+        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, marker=".", **line_style(j))
     ax.set(xscale="log", xlabel="sigma", ylabel="bound less divergence, nats")
     ax.axhline(0, color="#888888", linewidth=0.8)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)

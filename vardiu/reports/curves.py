@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .figures import COLOURS, _save
+from .figures import COLOURS, save_figure
 
-__all__ = ["convergence", "curves"]
+__all__ = ["convergence", "curves", "stages_joined"]
 
 
 # What a row holds besides quantities to draw.
@@ -31,7 +31,7 @@ HIDDEN = {
 }
 
 
-def _in_a_row(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def stages_joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     r"""Returns rows whose updates, seconds and calls go on counting from stage to stage."""
     axes = ("updates", "seconds", "calls")
     result: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def curves(
         reference: For some quantities `progress` in [0, 1] of the last stage, and `low`, `median`
             and `high` of finished runs, drawn below.
     """
-    rows = _in_a_row(rows)
+    rows = stages_joined(rows)
     groups = _groups(rows)
     timed = [f"metric/{name}" for name in headline if f"metric/{name}" in groups]
     panels = [(group, keys, "updates") for group, keys in groups.items()]
@@ -94,7 +94,7 @@ def curves(
         if len(keys) > 1:
             title = None if group.endswith("quantile") else "sigma"
             ax.legend(title=title, fontsize=6, title_fontsize=7, ncols=2)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _reference(
@@ -170,4 +170,4 @@ def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     ax.axhline(1, color="#888888", linewidth=0.8)
     ax.set(xlabel="mode or class", title=f"after {seen[-1]['updates']:,} updates")
     ax.grid(alpha=0.25, axis="y")
-    return _save(figure, path)
+    return save_figure(figure, path)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS"]
+__all__ = ["COLOURS", "save_figure"]
 
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     r"""Writes a figure whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")

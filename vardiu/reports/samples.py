@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .figures import COLOURS, _save
+from .figures import COLOURS, save_figure
 
 __all__ = ["image_grid", "scatter_grid"]
 
@@ -53,7 +53,7 @@ def scatter_grid(
         outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
         title = f"{title} ({outside:,} outside)" if outside else title
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int = 20) -> Path:
@@ -77,4 +77,4 @@ def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int 
         )
         ax.set_title(title, loc="left", fontsize=11)
         ax.set_axis_off()
-    return _save(figure, path)
+    return save_figure(figure, path)

@@ -30,13 +30,13 @@ import torch
 from ..errors import ConfigError
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
-from ..runs.allocator import keep
-from ..runs.distill import _reference
-from ..runs.execute import device_of, trained, trainer_of
-from ..runs.task import Task, method_of, problem_of, task_of
+from ..runs.allocator import keep_freed_memory
+from ..runs.execute import device_of, trainer_of
+from ..runs.measuring import reference_curves
+from ..runs.stages import stages_of
+from ..runs.task import Task, problem_of, task_of
 from ..students.base import Generator
 from ..teachers.probe import probe
-from ..training.stage import Context
 from . import footprint
 from .rehearse import RehearsedArtefacts, peak, stage_row, timed
 
@@ -99,40 +99,36 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     run, device = task.run, device_of(task.run.device)
     if run.threads:
         torch.set_num_threads(run.threads)
-    keep()
+    keep_freed_memory()
     library = peak(torch.device("cpu"))
     problem, start = timed(lambda: ready(task))
     torch.manual_seed(run.seed)
-    method = method_of(task.command, task.method)
     artefacts = RehearsedArtefacts()
-    recipe = method.recipe(problem, task.settings, Context(run.seed, artefacts, device))
-    stage, seconds = timed(lambda: next(recipe))
+    recipe = stages_of(task, problem, artefacts, device)
+    stage, seconds = timed(recipe.first)
     start += seconds
     stages: list[dict[str, Any]] = []
-    while True:
+    log: list[dict[str, Any]] = []
+    while stage is not None:
         trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
         start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
-        done = trained(trainer)
-        try:
-            stage, seconds = timed(lambda d=done: recipe.send(d))
-            start += seconds
-        except StopIteration:
-            break
-        del stages[-1]["log"]
-    log = stages[-1].pop("log")
-    end = timed(lambda: finish(task, problem, done.network.cpu(), log))[1]
+        log = stages[-1].pop("log")
+        stage, seconds = timed(lambda t=trainer: recipe.after(t))
+        start += seconds
+    student = recipe.result.cpu()
+    end = timed(lambda: finish(task, problem, student, log))[1]
     training = sum(row["seconds"] for row in stages)
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "stages": stages,
         "memory": {"peak": peak(device), "library": library},
-        "disk": disk(task, stages, done.network),
+        "disk": disk(task, stages, student),
         "seconds": {
             "start": start + artefacts.seconds,
             "training": training,
-            "evaluations": sum(row["looks"] for row in stages),
+            "evaluations": sum(row["evaluations"] for row in stages),
             "checkpoints": saves(task, stages),
             "end": end,
         },
@@ -165,7 +161,7 @@ def finish(
         problem.scores.teacher_metrics(n)
     with tempfile.TemporaryDirectory() as folder:
         problem.scores.plot_beside_data(source, Path(folder) / "samples.png", "student")
-        curves(log, Path(folder) / "curves.png", problem.scores.headline, _reference(task))
+        curves(log, Path(folder) / "curves.png", problem.scores.headline, reference_curves(task))
         if any("histogram" in row for row in log):
             convergence(log, Path(folder) / "convergence.png")
 

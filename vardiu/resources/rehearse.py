@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from ..monitoring import measures
 from ..problems.base import Problem
-from ..runs.distill import _draws
+from ..runs.measuring import gradient_draws, student_of, student_values
 from ..runs.task import Task
 from ..storage.artefacts import Artefacts, Portion
-from ..storage.checkpoints import _encode
+from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
 from ..training.stage import Stage
 from ..training.trainer import DIAGNOSTICS_EVERY, Trainer
@@ -85,13 +84,13 @@ def stage_row(
     kept = footprint.activations(stage.objective, trainer.batch, trainer.step)
     state = trainer.state_dict(stage.batches)
     saving = timed(lambda: serialise(state))
-    log, looks = look(task, problem, trainer, stage)
+    log, evaluations = rehearse_reports(task, problem, trainer, stage)
     return {
         "name": stage.name,
         "steps": stage.steps,
         **found._asdict(),
         "seconds": stage.steps * found.step + found.warm,
-        "looks": looks,
+        "evaluations": evaluations,
         "log": log,
         "checkpoint": saving[0],
         "save": saving[1],
@@ -137,27 +136,26 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     return Steps(step, work, warm)
 
 
-def look(
+def rehearse_reports(
     task: Task, problem: Problem, trainer: Trainer, stage: Stage
 ) -> tuple[list[dict[str, Any]], float]:
     r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
-    told, seconds = timed(trainer.summary)
+    report, seconds = timed(trainer.summary)
     seconds *= min(task.run.reports, stage.steps // DIAGNOSTICS_EVERY + 1)
-    row: dict[str, Any] = {"stage": stage.name, "updates": 1, "calls": told.calls, **told.values}
+    row: dict[str, Any] = {
+        "stage": stage.name,
+        "updates": 1,
+        "calls": report.calls,
+        **report.values,
+    }
     reports = min(task.run.reports, stage.steps)
 
-    def evaluate() -> None:
-        random = torch.Generator().manual_seed(0)
-        drawn = problem.student_source(trainer.average.module)(problem.scores.quick, random)
-        for metric in problem.scores.measure(lambda n, random: drawn, problem.scores.quick):
-            row[f"metric/{metric.name}"] = metric.value
-        assert trainer.batch is not None
-        draws = _draws(stage.steps, stage.steps, task.run.evaluations)
-        seen = trainer.objective, drawn, trainer.batch, trainer.step, draws
-        row.update(measures.look(problem, *seen))
-
-    if task.command == "distill":
-        seconds += min(task.run.evaluations, stage.steps) * timed(evaluate)[1]
+    student = student_of(trainer.objective, trainer.average.module)
+    if student is not None:
+        draws = gradient_draws(stage.steps, stage.steps, task.run.evaluations)
+        values, each = timed(lambda: student_values(problem, trainer, student, draws))
+        row |= values
+        seconds += min(task.run.evaluations, stage.steps) * each
     return [{**row, "step": i + 1, "seconds": i + 1.0} for i in range(reports)], seconds
 
 
@@ -186,7 +184,7 @@ def serialise(state: dict[str, Any]) -> int:
     total = 0
     for part, value in state.items():
         tensors: dict[str, torch.Tensor] = {}
-        text = json.dumps(_encode(value, part, tensors))
+        text = json.dumps(encode_state(value, part, tensors))
         data = safetensors.torch.save(tensors) if tensors else b""
         for _ in range(2):  # when it is written, and when it is verified
             hashlib.sha256(data).hexdigest()

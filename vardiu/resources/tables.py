@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["bytes_of", "duration", "show"]
+__all__ = ["bytes_of", "duration", "print_estimate"]
 
 
 PARTS = ("weights", "gradients", "optimiser", "average", "activations")
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms"
 
 
-def show(found: Mapping[str, Any], console: Console) -> None:
+def print_estimate(found: Mapping[str, Any], console: Console) -> None:
     r"""Prints what `estimate` returned."""
     for stage in found["stages"]:
         console.print(networks(stage))

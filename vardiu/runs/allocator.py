@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep"]
+__all__ = ["keep_freed_memory"]
 
 
 # The numbers of glibc's <malloc.h>.
@@ -21,7 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**30
 
 
-def keep() -> bool:
+def keep_freed_memory() -> bool:
     r"""Makes this process keep freed memory for its next step, where the C library is glibc.
 
     The peak stays what it was; memory is given back when the process ends. It holds for the whole

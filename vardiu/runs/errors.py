@@ -2,14 +2,19 @@ r"""What ends a command: one clear message and an exit status."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from ..errors import CheckpointError, ConfigError, Diverged, ExportError, Interrupted, RunError
-from .execute import command_line
 
 errors = Console(stderr=True)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    r"""Returns a command as it can be typed."""
+    return shlex.join(["vardiu", *arguments])
 
 
 def guarded(

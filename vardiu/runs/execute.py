@@ -1,4 +1,4 @@
-r"""From settings to a finished run: probe, train, measure, draw, report.
+r"""A run under way: its folder, its stages, what it costs, and what it tells its listeners.
 
 Everything on disk is made here; the layers below know no file but a checkpoint.
 """
@@ -6,37 +6,33 @@ Everything on disk is made here; the layers below know no file but a checkpoint.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import shlex
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-from ..errors import ConfigError
-from ..metrics import Metric, fingerprint
-from ..problems.base import Problem
+from ..errors import ConfigError, Interrupted
+from ..metrics import fingerprint
+from ..problems.base import Problem, Source
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
-from ..training.stage import Context, Recipe, Stage, Trained
+from ..students.base import Generator
+from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
-from . import allocator
-from .task import RunSettings, Task
+from . import allocator, events
+from .listeners import Log
+from .measuring import evaluation_due, gradient_draws, student_values
+from .stages import stages_of
+from .task import RunSettings, Task, problem_of
+
+__all__ = ["Execution", "StageExecution", "TeacherMeter", "device_of", "execution", "trainer_of"]
 
 
 def device_of(name: str) -> torch.device:
@@ -54,23 +50,6 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def context_of(run: RunSettings, folder: RunFolder, console: Console) -> Context:
-    r"""Returns where a recipe is carried out: the run's seed, device and artefacts."""
-
-    def progress(name: str, done: int, total: int) -> None:
-        if done in (0, total) or done % max(1, total // 4) == 0:
-            console.print(f"{name}: {done:,} of {total:,} portions", highlight=False)
-
-    artefacts = Artefacts(folder.file("artefacts"), progress)
-    return Context(run.seed, artefacts, device_of(run.device))
-
-
-def trained(trainer: Trainer) -> Trained:
-    r"""Returns what a recipe is sent of a stage."""
-    network = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
-    return Trained(network, trainer.objective)
-
-
 def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
     r"""Returns the trainer of a stage, with all that the run asks for."""
     run.economy.apply(stage.objective)
@@ -84,158 +63,253 @@ def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
     )
 
 
-def train(
-    recipe: Recipe,
-    teacher: torch.nn.Module | None,
-    folder: RunFolder,
-    run: RunSettings,
-    console: Console,
-    listen: Callable[[str, Trainer, Report], None],
-) -> tuple[torch.nn.Module, dict[str, Any]]:
-    r"""Runs the stages of a recipe, each from its newest checkpoint.
+class TeacherMeter:
+    r"""Counts seconds, and the teacher's calls and rows while it is watched.
 
-    Returns:
-        The trained and averaged network, and what the run cost.
+    Arguments:
+        teacher: The teacher; none where one is trained.
     """
-    device = device_of(run.device)
-    names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
-    cost: dict[str, Any] = dict.fromkeys(names, 0)
-    with metered(teacher, cost):
-        stage, index = next(recipe), 0
-    while True:
-        trainer = trainer_of(stage, run, device)
-        store = Checkpoints(folder.file("checkpoints") / f"{index}-{stage.name}")
-        found = store.newest()
+
+    def __init__(self, teacher: torch.nn.Module | None) -> None:
+        self.teacher = teacher
+        self.calls = self.rows = 0
+
+    def __call__(self) -> dict[str, float]:
+        return {
+            "seconds": time.perf_counter(),
+            "teacher_calls": self.calls,
+            "teacher_rows": self.rows,
+        }
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        r"""Counts the calls of the teacher in the context."""
+
+        def count(module: torch.nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+            if module is self.teacher:  # a fake that is copied meanwhile takes the hook along
+                self.calls += 1
+                self.rows += len(output)
+
+        handle = None if self.teacher is None else self.teacher.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
+
+
+class Execution:
+    r"""A run under way.
+
+    Arguments:
+        task: What to do.
+        problem: Its problem.
+        folder: Its folder, of which this process is the only writer.
+        listeners: They hear what happens.
+
+    Attributes:
+        is_finished: Whether the run was finished before: nothing is left to do.
+        broadcast: Tells an event to the listeners.
+        cost: Seconds, teacher calls and rows, student updates and steps so far.
+        result: The trained and averaged network, after the last stage.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        problem: Problem,
+        folder: RunFolder,
+        listeners: Sequence[events.Listener] = (),
+    ) -> None:
+        self.task, self.problem, self.folder = task, problem, folder
+        self.is_finished = False
+        self.broadcast = events.Broadcaster([Log(folder), *listeners])
+        names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
+        self.cost: dict[str, Any] = dict.fromkeys(names, 0)
+        self.result: Any = None
+
+    def stages(self) -> Iterator[StageExecution]:
+        r"""Yields the stages, each as it stands in its newest checkpoint; whoever asks for the
+        next one has trained the one before."""
+        device, meter = device_of(self.task.run.device), TeacherMeter(self.problem.teacher)
+        artefacts = Artefacts(self.folder.file("artefacts"), self.tell_portions, meter)
+        stages = stages_of(self.task, self.problem, artefacts, device)
+        stage: Stage | None
+        with meter.watching():
+            stage = stages.first()
+        while stage is not None:
+            current = StageExecution(self, stage, stages.index, device)
+            current.resume()
+            yield current
+            trainer = current.trainer
+            self.broadcast(events.StageFinished(stage.name, trainer.step))
+            self.cost["seconds"] += trainer.seconds
+            calls, rows = trainer.objective.teacher_cost
+            self.cost["teacher_calls"] += calls
+            self.cost["teacher_rows"] += rows
+            self.cost["student_updates"] += trainer.updates.get("generator", 0)
+            self.cost["steps"] += trainer.step
+            with meter.watching():
+                stage = stages.after(trainer)
+        for counter, value in artefacts.cost.items():
+            self.cost[counter] += value
+        self.result = stages.result.requires_grad_(False).eval()
+
+    def tell_portions(self, name: str, done: int, total: int) -> None:
+        r"""Tells how much there is of something that is made once."""
+        self.broadcast(events.ArtefactProgress(name, done, total))
+
+    def finish(self, results: events.Results, source: Source, title: str) -> None:
+        r"""Tells what has been shipped, marks the run as finished, and tells that.
+
+        Arguments:
+            results: What was measured.
+            source: Draws samples of what was shipped.
+            title: What that is.
+        """
+        self.broadcast(events.Shipped(source, title, results))
+        reference = {"name": results.reference_name, "metrics": results.reference_rows()}
+        summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
+        self.folder.finish(summary)
+        self.broadcast(events.RunFinished(self.folder.path, results))
+
+
+class AnnouncedCheckpoints(Checkpoints):
+    r"""Checkpoints that tell when one has been saved."""
+
+    def __init__(self, folder: Path, announce: Callable[[int, Path], None]) -> None:
+        super().__init__(folder)
+        self.announce = announce
+
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        path = super().save(step, state)
+        self.announce(step, path)
+        return path
+
+
+class StageExecution:
+    r"""One stage of a run under way.
+
+    Arguments:
+        run: The run.
+        stage: The stage.
+        index: Its index in the recipe.
+        device: Where it is trained.
+
+    Attributes:
+        trainer: Its trainer.
+        batches: Its data.
+    """
+
+    def __init__(self, run: Execution, stage: Stage, index: int, device: torch.device) -> None:
+        self.run, self.stage, self.batches = run, stage, stage.batches
+        self.settings = run.task.run
+        self.trainer = trainer_of(stage, self.settings, device)
+        self.report_every = max(1, stage.steps // self.settings.reports)
+        name, n = f"{index}-{stage.name}", self.settings.milestones
+        self.store = AnnouncedCheckpoints(
+            run.folder.file("checkpoints") / name,
+            lambda step, path: run.broadcast(events.Saved(stage.name, step, path)),
+        )
+        self.milestones = Checkpoints(run.folder.file("milestones") / name, keep=10**9)
+        self.milestone_steps = {stage.steps * (i + 1) // n for i in range(n)}
+
+    def resume(self) -> None:
+        r"""Takes the newest checkpoint that can be used, if there is one."""
+        found = self.store.newest()
+        step, skipped = 0, list[str]()
         if found is not None:
             step, state, skipped = found
-            for message in skipped:
-                console.print(f"[yellow]skipped:[/] {message}", highlight=False)
-            trainer.load_state_dict(state, stage.batches)
-            folder.truncate_metrics(stage.name, step)
-            if step < stage.steps:
-                console.print(f"going on with {stage.name} from step {step:,} of {stage.steps:,}")
-        else:  # a run that was killed before its first checkpoint starts its log anew
-            folder.truncate_metrics(stage.name, 0)
-        _fit(trainer, stage, store, run, console, listen)
-        cost["seconds"] += trainer.seconds
-        calls, rows = trainer.objective.teacher_cost
-        cost["teacher_calls"] += calls
-        cost["teacher_rows"] += rows
-        cost["student_updates"] += trainer.updates.get("generator", 0)
-        cost["steps"] += trainer.step
-        try:
-            with metered(teacher, cost):
-                stage = recipe.send(trained(trainer))
-        except StopIteration as stop:
-            return stop.value.requires_grad_(False).eval(), cost
-        index += 1
+            self.trainer.load_state_dict(state, self.batches)
+        student = self.student()
+        latent = None if student is None else math.prod(student.latent_shape)
+        name, steps = self.stage.name, self.stage.steps
+        self.run.broadcast(
+            events.StageStarted(name, step, steps, self.report_every, latent, tuple(skipped))
+        )
+
+    def student(self) -> Generator | None:
+        r"""Returns the averaged student; `None` where this stage trains none."""
+        return self.trainer.objective.student_of(self.trainer.average.module)
+
+    def fit_options(self) -> dict[str, Any]:
+        r"""Returns what `Trainer.fit` is to do beside its steps."""
+        return {
+            "store": self.store,
+            "save_every": self.settings.save_every,
+            "report_every": self.report_every,
+            "report": self.tell_report,
+            "progress": self.tell_step,
+        }
+
+    def tell_report(self, report: Report) -> None:
+        r"""Measures the student where it is due, and tells that and the report."""
+        name, trainer, values = self.stage.name, self.trainer, dict(report.values)
+        student = self.student()
+        if student is not None and evaluation_due(report.step, trainer.steps, self.settings):
+            draws = gradient_draws(report.step, trainer.steps, self.settings.evaluations)
+            measured = student_values(self.run.problem, trainer, student, draws)
+            self.run.broadcast(events.Measured(name, report.step, measured))
+            values |= measured
+        updates = trainer.updates.get("generator", 0)
+        self.run.broadcast(
+            events.Reported(
+                name,
+                report.step,
+                trainer.steps,
+                updates,
+                report.seconds,
+                report.calls,
+                values,
+            )
+        )
+
+    def tell_step(self, step: int) -> None:
+        r"""Keeps a milestone where there is one, and tells that the step has been taken."""
+        if step in self.milestone_steps:
+            self.milestones.save(step, self.trainer.state_dict(self.batches))
+        self.run.broadcast(events.StepTaken(self.stage.name, step, self.stage.steps))
 
 
 @contextlib.contextmanager
-def metered(teacher: torch.nn.Module | None, cost: dict[str, Any]) -> Iterator[None]:
-    r"""Adds to the cost what a recipe does before and between its stages."""
+def execution(
+    task: Task, out: str | Path, listeners: Sequence[events.Listener], command: Sequence[str]
+) -> Iterator[Execution]:
+    r"""Opens the run of a task in a folder, of which this process is then the only writer.
 
-    def count(module: torch.nn.Module, arguments: tuple, output: torch.Tensor) -> None:
-        if module is teacher:  # a fake that is copied meanwhile takes the hook along
-            cost["teacher_calls"] += 1
-            cost["teacher_rows"] += len(output)
-
-    handle = None if teacher is None else teacher.register_forward_hook(count)
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        cost["seconds"] += time.perf_counter() - started
-        if handle is not None:
-            handle.remove()
-
-
-def _fit(
-    trainer: Trainer,
-    stage: Stage,
-    store: Checkpoints,
-    run: RunSettings,
-    console: Console,
-    listen: Callable[[str, Trainer, Report], None],
-) -> torch.nn.Module:
-    r"""Trains one stage behind a progress bar; returns the averaged network."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
-    )
-    every = max(1, stage.steps // run.reports)
-    marks = {stage.steps * (i + 1) // run.milestones for i in range(run.milestones)}
-    kept = Checkpoints(store.folder.parent.parent / "milestones" / store.folder.name, keep=10**9)
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-        bar = progress.add_task(stage.name, total=stage.steps, completed=trainer.step, told="")
-
-        def tell(told: Report) -> None:
-            loss = next((v for k, v in told.values.items() if k.endswith("/loss")), None)
-            progress.update(bar, told="" if loss is None else f"loss {loss:.4g}")
-            if not console.is_terminal and told.step % (4 * every) == 0:
-                console.print(
-                    f"{stage.name}: step {told.step:,} of {stage.steps:,}, {told.seconds:.0f} s",
-                    highlight=False,
-                )
-            listen(stage.name, trainer, told)
-
-        def advanced(step: int) -> None:
-            if step in marks:
-                kept.save(step, trainer.state_dict(stage.batches))
-            progress.update(bar, completed=step)
-
-        return trainer.fit(
-            stage.batches,
-            store=store,
-            save_every=run.save_every,
-            report_every=every,
-            report=tell,
-            progress=advanced,
-        )
+    Raises:
+        ConfigError: The task cannot be carried out.
+        RunError: The folder holds something else, or another process writes to it.
+    """
+    problem, folder = problem_of(task), RunFolder(out)
+    device_of(task.run.device)
+    with folder.lock():
+        run = Execution(task, problem, folder, listeners)
+        run.is_finished = folder.open(task.to_mapping()) == "finished"
+        if run.is_finished:
+            run.broadcast(events.RunAlreadyFinished(folder.path))
+            yield run
+            return
+        if task.run.threads:
+            torch.set_num_threads(task.run.threads)
+        allocator.keep_freed_memory()
+        record_provenance(run, command)
+        run.broadcast(events.RunStarted(task.command, task.preset, task.method, folder.path))
+        try:
+            yield run
+        except Interrupted as error:
+            run.broadcast(events.RunInterrupted(str(error)))
+            raise
+        except BaseException as error:
+            run.broadcast(events.RunFailed(error))
+            raise
 
 
-def begin(task: Task, folder: RunFolder, command: Sequence[str], problem: Problem) -> None:
-    r"""Sets seed and threads, and writes the provenance of a new run."""
-    if task.run.threads:
-        torch.set_num_threads(task.run.threads)
-    allocator.keep()
-    if not folder.file("provenance.json").is_file():
-        x, _ = problem.data.reference(512)
-        about = provenance(command, task.run.seed, data=fingerprint(x), **problem.hashes())
-        write_text_atomic(folder.file("provenance.json"), json.dumps(about, indent=2) + "\n")
-
-
-def show(
-    console: Console, metrics: Sequence[Metric], reference: Sequence[Metric], who: str
-) -> None:
-    r"""Prints metrics beside those of a reference."""
-    table = Table(box=None, header_style="bold")
-    for name in ("metric", "student", who, "better", "n"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    known = {metric.name: metric for metric in reference}
-    for metric in metrics:
-        error = "" if metric.error is None else f" ± {metric.error:.2g}"
-        other = known.get(metric.name)
-        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
-        table.add_row(
-            metric.name,
-            f"{metric.value:.4g}{error}",
-            "" if other is None else f"{other.value:.4g}",
-            better,
-            f"{metric.n:,}",
-        )
-    console.print(table)
-
-
-def _where(folder: RunFolder, console: Console) -> None:
-    console.print(f"picture: {folder.file('samples.png')}", highlight=False, soft_wrap=True)
-    console.print(f"report:  {folder.file('report.html')}", highlight=False, soft_wrap=True)
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    r"""Returns a command as it can be typed."""
-    return shlex.join(["vardiu", *arguments])
+def record_provenance(run: Execution, command: Sequence[str]) -> None:
+    r"""Writes what a new run is made from: command, versions, machine, seed and hashes."""
+    file = run.folder.file("provenance.json")
+    if not file.is_file():
+        x, _ = run.problem.data.reference(512)
+        hashes = run.problem.hashes()
+        about = provenance(command, run.task.run.seed, data=fingerprint(x), **hashes)
+        write_text_atomic(file, json.dumps(about, indent=2) + "\n")

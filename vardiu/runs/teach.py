@@ -2,76 +2,81 @@ r"""From a task to a finished teacher."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from .. import models
-from ..methods import TEACHING
-from ..reports.curves import curves
-from ..reports.html import write_report
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import probe
-from ..training.trainer import Report, Trainer
-from .execute import _where, begin, context_of, device_of, show, train
-from .task import Task, problem_of
+from .events import (
+    Broadcaster,
+    FinalMeasurementStarted,
+    Listener,
+    Results,
+    TeacherNeeded,
+    TeacherProbed,
+)
+from .execute import Execution, execution
+from .listeners import ReportPage
+from .presets import TEACHERS
+from .task import Task, task_from_preset
 
-__all__ = ["teach"]
+__all__ = ["ensure_teacher", "teach"]
 
 
-def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> RunFolder:
-    r"""Carries out a `teach` task; the teacher is written to `teacher/` in the run's folder."""
-    folder = RunFolder(out)
-    problem = problem_of(task)
-    device_of(task.run.device)
-    with folder.lock():
-        if folder.open(task.to_mapping()) == "finished":
-            console.print(f"{out} is finished; nothing to do.", highlight=False)
-            return folder
-        begin(task, folder, command, problem)
+def teach(
+    task: Task,
+    out: str | Path,
+    listeners: Sequence[Listener] = (),
+    command: Sequence[str] = (),
+) -> RunFolder:
+    r"""Carries out a `teach` task; the teacher is written to `teacher/` in the run's folder.
+
+    Arguments and errors are those of `vardiu.runs.distill.distill`.
+    """
+    with execution(task, out, listeners, command) as run:
+        if run.is_finished:
+            return run.folder
         torch.manual_seed(task.run.seed)
+        title = f"teacher: {task.preset}"
+        page = ReportPage(task, run.folder, run.problem, title, has_alarms=False)
+        run.broadcast.listeners.append(page)
+        for stage in run.stages():
+            stage.trainer.fit(stage.batches, **stage.fit_options())
+        ship_teacher(run)
+    return run.folder
 
-        def listen(stage: str, trainer: Trainer, told: Report) -> None:
-            updates = trainer.updates["generator"]
-            row = {"stage": stage, "step": told.step, "updates": updates, "calls": 0}
-            folder.log({**row, "seconds": told.seconds, **told.values})
 
-        recipe = TEACHING.recipe(problem, task.settings, context_of(task.run, folder, console))
-        teacher, cost = train(recipe, None, folder, task.run, console, listen)
-        problem.teacher = teacher.cpu()
-        rows = probe(problem.teacher, *problem.data.reference(512))
-        table = Table(box=None, header_style="bold")
-        for name in ("sigma", "squared error", "a linear denoiser's"):
-            table.add_column(name, justify="right")
-        for row in rows:
-            table.add_row(f"{row.sigma:.3g}", f"{row.error:.4g}", f"{row.linear:.4g}")
-        console.print(table)
-        console.print("measuring 35 steps of Heun's method ...")
-        metrics = problem.scores.measure(problem.teacher_source(), problem.scores.samples)
-        measured = [metric.row() for metric in metrics]
-        about = {"metrics": measured, "cost": cost, "preset": task.preset}
-        models.save(teacher, folder.file("teacher"), about)
-        problem.scores.plot_beside_data(
-            problem.teacher_source(), folder.file("samples.png"), "teacher, 69 calls"
-        )
-        curves(folder.metrics(), folder.file("curves.png"))
-        pictures = [
-            ("Samples", folder.file("samples.png")),
-            ("Training", folder.file("curves.png")),
-        ]
-        write_report(
-            folder,
-            title=f"teacher: {task.preset}",
-            metrics=measured,
-            reference=[],
-            reference_name="",
-            cost=cost,
-            pictures=pictures,
-        )
-        folder.finish({"metrics": measured, "cost": cost})
-        show(console, metrics, [], "-")
-        _where(folder, console)
-    return folder
+def ship_teacher(run: Execution) -> None:
+    r"""Measures the trained teacher, writes it, and finishes the run."""
+    problem = run.problem
+    problem.teacher = run.result.cpu()
+    run.broadcast(TeacherProbed(probe(problem.teacher, *problem.data.reference(512))))
+    run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
+    source = problem.teacher_source()
+    results = Results(problem.scores.measure(source, problem.scores.samples), [], "", run.cost)
+    about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
+    models.save(problem.teacher, run.folder.file("teacher"), about)
+    run.finish(results, source, "teacher, 69 calls")
+
+
+def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
+    r"""Trains the teacher of a preset on board if a task needs it and it is not there.
+
+    A teacher that the task names itself is not trained.
+    """
+    problem, name = task.problem, task.problem.name
+    # A density may have an exact teacher, images one from elsewhere.
+    needs = getattr(problem, "teacher", None) in (None, "learned")
+    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
+        return
+    folder = RunFolder(f"runs/teach-{name}")
+    if folder.result() is None:
+        Broadcaster(listeners)(TeacherNeeded(name, folder.path))
+        teacher = task_from_preset("teach", name)
+        run = dataclasses.replace(teacher.run, threads=task.run.threads, device=task.run.device)
+        command = ["vardiu", "teach", name]
+        teach(dataclasses.replace(teacher, run=run), folder.path, listeners, command)

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,20 @@ class Artefacts:
         folder: The folder that holds them; none keeps them in memory for as long as this object.
         progress: Is told the name of what is being made, how many portions there are, and how
             many there will be.
+        meter: Reads counters that only grow; what each portion took of them is kept with it.
+
+    Attributes:
+        cost: What the artefacts that were asked for took, in whichever process they were made.
     """
 
     def __init__(
         self,
         folder: Path | None = None,
         progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+        meter: Callable[[], Mapping[str, float]] = lambda: {"seconds": time.perf_counter()},
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.meter = folder, progress, meter
+        self.cost: dict[str, float] = {}
         self._memory: dict[str, dict[str, Tensor]] = {}
 
     def get(
@@ -72,8 +79,9 @@ class Artefacts:
         key = f"{name}-{self.address(description, portions)}"
         if key not in self._memory:
             if self.folder is None:
-                parts = list(self.made(name, range(portions), portions, make))
-                self._memory[key] = joined(parts)
+                made = list(self.metered(name, range(portions), portions, make))
+                self.charge([cost for _, cost in made])
+                self._memory[key] = joined([portion for portion, _ in made])
             else:
                 self._memory[key] = self._kept(key, name, description, portions, make)
         return dict(self._memory[key])
@@ -99,10 +107,28 @@ class Artefacts:
             about = json.dumps(dict(description), indent=1, sort_keys=True)
             write_text_atomic(folder / "description.json", about + "\n")
             wanted = [i for i in range(portions) if not verified(folder / f"{i:06d}")]
-            for i, portion in zip(wanted, self.made(name, wanted, portions, make), strict=True):
-                save_state(folder / f"{i:06d}", {"portion": dict(portion)})
-            parts = [load_state(folder / f"{i:06d}")["portion"] for i in range(portions)]
-        return joined(parts)
+            made = self.metered(name, wanted, portions, make)
+            for i, (portion, cost) in zip(wanted, made, strict=True):
+                save_state(folder / f"{i:06d}", {"portion": dict(portion), "cost": cost})
+            states = [load_state(folder / f"{i:06d}") for i in range(portions)]
+        self.charge([state["cost"] for state in states])
+        return joined([state["portion"] for state in states])
+
+    def charge(self, costs: Sequence[Mapping[str, float]]) -> None:
+        r"""Adds what portions took to the cost."""
+        for cost in costs:
+            for counter, value in cost.items():
+                self.cost[counter] = self.cost.get(counter, 0) + value
+
+    def metered(
+        self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]
+    ) -> Iterator[tuple[Portion, dict[str, float]]]:
+        r"""Yields the wanted portions, and what each of them took."""
+        before = self.meter()
+        for portion in self.made(name, wanted, total, make):
+            now = self.meter()
+            yield portion, {counter: now[counter] - before[counter] for counter in now}
+            before = self.meter()
 
     def made(
         self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]

@@ -24,28 +24,37 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-__all__ = ["Checkpoints", "load_state", "save_state"]
+__all__ = ["Checkpoints", "digest_of_file", "encode_state", "load_state", "save_state"]
 
 
 FORMAT = 1
 
 
-def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 (any leaf)
-    r"""Returns the JSON form of a state; tensors are put aside under their path."""
+def encode_state(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
+    r"""Returns the JSON form of a state.
+
+    Arguments:
+        value: A nest of mappings, lists and tuples; its leaves are tensors or JSON scalars.
+        path: The name of the state, with which the names of its tensors begin.
+        tensors: Receives a copy of each tensor on the CPU, by name.
+
+    Raises:
+        TypeError: A leaf or a key is of another type.
+    """
     if isinstance(value, Tensor):
         while path in tensors:  # as the keys 1 and "1" would share one
             path += "'"
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {"tensor": path}
     if isinstance(value, Mapping):
-        items = [[k, _encode(v, f"{path}/{k}", tensors)] for k, v in value.items()]
+        items = [[k, encode_state(v, f"{path}/{k}", tensors)] for k, v in value.items()]
         for key, _ in items:
             if not isinstance(key, str | int):
                 raise TypeError(f"{path}: keys must be strings or integers, got {key!r}")
         return {"dict": items}
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_encode(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+        return {kind: [encode_state(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": float.__repr__(value)}
     if value is None or isinstance(value, bool | int | str):
@@ -67,7 +76,8 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (
     return tuple(items) if kind == "tuple" else items
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def digest_of_file(path: Path) -> dict[str, Any]:
+    r"""Returns the number of bytes of a file, and their SHA-256."""
     with path.open("rb") as file:
         return {
             "bytes": path.stat().st_size,
@@ -76,7 +86,7 @@ def _digest(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, data: bytes) -> dict[str, Any]:
-    r"""Writes a file to the disk; returns what `_digest` has to find there."""
+    r"""Writes a file to the disk; returns what `digest_of_file` has to find there."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -121,7 +131,7 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
         files: dict[str, Any] = {}
         for part, value in state.items():
             tensors: dict[str, Tensor] = {}
-            structure[part] = _encode(value, part, tensors)
+            structure[part] = encode_state(value, part, tensors)
             if tensors:
                 name = f"{part}.safetensors"
                 files[name] = _write(partial / name, save(tensors))
@@ -159,7 +169,7 @@ def _verify(folder: Path) -> None:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing. {cure}")
         try:
-            found = _digest(folder / name)
+            found = digest_of_file(folder / name)
         except OSError as error:
             raise CheckpointError(f"{folder / name} cannot be read ({error}). {cure}") from error
         if found != expected:

@@ -1,0 +1,94 @@
+r"""What a run measures on the way: of which network, how often, and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..methods import diff_instruct, regression, vardiu
+from ..monitoring import references
+from ..monitoring.alarms import CURES
+from ..monitoring.measures import measure_convergence
+from ..problems.base import Problem
+from ..students.base import Generator
+from ..training.trainer import Trainer
+from .presets import PRESETS
+from .task import RunSettings, Task
+
+__all__ = [
+    "cures_of",
+    "evaluation_due",
+    "gradient_draws",
+    "reference_curves",
+    "student_values",
+]
+
+
+# What a method knows to try against an alarm, beside what helps any training.
+METHOD_CURES: Mapping[str, Mapping[str, str]] = {
+    "vardiu": vardiu.CURES,
+    "diff_instruct": diff_instruct.CURES,
+    "regression": regression.CURES,
+}
+
+
+def evaluation_due(step: int, steps: int, run: RunSettings) -> bool:
+    r"""Whether a report is the first one in another of `evaluations` equal parts of a stage."""
+    every = max(1, steps // run.reports)
+    before = (step - 1) // every * every
+    return step * run.evaluations // steps > before * run.evaluations // steps
+
+
+def gradient_draws(step: int, steps: int, evaluations: int) -> int:
+    r"""Returns of how many gradients an evaluation is to take signal and noise.
+
+    A gradient is as dear as a step: they are four in a hundred steps at most, but for the last.
+    """
+    between = max(1, steps // evaluations)
+    due = step // 100 > (step - between) // 100 or step == steps
+    return (8 if between >= 200 else 4) if due else 0
+
+
+def student_values(
+    problem: Problem, trainer: Trainer, student: Generator, draws: int
+) -> dict[str, Any]:
+    r"""Returns metrics of a student in training, and what the instruments show.
+
+    Arguments:
+        problem: The problem.
+        trainer: The trainer, after a step at least.
+        student: The student, see `Objective.student_of`.
+        draws: The number of gradients for their signal and noise; 0 for none.
+    """
+    assert trainer.batch is not None
+    samples = problem.student_source(student)(
+        problem.scores.quick, torch.Generator().manual_seed(0)
+    )
+    values: dict[str, Any] = {}
+    for metric in problem.scores.measure(lambda n, random: samples, problem.scores.quick):
+        values[f"metric/{metric.name}"] = metric.value
+        if metric.error is not None:
+            values[f"metric/{metric.name}_error"] = metric.error
+    return values | measure_convergence(
+        problem, trainer.objective, samples, trainer.batch, trainer.step, draws
+    )
+
+
+def cures_of(method: str) -> Mapping[str, str]:
+    r"""Returns what to try against each alarm in a run of a method."""
+    return {**CURES, **METHOD_CURES.get(method, {})}
+
+
+def reference_curves(task: Task) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
+    r"""Returns the curves of a task's preset; none for another problem or method."""
+    row = PRESETS.get(task.preset)
+    if row is None or task.method != row.method:
+        return None
+    own = {f.name: getattr(task.problem, f.name) for f in dataclasses.fields(task.problem)}
+    theirs = {f.name: getattr(row.problem, f.name) for f in dataclasses.fields(row.problem)}
+    # The same teacher may lie in another folder.
+    same = own | {"teacher_run": None} == theirs | {"teacher_run": None}
+    return references.preset_curves(task.preset) if same else None

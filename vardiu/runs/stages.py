@@ -1,0 +1,70 @@
+r"""The one place where a recipe is driven from stage to stage."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from ..problems.base import Problem
+from ..storage.artefacts import Artefacts
+from ..training.stage import Context, Recipe, Stage, Trained
+from ..training.trainer import Trainer
+from .task import Task, method_of
+
+__all__ = ["Stages", "stages_of"]
+
+
+class Stages:
+    r"""The stages of a recipe, one after another.
+
+    Arguments:
+        recipe: A recipe that has not been started.
+
+    Attributes:
+        index: The index of the stage at hand.
+        result: What the recipe returned after its last stage: the trained network.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.index = 0
+        self.result: Any = None
+
+    def first(self) -> Stage:
+        r"""Returns the first stage."""
+        return next(self.recipe)
+
+    def after(self, trainer: Trainer) -> Stage | None:
+        r"""Returns the stage after the one that this trainer has trained; `None` after the last.
+
+        The recipe is given a trainable copy of the averaged network, and the objective.
+        """
+        network = copy.deepcopy(trainer.average.module).requires_grad_(True).train()
+        try:
+            stage = self.recipe.send(Trained(network, trainer.objective))
+        except StopIteration as stop:
+            self.result = stop.value
+            return None
+        self.index += 1
+        return stage
+
+
+def stages_of(
+    task: Task,
+    problem: Problem,
+    artefacts: Artefacts | None = None,
+    device: torch.device | str = "cpu",
+) -> Stages:
+    r"""Returns the stages of a task, not started.
+
+    Arguments:
+        task: The task.
+        problem: Its problem.
+        artefacts: What is made once; kept in memory where none are given.
+        device: Where artefacts are computed.
+    """
+    method = method_of(task.command, task.method)
+    made = Artefacts() if artefacts is None else artefacts
+    return Stages(method.recipe(problem, task.settings, Context(task.run.seed, made, device)))
