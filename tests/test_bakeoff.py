@@ -29,8 +29,8 @@ TINY = Contest(
     "two arms on eight Gaussians",
     {"exact": SMALL, "kde": dataclasses.replace(SMALL, teacher="kde", points=50)},
     {
-        "gaussian": Arm("Gaussian", "vardiu", vardiu.Config(batch=16)),
-        "fake": Arm("Fake", "diff_instruct", diff_instruct.Config(batch=32, ratio=2)),
+        "gaussian": Arm("Gaussian", "vardiu", vardiu.Settings(batch=16)),
+        "fake": Arm("Fake", "diff_instruct", diff_instruct.Settings(batch=32, ratio=2)),
     },
     seconds=0.4,
     rows=2_000,
@@ -123,7 +123,7 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, capsys):
-    bad = Arm("Bad", "vardiu", vardiu.Config(batch=16, lr=1e30, clip=1e30, delay=20))
+    bad = Arm("Bad", "vardiu", vardiu.Settings(batch=16, lr=1e30, clip=1e30, delay=20))
     arms = {"gaussian": TINY.arms["gaussian"], "bad": bad}
     monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
     words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")

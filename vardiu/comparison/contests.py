@@ -57,7 +57,7 @@ class Contest:
 def _diff_instruct(ratio: int) -> Arm:
     # As many rows a batch as pairs of opposite noise make; the fake learns the first student
     # before that one moves, in place of a fake that starts from the teacher's weights.
-    settings = diff_instruct.Config(
+    settings = diff_instruct.Settings(
         batch=2 * GAUSSIAN.batch,
         lr=GAUSSIAN.lr,
         fake_lr=4e-3,

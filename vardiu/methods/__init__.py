@@ -39,7 +39,7 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "vardiu": Method(
         "VarDiU (2025)",
-        vardiu.Config,
+        vardiu.Settings,
         vardiu.recipe,
         "student, posterior",
         False,
@@ -48,7 +48,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "diff_instruct": Method(
         "Diff-Instruct (2023)",
-        diff_instruct.Config,
+        diff_instruct.Settings,
         diff_instruct.recipe,
         "student, fake",
         False,
@@ -56,7 +56,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "regression": Method(
         "Regression on pairs (2021)",
-        regression.Config,
+        regression.Settings,
         regression.recipe,
         "student",
         False,
@@ -67,7 +67,7 @@ METHODS: Mapping[str, Method] = {
 # How a teacher is trained; not a way to distil.
 TEACHING = Method(
     "Denoising score matching (EDM, 2022)",
-    denoising.Config,
+    denoising.Settings,
     denoising.recipe,
     "teacher",
     True,

@@ -22,7 +22,7 @@ from ..training.stage import Recipe, Stage
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Denoising", "recipe"]
+__all__ = ["Settings", "Denoising", "recipe"]
 
 
 class Denoising(Objective):
@@ -60,14 +60,14 @@ class Denoising(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""A teacher's training."""
 
     levels: LevelSettings = LevelSettings()
     """The noise levels."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
     objective = Denoising(
         problem.network(),

@@ -33,7 +33,7 @@ from .regression import pseudo_huber
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
+__all__ = ["Settings", "DiffInstruct", "Fakes", "recipe", "score_difference"]
 
 
 def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class DiffInstruct(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""Diff-Instruct."""
 
     ratio: int = 5
@@ -195,7 +195,7 @@ class Config(Training):
     """Their weight."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
     student = problem.student()

@@ -29,7 +29,7 @@ from ..training.stage import Recipe, Stage
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Regression", "recipe", "start"]
+__all__ = ["Settings", "Regression", "recipe", "start"]
 
 
 def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
@@ -158,14 +158,14 @@ def start(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""Regression on pairs, and nothing after it. Of the training, only the half-life is used."""
 
     pairs: PairSettings = PairSettings(pairs=16_000)
     """The pairs and their regression."""
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
     student, _ = yield from start(problem, problem.student(), config.pairs, config, seed)
     return student

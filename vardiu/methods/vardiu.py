@@ -66,7 +66,7 @@ from . import regression
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Draw", "VarDiU", "recipe"]
+__all__ = ["Settings", "Draw", "VarDiU", "recipe"]
 
 
 class Draw(NamedTuple):
@@ -325,7 +325,7 @@ def exact(denoiser: Denoiser) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""VarDiU."""
 
     posterior: Literal[
@@ -362,7 +362,7 @@ class Config(Training):
     """framed: the mixture of principal components."""
 
 
-POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
+POSTERIORS: Mapping[str, Callable[[Encoder, int, Settings], Posterior]] = {
     "gaussian": lambda encoder, k, config: GaussianPosterior(encoder, k),
     "residual": lambda encoder, k, config: GaussianPosterior(encoder, k, residual=True),
     "cholesky": lambda encoder, k, config: CholeskyPosterior(encoder, k),
@@ -374,7 +374,7 @@ POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
 }
 
 
-def players(problem: Problem, config: Config, seed: int) -> Recipe:
+def players(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
         frame = problem.frame(config.frame, seed)
@@ -386,7 +386,7 @@ def players(problem: Problem, config: Config, seed: int) -> Recipe:
     return student, POSTERIORS[config.posterior](problem.encoder(), k, config)
 
 
-def recipe(problem: Problem, config: Config, seed: int) -> Recipe:
+def recipe(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Trains the student and the posterior together, after a start if one is asked for."""
     student, posterior = yield from players(problem, config, seed)
     own = config.posterior_weight

@@ -25,7 +25,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .. import models
 from ..errors import ConfigError
 from ..metrics import Metric, fingerprint
 from ..problems.base import Problem

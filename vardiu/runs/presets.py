@@ -46,7 +46,7 @@ COARSE_TO_FINE = LevelSettings(sigma_min=0.2, sigma_max=20.0, start_min=10.0)
 BOUNDED = WeightSettings(kind="bounded", scale=1.0)
 
 
-SHARED = vardiu.Config(
+SHARED = vardiu.Settings(
     posterior="shared",
     lattice=True,
     steps=14_000,
@@ -61,7 +61,7 @@ SHARED = vardiu.Config(
 GAUSSIAN = replace(SHARED, posterior="gaussian", steps=6_000)
 
 
-DIFF_INSTRUCT = diff_instruct.Config(
+DIFF_INSTRUCT = diff_instruct.Settings(
     steps=4_000, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5
 )
 
@@ -84,7 +84,7 @@ AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)
 PATCHES = ImageSettings(name="patches", data="photos", widths=(24, 64), precision="bfloat16")
 
 
-IMAGES = diff_instruct.Config(
+IMAGES = diff_instruct.Settings(
     steps=800,
     batch=128,
     lr=3e-4,
@@ -105,7 +105,7 @@ IMAGES = diff_instruct.Config(
 
 
 # A student whose posterior is known at the start, see docs/methods/vardiu.md.
-FRAMED = vardiu.Config(
+FRAMED = vardiu.Settings(
     posterior="framed",
     steps=460,
     batch=128,
@@ -126,7 +126,7 @@ FRAMED = vardiu.Config(
 
 
 # How a U-Net of images is taught.
-UNETS = denoising.Config(
+UNETS = denoising.Settings(
     steps=4_200,
     batch=128,
     lr=2e-3,
@@ -188,7 +188,7 @@ PRESETS: Mapping[str, Preset] = {
         "the published setting: Gaussian posterior, 400-wide networks, a million steps",
         "vardiu",
         PAPER,
-        vardiu.Config(
+        vardiu.Settings(
             posterior="gaussian",
             steps=1_000_000,
             batch=512,
@@ -225,7 +225,7 @@ PRESETS: Mapping[str, Preset] = {
         "the same student by Diff-Instruct with one fake update: the best from 8 dimensions on",
         "diff_instruct",
         MIXTURE,
-        diff_instruct.Config(
+        diff_instruct.Settings(
             steps=4_000,
             batch=512,
             lr=1e-3,
@@ -250,7 +250,7 @@ PRESETS: Mapping[str, Preset] = {
         "the same images; the regression on pairs alone, for comparison",
         "regression",
         DigitsSettings(),
-        regression.Config(steps=2_500, halflife=17_700.0),
+        regression.Settings(steps=2_500, halflife=17_700.0),
     ),
     "patches": Preset(
         "16x16 patches of photographs; Diff-Instruct after a regression on pairs",
@@ -290,7 +290,7 @@ TEACHERS: Mapping[str, Preset] = {
         "the paper's learned teacher: 20,480 points, five layers, 400 wide",
         "denoising",
         replace(MOG40, width=400, depth=4),
-        denoising.Config(
+        denoising.Settings(
             steps=20_000,
             batch=512,
             lr=1e-3,
