@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from .. import cite as papers
+from ..cite import cited
 from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import Task, load_task, method_of, problem_of
+from ..runs.task import problem_of
 from ..teachers.probe import checked
 from ..teachers.readers import READERS
 from .console import console
-from .options import Parser, _resolve
+from .options import Parser, _resolve, add_code_options, task_of_run
 from .sample import _run
+from .tables import needs
 
 # ---------------------------------------------------------------- list, cite, probe
 
@@ -23,10 +24,12 @@ from .sample import _run
 def list_(arguments: list[str]) -> None:
     r"""Prints the tables of what there is."""
     Parser(prog="list").parse_args(arguments)
-    table = Table("method", "name", "trains", "needs data", box=None, title="Methods")
+    table = Table("method", "name", "trains", "needs", box=None, title="Methods")
     for name, method in METHODS.items():
-        table.add_row(name, method.title, method.networks, "yes" if method.data else "no")
+        table.add_row(name, method.heading, ", ".join(method.networks), needs(method))
     console.print(table)
+    for line in METHODS.broken.values():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table("preset", "method", "about", box=None, title="\nvardiu distill PRESET")
     for name, preset in PRESETS.items():
         table.add_row(name, preset.method, preset.about)
@@ -51,17 +54,10 @@ def cite(arguments: list[str]) -> None:
     r"""Prints the BibTeX of a run."""
     parser = Parser(prog="cite")
     parser.add_argument("run")
-    task = load_task(_run(parser.parse_args(arguments).run).file("config.yaml"))
-    print(papers.bibtex(_citations(task)))
-
-
-def _citations(task: Task) -> list[str]:
-    r"""Returns the keys of what a run used."""
-    method = method_of(task.command, task.method)
-    keys = [*method.cite, *method.also.get(getattr(task.settings, "posterior", ""), ())]
-    keys += ["digits"] if task.problem.name == "digits" else []
-    keys += ["edm"] if task.problem.name == "digits" or task.command == "teach" else []
-    return [*keys, "vardiu_software"]
+    add_code_options(parser)
+    chosen = parser.parse_args(arguments)
+    task = task_of_run(_run(chosen.run), chosen)
+    print("\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()))
 
 
 def probe(arguments: list[str]) -> None:

@@ -3,10 +3,12 @@ r"""What each command of `vardiu.cli` does."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 import yaml
 
+from ..methods import Code
 from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.presets import TEACHERS
@@ -23,8 +25,16 @@ def _carry_out(command: str, arguments: list[str], function: Callable) -> None:
         return
     if command == "distill":
         _teacher_first(task)
+    if task.code is not None and task.code.executed != task.code.sha256:
+        _record_change(RunFolder(out), task.code)
     typed = ["vardiu", command, *arguments]
     function(task, out, typed, console)
+
+
+def _record_change(folder: RunFolder, code: Code) -> None:
+    r"""Adds to `code-changes.jsonl` that a run goes on with a changed file."""
+    with folder.file("code-changes.jsonl").open("a") as file:
+        file.write(json.dumps({"source": code.source, "sha256": code.executed}) + "\n")
 
 
 def _teacher_first(task: Task) -> None:

@@ -2,6 +2,7 @@ r"""`vardiu sample` and `vardiu evaluate`."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,12 @@ from .. import __version__, models
 from ..errors import ConfigError, RunError
 from ..problems.base import Problem
 from ..runs.execute import show
-from ..runs.task import load_task, problem_of
+from ..runs.task import Task, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from .console import console
-from .options import Parser
+from .options import Parser, add_code_options, task_of_run
 
 # ---------------------------------------------------------------- sample, evaluate, compare
 
@@ -29,7 +30,10 @@ def _run(path: str) -> RunFolder:
     return folder
 
 
-def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[Generator, Problem]:
+def _student(
+    folder: RunFolder, chosen: argparse.Namespace, prompts: Sequence[str] | None = None
+) -> tuple[Generator, Problem, Task]:
+    task = task_of_run(folder, chosen)
     if folder.result() is None:
         raise RunError(
             f"{folder.path} is not finished: run `vardiu distill --config "
@@ -38,10 +42,10 @@ def _student(folder: RunFolder, prompts: Sequence[str] | None = None) -> tuple[G
     student = models.load(folder.file("student"))
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
-    problem = problem_of(load_task(folder.file("config.yaml")))
+    problem = problem_of(task)
     if prompts:
         problem.say(prompts)
-    return problem.dress(student), problem
+    return problem.dress(student), problem, task
 
 
 def sample(arguments: list[str]) -> None:
@@ -54,11 +58,12 @@ def sample(arguments: list[str]) -> None:
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = _run(chosen.run)
-    student, problem = _student(folder, chosen.prompt)
+    student, problem, _ = _student(folder, chosen, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
     if path.suffix != ".npz":
@@ -86,9 +91,10 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folder = _run(chosen.run)
-    student, problem = _student(folder)
+    student, problem, _ = _student(folder, chosen)
     n = chosen.num or problem.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")

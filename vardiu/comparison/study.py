@@ -20,7 +20,7 @@ from ..monitoring.gradients import (
     student_marginal,
 )
 from ..problems.base import Problem
-from ..runs.task import method_of, problem_of
+from ..runs.task import problem_of
 from ..settings import build
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
@@ -48,8 +48,7 @@ def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
         for step in store.steps():
             problem = problem_of(cell.task)
             torch.manual_seed(cell.seed)
-            method = method_of("distill", cell.task.method)
-            stage = next(method.recipe(problem, cell.task.settings, cell.seed))
+            stage = next(cell.task.chosen.recipe(problem, cell.task.settings, cell.seed))
             trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
             trainer.load_state_dict(store.load(step), stage.batches)
             yield problem, stage, trainer

@@ -21,15 +21,16 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..samplers.pairs import Pairs, teacher_pairs
 from ..settings import build
-from ..settings.fields import PairSettings, Training
+from ..settings.fields import DigitsSettings, PairSettings, Training
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Recipe, Stage
+from .base import Arm, Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Settings", "Regression", "recipe", "start"]
+__all__ = ["METHOD", "Settings", "Regression", "recipe", "start"]
 
 
 def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
@@ -169,3 +170,42 @@ def recipe(problem: Problem, config: Settings, seed: int) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
     student, _ = yield from start(problem, problem.student(), config.pairs, config, seed)
     return student
+
+
+LUHMAN = """@article{luhman2021knowledge,
+  title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
+  author  = {Luhman, Eric and Luhman, Troy},
+  journal = {arXiv preprint arXiv:2101.02388},
+  year    = {2021}
+}"""
+
+
+PRESETS = {
+    "digits-pairs": Preset(
+        "the same images; the regression on pairs alone, for comparison",
+        DigitsSettings(),
+        Settings(steps=2_500, halflife=17_700.0),
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, pairs=PairSettings(pairs=20, solver_steps=3, steps=10, batch=8))
+
+
+METHOD = Method(
+    name="regression",
+    title="Regression on pairs",
+    year=2021,
+    address="https://arxiv.org/abs/2101.02388",
+    networks=("student",),
+    needs=Needs(pairs=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"luhman": LUHMAN},
+    presets=PRESETS,
+    arms={"digits": {"pairs": Arm("Regression on pairs", PRESETS["digits-pairs"].settings)}},
+    examples={
+        "regression": Example(TINY, student="one-step"),
+        "regression-classes": Example(TINY, classes=2, student="one-step"),
+    },
+)

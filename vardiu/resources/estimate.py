@@ -29,12 +29,13 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from ..methods import load_method
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
 from ..runs.allocator import keep
 from ..runs.distill import _reference
 from ..runs.execute import device_of, trainer_of
-from ..runs.task import Task, method_of, problem_of, task_of
+from ..runs.task import Task, problem_of, task_of
 from ..students.base import Generator
 from ..teachers.probe import probe
 from . import footprint
@@ -56,8 +57,9 @@ def estimate(
         ConfigError: The run cannot start, or asks for more memory than there is.
     """
     started = time.perf_counter()
+    words = [] if task.code is None else [task.code.source]
     done = subprocess.run(
-        child, input=json.dumps(task.to_mapping()), capture_output=True, text=True
+        [*child, *words], input=json.dumps(task.to_mapping()), capture_output=True, text=True
     )
     wall = time.perf_counter() - started
     if done.returncode < 0:
@@ -75,9 +77,14 @@ def estimate(
 
 
 def main() -> None:
-    r"""Reads a task from the standard input and prints its measurement."""
-    task = task_of(json.loads(sys.stdin.read()), "the standard input")
+    r"""Reads a task from the standard input and prints its measurement.
+
+    An argument is the file that the task's method is from; who asks has compared it.
+    """
     try:
+        codes = [load_method(source) for source in sys.argv[1:]]
+        values = json.loads(sys.stdin.read())
+        task = task_of(values, "the standard input", codes, accept_changed=True)
         print(json.dumps(measure(task)))
     except torch.OutOfMemoryError as error:
         sys.exit(f"the device has too little memory for a step ({error}): raise --accumulate")
@@ -103,8 +110,7 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     library = peak(torch.device("cpu"))
     problem, start = timed(lambda: ready(task))
     torch.manual_seed(run.seed)
-    method = method_of(task.command, task.method)
-    recipe = method.recipe(problem, task.settings, run.seed)
+    recipe = task.chosen.recipe(problem, task.settings, run.seed)
     stage, seconds = timed(lambda: next(recipe))
     start += seconds
     stages: list[dict[str, Any]] = []

@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor
 
 from .. import models
-from ..methods import METHODS
 from ..metrics import Metric
 from ..monitoring import references
 from ..monitoring.alarms import alarms
@@ -46,7 +45,6 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
         begin(task, folder, command, problem)
         checked(problem.probed, *problem.reference(512), problem.redraw)
         torch.manual_seed(task.run.seed)
-        method = METHODS[task.method]
         floor = problem.floor()
 
         def listen(stage: str, trainer: Trainer, told: Report) -> None:
@@ -70,7 +68,7 @@ def distill(task: Task, out: Path, command: Sequence[str], console: Console) -> 
             _warn(folder, row, trainer, problem, floor, console)
             folder.log(row)
 
-        recipe = method.recipe(problem, task.settings, task.run.seed)
+        recipe = task.chosen.recipe(problem, task.settings, task.run.seed)
         student, cost = train(recipe, problem.teacher, folder, task.run, console, listen)
         assert isinstance(student, Generator)
         console.print("measuring ...")
@@ -164,7 +162,7 @@ def _finish(
     others = [metric.row() for metric in reference]
     write_report(
         folder,
-        title=f"{task.preset}: {METHODS[task.method].title}",
+        title=f"{task.preset}: {task.chosen.heading}",
         metrics=rows,
         reference=others,
         reference_name=who,
@@ -178,7 +176,7 @@ def _finish(
 def _reference(task: Task) -> Mapping[str, Mapping[str, Sequence[float]]] | None:
     r"""Returns the curves of a task's preset; none for another problem or method."""
     row = PRESETS.get(task.preset)
-    if row is None or task.method != row.method:
+    if row is None or task.method != row.method or task.code is not None:
         return None
     own = {f.name: getattr(task.problem, f.name) for f in dataclasses.fields(task.problem)}
     theirs = {f.name: getattr(row.problem, f.name) for f in dataclasses.fields(row.problem)}

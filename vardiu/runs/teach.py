@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import models
-from ..methods import TEACHING
 from ..reports.curves import curves
 from ..reports.html import write_report
 from ..storage.run_folder import RunFolder
@@ -39,7 +38,7 @@ def teach(task: Task, out: Path, command: Sequence[str], console: Console) -> Ru
             row = {"stage": stage, "step": told.step, "updates": updates, "calls": 0}
             folder.log({**row, "seconds": told.seconds, **told.values})
 
-        recipe = TEACHING.recipe(problem, task.settings, task.run.seed)
+        recipe = task.chosen.recipe(problem, task.settings, task.run.seed)
         teacher, cost = train(recipe, None, folder, task.run, console, listen)
         problem.teacher = teacher.cpu()
         rows = probe(problem.teacher, *problem.reference(512))
