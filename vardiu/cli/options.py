@@ -105,6 +105,11 @@ def _resolve(command: str, arguments: list[str]) -> tuple[Task, Path, bool]:
             raise ConfigError("give a preset or --config, not both")
         codes = [] if code is None else [code]
         task = load_task(known.config, codes, accept_changed=known.accept_changed_code)
+        if code is not None and task.code is None:
+            raise ConfigError(
+                f"{known.config} is of the method {task.method!r}: leave out --method, or give a "
+                "preset in place of --config"
+            )
         if task.command != command:
             raise ConfigError(f"{known.config} is of `vardiu {task.command}`, not of {command}")
     elif wanted is not None:

@@ -285,7 +285,7 @@ PRESETS = {
         Settings(steps=4_000, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5),
     ),
     "mixture-diff-instruct": Preset(
-        "the same student by Diff-Instruct with one fake update: the best from 8 dimensions on",
+        "the residual student by Diff-Instruct with one fake update: best from 8 dimensions on",
         MIXTURE,
         Settings(
             steps=4_000,

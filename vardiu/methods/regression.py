@@ -182,7 +182,7 @@ LUHMAN = """@article{luhman2021knowledge,
 
 PRESETS = {
     "digits-pairs": Preset(
-        "the same images; the regression on pairs alone, for comparison",
+        "8x8 real images by class; the regression on pairs alone, for comparison",
         DigitsSettings(),
         Settings(steps=2_500, halflife=17_700.0),
     ),

@@ -571,7 +571,7 @@ PRESETS = {
         ),
     ),
     "digits-vardiu": Preset(
-        "the same images; VarDiU from a frame of the teacher's samples, whose posterior is known",
+        "8x8 real images by class; VarDiU from a frame of the teacher's samples",
         DigitsSettings(),
         FRAMED,
     ),
