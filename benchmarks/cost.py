@@ -31,7 +31,7 @@ from vardiu.settings.fields import DensitySettings
 from vardiu.storage.provenance import provenance
 from vardiu.training.trainer import Trainer
 
-BASE = vardiu.Config(batch=256, steps=1000)
+BASE = vardiu.Settings(batch=256, steps=1000)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Axis:
     """What grows, its sizes, and the settings of each size."""
 
     sizes: tuple[int, ...]
-    settings: Callable[[int], vardiu.Config]
+    settings: Callable[[int], vardiu.Settings]
     dim: Callable[[int], int] = lambda size: 2
 
 

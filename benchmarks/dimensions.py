@@ -124,7 +124,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def slack_cell(student: str, d: int, family: str, seconds: float) -> dict[str, Any]:
     """Fits a posterior to a fixed student; returns the slack at each level."""
     generator = STUDENTS[student](d)
-    config = vardiu.Config(**FAMILIES[family])
+    config = vardiu.Settings(**FAMILIES[family])
     k = generator.latent_shape[0]
     network = MLP((d,), (256,), width=256, depth=3, noisy=True, final=False)
     posterior = vardiu.POSTERIORS[config.posterior](
@@ -185,7 +185,7 @@ def fit(objective: vardiu.VarDiU, seconds: float) -> int:
 # ---------------------------------------------------------------- training
 
 LEVELS = LevelSettings(sigma_min=0.2, sigma_max=10.0, start_min=5.0)
-BASE = vardiu.Config(
+BASE = vardiu.Settings(
     batch=BATCH,
     lr=1e-3,
     lattice=True,
@@ -193,7 +193,7 @@ BASE = vardiu.Config(
     weight=WeightSettings(kind="bounded", scale=1.0),
     halflife=20_000.0,
 )
-FAKE = diff_instruct.Config(
+FAKE = diff_instruct.Settings(
     batch=2 * BATCH,
     lr=1e-3,
     fake_optimizer=NetworkOptimizer(lr=2e-3),

@@ -145,7 +145,7 @@ def short_task(name: str) -> Task:
     if name != "images":
         task = task_from_preset("distill", name)
         return replace(task, settings=replace(task.settings, steps=600), run=run)
-    settings = diff_instruct.Config(
+    settings = diff_instruct.Settings(
         steps=40, batch=64, ratio=1, levels=LevelSettings(sigma_min=0.1, sigma_max=5.0)
     )
     run = replace(run, evaluations=2)

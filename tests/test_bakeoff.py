@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vardiu.cli.main import COMMANDS, main
-from vardiu.comparison.contests import CONTESTS, Arm, Contest
+from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
 from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, updates_of
 from vardiu.comparison.tables import interval, markdown
 from vardiu.comparison.workers import alone
@@ -28,8 +28,8 @@ TINY = Contest(
     "two arms on eight Gaussians",
     {"exact": SMALL, "kde": dataclasses.replace(SMALL, teacher="kde", points=50)},
     {
-        "gaussian": Arm("Gaussian", "vardiu", vardiu.Config(batch=16)),
-        "fake": Arm("Fake", "diff_instruct", diff_instruct.Config(batch=32, ratio=2)),
+        "gaussian": Competitor("Gaussian", "vardiu", vardiu.Settings(batch=16)),
+        "fake": Competitor("Fake", "diff_instruct", diff_instruct.Settings(batch=32, ratio=2)),
     },
     seconds=0.4,
     rows=2_000,
@@ -83,7 +83,9 @@ def test_prices_count_the_teachers_rows(tmp_path):
 
 
 def test_every_contest_has_arms_that_its_teachers_can_train():
-    for contest in CONTESTS.values():
+    for name, ground in CONTESTS.items():
+        contest = entered(name, ground)
+        assert len(contest.arms) >= 3
         for arm in contest.arms.values():
             assert isinstance(arm.settings, METHODS[arm.method].settings)
         assert set(contest.budgets) <= set(BUDGETS)
@@ -122,7 +124,7 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, capsys):
-    bad = Arm("Bad", "vardiu", vardiu.Config(batch=16, lr=1e30, clip=1e30, delay=20))
+    bad = Competitor("Bad", "vardiu", vardiu.Settings(batch=16, lr=1e30, clip=1e30, delay=20))
     arms = {"gaussian": TINY.arms["gaussian"], "bad": bad}
     monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
     words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")

@@ -13,13 +13,17 @@ import pytest
 import torch
 
 import vardiu
-from vardiu.cite import PAPERS
 from vardiu.cli.main import COMMANDS
-from vardiu.methods import METHODS, TEACHING
+from vardiu.cli.tables import methods_table
+from vardiu.methods.registry import newest_first, own_methods
 from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(vardiu.__path__, "vardiu.")]
+
+
+def own_methods_newest_first():
+    return newest_first(own_methods()).values()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -56,12 +60,19 @@ def test_links_of_the_documents_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
-def test_every_method_is_in_the_readme_and_can_be_cited():
+def test_the_table_of_methods_is_the_one_that_they_render():
     text = (ROOT / "README.md").read_text()
-    for name, method in [*METHODS.items(), ("edm", TEACHING)]:
-        assert method is TEACHING or f"| `{name}` |" in text
-        for key in [*method.cite, *(k for keys in method.also.values() for k in keys)]:
-            assert key in PAPERS
+    (table,) = re.findall(
+        r"<!-- methods: .*? -->\n(.*?)\n<!-- end of methods -->", text, re.DOTALL
+    )
+    assert table == methods_table(own_methods_newest_first())
+
+
+def test_every_method_has_its_page():
+    for method in own_methods_newest_first():
+        page = (ROOT / "docs" / "methods" / f"{method.name}.md").read_text()
+        assert method.address in page and f"vardiu/methods/{method.name}.py" in page
+        assert f"methods/{method.name}.md" in (ROOT / "docs" / "index.md").read_text()
 
 
 def test_every_public_thing_says_what_it_does():

@@ -147,7 +147,7 @@ def test_all_stages_are_told_and_what_begins_is_counted_apart():
     torch.set_default_dtype(torch.float32)
     preset = task_from_preset("distill", "mixture-diff-instruct")
     problem = dataclasses.replace(preset.problem, dim=2, latent=2, modes=4, width=16)
-    settings = diff_instruct.Config(
+    settings = diff_instruct.Settings(
         steps=30, batch=32, ratio=1, pairs=PairSettings(pairs=2000, steps=50, batch=32)
     )
     run = RunSettings(samples=200, accumulate=2)

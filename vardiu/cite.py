@@ -1,64 +1,17 @@
-r"""BibTeX of what a run used."""
+r"""BibTeX of what a run used: the method's papers, the data's, and this software."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-__all__ = ["PAPERS", "bibtex"]
+from .methods import METHODS, Method
+from .settings.fields import Training
+
+__all__ = ["PAPERS", "cited"]
 
 
+# What belongs to no method.
 PAPERS: Mapping[str, str] = {
-    "vardiu": """@article{wang2025vardiu,
-  title   = {{VarDiU}: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation},
-  author  = {Wang, Leyang and Zhang, Mingtian and Ou, Zijing and Barber, David},
-  journal = {arXiv preprint arXiv:2508.20646},
-  year    = {2025}
-}""",
-    "diff_instruct": """@inproceedings{luo2023diffinstruct,
-  title     = {{Diff-Instruct}: A Universal Approach for Transferring Knowledge From
-               Pre-trained Diffusion Models},
-  author    = {Luo, Weijian and Hu, Tianyang and Zhang, Shifeng and Sun, Jiacheng and Li, Zhenguo
-               and Zhang, Zhihua},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2023}
-}""",
-    "luhman": """@article{luhman2021knowledge,
-  title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
-  author  = {Luhman, Eric and Luhman, Troy},
-  journal = {arXiv preprint arXiv:2101.02388},
-  year    = {2021}
-}""",
-    "mppca": """@article{tipping1999mppca,
-  title   = {Mixtures of Probabilistic Principal Component Analyzers},
-  author  = {Tipping, Michael E. and Bishop, Christopher M.},
-  journal = {Neural Computation},
-  volume  = {11},
-  year    = {1999}
-}""",
-    "edm": """@inproceedings{karras2022edm,
-  title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
-  author    = {Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2022}
-}""",
-    "iwhvi": """@inproceedings{sobolev2019iwhvi,
-  title     = {Importance Weighted Hierarchical Variational Inference},
-  author    = {Sobolev, Artem and Vetrov, Dmitry P.},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2019}
-}""",
-    "sivi": """@inproceedings{yin2018sivi,
-  title     = {Semi-Implicit Variational Inference},
-  author    = {Yin, Mingzhang and Zhou, Mingyuan},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2018}
-}""",
-    "nsf": """@inproceedings{durkan2019nsf,
-  title     = {Neural Spline Flows},
-  author    = {Durkan, Conor and Bekasov, Artur and Murray, Iain and Papamakarios, George},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2019}
-}""",
     "digits": """@misc{alpaydin1998digits,
   title        = {Optical Recognition of Handwritten Digits},
   author       = {Alpaydin, E. and Kaynak, C.},
@@ -74,10 +27,17 @@ PAPERS: Mapping[str, str] = {
 }
 
 
-def bibtex(keys: Iterable[str]) -> str:
-    r"""Returns the entries of these keys, each once, in order.
+def cited(method: Method, settings: Training, problem: str) -> dict[str, str]:
+    r"""Returns the BibTeX entries, by key, of what a run used.
 
-    Raises:
-        KeyError: A key is unknown.
+    Arguments:
+        method: The method.
+        settings: Its settings.
+        problem: The name of the problem.
     """
-    return "\n\n".join(PAPERS[key] for key in dict.fromkeys(keys))
+    entries = method.citations(settings)
+    if problem == "digits":
+        # Its teacher is trained by the table's own method.
+        teaching = METHODS["denoising"]
+        entries |= {"digits": PAPERS["digits"], **teaching.citations(teaching.settings())}
+    return entries | {"vardiu_software": PAPERS["vardiu_software"]}

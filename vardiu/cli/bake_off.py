@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..comparison.contests import CONTESTS
+from ..comparison.contests import CONTESTS, Contest, entered, load_contest
 from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record
 from ..comparison.study import study
 from ..comparison.tables import write
@@ -16,13 +16,15 @@ from ..runs.presets import PRESETS
 from ..runs.task import task_from_preset
 from ..runs.teach import ensure_teacher
 from .console import console, print_rows
-from .options import Parser, chosen_names
+from .options import Parser, chosen_names, codes_of
 
 
 def bake_off(arguments: list[str]) -> None:
     r"""Compares the arms of a contest under equal budgets; goes on where it stopped."""
     parser = Parser(prog="bake-off")
-    parser.add_argument("contest", help=f"one of: {', '.join(CONTESTS)}")
+    parser.add_argument("contest", nargs="?", help=f"one of: {', '.join(CONTESTS)}")
+    parser.add_argument("--contest", dest="source", help="a contest of your own, FILE.py:NAME")
+    parser.add_argument("--method", action="append", help="a method of your own, FILE.py:NAME")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm (5)")
     parser.add_argument("--seconds", type=float, help="budget of a run, in seconds of training")
     parser.add_argument("--calls", type=int, help="budget of a run, in rows of the teacher")
@@ -36,18 +38,15 @@ def bake_off(arguments: list[str]) -> None:
     parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
     parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
     chosen = parser.parse_args(arguments)
-    if chosen.contest not in CONTESTS:
-        raise ConfigError(
-            f"unknown contest {chosen.contest!r}; {nearest(chosen.contest, CONTESTS)}"
-        )
     for name in ("seeds", "jobs", "threads", "evaluations"):
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
-    contest = CONTESTS[chosen.contest]
+    name, contest = _contest(chosen.contest, chosen.source)
+    contest = entered(name, contest, codes_of(chosen.method))
     bake = BakeOff(
-        name=chosen.contest,
+        name=name,
         contest=contest,
-        out=Path(chosen.out or f"runs/bake-off-{chosen.contest}"),
+        out=Path(chosen.out or f"runs/bake-off-{name}"),
         seeds=chosen.seeds,
         seconds=chosen.seconds or contest.seconds,
         rows=chosen.calls or contest.rows,
@@ -76,6 +75,20 @@ def bake_off(arguments: list[str]) -> None:
     console.print(where, highlight=False, soft_wrap=True)
     if failures:
         raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+def _contest(name: str | None, source: str | None) -> tuple[str, Contest]:
+    r"""Returns the contest of a command line, and its name."""
+    if (name is None) == (source is None):
+        raise ConfigError(
+            f"which contest? One of: {', '.join(CONTESTS)}; or --contest FILE.py:NAME"
+        )
+    if source is not None:
+        return load_contest(source)
+    assert name is not None
+    if name not in CONTESTS:
+        raise ConfigError(f"unknown contest {name!r}; {nearest(name, CONTESTS)}")
+    return name, CONTESTS[name]
 
 
 COMMANDS = {"bake-off": bake_off}

@@ -8,11 +8,11 @@ from typing import Any
 from ..errors import ConfigError, RunError, nearest
 from ..reports.comparisons import comparison
 from ..reports.html import write_tables
-from ..runs.task import PROBLEMS, Task, load_task
+from ..runs.task import PROBLEMS, Task
 from ..storage.run_folder import RunFolder
 from .console import console, print_rows
 from .folders import existing_run
-from .options import Parser
+from .options import Parser, add_code_options, task_of_run
 
 
 def compare(arguments: list[str]) -> None:
@@ -21,6 +21,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
     parser.add_argument("--out", default="runs/compare", help="the folder to write to")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folders = [existing_run(path) for path in chosen.runs]
     rows, series, tasks = [], [], []
@@ -28,7 +29,7 @@ def compare(arguments: list[str]) -> None:
         result = folder.result()
         if result is None:
             raise RunError(f"{folder.path} is not finished: only finished runs are compared")
-        task = load_task(folder.file("config.yaml"))
+        task = task_of_run(folder, chosen)
         tasks.append(task)
         rows.append(_row(folder, task, result))
         series.append((task.preset, folder.metrics()))

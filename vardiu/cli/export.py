@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from .. import cite as papers
+from ..cite import cited
 from ..errors import ConfigError, nearest
 from ..export import EXPORTS, card, export
-from ..methods import METHODS
-from ..runs.citations import citation_keys
-from ..runs.task import load_task
 from .console import console
 from .folders import existing_run, trained_student
-from .options import Parser
+from .options import Parser, add_code_options
 
 
 def export_(arguments: list[str]) -> None:
@@ -22,23 +19,23 @@ def export_(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
     parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     if chosen.to not in EXPORTS:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
-    student, problem = trained_student(folder)
+    student, problem, task = trained_student(folder, chosen)
     student = problem.without_prompts(student)
-    task = load_task(folder.file("config.yaml"))
     origin = problem.teacher.origin
     if origin is not None and folder.file("adapter").is_dir():
         parts = {**origin.parts, "adapter": folder.file("adapter")}
         origin = dataclasses.replace(origin, parts=parts)
     about = card.About(
         task.preset,
-        METHODS[task.method].title,
+        task.chosen.heading,
         folder.result() or {},
         json.loads(folder.file("provenance.json").read_text()),
-        papers.bibtex(citation_keys(task)),
+        "\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()),
         folder.file("samples.png"),
     )
     out = chosen.out or folder.file(f"export-{chosen.to}")

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from .. import cite as papers
+from ..cite import cited
 from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
-from ..runs.citations import citation_keys
 from ..runs.listeners import probe_table
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import load_task, problem_of
+from ..runs.task import problem_of
 from ..teachers.probe import checked
 from ..teachers.readers import READERS
 from .console import console
 from .folders import existing_run
-from .options import Parser, parse_request
+from .options import Parser, add_code_options, parse_request, task_of_run
+from .tables import needs
 
 
 def list_(arguments: list[str]) -> None:
     r"""Prints the tables of what there is."""
     Parser(prog="list").parse_args(arguments)
-    table = Table("method", "name", "trains", "needs data", box=None, title="Methods")
+    table = Table("method", "name", "trains", "needs", box=None, title="Methods")
     for name, method in METHODS.items():
-        table.add_row(name, method.title, method.networks, "yes" if method.data else "no")
+        table.add_row(name, method.heading, ", ".join(method.networks), needs(method))
     console.print(table)
+    for line in METHODS.broken.values():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table("preset", "method", "about", box=None, title="\nvardiu distill PRESET")
     for name, preset in PRESETS.items():
         table.add_row(name, preset.method, preset.about)
@@ -51,8 +53,10 @@ def cite(arguments: list[str]) -> None:
     r"""Prints the BibTeX of a run."""
     parser = Parser(prog="cite")
     parser.add_argument("run")
-    task = load_task(existing_run(parser.parse_args(arguments).run).file("config.yaml"))
-    print(papers.bibtex(citation_keys(task)))
+    add_code_options(parser)
+    chosen = parser.parse_args(arguments)
+    task = task_of_run(existing_run(chosen.run), chosen)
+    print("\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()))
 
 
 def probe(arguments: list[str]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import tyro
 
 from ..errors import ConfigError, nearest
+from ..methods import METHODS, Code, load_method, recognised
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import Task, load_task, task_from_preset
+from ..runs.task import Task, fits, load_task, task_from_preset
+from ..storage.code import is_source
+from ..storage.run_folder import RunFolder
 
 __all__ = ["Parser", "Request", "chosen_names", "parse_request"]
 
@@ -38,6 +41,61 @@ class Request(NamedTuple):
     dry_run: bool
 
 
+# ---------------------------------------------------------------- methods from files
+
+
+def add_code_options(parser: argparse.ArgumentParser) -> None:
+    r"""Adds the options by which a command line names the file that a run's method is from."""
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="FILE.py:NAME",
+        help="the file that the run's method is from, if it is from one",
+    )
+    parser.add_argument(
+        "--accept-changed-code",
+        action="store_true",
+        help="take that file although it was changed since the run",
+    )
+
+
+def codes_of(sources: Sequence[str] | None) -> list[Code]:
+    r"""Returns the methods of the files that a command line names.
+
+    Raises:
+        ConfigError: A name is none of a file or module, or its method cannot be loaded.
+    """
+    for source in sources or ():
+        if not is_source(source):
+            raise ConfigError(f"--method: {source!r} names no code: give FILE.py:NAME")
+    return [load_method(source) for source in sources or ()]
+
+
+def task_of_run(folder: RunFolder, chosen: argparse.Namespace) -> Task:
+    r"""Returns the task of a run, by a command line that has the options of `add_code_options`.
+
+    Raises:
+        ConfigError: The run's method is from a file that the command line does not name, or that
+            was changed since.
+    """
+    codes = codes_of(chosen.method)
+    path = folder.file("config.yaml")
+    return load_task(path, codes, accept_changed=chosen.accept_changed_code)
+
+
+def _of_the_run(task: Task, out: Path, accept_changed: bool) -> Task:
+    r"""Returns a task whose file is the one that a run in this folder was begun with."""
+    folder = RunFolder(out)
+    kept = folder.config().get("code") if task.code is not None and folder.exists else None
+    if kept is None or task.code is None:
+        return task
+    code = recognised(kept, [task.code], f"the run in {out}", accept_changed=accept_changed)
+    return dataclasses.replace(task, code=code)
+
+
+# ---------------------------------------------------------------- teach, distill
+
+
 def parse_request(command: str, arguments: list[str]) -> Request:
     r"""Returns what the words after a command ask for.
 
@@ -48,6 +106,7 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     head = Parser(prog=command, add_help=False)
     head.add_argument("--config")
     head.add_argument("--method")
+    head.add_argument("--accept-changed-code", action="store_true")
     head.add_argument("--out")
     head.add_argument("--dry-run", action="store_true")
     # Only what stands first can be the preset: later words are values of options.
@@ -57,25 +116,33 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     if wanted is None and any(word.split("=")[0] == "--teacher" for word in rest):
         wanted = "images"
     helping = any(word in ("-h", "--help") for word in rest)
+    code = None
+    if known.method is not None and is_source(known.method):
+        code = load_method(known.method)
+    name = known.method if code is None else None
     if known.config is not None:
         if wanted is not None:
             raise ConfigError("give a preset or --config, not both")
-        task = load_task(known.config)
+        codes = [] if code is None else [code]
+        task = load_task(known.config, codes, accept_changed=known.accept_changed_code)
+        if code is not None and task.code is None:
+            raise ConfigError(
+                f"{known.config} is of the method {task.method!r}: leave out --method, or give a "
+                "preset in place of --config"
+            )
         if task.command != command:
             raise ConfigError(f"{known.config} is of `vardiu {task.command}`, not of {command}")
     elif wanted is not None:
-        task = task_from_preset(command, wanted, known.method)
+        task = task_from_preset(command, wanted, name, code)
     elif helping:
-        task = task_from_preset(command, next(iter(table)), known.method)
+        task = task_from_preset(command, next(iter(table)), name, code)
     else:
         raise ConfigError(f"which preset? {nearest('', table)}")
     prefix = "teach-" if command == "teach" else ""
-    name = (
-        task.preset
-        if known.method in (None, method_of_preset(command, task.preset))
-        else (f"{task.preset}-{task.method}")
-    )
-    out = Path(known.out or f"runs/{prefix}{name}")
+    other = known.method not in (None, method_of_preset(command, task.preset))
+    other = other and task.preset not in ({} if code is None else code.method.presets)
+    out = Path(known.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
+    task = _of_the_run(task, out, known.accept_changed_code)
     return Request(override_settings(task, rest, out), out, known.dry_run)
 
 
@@ -99,9 +166,11 @@ def override_settings(task: Task, arguments: list[str], out: Path) -> Task:
         [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields],
         frozen=True,
     )
+    methods = ", ".join(name for name, method in METHODS.items() if fits(task.command, method))
     about = (
         f"Preset {task.preset!r}, method {task.method}. Besides these: --out FOLDER ({out}), "
-        "--method NAME, --config FILE (a run's config.yaml), --dry-run."
+        f"--method NAME ({methods}) or FILE.py:NAME (a method of your own), --config FILE (a "
+        "run's config.yaml), --dry-run."
     )
     chosen: Any = tyro.cli(
         row,

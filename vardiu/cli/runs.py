@@ -2,11 +2,23 @@ r"""`vardiu teach` and `vardiu distill`."""
 
 from __future__ import annotations
 
+import json
+
+from ..methods import Code
 from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.listeners import console_listeners
+from ..storage.run_folder import RunFolder
 from .console import console, print_settings
 from .options import parse_request
+
+
+def record_changed_code(folder: RunFolder, code: Code | None) -> None:
+    r"""Adds to `code-changes.jsonl` that a run goes on with a changed file, if it does."""
+    if code is None or code.executed == code.sha256:
+        return
+    with folder.file("code-changes.jsonl").open("a") as file:
+        file.write(json.dumps({"source": code.source, "sha256": code.executed}) + "\n")
 
 
 def teach(arguments: list[str]) -> None:
@@ -27,6 +39,7 @@ def distill(arguments: list[str]) -> None:
         return
     listeners = console_listeners(console)
     teaching.ensure_teacher(request.task, listeners)
+    record_changed_code(RunFolder(request.out), request.task.code)
     typed = ["vardiu", "distill", *arguments]
     distilling.distill(request.task, request.out, listeners, typed)
 

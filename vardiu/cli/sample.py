@@ -14,7 +14,7 @@ from ..runs.listeners import print_metrics
 from ..storage.files import write_text_atomic
 from .console import console
 from .folders import existing_run, trained_student
-from .options import Parser
+from .options import Parser, add_code_options
 
 
 def sample(arguments: list[str]) -> None:
@@ -27,11 +27,12 @@ def sample(arguments: list[str]) -> None:
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = existing_run(chosen.run)
-    student, problem = trained_student(folder, chosen.prompt)
+    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
     if path.suffix != ".npz":
@@ -59,9 +60,10 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
-    student, problem = trained_student(folder)
+    student, problem, _ = trained_student(folder, chosen)
     n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")

@@ -1,35 +1,40 @@
 r"""Contests: methods that are compared on one ground, see `vardiu.comparison.plan`.
 
 A contest fixes teachers, networks, noise levels, weights and the rows of a batch; its arms differ
-in the objective alone, and in what the objective needs beside the student.
+in the objective alone, and in what the objective needs beside the student. Each method says in its
+own file how it enters a contest (`Method.arms`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..methods import diff_instruct
-from ..runs.presets import GAUSSIAN, MOG40, PRESETS, SHARED
-from ..settings.fields import DensitySettings, DigitsSettings, NetworkOptimizer, Training
+from ..errors import ConfigError
+from ..methods import METHODS, Code
+from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.grounds import MOG40
+from ..storage.code import load_object
 
-__all__ = ["CONTESTS", "Arm", "Contest"]
+__all__ = ["CONTESTS", "Competitor", "Contest", "entered", "load_contest"]
 
 
 @dataclass(frozen=True)
-class Arm:
-    r"""A competitor.
+class Competitor:
+    r"""An arm of a contest.
 
     Arguments:
         title: Its name in tables and pictures.
         method: The name of its method.
         settings: The method's settings; the number of steps follows from the budget.
+        code: The file that the method is from; none for a method of the table.
     """
 
     title: str
     method: str
     settings: Training
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Contest:
     Arguments:
         about: One line.
         teachers: The problem's settings, by the name of the teacher.
-        arms: The competitors, by a short name.
+        arms: Competitors beside those that the methods bring, by a short name.
         seconds: The budget of a run in seconds of training, its start included.
         rows: The budget of a run in rows that the teacher evaluates.
         budgets: The budgets that its arms can be given. Only `own`, each arm's own number of
@@ -47,46 +52,14 @@ class Contest:
     """
 
     about: str
-    teachers: Mapping[str, DensitySettings | DigitsSettings]
-    arms: Mapping[str, Arm]
-    seconds: float
-    rows: int
-    budgets: tuple[str, ...] = ("time", "calls")
+    teachers: Mapping[str, DensitySettings | DigitsSettings | ImageSettings]
+    arms: Mapping[str, Competitor] = field(default_factory=dict)
+    seconds: float = field(kw_only=True)
+    rows: int = field(kw_only=True)
+    budgets: tuple[str, ...] = field(default=("time", "calls"), kw_only=True)
 
 
-def _diff_instruct(ratio: int) -> Arm:
-    # As many rows a batch as pairs of opposite noise make; the fake learns the first student
-    # before that one moves, in place of a fake that starts from the teacher's weights.
-    settings = diff_instruct.Config(
-        batch=2 * GAUSSIAN.batch,
-        lr=GAUSSIAN.lr,
-        fake_optimizer=NetworkOptimizer(lr=4e-3),
-        beta_1=0.5,
-        beta_2=0.99,
-        delay=200,
-        levels=GAUSSIAN.levels,
-        weight=GAUSSIAN.weight,
-        halflife=GAUSSIAN.halflife,
-        ratio=ratio,
-        lattice=True,
-    )
-    return Arm(f"Diff-Instruct, {ratio} fake", "diff_instruct", settings)
-
-
-def _vardiu(title: str, **family: Any) -> Arm:  # noqa: ANN401 (fields of its settings)
-    return Arm(
-        f"VarDiU, {title}",
-        "vardiu",
-        replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer(), **family),
-    )
-
-
-def _digits(name: str, title: str) -> Arm:
-    preset = PRESETS[name]
-    return Arm(title, preset.method, preset.settings)
-
-
-CONTESTS: Mapping[str, Contest] = {
+CONTESTS: dict[str, Contest] = {
     "mog40": Contest(
         "VarDiU's bounds and Diff-Instruct on 40 Gaussians: the comparison of the paper",
         {
@@ -94,29 +67,64 @@ CONTESTS: Mapping[str, Contest] = {
             "learned": replace(MOG40, teacher="learned"),
             "kde": replace(MOG40, teacher="kde"),
         },
-        {
-            "gaussian": _vardiu("Gaussian"),
-            "mixture": _vardiu("mixture", posterior="mixture"),
-            "flow": _vardiu("flow", posterior="flow"),
-            "particles": _vardiu("Gaussian, 4 particles", particles=4),
-            "shared": Arm("VarDiU, minibatch mixture", "vardiu", SHARED),
-            "diff-instruct-1": _diff_instruct(1),
-            "diff-instruct-5": _diff_instruct(5),
-            "diff-instruct-10": _diff_instruct(10),
-        },
         seconds=20.0,
         rows=256_000,
     ),
     "digits": Contest(
         "real 8x8 images by class: Diff-Instruct and regression on pairs, VarDiU on a frame",
         {"learned": DigitsSettings()},
-        {
-            "vardiu": _digits("digits-vardiu", "VarDiU, framed"),
-            "diff-instruct": _digits("digits", "Diff-Instruct after pairs"),
-            "pairs": _digits("digits-pairs", "Regression on pairs"),
-        },
         seconds=120.0,
         rows=1_000_000,
         budgets=("own",),
     ),
 }
+
+
+def entered(name: str, contest: Contest, codes: Sequence[Code] = ()) -> Contest:
+    r"""Returns a contest with the arms that the methods bring to it.
+
+    Arguments:
+        name: The contest's name, which methods know it by.
+        contest: The contest.
+        codes: Methods from files, which enter it too.
+
+    Raises:
+        ConfigError: Two arms share a name, a method is unknown, or settings are of another method.
+    """
+    arms: dict[str, Competitor] = {}
+    for method, code in [(m, None) for m in METHODS.values()] + [(c.method, c) for c in codes]:
+        for key, arm in method.arms.get(name, {}).items():
+            if key in arms or key in contest.arms:
+                raise ConfigError(f"contest {name!r}: two arms are named {key!r}: rename one")
+            arms[key] = Competitor(arm.title, method.name, arm.settings, code)
+    files = {code.method.name: code for code in codes}
+    for key, own in contest.arms.items():
+        code = own.code or files.get(own.method)
+        if code is None and own.method not in METHODS:
+            raise ConfigError(
+                f"contest {name!r}, arm {key!r}: unknown method {own.method!r}; one from a file "
+                "is given with --method FILE.py:NAME"
+            )
+        settings = (METHODS[own.method] if code is None else code.method).settings
+        if type(own.settings) is not settings:
+            raise ConfigError(
+                f"contest {name!r}, arm {key!r}: its settings are of "
+                f"{type(own.settings).__module__}, not of the method {own.method!r}"
+            )
+        arms[key] = dataclasses.replace(own, code=code)
+    return dataclasses.replace(contest, arms=arms)
+
+
+def load_contest(source: str) -> tuple[str, Contest]:
+    r"""Returns the contest that a name in the user's own code stands for, and its name.
+
+    Raises:
+        ConfigError: There is no such file or name, it is no contest, or it has a name on board.
+    """
+    found, _ = load_object(source)
+    if not isinstance(found, Contest):
+        raise ConfigError(f"{source} must be a Contest, got {type(found).__name__}")
+    name = source.rpartition(":")[2].lower().replace("_", "-")
+    if name in CONTESTS:
+        raise ConfigError(f"{source}: {name!r} is a contest on board: rename it in the file")
+    return name, found

@@ -31,7 +31,7 @@ from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 from ..training.trainer import Trainer
-from .contests import Arm, Contest
+from .contests import Competitor, Contest
 
 __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 
@@ -111,7 +111,7 @@ class Result:
 # ---------------------------------------------------------------- the plan
 
 
-def updates_of(arm: Arm, rates: dict[str, float], bake: BakeOff, budget: str) -> int:
+def updates_of(arm: Competitor, rates: dict[str, float], bake: BakeOff, budget: str) -> int:
     r"""Returns the number of student updates that a budget pays for.
 
     Raises:
@@ -198,7 +198,7 @@ def plan(bake: BakeOff) -> dict[str, Any]:
     return known
 
 
-def _task(bake: BakeOff, teacher: str, arm: Arm, seed: int, steps: int) -> Task:
+def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -> Task:
     reports = max(bake.evaluations, 12)
     run = RunSettings(
         seed=seed,
@@ -209,7 +209,8 @@ def _task(bake: BakeOff, teacher: str, arm: Arm, seed: int, steps: int) -> Task:
         milestones=0 if seed else 3,  # the study of the gradients takes the first seed's
     )
     settings = dataclasses.replace(arm.settings, steps=steps)
-    return Task("distill", arm.title, bake.contest.teachers[teacher], arm.method, settings, run)
+    problem = bake.contest.teachers[teacher]
+    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code)
 
 
 def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:

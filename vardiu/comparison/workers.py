@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import Interrupted, RunError
+from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.task import task_of
@@ -64,7 +65,9 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
         while (waiting and not stopped.is_set()) or running:
             while waiting and len(running) < jobs and not stopped.is_set():
                 cell = waiting.pop(0)
-                arguments = (cell.task.to_mapping(), str(cell.folder))
+                code = cell.task.code
+                source = None if code is None else code.source
+                arguments = (cell.task.to_mapping(), str(cell.folder), source)
                 worker = context.Process(target=_work, args=arguments)
                 worker.start()
                 running[worker] = cell
@@ -118,7 +121,7 @@ def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context
         os.kill(worker.pid, signal.SIGTERM)
 
 
-def _work(mapping: dict[str, Any], out: str) -> None:
+def _work(mapping: dict[str, Any], out: str, source: str | None) -> None:
     r"""Carries out one run in a process of its own; its words go to the folder's log."""
     from ..runs.errors import guarded
 
@@ -128,10 +131,14 @@ def _work(mapping: dict[str, Any], out: str) -> None:
     with (folder.parent / f"{folder.name}.log").open("a", buffering=1) as log:
         sys.stdout = sys.stderr = log
         console = Console(file=log, width=120)
-        task = task_of(mapping, "the plan")
         typed = ["vardiu", "bake-off"]
-        listeners = console_listeners(console)
-        status = guarded(lambda _: distill(task, folder, listeners, typed), "distill", [], console)
+
+        def carry_out_one(_: list[str]) -> None:
+            codes = [] if source is None else [load_method(source)]
+            task = task_of(mapping, "the plan", codes)
+            distill(task, folder, console_listeners(console), typed)
+
+        status = guarded(carry_out_one, "distill", [], console)
     raise SystemExit(status)
 
 

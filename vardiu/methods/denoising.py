@@ -6,7 +6,7 @@ r"""Denoising score matching: how a teacher is trained on data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..data.batch import Batch
@@ -15,14 +15,16 @@ from ..denoisers.levels import Levels
 from ..functional.scores import denoising, edm_weight
 from ..functional.tensors import expand_like
 from ..settings import build
-from ..settings.fields import LevelSettings, Training
+from ..settings.fields import DigitsSettings, LevelSettings, Training
+from ..settings.grounds import MOG40, PATCHES
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage
+from .base import Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["Config", "Denoising", "recipe"]
+__all__ = ["METHOD", "Settings", "Denoising", "recipe"]
 
 
 class Denoising(Objective):
@@ -60,14 +62,14 @@ class Denoising(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""A teacher's training."""
 
     levels: LevelSettings = LevelSettings()
     """The noise levels."""
 
 
-def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
     objective = Denoising(
         problem.networks.denoiser(),
@@ -78,3 +80,65 @@ def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     optimisation = build.optimisation(config)
     trained = yield Stage("denoising", objective, config.steps, batches, optimisation)
     return trained.network
+
+
+EDM = """@inproceedings{karras2022edm,
+  title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
+  author    = {Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2022}
+}"""
+
+
+# How a U-Net of images is taught.
+UNETS = Settings(
+    steps=4_200,
+    batch=128,
+    lr=2e-3,
+    beta_2=0.99,
+    warmup=100,
+    clip=1.0,
+    decay="trapezoid",
+    levels=LevelSettings(kind="log_normal", mean=-0.6, std=1.4, sigma_min=0.02, sigma_max=20.0),
+    halflife=44_000.0,
+)
+
+
+PRESETS = {
+    "patches": Preset(
+        "a U-Net on 16x16 patches of the photographs of scikit-learn and scikit-image",
+        PATCHES,
+        replace(UNETS, steps=5_000, batch=96, halflife=60_000.0),
+    ),
+    "mog40": Preset(
+        "the paper's learned teacher: 20,480 points, five layers, 400 wide",
+        replace(MOG40, width=400, depth=4),
+        Settings(
+            steps=20_000,
+            batch=512,
+            lr=1e-3,
+            levels=LevelSettings(kind="log_uniform", sigma_min=0.1, sigma_max=40.0),
+        ),
+    ),
+    "digits": Preset(
+        "a class-conditional U-Net on scikit-learn's digits", DigitsSettings(), UNETS
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, levels=LevelSettings(sigma_min=0.2, sigma_max=5.0))
+
+
+METHOD = Method(
+    name="denoising",
+    title="Denoising score matching",
+    year=2022,
+    address="https://arxiv.org/abs/2206.00364",
+    networks=("teacher",),
+    needs=Needs(data=True, teacher=False),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"edm": EDM},
+    presets=PRESETS,
+    examples={"denoising": Example(TINY), "denoising-classes": Example(TINY, classes=2)},
+)

@@ -10,8 +10,8 @@ while the student moves. It lags behind, and the gradient is biased by as much.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -25,30 +25,36 @@ from ..functional.tensors import expand_like
 from ..samplers.pairs import Pairs
 from ..settings import build
 from ..settings.fields import (
+    DigitsSettings,
+    ImageSettings,
     LevelSettings,
     NetworkOptimizer,
     PairSettings,
     Training,
     WeightSettings,
 )
+from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage
 from . import regression
+from .base import Arm, Example, Method, Preset
 from .regression import drawn_pairs, pseudo_huber
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["CURES", "Config", "DiffInstruct", "Fakes", "recipe", "score_difference"]
+__all__ = ["CURES", "DiffInstruct", "Fakes", "METHOD", "Settings", "recipe", "score_difference"]
 
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
 CURES: Mapping[str, str] = {
     "collapse": "start from a spread student (--pairs.pairs), raise --levels.sigma-min, or give "
     "the fake more updates (--ratio)",
-    "saturation": "the gradient is not noise: the fake may lag; raise --ratio or --fake-optimizer.lr",
-    "worsening": "fewer --steps, a lower --lr, or a larger --regression-weight after --pairs.pairs",
+    "saturation": "the gradient is not noise: the fake may lag; raise --ratio or "
+    "--fake-optimizer.lr",
+    "worsening": "fewer --steps, a lower --lr, or a larger --regression-weight after "
+    "--pairs.pairs",
     "divergence": "lower --lr or raise --levels.sigma-min",
 }
 
@@ -190,7 +196,7 @@ class DiffInstruct(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""Diff-Instruct."""
 
     ratio: int = 5
@@ -211,7 +217,7 @@ class Config(Training):
     """Their weight."""
 
 
-def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
     student = problem.networks.student()
@@ -233,3 +239,146 @@ def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     batches = problem.data.free(config.batch, context.seed)
     trained = yield Stage("diff_instruct", objective, steps, batches, optimisation)
     return trained.network
+
+
+LUO = """@inproceedings{luo2023diffinstruct,
+  title     = {{Diff-Instruct}: A Universal Approach for Transferring Knowledge From
+               Pre-trained Diffusion Models},
+  author    = {Luo, Weijian and Hu, Tianyang and Zhang, Shifeng and Sun, Jiacheng and Li, Zhenguo
+               and Zhang, Zhihua},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023}
+}"""
+
+
+DMD = """@inproceedings{yin2024dmd,
+  title     = {One-step Diffusion with Distribution Matching Distillation},
+  author    = {Yin, Tianwei and Gharbi, Micha{\\"e}l and Zhang, Richard and Shechtman, Eli and
+               Durand, Fr{\\'e}do and Freeman, William T. and Park, Taesung},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2024}
+}"""
+
+
+def cites(settings: Settings) -> Iterator[str]:
+    r"""Yields the keys of the papers that a run with these settings uses."""
+    yield "diff_instruct"
+    if settings.regression_weight or settings.normalised:
+        yield "dmd"
+    if settings.pairs.pairs:
+        yield "luhman"
+
+
+# How images are distilled: a regression on pairs first, and beside.
+IMAGES = Settings(
+    steps=800,
+    batch=128,
+    lr=3e-4,
+    fake_optimizer=NetworkOptimizer(lr=8e-4),
+    ratio=1,
+    normalised=True,
+    regression_weight=6.0,
+    delay=100,
+    warmup=50,
+    beta_1=0.0,
+    beta_2=0.99,
+    clip=100.0,
+    decay="trapezoid",
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+)
+
+
+PRESETS = {
+    "mog40-diff-instruct": Preset(
+        "Diff-Instruct with five fake updates a student update",
+        MOG40,
+        Settings(steps=4_000, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, ratio=5),
+    ),
+    "mixture-diff-instruct": Preset(
+        "the residual student by Diff-Instruct with one fake update: best from 8 dimensions on",
+        MIXTURE,
+        Settings(
+            steps=4_000,
+            batch=512,
+            lr=1e-3,
+            fake_optimizer=NetworkOptimizer(lr=2e-3),
+            beta_1=0.5,
+            beta_2=0.99,
+            delay=100,
+            ratio=1,
+            lattice=True,
+            levels=AT_ONCE,
+            weight=BOUNDED,
+            halflife=20_000.0,
+        ),
+    ),
+    "digits": Preset(
+        "8x8 real images by class; Diff-Instruct after a regression on pairs",
+        DigitsSettings(),
+        IMAGES,
+    ),
+    "patches": Preset(
+        "16x16 patches of photographs; Diff-Instruct after a regression on pairs",
+        PATCHES,
+        IMAGES,
+    ),
+    "images": Preset(
+        "any teacher of images (--teacher, --data); Diff-Instruct after a regression on pairs",
+        ImageSettings(),
+        IMAGES,
+    ),
+}
+
+
+# As many rows a batch as VarDiU's pairs of opposite noise make; the fake learns the first student
+# before that one moves, in place of a fake that starts from the teacher's weights.
+CONTENDER = Settings(
+    batch=512,
+    lr=2e-3,
+    fake_optimizer=NetworkOptimizer(lr=4e-3),
+    beta_1=0.5,
+    beta_2=0.99,
+    delay=200,
+    levels=COARSE_TO_FINE,
+    weight=BOUNDED,
+    lattice=True,
+)
+
+
+ARMS = {
+    "mog40": {
+        f"diff-instruct-{ratio}": Arm(
+            f"Diff-Instruct, {ratio} fake", replace(CONTENDER, ratio=ratio)
+        )
+        for ratio in (1, 5, 10)
+    },
+    "digits": {"diff-instruct": Arm("Diff-Instruct after pairs", IMAGES)},
+}
+
+
+TINY = Settings(
+    steps=10, batch=8, ratio=2, levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0)
+)
+
+
+METHOD = Method(
+    name="diff_instruct",
+    title="Diff-Instruct",
+    year=2023,
+    address="https://arxiv.org/abs/2305.18455",
+    networks=("student", "fake"),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"diff_instruct": LUO, "dmd": DMD, **regression.METHOD.bibtex},
+    cites_by=cites,
+    presets=PRESETS,
+    cures=CURES,
+    arms=ARMS,
+    examples={
+        "diff-instruct": Example(TINY),
+        "diff-instruct-lattice": Example(replace(TINY, ratio=1, lattice=True)),
+        "diff-instruct-classes": Example(replace(TINY, ratio=1, normalised=True), classes=2),
+    },
+)

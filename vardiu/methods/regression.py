@@ -21,15 +21,25 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..samplers.pairs import Pairs, teacher_pairs
 from ..settings import build
-from ..settings.fields import PairSettings, Training
+from ..settings.fields import DigitsSettings, PairSettings, Training
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
+from .base import Arm, Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["CURES", "Config", "Regression", "recipe", "start"]
+__all__ = [
+    "CURES",
+    "METHOD",
+    "Regression",
+    "Settings",
+    "make_pairs",
+    "pseudo_huber",
+    "recipe",
+    "start",
+]
 
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
@@ -41,7 +51,6 @@ CURES: Mapping[str, str] = {
     "worsening": "fewer of --pairs.steps, or a lower --pairs.lr",
     "divergence": "lower --pairs.lr",
 }
-__all__ = ["Config", "Regression", "make_pairs", "pseudo_huber", "recipe", "start"]
 
 PORTION = 512  # pairs that are solved, and kept, at once
 
@@ -170,16 +179,56 @@ def start(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""Regression on pairs, and nothing after it. Of the training, only the half-life is used."""
 
     pairs: PairSettings = PairSettings(pairs=16_000)
     """The pairs and their regression."""
 
 
-def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
     student, _ = yield from start(
         problem, problem.networks.student(), config.pairs, config, context
     )
     return student
+
+
+LUHMAN = """@article{luhman2021knowledge,
+  title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
+  author  = {Luhman, Eric and Luhman, Troy},
+  journal = {arXiv preprint arXiv:2101.02388},
+  year    = {2021}
+}"""
+
+
+PRESETS = {
+    "digits-pairs": Preset(
+        "8x8 real images by class; the regression on pairs alone, for comparison",
+        DigitsSettings(),
+        Settings(steps=2_500, halflife=17_700.0),
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, pairs=PairSettings(pairs=20, solver_steps=3, steps=10, batch=8))
+
+
+METHOD = Method(
+    name="regression",
+    title="Regression on pairs",
+    year=2021,
+    address="https://arxiv.org/abs/2101.02388",
+    networks=("student",),
+    needs=Needs(pairs=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"luhman": LUHMAN},
+    presets=PRESETS,
+    cures=CURES,
+    arms={"digits": {"pairs": Arm("Regression on pairs", PRESETS["digits-pairs"].settings)}},
+    examples={
+        "regression": Example(TINY, student="one-step"),
+        "regression-classes": Example(TINY, classes=2, student="one-step"),
+    },
+)

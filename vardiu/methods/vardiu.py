@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -58,23 +58,28 @@ from ..posteriors.families import (
 from ..posteriors.framed import FramedPosterior
 from ..settings import build
 from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
     FrameSettings,
+    ImageSettings,
     LevelSettings,
     NetworkOptimizer,
     PairSettings,
     Training,
     WeightSettings,
 )
+from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
 from ..students.base import Generator
 from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
+from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["CURES", "Config", "Draw", "VarDiU", "recipe"]
+__all__ = ["CURES", "Draw", "METHOD", "Settings", "VarDiU", "recipe"]
 
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
@@ -85,7 +90,7 @@ CURES: Mapping[str, str] = {
     "--posterior",
     "worsening": "fewer --steps, a lower --lr, or a start that the method holds: more "
     "--frame.components for --posterior framed",
-    "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower the student's --lr",
+    "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower its --lr",
     "divergence": "lower --lr or raise --levels.sigma-min",
 }
 
@@ -349,7 +354,7 @@ def exact(denoiser: Denoiser) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training):
+class Settings(Training):
     r"""VarDiU."""
 
     posterior: Literal[
@@ -386,7 +391,7 @@ class Config(Training):
     """framed: the mixture of principal components."""
 
 
-POSTERIORS: Mapping[str, Callable[[Encoder, int, Config], Posterior]] = {
+POSTERIORS: Mapping[str, Callable[[Encoder, int, Settings], Posterior]] = {
     "gaussian": lambda encoder, k, config: GaussianPosterior(encoder, k),
     "residual": lambda encoder, k, config: GaussianPosterior(encoder, k, residual=True),
     "cholesky": lambda encoder, k, config: CholeskyPosterior(encoder, k),
@@ -415,7 +420,7 @@ def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
 
 
 def players(
-    problem: Problem, config: Config, context: Context
+    problem: Problem, config: Settings, context: Context
 ) -> Stages[tuple[Generator, Posterior]]:
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
@@ -428,7 +433,7 @@ def players(
     return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 
 
-def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the student and the posterior together, after a start if one is asked for."""
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
@@ -451,3 +456,239 @@ def recipe(problem: Problem, config: Config, context: Context) -> Recipe:
     optimisation = build.optimisation(config, **others)
     trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
     return trained.network
+
+
+BIBTEX = {
+    "vardiu": """@article{wang2025vardiu,
+  title   = {{VarDiU}: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation},
+  author  = {Wang, Leyang and Zhang, Mingtian and Ou, Zijing and Barber, David},
+  journal = {arXiv preprint arXiv:2508.20646},
+  year    = {2025}
+}""",
+    "nsf": """@inproceedings{durkan2019nsf,
+  title     = {Neural Spline Flows},
+  author    = {Durkan, Conor and Bekasov, Artur and Murray, Iain and Papamakarios, George},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019}
+}""",
+    "sivi": """@inproceedings{yin2018sivi,
+  title     = {Semi-Implicit Variational Inference},
+  author    = {Yin, Mingzhang and Zhou, Mingyuan},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2018}
+}""",
+    "mppca": """@article{tipping1999mppca,
+  title   = {Mixtures of Probabilistic Principal Component Analyzers},
+  author  = {Tipping, Michael E. and Bishop, Christopher M.},
+  journal = {Neural Computation},
+  volume  = {11},
+  year    = {1999}
+}""",
+    "iwhvi": """@inproceedings{sobolev2019iwhvi,
+  title     = {Importance Weighted Hierarchical Variational Inference},
+  author    = {Sobolev, Artem and Vetrov, Dmitry P.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019}
+}""",
+}
+
+
+# The papers that a family of posteriors is from.
+PAPERS = {"flow": "nsf", "shared": "sivi", "framed": "mppca"}
+
+
+def cites(settings: Settings) -> Iterator[str]:
+    r"""Yields the keys of the papers that a run with these settings uses."""
+    yield "vardiu"
+    if settings.posterior in PAPERS:
+        yield PAPERS[settings.posterior]
+    if settings.particles:
+        yield "iwhvi"
+    if settings.pairs.pairs and settings.posterior != "framed":
+        yield "luhman"
+
+
+SHARED = Settings(
+    posterior="shared",
+    lattice=True,
+    steps=14_000,
+    batch=256,
+    lr=2e-3,
+    levels=COARSE_TO_FINE,
+    weight=BOUNDED,
+    halflife=200_000.0,
+)
+
+
+GAUSSIAN = replace(
+    SHARED,
+    posterior="gaussian",
+    steps=6_000,
+    posterior_optimizer=NetworkOptimizer(lr=1e-3),
+)
+
+
+# A student whose posterior is known at the start, see docs/methods/vardiu.md.
+FRAMED = Settings(
+    posterior="framed",
+    steps=460,
+    batch=128,
+    lr=3e-4,
+    posterior_optimizer=NetworkOptimizer(lr=1e-3),
+    delay=100,
+    beta_1=0.5,
+    beta_2=0.99,
+    decay="trapezoid",
+    clip=100.0,
+    levels=LevelSettings(sigma_min=0.15, sigma_max=5.0),
+    weight=WeightSettings(kind="power", power=1.0),
+    posterior_weight=WeightSettings(kind="constant"),
+    antithetic=False,
+    halflife=8_800.0,
+    frame=FrameSettings(clusters=12, components=24),
+)
+
+
+PUBLISHED = Settings(
+    posterior="gaussian",
+    steps=1_000_000,
+    batch=512,
+    lr=1e-4,
+    decay="constant",
+    clip=10.0,
+    halflife=0.0,
+    control_variate=False,
+    levels=LevelSettings(
+        kind="power_law", sigma_min=0.1, sigma_max=20.0, rho=0.1, rho_end=2.0, rho_every=1000
+    ),
+)
+
+
+PRESETS = {
+    "mog40": Preset(
+        "40 Gaussians, exact score; the bound of the minibatch mixture", MOG40, SHARED
+    ),
+    "mog40-gaussian": Preset("the same with the paper's Gaussian posterior", MOG40, GAUSSIAN),
+    "mog40-mixture": Preset(
+        "the same with a mixture of 16 Gaussians as posterior",
+        MOG40,
+        replace(GAUSSIAN, posterior="mixture"),
+    ),
+    "mog40-flow": Preset(
+        "the same with a spline flow as posterior, the paper's other family",
+        MOG40,
+        replace(GAUSSIAN, posterior="flow", steps=3_000),
+    ),
+    "mog40-particles": Preset(
+        "the same with a Gaussian posterior and four particles",
+        MOG40,
+        replace(GAUSSIAN, particles=4, steps=3_000),
+    ),
+    "mog40-kde": Preset(
+        "the default bound; the teacher is the score of 10,000 noised samples",
+        replace(MOG40, teacher="kde"),
+        replace(SHARED, steps=4_000),
+    ),
+    "mog40-learned": Preset(
+        "the default bound; the teacher is a network, see `vardiu teach mog40`",
+        replace(MOG40, teacher="learned"),
+        SHARED,
+    ),
+    "mog40-paper": Preset(
+        "the published setting: Gaussian posterior, 400-wide networks, a million steps",
+        DensitySettings(width=400, depth=4, fourier=0, scaled=False),
+        PUBLISHED,
+    ),
+    "mixture": Preset(
+        "a random mixture in any dimension (--dim, --modes)",
+        replace(MOG40, name="mixture", dim=8, latent=8),
+        SHARED,
+    ),
+    "mixture-residual": Preset(
+        "the same from a student whose posterior is known at the start; does not collapse",
+        MIXTURE,
+        replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
+    ),
+    "digits-vardiu": Preset(
+        "8x8 real images by class; VarDiU from a frame of the teacher's samples",
+        DigitsSettings(),
+        FRAMED,
+    ),
+    "images-vardiu": Preset(
+        "any teacher of images; VarDiU from a frame of the teacher's samples",
+        ImageSettings(),
+        replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
+    ),
+}
+
+
+CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
+
+
+ARMS = {
+    "mog40": {
+        "gaussian": Arm("VarDiU, Gaussian", CONTENDER),
+        "mixture": Arm("VarDiU, mixture", replace(CONTENDER, posterior="mixture")),
+        "flow": Arm("VarDiU, flow", replace(CONTENDER, posterior="flow")),
+        "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
+        "shared": Arm("VarDiU, minibatch mixture", SHARED),
+    },
+    "digits": {"vardiu": Arm("VarDiU, framed", FRAMED)},
+}
+
+
+TINY = Settings(
+    steps=10,
+    batch=8,
+    components=3,
+    transforms=2,
+    hidden=8,
+    levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0),
+)
+
+
+EXAMPLES = {
+    "vardiu-gaussian": Example(TINY),
+    "vardiu-gaussian-plain": Example(replace(TINY, antithetic=False, control_variate=False)),
+    "vardiu-gaussian-particles": Example(replace(TINY, particles=3)),
+    "vardiu-gaussian-weighted": Example(
+        replace(TINY, posterior_weight=WeightSettings(kind="constant"))
+    ),
+    "vardiu-gaussian-lattice": Example(replace(TINY, lattice=True)),
+    "vardiu-residual": Example(replace(TINY, posterior="residual"), student="residual"),
+    "vardiu-cholesky": Example(replace(TINY, posterior="cholesky", particles=2)),
+    "vardiu-mixture": Example(replace(TINY, posterior="mixture")),
+    "vardiu-mixture-classes": Example(replace(TINY, posterior="mixture"), classes=2),
+    "vardiu-flow": Example(replace(TINY, posterior="flow")),
+    "vardiu-flow-particles": Example(replace(TINY, posterior="flow", transforms=1, particles=2)),
+    "vardiu-shared": Example(replace(TINY, posterior="shared")),
+    "vardiu-shared-lattice": Example(replace(TINY, posterior="shared", lattice=True)),
+    "vardiu-shared-classes": Example(replace(TINY, posterior="shared"), classes=2),
+    "vardiu-framed": Example(
+        replace(
+            TINY,
+            posterior="framed",
+            weight=WeightSettings(kind="power", power=1.0),
+            posterior_weight=WeightSettings(kind="constant"),
+            frame=FrameSettings(samples=200, solver_steps=3, clusters=2, components=1, sigma=0.3),
+        ),
+        classes=2,
+    ),
+}
+
+
+METHOD = Method(
+    name="vardiu",
+    title="VarDiU",
+    year=2025,
+    address="https://arxiv.org/abs/2508.20646",
+    networks=("student", "posterior"),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={**BIBTEX, **regression.METHOD.bibtex},
+    cites_by=cites,
+    presets=PRESETS,
+    cures=CURES,
+    arms=ARMS,
+    examples=EXAMPLES,
+)

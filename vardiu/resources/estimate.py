@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from ..methods import load_method
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
 from ..runs.allocator import keep_freed_memory
@@ -56,8 +57,9 @@ def estimate(
         ConfigError: The run cannot start, or asks for more memory than there is.
     """
     started = time.perf_counter()
+    words = [] if task.code is None else [task.code.source]
     done = subprocess.run(
-        child, input=json.dumps(task.to_mapping()), capture_output=True, text=True
+        [*child, *words], input=json.dumps(task.to_mapping()), capture_output=True, text=True
     )
     wall = time.perf_counter() - started
     if done.returncode < 0:
@@ -75,9 +77,14 @@ def estimate(
 
 
 def main() -> None:
-    r"""Reads a task from the standard input and prints its measurement."""
-    task = task_of(json.loads(sys.stdin.read()), "the standard input")
+    r"""Reads a task from the standard input and prints its measurement.
+
+    An argument is the file that the task's method is from; who asks has compared it.
+    """
     try:
+        codes = [load_method(source) for source in sys.argv[1:]]
+        values = json.loads(sys.stdin.read())
+        task = task_of(values, "the standard input", codes, accept_changed=True)
         print(json.dumps(measure(task)))
     except torch.OutOfMemoryError as error:
         sys.exit(f"the device has too little memory for a step ({error}): raise --accumulate")

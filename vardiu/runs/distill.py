@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from .. import models
-from ..methods import METHODS
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.probe import checked
@@ -47,7 +46,7 @@ def distill(
         problem = run.problem
         checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
         torch.manual_seed(task.run.seed)
-        title = f"{task.preset}: {METHODS[task.method].title}"
+        title = f"{task.preset}: {task.chosen.heading}"
         run.broadcast.listeners += [
             Alarms(task, run.folder, problem, run.broadcast),
             ReportPage(task, run.folder, problem, title, has_alarms=True),

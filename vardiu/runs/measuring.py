@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..methods import diff_instruct, regression, vardiu
 from ..monitoring import references
 from ..monitoring.alarms import CURES
 from ..monitoring.measures import measure_convergence
@@ -25,14 +24,6 @@ __all__ = [
     "reference_curves",
     "student_values",
 ]
-
-
-# What a method knows to try against an alarm, beside what helps any training.
-METHOD_CURES: Mapping[str, Mapping[str, str]] = {
-    "vardiu": vardiu.CURES,
-    "diff_instruct": diff_instruct.CURES,
-    "regression": regression.CURES,
-}
 
 
 def evaluation_due(step: int, steps: int, run: RunSettings) -> bool:
@@ -77,9 +68,9 @@ def student_values(
     )
 
 
-def cures_of(method: str) -> Mapping[str, str]:
-    r"""Returns what to try against each alarm in a run of a method."""
-    return {**CURES, **METHOD_CURES.get(method, {})}
+def cures_of(task: Task) -> Mapping[str, str]:
+    r"""Returns what to try against each alarm: the method's own cures, and general ones."""
+    return {**CURES, **task.chosen.cures}
 
 
 def reference_curves(task: Task) -> Mapping[str, Mapping[str, Sequence[float]]] | None:

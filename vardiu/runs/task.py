@@ -3,7 +3,7 @@ r"""A command, resolved: which problem, which method, which settings."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, nearest
-from ..methods import METHODS, TEACHING, Method
+from ..methods import METHODS, Code, Method, recognised
 from ..problems.base import Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
@@ -19,7 +19,7 @@ from ..problems.images import ImageProblem
 from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings
 from ..settings.parse import from_mapping
 from ..training.economy import Economy
-from .presets import PRESETS, TEACHERS, Preset
+from .presets import PRESETS, TEACHERS, PresetRow, rows_of
 
 __all__ = ["RunSettings", "Task", "load_task", "problem_of"]
 
@@ -86,6 +86,7 @@ class Task:
         method: The name of the method.
         settings: The method's settings.
         run: How it is carried out.
+        code: The file that the method is from; none for a method of the table.
     """
 
     command: str
@@ -94,6 +95,12 @@ class Task:
     method: str
     settings: Any
     run: RunSettings
+    code: Code | None = None
+
+    @property
+    def chosen(self) -> Method:
+        r"""The method."""
+        return method_of(self.command, self.method) if self.code is None else self.code.method
 
     def __post_init__(self) -> None:
         pairs = getattr(self.settings, "pairs", None)
@@ -110,9 +117,11 @@ class Task:
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
         kind = next(k for k, cls in PROBLEM_KINDS.items() if isinstance(self.problem, cls))
+        code = {} if self.code is None else {"code": self.code.to_mapping()}
         return {
             "command": self.command,
             "preset": self.preset,
+            **code,
             "method": {"name": self.method, **dataclasses.asdict(self.settings)},
             "problem": {"kind": kind, **dataclasses.asdict(self.problem)},
             "run": dataclasses.asdict(self.run),
@@ -120,52 +129,82 @@ class Task:
 
 
 def method_of(command: str, name: str) -> Method:
-    r"""Returns the row of a method.
+    r"""Returns a method of the table.
 
     Raises:
-        ConfigError: There is none of this name; the nearest ones are offered.
+        ConfigError: The command has none of this name; the nearest ones are offered.
     """
-    if command == "teach":
-        return TEACHING
-    if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    known = [key for key, method in METHODS.items() if fits(command, method)]
+    if name in METHODS.broken and name not in known:
+        raise ConfigError(METHODS.broken[name])
+    if name not in known:
+        raise ConfigError(f"unknown method {name!r}; {nearest(name, known)}")
     return METHODS[name]
 
 
-def preset_of(command: str, name: str) -> Preset:
-    r"""Returns the row of a preset.
+def fits(command: str, method: Method) -> bool:
+    r"""Whether a method is one of a command: `distill` has a teacher, `teach` makes one."""
+    return method.needs.teacher == (command == "distill")
+
+
+def preset_of(command: str, name: str, code: Code | None = None) -> PresetRow:
+    r"""Returns the row of a preset: of the table, or of a method from a file.
 
     Raises:
         ConfigError: There is none of this name; the nearest ones are offered.
     """
-    table = TEACHERS if command == "teach" else PRESETS
+    table = {**(TEACHERS if command == "teach" else PRESETS)}
+    table |= rows_of([] if code is None else [code.method])
     if name not in table:
         raise ConfigError(f"unknown preset {name!r}; {nearest(name, table)}")
     return table[name]
 
 
-def task_from_preset(command: str, name: str, method: str | None = None) -> Task:
+def task_from_preset(
+    command: str, name: str, method: str | None = None, code: Code | None = None
+) -> Task:
     r"""Returns the task of a preset.
 
     With another method, its settings are those of that method's row for the same problem, else for
     the same kind of problem, else the method's own.
-    """
-    row = preset_of(command, name)
-    if method is not None and method != row.method:
-        method_of(command, method)
-        rows = [r for r in PRESETS.values() if r.method == method]
-        same = [r for r in rows if r.problem == row.problem]
-        kin = [r for r in rows if type(r.problem) is type(row.problem)]
-        settings = next((r.settings for r in same + kin), None) or METHODS[method].settings()
-        row = Preset(row.about, method, row.problem, settings)
-    return Task(command, name, row.problem, row.method, row.settings, RunSettings())
 
-
-def load_task(path: str | Path) -> Task:
-    r"""Returns the task that a `config.yaml` holds.
+    Arguments:
+        command: `distill` or `teach`.
+        name: The name of the preset.
+        method: The name of a method in the table, in place of the preset's own.
+        code: A method from a file, in place of the preset's own.
 
     Raises:
-        ConfigError: The file is missing, is not YAML, or holds an unknown setting.
+        ConfigError: There is no such preset or method, or the method is not one of the command.
+    """
+    row = preset_of(command, name, code)
+    if code is not None and not fits(command, code.method):
+        other = "distill" if command == "teach" else "teach"
+        raise ConfigError(f"{code.source} is not a method of `{command}`: use vardiu {other}")
+    method = method if code is None else code.method.name
+    if method is not None and method != row.method:
+        chosen = method_of(command, method) if code is None else code.method
+        rows = rows_of([chosen]).values()
+        same = [r for r in rows if r.problem == row.problem]
+        kin = [r for r in rows if type(r.problem) is type(row.problem)]
+        settings = next((r.settings for r in same + kin), None) or chosen.settings()
+        row = PresetRow(row.about, method, row.problem, settings)
+    return Task(command, name, row.problem, row.method, row.settings, RunSettings(), code)
+
+
+def load_task(
+    path: str | Path, codes: Sequence[Code] = (), *, accept_changed: bool = False
+) -> Task:
+    r"""Returns the task that a `config.yaml` holds.
+
+    Arguments:
+        path: The file.
+        codes: The methods from files that the command line names, see `task_of`.
+        accept_changed: Whether one that was changed since may be taken.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds an unknown setting; or its method
+            is from a file that the command line does not name, or that was changed since.
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
@@ -175,16 +214,25 @@ def load_task(path: str | Path) -> Task:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}: {getattr(error, 'problem', '')}"
         raise ConfigError(f"{path} is not YAML{where}; give a run's config.yaml") from error
-    return task_of(values, str(path))
+    return task_of(values, str(path), codes, accept_changed=accept_changed)
 
 
-def task_of(values: Any, where: str) -> Task:  # noqa: ANN401 (what a file holds)
+def task_of(
+    values: Any,  # noqa: ANN401 (what a file holds)
+    where: str,
+    codes: Sequence[Code] = (),
+    *,
+    accept_changed: bool = False,
+) -> Task:
     r"""Returns the task that a mapping describes, see `Task.to_mapping`.
 
+    Nothing that a mapping names is executed: a method from a file must be among `codes`.
+
     Raises:
-        ConfigError: It holds something else, or an unknown setting.
+        ConfigError: It holds something else, or an unknown setting; or its method is from a file
+            that is not among `codes`, or that was changed since.
     """
-    parts = ("command", "preset", "method", "problem", "run")
+    parts = ("command", "preset", "code", "method", "problem", "run")
     if not isinstance(values, dict) or not set(values) <= set(parts):
         raise ConfigError(
             f"{where} must hold the groups {', '.join(parts)}, as a run's config.yaml"
@@ -194,13 +242,18 @@ def task_of(values: Any, where: str) -> Task:  # noqa: ANN401 (what a file holds
     kind = problem.pop("kind", "")
     if kind not in PROBLEM_KINDS:
         raise ConfigError(f"unknown problem.kind {kind!r}; {nearest(kind, PROBLEM_KINDS)}")
+    code = values.get("code")
+    if code is not None:
+        code = recognised(code, codes, where, accept_changed=accept_changed)
+    chosen = method_of(command, name) if code is None else code.method
     return Task(
         command=command,
         preset=values.get("preset", ""),
         problem=from_mapping(PROBLEM_KINDS[kind], problem, "problem."),
         method=name,
-        settings=from_mapping(method_of(command, name).settings, method, "method."),
+        settings=from_mapping(chosen.settings, method, "method."),
         run=from_mapping(RunSettings, values.get("run", {}), "run."),
+        code=code,
     )
 
 

@@ -1,0 +1,159 @@
+r"""What a method says of itself: one object in the method's own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..training.stage import Recipe
+
+__all__ = ["Arm", "Example", "Method", "Needs", "Preset"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    r"""What a method needs beside the network that it trains.
+
+    Arguments:
+        data: Whether it needs clean data.
+        teacher: Whether it needs a teacher; a method without one trains teachers.
+        pairs: Whether it needs pairs of the teacher's noise and sample.
+    """
+
+    data: bool = False
+    teacher: bool = True
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Preset:
+    r"""A named row of settings.
+
+    Arguments:
+        about: One line for `vardiu list`.
+        problem: The problem's settings.
+        settings: The method's settings.
+    """
+
+    about: str
+    problem: DensitySettings | DigitsSettings | ImageSettings
+    settings: Training
+
+
+@dataclass(frozen=True)
+class Arm:
+    r"""How a method enters a contest.
+
+    Arguments:
+        title: Its name in tables and pictures.
+        settings: The method's settings; the number of steps follows from the budget.
+    """
+
+    title: str
+    settings: Training
+
+
+@dataclass(frozen=True)
+class Example:
+    r"""A training of a few steps on a toy problem, for tests.
+
+    Arguments:
+        settings: The method's settings.
+        classes: The number of the toy problem's classes; 0 for none.
+        student: The form of its student.
+    """
+
+    settings: Training
+    classes: int = 0
+    student: str = "pushforward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    r"""A method: what its paper is, what it trains and needs, and how it is run.
+
+    Arguments:
+        name: The name as it is typed.
+        title: The name in papers.
+        year: The year of the paper.
+        address: The paper's address.
+        networks: What it trains.
+        needs: What it needs beside.
+        settings: The class of its settings.
+        recipe: Of a problem and settings, the stages of a training.
+        bibtex: BibTeX entries by key.
+        cites_by: Of settings, the keys that a run cites; all of them by default.
+        presets: Named rows of settings.
+        arms: By the name of a contest, how the method enters it.
+        cures: By the name of an alarm, what to try with this method.
+        examples: Trainings of a few steps, by name.
+
+    Raises:
+        ConfigError: A field is of another kind, or settings are not of the method's class.
+    """
+
+    name: str
+    title: str
+    year: int
+    address: str
+    networks: tuple[str, ...]
+    settings: type[Training]
+    recipe: Callable[..., Recipe]
+    needs: Needs = Needs()
+    bibtex: Mapping[str, str] = field(default_factory=dict)
+    cites_by: Callable[[Any], Iterable[str]] | None = None
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    arms: Mapping[str, Mapping[str, Arm]] = field(default_factory=dict)
+    cures: Mapping[str, str] = field(default_factory=dict)
+    examples: Mapping[str, Example] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for wrong in self._wrong():
+            raise ConfigError(f"the method {self.name!r}: {wrong}")
+
+    @property
+    def heading(self) -> str:
+        r"""The title and the year."""
+        return f"{self.title} ({self.year})"
+
+    def citations(self, settings: Training) -> dict[str, str]:
+        r"""Returns the BibTeX entries, by key, of what a run with these settings uses."""
+        keys = self.bibtex if self.cites_by is None else self.cites_by(settings)
+        return {key: self.bibtex[key] for key in keys}
+
+    def _wrong(self) -> Iterable[str]:
+        r"""Yields what is wrong with the fields, one line each."""
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            yield "its name must be of lower-case letters, digits and underscores"
+        if not isinstance(self.year, int):
+            yield f"its year must be a number, got {self.year!r}"
+        if not str(self.address).startswith(("http://", "https://")):
+            yield f"its address must begin with https://, got {self.address!r}"
+        if isinstance(self.networks, str) or not self.networks:
+            yield f'its networks must be a tuple such as ("student",), got {self.networks!r}'
+        if not isinstance(self.settings, type) or not issubclass(self.settings, Training):
+            yield f"its settings must be a subclass of Training, got {self.settings!r}"
+            return
+        if not dataclasses.is_dataclass(self.settings) or not callable(self.recipe):
+            yield "its settings must be a dataclass, and its recipe a function"
+        rows: dict[str, Preset | Arm | Example] = {
+            **{f"preset {name!r}": row for name, row in self.presets.items()},
+            **{
+                f"arm {name!r} of {c!r}": a
+                for c, arms in self.arms.items()
+                for name, a in arms.items()
+            },
+            **{f"example {name!r}": row for name, row in self.examples.items()},
+        }
+        for where, row in rows.items():
+            if type(row.settings) is not self.settings:
+                yield f"the settings of its {where} are of {type(row.settings).__qualname__}"
+        if self.cites_by is not None:
+            for key in self.cites_by(self.settings()):
+                if key not in self.bibtex:
+                    yield f"it cites {key!r}; its bibtex has {', '.join(self.bibtex) or 'nothing'}"
