@@ -3,8 +3,7 @@
     python benchmarks/references.py runs/seeds/mog40-0 runs/seeds/mog40-1 ... --preset mog40
 
 Writes `vardiu/monitoring/reference/PRESET.json`, which the package ships: curves over progress,
-and what they
-were made from. Runs whose method or problem is not the preset's own are refused.
+and what they were made from. Runs whose method or problem is not the preset's own are refused.
 """
 
 from __future__ import annotations
