@@ -281,6 +281,9 @@ def test_a_config_file_executes_nothing(here):
     with pytest.raises(ConfigError, match="was changed since"):
         load_task(path, [other])
     assert main(["distill", "--config", "config.yaml"]) == 2
+    path.write_text(yaml.safe_dump({**values, "code": "evil.py:METHOD"}))
+    with pytest.raises(ConfigError, match="`code` must hold source and sha256, got 'evil"):
+        load_task(path)
     assert not Path("mark").exists()
 
 

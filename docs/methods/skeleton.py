@@ -18,8 +18,8 @@ from vardiu.functional.tensors import expand_like
 from vardiu.methods import Example, Method
 from vardiu.problems.base import Problem
 from vardiu.settings import build
-from vardiu.settings.fields import LevelSettings, Training
-from vardiu.training.stage import Recipe, Stage
+from vardiu.settings.fields import LevelSettings, NetworkOptimizer, Training
+from vardiu.training.stage import Context, Recipe, Stage
 
 
 class Skeleton(Objective):
@@ -37,7 +37,7 @@ class Skeleton(Objective):
         return (fake, Phase("student", self.student_loss, updates=("generator",)))
 
     def prepare(self, batch: Batch, step: int) -> tuple[Batch, Tensor]:
-        return batch, self.latents(len(batch.x))  # once a step, without gradients
+        return batch, self.latents(batch.rows)  # once a step, without gradients
 
     def fake_loss(self, drawn: tuple[Batch, Tensor], step: int) -> Loss:
         x, x_t, sigma, cond = self.noisy(drawn, step)
@@ -65,12 +65,13 @@ class Settings(Training):
     """The noise levels."""
 
 
-def recipe(problem: Problem, settings: Settings, seed: int) -> Recipe:
-    levels = build.levels(settings.levels, settings.steps)
-    objective = Skeleton(problem.teacher, problem.student(), problem.fake(), levels)
-    optimisation = build.optimisation(settings, {"generator": settings.lr, "fake": settings.lr})
-    batches = problem.batches(settings.batch, seed)
-    return (yield Stage("skeleton", objective, settings.steps, batches, optimisation))
+def recipe(problem: Problem, settings: Settings, context: Context) -> Recipe:
+    levels, networks = build.levels(settings.levels, settings.steps), problem.networks
+    objective = Skeleton(problem.teacher, networks.student(), networks.fake(), levels)
+    optimisation = build.optimisation(settings, fake=NetworkOptimizer())
+    batches = problem.data.free(settings.batch, context.seed)
+    trained = yield Stage("skeleton", objective, settings.steps, batches, optimisation)
+    return trained.network
 
 
 METHOD = Method(name="skeleton", title="A skeleton", year=2023, networks=("student", "fake"),

@@ -172,6 +172,8 @@ def recognised(
     Raises:
         ConfigError: The command line does not name it, or the file was changed since.
     """
+    if not isinstance(kept, Mapping) or set(kept) != {"source", "sha256"}:
+        raise ConfigError(f"{where}: its group `code` must hold source and sha256, got {kept!r}")
     source, sha256 = str(kept["source"]), str(kept["sha256"])
     name = source.rpartition(":")[2]
     same = [code for code in codes if code.source.rpartition(":")[2] == name]
