@@ -152,7 +152,8 @@ def measure_convergence(
         row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
     x, cond = samples
     row["spread"] = spread(x, problem.space.variance)
-    row["histogram"], row["due"] = problem.scores.histogram(x), problem.scores.expected_shares
+    row["histogram"] = problem.scores.histogram(x)
+    row["expected_shares"] = problem.scores.expected_shares
     teacher = problem.teacher
     held = (m for m in objective.children() if isinstance(m, Frozen))
     asked = next((frozen.uncounted for frozen in held if frozen.module is teacher), None)

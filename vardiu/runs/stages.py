@@ -11,7 +11,7 @@ from ..problems.base import Problem
 from ..storage.artefacts import Artefacts
 from ..training.stage import Context, Recipe, Stage, Trained
 from ..training.trainer import Trainer
-from .task import Task, method_of
+from .task import Task
 
 __all__ = ["Stages", "stages_of"]
 
@@ -65,6 +65,5 @@ def stages_of(
         artefacts: What is made once; kept in memory where none are given.
         device: Where artefacts are computed.
     """
-    method = method_of(task.command, task.method)
     made = Artefacts() if artefacts is None else artefacts
-    return Stages(method.recipe(problem, task.settings, Context(task.run.seed, made, device)))
+    return Stages(task.chosen.recipe(problem, task.settings, Context(task.run.seed, made, device)))
