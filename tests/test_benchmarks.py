@@ -143,7 +143,7 @@ def test_every_benchmark_starts():
         "import importlib, sys; sys.path.insert(0, 'benchmarks')\n"
         f"made = {{name: importlib.import_module(name) for name in {names}}}\n"
         "estimate = made['estimate']\n"
-        "print(estimate.problem_of(estimate.task_of('images')).networks.student())"
+        "print(estimate.task_.problem_of(estimate.task_of('images')).networks.student())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
