@@ -107,7 +107,7 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
     assert [round(row["progress"], 2) for row in gradients] == [0.32, 0.66, 1.0]
     assert len(gradients[-1]["slack"]) == 7
     assert "slack" not in result["gradients"]["exact"]["fake"][-1]
-    for name in ("results.md", "html", "gradients-exact.png", "slack-kde.png"):
+    for name in ("results.md", "bakeoff.html", "gradients-exact.png", "slack-kde.png"):
         assert (Path("bake") / name).stat().st_size > 500
     first = {p: p.stat().st_mtime_ns for p in Path("bake/runs").rglob("result.json")}
     assert len(first) == 4
