@@ -40,7 +40,6 @@ def test_each_function_of_the_chain_calls_the_next():
         assert following in called(function(file, name)), (name, following)
 
 
-@pytest.mark.xfail(strict=True, reason="`Trainer.update` still asks `apply` for the step")
 def test_the_last_function_steps_the_optimiser():
     assert "step" in called(function(*CHAIN[-1]))
 

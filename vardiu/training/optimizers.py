@@ -112,9 +112,11 @@ class OptimizerRow:
         r"""Returns the optimiser of a network; parameters that the user froze are left out."""
         return KINDS[self.kind]([p for p in network.parameters() if p.requires_grad], self)
 
-    def factor(self, step: int) -> float:
-        r"""Returns what the learning rate is multiplied by in the warm-up; one after it."""
-        return (step + 1) / self.warmup if step < self.warmup else 1.0
+    def set_rate(self, optimizer: torch.optim.Optimizer, decay: float, step: int) -> None:
+        r"""Sets the learning rate of a step: warm-up and the decay's factor are in it."""
+        warm = (step + 1) / self.warmup if step < self.warmup else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = decay * warm * self.lr
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,16 @@ class Trainer:
         share_gradients(free)
         norms = self.clip(phase, loss, scale)
         for name in norms:
-            self.apply(name, samples)
+            row, optimizer = self.optimisation.rows[name], self.optimizers[name]
+            if self.step >= row.delay:
+                row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
+                optimizer.step()
+                self.updates[name] += 1
+                if name == "generator":
+                    self.average.update(
+                        self.objective.generator, samples * self.objective.streams.world
+                    )
+            optimizer.zero_grad(set_to_none=True)
         info = {f"gradient/{name}": norm for name, norm in norms.items()}
         if scale is not None:
             info |= scale.info()
@@ -206,22 +215,6 @@ class Trainer:
             if norm + 1e-6 > largest:
                 torch._foreach_mul_(group, largest / (norm + 1e-6))
         return norms
-
-    def apply(self, name: str, samples: int) -> None:
-        r"""Steps one network's optimiser, and the average after the student's."""
-        row, optimizer = self.optimisation.rows[name], self.optimizers[name]
-        if self.step < row.delay:
-            optimizer.zero_grad(set_to_none=True)
-            return
-        factor = self.optimisation.decay(self.step / self.steps) * row.factor(self.step)
-        for group in optimizer.param_groups:
-            group["lr"] = factor * row.lr
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.updates[name] += 1
-        if name == "generator":
-            samples *= self.objective.streams.world
-            self.average.update(self.objective.generator, samples)
 
     def complaint(self, phase: Phase, what: str, value: float) -> str:
         return (
