@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from ..problems.base import Problem
-from ..runs.measuring import gradient_draws, student_of, student_values
+from ..runs.measuring import gradient_draws, student_values
 from ..runs.task import Task
 from ..storage.artefacts import Artefacts, Portion
 from ..storage.checkpoints import encode_state
@@ -150,7 +150,7 @@ def rehearse_reports(
     }
     reports = min(task.run.reports, stage.steps)
 
-    student = student_of(trainer.objective, trainer.average.module)
+    student = trainer.objective.student_of(trainer.average.module)
     if student is not None:
         draws = gradient_draws(stage.steps, stage.steps, task.run.evaluations)
         values, each = timed(lambda: student_values(problem, trainer, student, draws))
