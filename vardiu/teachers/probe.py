@@ -82,13 +82,9 @@ def probe(
     first, last = torch.tensor([low, high]).log10().tolist()
     for sigma in torch.logspace(first, last, levels).tolist():
         errors = _errors(teacher, x, cond or {}, sigma, generator)
-        row = Probe(
-            sigma,
-            errors.mean().item(),
-            (errors.std() / len(x) ** 0.5).item(),
-            variance * sigma**2 / (variance + sigma**2),
-        )
-        rows.append(row)
+        deviation = (errors.std() / len(x) ** 0.5).item()
+        linear = variance * sigma**2 / (variance + sigma**2)
+        rows.append(Probe(sigma, errors.mean().item(), deviation, linear))
     network = _innermost(teacher)
     for row in rows:
         allowed = max(factor * row.linear, floor * variance)
