@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
@@ -33,7 +33,10 @@ __all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
 WARM = 2
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
     r"""Returns what a function returns, and the seconds that it took."""
     started = time.perf_counter()
     value = function()
