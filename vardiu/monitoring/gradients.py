@@ -156,7 +156,7 @@ def gradient_quality(
 
     Streams, counters and buffers of the objective are put back.
     """
-    with objective.aside(f"gradient quality/{step}"):
+    with objective.undisturbed(f"gradient quality/{step}"):
         gradients = torch.stack([student_gradient(objective, batch, step) for _ in range(draws)])
     mean, norm = gradients.mean(0), reference.norm()
     trace = gradients.var(0).sum()
