@@ -27,12 +27,12 @@ from vardiu.resources import estimate, rehearse
 from vardiu.resources.footprint import Count, activations, size, weights
 from vardiu.resources.tables import print_estimate
 from vardiu.runs.execute import trainer_of
-from vardiu.runs.stages import stages_of
 from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset
+from vardiu.samplers.pairs import Pairs
 from vardiu.settings.fields import PairSettings
 from vardiu.storage.checkpoints import save_state
 from vardiu.training.optimizers import Optimisation
-from vardiu.training.stage import Stage
+from vardiu.training.stage import Context, Stage
 from vardiu.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +44,15 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
 
 def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:
@@ -143,7 +152,7 @@ def test_the_command_tells_and_writes_nothing(capsys):
     assert "peak memory" in text and f"{n:,}" in text and "40 steps of" in text
 
 
-def test_all_stages_are_told_and_pairs_are_counted_with_the_start():
+def test_all_stages_are_told_and_artefacts_are_part_of_the_start(monkeypatch):
     torch.set_default_dtype(torch.float32)
     preset = task_from_preset("distill", "mixture-diff-instruct")
     problem = dataclasses.replace(preset.problem, dim=2, latent=2, modes=4, width=16)
@@ -152,15 +161,28 @@ def test_all_stages_are_told_and_pairs_are_counted_with_the_start():
     )
     run = RunSettings(samples=200, accumulate=2)
     task = Task("distill", preset.preset, problem, "diff_instruct", settings, run)
+    # Three portions of 512 pairs and one of 464; two are made, each in 1,000 s of this clock.
+    solved, clock = [], Clock()
+
+    def solve(denoiser, z, cond, *, steps):
+        solved.append(len(z))
+        clock.now += 1000.0
+        return Pairs(z, z, {})
+
+    monkeypatch.setattr("vardiu.methods.regression.teacher_pairs", solve)
+    monkeypatch.setattr("vardiu.storage.artefacts.time", clock)
     found = estimate.measure(task, budget=0.05)
+    assert solved == [512, 464]
+    assert 2000.0 < found["seconds"]["start"] < 2100.0  # the two portions that were not made
     assert [row["name"] for row in found["stages"]] == ["pairs", "diff_instruct"]
-    pairs, last = found["stages"]
-    assert pairs["seconds"] == pytest.approx(50 * pairs["step"] + pairs["warm"])
-    assert set(last["networks"]) == {"teacher", "generator", "fake"}
-    # Of four portions of 512 pairs one was made, of 19 calls of the teacher; all are counted.
-    fewer = dataclasses.replace(settings, pairs=PairSettings(pairs=512, steps=50, batch=32))
-    small = estimate.measure(dataclasses.replace(task, settings=fewer), budget=0.05)
-    assert found["seconds"]["start"] > small["seconds"]["start"]
+    assert set(found["stages"][-1]["networks"]) == {"teacher", "generator", "fake"}
+    disk = found["disk"]
+    assert disk["artefacts"] == 2000 * (2 + 2) * 4  # noise and sample of two float32 each
+    assert disk["total"] == sum(value for name, value in disk.items() if name != "total")
+    found["seconds"]["total"] = sum(found["seconds"].values())
+    console = Console(width=150, record=True, file=open(os.devnull, "w"))
+    print_estimate(found, console)
+    assert "artefacts (pairs, a frame) 31.2 kB" in console.export_text()
 
 
 def test_a_part_keeps_less_than_the_whole_batch():
@@ -172,7 +194,8 @@ def test_a_part_keeps_less_than_the_whole_batch():
     kept = []
     for accumulate in (1, 4):
         run = RunSettings(samples=200, accumulate=accumulate)
-        stage = stages_of(dataclasses.replace(task, settings=settings), problem_of(task)).first()
+        recipe = METHODS[task.method].recipe(problem_of(task), settings, Context())
+        stage = next(recipe)
         trainer = trainer_of(stage, run, torch.device("cpu"))
         trainer.advance(stage.batches)
         kept.append(activations(stage.objective, trainer.batch)["bound"]["generator"])

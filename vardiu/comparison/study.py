@@ -24,6 +24,7 @@ from ..problems.base import Problem
 from ..runs.stages import stages_of
 from ..runs.task import problem_of
 from ..settings import build
+from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -52,16 +53,20 @@ class Weighted(Protocol):
 
 
 def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
-    r"""Yields a finished run's objective as it was at each of its milestones."""
-    for folder in sorted((cell.folder / "milestones").glob("0-*")):
-        store = Checkpoints(folder)
-        for step in store.steps():
-            problem = problem_of(cell.task)
-            torch.manual_seed(cell.seed)
-            stage = stages_of(cell.task, problem).first()
-            trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
-            trainer.load_state_dict(store.load(step), stage.batches)
-            yield problem, stage, trainer
+    r"""Yields a finished run's last objective as it was at each of its milestones."""
+    problem = problem_of(cell.task)
+    torch.manual_seed(cell.seed)
+    recipe = stages_of(cell.task, problem, Artefacts(cell.folder / "artefacts"))
+    stage: Stage | None = recipe.first()
+    while stage is not None:
+        last, trainer = stage, Trainer(stage.objective, stage.optimisation, steps=stage.steps)
+        folder = cell.folder / "milestones" / f"{recipe.index}-{stage.name}"
+        # The stages before need no training: a milestone holds all that is loaded.
+        stage = recipe.after(trainer)
+    store = Checkpoints(folder)
+    for step in store.steps():
+        trainer.load_state_dict(store.load(step), last.batches)
+        yield problem, last, trainer
 
 
 def gradients(cell: Cell) -> list[dict[str, Any]]:

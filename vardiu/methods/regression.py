@@ -45,10 +45,10 @@ __all__ = [
 # What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
 # its own.
 CURES: Mapping[str, str] = {
-    "collapse": "more --pairs.pairs, or more of --pairs.steps",
+    "collapse": "more --pairs.pairs, or more --steps",
     "saturation": "the gradient is not noise: the network may be too small for more",
     "noise": "raise --pairs.batch or lower --pairs.lr",
-    "worsening": "fewer of --pairs.steps, or a lower --pairs.lr",
+    "worsening": "fewer --steps, or a lower --pairs.lr",
     "divergence": "lower --pairs.lr",
 }
 
@@ -149,9 +149,22 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
 
 
 def start(
-    problem: Problem, student: Generator, row: PairSettings, training: Training, context: Context
+    problem: Problem,
+    student: Generator,
+    row: PairSettings,
+    training: Training,
+    context: Context,
+    share: float = 0.0,
 ) -> Stages[tuple[Generator, Pairs | None]]:
     r"""The stage that gives a student its start; none if there are no pairs to learn from.
+
+    Arguments:
+        problem: The problem.
+        student: The student.
+        row: The pairs and their regression.
+        training: How the method is trained that comes after.
+        context: The run's seed, device and artefacts.
+        share: The stage's share of the run's updates; a start has a length of its own.
 
     Returns:
         The student, and the pairs or `None`.
@@ -174,23 +187,24 @@ def start(
     )
     batches = problem.data.free(row.batch, context.seed)
     optimisation = build.optimisation(settings)
-    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share=0.0)
+    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share)
     return trained.network, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Training):
-    r"""Regression on pairs, and nothing after it. Of the training, only the half-life is used."""
+    r"""Regression on pairs, and nothing after it. Of the training, the number of updates and the
+    half-life are used."""
 
     pairs: PairSettings = PairSettings(pairs=16_000)
-    """The pairs and their regression."""
+    """The pairs and their regression; the number of its updates is --steps."""
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    student, _ = yield from start(
-        problem, problem.networks.student(), config.pairs, config, context
-    )
+    row = replace(config.pairs, steps=config.steps)
+    student = problem.networks.student()
+    student, _ = yield from start(problem, student, row, config, context, share=1.0)
     return student
 
 

@@ -168,6 +168,11 @@ class VarDiU(Objective):
         control_variate: bool = True,
     ) -> None:
         super().__init__(teacher, generator)
+        if not generator.latent_shape:
+            raise ValueError(
+                f"the bound needs a student of normal latents, got a {type(generator).__name__}, "
+                "whose input is the index of a row: take diff_instruct"
+            )
         k = math.prod(generator.latent_shape)
         posterior = PriorPosterior(k) if posterior is None else posterior
         if particles < 0:

@@ -27,6 +27,7 @@ from ..storage.files import write_text_atomic
 from ..students.few_step import FewStep, OneStep
 from ..students.framed import Frame, Framed
 from ..students.pushforward import Pushforward
+from ..students.table import Table
 
 __all__ = ["build", "describe", "load", "save"]
 
@@ -56,6 +57,7 @@ KINDS: Mapping[str, Kind] = {
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
     "song_unet": Kind(SongUNet),
+    "table": Kind(Table),
     "token_head": Kind(TokenHead),
     "told": Kind(Told, ("network",)),
     "unet": Kind(UNet),
