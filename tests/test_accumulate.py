@@ -139,7 +139,7 @@ class Watched(VarDiU):
     seen: list[int]
 
     def loss(self, batch: Batch, step: int) -> Loss:
-        self.seen.append(len(batch.x))
+        self.seen.append(batch.rows)
         loss = super().loss(batch, step)
         broken = len(self.seen) == 4
         return loss._replace(value=loss.value * float("nan")) if broken else loss

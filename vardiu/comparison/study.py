@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from ..denoisers.exact import EmpiricalDenoiser
 from ..denoisers.levels import Levels
+from ..functional.scores import Weight
 from ..methods.vardiu import VarDiU
 from ..monitoring.gradients import (
     at_step,
@@ -42,6 +43,14 @@ ROWS, DRAWS = 16_384, 128  # noisy samples of the reference, estimates of the gr
 # ---------------------------------------------------------------- the study of gradients
 
 
+@runtime_checkable
+class Weighted(Protocol):
+    r"""An objective of weighted noise levels: the study's reference has the same."""
+
+    levels: Levels
+    weight: Weight
+
+
 def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
     r"""Yields a finished run's objective as it was at each of its milestones."""
     for folder in sorted((cell.folder / "milestones").glob("0-*")):
@@ -56,16 +65,19 @@ def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
 
 
 def gradients(cell: Cell) -> list[dict[str, Any]]:
-    r"""Returns bias and variance of a run's gradient at its milestones, and the bound's slack."""
+    r"""Returns bias and variance of a run's gradient at its milestones, and the bound's slack;
+    nothing of a method that weighs no levels, whose gradient is another."""
     rows = []
     for problem, stage, trainer in milestones(cell):
         objective, step = trainer.objective, max(0, trainer.step - 1)
+        if not isinstance(objective, Weighted):
+            return []
         random = torch.Generator().manual_seed(1234)
         student = student_marginal(objective.generator, MARGINAL, random)
         reference, error = reference_gradient(
             objective.generator,
             student,
-            problem.teacher,
+            problem.known_teacher,
             levels=at_step(objective.levels, step),
             weight=objective.weight,
             random=random,
@@ -93,7 +105,7 @@ def _slack(
 
     low, high = levels(torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64), 2**62).log10().tolist()
     sigmas = torch.logspace(low, high, 7).tolist()
-    with objective.aside("slack"):
+    with objective.undisturbed("slack"):
         return slack(log_marginal, student, sigmas)
 
 
@@ -114,5 +126,7 @@ def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]: 
         if not path.is_file():
             console.print(f"gradients of {cell.teacher}, {cell.arm}", highlight=False)
             write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
-        found.setdefault(cell.teacher, {})[cell.arm] = json.loads(path.read_text())
+        rows = json.loads(path.read_text())
+        if rows:
+            found.setdefault(cell.teacher, {})[cell.arm] = rows
     return found

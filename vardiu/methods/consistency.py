@@ -168,7 +168,7 @@ class Settings(Training):
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
     objective = ConsistencyDistillation(
-        problem.teacher,
+        problem.known_teacher,
         ConsistencyDenoiser(problem.networks.fake(), sigma_max=config.sigma_max),
         grid=config.grid,
         rho=config.rho,

@@ -147,7 +147,7 @@ class DiffInstruct(Objective):
         if (regression is None) != (regression_weight == 0):
             raise ValueError("pairs for regression and a positive regression_weight go together")
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.__dict__["regression"] = regression
+        self.regression = regression
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -184,15 +184,15 @@ class DiffInstruct(Objective):
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         info = {"direction": direction.flatten(1).norm(dim=1).mean()}
-        if self.__dict__["regression"] is None:
+        if self.regression is None:
             return Loss(value, info)
-        distance = self.distance(len(x))
+        distance = self.distance(self.regression, len(x))
         info["regression"] = distance.detach()
         return Loss(value + self.regression_weight * distance, info)
 
-    def distance(self, n: int) -> Tensor:
+    def distance(self, known: Pairs, n: int) -> Tensor:
         r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""
-        pairs = drawn_pairs(self, self.__dict__["regression"], n, "regression")
+        pairs = drawn_pairs(self, known, n, "regression")
         return pseudo_huber(self.generator(pairs.z, **pairs.cond) - pairs.x).mean()
 
 
@@ -224,7 +224,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student = problem.networks.student()
     student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
     objective = DiffInstruct(
-        problem.teacher,
+        problem.known_teacher,
         student,
         problem.networks.fake(),
         levels=build.levels(config.levels, steps),

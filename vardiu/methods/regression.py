@@ -90,14 +90,14 @@ class Regression(Objective):
             )
         self.softness = softness
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.__dict__["pairs"] = pairs
+        self.pairs = pairs
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
 
     def prepare(self, batch: Batch, step: int) -> Pairs:
-        return drawn_pairs(self, self.__dict__["pairs"], batch.rows)
+        return drawn_pairs(self, self.pairs, batch.rows)
 
     def loss(self, pairs: Pairs, step: int) -> Loss:
         difference = self.generator(pairs.z, **pairs.cond) - pairs.x
@@ -121,14 +121,14 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         context: The run's seed, device and artefacts.
     """
     portion = min(PORTION, row.pairs)
-    conditions = problem.data.free(portion, context.seed + 1)
+    conditions, teacher = problem.data.free(portion, context.seed + 1), problem.known_teacher
 
     def solve(index: int) -> Mapping[str, Tensor]:
         random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
         n = min(portion, row.pairs - index * portion)
-        z = torch.randn(n, *problem.teacher.shape, generator=random).to(context.device)
+        z = torch.randn(n, *teacher.shape, generator=random).to(context.device)
         cond = {k: v[:n].to(context.device) for k, v in conditions.at(index).cond.items()}
-        x = teacher_pairs(problem.teacher.to(context.device), z, cond, steps=row.solver_steps).x
+        x = teacher_pairs(teacher.to(context.device), z, cond, steps=row.solver_steps).x
         return {"z": z.cpu(), "x": x.cpu(), **{f"cond.{k}": v.cpu() for k, v in cond.items()}}
 
     description = {
@@ -154,7 +154,7 @@ def start(
     if not row.pairs:
         return student, None
     pairs = make_pairs(problem, row, context)
-    objective = Regression(problem.teacher, student, pairs)
+    objective = Regression(problem.known_teacher, student, pairs)
     settings = replace(
         training,
         optimizer="adam",

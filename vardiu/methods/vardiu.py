@@ -28,7 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -349,7 +349,7 @@ class VarDiU(Objective):
         return r.log_prob(own) - r.log_prob(z.flatten(1))
 
 
-def exact(denoiser: Denoiser) -> bool:
+def exact(denoiser: Denoiser) -> TypeGuard[ExactDenoiser]:
     return isinstance(denoiser, ExactDenoiser)
 
 
@@ -425,8 +425,8 @@ def players(
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
         frame = make_frame(problem, config.frame, context)
-        student = Framed(problem.networks.fake(), frame, config.frame.sigma)
-        return student, FramedPosterior(problem.networks.encoder(), frame)
+        framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        return framed, FramedPosterior(problem.networks.encoder(), frame)
     student = problem.networks.student()
     student, _ = yield from regression.start(problem, student, config.pairs, config, context)
     k = math.prod(student.latent_shape)
@@ -438,7 +438,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
-        problem.teacher,
+        problem.known_teacher,
         student,
         posterior,
         levels=build.levels(config.levels, config.steps),

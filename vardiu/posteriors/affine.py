@@ -23,6 +23,9 @@ class AffinePosterior(Posterior):
         student: The student, as it is at first; later changes of it are not followed.
     """
 
+    matrix: Tensor
+    shift: Tensor
+
     def __init__(self, student: Affine) -> None:
         super().__init__()
         self.register_buffer("matrix", student.matrix.detach().clone())

@@ -50,6 +50,7 @@ class ImageNetworks(Networks):
 
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
+        inner = self.teacher.known if inner is None else inner  # just trained, not read
         started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.start()
         if row.precision != "float32":
             started = denoiser_with_precision(started, row.precision)
@@ -68,8 +69,7 @@ class ImageNetworks(Networks):
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner
         low, high = self.RANGE if inner is None else (inner.sigma_min, inner.sigma_max)
-        sizes = {"widths": row.widths, "depth": row.depth}
-        network = UNet(space.shape[0], classes=space.classes, **sizes)
+        network = UNet(space.shape[0], classes=space.classes, widths=row.widths, depth=row.depth)
         return PreconditionedDenoiser(
             with_precision(network, row.precision),
             shape=space.shape,

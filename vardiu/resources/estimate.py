@@ -16,6 +16,7 @@ diagnostics and :math:`s` checkpoints.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from ..denoisers.base import Denoiser
 from ..errors import ConfigError
 from ..methods import load_method
 from ..problems.base import Problem
@@ -38,6 +40,7 @@ from ..runs.stages import stages_of
 from ..runs.task import Task, problem_of, task_of
 from ..students.base import Generator
 from ..teachers.probe import probe
+from ..training.stage import Stage
 from . import footprint
 from .rehearse import RehearsedArtefacts, peak, stage_row, timed
 
@@ -112,16 +115,17 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     artefacts = RehearsedArtefacts()
     recipe = stages_of(task, problem, artefacts, device)
+    stage: Stage | None
     stage, seconds = timed(recipe.first)
     start += seconds
     stages: list[dict[str, Any]] = []
     log: list[dict[str, Any]] = []
     while stage is not None:
-        trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
+        trainer, seconds = timed(functools.partial(trainer_of, stage, run, device))
         start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
         log = stages[-1].pop("log")
-        stage, seconds = timed(lambda t=trainer: recipe.after(t))
+        stage, seconds = timed(functools.partial(recipe.after, trainer))
         start += seconds
     student = recipe.result.cpu()
     end = timed(lambda: finish(task, problem, student, log))[1]
@@ -147,7 +151,7 @@ def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
     if task.command == "distill":
-        probe(problem.teacher, *problem.data.reference(512))
+        probe(problem.known_teacher, *problem.data.reference(512))
         problem.hashes()
         problem.scores.best_value()
     return problem
@@ -158,8 +162,10 @@ def finish(
 ) -> None:
     r"""Does what a run does after its training: measures, and draws the student and a log."""
     distilled = isinstance(student, Generator)
-    source = problem.student_source(student.eval()) if distilled else None
-    if source is None:
+    if isinstance(student, Generator):
+        source = problem.student_source(student.eval())
+    else:
+        assert isinstance(student, Denoiser)
         problem.teacher = student.eval()
         source = problem.teacher_source()
     n = task.run.samples if distilled and task.run.samples else problem.scores.samples

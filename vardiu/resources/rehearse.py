@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
 
 from ..problems.base import Problem
-from ..runs.measuring import gradient_draws, student_of, student_values
+from ..runs.measuring import gradient_draws, student_values
 from ..runs.task import Task
 from ..storage.artefacts import Artefacts, Portion
 from ..storage.checkpoints import encode_state
@@ -33,7 +33,10 @@ __all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
 WARM = 2
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
     r"""Returns what a function returns, and the seconds that it took."""
     started = time.perf_counter()
     value = function()
@@ -150,7 +153,7 @@ def rehearse_reports(
     }
     reports = min(task.run.reports, stage.steps)
 
-    student = student_of(trainer.objective, trainer.average.module)
+    student = trainer.objective.student_of(trainer.average.module)
     if student is not None:
         draws = gradient_draws(stage.steps, stage.steps, task.run.evaluations)
         values, each = timed(lambda: student_values(problem, trainer, student, draws))

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 __all__ = ["Generator"]
 
 
+ROWS_AT_ONCE = 4096
+
+
 class Generator(nn.Module, abc.ABC):
     r"""The interface: `generator(z, **cond)` returns :math:`x = g(z)`.
 
@@ -52,7 +55,7 @@ class Generator(nn.Module, abc.ABC):
         n: int,
         *,
         generator: torch.Generator | None = None,
-        batch: int = 4096,
+        batch: int = ROWS_AT_ONCE,
         **cond: Tensor,
     ) -> Tensor:
         r"""Draws samples in evaluation mode, a batch at a time.

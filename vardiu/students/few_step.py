@@ -62,7 +62,7 @@ class OneStep(Generator):
 class State(NamedTuple):
     r"""One call of a few-step student."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a state for
     """The place of the level in the grid, from zero."""
     sigma: float
     """The level."""
@@ -103,8 +103,13 @@ class Renoise:
         return (n, *shape)
 
     @staticmethod
-    def latent(z: Tensor, index: int) -> Tensor | None:
-        r"""Returns the part of the latent that is drawn for a level."""
+    def first(z: Tensor) -> Tensor:
+        r"""Returns the part of the latent that the first call is made of."""
+        return z[:, 0]
+
+    @staticmethod
+    def fresh(z: Tensor, index: int) -> Tensor | None:
+        r"""Returns the part of the latent that is drawn for a later level, if one is."""
         return z[:, index]
 
     @staticmethod
@@ -127,8 +132,12 @@ class Deterministic:
         return shape
 
     @staticmethod
-    def latent(z: Tensor, index: int) -> Tensor | None:
-        return z if index == 0 else None
+    def first(z: Tensor) -> Tensor:
+        return z
+
+    @staticmethod
+    def fresh(z: Tensor, index: int) -> Tensor | None:
+        return None
 
     @staticmethod
     def advance(
@@ -136,8 +145,8 @@ class Deterministic:
     ) -> Tensor:
         if math.isinf(sigma):  # the state is the noise itself
             return Renoise.advance(x_t, sigma, target, denoised, x_t, floor)
-        levels = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
-        return step(x_t, *levels, denoised)
+        here, there = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
+        return step(x_t, here, there, denoised)
 
 
 RULES: Mapping[str, type[Renoise] | type[Deterministic]] = {
@@ -236,14 +245,14 @@ class FewStep(Generator):
     def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, of latents :math:`(B, *)`."""
         rule = RULES[self.rule]
-        state = rule.latent(z, 0)
+        state = rule.first(z)
         for index, sigma in enumerate(self.sigmas):
             denoised = self.call(index, state, **cond)
             first = index == 0 and math.isfinite(sigma)
             x_t = self.denoiser.pure_noise(state, sigma) if first else state
             yield State(index, sigma, x_t, denoised)
             if index + 1 < len(self.sigmas):
-                state = self.advance(index, x_t, denoised, rule.latent(z, index + 1))
+                state = self.advance(index, x_t, denoised, rule.fresh(z, index + 1))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         denoised = z

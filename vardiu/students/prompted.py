@@ -37,8 +37,17 @@ def without_prompts(student: Generator) -> Generator:
 
 
 def with_prompts(student: Generator, captions: Captions) -> Generator:
-    r"""Returns a student of conditions as one that looks them up; undoes
-    `without_prompts`."""
+    r"""Returns a student of conditions as one that looks them up; undoes `without_prompts`.
+
+    Raises:
+        TypeError: The student takes the conditions, and asks no denoiser.
+    """
     if not set(captions.rows) <= set(student.conditions):
         return student
-    return _with_denoiser(student, Captioned(student.denoiser, captions))
+    denoiser = getattr(student, "denoiser", None)
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"a {type(student).__name__} asks no denoiser that could look captions up; students "
+            "of prompts are OneStep and FewStep"
+        )
+    return _with_denoiser(student, Captioned(denoiser, captions))

@@ -86,7 +86,7 @@ class Objective(nn.Module, abc.ABC):
     """
 
     generator: Generator
-    teacher: Frozen
+    teacher: Frozen[Denoiser]
     lattice: bool = False
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
@@ -104,8 +104,8 @@ class Objective(nn.Module, abc.ABC):
             )
         if teacher is not None:
             self.teacher = Frozen(teacher)
-        # A teacher's own training has a denoiser here, see `student_of`.
-        self.generator = generator
+        # A teacher's own training has a denoiser here, see `student_of`, and asks for it by name.
+        self.add_module("generator", generator)
         self.streams = Streams()
 
     # ---------------------------------------------------------------- what a method defines
