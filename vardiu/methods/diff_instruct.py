@@ -20,6 +20,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import Levels
+from ..functional.distances import pseudo_huber
 from ..functional.scores import Weight, denoising, edm_weight, surrogate
 from ..functional.tensors import expand_like
 from ..samplers.pairs import Pairs
@@ -39,7 +40,7 @@ from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage
 from . import regression
 from .base import Arm, Example, Method, Preset
-from .regression import drawn_pairs, pseudo_huber
+from .regression import drawn_pairs
 
 if TYPE_CHECKING:
     from ..problems.base import Problem

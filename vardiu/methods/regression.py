@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..functional.distances import pseudo_huber
 from ..samplers.pairs import Pairs, teacher_pairs
 from ..settings import build
 from ..settings.fields import DigitsSettings, PairSettings, Training
@@ -36,7 +37,6 @@ __all__ = [
     "Regression",
     "Settings",
     "make_pairs",
-    "pseudo_huber",
     "recipe",
     "start",
 ]
@@ -53,11 +53,6 @@ CURES: Mapping[str, str] = {
 }
 
 PORTION = 512  # pairs that are solved, and kept, at once
-
-
-def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
-    r"""Returns :math:`\sqrt{\|v\|^2 / d + c^2}` of each row, with shape `(B,)`."""
-    return (difference.flatten(1).square().mean(1) + softness**2).sqrt()
 
 
 class Regression(Objective):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..denoisers.adapted import AdaptedDenoiser
+from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Flow, VarianceExploding, VariancePreserving
@@ -41,6 +42,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "adapted": Kind(AdaptedDenoiser, ("network", "coordinates")),
+    "consistency": Kind(ConsistencyDenoiser, ("denoiser",)),
     "conv_head": Kind(ConvHead),
     "dhariwal_unet": Kind(DhariwalUNet),
     "diffusers": Kind(DiffusersNetwork),

@@ -114,11 +114,11 @@ class Renoise:
 
     @staticmethod
     def advance(
-        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None, floor: float
     ) -> Tensor:
         if z is None:
             raise ValueError("the rule 'renoise' needs the latent of the next level: give `z`")
-        return denoised + target * z
+        return denoised + math.sqrt(target**2 - floor**2) * z
 
 
 class Deterministic:
@@ -141,10 +141,10 @@ class Deterministic:
 
     @staticmethod
     def advance(
-        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None, floor: float
     ) -> Tensor:
         if math.isinf(sigma):  # the state is the noise itself
-            return Renoise.advance(x_t, sigma, target, denoised, x_t)
+            return Renoise.advance(x_t, sigma, target, denoised, x_t, floor)
         here, there = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
         return step(x_t, here, there, denoised)
 
@@ -160,11 +160,16 @@ class FewStep(Generator):
 
     .. math:: x_1 = D(\sigma_1 z_1, \sigma_1), \qquad x_i = D(x_{t_i}, \sigma_i)
 
-    By the rule `renoise` there is fresh noise between, :math:`x_{t_i} = x_{i-1} + \sigma_i z_i`,
-    and the latent has one part a level. By the rule `ddim` a state follows deterministically from
-    the state before, :math:`x_{t_i} = x_{i-1} + \tfrac{\sigma_i}{\sigma_{i-1}} (x_{t_{i-1}} -
-    x_{i-1})`, and the latent has the shape of a sample. The first call is `Denoiser.generate`: a
-    network of other coordinates is shown :math:`z_1` itself, at an infinite level as well.
+    By the rule `renoise` there is fresh noise between, and the latent has one part a level,
+
+    .. math:: x_{t_i} = x_{i-1} + \sqrt{\sigma_i^2 - \sigma_0^2} \, z_i
+
+    where :math:`\sigma_0` is the level that the network's answers have themselves: zero for a
+    denoiser, the smallest level for a consistency function. By the rule `ddim` a state follows
+    deterministically from the state before, :math:`x_{t_i} = x_{i-1} +
+    \tfrac{\sigma_i}{\sigma_{i-1}} (x_{t_{i-1}} - x_{i-1})`, and the latent has the shape of a
+    sample. The first call is `Denoiser.generate`: a network of other coordinates is shown
+    :math:`z_1` itself, at an infinite level as well.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 1
@@ -175,23 +180,33 @@ class FewStep(Generator):
         sigmas: The levels, decreasing; the first may be infinite where the denoiser knows what
             noise alone is.
         rule: `renoise` or `ddim`.
+        floor: The level :math:`\sigma_0` of what the network returns, for the rule `renoise`.
 
     Raises:
-        ValueError: The levels do not decrease, one is not a level of the denoiser, or the rule is
-            unknown.
+        ValueError: The levels do not decrease, one is not a level of the denoiser, the rule is
+            unknown, or the floor is above a level or not of the rule.
     """
 
     def __init__(
-        self, denoiser: Denoiser, sigmas: Sequence[float | str], rule: str = "renoise"
+        self,
+        denoiser: Denoiser,
+        sigmas: Sequence[float | str],
+        rule: str = "renoise",
+        floor: float = 0.0,
     ) -> None:
         super().__init__()
         if rule not in RULES:
             raise ValueError(f"unknown rule {rule!r}; {nearest(rule, RULES)}")
         self.sigmas = required_levels(denoiser, sigmas)
-        self.denoiser, self.rule = denoiser, rule
+        if not 0 <= floor <= self.sigmas[-1] or (floor and rule != "renoise"):
+            raise ValueError(
+                f"floor must be within [0, {self.sigmas[-1]:g}], the smallest level, and 0 for "
+                f"any rule but 'renoise', got {floor:g} for {rule!r}"
+            )
+        self.denoiser, self.rule, self.floor = denoiser, rule, floor
         # JSON knows no infinity.
         finite = [sigma if math.isfinite(sigma) else "inf" for sigma in self.sigmas]
-        self.arguments = {"sigmas": finite, "rule": rule}
+        self.arguments = {"sigmas": finite, "rule": rule, "floor": floor}
         self.shape = denoiser.shape
         self.latent_shape = RULES[rule].latent_shape(len(self.sigmas), tuple(denoiser.shape))
         self.conditions = denoiser.conditions
@@ -225,7 +240,7 @@ class FewStep(Generator):
             ValueError: The rule needs a latent, and there is none.
         """
         here, there = self.sigmas[index], self.sigmas[index + 1]
-        return RULES[self.rule].advance(x_t, here, there, denoised, z)
+        return RULES[self.rule].advance(x_t, here, there, denoised, z, self.floor)
 
     def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, of latents :math:`(B, *)`."""

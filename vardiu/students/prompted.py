@@ -16,12 +16,24 @@ def _with_denoiser(student: Generator, denoiser: Denoiser) -> Generator:
     return twin
 
 
+def _without_captions(denoiser: Denoiser) -> Denoiser:
+    r"""Returns a denoiser without the table of captions in it, wherever in it that is."""
+    inner = denoiser._modules.get("denoiser")
+    if not isinstance(inner, Denoiser):
+        return denoiser
+    if isinstance(denoiser, Captioned):
+        return inner
+    twin = with_child(denoiser, "denoiser", _without_captions(inner))
+    twin.conditions = twin.denoiser.conditions
+    return twin
+
+
 def without_prompts(student: Generator) -> Generator:
     r"""Returns a student of captions as one of the conditions themselves; shares the weights."""
-    denoiser = getattr(student, "denoiser", None)
-    return (
-        _with_denoiser(student, denoiser.denoiser) if isinstance(denoiser, Captioned) else student
-    )
+    denoiser = student._modules.get("denoiser")
+    if not isinstance(denoiser, Denoiser):
+        return student
+    return _with_denoiser(student, _without_captions(denoiser))
 
 
 def with_prompts(student: Generator, captions: Captions) -> Generator:
