@@ -27,12 +27,13 @@ from vardiu.resources import estimate, rehearse
 from vardiu.resources.footprint import Count, activations, size, weights
 from vardiu.resources.tables import print_estimate
 from vardiu.runs.execute import trainer_of
+from vardiu.runs.stages import stages_of
 from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset
 from vardiu.samplers.pairs import Pairs
 from vardiu.settings.fields import PairSettings
 from vardiu.storage.checkpoints import save_state
 from vardiu.training.optimizers import Optimisation
-from vardiu.training.stage import Context, Stage
+from vardiu.training.stage import Stage
 from vardiu.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -194,8 +195,7 @@ def test_a_part_keeps_less_than_the_whole_batch():
     kept = []
     for accumulate in (1, 4):
         run = RunSettings(samples=200, accumulate=accumulate)
-        recipe = METHODS[task.method].recipe(problem_of(task), settings, Context())
-        stage = next(recipe)
+        stage = stages_of(dataclasses.replace(task, settings=settings), problem_of(task)).first()
         trainer = trainer_of(stage, run, torch.device("cpu"))
         trainer.advance(stage.batches)
         kept.append(activations(stage.objective, trainer.batch)["bound"]["generator"])
