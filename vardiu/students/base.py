@@ -38,6 +38,22 @@ class Generator(nn.Module, abc.ABC):
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns samples, with shape :math:`(B, *)`, of latents :math:`z`."""
 
+    def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns what one network call makes of its input, `(B, *)`; of a student of one call
+        the sample.
+
+        Arguments:
+            index: The place of the call, from zero.
+            state: Its input, see `simulated`.
+            cond: The conditions.
+        """
+        return self(state, **cond)
+
+    def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns the input of a call as the student's own calls before it make it of latents,
+        `(B, *)`, without a gradient; of a student of one call the latents."""
+        return z
+
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         like = next(self.parameters())
