@@ -10,8 +10,10 @@ from problems import mixture_teacher
 from vardiu.data.batch import Batch
 from vardiu.denoisers.levels import Geometric, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.discriminators.diffusion import discriminator_on
 from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.dmd2 import DMD2
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import VarDiU
 from vardiu.nn import MLP
@@ -23,8 +25,8 @@ from vardiu.posteriors.families import (
     MixturePosterior,
 )
 from vardiu.posteriors.framed import FramedPosterior
-from vardiu.samplers.pairs import teacher_pairs
-from vardiu.students.few_step import OneStep
+from vardiu.samplers.pairs import Pairs, teacher_pairs
+from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
 from vardiu.training.objective import Objective
@@ -88,6 +90,15 @@ def residual() -> Objective:
     return VarDiU(mixture_teacher(), generator, posterior, levels=LEVELS)
 
 
+def dmd2(classes: int = 0, calls: int = 1, **options: object) -> DMD2:
+    fake = denoiser(classes)
+    head = discriminator_on(fake, **({"label": torch.zeros(1).long()} if classes else {}))
+    generator = student(classes) if calls == 1 else FewStep(denoiser(classes), [8.0, 1.0][:calls])
+    teacher = mixture_teacher(labels=classes > 0)
+    given = {"levels": LEVELS, "ratio": 2, "adversarial_weight": 0.5, **options}
+    return DMD2(teacher, generator, fake, head, **given)
+
+
 def regression() -> Objective:
     teacher = mixture_teacher(labels=True)
     z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
@@ -125,6 +136,13 @@ CASES: dict[str, Callable[[], Objective]] = {
         levels=LEVELS,
         ratio=1,
         normalised=True,
+    ),
+    "dmd2": lambda: DMD2(mixture_teacher(), student(), denoiser(), levels=LEVELS),
+    "dmd2-adversarial": dmd2,
+    "dmd2-classes": lambda: dmd2(classes=2, lattice=True),
+    "dmd2-few-step": lambda: dmd2(calls=2),
+    "dmd2-regression": lambda: dmd2(
+        regression=Pairs(torch.ones(3, 2), torch.zeros(3, 2), {}), regression_weight=0.5
     ),
     "regression": regression,
     "denoising": lambda: Denoising(denoiser(), levels=LEVELS, sigma_data=2.0),

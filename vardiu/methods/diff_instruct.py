@@ -21,7 +21,7 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import Levels
 from ..functional.distances import pseudo_huber
-from ..functional.scores import Weight, denoising, edm_weight, surrogate
+from ..functional.scores import Weight, denoising, edm_weight, mean_correction, surrogate
 from ..functional.tensors import expand_like
 from ..samplers.pairs import Pairs
 from ..settings import build
@@ -45,7 +45,16 @@ from .regression import drawn_pairs
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["CURES", "DiffInstruct", "Fakes", "METHOD", "Settings", "recipe", "score_difference"]
+__all__ = [
+    "CURES",
+    "DMD",
+    "DiffInstruct",
+    "Fakes",
+    "METHOD",
+    "Settings",
+    "recipe",
+    "score_difference",
+]
 
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
@@ -66,11 +75,16 @@ def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
 
 
 class Fakes(NamedTuple):
-    r"""Samples of the student, drawn without a graph, and their latents and conditions."""
+    r"""Samples of the student, drawn without a graph."""
 
     z: Tensor
+    """What the network was shown: the latents; of a later call the states, see `DMD2`."""
     x: Tensor
+    """What it made of them."""
     batch: Batch
+    """Their conditions, and clean samples where there are any."""
+    index: int = 0
+    """The call of a few-step student that made them, from zero."""
 
 
 class DiffInstruct(Objective):
@@ -170,7 +184,11 @@ class DiffInstruct(Objective):
 
     def student_loss(self, drawn: Fakes, step: int) -> Loss:
         cond = drawn.batch.cond
-        x = self.generator(drawn.z, **cond)
+        loss = self.matching(self.generator(drawn.z, **cond), cond, step)
+        return self.regressed(loss, drawn.batch.rows)
+
+    def matching(self, x: Tensor, cond: Mapping[str, Tensor], step: int) -> Loss:
+        r"""Returns the loss whose gradient moves samples of the student by their direction."""
         sigma = self.levels(self.quantiles(len(x)), step)
         x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
         with torch.no_grad():
@@ -178,17 +196,20 @@ class DiffInstruct(Objective):
             real = self.teacher(x_t, sigma, **cond)
             difference = score_difference(fake, real, sigma)
             if self.normalised:
-                size = (real - x).flatten(1).abs().mean(1).clamp_min(self.FLOOR)
+                size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)
         direction = expand_like(self.weight(sigma), x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
-        info = {"direction": direction.flatten(1).norm(dim=1).mean()}
+        return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+
+    def regressed(self, loss: Loss, n: int) -> Loss:
+        r"""Returns a loss of the student, and beside it that of its regression if there is one."""
         if self.regression is None:
-            return Loss(value, info)
-        distance = self.distance(self.regression, len(x))
-        info["regression"] = distance.detach()
-        return Loss(value + self.regression_weight * distance, info)
+            return loss
+        distance = self.distance(self.regression, n)
+        info = {**loss.info, "regression": distance.detach()}
+        return Loss(loss.value + self.regression_weight * distance, info)
 
     def distance(self, known: Pairs, n: int) -> Tensor:
         r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""

@@ -27,6 +27,7 @@ from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
 from ..students.base import Generator
+from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import Data, KnownSpace, Networks, Problem, Scores, Space
@@ -50,6 +51,8 @@ class DensityNetworks(Networks):
 
     def student(self) -> Generator:
         row, space = self.settings, self.space
+        if row.calls > 1:
+            return FewStep.on_grid(self.fake(), row.calls)
         network = MLP(
             (row.latent,), space.shape, width=row.width, depth=row.depth, fourier=row.fourier
         )

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import karras_grid
 from ..denoisers.lora_files import keep
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
@@ -61,10 +60,7 @@ class ImageNetworks(Networks):
         denoiser = self.denoiser() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        high = row.sigma or denoiser.latent_sigma
-        # Noise alone is a level of its own, and no end of a grid.
-        grid = karras_grid(row.calls, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()])
+        return FewStep.on_grid(denoiser, row.calls, row.sigma)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner

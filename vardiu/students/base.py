@@ -80,6 +80,22 @@ class Generator(nn.Module, abc.ABC):
         unless a subclass says otherwise."""
         return draws.normal(tuple(self.latent_shape))
 
+    def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns what one network call makes of its input, `(B, *)`; of a student of one call
+        the sample.
+
+        Arguments:
+            index: The place of the call, from zero.
+            state: Its input, see `simulated`.
+            cond: The conditions.
+        """
+        return self(state, **cond)
+
+    def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns the input of a call as the student's own calls before it make it of latents,
+        `(B, *)`, without a gradient; of a student of one call the latents."""
+        return z
+
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))

@@ -2,13 +2,16 @@ r"""Students that ask a denoiser once, or a few times."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..denoisers.levels import karras_grid
 from ..errors import nearest
 from ..samplers.step import step
 from .base import Generator
@@ -212,6 +215,18 @@ class FewStep(Generator):
         self.conditions = denoiser.conditions
         self.calls = len(self.sigmas)
 
+    @classmethod
+    def on_grid(cls, denoiser: Denoiser, calls: int, sigma: float | None = None) -> FewStep:
+        r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
+
+        The levels are those of EDM's grid of one call more, without its last: a call at the
+        smallest level changes next to nothing.
+        """
+        high = sigma or denoiser.latent_sigma
+        # Noise alone is a level of its own, and no end of a grid.
+        grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
+        return cls(denoiser, [high, *grid[1:calls].tolist()])
+
     def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns what the network makes of a state, `(B, *)`: one call.
 
@@ -241,6 +256,14 @@ class FewStep(Generator):
         """
         here, there = self.sigmas[index], self.sigmas[index + 1]
         return RULES[self.rule].advance(x_t, here, there, denoised, z, self.floor)
+
+    @torch.no_grad()
+    def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
+        own = RULES[self.rule].latent(z, index)
+        if index == 0:
+            return z if own is None else own
+        *_, before = itertools.islice(self.states(z, **cond), index)
+        return self.advance(before.index, before.x_t, before.denoised, own)
 
     def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, of latents :math:`(B, *)`."""
