@@ -93,7 +93,7 @@ def _slack(
 
     low, high = levels(torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64), 2**62).log10().tolist()
     sigmas = torch.logspace(low, high, 7).tolist()
-    with objective.aside("slack"):
+    with objective.undisturbed("slack"):
         return slack(log_marginal, student, sigmas)
 
 

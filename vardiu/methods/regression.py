@@ -228,7 +228,7 @@ METHOD = Method(
     cures=CURES,
     arms={"digits": {"pairs": Arm("Regression on pairs", PRESETS["digits-pairs"].settings)}},
     examples={
-        "regression": Example(TINY, student="one-step"),
-        "regression-classes": Example(TINY, classes=2, student="one-step"),
+        "regression": Example(TINY, student="one_step"),
+        "regression-classes": Example(TINY, classes=2, student="one_step"),
     },
 )
