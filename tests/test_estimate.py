@@ -94,7 +94,7 @@ def test_counted_activations_are_freed():
 
 
 def test_activations_leave_training_as_it_was():
-    objective = CASES["diff-instruct-classes"]()
+    objective = CASES["regression-classes"]()
     before = objective.streams.state_dict(), objective.teacher_cost
     activations(objective, Batch(4, cond={"label": torch.arange(4) % 2}))
     assert (objective.streams.state_dict(), objective.teacher_cost) == before

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, batch_of, student
+from cases import CASES, Repeat, student
 from problems import mixture_teacher
 from torch import nn
 
 from vardiu.cli.main import main
 from vardiu.data import DataFree
-from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches
 from vardiu.errors import Diverged, Interrupted
 from vardiu.methods.regression import Regression
@@ -30,17 +29,6 @@ from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
 NAMES = sorted(CASES)
-
-
-class Repeat(Batches):
-    """The batch of a case, scaled by its index."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.batch = batch_of(objective)
-
-    def at(self, index: int) -> Batch:
-        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
 
 
 def trainer_of(name: str, steps: int = 6) -> tuple[Trainer, Batches]:

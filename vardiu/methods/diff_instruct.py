@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import Levels
+from ..denoisers.levels import Levels, LogUniform
 from ..functional.distances import pseudo_huber
 from ..functional.scores import Weight, denoising, edm_weight, mean_correction, surrogate
 from ..functional.tensors import expand_like
@@ -44,6 +44,8 @@ from .regression import drawn_pairs
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
 
 __all__ = [
     "CURES",
@@ -263,6 +265,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     return trained.network
 
 
+def ideal(problem: LinearProblem, student: Affine) -> DiffInstruct:
+    r"""Returns the objective with the fake that is exact: without lag."""
+    fake = problem.networks.fake(student, follows=True)
+    return DiffInstruct(problem.teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
+
+
 LUO = """@inproceedings{luo2023diffinstruct,
   title     = {{Diff-Instruct}: A Universal Approach for Transferring Knowledge From
                Pre-trained Diffusion Models},
@@ -403,4 +411,6 @@ METHOD = Method(
         "diff-instruct-lattice": Example(replace(TINY, ratio=1, lattice=True)),
         "diff-instruct-classes": Example(replace(TINY, ratio=1, normalised=True), classes=2),
     },
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
 )

@@ -30,6 +30,8 @@ from .base import Arm, Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
 
 __all__ = [
     "CURES",
@@ -203,6 +205,15 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     return student
 
 
+def ideal(problem: LinearProblem, student: Affine) -> Regression:
+    r"""Returns the regression on pairs of the teacher's own map, from infinite noise."""
+    random = torch.Generator().manual_seed(problem.seed)
+    z = torch.randn(4_096, *student.latent_shape, generator=random, dtype=student.shift.dtype)
+    with torch.no_grad():
+        x = problem.networks.matched_student()(z)
+    return Regression(problem.teacher, student, Pairs(z, x, {}))
+
+
 LUHMAN = """@article{luhman2021knowledge,
   title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
   author  = {Luhman, Eric and Luhman, Troy},
@@ -237,7 +248,9 @@ METHOD = Method(
     cures=CURES,
     arms={"digits": {"pairs": Arm("Regression on pairs", PRESETS["digits-pairs"].settings)}},
     examples={
-        "regression": Example(TINY, student="one-step"),
-        "regression-classes": Example(TINY, classes=2, student="one-step"),
+        "regression": Example(TINY, student="one_step"),
+        "regression-classes": Example(TINY, classes=2, student="one_step"),
     },
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
 )

@@ -36,7 +36,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import ExactDenoiser
-from ..denoisers.levels import Levels
+from ..denoisers.levels import Levels, LogUniform
 from ..functional.bounds import (
     diagonal_normal_log_prob,
     entropy_constant,
@@ -78,6 +78,8 @@ from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
 
 __all__ = ["CURES", "Draw", "METHOD", "Settings", "VarDiU", "recipe"]
 
@@ -463,6 +465,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     return trained.network
 
 
+def ideal(problem: LinearProblem, student: Affine) -> VarDiU:
+    r"""Returns the bound with the posterior that is exact: without slack."""
+    posterior = problem.networks.posterior(student, follows=True)
+    return VarDiU(problem.teacher, student, posterior, levels=LogUniform(0.3, 3.0))
+
+
 BIBTEX = {
     "vardiu": """@article{wang2025vardiu,
   title   = {{VarDiU}: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation},
@@ -696,4 +704,6 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
 )

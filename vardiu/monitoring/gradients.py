@@ -63,8 +63,9 @@ class GradientQuality:
 def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
     r"""Returns one estimate of the gradient of the student's parameters, flat.
 
-    The sum over the phases that update the student; draws from the objective's streams: an
-    instrument calls it within `Objective.undisturbed`. Frozen parameters have no part in it.
+    The sum over the phases that update the student; draws from the objective's streams, and
+    moves what `prepare` moves: an instrument calls it within `Objective.undisturbed`. Frozen
+    parameters have no part in it.
     """
     with torch.no_grad():
         drawn = objective.prepare(batch, step)

@@ -90,7 +90,10 @@ class LinearNetworks(Networks):
         return Affine(self.law.matrix, self.law.shift)
 
     def matched_student(self) -> Affine:
-        r"""Returns the student with the teacher's law: :math:`A A^\top = C` and :math:`b = m`.
+        r"""Returns the student with the teacher's law: :math:`A = C^{1/2}`, symmetric, and
+        :math:`b = m`.
+
+        It is the map of the teacher's probability-flow equation from infinite noise.
 
         Raises:
             ValueError: The latent has fewer dimensions than a sample.
@@ -101,16 +104,19 @@ class LinearNetworks(Networks):
                 f"no affine map of {k} latents has the law of {d} dimensions: give latent={d}"
             )
         matrix = torch.zeros_like(self.law.matrix)
-        matrix[:, :d] = torch.linalg.cholesky(self.law.covariance)
+        values, vectors = torch.linalg.eigh(self.law.covariance)
+        matrix[:, :d] = vectors * values.sqrt() @ vectors.T
         return Affine(matrix, self.law.mean)
 
     def fake(self, student: Affine | None = None, *, follows: bool = False) -> AffineDenoiser:
         r"""Returns the exact denoiser of a student's samples; by default of a fresh student's."""
         return AffineDenoiser(student or self.student(), follows=follows, **RANGE)
 
-    def posterior(self, student: Affine | None = None) -> AffinePosterior:
+    def posterior(
+        self, student: Affine | None = None, *, follows: bool = False
+    ) -> AffinePosterior:
         r"""Returns the exact posterior of a student's latent; by default of a fresh student's."""
-        return AffinePosterior(student or self.student())
+        return AffinePosterior(student or self.student(), follows=follows)
 
     def encoder(self) -> Encoder:
         network = MLP(self.space.shape, (8,), width=8, depth=2, noisy=True, final=False)
