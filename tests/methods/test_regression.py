@@ -8,11 +8,11 @@ import pytest
 import torch
 from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
-from vardiu.problems.toy import ToyProblem
 
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.functional.tensors import expand_like
 from vardiu.methods.regression import PORTION, Regression, make_pairs, pseudo_huber
+from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import Pairs, teacher_pairs
 from vardiu.settings.fields import PairSettings
 from vardiu.storage.artefacts import Artefacts

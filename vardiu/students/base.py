@@ -10,12 +10,14 @@ import abc
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..nn.backbones import Interface
 
 __all__ = ["Generator"]
 
 
-class Generator(nn.Module, abc.ABC):
+class Generator(Interface, abc.ABC):
     r"""The interface: `generator(z, **cond)` returns :math:`x = g(z)`.
 
     Attributes:

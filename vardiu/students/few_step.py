@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..errors import nearest
-from ..samplers.step import step
+from ..functional.trajectories import step
 from .base import Generator
 
 __all__ = ["FewStep", "OneStep", "State"]
