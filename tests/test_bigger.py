@@ -21,11 +21,12 @@ from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.vardiu import VarDiU
 from vardiu.nn import MLP, Precision, UNet, offload
+from vardiu.nn.backbones import backbones
 from vardiu.resources.footprint import activations
 from vardiu.storage.checkpoints import load_state, save_state
 from vardiu.students.few_step import OneStep
 from vardiu.students.pushforward import Pushforward
-from vardiu.training.economy import Economy, backbones
+from vardiu.training.economy import Economy
 from vardiu.training.frozen import Frozen
 from vardiu.training.loss_scale import LossScale
 from vardiu.training.objective import Loss, Objective, Phase, only

@@ -16,7 +16,7 @@ from vardiu.denoisers.levels import karras_grid
 from vardiu.denoisers.schedules import Flow
 from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
-from vardiu.samplers.step import trajectory
+from vardiu.samplers.trajectories import trajectory
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.teachers.probe import probe
 from vardiu.training.ema import Average

@@ -19,11 +19,12 @@ from vardiu.errors import ConfigError
 from vardiu.functional.tensors import expand_like
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.nn import MLP, UNet
+from vardiu.nn.backbones import backbones
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.prompted import with_prompts, without_prompts
 from vardiu.students.pushforward import Pushforward
 from vardiu.teachers.readers import load
-from vardiu.training.economy import Economy, backbones, recompute
+from vardiu.training.economy import Economy, recompute
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 

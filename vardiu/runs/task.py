@@ -59,6 +59,14 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
 }
 
 
+# Settings of methods in older versions, and what stands in their place.
+RENAMED: Mapping[str, str] = {
+    "anchor": "regression_weight",
+    "fake_lr": "fake_optimizer.lr",
+    "posterior_lr": "posterior_optimizer.lr",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     r"""How a run is carried out."""
@@ -263,6 +271,7 @@ def task_of(
     if code is not None:
         code = recognised(code, codes, where, accept_changed=accept_changed)
     chosen = method_of(command, name) if code is None else code.method
+    refuse_older_settings(method, chosen.settings, where)
     return Task(
         command=command,
         preset=values.get("preset", ""),
@@ -272,6 +281,17 @@ def task_of(
         run=from_mapping(RunSettings, values.get("run", {}), "run."),
         code=code,
     )
+
+
+def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str) -> None:
+    r"""Raises a `ConfigError` if a method's settings are those of an older version."""
+    known = {field.name for field in dataclasses.fields(settings)}
+    for name, successor in RENAMED.items():
+        if name in values and name not in known:
+            raise ConfigError(
+                f"{where} is of an older version of vardiu, whose runs are not read: "
+                f"method.{name} is now method.{successor}. Start a new run in another folder"
+            )
 
 
 def problem_of(task: Task) -> Problem:

@@ -12,7 +12,9 @@ import abc
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..nn.backbones import Interface
 
 __all__ = ["Draws", "Generator"]
 
@@ -51,7 +53,7 @@ class IndependentDraws:
 ROWS_AT_ONCE = 4096
 
 
-class Generator(nn.Module, abc.ABC):
+class Generator(Interface, abc.ABC):
     r"""The interface: `generator(z, **cond)` returns :math:`x = g(z)`.
 
     Attributes:

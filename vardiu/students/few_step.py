@@ -13,7 +13,7 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
 from ..errors import nearest
-from ..samplers.step import step
+from ..functional.trajectories import step
 from .base import Generator
 
 __all__ = ["FewStep", "OneStep", "State"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
@@ -72,6 +71,8 @@ class Frame(nn.Module):
         Raises:
             ValueError: A class has fewer samples than clusters, or than a cluster's components.
         """
+        from sklearn.cluster import KMeans  # two seconds that only a fit is to pay for
+
         x, label = x.flatten(1).double(), self.labels(x, label)
         for a in range(len(self.weights)):
             rows = x[label == a]
