@@ -41,7 +41,7 @@ def drawn_at(objective: DMD2, index: int, batch: Batch):
     """What is prepared at the first step that trains the call of this index."""
     for _ in range(50):
         drawn = objective.prepare(batch, 0)
-        if drawn.index == index:
+        if drawn.call == index:
             return drawn
     raise AssertionError(f"call {index} was never drawn")
 
@@ -200,7 +200,7 @@ def test_the_index_is_one_a_batch_and_that_of_all_processes():
     for rank, each in enumerate(ranks):
         each.streams.rank, each.streams.world = rank, 2
     drawn = [[each.prepare(data(4), step) for step in range(30)] for each in ranks]
-    indices = [[row.index for row in rows] for rows in drawn]
+    indices = [[row.call for row in rows] for rows in drawn]
     assert indices[0] == indices[1] and set(indices[0]) == {0, 1}
     assert not torch.equal(drawn[0][0].z, drawn[1][0].z)
 

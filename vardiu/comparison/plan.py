@@ -177,7 +177,9 @@ def calibrate(
 def plan(bake: BakeOff) -> dict[str, Any]:
     r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known = json.loads(path.read_text()) if path.is_file() else {"format": 2, "prices": {}}
+    known: dict[str, Any] = {"format": 2, "prices": {}}
+    if path.is_file():
+        known = json.loads(path.read_text())
     if known.get("format") != 2:
         raise ConfigError(
             f"{path} must be of format 2, got {known.get('format')}: an older version wrote it. "

@@ -102,7 +102,10 @@ class Rehearsal:
         Raises:
             Diverged: A loss or a gradient was not finite.
         """
-        walked = [StageCost(s.steps, s.share, *cost) for s, *cost in self._measured(seconds)]
+        walked = [
+            StageCost(stage.steps, stage.share, rows, each)
+            for stage, rows, each in self._measured(seconds)
+        ]
         for before, now in zip(self.stages, walked, strict=False):
             now.seconds = before.seconds + now.seconds
         self.stages = walked

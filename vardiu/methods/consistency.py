@@ -79,7 +79,6 @@ class ConsistencyDistillation(Objective):
         calls: The number of calls of the student, fewer than levels.
     """
 
-    generator: ConsistencyDenoiser
     grid: Tensor
 
     def __init__(
@@ -106,6 +105,13 @@ class ConsistencyDistillation(Objective):
         self.target = Target("generator", network, target_decay)
 
     @property
+    def consistency(self) -> Denoiser:
+        r"""The consistency function that is trained, in the place of a generator."""
+        network = self.network("generator")
+        assert isinstance(network, Denoiser)
+        return network
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("consistency", self.loss, updates=("generator",)),)
 
@@ -119,7 +125,7 @@ class ConsistencyDistillation(Objective):
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 
     def loss(self, drawn: Neighbours, step: int) -> Loss:
-        difference = self.generator(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
+        difference = self.consistency(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
         value = (self.weight(drawn.sigma) * self.distance(difference)).mean()
         return Loss(value, {"squared_error": squared(difference).mean().detach()})
 

@@ -85,7 +85,7 @@ class Fakes(NamedTuple):
     """What it made of them."""
     batch: Batch
     """Their conditions, and clean samples where there are any."""
-    index: int = 0
+    call: int = 0
     """The call of a few-step student that made them, from zero."""
 
 
@@ -268,7 +268,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 def ideal(problem: LinearProblem, student: Affine) -> DiffInstruct:
     r"""Returns the objective with the fake that is exact: without lag."""
     fake = problem.networks.fake(student, follows=True)
-    return DiffInstruct(problem.teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
+    return DiffInstruct(problem.known_teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
 
 
 LUO = """@inproceedings{luo2023diffinstruct,

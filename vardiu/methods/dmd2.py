@@ -125,7 +125,7 @@ class DMD2(DiffInstruct):
 
     def student_loss(self, drawn: Fakes, step: int) -> Loss:
         cond = drawn.batch.cond
-        x = self.generator.call(drawn.index, drawn.z, **cond)
+        x = self.generator.call(drawn.call, drawn.z, **cond)
         value, info = self.matching(x, cond, step)
         value = value / x[0].numel()
         if self.head is not None:
@@ -156,10 +156,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     critics, batches, head = {"fake": config.fake_optimizer}, problem.data.free, None
     if config.adversarial_weight:
         critics["head"], batches = config.head_optimizer, problem.data.clean
-        head = discriminator_on(fake, **problem.data.conditions(1, torch.Generator()))
+        head = discriminator_on(fake, (), **problem.data.conditions(1, torch.Generator()))
     student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
     objective = DMD2(
-        problem.teacher,
+        problem.known_teacher,
         student,
         fake,
         head,

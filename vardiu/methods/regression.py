@@ -211,7 +211,7 @@ def ideal(problem: LinearProblem, student: Affine) -> Regression:
     z = torch.randn(4_096, *student.latent_shape, generator=random, dtype=student.shift.dtype)
     with torch.no_grad():
         x = problem.networks.matched_student()(z)
-    return Regression(problem.teacher, student, Pairs(z, x, {}))
+    return Regression(problem.known_teacher, student, Pairs(z, x, {}))
 
 
 LUHMAN = """@article{luhman2021knowledge,

@@ -468,7 +468,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 def ideal(problem: LinearProblem, student: Affine) -> VarDiU:
     r"""Returns the bound with the posterior that is exact: without slack."""
     posterior = problem.networks.posterior(student, follows=True)
-    return VarDiU(problem.teacher, student, posterior, levels=LogUniform(0.3, 3.0))
+    return VarDiU(problem.known_teacher, student, posterior, levels=LogUniform(0.3, 3.0))
 
 
 BIBTEX = {

@@ -213,6 +213,7 @@ class LinearProblem(Problem):
     """
 
     headline = LinearScores.headline
+    networks: LinearNetworks
 
     def __init__(
         self, dim: int = 3, latent: int = 2, seed: int = 0, *, matched: bool = False

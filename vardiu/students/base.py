@@ -40,14 +40,18 @@ class IndependentDraws:
 
     def __init__(self, n: int, generator: torch.Generator | None, like: Tensor) -> None:
         self.n, self.generator, self.like = n, generator, like
-        device = like.device if generator is None else generator.device
-        self._kind = {"generator": generator, "device": device, "dtype": like.dtype}
+        self.device = like.device if generator is None else generator.device
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn((self.n, *shape), **self._kind).to(self.like.device)
+        like, device = self.like, self.device
+        size = (self.n, *shape)
+        z = torch.randn(size, generator=self.generator, device=device, dtype=like.dtype)
+        return z.to(like.device)
 
     def uniform(self) -> Tensor:
-        return torch.rand(self.n, **self._kind).to(self.like.device)
+        like, device = self.like, self.device
+        u = torch.rand(self.n, generator=self.generator, device=device, dtype=like.dtype)
+        return u.to(like.device)
 
 
 ROWS_AT_ONCE = 4096

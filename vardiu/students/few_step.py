@@ -259,11 +259,11 @@ class FewStep(Generator):
 
     @torch.no_grad()
     def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
-        own = RULES[self.rule].latent(z, index)
+        rule = RULES[self.rule]
         if index == 0:
-            return z if own is None else own
+            return rule.first(z)
         *_, before = itertools.islice(self.states(z, **cond), index)
-        return self.advance(before.index, before.x_t, before.denoised, own)
+        return self.advance(before.index, before.x_t, before.denoised, rule.fresh(z, index))
 
     def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, of latents :math:`(B, *)`."""

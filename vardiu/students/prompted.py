@@ -23,8 +23,9 @@ def _without_captions(denoiser: Denoiser) -> Denoiser:
         return denoiser
     if isinstance(denoiser, Captioned):
         return inner
-    twin = with_child(denoiser, "denoiser", _without_captions(inner))
-    twin.conditions = twin.denoiser.conditions
+    plain = _without_captions(inner)
+    twin = with_child(denoiser, "denoiser", plain)
+    twin.conditions = plain.conditions
     return twin
 
 
