@@ -352,7 +352,7 @@ def test_weights_follow_their_inputs_to_a_device_and_do_not_move_with_the_module
     frozen = Frozen(images())
     frozen.offload()
     moves = []
-    frozen._apply(offload.staying(lambda tensor: moves.append(tensor) or tensor.float()))
+    frozen._apply(offload.returning_to_host(lambda tensor: moves.append(tensor) or tensor.float()))
     assert len(moves) == len(frozen.module.state_dict())
     assert {p.dtype for p in frozen.module.parameters()} == {torch.float32}
     x_t = torch.zeros(2, *IMAGE, device="meta", dtype=torch.float32)
