@@ -335,8 +335,8 @@ def test_an_offloaded_teacher_says_the_same_and_stays_on_the_host(monkeypatch):
         lent.append(tensor.clone())
         return lent[-1]
 
-    monkeypatch.setattr(offload, "lend", lend)
-    monkeypatch.setattr(offload, "away", lambda state, device: True)
+    monkeypatch.setattr(offload, "copied_to", lend)
+    monkeypatch.setattr(offload, "is_elsewhere", lambda state, device: True)
     held = {k: v.data_ptr() for k, v in frozen.module.state_dict().items()}
     got = frozen(x_t, sigma)
     assert torch.equal(got, wanted) and len(lent) == len(held)
