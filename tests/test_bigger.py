@@ -335,8 +335,8 @@ def test_an_offloaded_teacher_says_the_same_and_stays_on_the_host(monkeypatch):
         lent.append(tensor.clone())
         return lent[-1]
 
-    monkeypatch.setattr(offload, "lend", lend)
-    monkeypatch.setattr(offload, "away", lambda state, device: True)
+    monkeypatch.setattr(offload, "copied_to", lend)
+    monkeypatch.setattr(offload, "is_elsewhere", lambda state, device: True)
     held = {k: v.data_ptr() for k, v in frozen.module.state_dict().items()}
     got = frozen(x_t, sigma)
     assert torch.equal(got, wanted) and len(lent) == len(held)
@@ -352,7 +352,7 @@ def test_weights_follow_their_inputs_to_a_device_and_do_not_move_with_the_module
     frozen = Frozen(images())
     frozen.offload()
     moves = []
-    frozen._apply(offload.staying(lambda tensor: moves.append(tensor) or tensor.float()))
+    frozen._apply(offload.returning_to_host(lambda tensor: moves.append(tensor) or tensor.float()))
     assert len(moves) == len(frozen.module.state_dict())
     assert {p.dtype for p in frozen.module.parameters()} == {torch.float32}
     x_t = torch.zeros(2, *IMAGE, device="meta", dtype=torch.float32)

@@ -423,7 +423,7 @@ def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
         samples = problem.data.frame_samples(row, context.seed)
         return problem.data.fit_frame(row, samples, context.seed).state_dict()
 
-    return Frame.of(context.artefacts.get("frame", description, 1, fit))
+    return Frame.from_state(context.artefacts.get("frame", description, 1, fit))
 
 
 def players(

@@ -29,7 +29,7 @@ class Scale(abc.ABC):
         r"""Returns the scaled sample, `(B, *)`, and the level's feature, `(B,)`."""
 
     @abc.abstractmethod
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         r"""Returns the unit of the standard deviation of z, `(B,)`."""
 
 
@@ -49,7 +49,7 @@ class UnitScale(Scale):
         total = (sigma.square() + self.sigma_data**2).sqrt()
         return (x_t - mean) / expand_like(total, x_t), sigma.log() / 4
 
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         return sigma / (sigma.square() + self.sigma_data**2).sqrt()
 
     def linear(self, x_t: Tensor, sigma: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class RawScale(Scale):
     def inputs(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return x_t, sigma
 
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         return sigma
 
 

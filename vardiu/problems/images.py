@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
-from ..denoisers.lora_files import keep
+from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
 from ..nn import Precision, UNet, with_precision
@@ -129,7 +129,7 @@ class ImageProblem(Problem):
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
-            keep(adapter, folder.file("adapter"))
+            save_adapter(adapter, folder.file("adapter"))
         super().save(student, folder, about)
 
 

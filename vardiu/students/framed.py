@@ -50,7 +50,7 @@ class Frame(nn.Module):
         self.register_buffer("weights", torch.full((classes, clusters), 1 / clusters))
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Frame:
+    def from_state(cls, state: Mapping[str, Tensor]) -> Frame:
         r"""Returns the frame of a `state_dict`, whose shapes say its size."""
         (classes, clusters), (_, d, k) = state["weights"].shape, state["bases"].shape
         frame = cls(classes, clusters, d, k)

@@ -79,7 +79,7 @@ class Frozen(nn.Module, Generic[M]):
         if next(self.module.parameters(), None) is None:
             raise ValueError(f"a {type(self.module).__name__} has no weights to offload")
         self.offloaded = True
-        offload.keep(self.module)
+        offload.move_to_host(self.module)
 
     def get_extra_state(self) -> Tensor:
         r"""The counters: all that a checkpoint keeps of a module that is held."""
@@ -89,7 +89,7 @@ class Frozen(nn.Module, Generic[M]):
         self.calls, self.samples = (int(value) for value in state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen[M]:
-        self.module._apply(offload.staying(fn) if self.offloaded else fn, recurse)
+        self.module._apply(offload.returning_to_host(fn) if self.offloaded else fn, recurse)
         super()._apply(fn, recurse)
         return self
 
