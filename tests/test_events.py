@@ -13,7 +13,7 @@ from rich.console import Console
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import Interrupted
 from vardiu.methods import METHODS
-from vardiu.methods.denoising import Config, Denoising
+from vardiu.methods.denoising import Denoising, Settings
 from vardiu.methods.vardiu import VarDiU
 from vardiu.monitoring.alarms import CURES
 from vardiu.runs import events
@@ -43,7 +43,7 @@ def recipe_of(objective_class):
 
     def recipe(problem, settings, context):
         optimisation = Optimisation.adam({"generator": settings.lr})
-        denoising = objective_class(problem.network(), levels=LEVELS, sigma_data=10.0)
+        denoising = objective_class(problem.networks.denoiser(), levels=LEVELS, sigma_data=10.0)
         data = problem.data.clean(settings.batch, 0)
         yield Stage("denoiser", denoising, settings.steps, data, optimisation)
         bound = VarDiU(problem.teacher, problem.networks.student(), levels=LEVELS, shared=True)
