@@ -79,7 +79,6 @@ class ConsistencyDistillation(Objective):
         calls: The number of calls of the student, fewer than levels.
     """
 
-    generator: ConsistencyDenoiser
     grid: Tensor
 
     def __init__(
@@ -115,11 +114,14 @@ class ConsistencyDistillation(Objective):
         sigma, lower = grid[i], grid[i + 1]
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         levels = torch.stack([sigma, lower])
-        _, x_next = trajectory(self.teacher, x_t, levels, correct=self.correct, **batch.cond)
+        _, x_next = trajectory(
+            self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **batch.cond
+        )
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 
     def loss(self, drawn: Neighbours, step: int) -> Loss:
-        difference = self.generator(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
+        network = self.network("generator")  # a denoiser, see `student_of`
+        difference = network(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
         value = (self.weight(drawn.sigma) * self.distance(difference)).mean()
         return Loss(value, {"squared_error": squared(difference).mean().detach()})
 

@@ -23,8 +23,9 @@ def _without_captions(denoiser: Denoiser) -> Denoiser:
         return denoiser
     if isinstance(denoiser, Captioned):
         return inner
-    twin = with_child(denoiser, "denoiser", _without_captions(inner))
-    twin.conditions = twin.denoiser.conditions
+    alone = _without_captions(inner)
+    twin = with_child(denoiser, "denoiser", alone)
+    twin.conditions = alone.conditions
     return twin
 
 
