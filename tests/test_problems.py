@@ -1,6 +1,7 @@
 """The four parts of small problems, against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,3 +192,16 @@ def test_what_needs_a_teacher_says_so():
     problem = DensityProblem(SMALL, untaught=True)
     with pytest.raises(ConfigError, match="this needs a teacher"):
         problem.teacher_source()(4, torch.Generator())
+
+
+def test_a_students_denoiser_starts_from_a_teacher_with_weights_or_sees_octaves():
+    problem = DensityProblem(replace(SMALL, fourier=3))
+    octaves = problem.networks.student_denoiser().network.octaves
+    assert octaves == [1.0, 2.0, 4.0] and problem.networks.denoiser().network.octaves == []
+    problem.teacher = problem.networks.denoiser()
+    started = problem.networks.student_denoiser()
+    assert started is not problem.teacher
+    for mine, its in zip(started.parameters(), problem.teacher.parameters(), strict=True):
+        assert torch.equal(mine, its) and mine.requires_grad
+    toy = ToyProblem(classes=2)
+    assert toy.networks.student_denoiser().conditions == ("label",)

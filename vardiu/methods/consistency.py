@@ -171,7 +171,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
     objective = ConsistencyDistillation(
         problem.known_teacher,
-        ConsistencyDenoiser(problem.networks.fake(), sigma_max=config.sigma_max),
+        ConsistencyDenoiser(problem.networks.student_denoiser(), sigma_max=config.sigma_max),
         grid=config.grid,
         rho=config.rho,
         correct=config.solver == "heun",
@@ -203,15 +203,16 @@ CURES: Mapping[str, str] = {
 }
 
 
-# Problems of seconds: rates, batches and the target of small networks.
-MIXTURE = Settings(steps=20_000, batch=512, lr=1e-3, clip=1.0, target_decay=0.0, halflife=1e5)
-DIGITS = Settings(
-    steps=4_000, batch=128, lr=3e-4, clip=1.0, grid=18, target_decay=0.0, halflife=44_000.0
-)
+# Small networks: great rates, few levels, and the error of each level in its own units.
+MIXTURE = Settings(
+    steps=8_000, batch=256, lr=5e-3, grid=18, clip=1.0, halflife=1e5,
+    weight=WeightSettings(kind="power", power=-1.0),
+)  # fmt: skip
+DIGITS = replace(MIXTURE, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
 PRESETS = {
-    "mog40-consistency": Preset("consistency distillation on the data's noise", MOG40, MIXTURE),
+    "mog40-consistency": Preset("consistency distillation, with data", MOG40, MIXTURE),
     "digits-consistency": Preset(
-        "8x8 real images by class; consistency distillation", DigitsSettings(), DIGITS
+        "8x8 real images by class; consistency distillation, with data", DigitsSettings(), DIGITS
     ),
 }
 
