@@ -62,7 +62,6 @@ class ConsistencyDistillation(Objective):
     Deviations:
         - No LPIPS among the distances: its network knows photographs only.
         - The target network is in evaluation mode: no dropout mask is shared with it.
-        - The scalings are those of `ConsistencyDenoiser`, for a denoiser of any coordinates.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 2
@@ -160,9 +159,8 @@ class Settings(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = self.sampling_steps
-        if not 1 <= steps < self.grid:
-            raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {steps}")
+        if not 1 <= (calls := self.sampling_steps) < self.grid:
+            raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {calls}")
         if not 0 <= self.target_decay < 1:
             raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
@@ -180,9 +178,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         weight=build.weight(config.weight),
         calls=config.sampling_steps,
     )
-    batches = problem.data.clean(config.batch, context.seed)
-    optimisation = build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, optimisation)
+    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
+    trained = yield Stage("consistency", objective, config.steps, batches, row)
     return objective.student_of(trained.network)
 
 
@@ -204,11 +201,9 @@ CURES: Mapping[str, str] = {
 
 
 # Small networks: great rates, few levels, and the error of each level in its own units.
-MIXTURE = Settings(
-    steps=8_000, batch=256, lr=5e-3, grid=18, clip=1.0, halflife=1e5,
-    weight=WeightSettings(kind="power", power=-1.0),
-)  # fmt: skip
-DIGITS = replace(MIXTURE, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
+SMALL = Settings(grid=18, clip=1.0, weight=WeightSettings(kind="power", power=-1.0))
+MIXTURE = replace(SMALL, steps=8_000, batch=256, lr=5e-3, halflife=1e5)
+DIGITS = replace(SMALL, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
 PRESETS = {
     "mog40-consistency": Preset("consistency distillation, with data", MOG40, MIXTURE),
     "digits-consistency": Preset(
