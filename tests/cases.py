@@ -1,35 +1,101 @@
-"""CASES: the name of a method to a tiny objective. The one place where a method is added."""
+"""The tiny objectives that every method is tried on: those of the methods' own examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
-from problems import mixture_teacher
 
 from vardiu.data.batch import Batch
+from vardiu.data.batches import Batches
 from vardiu.denoisers.levels import Geometric, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
-from vardiu.methods.denoising import Denoising
-from vardiu.methods.diff_instruct import DiffInstruct
-from vardiu.methods.regression import Regression
+from vardiu.methods import METHODS, Method
+from vardiu.methods.base import Example
 from vardiu.methods.vardiu import VarDiU
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale
-from vardiu.posteriors.families import (
-    CholeskyPosterior,
-    FlowPosterior,
-    GaussianPosterior,
-    MixturePosterior,
-)
 from vardiu.posteriors.framed import FramedPosterior
-from vardiu.samplers.pairs import teacher_pairs
-from vardiu.students.few_step import OneStep
+from vardiu.problems.toy import ToyProblem, mixture_teacher
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
 from vardiu.training.objective import Objective
+from vardiu.training.stage import Context, Stage, Trained
 
 LEVELS = LogUniform(Geometric(1.0, 0.2, 10), 5.0)
+
+
+# By the name of an example, whose it is.
+EXAMPLES: dict[str, tuple[Method, Example]] = {
+    name: (method, example)
+    for method in METHODS.values()
+    for name, example in method.examples.items()
+}
+
+
+def driven(method: Method, example: Example) -> Iterator[Stage]:
+    """The stages of an example's recipe; what comes out of each is its student as it was."""
+    problem = ToyProblem(example.classes, example.student)
+    recipe = method.recipe(problem, example.settings, Context())
+    stage = next(recipe)
+    while True:
+        yield stage
+        network = copy.deepcopy(stage.objective.generator)
+        try:
+            stage = recipe.send(Trained(network, stage.objective))
+        except StopIteration:
+            return
+
+
+def stages_of(method: Method, example: Example, seed: int = 0) -> list[Stage]:
+    """The stages of an example's recipe, with the weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return list(driven(method, example))
+
+
+@functools.cache
+def stages_made(name: str, dtype: torch.dtype) -> list[Stage]:
+    return stages_of(*EXAMPLES[name])
+
+
+def last_stage(name: str) -> Stage:
+    """A copy of an example's last stage, the method's own."""
+    stage = stages_made(name, torch.get_default_dtype())[-1]
+    return stage._replace(
+        objective=copy.deepcopy(stage.objective), batches=copy.deepcopy(stage.batches)
+    )
+
+
+def case(name: str) -> Callable[[], Objective]:
+    return lambda: last_stage(name).objective
+
+
+CASES: dict[str, Callable[[], Objective]] = {name: case(name) for name in EXAMPLES}
+
+
+def batch_of(objective: Objective, n: int = 6) -> Batch:
+    """A batch that fits any objective: data, which most leave alone, and classes."""
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
+    x = x.to(next(objective.generator.parameters()).dtype)
+    cond = {"label": torch.arange(n) % 2} if objective.generator.conditions else {}
+    return Batch.of(x, cond)
+
+
+class Repeat(Batches):
+    """The batch of a case, scaled by its index, so that the place in the data matters."""
+
+    def __init__(self, objective: Objective, n: int = 6) -> None:
+        super().__init__()
+        self.batch = batch_of(objective, n)
+
+    def at(self, index: int) -> Batch:
+        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
+
+
+# -------------------------------------------------------------------------------- single networks
 
 
 def student(classes: int = 0) -> Pushforward:
@@ -72,68 +138,16 @@ def framed() -> Objective:
     )
 
 
-def vardiu(make: Callable | None, classes: int = 0, **options: object) -> Callable[[], Objective]:
-    def case() -> Objective:
-        posterior = None if make is None else make(encoder(classes), 2)
-        teacher = mixture_teacher(labels=classes > 0)
-        return VarDiU(teacher, student(classes), posterior, levels=LEVELS, **options)
-
-    return case
-
-
-def residual() -> Objective:
-    network = MLP((2,), (2,), width=8, depth=2)
-    generator = Pushforward(network, latent_shape=(2,), shape=(2,), std=2.0, residual=True)
-    posterior = GaussianPosterior(encoder(), 2, residual=True)
-    return VarDiU(mixture_teacher(), generator, posterior, levels=LEVELS)
-
-
-def regression() -> Objective:
-    teacher = mixture_teacher(labels=True)
-    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    pairs = teacher_pairs(teacher, z, {"label": torch.arange(20) % 2}, steps=3)
-    return Regression(teacher, OneStep(denoiser(2), 8.0), pairs)
-
-
-CASES: dict[str, Callable[[], Objective]] = {
-    "vardiu-residual": residual,
-    "vardiu-gaussian": vardiu(GaussianPosterior),
-    "vardiu-gaussian-plain": vardiu(GaussianPosterior, antithetic=False, control_variate=False),
-    "vardiu-gaussian-particles": vardiu(GaussianPosterior, particles=3),
-    "vardiu-gaussian-weighted": vardiu(GaussianPosterior, posterior_weight=torch.ones_like),
-    "vardiu-cholesky": vardiu(CholeskyPosterior, particles=2),
-    "vardiu-mixture": vardiu(lambda e, k: MixturePosterior(e, k, components=3)),
-    "vardiu-flow": vardiu(lambda e, k: FlowPosterior(e, k, transforms=2, hidden=(8,))),
-    "vardiu-flow-particles": vardiu(
-        lambda e, k: FlowPosterior(e, k, transforms=1, hidden=(8,)), particles=2
-    ),
-    "vardiu-shared": vardiu(None, shared=True),
-    "vardiu-shared-lattice": vardiu(None, shared=True, lattice=True),
-    "vardiu-shared-classes": vardiu(None, classes=2, shared=True),
-    "vardiu-mixture-classes": vardiu(lambda e, k: MixturePosterior(e, k, 3), classes=2),
-    "vardiu-framed": framed,
-    "diff-instruct": lambda: DiffInstruct(
-        mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=2
-    ),
-    "diff-instruct-lattice": lambda: DiffInstruct(
-        mixture_teacher(), student(), denoiser(), levels=LEVELS, ratio=1, lattice=True
-    ),
-    "diff-instruct-classes": lambda: DiffInstruct(
-        mixture_teacher(labels=True),
-        student(2),
-        denoiser(2),
-        levels=LEVELS,
-        ratio=1,
-        normalised=True,
-    ),
-    "regression": regression,
-    "denoising": lambda: Denoising(denoiser(), levels=LEVELS, sigma_data=2.0),
-}
-
-
-def batch_of(objective: Objective, n: int = 6) -> Batch:
-    """A batch that fits: data where there is no teacher, zeros and classes elsewhere."""
-    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
-    x = x.to(next(objective.generator.parameters()).dtype)
-    cond = {"label": torch.arange(n) % 2} if objective.generator.conditions else {}
-    return Batch.of(x, cond)
+__all__ = [
+    "CASES",
+    "EXAMPLES",
+    "LEVELS",
+    "Repeat",
+    "batch_of",
+    "denoiser",
+    "encoder",
+    "framed",
+    "last_stage",
+    "stages_of",
+    "student",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from cases import CASES, student
+from cases import CASES, EXAMPLES, student
 from problems import mixture_teacher
 from test_contract import make, same
 
@@ -24,17 +24,15 @@ from vardiu.training.trainer import Trainer
 
 ROWS = 12
 # Particles are each part's own, as they are each process's; and rows of a minibatch mixture mix.
-OWN = sorted(name for name in CASES if "particles" in name or name == "vardiu-cholesky")
-MIXED = sorted(name for name in CASES if "shared" in name)
+OWN = sorted(name for name in CASES if getattr(EXAMPLES[name][1].settings, "particles", 0))
+MIXED = sorted(name for name in CASES if CASES[name]().row_coupling)
 EXACT = sorted(set(CASES) - set(OWN) - set(MIXED))
 
 
 def batches_of(objective: Objective) -> Batches:
-    classes = 2 if objective.generator.conditions else None
-    if hasattr(objective, "teacher"):
-        return DataFree(ROWS, classes=classes)
     x = torch.randn(5 * ROWS, 2, generator=torch.Generator().manual_seed(2))
-    return Shuffled(x, {}, ROWS)
+    label = torch.randint(2, (len(x),), generator=torch.Generator().manual_seed(3))
+    return Shuffled(x, {"label": label} if objective.generator.conditions else {}, ROWS)
 
 
 def trainer_of(name: str, accumulate: int, clip: float = 1.0) -> tuple[Trainer, Batches]:
@@ -139,7 +137,7 @@ class Watched(VarDiU):
     seen: list[int]
 
     def loss(self, batch: Batch, step: int) -> Loss:
-        self.seen.append(len(batch.x))
+        self.seen.append(batch.rows)
         loss = super().loss(batch, step)
         broken = len(self.seen) == 4
         return loss._replace(value=loss.value * float("nan")) if broken else loss

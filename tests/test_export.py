@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from vardiu import export as package
+from vardiu.denoisers.consistency import ConsistencyDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, ExportError
 from vardiu.export import EXPORTS, card, export, in_single_precision
@@ -61,6 +62,11 @@ KINDS = {
     "half": lambda: OneStep(denoiser("bfloat16")),
     "few": lambda: FewStep(denoiser(), [20.0, 1.0]),
     "few ddim": lambda: FewStep(denoiser(), [20.0, 1.0], "ddim"),
+    "consistency": lambda: FewStep(
+        ConsistencyDenoiser(denoiser()),
+        [20.0, 1.0],
+        floor=ConsistencyDenoiser(denoiser()).sigma_min,
+    ),
     "framed": framed,
     "framed together": lambda: framed(1),
 }

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, batch_of, student
+from cases import CASES, Repeat, student
 from problems import mixture_teacher
 from torch import nn
 
 from vardiu.cli.main import main
 from vardiu.data import DataFree
-from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches
 from vardiu.errors import Diverged, Interrupted
 from vardiu.methods.regression import Regression
@@ -30,17 +29,6 @@ from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
 NAMES = sorted(CASES)
-
-
-class Repeat(Batches):
-    """The batch of a case, scaled by its index."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.batch = batch_of(objective)
-
-    def at(self, index: int) -> Batch:
-        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
 
 
 def trainer_of(name: str, steps: int = 6) -> tuple[Trainer, Batches]:
@@ -79,7 +67,7 @@ class Counting(Objective):
 
     def prepare(self, batch, step):
         assert not torch.is_grad_enabled()
-        drawn = (self.latents(len(batch.x)),)
+        drawn = (self.latents(batch.rows),)
         self.told.append(("prepare", step, id(drawn)))
         return drawn
 
@@ -185,7 +173,7 @@ def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
         weight = next(trainer.objective.generator.parameters()).flatten()[0]
         return loss._replace(value=loss.value + (weight - weight.detach()).sqrt())
 
-    def broken_off(name, samples):
+    def broken_off():
         raise KeyboardInterrupt
 
     trainer.objective.loss = infinite
@@ -193,10 +181,10 @@ def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
         trainer.advance(batches)
     assert all(parameter.grad is None for parameter in trainer.objective.parameters())
     trainer.objective.loss = original
-    trainer.apply = broken_off
+    trainer.optimizers["generator"].step = broken_off
     with pytest.raises(KeyboardInterrupt):
         trainer.advance(batches)
-    del trainer.apply
+    del trainer.optimizers["generator"].step
     trainer.load_state_dict(state, batches)
     trainer.fit(batches)
     assert equal(weights(trainer.objective), weights(straight.objective))

@@ -10,8 +10,9 @@ from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
 
 from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.functional.distances import pseudo_huber
 from vardiu.functional.tensors import expand_like
-from vardiu.methods.regression import PORTION, Regression, make_pairs, pseudo_huber
+from vardiu.methods.regression import PORTION, Regression, make_pairs
 from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import Pairs, teacher_pairs
 from vardiu.settings.fields import PairSettings
@@ -50,7 +51,7 @@ def test_pairs_are_an_artefact_of_portions_with_labels_of_their_own(tmp_path):
 
 
 def test_pairs_are_no_part_of_a_checkpoint():
-    objective = CASES["regression"]()
+    objective = CASES["regression-classes"]()
     assert not [key for key in objective.state_dict() if key.startswith(("pairs", "z", "x"))]
 
 
@@ -70,7 +71,7 @@ def test_a_latent_of_another_shape_is_refused():
 
 
 def test_batches_are_rows_of_the_pairs():
-    objective = CASES["regression"]()
+    objective = CASES["regression-classes"]()
     pairs = objective.__dict__["pairs"]
     first = objective.prepare(batch_of(objective, 200), 0)
     table = {tuple(z.tolist()): i for i, z in enumerate(pairs.z)}
@@ -81,7 +82,7 @@ def test_batches_are_rows_of_the_pairs():
 
 
 def test_loss_is_the_mean_distance_of_the_pairs():
-    objective = CASES["regression"]()
+    objective = CASES["regression-classes"]()
     drawn = objective.prepare(batch_of(objective), 0)
     loss = objective.loss(drawn, 0)
     difference = objective.generator(drawn.z, **drawn.cond) - drawn.x

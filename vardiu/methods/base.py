@@ -6,13 +6,25 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
 from ..training.stage import Recipe
 
-__all__ = ["Arm", "Example", "Method", "Needs", "Preset"]
+if TYPE_CHECKING:
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
+    from ..training.objective import Objective
+
+__all__ = ["Arm", "CLAIMS", "Example", "Method", "Needs", "Preset"]
+
+
+# What a method may claim of its student's gradient where everything beside it is exact.
+CLAIMS: Mapping[str, str] = {
+    "fixed_point": "its mean is zero where the student's law is the teacher's",
+    "descent": "it lowers the divergence of an affine student from a Gaussian teacher",
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,9 @@ class Method:
         arms: By the name of a contest, how the method enters it.
         cures: By the name of an alarm, what to try with this method.
         examples: Trainings of a few steps, by name.
+        claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
+        ideal: Of a linear problem and an affine student, the objective with everything beside the
+            student exact, and as the student is at each call; none if there is no such objective.
 
     Raises:
         ConfigError: A field is of another kind, or settings are not of the method's class.
@@ -111,6 +126,8 @@ class Method:
     arms: Mapping[str, Mapping[str, Arm]] = field(default_factory=dict)
     cures: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Example] = field(default_factory=dict)
+    claims: frozenset[str] = frozenset()
+    ideal: Callable[[LinearProblem, Affine], Objective] | None = None
 
     def __post_init__(self) -> None:
         for wrong in self._wrong():
@@ -141,6 +158,10 @@ class Method:
             return
         if not dataclasses.is_dataclass(self.settings) or not callable(self.recipe):
             yield "its settings must be a dataclass, and its recipe a function"
+        for claim in sorted(set(self.claims) - set(CLAIMS)):
+            yield f"it claims {claim!r}; {nearest(claim, CLAIMS)}"
+        if self.claims and self.ideal is None:
+            yield "what it claims is tested on its ideal, and it has none"
         rows: dict[str, Preset | Arm | Example] = {
             **{f"preset {name!r}": row for name, row in self.presets.items()},
             **{

@@ -28,7 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import ExactDenoiser
-from ..denoisers.levels import Levels
+from ..denoisers.levels import Levels, LogUniform
 from ..functional.bounds import (
     diagonal_normal_log_prob,
     entropy_constant,
@@ -78,6 +78,8 @@ from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
 
 __all__ = ["CURES", "Draw", "METHOD", "Settings", "VarDiU", "recipe"]
 
@@ -168,6 +170,11 @@ class VarDiU(Objective):
         control_variate: bool = True,
     ) -> None:
         super().__init__(teacher, generator)
+        if not generator.latent_shape:
+            raise ValueError(
+                f"the bound needs a student of normal latents, got a {type(generator).__name__}, "
+                "whose input is the index of a row: take diff_instruct"
+            )
         k = math.prod(generator.latent_shape)
         posterior = PriorPosterior(k) if posterior is None else posterior
         if particles < 0:
@@ -349,7 +356,7 @@ class VarDiU(Objective):
         return r.log_prob(own) - r.log_prob(z.flatten(1))
 
 
-def exact(denoiser: Denoiser) -> bool:
+def exact(denoiser: Denoiser) -> TypeGuard[ExactDenoiser]:
     return isinstance(denoiser, ExactDenoiser)
 
 
@@ -425,8 +432,8 @@ def players(
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
         frame = make_frame(problem, config.frame, context)
-        student = Framed(problem.networks.fake(), frame, config.frame.sigma)
-        return student, FramedPosterior(problem.networks.encoder(), frame)
+        framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        return framed, FramedPosterior(problem.networks.encoder(), frame)
     student = problem.networks.student()
     student, _ = yield from regression.start(problem, student, config.pairs, config, context)
     k = math.prod(student.latent_shape)
@@ -438,7 +445,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
-        problem.teacher,
+        problem.known_teacher,
         student,
         posterior,
         levels=build.levels(config.levels, config.steps),
@@ -456,6 +463,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     optimisation = build.optimisation(config, **others)
     trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
     return trained.network
+
+
+def ideal(problem: LinearProblem, student: Affine) -> VarDiU:
+    r"""Returns the bound with the posterior that is exact: without slack."""
+    posterior = problem.networks.posterior(student, follows=True)
+    return VarDiU(problem.known_teacher, student, posterior, levels=LogUniform(0.3, 3.0))
 
 
 BIBTEX = {
@@ -691,4 +704,6 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
 )

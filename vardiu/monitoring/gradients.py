@@ -64,8 +64,8 @@ def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
     r"""Returns one estimate of the gradient of the student's parameters, flat.
 
     The sum over the phases that update the student; draws from the objective's streams, and
-    moves what `prepare` moves: an instrument calls it within `Objective.aside`. Frozen parameters
-    have no part in it.
+    moves what `prepare` moves: an instrument calls it within `Objective.undisturbed`. Frozen
+    parameters have no part in it.
     """
     with torch.no_grad():
         drawn = objective.prepare(batch, step)
@@ -156,7 +156,7 @@ def gradient_quality(
 
     Streams, counters and buffers of the objective are put back.
     """
-    with objective.aside(f"gradient quality/{step}"):
+    with objective.undisturbed(f"gradient quality/{step}"):
         gradients = torch.stack([student_gradient(objective, batch, step) for _ in range(draws)])
     mean, norm = gradients.mean(0), reference.norm()
     trace = gradients.var(0).sum()

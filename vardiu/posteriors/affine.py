@@ -20,21 +20,30 @@ class AffinePosterior(Posterior):
     Its one parameter changes nothing, so that a training of it is one of the exact posterior.
 
     Arguments:
-        student: The student, as it is at first; later changes of it are not followed.
+        student: The student.
+        follows: Whether it is of the student as it is at each call, or as it was at first.
     """
 
-    def __init__(self, student: Affine) -> None:
+    matrix: Tensor
+    shift: Tensor
+
+    def __init__(self, student: Affine, *, follows: bool = False) -> None:
         super().__init__()
+        # Out of the parameters and the state: a training of this posterior is none of the student.
+        self.__dict__["followed"] = student if follows else None
         self.register_buffer("matrix", student.matrix.detach().clone())
         self.register_buffer("shift", student.shift.detach().clone())
         self.unused = nn.Parameter(student.shift.new_zeros(()))
 
     def moments(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the mean :math:`m`, `(B, k)`, and the covariance :math:`C`, `(B, k, k)`."""
-        a, k = self.matrix, self.matrix.shape[1]
+        student = self.__dict__["followed"]
+        a = self.matrix if student is None else student.matrix.detach()
+        b = self.shift if student is None else student.shift.detach()
+        k = a.shape[1]
         precision = torch.eye(k).to(a) + (a.T @ a) / sigma.square()[:, None, None]
         covariance = torch.linalg.inv(precision)
-        pulled = (x_t - self.shift) @ a / sigma.square()[:, None]
+        pulled = (x_t - b) @ a / sigma.square()[:, None]
         return (covariance @ pulled[..., None]).squeeze(-1), covariance
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> MultivariateNormal:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import karras_grid
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
@@ -50,6 +49,7 @@ class ImageNetworks(Networks):
 
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
+        inner = self.teacher.known if inner is None else inner  # just trained, not read
         started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.start()
         if row.precision != "float32":
             started = denoiser_with_precision(started, row.precision)
@@ -60,16 +60,12 @@ class ImageNetworks(Networks):
         denoiser = self.denoiser() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        high = row.sigma or denoiser.latent_sigma
-        # Noise alone is a level of its own, and no end of a grid.
-        grid = karras_grid(row.calls, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()])
+        return FewStep.on_grid(denoiser, row.calls, row.sigma)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner
         low, high = self.RANGE if inner is None else (inner.sigma_min, inner.sigma_max)
-        sizes = {"widths": row.widths, "depth": row.depth}
-        network = UNet(space.shape[0], classes=space.classes, **sizes)
+        network = UNet(space.shape[0], classes=space.classes, widths=row.widths, depth=row.depth)
         return PreconditionedDenoiser(
             with_precision(network, row.precision),
             shape=space.shape,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.batches import Batches, Shuffled
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import GaussianDenoiser
+from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..functional.bounds import gaussian_kl
 from ..metrics import Metric
@@ -28,7 +29,7 @@ from .sampled_teachers import SampledTeacher, Source
 __all__ = ["LinearProblem", "LinearSettings"]
 
 
-RANGE = {"sigma_min": 0.1, "sigma_max": 10.0}
+RANGE: LevelRange = {"sigma_min": 0.1, "sigma_max": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,10 @@ class LinearNetworks(Networks):
         return Affine(self.law.matrix, self.law.shift)
 
     def matched_student(self) -> Affine:
-        r"""Returns the student with the teacher's law: :math:`A A^\top = C` and :math:`b = m`.
+        r"""Returns the student with the teacher's law: :math:`A = C^{1/2}`, symmetric, and
+        :math:`b = m`.
+
+        It is the map of the teacher's probability-flow equation from infinite noise.
 
         Raises:
             ValueError: The latent has fewer dimensions than a sample.
@@ -100,16 +104,19 @@ class LinearNetworks(Networks):
                 f"no affine map of {k} latents has the law of {d} dimensions: give latent={d}"
             )
         matrix = torch.zeros_like(self.law.matrix)
-        matrix[:, :d] = torch.linalg.cholesky(self.law.covariance)
+        values, vectors = torch.linalg.eigh(self.law.covariance)
+        matrix[:, :d] = vectors * values.sqrt() @ vectors.T
         return Affine(matrix, self.law.mean)
 
     def fake(self, student: Affine | None = None, *, follows: bool = False) -> AffineDenoiser:
         r"""Returns the exact denoiser of a student's samples; by default of a fresh student's."""
         return AffineDenoiser(student or self.student(), follows=follows, **RANGE)
 
-    def posterior(self, student: Affine | None = None) -> AffinePosterior:
+    def posterior(
+        self, student: Affine | None = None, *, follows: bool = False
+    ) -> AffinePosterior:
         r"""Returns the exact posterior of a student's latent; by default of a fresh student's."""
-        return AffinePosterior(student or self.student())
+        return AffinePosterior(student or self.student(), follows=follows)
 
     def encoder(self) -> Encoder:
         network = MLP(self.space.shape, (8,), width=8, depth=2, noisy=True, final=False)
@@ -206,6 +213,7 @@ class LinearProblem(Problem):
     """
 
     headline = LinearScores.headline
+    networks: LinearNetworks
 
     def __init__(
         self, dim: int = 3, latent: int = 2, seed: int = 0, *, matched: bool = False

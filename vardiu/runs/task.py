@@ -3,10 +3,10 @@ r"""A command, resolved: which problem, which method, which settings."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -35,7 +35,24 @@ PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
 }
 
 
-PROBLEMS: Mapping[type[ProblemSettings], Callable[..., Problem]] = {
+class ProblemClass(Protocol):
+    r"""A class of problems, made of their settings."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        r"""The names of the metrics of the short summary."""
+
+    def __call__(
+        self,
+        settings: Any,  # noqa: ANN401 (each class has its own)
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+    ) -> Problem:
+        r"""Returns a problem."""
+
+
+PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,

@@ -23,6 +23,9 @@ from .trajectories import require_decreasing, trajectory
 __all__ = ["Ancestral", "DDIM", "Euler", "Heun", "Sampler"]
 
 
+ROWS_AT_ONCE = 1000
+
+
 class Sampler:
     r"""The interface: `sampler(x, **cond)` integrates from the first level to the last.
 
@@ -113,7 +116,7 @@ class Sampler:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        batch: int = 1000,
+        batch: int = ROWS_AT_ONCE,
         **cond: Tensor,
     ) -> Tensor:
         r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time."""

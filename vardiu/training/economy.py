@@ -99,7 +99,7 @@ def chosen(objective: Objective, text: str, trained: bool) -> Iterable[nn.Module
 
 def channels_last(network: nn.Module) -> None:
     r"""Lays weights of convolutions out with channels last; their outputs follow."""
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def recompute(network: nn.Module) -> None:
