@@ -125,7 +125,7 @@ class Denoiser(Interface, abc.ABC):
         r"""The level at which a student asks it unless told otherwise."""
         return self.sigma_max
 
-    def start(self) -> Denoiser:
+    def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.
 
         Raises:

@@ -23,7 +23,7 @@ __all__ = [
     "decoder",
     "encoder",
     "one_hot",
-    "plain",
+    "constructor_arguments",
     "resample",
     "tap_names",
     "taps_2d",
@@ -186,7 +186,7 @@ def one_hot(label: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
     return (label[:, None] == torch.arange(classes, device=label.device)).to(like)
 
 
-def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def constructor_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     r"""Returns the `locals()` at the start of a constructor as its arguments, ready for JSON."""
     return {
         name: list(value) if isinstance(value, (list, tuple)) else value
