@@ -153,7 +153,7 @@ def train_on_pairs(
     context: Context,
     share: float = 0.0,
 ) -> Stages[tuple[Generator, Pairs | None]]:
-    r"""The stage that gives a student its start; none if there are no pairs to learn from.
+    r"""Yields the stage that fits a student to pairs; none where no pairs are asked for.
 
     Arguments:
         problem: The problem.

@@ -1,4 +1,4 @@
-r"""What the U-Nets of the EDM family share: where their blocks stand, and a few operations.
+r"""Layout of the U-Nets of the EDM family: the places of their blocks, and shared operations.
 
 Each resolution of the encoder has `num_blocks` blocks, and begins with one that halves the image;
 each resolution of the decoder has one block more, and begins with one that doubles it, but for
