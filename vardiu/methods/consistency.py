@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..functional.distances import DISTANCES, Distance, squared
 from ..functional.scores import Weight
 from ..functional.tensors import expand_like
-from ..samplers import trajectory
+from ..samplers.trajectories import trajectory
 from ..settings import build
 from ..settings.fields import DigitsSettings, Training, WeightSettings
 from ..settings.grounds import MOG40
@@ -121,9 +121,7 @@ class ConsistencyDistillation(Objective):
         sigma, lower = grid[i], grid[i + 1]
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         levels = torch.stack([sigma, lower])
-        _, x_next = trajectory(
-            self.teacher, x_t, levels, correct=self.correct, eta=0.0, **batch.cond
-        )
+        _, x_next = trajectory(self.teacher, x_t, levels, correct=self.correct, **batch.cond)
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 
     def loss(self, drawn: Neighbours, step: int) -> Loss:
