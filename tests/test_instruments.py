@@ -24,7 +24,7 @@ from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import CURES, alarms
 from vardiu.monitoring.gradients import gradient_quality
-from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, spread
+from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, variance_ratio
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
 from vardiu.reports.curves import curves, stages_joined
@@ -203,7 +203,7 @@ def test_the_posteriors_gap_is_the_closed_form(inflate, move):
 
 
 def test_spread_is_one_for_the_data():
-    assert spread(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
+    assert variance_ratio(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
 
 
 # ---------------------------------------------------------------- alarms

@@ -50,7 +50,7 @@ class ImageNetworks(Networks):
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
         inner = self.teacher.known if inner is None else inner  # just trained, not read
-        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.start()
+        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.trainable_copy()
         if row.precision != "float32":
             started = denoiser_with_precision(started, row.precision)
         return started if captions is None else Captioned(started, captions)

@@ -56,7 +56,7 @@ class OneStep(Generator):
         Raises:
             TypeError: The teacher is exact: it has no weights to start from.
         """
-        return cls(teacher.start(), sigma)
+        return cls(teacher.trainable_copy(), sigma)
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         return self.denoiser.generate(z, self.sigma, **cond)
