@@ -67,7 +67,7 @@ class Counting(Objective):
 
     def prepare(self, batch, step):
         assert not torch.is_grad_enabled()
-        drawn = (self.latents(len(batch.x)),)
+        drawn = (self.latents(batch.rows),)
         self.told.append(("prepare", step, id(drawn)))
         return drawn
 
@@ -173,7 +173,7 @@ def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
         weight = next(trainer.objective.generator.parameters()).flatten()[0]
         return loss._replace(value=loss.value + (weight - weight.detach()).sqrt())
 
-    def broken_off(name, samples):
+    def broken_off():
         raise KeyboardInterrupt
 
     trainer.objective.loss = infinite
@@ -181,10 +181,11 @@ def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
         trainer.advance(batches)
     assert all(parameter.grad is None for parameter in trainer.objective.parameters())
     trainer.objective.loss = original
-    trainer.apply = broken_off
+    optimizer = trainer.optimizers["posterior"]
+    optimizer.step = broken_off
     with pytest.raises(KeyboardInterrupt):
         trainer.advance(batches)
-    del trainer.apply
+    del optimizer.step
     trainer.load_state_dict(state, batches)
     trainer.fit(batches)
     assert equal(weights(trainer.objective), weights(straight.objective))
