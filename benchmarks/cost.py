@@ -29,6 +29,7 @@ from vardiu.problems.densities import DensityProblem
 from vardiu.reports.figures import COLOURS, save_figure
 from vardiu.settings.fields import DensitySettings
 from vardiu.storage.provenance import provenance
+from vardiu.training.stage import Context
 from vardiu.training.trainer import Trainer
 
 BASE = vardiu.Settings(batch=256, steps=1000)
@@ -68,7 +69,7 @@ def trainer_of(axis: Axis, size: int, precision: str) -> Callable[[], None]:
     problem = DensityProblem(row)
     torch.manual_seed(0)
     settings = axis.settings(size)
-    stage = next(METHODS["vardiu"].recipe(problem, settings, 0))
+    stage = next(METHODS["vardiu"].recipe(problem, settings, Context()))
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
     return lambda: trainer.advance(stage.batches)
 

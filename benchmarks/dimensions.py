@@ -50,6 +50,7 @@ from vardiu.settings.fields import (
 )
 from vardiu.storage.provenance import provenance
 from vardiu.students.base import Generator
+from vardiu.training.stage import Context, Trained
 from vardiu.training.trainer import Trainer
 
 DIMENSIONS = (2, 8, 32, 128, 512)
@@ -277,11 +278,11 @@ def trained(
     # A pilot of a few steps tells how many the seconds pay for: annealing needs to know its end.
     started = clock()
     pilot = replace(plan.settings, steps=10)
-    _, cost = run(method.recipe(problem, pilot, seed), seed)
+    _, cost = run(method.recipe(problem, pilot, Context(seed)), seed)
     start = clock() - started - cost * 10
     steps = max(20, int((seconds - max(0.0, start)) / cost))
     torch.manual_seed(seed)
-    recipe = method.recipe(problem, replace(plan.settings, steps=steps), seed)
+    recipe = method.recipe(problem, replace(plan.settings, steps=steps), Context(seed))
     return run(recipe, seed)[0], steps, cost
 
 
@@ -309,7 +310,7 @@ def run(recipe: Any, seed: int) -> tuple[Generator, float]:
         student = copy.deepcopy(trainer.fit(stage.batches)).requires_grad_(True).train()
         cost = (time.process_time() - started) / stage.steps
         try:
-            stage = recipe.send(student)
+            stage = recipe.send(Trained(student, trainer.objective))
         except StopIteration as stop:
             return stop.value, cost
 

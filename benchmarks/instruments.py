@@ -22,6 +22,7 @@ from vardiu.monitoring.measures import gradient_snr, measure_convergence
 from vardiu.problems.base import Problem
 from vardiu.runs.measuring import evaluation_due, gradient_draws
 from vardiu.runs.task import RunSettings, problem_of, task_from_preset
+from vardiu.training.stage import Context
 from vardiu.training.trainer import DIAGNOSTICS_EVERY, Trainer
 
 
@@ -42,10 +43,10 @@ def parts(preset: str, teacher_run: str | None, rounds: int, steps: int) -> dict
     )
     torch.manual_seed(0)
     settings = task.settings
-    if getattr(settings, "anchor", 0.0):  # the last stage alone
+    if getattr(settings, "regression_weight", 0.0):  # the last stage alone
         pairs = dataclasses.replace(settings.pairs, pairs=0)
-        settings = dataclasses.replace(settings, anchor=0.0, pairs=pairs)
-    stage = next(METHODS[task.method].recipe(problem, settings, 0))
+        settings = dataclasses.replace(settings, regression_weight=0.0, pairs=pairs)
+    stage = next(METHODS[task.method].recipe(problem, settings, Context()))
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
     rows = []
     for _ in range(rounds + 1):

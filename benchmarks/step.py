@@ -29,7 +29,7 @@ from vardiu.methods import METHODS
 from vardiu.problems.densities import DensityProblem
 from vardiu.runs.allocator import keep_freed_memory
 from vardiu.runs.presets import PRESETS
-from vardiu.training.stage import Stage
+from vardiu.training.stage import Context, Stage
 from vardiu.training.trainer import Trainer
 
 
@@ -39,7 +39,9 @@ def stage_of(preset: str, precision: str | None, seed: int = 0, **changes: objec
     row = chosen.problem if precision is None else replace(chosen.problem, precision=precision)
     torch.manual_seed(seed)
     recipe = METHODS[chosen.method].recipe
-    return next(recipe(DensityProblem(row, seed), replace(chosen.settings, **changes), seed))
+    return next(
+        recipe(DensityProblem(row, seed), replace(chosen.settings, **changes), Context(seed))
+    )
 
 
 def ours(preset: str, precision: str | None, device: str, compiled: bool) -> Callable[[], None]:

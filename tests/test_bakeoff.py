@@ -15,12 +15,13 @@ import pytest
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
-from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, updates_of
+from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, plan, updates_of
+from vardiu.comparison.prices import StageCost, price
 from vardiu.comparison.tables import interval, markdown
 from vardiu.comparison.workers import alone
 from vardiu.errors import ConfigError, RunError
-from vardiu.methods import METHODS, diff_instruct, vardiu
-from vardiu.settings.fields import DensitySettings
+from vardiu.methods import METHODS, diff_instruct, regression, vardiu
+from vardiu.settings.fields import DensitySettings, NetworkOptimizer, PairSettings
 from vardiu.storage.run_folder import RunFolder
 
 SMALL = DensitySettings(name="ring8", width=16, depth=1)
@@ -66,20 +67,87 @@ def bake_of(tmp_path: Path, **changes) -> BakeOff:
 
 def test_budgets_become_updates(tmp_path):
     bake, arm = bake_of(tmp_path), TINY.arms["gaussian"]
-    prices = {"seconds": 0.01, "rows": 32.0}
+    prices = {"seconds": {"fixed": 0.0, "update": 0.01}, "rows": {"fixed": 800.0, "update": 32.0}}
     assert updates_of(arm, prices, bake, "time") == 200
-    assert updates_of(arm, prices, bake, "calls") == 125
+    assert updates_of(arm, prices, bake, "calls") == 100
     assert updates_of(arm, {}, bake, "own") == arm.settings.steps
-    with pytest.raises(ConfigError, match="pay for 2 updates of Gaussian.*raise --seconds"):
-        updates_of(arm, {"seconds": 1.0}, bake, "time")
+    with pytest.raises(ConfigError, match="pay for 2 updates of Gaussian.*raise --seconds to 50"):
+        updates_of(arm, {"seconds": {"fixed": 0.0, "update": 1.0}}, bake, "time")
+    eaten = {"rows": {"fixed": 4_001.0, "update": 2.0}}
+    line = (
+        r"^Gaussian spends 4001 rows before its first update .* the budget is 4000 rows: raise "
+        r"--calls to 4101 at least, or leave it out with --arms$"
+    )
+    with pytest.raises(ConfigError, match=line):
+        updates_of(arm, eaten, bake, "calls")
+    # Updates that ask the teacher nothing are as many as the arm's own.
+    nothing = {"rows": {"fixed": 4_000.0, "update": 0.0}}
+    assert updates_of(arm, nothing, bake, "calls") == arm.settings.steps
+
+
+def test_a_run_costs_its_fixed_part_and_a_price_an_update():
+    # A start of 50 steps; two stages of 1/4 and 3/4 of 1,000 updates, the last with two steps an
+    # update: 100 + 50 * 7 and 0.25 * 3 + 0.75 * 2 * 5.
+    stages = [
+        StageCost(50, 0.0, 7.0, [1.0, 9.0, 2.0]),
+        StageCost(250, 0.25, 3.0, [0.5]),
+        StageCost(1_500, 0.75, 5.0, [0.25]),
+    ]
+    assert price(stages, 100.0, 1_000, "rows") == (450.0, 8.25)
+    assert price(stages, 10.0, 1_000, "seconds") == (110.0, 0.25 * 0.5 + 0.75 * 2 * 0.25)
 
 
 def test_prices_count_the_teachers_rows(tmp_path):
     prices = calibrate(bake_of(tmp_path), "exact", rounds=0)
     # Pairs of opposite noise, 16 latents; 32 rows where the fake is updated twice an update.
-    assert prices == {"gaussian": {"rows": 32.0}, "fake": {"rows": 32.0}}
+    each = {"rows": {"fixed": 0.0, "update": 32.0}}
+    assert prices == {"gaussian": each, "fake": each}
     timed = calibrate(bake_of(tmp_path), "exact", rounds=1)
-    assert all(price["seconds"] > 0 for price in timed.values())
+    assert all(price["seconds"]["update"] > 0 for price in timed.values())
+
+
+PAIRS = PairSettings(pairs=1_200, solver_steps=3, steps=30, batch=16)
+STARTED = dataclasses.replace(
+    TINY,
+    arms={
+        "started": Competitor(
+            "Started", "diff_instruct", diff_instruct.Settings(batch=32, ratio=2, pairs=PAIRS)
+        ),
+        "pairs": Competitor("Pairs", "regression", regression.Settings(pairs=PAIRS)),
+    },
+)
+
+
+def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
+    # 1,200 pairs at five calls each, a regression that asks nothing, then 32 rows an update.
+    bake = bake_of(tiny, contest=STARTED)
+    prices = calibrate(bake, "exact", rounds=0)
+    assert prices["started"] == {"rows": {"fixed": 6_000.0, "update": 32.0}}
+    assert prices["pairs"] == {"rows": {"fixed": 6_000.0, "update": 0.0}}
+    monkeypatch.setitem(CONTESTS, "tiny", STARTED)
+    words = ("tiny", "--budgets", "calls", "--arms", "started", "--teachers", "exact")
+    words += ("--seeds", "1", "--no-study")
+    assert bake_off(*words, "--calls", "8000") == 0
+    groups = json.loads(Path("runs/bake-off-tiny/results.json").read_text())["groups"]
+    (run,) = groups["calls-8000rows/exact"]["started"]
+    # (8,000 - 6,000) / 32 = 62.5 updates after a start of 30; they are even.
+    assert run["cost"]["student_updates"] == 30 + 62
+    assert run["cost"]["teacher_rows"] == 6_000 + 62 * 32
+
+
+def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(CONTESTS, "tiny", STARTED)
+    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--calls", "5000")
+    assert bake_off(*words) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "Started spends 6000 rows before its first update" in error
+    assert "the budget is 5000 rows: raise --calls to 7600 at least" in error
+
+
+def test_a_plan_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
+    with pytest.raises(ConfigError, match="format 2, got None.*Work in another folder"):
+        plan(bake_of(tmp_path))
 
 
 def test_every_contest_has_arms_that_its_teachers_can_train():
@@ -124,7 +192,9 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, capsys):
-    bad = Competitor("Bad", "vardiu", vardiu.Settings(batch=16, lr=1e30, clip=1e30, delay=20))
+    row = vardiu.Settings(batch=16, lr=1e30, clip=1e30, delay=20)
+    posterior = NetworkOptimizer(lr=1e-3)
+    bad = Competitor("Bad", "vardiu", dataclasses.replace(row, posterior_optimizer=posterior))
     arms = {"gaussian": TINY.arms["gaussian"], "bad": bad}
     monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
     words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
@@ -143,7 +213,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
         (("tiny", "--seeds", "0"), "--seeds must be at least 1"),
         (("tiny", "--arms", "gausian"), "did you mean gaussian"),
         (("tiny", "--teachers", "none"), "--teachers: unknown 'none'"),
-        (("digits", "--budgets", "time"), "--budgets: unknown 'time'"),
+        (("digits", "--budgets", "tim"), "--budgets: unknown 'tim'"),
     ],
 )
 def test_bad_input_is_named(tiny, capsys, words, message):

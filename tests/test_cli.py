@@ -243,6 +243,30 @@ def test_a_folder_of_another_run_is_refused(capsys):
     assert "method.lr: there" in told and "--out" in told
 
 
+@pytest.mark.parametrize(
+    ("preset", "gone", "successor"),
+    [
+        ("mog40", {"posterior_lr": 1e-3}, "posterior_optimizer.lr"),
+        ("mog40-diff-instruct", {"fake_lr": 1e-3, "anchor": 0.0}, "regression_weight"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sample", "evaluate", "export", "cite", "distill"])
+def test_a_run_of_an_older_version_is_refused_in_one_line(
+    capsys, tmp_path, command, preset, gone, successor
+):
+    config = task_from_preset("distill", preset).to_mapping()
+    replaced = {f"{name}_optimizer" for name in ("posterior", "fake")} | {"regression_weight"}
+    method = {k: v for k, v in config["method"].items() if k not in replaced}
+    old = tmp_path / "old" / "config.yaml"
+    old.parent.mkdir()
+    old.write_text(yaml.safe_dump(json.loads(json.dumps({**config, "method": method | gone}))))
+    words = {"export": [str(old.parent), "--to", "safetensors"], "distill": ["--config", str(old)]}
+    assert main([command, *words.get(command, [str(old.parent)])]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "of an older version of vardiu" in line and f"is now method.{successor}" in line
+    assert str(old) in line and "Start a new run in another folder" in line
+
+
 def test_an_unfinished_run_is_not_sampled(capsys):
     run = RunFolder("runs/x")
     run.open(task_from_preset("distill", "mog40").to_mapping())

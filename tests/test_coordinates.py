@@ -14,7 +14,7 @@ from vardiu.students.few_step import OneStep
 
 COSINE = torch.cos(torch.linspace(0.02, math.pi / 2 - 0.02, 1000, dtype=torch.float64)).square()
 LEVELS = {
-    "preserving": lambda: VariancePreserving.of(COSINE),
+    "preserving": lambda: VariancePreserving.from_alphas_cumprod(COSINE),
     "exploding": lambda: VarianceExploding(0.01, 50.0),
     "flow": lambda: Flow(1000.0),
     "flow_back": lambda: Flow(noise_first=True),
@@ -109,7 +109,7 @@ def test_a_student_starts_where_its_networks_errors_are_not_multiplied(exact, le
     """An error of 0.01 in what is predicted, in the unit of noise or data, stays below 0.03."""
     made, network, denoiser = adapted(exact, levels, prediction)
     student = OneStep(denoiser)
-    time, _, s = made.at(student.sigma)
+    time, _, s = made.time_and_scales(student.sigma)
     if levels == "preserving":
         assert time == round(time)  # or no pipeline could take the student
     z = torch.randn(4, 3, dtype=torch.float64)
@@ -127,9 +127,9 @@ def test_a_student_starts_where_its_networks_errors_are_not_multiplied(exact, le
 
 def test_noise_alone_is_a_level_where_the_network_knows_it():
     squares = torch.cat([COSINE[:-1], torch.zeros(1, dtype=torch.float64)])
-    levels = VariancePreserving.of(squares)
+    levels = VariancePreserving.from_alphas_cumprod(squares)
     assert levels.terminal and len(levels.arguments["sigmas"]) == 999
-    assert levels.at(math.inf) == (999.0, 0.0, 1.0)
+    assert levels.time_and_scales(math.inf) == (999.0, 0.0, 1.0)
     assert levels.time(torch.tensor([math.inf])).item() == 999
 
     class Velocity(nn.Module):
@@ -145,7 +145,7 @@ def test_noise_alone_is_a_level_where_the_network_knows_it():
 
 
 def test_times_between_are_interpolated_and_whole_ones_are_whole():
-    levels = VariancePreserving.of(COSINE)
+    levels = VariancePreserving.from_alphas_cumprod(COSINE)
     table = torch.tensor(levels.arguments["sigmas"])
     for dtype in (torch.float32, torch.float64):
         assert torch.equal(levels.time(table.to(dtype)), torch.arange(1000).to(dtype))
@@ -175,4 +175,4 @@ def test_coordinates_are_kept_to_the_bit(levels):
     again = models.build(models.describe(made))
     sigma = torch.logspace(-1, 1, 7, dtype=torch.float64)
     assert torch.equal(again.time(sigma), made.time(sigma))
-    assert again.at(made.sigma_max) == made.at(made.sigma_max)
+    assert again.time_and_scales(made.sigma_max) == made.time_and_scales(made.sigma_max)

@@ -22,12 +22,14 @@ from vardiu.cli.main import main
 from vardiu.data import DataFree
 from vardiu.data.batch import Batch
 from vardiu.errors import ConfigError
-from vardiu.methods import METHODS, diff_instruct
+from vardiu.methods import diff_instruct
 from vardiu.resources import estimate, rehearse
 from vardiu.resources.footprint import Count, activations, size, weights
 from vardiu.resources.tables import print_estimate
 from vardiu.runs.execute import trainer_of
+from vardiu.runs.stages import stages_of
 from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset
+from vardiu.samplers.pairs import Pairs
 from vardiu.settings.fields import PairSettings
 from vardiu.storage.checkpoints import save_state
 from vardiu.training.optimizers import Optimisation
@@ -43,6 +45,15 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
 
 def stage_of(objective, every: int = 1) -> tuple[Stage, Trainer]:
@@ -87,7 +98,6 @@ def test_activations_leave_training_as_it_was():
     before = objective.streams.state_dict(), objective.teacher_cost
     activations(objective, Batch(4, cond={"label": torch.arange(4) % 2}))
     assert (objective.streams.state_dict(), objective.teacher_cost) == before
-    assert int(objective.solved) == 0
 
 
 def test_a_step_is_timed_over_the_turns_of_all_phases():
@@ -100,8 +110,8 @@ def test_a_step_is_timed_over_the_turns_of_all_phases():
 
     objective.__dict__["student_loss"] = slow
     stage, trainer = stage_of(objective)
-    step, processor, begin, _ = rehearse.steps(trainer, stage, budget=0.1)
-    assert objective.phases[1].every == 2 and begin == 0
+    step, processor, _ = rehearse.steps(trainer, stage, budget=0.1)
+    assert objective.phases[1].every == 2
     assert 0.025 < step < 0.05  # half of the steps are slow
     assert 0 < processor < step  # a sleep is no work
 
@@ -143,7 +153,7 @@ def test_the_command_tells_and_writes_nothing(capsys):
     assert "peak memory" in text and f"{n:,}" in text and "40 steps of" in text
 
 
-def test_all_stages_are_told_and_what_begins_is_counted_apart():
+def test_all_stages_are_told_and_artefacts_are_part_of_the_start(monkeypatch):
     torch.set_default_dtype(torch.float32)
     preset = task_from_preset("distill", "mixture-diff-instruct")
     problem = dataclasses.replace(preset.problem, dim=2, latent=2, modes=4, width=16)
@@ -152,14 +162,28 @@ def test_all_stages_are_told_and_what_begins_is_counted_apart():
     )
     run = RunSettings(samples=200, accumulate=2)
     task = Task("distill", preset.preset, problem, "diff_instruct", settings, run)
+    # Three portions of 512 pairs and one of 464; two are made, each in 1,000 s of this clock.
+    solved, clock = [], Clock()
+
+    def solve(denoiser, z, cond, *, steps):
+        solved.append(len(z))
+        clock.now += 1000.0
+        return Pairs(z, z, {})
+
+    monkeypatch.setattr("vardiu.methods.regression.teacher_pairs", solve)
+    monkeypatch.setattr("vardiu.storage.artefacts.time", clock)
     found = estimate.measure(task, budget=0.05)
+    assert solved == [512, 464]
+    assert 2000.0 < found["seconds"]["start"] < 2100.0  # the two portions that were not made
     assert [row["name"] for row in found["stages"]] == ["pairs", "diff_instruct"]
-    pairs, last = found["stages"]
-    assert pairs["begin"] > 2 * pairs["step"]  # 19 calls of the teacher for 512 pairs
-    # Of 50 steps, four solve a portion of 512 pairs.
-    wanted = 50 * pairs["step"] + 4 * pairs["begin"] + pairs["warm"]
-    assert pairs["seconds"] == pytest.approx(wanted)
-    assert last["begin"] == 0 and set(last["networks"]) == {"teacher", "generator", "fake"}
+    assert set(found["stages"][-1]["networks"]) == {"teacher", "generator", "fake"}
+    disk = found["disk"]
+    assert disk["artefacts"] == 2000 * (2 + 2) * 4  # noise and sample of two float32 each
+    assert disk["total"] == sum(value for name, value in disk.items() if name != "total")
+    found["seconds"]["total"] = sum(found["seconds"].values())
+    console = Console(width=150, record=True, file=open(os.devnull, "w"))
+    print_estimate(found, console)
+    assert "artefacts (pairs, a frame) 31.2 kB" in console.export_text()
 
 
 def test_a_part_keeps_less_than_the_whole_batch():
@@ -171,8 +195,7 @@ def test_a_part_keeps_less_than_the_whole_batch():
     kept = []
     for accumulate in (1, 4):
         run = RunSettings(samples=200, accumulate=accumulate)
-        recipe = METHODS[task.method].recipe(problem_of(task), settings, 0)
-        stage = next(recipe)
+        stage = stages_of(dataclasses.replace(task, settings=settings), problem_of(task)).first()
         trainer = trainer_of(stage, run, torch.device("cpu"))
         trainer.advance(stage.batches)
         kept.append(activations(stage.objective, trainer.batch)["bound"]["generator"])
@@ -182,6 +205,7 @@ def test_a_part_keeps_less_than_the_whole_batch():
 def test_what_a_run_cannot_start_with_is_told(monkeypatch):
     missing = task_from_preset("distill", "mog40-learned")
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(missing.to_mapping())))
+    monkeypatch.setattr("sys.argv", ["estimate"])
     with pytest.raises(SystemExit, match="vardiu teach"):
         estimate.main()
     task = task_from_preset("distill", "mog40")

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from vardiu import export as package
+from vardiu.denoisers.consistency import ConsistencyDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, ExportError
-from vardiu.export import EXPORTS, card, export, single
+from vardiu.export import EXPORTS, card, export, in_single_precision
 from vardiu.export.diffusers import to_diffusers
 from vardiu.export.onnx import to_onnx
 from vardiu.nn import MLP, Precision, UNet
@@ -61,6 +62,11 @@ KINDS = {
     "half": lambda: OneStep(denoiser("bfloat16")),
     "few": lambda: FewStep(denoiser(), [20.0, 1.0]),
     "few ddim": lambda: FewStep(denoiser(), [20.0, 1.0], "ddim"),
+    "consistency": lambda: FewStep(
+        ConsistencyDenoiser(denoiser()),
+        [20.0, 1.0],
+        floor=ConsistencyDenoiser(denoiser()).sigma_min,
+    ),
     "framed": framed,
     "framed together": lambda: framed(1),
 }
@@ -71,7 +77,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_one_graph_of_any_batch(tmp_path, kind):
-    difference = to_onnx(single(KINDS[kind]()), tmp_path / "out")
+    difference = to_onnx(in_single_precision(KINDS[kind]()), tmp_path / "out")
     assert difference < 1e-5
     import onnx
 
@@ -97,7 +103,7 @@ def test_a_network_that_cannot_be_traced_is_named(tmp_path):
 def test_a_pipelines_student_is_one_graph(tmp_path):
     pipelines.pixels(tmp_path / "teacher", "v_prediction")
     student = OneStep.like(load(str(tmp_path / "teacher")))
-    assert to_onnx(single(student), tmp_path / "out") < 1e-4
+    assert to_onnx(in_single_precision(student), tmp_path / "out") < 1e-4
 
 
 ALONE = """
@@ -119,7 +125,7 @@ print(numpy.abs(x - data["x"]).max())
 def test_onnxruntime_needs_nothing_else(tmp_path):
     import numpy as np
 
-    student = single(OneStep(denoiser()))
+    student = in_single_precision(OneStep(denoiser()))
     done = export(student, "onnx", tmp_path / "out")
     z, label = torch.randn(5, 1, 8, 8), torch.arange(5)
     x = student(z, label=label)
@@ -138,7 +144,7 @@ def test_onnxruntime_needs_nothing_else(tmp_path):
 def exported(source, out, **options):
     teacher = load(str(source))
     student = OneStep.like(teacher, **options)
-    return to_diffusers(single(student), out, teacher.origin), student
+    return to_diffusers(in_single_precision(student), out, teacher.origin), student
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,7 @@ def test_a_folder_is_never_written_over(tmp_path):
 
 def test_it_computes_in_single_precision():
     student = OneStep(denoiser("bfloat16"))
-    alone = single(student)
+    alone = in_single_precision(student)
     assert not any(isinstance(m, Precision) for m in alone.modules())
     assert any(isinstance(m, Precision) for m in student.modules())
     z, label = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])

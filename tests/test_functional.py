@@ -16,7 +16,7 @@ from vardiu.functional.bounds import (
     same_condition,
     standard_normal_log_prob,
 )
-from vardiu.functional.scores import denoising, edm_weight, surrogate
+from vardiu.functional.scores import denoising, edm_weight, mean_correction, surrogate
 from vardiu.functional.tensors import lattice_normal, log_sum_exp, pairwise_square, scale_gradient
 
 
@@ -52,6 +52,13 @@ def test_surrogate_has_the_direction_for_gradient():
     surrogate(x, v).sum().backward()
     torch.testing.assert_close(x.grad, v.detach())
     assert v.grad is None
+
+
+def test_mean_correction_is_of_a_row_and_has_a_floor():
+    x = torch.zeros(3, 2, 2)
+    denoised = torch.tensor([4.0, -8.0, 0.0])[:, None, None].expand(3, 2, 2).clone()
+    denoised[0, 0, 0] = 0.0
+    assert mean_correction(denoised, x, 0.5).tolist() == [3.0, 8.0, 0.5]
 
 
 def test_scale_gradient_is_the_identity_forward():

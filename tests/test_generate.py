@@ -12,10 +12,11 @@ from problems import LinearGaussian, mixture_teacher
 from vardiu.denoisers.adapted import AdaptedDenoiser
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import karras_grid
 from vardiu.denoisers.schedules import Flow
 from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
-from vardiu.samplers.step import trajectory
+from vardiu.samplers.trajectories import trajectory
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.teachers.probe import probe
 from vardiu.training.ema import Average
@@ -53,6 +54,27 @@ def test_few_steps_renoise_between_calls():
     assert generator.calls == 2
     with pytest.raises(ValueError, match="sigmas must decrease"):
         FewStep(inner, [1.0, 2.0])
+
+
+def test_a_student_on_edms_grid_has_no_call_at_the_smallest_level():
+    student = FewStep.on_grid(denoiser(), 3)
+    assert student.sigmas == pytest.approx(karras_grid(4, 0.1, 8.0)[:3].tolist())
+    assert FewStep.on_grid(denoiser(), 1, 4.0).sigmas == [4.0]
+
+
+@pytest.mark.parametrize("rule", ["renoise", "ddim"])
+def test_what_a_call_is_shown_is_what_the_calls_before_it_make(rule):
+    student = FewStep(flowing(), [9.0, 4.0, 1.0], rule)
+    z = torch.randn(5, *student.latent_shape)
+    for state in student.states(z):
+        shown = student.simulated(state.index, z)
+        assert not shown.requires_grad
+        torch.testing.assert_close(student.call(state.index, shown), state.denoised)
+
+
+def test_the_one_call_of_a_student_is_shown_its_latent():
+    plain, z = OneStep(denoiser(), 4.0), torch.randn(5, 2)
+    assert plain.simulated(0, z) is z and torch.equal(plain.call(0, z), plain(z))
 
 
 class Scaled(torch.nn.Module):

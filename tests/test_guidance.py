@@ -8,7 +8,6 @@ import torch
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.guidance import Autoguided, Guided
 from vardiu.teachers.functions import FunctionDenoiser
-from vardiu.training.frozen import Frozen
 
 
 @pytest.fixture
@@ -17,6 +16,13 @@ def mixture():
     means = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-2.0, 0.0]]).double()
     labels = torch.tensor([0, 1, 2, 2])
     return MixtureDenoiser(means, 0.5, labels=labels, sigma_min=0.1, sigma_max=10.0)
+
+
+def rows_of_calls(denoiser) -> list[int]:
+    """Rows of each call of a denoiser from now on."""
+    rows: list[int] = []
+    denoiser.register_forward_hook(lambda module, arguments, output: rows.append(len(output)))
+    return rows
 
 
 def test_scale_one_is_the_condition_and_zero_is_none(mixture):
@@ -46,14 +52,44 @@ def test_guidance_is_the_score_of_a_sharpened_class(mixture):
 
 
 def test_guidance_keeps_to_its_interval_and_asks_once(mixture):
-    frozen = Frozen(mixture)
-    guided = Guided(frozen, 4.0, {"label": torch.tensor([2])}, interval=(1.0, 3.0))
+    guided = Guided(mixture, 4.0, {"label": torch.tensor([2])}, interval=(1.0, 3.0))
     x_t, label = torch.randn(3, 2).double(), torch.tensor([0, 1, 0])
     sigma = torch.tensor([0.5, 2.0, 5.0]).double()
-    found, given = guided(x_t, sigma, label=label), mixture(x_t, sigma, label=label)
-    assert frozen.calls == 1 and frozen.samples == 6
+    rows = rows_of_calls(mixture)
+    found = guided(x_t, sigma, label=label)
+    assert rows == [6]
+    given = mixture(x_t, sigma, label=label)
     changed = (found - given).abs().sum(1) > 1e-9
     assert changed.tolist() == [False, True, False]
+
+
+def test_guidance_as_a_condition_mixes_row_by_row(mixture):
+    null = {"label": torch.tensor([2])}
+    guided = Guided(mixture, null=null, interval=(1.0, 3.0))
+    assert guided.conditions == ("label", "guidance")
+    x_t = torch.randn(6, 2).double()
+    sigma = torch.tensor([1.5, 2.0, 1.5, 2.5, 5.0, 2.0]).double()
+    label = torch.tensor([0, 1, 0, 1, 0, 1])
+    given = mixture(x_t, sigma, label=label)
+    none = mixture(x_t, sigma, label=torch.full((6,), 2))
+    # One is the condition, zero none, between and beyond on the line; out of the interval one.
+    guidance = torch.tensor([1.0, 0.0, 2.5, -1.0, 7.0, 0.25]).double()
+    rows = rows_of_calls(mixture)
+    found = guided(x_t, sigma, label=label, guidance=guidance)
+    assert rows == [12]
+    used = torch.tensor([1.0, 0.0, 2.5, -1.0, 1.0, 0.25]).double()[:, None]
+    assert torch.allclose(found, none + used * (given - none), rtol=0, atol=1e-12)
+    assert torch.allclose(found[0], given[0], rtol=0, atol=1e-12)
+    assert torch.equal(found[1], none[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_guidance_of_all_rows_is_the_fixed_scale_bit_for_bit(mixture, dtype):
+    null, label = {"label": torch.tensor([2])}, torch.tensor([0, 1, 0])
+    x_t, sigma = torch.randn(3, 2, dtype=dtype), torch.tensor([0.5, 1.0, 2.0], dtype=dtype)
+    fixed = Guided(mixture, 2.3, null)(x_t, sigma, label=label)
+    row = Guided(mixture, null=null)(x_t, sigma, label=label, guidance=torch.full((3,), 2.3))
+    assert torch.equal(fixed, row)
 
 
 def test_autoguidance_leads_away_from_the_worse_one():
@@ -71,6 +107,14 @@ def test_what_does_not_fit_is_refused(mixture):
         Guided(mixture, 2.0, {})
     with pytest.raises(ValueError, match="finite"):
         Guided(mixture, math.nan, {"label": torch.tensor([2])})
+    free = Guided(mixture, null={"label": torch.tensor([2])})
+    x_t, sigma, label = torch.zeros(3, 2), torch.ones(3), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"guidance must have shape \(3,\).*got none"):
+        free(x_t, sigma, label=label)
+    with pytest.raises(ValueError, match=r"guidance must have shape \(3,\).*got \(3, 1\)"):
+        free(x_t, sigma, label=label, guidance=torch.ones(3, 1))
+    with pytest.raises(ValueError, match="takes a condition 'guidance' itself"):
+        Guided(free, null={"label": torch.tensor([2]), "guidance": torch.ones(1)})
     flat = GaussianDenoiser(torch.zeros(3), torch.ones(3))
     with pytest.raises(ValueError, match="weak denoiser is of"):
         Autoguided(mixture, flat, 2.0)

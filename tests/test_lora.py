@@ -12,18 +12,19 @@ from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.denoisers.lora import LoRA, adapt, adapters, merge
-from vardiu.denoisers.lora_files import keep
+from vardiu.denoisers.lora_files import save_adapter
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.denoisers.prompts import Captioned, Captions
 from vardiu.errors import ConfigError
 from vardiu.functional.tensors import expand_like
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.nn import MLP, UNet
+from vardiu.nn.backbones import backbones
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.prompted import with_prompts, without_prompts
 from vardiu.students.pushforward import Pushforward
 from vardiu.teachers.readers import load
-from vardiu.training.economy import Economy, backbones, recompute
+from vardiu.training.economy import Economy, recompute
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
@@ -274,7 +275,7 @@ def test_peft_reads_what_is_kept(tmp_path):
     pipelines.pixels(tmp_path / "teacher")
     teacher = load(str(tmp_path / "teacher"))
     adapted = stir(adapt(teacher, 3, alpha=2.0))
-    keep(adapters(adapted)[0], tmp_path / "adapter")
+    save_adapter(adapters(adapted)[0], tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == 3 and config["lora_alpha"] == 2.0
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")

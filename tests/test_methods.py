@@ -37,7 +37,7 @@ QUICK += ["--reports", "1", "--evaluations", "1"]
 def here(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 500)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
     shutil.copy(SKELETON, tmp_path / "mine.py")
     return tmp_path
 

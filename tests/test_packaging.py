@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 import yaml
 
 import vardiu
@@ -91,3 +95,21 @@ def test_lazy_names_all_exist():
     for name in vardiu.__all__:
         assert getattr(vardiu, name) is not None
     assert set(vardiu.__all__) <= set(dir(vardiu))
+
+
+@pytest.mark.parametrize("room", ["denoisers", "samplers", "students", "training", "functional"])
+def test_a_room_lends_its_public_names(room):
+    """In a fresh process: whichever room is imported first, there is no circle."""
+    code = (
+        f"import sys, vardiu.{room} as room\n"
+        "assert all(hasattr(room, name) for name in room.__all__) and len(room.__all__) > 5\n"
+        "assert not {'sklearn', 'matplotlib', 'diffusers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_of_rooms_are_functions_and_classes_and_not_their_modules():
+    from vardiu import samplers, training
+
+    assert inspect.isfunction(samplers.step) and inspect.isfunction(samplers.trajectory)
+    assert inspect.isclass(training.Trainer)

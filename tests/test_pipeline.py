@@ -10,7 +10,7 @@ import torch
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.nn import MLP
-from vardiu.runs.execute import count_cost
+from vardiu.runs.execute import TeacherMeter
 from vardiu.runs.task import RunSettings, task_of
 from vardiu.storage.checkpoints import Checkpoints
 
@@ -20,16 +20,17 @@ def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
     teacher = PreconditionedDenoiser(
         network, shape=(2,), sigma_data=1.0, sigma_min=0.1, sigma_max=10.0
     )
-    cost = {"seconds": 0.0, "teacher_calls": 0, "teacher_rows": 0}
+    meter = TeacherMeter(teacher)
+    before = meter()["seconds"]
     x, sigma = torch.zeros(5, 2), torch.ones(5)
-    with count_cost(teacher, cost):
+    with meter.watching():
         fake = copy.deepcopy(teacher)
         teacher(x, sigma)
         fake(x, sigma)
     teacher(x, sigma)
     fake(x, sigma)
-    assert (cost["teacher_calls"], cost["teacher_rows"]) == (1, 5)
-    assert cost["seconds"] > 0
+    assert (meter()["teacher_calls"], meter()["teacher_rows"]) == (1, 5)
+    assert meter()["seconds"] > before
 
 
 def test_milestones_are_kept_and_hold_the_run_as_it_was(tmp_path):

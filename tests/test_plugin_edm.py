@@ -17,7 +17,7 @@ from vardiu.denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from vardiu.denoisers.guidance import Guided
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, NotADenoiser
-from vardiu.export import single
+from vardiu.export import in_single_precision
 from vardiu.export.onnx import to_onnx
 from vardiu.nn import DhariwalUNet, EDM2UNet, SongUNet
 from vardiu.problems.images import ImageProblem
@@ -284,7 +284,7 @@ def leaves_as_a_graph(folder):
     assert problem.space.classes == 10 and isinstance(problem.teacher, Guided)
     student = problem.networks.student()
     assert student.conditions == ("label",) and not isinstance(student.denoiser, Guided)
-    assert to_onnx(single(student), folder / "graph") < 1e-4
+    assert to_onnx(in_single_precision(student), folder / "graph") < 1e-4
 
 
 def test_a_teacher_of_digits_is_accepted(tmp_path):

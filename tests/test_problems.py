@@ -1,6 +1,7 @@
 """The four parts of small problems, against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from vardiu.problems.base import Problem
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.linear import LinearProblem
 from vardiu.problems.toy import STUDENTS, ToyProblem
-from vardiu.settings.fields import DensitySettings, FrameSettings
+from vardiu.settings.fields import DensitySettings, DigitsSettings, FrameSettings
+from vardiu.students.few_step import FewStep
 
 SMALL = DensitySettings(name="ring8", width=8, depth=1)
 
@@ -191,3 +193,13 @@ def test_what_needs_a_teacher_says_so():
     problem = DensityProblem(SMALL, untaught=True)
     with pytest.raises(ConfigError, match="this needs a teacher"):
         problem.teacher_source()(4, torch.Generator())
+
+
+def test_students_of_a_density_with_several_calls_are_denoisers_as_the_fake():
+    problem = DensityProblem(replace(SMALL, calls=3))
+    student = problem.networks.student()
+    assert isinstance(student, FewStep) and student.latent_shape == (3, 2)
+    assert student.sample(5).shape == (5, 2) and student.sigmas[0] == 40.0
+    for kind in (DensitySettings, DigitsSettings):
+        with pytest.raises(ConfigError, match=r"problem\.calls must be at least 1, got 0"):
+            kind(calls=0)

@@ -9,7 +9,7 @@ import vardiu
 
 ROOT = Path(vardiu.__file__).parent
 
-# As docs/architecture-notes.md states it.
+# As docs/architecture.md states it.
 CHAIN = [
     ("cli/runs.py", "distill"),
     ("runs/distill.py", "distill"),
@@ -47,6 +47,6 @@ def test_the_chain_is_short():
 
 
 def test_the_page_states_the_chain():
-    page = (ROOT.parent / "docs" / "architecture-notes.md").read_text()
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
     for file, name in CHAIN:
         assert f"| `vardiu/{file}` | `{name}` |" in page

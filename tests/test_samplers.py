@@ -9,10 +9,10 @@ import torch
 
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import karras_grid, log_grid
-from vardiu.functional.trajectories import step_target
+from vardiu.functional.trajectories import step, step_target
 from vardiu.samplers.ode import DDIM, Ancestral, Euler, Heun
 from vardiu.samplers.pairs import teacher_pairs
-from vardiu.samplers.step import step, trajectory
+from vardiu.samplers.trajectories import trajectory
 
 STD, MEAN, TOP = 0.8, 0.5, 10.0
 TEACHER = GaussianDenoiser(torch.full((3,), MEAN).double(), torch.full((3,), STD**2).double())

@@ -181,11 +181,10 @@ def test_the_same_trainer_goes_on_after_a_step_that_was_broken_off(tmp_path):
         trainer.advance(batches)
     assert all(parameter.grad is None for parameter in trainer.objective.parameters())
     trainer.objective.loss = original
-    optimizer = trainer.optimizers["posterior"]
-    optimizer.step = broken_off
+    trainer.optimizers["generator"].step = broken_off
     with pytest.raises(KeyboardInterrupt):
         trainer.advance(batches)
-    del optimizer.step
+    del trainer.optimizers["generator"].step
     trainer.load_state_dict(state, batches)
     trainer.fit(batches)
     assert equal(weights(trainer.objective), weights(straight.objective))

@@ -319,7 +319,7 @@ class Ideal(torch.nn.Module):
 @pytest.mark.parametrize("true", ["epsilon", "v", "sample"])
 @pytest.mark.parametrize("told", ["epsilon", "v", "sample"])
 def test_a_swapped_prediction_is_named(true, told):
-    levels = VariancePreserving.of(diffusers.DDIMScheduler().alphas_cumprod)
+    levels = VariancePreserving.from_alphas_cumprod(diffusers.DDIMScheduler().alphas_cumprod)
     x = digits()[0][:400]
     network = Ideal(levels, true, MixtureDenoiser(x, 0.1))
     teacher = AdaptedDenoiser(network, levels, prediction=told, shape=(1, 8, 8))
@@ -345,7 +345,9 @@ def test_predicted_noise_is_judged_as_noise():
     """Where DDPM's levels end, at 157, a hundredth of a wrong noise is a mean far out of the data:
     trained networks have it, and sample well."""
     betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-    levels = VariancePreserving.of(diffusers.DDIMScheduler(**betas).alphas_cumprod)
+    levels = VariancePreserving.from_alphas_cumprod(
+        diffusers.DDIMScheduler(**betas).alphas_cumprod
+    )
     assert levels.sigma_max > 150
     x = digits()[0][:400]
     network = Inexact(levels, "epsilon", MixtureDenoiser(x, 0.1))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import vardiu
 
 ROOT = Path(__file__).parent.parent
 WRONG = Path("tests/typing/wrong.py")
@@ -29,6 +33,26 @@ def test_ignored_lines_name_the_code_and_a_reason():
             if re.search(r"#\s*type:\s*ignore", line):
                 assert re.search(r"# type: ignore\[[\w, -]+\]  # \w", line), f"{path}: {line}"
             assert "# mypy:" not in line, f"{path}: {line}"
+
+
+def test_the_stub_names_what_is_imported_lazily_and_nothing_else():
+    tree = ast.parse((ROOT / "vardiu/__init__.pyi").read_text())
+    stated = next(node for node in tree.body if isinstance(node, ast.Assign))
+    assert ast.unparse(stated.targets[0]) == "__all__"
+    assert ast.literal_eval(stated.value) == vardiu.__all__
+    (version,) = (node for node in tree.body if isinstance(node, ast.AnnAssign))
+    modules = {
+        alias.name: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    # A room of its own, loaded lazily too.
+    assert modules.pop("teachers") is None and vardiu.teachers.load
+    assert {ast.unparse(version.target), *modules} == set(vardiu.__all__)
+    for name, module in modules.items():
+        owner = importlib.import_module(f"vardiu.{module}")
+        assert getattr(owner, name) is getattr(vardiu, name), name
 
 
 def test_nine_mistakes_are_reported_and_nothing_else():

@@ -10,8 +10,9 @@ from cases import CASES, batch_of, denoiser, student
 from problems import mixture_teacher
 
 from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.functional.distances import pseudo_huber
 from vardiu.functional.tensors import expand_like
-from vardiu.methods.regression import PORTION, Regression, make_pairs, pseudo_huber
+from vardiu.methods.regression import PORTION, Regression, make_pairs
 from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import Pairs, teacher_pairs
 from vardiu.settings.fields import PairSettings

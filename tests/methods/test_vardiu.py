@@ -375,6 +375,40 @@ class ShiftedPosterior(ExactPosterior):
         return super().forward(x_t - 3 * label[:, None], sigma)
 
 
+class Texted(Affine):
+    """x = A z + b + 3 sum of the text, a condition of two dimensions a row."""
+
+    def forward(self, z, *, text):
+        return super().forward(z) + 3 * text.sum((1, 2))[:, None]
+
+
+class TextedPosterior(ExactPosterior):
+    def forward(self, x_t, sigma, *, text):
+        return super().forward(x_t - 3 * text.sum((1, 2))[:, None], sigma)
+
+
+def test_particles_take_conditions_of_more_than_one_dimension():
+    problem, n = LinearGaussian(), 5
+    student = Texted(problem.matrix, problem.shift)
+    objective = VarDiU(
+        problem.teacher, student, TextedPosterior(student), levels=LEVELS, particles=2
+    )
+    text = torch.randn(n, 3, 4)
+    draw = draw_of(problem, n, 1.0)._replace(cond={"text": text})
+    x = student(draw.z, text=text)
+    x_t = (x + draw.noise).detach()
+    with torch.no_grad():
+        got = objective.negative_entropy(draw.z, x, x, x_t, draw.sigma, draw.cond)
+    mean = problem.shift + 3 * text.sum((1, 2))[:, None]
+    covariance = problem.matrix @ problem.matrix.T + torch.eye(3)
+    marginal = torch.distributions.MultivariateNormal(mean, covariance)
+    # With the exact posterior each ratio is the marginal itself, with the row's own condition.
+    torch.testing.assert_close(got, marginal.log_prob(x_t), rtol=1e-10, atol=1e-10)
+    loss = objective.loss(Batch(n, cond={"text": text}), 0)
+    loss.value.backward()
+    assert loss.value.isfinite() and student.matrix.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("particles", [1, 3])
 def test_with_the_exact_posterior_particles_have_no_variance(particles):
     """Each ratio is the marginal itself, row by row, with the row's own level and class."""

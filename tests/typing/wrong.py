@@ -11,20 +11,20 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution
 
+import vardiu
 from vardiu.data.batch import Batch
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.posteriors.encoder import Posterior
 from vardiu.problems.base import Problem
 from vardiu.students.base import Generator
-from vardiu.students.few_step import OneStep
 from vardiu.training.objective import Loss, Objective, Phase
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.stage import Stage
 
 
 def a_student_in_the_place_of_its_denoiser(student: Generator) -> Generator:
-    return OneStep(student)  # expect: arg-type
+    return vardiu.OneStep(student)  # expect: arg-type
 
 
 def a_denoiser_that_is_not_told_the_level(denoiser: Denoiser, x_t: Tensor) -> Tensor:

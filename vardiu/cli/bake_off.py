@@ -28,7 +28,7 @@ def bake_off(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm (5)")
     parser.add_argument("--seconds", type=float, help="budget of a run, in seconds of training")
     parser.add_argument("--calls", type=int, help="budget of a run, in rows of the teacher")
-    parser.add_argument("--budgets", help=f"some of {','.join(BUDGETS)} (all that fit)")
+    parser.add_argument("--budgets", help=f"some of {','.join(BUDGETS)} (the contest's)")
     parser.add_argument("--teachers", help="some of the contest's, by commas (all)")
     parser.add_argument("--arms", help="some of the contest's, by commas (all)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
@@ -50,7 +50,9 @@ def bake_off(arguments: list[str]) -> None:
         seeds=chosen.seeds,
         seconds=chosen.seconds or contest.seconds,
         rows=chosen.calls or contest.rows,
-        budgets=chosen_names(chosen.budgets, contest.budgets, "--budgets"),
+        budgets=contest.budgets
+        if chosen.budgets is None
+        else chosen_names(chosen.budgets, BUDGETS, "--budgets"),
         teachers=chosen_names(chosen.teachers, contest.teachers, "--teachers"),
         arms=chosen_names(chosen.arms, contest.arms, "--arms"),
         threads=chosen.threads,

@@ -26,7 +26,7 @@ def export_(arguments: list[str]) -> None:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
     student, problem, task = trained_student(folder, chosen)
     student = problem.without_prompts(student)
-    origin = problem.teacher.origin
+    origin = None if problem.teacher is None else problem.teacher.origin
     if origin is not None and folder.file("adapter").is_dir():
         parts = {**origin.parts, "adapter": folder.file("adapter")}
         origin = dataclasses.replace(origin, parts=parts)

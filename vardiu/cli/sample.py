@@ -47,7 +47,7 @@ def sample(arguments: list[str]) -> None:
         **{name: value.numpy() for name, value in cond.items()},
     }
     partial = path.with_name(f".{path.stem}.part.npz")
-    np.savez_compressed(partial, **arrays)
+    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its one flag
     partial.replace(path)
     picture = path.with_suffix(".png")
     problem.scores.plot_samples(x, picture)

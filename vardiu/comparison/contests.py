@@ -47,8 +47,7 @@ class Contest:
         arms: Competitors beside those that the methods bring, by a short name.
         seconds: The budget of a run in seconds of training, its start included.
         rows: The budget of a run in rows that the teacher evaluates.
-        budgets: The budgets that its arms can be given. Only `own`, each arm's own number of
-            updates, where a start before the method itself takes a part of the time.
+        budgets: The budgets that its arms are given where none are asked for.
     """
 
     about: str

@@ -2,8 +2,9 @@ r"""A bake-off: the arms of a contest, each with several seeds, under equal budg
 
 Budgets are `time` (equal seconds of training), `calls` (equal rows of the teacher) and `own` (each
 arm's own number of updates). Seconds are turned into numbers of updates *before* the runs: all
-arms are timed in turn, in one process, and the result is kept in `plan.json`. So a run is a
-function of its settings and its seed, is not cut by a clock, and can be killed and gone on with.
+arms are timed in turn, in one process, all stages of their recipes, and the result is kept in
+`plan.json`. So a run is a function of its settings and its seed, is not cut by a clock, and can be
+killed and gone on with.
 
 Each run is a folder of its own, carried out by a process of its own; finished runs are kept, and
 the same command again does what is missing.
@@ -13,25 +14,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..data.batches import Batches
-from ..errors import ConfigError, Diverged
-from ..runs.execute import device_of
-from ..runs.stages import stages_of
-from ..runs.task import RunSettings, Task, problem_of
+from ..errors import ConfigError
+from ..runs.task import RunSettings, Task
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
-from ..training.trainer import Trainer
 from .contests import Competitor, Contest
+from .prices import Price, Rehearsal
 
 __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 
@@ -111,81 +107,84 @@ class Result:
 # ---------------------------------------------------------------- the plan
 
 
-def updates_of(arm: Competitor, rates: dict[str, float], bake: BakeOff, budget: str) -> int:
+# Of a budget: its unit, and the option that raises it.
+UNITS = {"time": ("seconds", "--seconds"), "calls": ("rows", "--calls")}
+
+
+def updates_of(
+    arm: Competitor, prices: Mapping[str, Mapping[str, float]], bake: BakeOff, budget: str
+) -> int:
     r"""Returns the number of student updates that a budget pays for.
+
+    What is spent before the first update (artefacts, stages of fixed length) is paid from the
+    budget. Where the updates cost nothing, as the teacher's rows of a regression on pairs, an arm
+    takes its own number of them.
 
     Raises:
         ConfigError: It pays for fewer than `LEAST_STEPS`.
     """
     if budget == "own":
         return arm.settings.steps
-    unit, amount = ("seconds", bake.seconds) if budget == "time" else ("rows", bake.rows)
-    price = rates[unit]
-    steps = round(amount / price)
+    unit, option = UNITS[budget]
+    amount = bake.seconds if budget == "time" else bake.rows
+    price = Price(**prices[unit])
+    needed = price.fixed + LEAST_STEPS * price.update
+    if amount < price.fixed:
+        raise ConfigError(
+            f"{arm.title} spends {price.fixed:.6g} {unit} before its first update (pairs, a "
+            f"frame, stages of fixed length), the budget is {amount:g} {unit}: raise {option} to "
+            f"{needed:.6g} at least, or leave it out with --arms"
+        )
+    if not price.update:
+        return arm.settings.steps
+    steps = round((amount - price.fixed) / price.update)
     if steps < LEAST_STEPS:
         raise ConfigError(
-            f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price:.3g} {unit} "
-            f"each; at least {LEAST_STEPS} are needed: raise "
-            f"--{'calls' if unit == 'rows' else unit}"
+            f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price.update:.3g} "
+            f"{unit} each and {price.fixed:.6g} before the first; at least {LEAST_STEPS} are "
+            f"needed: raise {option} to {needed:.6g} at least"
         )
     return steps
 
 
-def calibrate(bake: BakeOff, teacher: str, rounds: int = 5) -> dict[str, dict[str, float]]:
-    r"""Times a student update of every arm of the contest, in turn.
+def calibrate(
+    bake: BakeOff, teacher: str, rounds: int = 5
+) -> dict[str, dict[str, dict[str, float]]]:
+    r"""Walks through the recipes of all arms of the contest, in turn.
 
     Returns:
-        For each arm the median `seconds` of an update over the rounds (none without rounds), and
-        the `rows` that the teacher evaluates in it.
-
-    Raises:
-        ConfigError: An arm has several stages, whose length does not follow from one number.
+        For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
+        an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`; no
+        seconds without rounds.
     """
     torch.set_num_threads(bake.threads)
-    trainers = {}
-    for name, arm in bake.contest.arms.items():
-        task = _task(bake, teacher, arm, 0, arm.settings.steps)
-        problem = problem_of(task)
-        torch.manual_seed(0)
-        stage = stages_of(task, problem).first()
-        if stage.name != arm.method:
-            raise ConfigError(
-                f"{arm.title} begins with a stage {stage.name!r}: its time does not follow from "
-                "the number of updates. Take --budgets own"
-            )
-        device = device_of("auto")
-        trainer = Trainer(stage.objective.to(device), stage.optimisation, steps=stage.steps)
-        trainers[name] = (trainer, stage.batches, stage.steps // arm.settings.steps)
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(rounds + 1):
-        for name, (trainer, batches, ratio) in trainers.items():
-            started, updates = time.perf_counter(), 0
-            while updates < 3 or (rounds and time.perf_counter() - started < 0.25):
-                for _ in range(ratio):
-                    _advance(trainer, batches, bake.contest.arms[name].title)
-                updates += 1
-            if turn:  # the first one warms up
-                seconds[name].append((time.perf_counter() - started) / updates)
-    return {
-        name: {
-            "rows": trainer.objective.teacher_cost[1] * ratio / trainer.step,
-            **({"seconds": statistics.median(seconds[name])} if rounds else {}),
-        }
-        for name, (trainer, _, ratio) in trainers.items()
+    rehearsals = {
+        name: Rehearsal(_task(bake, teacher, arm, 0, arm.settings.steps), arm.title)
+        for name, arm in bake.contest.arms.items()
     }
-
-
-def _advance(trainer: Trainer, batches: Batches, title: str) -> None:
-    try:
-        trainer.advance(batches)
-    except Diverged as error:
-        raise Diverged(f"{title} cannot be timed: {error}") from error
+    for turn in range(rounds + 1):
+        for rehearsal in rehearsals.values():
+            rehearsal.walk(0.25 if rounds else 0.0)
+            if rounds and not turn:  # the first one warms up
+                rehearsal.forget_seconds()
+    units = ("rows", "seconds") if rounds else ("rows",)
+    return {
+        name: {unit: price._asdict() for unit, price in rehearsal.prices(units).items()}
+        for name, rehearsal in rehearsals.items()
+    }
 
 
 def plan(bake: BakeOff) -> dict[str, Any]:
     r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known = json.loads(path.read_text()) if path.is_file() else {"prices": {}}
+    known: dict[str, Any] = {"format": 2, "prices": {}}
+    if path.is_file():
+        known = json.loads(path.read_text())
+    if known.get("format") != 2:
+        raise ConfigError(
+            f"{path} must be of format 2, got {known.get('format')}: an older version wrote it. "
+            "Work in another folder, with --out"
+        )
     if set(bake.budgets) == {"own"}:
         return known
     units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())

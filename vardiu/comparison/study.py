@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from ..denoisers.exact import EmpiricalDenoiser
 from ..denoisers.levels import Levels
+from ..functional.scores import Weight
 from ..methods.vardiu import VarDiU
 from ..monitoring.gradients import (
     at_step,
@@ -23,6 +24,7 @@ from ..problems.base import Problem
 from ..runs.stages import stages_of
 from ..runs.task import problem_of
 from ..settings import build
+from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -42,30 +44,45 @@ ROWS, DRAWS = 16_384, 128  # noisy samples of the reference, estimates of the gr
 # ---------------------------------------------------------------- the study of gradients
 
 
+@runtime_checkable
+class Weighted(Protocol):
+    r"""An objective of weighted noise levels: the study's reference has the same."""
+
+    levels: Levels
+    weight: Weight
+
+
 def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
-    r"""Yields a finished run's objective as it was at each of its milestones."""
-    for folder in sorted((cell.folder / "milestones").glob("0-*")):
-        store = Checkpoints(folder)
-        for step in store.steps():
-            problem = problem_of(cell.task)
-            torch.manual_seed(cell.seed)
-            stage = stages_of(cell.task, problem).first()
-            trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
-            trainer.load_state_dict(store.load(step), stage.batches)
-            yield problem, stage, trainer
+    r"""Yields a finished run's last objective as it was at each of its milestones."""
+    problem = problem_of(cell.task)
+    torch.manual_seed(cell.seed)
+    recipe = stages_of(cell.task, problem, Artefacts(cell.folder / "artefacts"))
+    stage: Stage | None = recipe.first()
+    while stage is not None:
+        last, trainer = stage, Trainer(stage.objective, stage.optimisation, steps=stage.steps)
+        folder = cell.folder / "milestones" / f"{recipe.index}-{stage.name}"
+        # The stages before need no training: a milestone holds all that is loaded.
+        stage = recipe.after(trainer)
+    store = Checkpoints(folder)
+    for step in store.steps():
+        trainer.load_state_dict(store.load(step), last.batches)
+        yield problem, last, trainer
 
 
 def gradients(cell: Cell) -> list[dict[str, Any]]:
-    r"""Returns bias and variance of a run's gradient at its milestones, and the bound's slack."""
+    r"""Returns bias and variance of a run's gradient at its milestones, and the bound's slack;
+    nothing of a method that weighs no levels, whose gradient is another."""
     rows = []
     for problem, stage, trainer in milestones(cell):
         objective, step = trainer.objective, max(0, trainer.step - 1)
+        if not isinstance(objective, Weighted):
+            return []
         random = torch.Generator().manual_seed(1234)
         student = student_marginal(objective.generator, MARGINAL, random)
         reference, error = reference_gradient(
             objective.generator,
             student,
-            problem.teacher,
+            problem.known_teacher,
             levels=at_step(objective.levels, step),
             weight=objective.weight,
             random=random,
@@ -114,5 +131,7 @@ def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]: 
         if not path.is_file():
             console.print(f"gradients of {cell.teacher}, {cell.arm}", highlight=False)
             write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
-        found.setdefault(cell.teacher, {})[cell.arm] = json.loads(path.read_text())
+        rows = json.loads(path.read_text())
+        if rows:
+            found.setdefault(cell.teacher, {})[cell.arm] = rows
     return found

@@ -2,7 +2,7 @@ r"""What the data gives a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -71,11 +71,12 @@ def divided_rows(value: Any, parts: int) -> list[Any]:  # noqa: ANN401 (any nest
     return [value] * parts
 
 
-def _divided_sequence(value: Sequence[Any], parts: int) -> list[Any]:
+def _divided_sequence(value: tuple[Any, ...] | list[Any], parts: int) -> list[Any]:
     divided = [divided_rows(item, parts) for item in value]
     rows = [[items[i] for items in divided] for i in range(parts)]
-    named = hasattr(value, "_fields")  # a named tuple is made of its fields, one by one
-    return [type(value)(*row) if named else type(value)(row) for row in rows]
+    # A named tuple is made of its fields, one by one, or by `_make` of all.
+    make: Callable[[list[Any]], Any] = getattr(value, "_make", type(value))
+    return [make(row) for row in rows]
 
 
 def _share(rows: int, parts: int) -> int:

@@ -10,7 +10,7 @@ import abc
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -39,11 +39,14 @@ class TooManyCorrupt(ValueError):
     r"""More images are corrupt than the user allowed; the message names each."""
 
 
-class Item(NamedTuple):
+Pixels = TypeVar("Pixels", Image.Image, Tensor)
+
+
+class Item(NamedTuple, Generic[Pixels]):
     r"""An image, or its tensor in [-1, 1], with what is known of it."""
 
     name: str
-    image: Image.Image | Tensor
+    image: Pixels
     label: int | None = None
     caption: str | None = None
 
@@ -183,7 +186,7 @@ class ImageBatches(Batches):
         self.shuffle = not records.ordered if shuffle is None else shuffle
         self.corrupt: dict[str, str] = {}
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-        self._kept: dict[int, Item] = {}
+        self._kept: dict[int, Item[Tensor]] = {}
         self._room = CACHE // (4 * int(np.prod(self.shape)))
 
     def at(self, index: int) -> Batch:
@@ -191,7 +194,7 @@ class ImageBatches(Batches):
         items = [self.row(begin + i) for i in range(self.batch_size)]
         return collate(items, self.labels, self.encode)
 
-    def row(self, place: int) -> Item:
+    def row(self, place: int) -> Item[Tensor]:
         r"""Returns the first image at or after a place in the endless order that can be read."""
         for ahead in range(len(self.records)):
             index = self._index(place + ahead)
@@ -210,10 +213,10 @@ class ImageBatches(Batches):
             self._epoch, self._order = epoch, order
         return int(self._order[place])
 
-    def _read(self, index: int) -> Item:
+    def _read(self, index: int) -> Item[Tensor]:
         if index not in self._kept:
-            item = self.records.item(index)
-            item = item._replace(image=to_tensor(item.image, self.shape, self.resize))
+            name, image, label, caption = self.records.item(index)
+            item = Item(name, to_tensor(image, self.shape, self.resize), label, caption)
             if len(self._kept) >= self._room:
                 return item
             self._kept[index] = item
@@ -240,7 +243,7 @@ class ImageBatches(Batches):
 
 
 def collate(
-    items: Sequence[Item],
+    items: Sequence[Item[Tensor]],
     labels: bool,
     encode: Callable[[Sequence[str]], Mapping[str, Tensor]] | None,
 ) -> Batch:

@@ -33,7 +33,7 @@ class Encoded(Batches):
         self.batches.rank, self.batches.world = self.rank, self.world
         batch = self.batches.at(index)
         self.batches.count = index + 1
-        return batch._replace(x=self.encode(batch.x))
+        return batch._replace(x=self.encode(batch.clean()))
 
     def state_dict(self) -> dict[str, Any]:
         return self.batches.state_dict()

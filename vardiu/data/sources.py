@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .batches import Batches
 from .digits import digits
-from .images import Corrupt, ImageBatches, Item, Records, TooManyCorrupt, collate
+from .images import Corrupt, ImageBatches, Records, TooManyCorrupt, collate
 from .photos import photos
 from .records import SUFFIXES, Arrays, Folder, Hub, Parquet, Tar, Tensors
 
@@ -178,6 +178,6 @@ def read_data(
         found, own, 1, resize=resize, shuffle=False, corrupt=corrupt, labels=labels
     )
     places = torch.linspace(0, len(found) - 1, min(n, len(found))).long().tolist()
-    items: list[Item] = [batches.row(place) for place in places]
+    items = [batches.row(place) for place in places]
     batch = collate(items, labels, None)
     return batch.clean(), batch.cond

@@ -115,7 +115,7 @@ class AdaptedDenoiser(Wrapper, Denoiser):
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
         r"""The latent is the network's own input at this level, which may be infinite."""
-        time, *scales = self.coordinates.at(sigma)
+        time, *scales = self.coordinates.time_and_scales(sigma)
         alpha, s = (z.new_full((), scale) for scale in scales)
         x_s = s * z if self.coordinates.exploding else z
         return self.read(x_s, z.new_full((z.shape[0],), time), alpha, s, **cond)
@@ -123,7 +123,7 @@ class AdaptedDenoiser(Wrapper, Denoiser):
     def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
         r"""The latent is the network's own input: in our coordinate :math:`z / \alpha`, or
         :math:`\sigma z` where that input grows with the level."""
-        _, alpha, s = self.coordinates.at(sigma)
+        _, alpha, s = self.coordinates.time_and_scales(sigma)
         return (s if self.coordinates.exploding else 1.0) / alpha * z
 
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:

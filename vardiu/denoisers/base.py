@@ -23,12 +23,14 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..nn.backbones import Interface
 
 __all__ = ["Denoiser"]
 
 
-class Denoiser(nn.Module, abc.ABC):
+class Denoiser(Interface, abc.ABC):
     r"""The interface: `denoiser(x_t, sigma, **cond)` returns :math:`\mathbb{E}[x \mid x_t]`.
 
     Attributes:

@@ -5,7 +5,8 @@ r"""Guidance: denoisers made of denoisers.
 
 With :math:`D_0` the same network under the null or a negative condition it is classifier-free
 guidance, with a worse network under the same condition autoguidance. A student that is distilled
-from :math:`D_w` has the guidance in its weights, and asks one call.
+from :math:`D_w` has the guidance in its weights, and asks one call. The scale is a constant, or a
+condition `guidance` of each row.
 
 References:
     | Classifier-Free Diffusion Guidance (Ho and Salimans, 2022), https://arxiv.org/abs/2207.12598
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -33,10 +35,13 @@ class Mixed(Denoiser):
     r"""What both guidances share: the scale, its interval, and where a student starts."""
 
     def __init__(
-        self, denoiser: Denoiser, scale: float, interval: tuple[float, float] = (0.0, math.inf)
+        self,
+        denoiser: Denoiser,
+        scale: float | None,
+        interval: tuple[float, float] = (0.0, math.inf),
     ) -> None:
         super().__init__()
-        if not math.isfinite(scale):
+        if scale is not None and not math.isfinite(scale):
             raise ValueError(f"the guidance scale must be finite, got {scale}")
         if not interval[0] < interval[1]:
             raise ValueError(f"the interval must be of positive length, got {interval}")
@@ -59,14 +64,19 @@ class Mixed(Denoiser):
             "unguided denoiser, its `denoiser`"
         )
 
-    def mix(self, good: Tensor, bad: Tensor, sigma: Tensor) -> Tensor:
+    def mix(
+        self, good: Tensor, bad: Tensor, sigma: Tensor, guidance: Tensor | None = None
+    ) -> Tensor:
         low, high = self.interval
         inside = (sigma >= low) & (sigma <= high)
-        scale = expand_like(torch.where(inside, self.scale, 1.0).to(good.dtype), good)
+        wanted = self.scale if guidance is None else guidance
+        assert wanted is not None
+        scale = expand_like(torch.where(inside, wanted, 1.0).to(good.dtype), good)
         return bad + scale * (good - bad)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale:g}, interval={self.interval}"
+        scale = "a condition" if self.scale is None else f"{self.scale:g}"
+        return f"scale={scale}, interval={self.interval}"
 
 
 class Guided(Mixed):
@@ -74,23 +84,30 @@ class Guided(Mixed):
 
     Arguments:
         denoiser: The conditional denoiser.
-        scale: The scale :math:`w`; one is no guidance.
+        scale: The scale :math:`w`; one is no guidance. `None` makes it a condition: `guidance`,
+            one number a row, :math:`(B)`. A network that starts from the denoiser does not take
+            it: student and fake of a changing scale are networks that know the condition.
         null: The condition that stands for none, or a negative one, by name; each of one row, as
             one row of the condition.
         interval: The levels between which there is guidance.
 
     Raises:
-        ValueError: `null` names other conditions than the denoiser takes.
+        ValueError: `null` names other conditions than the denoiser takes, or the denoiser has a
+            condition `guidance` itself.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        scale: float,
-        null: Mapping[str, Tensor],
+        scale: float | None = None,
+        null: Mapping[str, Tensor] = MappingProxyType({}),
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> None:
         super().__init__(denoiser, scale, interval)
+        if scale is None:
+            if "guidance" in denoiser.conditions:
+                raise ValueError("the denoiser takes a condition 'guidance' itself: give a scale")
+            self.conditions = (*denoiser.conditions, "guidance")
         if set(null) != set(denoiser.conditions) or not null:
             raise ValueError(
                 f"null must give {list(denoiser.conditions)}, the denoiser's conditions, got "
@@ -100,12 +117,18 @@ class Guided(Mixed):
             self.register_buffer(f"null_{name}", value, persistent=False)
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        guidance = cond.pop("guidance", None) if self.scale is None else None
+        if self.scale is None and (guidance is None or guidance.shape != sigma.shape):
+            found = "none" if guidance is None else str(tuple(guidance.shape))
+            raise ValueError(
+                f"guidance must have shape ({len(sigma)},), one scale a row, got {found}"
+            )
         both = {
             name: torch.cat([value, getattr(self, f"null_{name}").to(value).expand_as(value)])
             for name, value in cond.items()
         }
         good, bad = self.denoiser(torch.cat([x_t, x_t]), sigma.repeat(2), **both).chunk(2)
-        return self.mix(good, bad, sigma)
+        return self.mix(good, bad, sigma, guidance)
 
 
 class Autoguided(Mixed):

@@ -13,12 +13,14 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "Geometric",
+    "LevelRange",
     "Levels",
     "Linear",
     "LogNormal",
@@ -32,6 +34,13 @@ __all__ = [
 
 
 Schedule = float | Callable[[int], float]
+
+
+class LevelRange(TypedDict):
+    r"""The smallest and the largest noise level, as arguments of a denoiser."""
+
+    sigma_min: float
+    sigma_max: float
 
 
 def at(value: Schedule, step: int) -> float:

@@ -17,22 +17,25 @@ References:
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..nn.recompute import Recomputing
 from ..nn.taps import Features, Wrapper, ask_features
 from .base import Denoiser
 
 __all__ = ["LoRA", "adapt", "adapters", "merge"]
 
 
-class Adapted:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Adapted(nn.Module):
     r"""A layer of the base with the adapter's part added to its output.
 
     It is a shallow copy of the layer: it has the layer's own weights, and nothing of its own but
@@ -47,15 +50,20 @@ class Adapted:
         if isinstance(self, nn.Linear):
             low = nn.functional.linear(nn.functional.linear(x, down), up)
         else:
+            assert isinstance(self, nn.Conv2d)  # as all other layers that are adapted
             h = nn.functional.conv2d(x, down, None, self.stride, self.padding, self.dilation)
             low = nn.functional.conv2d(h, up)
         return output + adapter.alpha / adapter.rank * low
 
 
-@functools.cache
+ADAPTED: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
-    r"""Returns a class of layers with the adapter's part added to their output."""
-    return type(f"Adapted{cls.__name__}", (Adapted, cls), {})
+    r"""Returns a class of layers with the adapter's part added to their output, one of each."""
+    if cls not in ADAPTED:
+        ADAPTED[cls] = type(f"Adapted{cls.__name__}", (Adapted, cls), {})
+    return ADAPTED[cls]
 
 
 class LoRA(Wrapper):
@@ -69,7 +77,14 @@ class LoRA(Wrapper):
 
     Raises:
         ValueError: The rank is not positive, or no layer is found.
+
+    Attributes:
+        network: The base.
+        twin: The base with this adapter: its layers, weights and buffers are the base's own, and
+            what leads to an adapted layer is a shallow copy.
     """
+
+    twin: nn.Module
 
     def __init__(
         self, network: nn.Module, rank: int = 8, alpha: float | None = None, targets: str = ""
@@ -77,7 +92,8 @@ class LoRA(Wrapper):
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        self.__dict__["_held"] = (network.requires_grad_(False),)
+        # In __dict__ a module escapes nn.Module's registration.
+        self.__dict__["network"] = network.requires_grad_(False)
         self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
         self.targets = targets
         layers = {
@@ -93,30 +109,20 @@ class LoRA(Wrapper):
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, layer in layers.items():
             m, *rest = layer.weight.shape
-            like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-            down = nn.Parameter(torch.empty(rank, *rest, **like))
+            device, dtype = layer.weight.device, layer.weight.dtype
+            down = nn.Parameter(torch.empty(rank, *rest, device=device, dtype=dtype))
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
             ones = [1] * (len(rest) - 1)
             self.down[key(name)] = down
-            self.up[key(name)] = nn.Parameter(torch.zeros(m, rank, *ones, **like))
-        copies: dict[nn.Module, nn.Module] = {}
-        self.__dict__["_twin"] = (self._copied(network, copies),)
-        self.__dict__["_copies"] = copies
-
-    @property
-    def network(self) -> nn.Module:
-        return self.__dict__["_held"][0]
+            up = torch.zeros(m, rank, *ones, device=device, dtype=dtype)
+            self.up[key(name)] = nn.Parameter(up)
+        self._copies: dict[nn.Module, nn.Module] = {}
+        self.__dict__["twin"] = self._copied(network, self._copies)
 
     @property
     def names(self) -> list[str]:
         r"""The names of the layers that are adapted."""
         return [name.replace("/", ".") for name in self.down]
-
-    @property
-    def twin(self) -> nn.Module:
-        r"""The base with this adapter: its layers, weights and buffers are the base's own, and
-        what leads to an adapted layer is a shallow copy."""
-        return self.__dict__["_twin"][0]
 
     def forward(self, *arguments: Any, **cond: Any) -> Tensor:  # noqa: ANN401
         return self.twin(*arguments, **cond)
@@ -149,7 +155,7 @@ class LoRA(Wrapper):
 
     def train(self, mode: bool = True) -> LoRA:
         r"""Sets the adapter's mode; the base keeps its own, which the twin follows from here."""
-        for module, twin in self.__dict__["_copies"].items():
+        for module, twin in self._copies.items():
             twin.training = module.training
         return super().train(mode)
 
@@ -169,7 +175,13 @@ class LoRA(Wrapper):
         return network
 
     def enable_gradient_checkpointing(self) -> None:
-        r"""Has the twin recompute activations: with its adapter, as it has no other."""
+        r"""Has the twin recompute activations: with its adapter, as it has no other.
+
+        Raises:
+            TypeError: The base has no blocks to run again.
+        """
+        if not isinstance(self.twin, Recomputing):
+            raise TypeError(f"a {type(self.network).__name__} has no blocks to run again")
         self.twin.enable_gradient_checkpointing()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LoRA:
@@ -189,7 +201,7 @@ def key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def with_child(module: nn.Module, name: str, value: nn.Module) -> nn.Module:
+def with_child(module: M, name: str, value: nn.Module) -> M:
     r"""Returns a shallow copy of a module with another child of this name."""
     twin = copy.copy(module)
     twin._modules = {**module._modules, name: value}
@@ -219,10 +231,17 @@ def adapters(module: nn.Module) -> list[LoRA]:
     return [m for m in module.modules() if isinstance(m, LoRA)]
 
 
-def merge(module: nn.Module) -> nn.Module:
-    r"""Returns a copy of a module with every adapter merged into a copy of its base."""
+def merge(module: M) -> M:
+    r"""Returns a copy of a module with every adapter in it merged into a copy of its base.
+
+    Raises:
+        TypeError: The module is an adapter itself, see `LoRA.merged`.
+    """
     if isinstance(module, LoRA):
-        return module.merged()
+        raise TypeError("an adapter becomes its base: call its own merged()")
     twin = copy.copy(module)
-    twin._modules = {name: merge(m) if m is not None else m for name, m in module._modules.items()}
+    twin._modules = {**module._modules}
+    for name, child in module._modules.items():
+        if child is not None:
+            twin._modules[name] = child.merged() if isinstance(child, LoRA) else merge(child)
     return twin

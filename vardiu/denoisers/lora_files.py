@@ -9,13 +9,13 @@ from safetensors.torch import save_file
 
 from .lora import LoRA
 
-__all__ = ["keep"]
+__all__ = ["save_adapter"]
 
 
 PREFIX = "base_model.model."
 
 
-def keep(adapter: LoRA, folder: Path) -> Path:
+def save_adapter(adapter: LoRA, folder: Path) -> Path:
     r"""Writes an adapter: `adapter_model.safetensors` and `adapter_config.json`, peft's format."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors, names = {}, []

@@ -66,7 +66,7 @@ class Coordinates(nn.Module, abc.ABC):
         r"""Returns the nearest level that has a time of its own; any has, of continuous times."""
         return sigma
 
-    def at(self, sigma: float) -> tuple[float, float, float]:
+    def time_and_scales(self, sigma: float) -> tuple[float, float, float]:
         r"""Returns time, :math:`\alpha` and :math:`s` of one level, in double precision."""
         level = torch.tensor([sigma], dtype=torch.float64)
         alpha, s = self.scales(level)
@@ -149,7 +149,7 @@ class VariancePreserving(Discrete):
     r"""Discrete times with :math:`\alpha^2 + s^2 = 1`, the schedules of DDPM and its kin."""
 
     @classmethod
-    def of(cls, alphas_cumprod: Tensor) -> VariancePreserving:
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> VariancePreserving:
         r"""Returns the coordinates of a table of :math:`\bar\alpha_t = \alpha_t^2`."""
         squares = alphas_cumprod.double()
         return cls((((1 - squares) / squares) ** 0.5).tolist())
@@ -158,7 +158,7 @@ class VariancePreserving(Discrete):
         alpha = (1 + sigma.square()).rsqrt()
         return alpha, torch.where(sigma.isinf(), 1.0, sigma * alpha)
 
-    def at(self, sigma: float) -> tuple[float, float, float]:
+    def time_and_scales(self, sigma: float) -> tuple[float, float, float]:
         r"""The scales are the roots of single-precision squares, as in every scheduler: at great
         noise a prediction of it is divided by a small scale, and the last bit counts."""
         square = np.float32(1 / (1 + sigma**2))

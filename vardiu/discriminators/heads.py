@@ -98,25 +98,26 @@ class ConvHead(Head):
                 f"{channels}, {tuple(size)}, {width}"
             )
         self.arguments = {"channels": channels, "size": list(size), "width": width}
+        self.channels, self.size = channels, list(size)
         layers: list[nn.Module] = []
         (h, w), inputs = size, channels
         while max(h, w) > 4:
             # A side of one pixel stays as it is.
-            strides = [2 if side > 1 else 1 for side in (h, w)]
-            kernel, padding = ([4 if s == 2 else 1 for s in strides], [s - 1 for s in strides])
-            layers += block(nn.Conv2d(inputs, width, kernel, strides, padding))
-            (h, w), inputs = [side // s for side, s in zip((h, w), strides, strict=True)], width
+            a, b = 2 if h > 1 else 1, 2 if w > 1 else 1
+            kernel = 4 if a == 2 else 1, 4 if b == 2 else 1
+            layers += block(nn.Conv2d(inputs, width, kernel, (a, b), (a - 1, b - 1)))
+            (h, w), inputs = (h // a, w // b), width
         layers += block(nn.Conv2d(inputs, width, (h, w)))
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
     def fits(self, shape: Sequence[int]) -> bool:
-        return list(shape) == [self.arguments["channels"], *self.arguments["size"]]
+        return list(shape) == [self.channels, *self.size]
 
     def logit(self, feature: Tensor) -> Tensor:
         return self.layers(feature)[:, 0, 0, 0]
 
     def extra_repr(self) -> str:
-        return f"channels={self.arguments['channels']}, size={self.arguments['size']}"
+        return f"channels={self.channels}, size={self.size}"
 
 
 class TokenHead(Head):

@@ -20,7 +20,7 @@ from ..students.base import Generator
 from ..teachers.origin import Origin
 from . import card, diffusers, onnx, peft, plain
 
-__all__ = ["EXPORTS", "Exporter", "Exported", "export", "single"]
+__all__ = ["EXPORTS", "Exporter", "Exported", "export", "in_single_precision"]
 
 
 # Of a student, a folder to write, and what stood around its teacher: the largest difference.
@@ -60,7 +60,7 @@ EXPORTS: Mapping[str, Exporter] = {
 }
 
 
-def single(student: Generator) -> Generator:
+def in_single_precision(student: Generator) -> Generator:
     r"""Returns a copy that computes in single precision, on the CPU, in evaluation mode."""
     twin = copy.deepcopy(student).cpu().float().eval()
     _widen(twin)
@@ -105,7 +105,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        difference = row.write(single(student), partial, origin)
+        difference = row.write(in_single_precision(student), partial, origin)
         if not difference <= row.tolerance:
             raise ExportError(
                 f"the {to} export differs from the student by {difference:.2g}, more than "

@@ -101,7 +101,7 @@ def _betas(coordinates: VariancePreserving, steps: int) -> list[float]:
 
 
 def _last_time(student: OneStep, coordinates: Coordinates) -> int:
-    time, _, _ = coordinates.at(student.sigma)
+    time, _, _ = coordinates.time_and_scales(student.sigma)
     if time != round(time):
         raise ConfigError(
             f"the student asks its network at time {time:.3f}: pipelines know whole times. Distil "
@@ -136,7 +136,7 @@ def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN4
 
 
 def _flow(student: OneStep, denoiser: AdaptedDenoiser, coordinates: Flow) -> Any:  # noqa: ANN401
-    time, _, _ = coordinates.at(student.sigma)
+    time, _, _ = coordinates.time_and_scales(student.sigma)
     times = int(coordinates.scale)
     if denoiser.prediction != "flow" or round(time) != times - 1:
         raise ConfigError(

@@ -1,1 +1,69 @@
-r"""Pure functions of tensors: scores, bounds, sums and distances."""
+r"""Pure functions of tensors: scores, bounds, steps of a solver, adversarial losses, sums."""
+
+from .adversarial import (
+    ADVERSARIAL,
+    Adversarial,
+    gradient_penalty,
+    hinge_discriminator,
+    hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
+    softplus_discriminator,
+    softplus_generator,
+)
+from .bounds import (
+    diagonal_normal_log_prob,
+    entropy_constant,
+    gaussian_kl,
+    importance_log_marginal,
+    same_condition,
+    shared_log_marginal,
+    standard_normal_log_prob,
+)
+from .scores import (
+    Weight,
+    denoised_to_score,
+    denoising,
+    edm_weight,
+    score,
+    surrogate,
+    teacher_direction,
+)
+from .tensors import dot, expand_like, lattice_normal, log_sum_exp, pairwise_square, scale_gradient
+from .trajectories import fresh_noise, slope, step, step_target
+
+__all__ = [
+    "ADVERSARIAL",
+    "Adversarial",
+    "gradient_penalty",
+    "hinge_discriminator",
+    "hinge_generator",
+    "least_squares_discriminator",
+    "least_squares_generator",
+    "softplus_discriminator",
+    "softplus_generator",
+    "diagonal_normal_log_prob",
+    "entropy_constant",
+    "gaussian_kl",
+    "importance_log_marginal",
+    "same_condition",
+    "shared_log_marginal",
+    "standard_normal_log_prob",
+    "Weight",
+    "denoised_to_score",
+    "denoising",
+    "edm_weight",
+    "score",
+    "surrogate",
+    "teacher_direction",
+    "dot",
+    "expand_like",
+    "lattice_normal",
+    "log_sum_exp",
+    "pairwise_square",
+    "scale_gradient",
+    "fresh_noise",
+    "slope",
+    "step",
+    "step_target",
+]

@@ -20,6 +20,7 @@ __all__ = [
     "denoised_to_score",
     "denoising",
     "edm_weight",
+    "mean_correction",
     "score",
     "surrogate",
     "teacher_direction",
@@ -108,6 +109,19 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
         | https://arxiv.org/abs/2206.00364, Table 1
     """
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+
+
+def mean_correction(denoised: Tensor, x: Tensor, floor: float = 0.0) -> Tensor:
+    r"""Returns :math:`\tfrac1d \| D(x_t, \sigma) - x \|_1`, at least `floor`, with shape `(B,)`.
+
+    The divisor of DMD's directions, which makes them of one size at all levels. It is of one row,
+    and of the teacher's :math:`D`.
+
+    References:
+        | One-step Diffusion with Distribution Matching Distillation (Yin et al., 2023)
+        | https://arxiv.org/abs/2311.18828, Equation 8
+    """
+    return (denoised - x).flatten(1).abs().mean(1).clamp_min(floor)
 
 
 def teacher_direction(

@@ -1,4 +1,16 @@
-r"""What a student is taught about a trajectory."""
+r"""One step of a solver, a pure function of each row, and what a student is taught about it.
+
+The probability-flow equation in the coordinate of this library is
+
+.. math:: \frac{\mathrm{d} x}{\mathrm{d} \sigma} = \frac{x - D(x, \sigma)}{\sigma}.
+
+Nothing here chooses a type, a device or whether there is a gradient: that is the caller's.
+
+References:
+    | Denoising Diffusion Implicit Models (Song et al., 2020), https://arxiv.org/abs/2010.02502
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+    | https://arxiv.org/abs/2206.00364
+"""
 
 from __future__ import annotations
 
@@ -6,7 +18,55 @@ from torch import Tensor
 
 from .tensors import expand_like
 
-__all__ = ["step_target"]
+__all__ = ["fresh_noise", "slope", "step", "step_target"]
+
+
+def fresh_noise(sigma: Tensor, target: Tensor, eta: float) -> Tensor:
+    r"""Returns the level of the fresh noise of a step, `(B,)`.
+
+    .. math:: \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
+    """
+    return eta * target * (1 - (target / sigma).square()).sqrt()
+
+
+def step(
+    x: Tensor,
+    sigma: Tensor,
+    target: Tensor,
+    denoised: Tensor,
+    noise: Tensor | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    r"""Returns the state at level :math:`\sigma'` of a state at level :math:`\sigma`.
+
+    .. math:: x' = D + \frac{\sqrt{\sigma'^2 - \tau^2}}{\sigma} (x - D) + \tau \varepsilon, \qquad
+        \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
+
+    With :math:`\eta = 0` it is Euler's method, with :math:`\eta = 1` ancestral sampling.
+
+    Arguments:
+        x: The state, with shape :math:`(B, *)`.
+        sigma: Its level :math:`\sigma > 0`, with shape :math:`(B)`.
+        target: The level :math:`0 \leq \sigma' \leq \sigma`, with shape :math:`(B)`.
+        denoised: The mean :math:`D` of the clean sample given the state, with its shape.
+        noise: Standard normal noise :math:`\varepsilon`, with the state's shape.
+        eta: The share :math:`\eta \in [0, 1]` of fresh noise.
+
+    Raises:
+        ValueError: :math:`\eta > 0` and there is no noise.
+    """
+    if eta == 0:
+        return denoised + expand_like(target / sigma, x) * (x - denoised)
+    if noise is None:
+        raise ValueError(f"a step of eta={eta:g} needs noise of the shape of x: give `noise`")
+    tau = fresh_noise(sigma, target, eta)
+    kept = (target.square() - tau.square()).sqrt() / sigma
+    return denoised + expand_like(kept, x) * (x - denoised) + expand_like(tau, x) * noise
+
+
+def slope(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    r"""Returns :math:`(x - D) / \sigma`, the derivative of the state by its level."""
+    return (x - denoised) / expand_like(sigma, x)
 
 
 def step_target(x: Tensor, sigma: Tensor, x_next: Tensor, target: Tensor) -> Tensor:

@@ -53,12 +53,19 @@ class Denoising(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("denoising", self.loss, updates=("generator",)),)
 
+    @property
+    def denoiser(self) -> Denoiser:
+        r"""The network that is trained, in the place of a generator."""
+        network = self.network("generator")
+        assert isinstance(network, Denoiser)
+        return network
+
     def loss(self, batch: Batch, step: int) -> Loss:
         x = batch.clean().to(self.like)
         sigma = self.levels(self.uniform(len(x)), step)
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         weight = edm_weight(sigma, self.sigma_data)
-        return Loss(denoising(self.generator(x_t, sigma, **batch.cond), x, weight).mean())
+        return Loss(denoising(self.denoiser(x_t, sigma, **batch.cond), x, weight).mean())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import Levels, LogUniform
-from ..functional.scores import Weight, denoising, edm_weight, surrogate
+from ..functional.distances import pseudo_huber
+from ..functional.scores import Weight, denoising, edm_weight, mean_correction, surrogate
 from ..functional.tensors import expand_like
 from ..samplers.pairs import Pairs
 from ..settings import build
@@ -39,14 +40,23 @@ from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage
 from . import regression
 from .base import Arm, Example, Method, Preset
-from .regression import drawn_pairs, pseudo_huber
+from .regression import drawn_pairs
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
     from ..problems.linear import LinearProblem
     from ..students.affine import Affine
 
-__all__ = ["CURES", "DiffInstruct", "Fakes", "METHOD", "Settings", "recipe", "score_difference"]
+__all__ = [
+    "CURES",
+    "DMD",
+    "DiffInstruct",
+    "Fakes",
+    "METHOD",
+    "Settings",
+    "recipe",
+    "score_difference",
+]
 
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
@@ -67,11 +77,16 @@ def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
 
 
 class Fakes(NamedTuple):
-    r"""Samples of the student, drawn without a graph, and their latents and conditions."""
+    r"""Samples of the student, drawn without a graph."""
 
     z: Tensor
+    """What the network was shown: the latents; of a later call the states, see `DMD2`."""
     x: Tensor
+    """What it made of them."""
     batch: Batch
+    """Their conditions, and clean samples where there are any."""
+    call: int = 0
+    """The call of a few-step student that made them, from zero."""
 
 
 class DiffInstruct(Objective):
@@ -148,7 +163,7 @@ class DiffInstruct(Objective):
         if (regression is None) != (regression_weight == 0):
             raise ValueError("pairs for regression and a positive regression_weight go together")
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.__dict__["regression"] = regression
+        self.regression = regression
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -171,7 +186,11 @@ class DiffInstruct(Objective):
 
     def student_loss(self, drawn: Fakes, step: int) -> Loss:
         cond = drawn.batch.cond
-        x = self.generator(drawn.z, **cond)
+        loss = self.matching(self.generator(drawn.z, **cond), cond, step)
+        return self.regressed(loss, drawn.batch.rows)
+
+    def matching(self, x: Tensor, cond: Mapping[str, Tensor], step: int) -> Loss:
+        r"""Returns the loss whose gradient moves samples of the student by their direction."""
         sigma = self.levels(self.quantiles(len(x)), step)
         x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
         with torch.no_grad():
@@ -179,21 +198,24 @@ class DiffInstruct(Objective):
             real = self.teacher(x_t, sigma, **cond)
             difference = score_difference(fake, real, sigma)
             if self.normalised:
-                size = (real - x).flatten(1).abs().mean(1).clamp_min(self.FLOOR)
+                size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)
         direction = expand_like(self.weight(sigma), x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
-        info = {"direction": direction.flatten(1).norm(dim=1).mean()}
-        if self.__dict__["regression"] is None:
-            return Loss(value, info)
-        distance = self.distance(len(x))
-        info["regression"] = distance.detach()
-        return Loss(value + self.regression_weight * distance, info)
+        return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
 
-    def distance(self, n: int) -> Tensor:
+    def regressed(self, loss: Loss, n: int) -> Loss:
+        r"""Returns a loss of the student, and beside it that of its regression if there is one."""
+        if self.regression is None:
+            return loss
+        distance = self.distance(self.regression, n)
+        info = {**loss.info, "regression": distance.detach()}
+        return Loss(loss.value + self.regression_weight * distance, info)
+
+    def distance(self, known: Pairs, n: int) -> Tensor:
         r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""
-        pairs = drawn_pairs(self, self.__dict__["regression"], n, "regression")
+        pairs = drawn_pairs(self, known, n, "regression")
         return pseudo_huber(self.generator(pairs.z, **pairs.cond) - pairs.x).mean()
 
 
@@ -225,7 +247,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student = problem.networks.student()
     student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
     objective = DiffInstruct(
-        problem.teacher,
+        problem.known_teacher,
         student,
         problem.networks.fake(),
         levels=build.levels(config.levels, steps),
@@ -246,7 +268,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 def ideal(problem: LinearProblem, student: Affine) -> DiffInstruct:
     r"""Returns the objective with the fake that is exact: without lag."""
     fake = problem.networks.fake(student, follows=True)
-    return DiffInstruct(problem.teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
+    return DiffInstruct(problem.known_teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
 
 
 LUO = """@inproceedings{luo2023diffinstruct,

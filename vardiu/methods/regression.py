@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..functional.distances import pseudo_huber
 from ..samplers.pairs import Pairs, teacher_pairs
 from ..settings import build
 from ..settings.fields import DigitsSettings, PairSettings, Training
@@ -38,7 +39,6 @@ __all__ = [
     "Regression",
     "Settings",
     "make_pairs",
-    "pseudo_huber",
     "recipe",
     "start",
 ]
@@ -47,19 +47,14 @@ __all__ = [
 # What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
 # its own.
 CURES: Mapping[str, str] = {
-    "collapse": "more --pairs.pairs, or more of --pairs.steps",
+    "collapse": "more --pairs.pairs, or more --steps",
     "saturation": "the gradient is not noise: the network may be too small for more",
     "noise": "raise --pairs.batch or lower --pairs.lr",
-    "worsening": "fewer of --pairs.steps, or a lower --pairs.lr",
+    "worsening": "fewer --steps, or a lower --pairs.lr",
     "divergence": "lower --pairs.lr",
 }
 
 PORTION = 512  # pairs that are solved, and kept, at once
-
-
-def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
-    r"""Returns :math:`\sqrt{\|v\|^2 / d + c^2}` of each row, with shape `(B,)`."""
-    return (difference.flatten(1).square().mean(1) + softness**2).sqrt()
 
 
 class Regression(Objective):
@@ -97,14 +92,14 @@ class Regression(Objective):
             )
         self.softness = softness
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.__dict__["pairs"] = pairs
+        self.pairs = pairs
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
 
     def prepare(self, batch: Batch, step: int) -> Pairs:
-        return drawn_pairs(self, self.__dict__["pairs"], batch.rows)
+        return drawn_pairs(self, self.pairs, batch.rows)
 
     def loss(self, pairs: Pairs, step: int) -> Loss:
         difference = self.generator(pairs.z, **pairs.cond) - pairs.x
@@ -128,14 +123,14 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         context: The run's seed, device and artefacts.
     """
     portion = min(PORTION, row.pairs)
-    conditions = problem.data.free(portion, context.seed + 1)
+    conditions, teacher = problem.data.free(portion, context.seed + 1), problem.known_teacher
 
     def solve(index: int) -> Mapping[str, Tensor]:
         random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
         n = min(portion, row.pairs - index * portion)
-        z = torch.randn(n, *problem.teacher.shape, generator=random).to(context.device)
+        z = torch.randn(n, *teacher.shape, generator=random).to(context.device)
         cond = {k: v[:n].to(context.device) for k, v in conditions.at(index).cond.items()}
-        x = teacher_pairs(problem.teacher.to(context.device), z, cond, steps=row.solver_steps).x
+        x = teacher_pairs(teacher.to(context.device), z, cond, steps=row.solver_steps).x
         return {"z": z.cpu(), "x": x.cpu(), **{f"cond.{k}": v.cpu() for k, v in cond.items()}}
 
     description = {
@@ -151,9 +146,22 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
 
 
 def start(
-    problem: Problem, student: Generator, row: PairSettings, training: Training, context: Context
+    problem: Problem,
+    student: Generator,
+    row: PairSettings,
+    training: Training,
+    context: Context,
+    share: float = 0.0,
 ) -> Stages[tuple[Generator, Pairs | None]]:
     r"""The stage that gives a student its start; none if there are no pairs to learn from.
+
+    Arguments:
+        problem: The problem.
+        student: The student.
+        row: The pairs and their regression.
+        training: How the method is trained that comes after.
+        context: The run's seed, device and artefacts.
+        share: The stage's share of the run's updates; a start has a length of its own.
 
     Returns:
         The student, and the pairs or `None`.
@@ -161,7 +169,7 @@ def start(
     if not row.pairs:
         return student, None
     pairs = make_pairs(problem, row, context)
-    objective = Regression(problem.teacher, student, pairs)
+    objective = Regression(problem.known_teacher, student, pairs)
     settings = replace(
         training,
         optimizer="adam",
@@ -176,23 +184,24 @@ def start(
     )
     batches = problem.data.free(row.batch, context.seed)
     optimisation = build.optimisation(settings)
-    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share=0.0)
+    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share)
     return trained.network, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Training):
-    r"""Regression on pairs, and nothing after it. Of the training, only the half-life is used."""
+    r"""Regression on pairs, and nothing after it. Of the training, the number of updates and the
+    half-life are used."""
 
     pairs: PairSettings = PairSettings(pairs=16_000)
-    """The pairs and their regression."""
+    """The pairs and their regression; the number of its updates is --steps."""
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
-    student, _ = yield from start(
-        problem, problem.networks.student(), config.pairs, config, context
-    )
+    row = replace(config.pairs, steps=config.steps)
+    student = problem.networks.student()
+    student, _ = yield from start(problem, student, row, config, context, share=1.0)
     return student
 
 
@@ -202,7 +211,7 @@ def ideal(problem: LinearProblem, student: Affine) -> Regression:
     z = torch.randn(4_096, *student.latent_shape, generator=random, dtype=student.shift.dtype)
     with torch.no_grad():
         x = problem.networks.matched_student()(z)
-    return Regression(problem.teacher, student, Pairs(z, x, {}))
+    return Regression(problem.known_teacher, student, Pairs(z, x, {}))
 
 
 LUHMAN = """@article{luhman2021knowledge,

@@ -28,7 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -170,6 +170,11 @@ class VarDiU(Objective):
         control_variate: bool = True,
     ) -> None:
         super().__init__(teacher, generator)
+        if not generator.latent_shape:
+            raise ValueError(
+                f"the bound needs a student of normal latents, got a {type(generator).__name__}, "
+                "whose input is the index of a row: take diff_instruct"
+            )
         k = math.prod(generator.latent_shape)
         posterior = PriorPosterior(k) if posterior is None else posterior
         if particles < 0:
@@ -351,7 +356,7 @@ class VarDiU(Objective):
         return r.log_prob(own) - r.log_prob(z.flatten(1))
 
 
-def exact(denoiser: Denoiser) -> bool:
+def exact(denoiser: Denoiser) -> TypeGuard[ExactDenoiser]:
     return isinstance(denoiser, ExactDenoiser)
 
 
@@ -418,7 +423,7 @@ def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
         samples = problem.data.frame_samples(row, context.seed)
         return problem.data.fit_frame(row, samples, context.seed).state_dict()
 
-    return Frame.of(context.artefacts.get("frame", description, 1, fit))
+    return Frame.from_state(context.artefacts.get("frame", description, 1, fit))
 
 
 def players(
@@ -427,8 +432,8 @@ def players(
     r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
     if config.posterior == "framed":
         frame = make_frame(problem, config.frame, context)
-        student = Framed(problem.networks.fake(), frame, config.frame.sigma)
-        return student, FramedPosterior(problem.networks.encoder(), frame)
+        framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        return framed, FramedPosterior(problem.networks.encoder(), frame)
     student = problem.networks.student()
     student, _ = yield from regression.start(problem, student, config.pairs, config, context)
     k = math.prod(student.latent_shape)
@@ -440,7 +445,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
-        problem.teacher,
+        problem.known_teacher,
         student,
         posterior,
         levels=build.levels(config.levels, config.steps),
@@ -463,7 +468,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 def ideal(problem: LinearProblem, student: Affine) -> VarDiU:
     r"""Returns the bound with the posterior that is exact: without slack."""
     posterior = problem.networks.posterior(student, follows=True)
-    return VarDiU(problem.teacher, student, posterior, levels=LogUniform(0.3, 3.0))
+    return VarDiU(problem.known_teacher, student, posterior, levels=LogUniform(0.3, 3.0))
 
 
 BIBTEX = {

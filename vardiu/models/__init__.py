@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..denoisers.adapted import AdaptedDenoiser
+from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Flow, VarianceExploding, VariancePreserving
@@ -27,6 +28,7 @@ from ..storage.files import write_text_atomic
 from ..students.few_step import FewStep, OneStep
 from ..students.framed import Frame, Framed
 from ..students.pushforward import Pushforward
+from ..students.table import Table
 
 __all__ = ["build", "describe", "load", "save"]
 
@@ -40,6 +42,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "adapted": Kind(AdaptedDenoiser, ("network", "coordinates")),
+    "consistency": Kind(ConsistencyDenoiser, ("denoiser",)),
     "conv_head": Kind(ConvHead),
     "dhariwal_unet": Kind(DhariwalUNet),
     "diffusers": Kind(DiffusersNetwork),
@@ -56,6 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
     "song_unet": Kind(SongUNet),
+    "table": Kind(Table),
     "token_head": Kind(TokenHead),
     "told": Kind(Told, ("network",)),
     "unet": Kind(UNet),

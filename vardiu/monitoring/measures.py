@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
+from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser
 from ..functional.tensors import expand_like
 from ..problems.base import Problem
@@ -154,19 +155,40 @@ def measure_convergence(
     row["spread"] = spread(x, problem.space.variance)
     row["histogram"] = problem.scores.histogram(x)
     row["expected_shares"] = problem.scores.expected_shares
-    teacher = problem.teacher
+    if problem.teacher is not None:
+        row |= teacher_gaps(problem, problem.teacher, objective, x, cond)
+    return row
+
+
+def teacher_gaps(
+    problem: Problem,
+    teacher: Denoiser,
+    objective: Objective,
+    x: Tensor,
+    cond: Mapping[str, Tensor],
+) -> dict[str, float]:
+    r"""Returns the gaps of `score_gap` at six levels, as entries of a row of the log.
+
+    Arguments:
+        problem: The problem.
+        teacher: Its teacher.
+        objective: What is trained.
+        x: Samples of the averaged student, with shape :math:`(N, *)`.
+        cond: Their conditions.
+    """
     held = (m for m in objective.children() if isinstance(m, Frozen))
-    asked = next((frozen.uncounted for frozen in held if frozen.module is teacher), None)
+    frozen = next((m for m in held if m.module is teacher), None)
+    ask: Callable[..., Tensor] = teacher if frozen is None else frozen.uncounted
     # On the samples' device, wherever the teacher waits; an objective that trains a denoiser on
     # data has no teacher, and leaves the problem's where it is.
-    device = objective.like.device if asked is not None else device_of_module(teacher)
+    device = device_of_module(teacher) if frozen is None else objective.like.device
     low = math.log10(max(problem.space.sigma_data / 8, teacher.sigma_min))
     high = math.log10(min(2 * problem.space.sigma_data, teacher.sigma_max / 2))
     n = len(x) // 16  # the teacher's calls are what it costs
     # The same noise at every evaluation: what changes is the student.
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     gaps = score_gap(
-        teacher if asked is None else asked,
+        ask,
         x[:n].to(device),
         x[n:].to(device),
         noise.to(device),
@@ -174,4 +196,4 @@ def measure_convergence(
         problem.space.sigma_data,
         {name: value.to(device) for name, value in cond.items()},
     )
-    return row | {f"score_gap/{sigma:.3g}": value for sigma, value in gaps.items()}
+    return {f"score_gap/{sigma:.3g}": value for sigma, value in gaps.items()}

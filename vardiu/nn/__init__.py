@@ -1,6 +1,7 @@
 """Small networks, those of EDM and EDM2, wrappers, and the taps that networks list."""
 
 from .adm import DhariwalUNet
+from .backbones import Interface, backbones
 from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
@@ -12,6 +13,7 @@ from .unet import UNet
 __all__ = [
     "EDM2UNet",
     "DhariwalUNet",
+    "Interface",
     "MLP",
     "Precision",
     "Recomputed",
@@ -19,5 +21,6 @@ __all__ = [
     "Tapped",
     "UNet",
     "Wrapper",
+    "backbones",
     "with_precision",
 ]

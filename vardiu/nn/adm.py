@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .edm_blocks import ADM, Conv, Positional, Unused, blocks_of, norm
 from .layout import decoder, encoder, one_hot, plain, tap_names
-from .taps import Tap, Tapped
+from .taps import Tap, Tapped, required_level
 
 __all__ = ["DhariwalUNet"]
 
@@ -87,7 +87,7 @@ class DhariwalUNet(Tapped):
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         dtype, weight = x.dtype, self.map_layer0.weight
-        embedding = self._embed(c_noise.to(weight.dtype), label)
+        embedding = self._embed(required_level(c_noise, self).to(weight.dtype), label)
         x = self.enc[self.stem](x.to(weight.dtype))
         tap(f"enc.{self.stem}", x)
         skips = [x]

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from .edm_blocks import SONG, Conv, Fourier, Positional, Unused, blocks_of, norm
 from .layout import Place, decoder, encoder, one_hot, plain, tap_names
-from .taps import Tap, Tapped
+from .taps import Tap, Tapped, required_level
 
 __all__ = ["SongUNet"]
 
@@ -148,7 +148,7 @@ class SongUNet(Tapped):
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         dtype, weight = x.dtype, self.map_layer0.weight
-        embedding = self._embed(c_noise.to(weight.dtype), label)
+        embedding = self._embed(required_level(c_noise, self).to(weight.dtype), label)
         x, skips = self._encode(x.to(weight.dtype), embedding, tap)
         return self._decode(x, skips, embedding, tap).to(dtype)
 

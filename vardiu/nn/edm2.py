@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from ..functional.tensors import expand_like
 from .layout import Place, attend, decoder, encoder, one_hot, plain, resample, tap_names, taps_2d
-from .taps import Tap, Tapped
+from .taps import Tap, Tapped, required_level
 
 __all__ = ["EDM2UNet", "mp_cat", "mp_silu", "mp_sum", "normalise"]
 
@@ -224,7 +224,7 @@ class EDM2UNet(Tapped):
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         dtype, weight = x.dtype, self.out_gain
-        embedding = self._embed(c_noise.to(weight.dtype), label)
+        embedding = self._embed(required_level(c_noise, self).to(weight.dtype), label)
         x = x.to(weight.dtype)
         x = self.enc[self.stem](torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         tap(f"enc.{self.stem}", x)

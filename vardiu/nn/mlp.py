@@ -76,6 +76,17 @@ class MLP(Recomputed, Tapped):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
+    def start_at_zero(self) -> None:
+        r"""Sets the last layer to zero: the output is zero until it is trained.
+
+        Raises:
+            ValueError: There is no last layer, without `final`.
+        """
+        if self.last is None:
+            raise ValueError("an MLP with final=False has no last layer to set to zero")
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
     def run_layers(
         self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
@@ -90,7 +101,7 @@ class MLP(Recomputed, Tapped):
         if c_noise is not None:
             h = torch.cat([h, c_noise[:, None]], dim=1)
         h = self.first(h)
-        if label is not None:
+        if label is not None and self.embedding is not None:
             h = h + self.embedding(label)
         h = nn.functional.silu(h)
         tap("hidden.0", h)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["Method", "call", "keep", "staying"]
+__all__ = ["Method", "call", "move_to_host", "returning_to_host"]
 
 
-def keep(module: nn.Module) -> None:
+def move_to_host(module: nn.Module) -> None:
     r"""Moves the weights and buffers of a module to host memory, pinned where CUDA is there."""
     module._apply(_pinned)
 
@@ -27,7 +27,7 @@ def _pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
-def staying(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def returning_to_host(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     r"""Returns the function that `nn.Module.to` applies, followed by a return to the host.
 
     One tensor at a time is on the device: changes of type are made, and moves undone.
@@ -35,13 +35,13 @@ def staying(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda tensor: _pinned(function(tensor))
 
 
-def lend(tensor: Tensor, device: torch.device) -> Tensor:
+def copied_to(tensor: Tensor, device: torch.device) -> Tensor:
     r"""Returns a copy on the device; from pinned memory the host does not wait for it."""
     return tensor.to(device, non_blocking=True)
 
 
-def away(state: Mapping[str, Tensor], device: torch.device) -> bool:
-    r"""Whether some tensor is not on the device."""
+def is_elsewhere(state: Mapping[str, Tensor], device: torch.device) -> bool:
+    r"""Returns whether some tensor is not on the device."""
     return any(tensor.device.type != device.type for tensor in state.values())
 
 
@@ -64,7 +64,7 @@ class Method(nn.Module):
 def call(module: nn.Module, device: torch.device, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
     r"""Returns what a module that lies in host memory gives on a device."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if not away(state, device):
+    if not is_elsewhere(state, device):
         return module(*arguments, **named)
-    lent = {name: lend(tensor, device) for name, tensor in state.items()}
-    return functional_call(module, lent, arguments, named)
+    copies = {name: copied_to(tensor, device) for name, tensor in state.items()}
+    return functional_call(module, copies, arguments, named)

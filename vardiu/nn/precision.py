@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .backbones import Interface
 from .taps import Features, Wrapper, ask_features
 
 __all__ = ["Precision", "with_precision"]
 
 
-class Precision(Wrapper):
+class Precision(Wrapper, Interface):
     r"""Runs a network under autocast, and returns the type of its first input.
 
     Weights and everything around the network, such as scores, ratios and densities, stay in the

@@ -13,12 +13,22 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from ..errors import nearest
 
-__all__ = ["Features", "Tap", "Tapped", "Wrapper", "ask_features", "check_taps"]
+__all__ = [
+    "Features",
+    "GivesFeatures",
+    "Tap",
+    "Tapped",
+    "Wrapper",
+    "ask_features",
+    "check_taps",
+    "required_level",
+]
 
 
 Tap = Callable[[str, Tensor], None]
@@ -26,6 +36,16 @@ Tap = Callable[[str, Tensor], None]
 
 # An output, and activations by the name of their tap.
 Features = tuple[Tensor, dict[str, Tensor]]
+
+
+@runtime_checkable
+class GivesFeatures(Protocol):
+    r"""A network or a denoiser that can be asked for activations beside its output."""
+
+    def features(
+        self, x: Tensor, level: Tensor, at: Sequence[str] = (), /, **cond: Tensor
+    ) -> Features:
+        r"""Returns the output of a plain call, and activations by name."""
 
 
 def untapped(name: str, activation: Tensor) -> None:
@@ -39,6 +59,17 @@ def check_taps(at: Sequence[str], taps: Sequence[str], owner: object) -> None:
     for name in at:
         if name not in taps:
             raise ValueError(f"{type(owner).__name__} has no tap {name!r}; {nearest(name, taps)}")
+
+
+def required_level(c_noise: Tensor | None, owner: object) -> Tensor:
+    r"""Returns the feature of a level, for networks that cannot do without.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if c_noise is None:
+        raise ValueError(f"{type(owner).__name__} takes the feature of a level: give c_noise")
+    return c_noise
 
 
 class Tapped(nn.Module, abc.ABC):
@@ -112,7 +143,7 @@ def ask_features(
         TypeError: The network lists no taps.
         ValueError: There is no tap of a name in `at`.
     """
-    if not hasattr(network, "features"):
+    if not isinstance(network, GivesFeatures):
         raise TypeError(
             f"{type(network).__name__} lists no taps: a network whose features are asked for is "
             "a vardiu.nn.Tapped, or has `taps`, `bottleneck` and `features(x, c_noise, at)`"

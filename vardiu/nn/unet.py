@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .recompute import Recomputed
-from .taps import Tap, Tapped
+from .taps import Tap, Tapped, required_level
 
 __all__ = ["UNet"]
 
@@ -105,7 +105,7 @@ class UNet(Recomputed, Tapped):
             "embedding": embedding,
             "final": final,
         }
-        self.width = embedding
+        self.width, self.classes = embedding, classes
         self.level = nn.Sequential(
             nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
@@ -131,8 +131,8 @@ class UNet(Recomputed, Tapped):
     ) -> Tensor:
         if (label is not None) != (self.label is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
-        embedding = self.level(fourier(c_noise, self.width))
-        if label is not None:
+        embedding = self.level(fourier(required_level(c_noise, self), self.width))
+        if label is not None and self.label is not None:
             embedding = embedding + self.label(label)
         embedding = nn.functional.silu(embedding)
         skip = self.run(self.enter, self.stem(x), embedding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..functional.tensors import expand_like
+from ..nn.backbones import Interface
 
 __all__ = ["Encoder", "Posterior", "RawScale", "Scale", "UnitScale"]
 
@@ -27,7 +29,7 @@ class Scale(abc.ABC):
         r"""Returns the scaled sample, `(B, *)`, and the level's feature, `(B,)`."""
 
     @abc.abstractmethod
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         r"""Returns the unit of the standard deviation of z, `(B,)`."""
 
 
@@ -47,7 +49,7 @@ class UnitScale(Scale):
         total = (sigma.square() + self.sigma_data**2).sqrt()
         return (x_t - mean) / expand_like(total, x_t), sigma.log() / 4
 
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         return sigma / (sigma.square() + self.sigma_data**2).sqrt()
 
     def linear(self, x_t: Tensor, sigma: Tensor) -> Tensor:
@@ -72,11 +74,11 @@ class RawScale(Scale):
     def inputs(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return x_t, sigma
 
-    def spread(self, sigma: Tensor) -> Tensor:
+    def unit_std(self, sigma: Tensor) -> Tensor:
         return sigma
 
 
-class Encoder(nn.Module):
+class Encoder(Interface):
     r"""A backbone that turns a noisy sample into features, with its scaling.
 
     Arguments:
@@ -95,7 +97,7 @@ class Encoder(nn.Module):
         return self.backbone(*self.scale.inputs(x_t, sigma), **cond).to(x_t.dtype)
 
 
-class Posterior(nn.Module, abc.ABC):
+class Posterior(Interface, abc.ABC):
     r"""The interface: `posterior(x_t, sigma, **cond)` returns :math:`r(z \mid x_t)`."""
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
@@ -105,3 +107,7 @@ class Posterior(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
         r"""Returns a distribution with batch shape `(B,)` and event shape `(k,)`."""
+
+    def inner_modules(self) -> Iterator[nn.Module]:
+        r"""Yields the encoders and posteriors inside: heads and flows are small."""
+        return (part for part in self.children() if isinstance(part, Interface))

@@ -92,7 +92,7 @@ class GaussianPosterior(Posterior):
         r"""Returns the mean and the standard deviation, each `(B, k)`."""
         mean, raw = self.head(self.encoder(x_t, sigma, **cond)).chunk(2, dim=-1)
         scale = self.encoder.scale
-        spread = scale.spread(sigma)[:, None]
+        spread = scale.unit_std(sigma)[:, None]
         if self.residual:
             assert isinstance(scale, UnitScale)  # no other is taken
             mean = scale.linear(x_t, sigma) + spread * mean
@@ -124,7 +124,7 @@ class CholeskyPosterior(Posterior):
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
         raw = self.head(self.encoder(x_t, sigma, **cond))
         mean, diagonal, below = raw.split([self.k, self.k, raw.shape[1] - 2 * self.k], dim=-1)
-        spread = self.encoder.scale.spread(sigma)[:, None]
+        spread = self.encoder.scale.unit_std(sigma)[:, None]
         tril = torch.diag_embed(nn.functional.softplus(diagonal + UNIT) * spread)
         tril = tril.index_put(
             (torch.arange(len(x_t), device=x_t.device)[:, None], *self.lower[:, None]),
@@ -159,7 +159,7 @@ class MixturePosterior(Posterior):
         raw = self.head(self.encoder(x_t, sigma, **cond))
         raw = raw.unflatten(1, (self.components, 1 + 2 * self.k))
         logits, mean, width = raw.split([1, self.k, self.k], dim=-1)
-        spread = self.encoder.scale.spread(sigma)[:, None, None]
+        spread = self.encoder.scale.unit_std(sigma)[:, None, None]
         std = nn.functional.softplus(width + UNIT) * spread
         return MixtureSameFamily(
             Categorical(logits=logits.squeeze(-1), validate_args=False),
@@ -215,6 +215,6 @@ class FlowPosterior(Posterior):
         encoder = self.gaussian.encoder
         features = encoder(x_t, sigma, **cond)
         mean, raw = self.gaussian.head(features).chunk(2, dim=-1)
-        std = nn.functional.softplus(raw + UNIT) * encoder.scale.spread(sigma)[:, None]
+        std = nn.functional.softplus(raw + UNIT) * encoder.scale.unit_std(sigma)[:, None]
         whitening = AffineTransform(mean, std, event_dim=1)
         return TransformedDistribution(self.flow(features), whitening, validate_args=False)

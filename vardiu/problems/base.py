@@ -16,7 +16,7 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from ..metrics import Metric, fingerprint
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
-from ..students.base import Generator
+from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
@@ -51,9 +51,15 @@ class Space(abc.ABC):
     shape: tuple[int, ...]
     classes: int
     conditions: tuple[str, ...]
-    mean: Tensor
-    sigma_data: float
-    variance: float
+
+    if TYPE_CHECKING:  # attributes, or computed when they are asked for
+
+        @property
+        def mean(self) -> Tensor: ...
+        @property
+        def sigma_data(self) -> float: ...
+        @property
+        def variance(self) -> float: ...
 
     def decode(self, x: Tensor) -> Tensor:
         r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
@@ -81,6 +87,10 @@ class KnownSpace(Space):
         variance: The variance of the data, an average over dimensions.
         classes: The number of classes; zero without.
     """
+
+    mean: Tensor
+    sigma_data: float
+    variance: float
 
     def __init__(
         self,
@@ -268,7 +278,7 @@ class Problem(abc.ABC):
     networks: Networks
     data: Data
     scores: Scores
-    headline: tuple[str, ...]
+    headline: ClassVar[tuple[str, ...]]
 
     @property
     def teacher(self) -> Denoiser | None:
@@ -279,12 +289,22 @@ class Problem(abc.ABC):
     def teacher(self, denoiser: Denoiser) -> None:
         self.data.teacher.denoiser = denoiser
 
+    @property
+    def known_teacher(self) -> Denoiser:
+        r"""The denoiser to distil, where there must be one.
+
+        Raises:
+            ConfigError: It is yet to be trained.
+        """
+        return self.data.teacher.known
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.data.conditions(n, random) if generator.conditions else {}
-            return generator.sample(n, generator=random, **cond).cpu(), cond
+            x = generator.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond)
+            return x.cpu(), cond
 
         return draw
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import Batches, Shuffled
 from ..data.densities import DENSITIES, MixtureSpec, mixture
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
+from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
 from ..metrics import Metric
@@ -26,6 +27,7 @@ from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
 from ..students.base import Generator
+from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import Data, KnownSpace, Networks, Problem, Scores, Space
@@ -49,11 +51,13 @@ class DensityNetworks(Networks):
 
     def student(self) -> Generator:
         row, space = self.settings, self.space
-        size = {"width": row.width, "depth": row.depth, "fourier": row.fourier}
-        network = MLP((row.latent,), space.shape, **size)
+        if row.calls > 1:
+            return FewStep.on_grid(self.fake(), row.calls)
+        network = MLP(
+            (row.latent,), space.shape, width=row.width, depth=row.depth, fourier=row.fourier
+        )
         if row.residual:
-            nn.init.zeros_(network.last.weight)
-            nn.init.zeros_(network.last.bias)
+            network.start_at_zero()
         return Pushforward(
             with_precision(network, row.precision),
             latent_shape=(row.latent,),
@@ -218,7 +222,7 @@ def spec_of(settings: DensitySettings) -> MixtureSpec:
     raise ConfigError(f"unknown density {settings.name!r}; {nearest(settings.name, names)}")
 
 
-def level_range(row: DensitySettings) -> dict[str, float]:
+def level_range(row: DensitySettings) -> LevelRange:
     r"""Returns the smallest and the largest noise level, as arguments of a denoiser."""
     return {"sigma_min": row.sigma_min, "sigma_max": row.sigma_max}
 

@@ -23,7 +23,7 @@ from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from ..students.few_step import OneStep
+from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
 from .base import Data, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
@@ -51,7 +51,10 @@ class DigitsNetworks(Networks):
         self.settings = settings
 
     def student(self) -> Generator:
-        return OneStep.like(self.teacher.known, self.settings.sigma)
+        row = self.settings
+        if row.calls == 1:
+            return OneStep.like(self.teacher.known, row.sigma)
+        return FewStep.on_grid(self.teacher.known.start(), row.calls, row.sigma)
 
     def encoder(self) -> Encoder:
         widths, depth = self.WIDTHS, self.DEPTH

@@ -92,7 +92,7 @@ class ImageData(Data):
             return self.teacher_samples
         if not self.space.latent:
             return self.images
-        if self.space.origin.compress is None:
+        if self.space.origin is None or self.space.origin.compress is None:
             return self.teacher_samples
         images, cond = self.images
         rows = evenly_spaced_rows(len(images), COMPRESSED)

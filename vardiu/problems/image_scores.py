@@ -41,7 +41,8 @@ class ImageScores(Scores):
     def features(self) -> RandomFeatures:
         r"""The map from images to features."""
         real = self.data.images[0]
-        return RandomFeatures(tuple(real.shape[1:]), real)
+        c, height, width = real.shape[1:]
+        return RandomFeatures((c, height, width), real)
 
     @functools.cached_property
     def _real(self) -> Tensor:

@@ -53,17 +53,19 @@ class ImageSpace(Space):
         return float(self._sample.flatten(1).var(dim=0).mean())
 
     def decode(self, x: Tensor) -> Tensor:
-        return self.origin.decode(x) if self.latent else x
+        decode = None if self.origin is None else self.origin.decode
+        return x if decode is None else decode(x)
 
     def encode(self, images: Tensor) -> Tensor:
-        if not self.latent:
+        origin = self.origin
+        if origin is None or origin.decode is None:
             return images
-        if self.origin.compress is None:
+        if origin.compress is None:
             raise ConfigError(
-                f"{self.origin.source} makes images of latents, and no latents of images: leave "
+                f"{origin.source} makes images of latents, and no latents of images: leave "
                 "problem.data (--data) out, or give a teacher with a whole autoencoder"
             )
-        return self.origin.compress(images)
+        return origin.compress(images)
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:
@@ -74,7 +76,8 @@ class ImageSpace(Space):
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
         r"""The shape of an image: that of a sample, or of what the decoder makes of one."""
-        if not self.latent:
-            return self.shape
-        c, height, width = self.images(torch.zeros(1, *self.shape)).shape[1:]
+        shape = self.shape
+        if self.latent:
+            shape = self.images(torch.zeros(1, *self.shape)).shape[1:]
+        c, height, width = shape
         return (c, height, width)

@@ -44,10 +44,10 @@ class ImageTeacher(SampledTeacher):
         self.origin: Origin | None = None
         self.captions: Captions | None = None
         if not untaught:
-            self.inner = self._load()
-            self.origin = self.inner.origin
-            self.captions = self._captions()
-            self.denoiser = self._guided()
+            inner = self.inner = self._load()
+            self.origin = inner.origin
+            self.captions = self._captions(inner)
+            self.denoiser = self._guided(inner)
 
     def _load(self) -> Denoiser:
         row = self.settings
@@ -55,9 +55,9 @@ class ImageTeacher(SampledTeacher):
         options = {} if row.prediction is None else {"prediction": row.prediction}
         return load(source, **options).float()
 
-    def _captions(self) -> Captions | None:
+    def _captions(self, inner: Denoiser) -> Captions | None:
         row = self.settings
-        if "text" not in self.inner.conditions:
+        if "text" not in inner.conditions:
             if row.prompts is not None:
                 raise ConfigError("problem.prompts is given, and the teacher takes no text")
             return None
@@ -65,22 +65,28 @@ class ImageTeacher(SampledTeacher):
             raise ConfigError(
                 "the teacher takes text: give problem.prompts, a file with a prompt a line"
             )
-        return Captions(self.origin.encode(read_prompts(row.prompts)))
+        return Captions(self._encode(read_prompts(row.prompts)))
 
-    def _guided(self) -> Denoiser:
-        row, teacher = self.settings, self.inner
+    def _encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        encode = None if self.origin is None else self.origin.encode
+        if encode is None:
+            raise ConfigError("the teacher takes text, and was read without what encodes prompts")
+        return encode(prompts)
+
+    def _guided(self, inner: Denoiser) -> Denoiser:
+        row, teacher = self.settings, inner
         if row.weak is not None:
-            teacher = Autoguided(teacher, load(row.weak).float(), row.guidance)
+            teacher = Autoguided(inner, load(row.weak).float(), row.guidance)
         elif row.guidance != 1:
-            teacher = Guided(teacher, row.guidance, self._null())
+            teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)
 
     def _with_captions(self, denoiser: Denoiser) -> Denoiser:
         return denoiser if self.captions is None else Captioned(denoiser, self.captions)
 
-    def _null(self) -> dict[str, Tensor]:
-        if "text" in self.inner.conditions:
-            return self.origin.encode([self.settings.negative])
+    def _null(self, inner: Denoiser) -> dict[str, Tensor]:
+        if "text" in inner.conditions:
+            return self._encode([self.settings.negative])
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
                 "problem.guidance is not 1, and this teacher has no class or text that stands for "
@@ -112,14 +118,14 @@ class ImageTeacher(SampledTeacher):
         if self.origin is not None and self.origin.classes:
             return self.origin.classes
         # A network of ours knows its own arguments.
-        found = [m.arguments["classes"] for m in self.denoiser.modules() if isinstance(m, UNet)]
+        found = [m.classes for m in self.denoiser.modules() if isinstance(m, UNet)]
         if not found:
             raise ConfigError("the teacher takes a label, and does not say of how many classes")
         return found[0]
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
-        self.captions = Captions(self.origin.encode(prompts))
+        self.captions = Captions(self._encode(prompts))
 
 
 def read_prompts(path: str) -> list[str]:

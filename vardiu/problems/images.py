@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import karras_grid
-from ..denoisers.lora_files import keep
+from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
 from ..nn import Precision, UNet, with_precision
@@ -50,6 +49,7 @@ class ImageNetworks(Networks):
 
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
+        inner = self.teacher.known if inner is None else inner  # just trained, not read
         started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.start()
         if row.precision != "float32":
             started = denoiser_with_precision(started, row.precision)
@@ -60,16 +60,12 @@ class ImageNetworks(Networks):
         denoiser = self.denoiser() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        high = row.sigma or denoiser.latent_sigma
-        # Noise alone is a level of its own, and no end of a grid.
-        grid = karras_grid(row.calls, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()])
+        return FewStep.on_grid(denoiser, row.calls, row.sigma)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner
         low, high = self.RANGE if inner is None else (inner.sigma_min, inner.sigma_max)
-        sizes = {"widths": row.widths, "depth": row.depth}
-        network = UNet(space.shape[0], classes=space.classes, **sizes)
+        network = UNet(space.shape[0], classes=space.classes, widths=row.widths, depth=row.depth)
         return PreconditionedDenoiser(
             with_precision(network, row.precision),
             shape=space.shape,
@@ -133,7 +129,7 @@ class ImageProblem(Problem):
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
-            keep(adapter, folder.file("adapter"))
+            save_adapter(adapter, folder.file("adapter"))
         super().save(student, folder, about)
 
 

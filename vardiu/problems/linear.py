@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.batches import Batches, Shuffled
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import GaussianDenoiser
+from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..functional.bounds import gaussian_kl
 from ..metrics import Metric
@@ -28,7 +29,7 @@ from .sampled_teachers import SampledTeacher, Source
 __all__ = ["LinearProblem", "LinearSettings"]
 
 
-RANGE = {"sigma_min": 0.1, "sigma_max": 10.0}
+RANGE: LevelRange = {"sigma_min": 0.1, "sigma_max": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,7 @@ class LinearProblem(Problem):
     """
 
     headline = LinearScores.headline
+    networks: LinearNetworks
 
     def __init__(
         self, dim: int = 3, latent: int = 2, seed: int = 0, *, matched: bool = False

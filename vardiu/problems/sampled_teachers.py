@@ -11,7 +11,7 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
-from ..samplers.ode import Heun
+from ..samplers.ode import ROWS_AT_ONCE, Heun
 from ..teachers.saved import matches
 
 __all__ = ["SOLVER_STEPS", "SampledTeacher", "Source", "find_teacher"]
@@ -73,7 +73,11 @@ class SampledTeacher:
         tensors = itertools.chain(teacher.parameters(), teacher.buffers())
         device = next((t.device for t in tensors), torch.device("cpu"))
         there = {name: value.to(device) for name, value in cond.items()}
-        return Heun(teacher, grid).sample(n, generator=random, device=device, **there).cpu()
+        solver, kind = Heun(teacher, grid), torch.float32
+        x = solver.sample(
+            n, generator=random, device=device, dtype=kind, batch=ROWS_AT_ONCE, **there
+        )
+        return x.cpu()
 
 
 def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import Batches, Shuffled
 from ..data.densities import MixtureSpec, even
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import MixtureDenoiser
+from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
 from ..metrics import Metric
@@ -38,7 +39,7 @@ MEANS = ((2.0, 2.0), (-2.0, 2.0), (-2.0, -2.0), (2.0, -2.0))
 STD, SIGMA_DATA = 0.3, 2.0
 
 
-RANGE = {"sigma_min": 0.1, "sigma_max": 8.0}
+RANGE: LevelRange = {"sigma_min": 0.1, "sigma_max": 8.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +70,27 @@ class ToyNetworks(Networks):
     def __init__(self, space: Space, teacher: SampledTeacher, settings: ToySettings) -> None:
         super().__init__(space, teacher)
         self.settings = settings
-        about = {"width": settings.width, "depth": settings.depth, "classes": space.classes}
-        self._sizes = about
+
+    def _mlp(self, outputs: int, *, noisy: bool = False, final: bool = True) -> MLP:
+        row, classes = self.settings, self.space.classes
+        return MLP(
+            (2,),
+            (outputs,),
+            width=row.width,
+            depth=row.depth,
+            noisy=noisy,
+            classes=classes,
+            final=final,
+        )
 
     def student(self) -> Generator:
         return STUDENTS[self.settings.student](self)
 
     def pushforward(self, residual: bool = False) -> Pushforward:
         r"""Returns a student of any network; a residual one starts spread as the data."""
-        network = MLP((2,), (2,), **self._sizes)
+        network = self._mlp(2)
         if residual:
-            nn.init.zeros_(network.last.weight)
-            nn.init.zeros_(network.last.bias)
+            network.start_at_zero()
         return Pushforward(
             network,
             latent_shape=(2,),
@@ -92,12 +102,11 @@ class ToyNetworks(Networks):
 
     def encoder(self) -> Encoder:
         width = self.settings.width
-        network = MLP((2,), (width,), noisy=True, final=False, **self._sizes)
-        return Encoder(network, width, UnitScale(SIGMA_DATA))
+        return Encoder(self._mlp(width, noisy=True, final=False), width, UnitScale(SIGMA_DATA))
 
     def denoiser(self) -> Denoiser:
         return PreconditionedDenoiser(
-            MLP((2,), (2,), noisy=True, **self._sizes),
+            self._mlp(2, noisy=True),
             shape=(2,),
             sigma_data=SIGMA_DATA,
             conditions=self.space.conditions,

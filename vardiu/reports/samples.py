@@ -49,7 +49,8 @@ def scatter_grid(
                 linewidths=0.6,
                 linestyles="solid",
             )
-        ax.scatter(*samples.T, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
+        x, y = samples.T
+        ax.scatter(x, y, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
         outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
         title = f"{title} ({outside:,} outside)" if outside else title
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)

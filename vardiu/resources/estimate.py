@@ -4,18 +4,19 @@ A fresh process builds what the run would build, takes a few steps of each stage
 student once as the run will, and says what that took. Peak memory is that of the process on a CPU,
 and of the allocator on CUDA. Nothing is written.
 
-.. math:: T = T_\mathrm{start} + \sum_\mathrm{stages} \big( n \, t_\mathrm{step} + n_0 \, t_0
+.. math:: T = T_\mathrm{start} + \sum_\mathrm{stages} \big( n \, t_\mathrm{step}
     + t_\mathrm{warm} + e \, t_\mathrm{look} + r \, t_\mathrm{report} \big)
     + s \, t_\mathrm{save} + T_\mathrm{end}
 
-with :math:`n` steps of the median time :math:`t_\mathrm{step}`, of which the first :math:`n_0`
-also prepare something for :math:`t_0` (the solving of pairs), what the first ones take beyond
+with :math:`n` steps of the median time :math:`t_\mathrm{step}`, what the first ones take beyond
 that, :math:`t_\mathrm{warm}` (compilers), :math:`e` evaluations, :math:`r` reports with
-diagnostics and :math:`s` checkpoints.
+diagnostics and :math:`s` checkpoints. The start makes the artefacts (pairs, a frame): two of an
+artefact's portions are made, and the others taken to cost the same.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from ..denoisers.base import Denoiser
 from ..errors import ConfigError
 from ..methods import load_method
 from ..problems.base import Problem
@@ -36,10 +38,12 @@ from ..runs.execute import device_of, trainer_of
 from ..runs.measuring import reference_curves
 from ..runs.stages import stages_of
 from ..runs.task import Task, problem_of, task_of
+from ..storage.artefacts import RehearsedArtefacts
 from ..students.base import Generator
 from ..teachers.probe import probe
+from ..training.stage import Stage
 from . import footprint
-from .rehearse import RehearsedArtefacts, peak, stage_row, timed
+from .rehearse import peak, stage_row, timed
 
 __all__ = ["estimate", "measure"]
 
@@ -112,16 +116,17 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     artefacts = RehearsedArtefacts()
     recipe = stages_of(task, problem, artefacts, device)
+    stage: Stage | None
     stage, seconds = timed(recipe.first)
     start += seconds
     stages: list[dict[str, Any]] = []
     log: list[dict[str, Any]] = []
     while stage is not None:
-        trainer, seconds = timed(lambda s=stage: trainer_of(s, run, device))
+        trainer, seconds = timed(functools.partial(trainer_of, stage, run, device))
         start += seconds
         stages.append(stage_row(task, problem, stage, trainer, budget))
         log = stages[-1].pop("log")
-        stage, seconds = timed(lambda t=trainer: recipe.after(t))
+        stage, seconds = timed(functools.partial(recipe.after, trainer))
         start += seconds
     student = recipe.result.cpu()
     end = timed(lambda: finish(task, problem, student, log))[1]
@@ -131,9 +136,9 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "stages": stages,
         "memory": {"peak": peak(device), "library": library},
-        "disk": disk(task, stages, student),
+        "disk": disk(task, stages, student, artefacts.size),
         "seconds": {
-            "start": start + artefacts.seconds,
+            "start": start + artefacts.extrapolated.get("seconds", 0.0),
             "training": training,
             "evaluations": sum(row["evaluations"] for row in stages),
             "checkpoints": saves(task, stages),
@@ -147,7 +152,7 @@ def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
     if task.command == "distill":
-        probe(problem.teacher, *problem.data.reference(512))
+        probe(problem.known_teacher, *problem.data.reference(512))
         problem.hashes()
         problem.scores.best_value()
     return problem
@@ -158,8 +163,10 @@ def finish(
 ) -> None:
     r"""Does what a run does after its training: measures, and draws the student and a log."""
     distilled = isinstance(student, Generator)
-    source = problem.student_source(student.eval()) if distilled else None
-    if source is None:
+    if isinstance(student, Generator):
+        source = problem.student_source(student.eval())
+    else:
+        assert isinstance(student, Denoiser)
         problem.teacher = student.eval()
         source = problem.teacher_source()
     n = task.run.samples if distilled and task.run.samples else problem.scores.samples
@@ -176,8 +183,11 @@ def finish(
 # ---------------------------------------------------------------- on disk
 
 
-def disk(task: Task, stages: Sequence[dict[str, Any]], student: torch.nn.Module) -> dict[str, int]:
-    r"""Returns the bytes of the newest two checkpoints a stage, of milestones, of the student."""
+def disk(
+    task: Task, stages: Sequence[dict[str, Any]], student: torch.nn.Module, artefacts: int
+) -> dict[str, int]:
+    r"""Returns the bytes of the newest two checkpoints a stage, of milestones, of the student, and
+    of what is made once."""
     largest = max(row["checkpoint"] for row in stages)
     each = sum(row["checkpoint"] for row in stages)
     found = {
@@ -185,6 +195,7 @@ def disk(task: Task, stages: Sequence[dict[str, Any]], student: torch.nn.Module)
         "checkpoints": 2 * each,
         "milestones": task.run.milestones * each,
         "student": footprint.size(footprint.weights(student)),
+        "artefacts": artefacts,
     }
     # One more checkpoint is written beside the two before the older one goes.
     return found | {"total": sum(found.values())}

@@ -78,8 +78,8 @@ class Count:
         raise RuntimeError("a forward pass that was counted has no backward pass")
 
     @contextlib.contextmanager
-    def of(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-        r"""Counts while the context is open."""
+    def counting(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        r"""Counts what is saved while the context is open."""
         handles = []
         for name, module in modules.items():
             enter = module.register_forward_pre_hook(lambda m, a, n=name: self.inside.append(n))
@@ -114,7 +114,7 @@ def activations(objective: Objective, batch: Batch, step: int = 0) -> dict[str, 
             drawn = objective.prepare(batch, step)
         for phase in objective.phases:
             count = Count(known)
-            with only(objective, phase.updates), count.of(modules):
+            with only(objective, phase.updates), count.counting(modules):
                 loss = phase.loss(drawn, step)
             found[phase.name] = count.found
             del loss

@@ -9,17 +9,16 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
 
 from ..problems.base import Problem
-from ..runs.measuring import gradient_draws, student_of, student_values
+from ..runs.measuring import gradient_draws, student_values
 from ..runs.task import Task
-from ..storage.artefacts import Artefacts, Portion
 from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
 from ..training.stage import Stage
@@ -33,7 +32,10 @@ __all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
 WARM = 2
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
     r"""Returns what a function returns, and the seconds that it took."""
     started = time.perf_counter()
     value = function()
@@ -54,25 +56,6 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
-
-
-class RehearsedArtefacts(Artefacts):
-    r"""Artefacts of which one portion is made, and stands for all.
-
-    Attributes:
-        seconds: What the portions that were not made would take.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 0.0
-
-    def made(
-        self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]
-    ) -> Iterator[Portion]:
-        portion, seconds = timed(lambda: make(0))
-        self.seconds += seconds * (total - 1)
-        yield from (portion for _ in wanted)
 
 
 def stage_row(
@@ -150,7 +133,7 @@ def rehearse_reports(
     }
     reports = min(task.run.reports, stage.steps)
 
-    student = student_of(trainer.objective, trainer.average.module)
+    student = trainer.objective.student_of(trainer.average.module)
     if student is not None:
         draws = gradient_draws(stage.steps, stage.steps, task.run.evaluations)
         values, each = timed(lambda: student_values(problem, trainer, student, draws))

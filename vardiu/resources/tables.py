@@ -81,5 +81,8 @@ def totals(found: Mapping[str, Any]) -> Table:
     rest = seconds["total"] - seconds["training"]
     table.add_row("other", duration(rest), "start, evaluations, checkpoints, final measurement")
     table.add_row("in all", duration(seconds["total"]), f"on {found['device']}")
-    table.add_row("disk", bytes_of(disk["total"]), f"a checkpoint {bytes_of(disk['checkpoint'])}")
+    parts = [f"a checkpoint {bytes_of(disk['checkpoint'])}"]
+    if disk["artefacts"]:
+        parts.append(f"artefacts (pairs, a frame) {bytes_of(disk['artefacts'])}")
+    table.add_row("disk", bytes_of(disk["total"]), ", ".join(parts))
     return table

@@ -79,7 +79,7 @@ class Alarms:
         self, task: Task, folder: RunFolder, problem: Problem, broadcast: events.Listener
     ) -> None:
         self.folder, self.broadcast = folder, broadcast
-        self.cures = cures_of(task)
+        self.cures = cures_of(task.chosen)
         self.metric, self.floor = problem.scores.headline[0], problem.scores.best_value()
         self.latent: int | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..methods import Method
 from ..monitoring import references
 from ..monitoring.alarms import CURES
 from ..monitoring.measures import measure_convergence
@@ -68,9 +69,9 @@ def student_values(
     )
 
 
-def cures_of(task: Task) -> Mapping[str, str]:
+def cures_of(method: Method) -> Mapping[str, str]:
     r"""Returns what to try against each alarm: the method's own cures, and general ones."""
-    return {**CURES, **task.chosen.cures}
+    return {**CURES, **method.cures}
 
 
 def reference_curves(task: Task) -> Mapping[str, Mapping[str, Sequence[float]]] | None:

@@ -3,10 +3,10 @@ r"""A command, resolved: which problem, which method, which settings."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -35,10 +35,35 @@ PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
 }
 
 
-PROBLEMS: Mapping[type[ProblemSettings], Callable[..., Problem]] = {
+class ProblemClass(Protocol):
+    r"""A class of problems, made of their settings."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        r"""The names of the metrics of the short summary."""
+
+    def __call__(
+        self,
+        settings: Any,  # noqa: ANN401 (each class has its own)
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+    ) -> Problem:
+        r"""Returns a problem."""
+
+
+PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+}
+
+
+# Settings of methods in older versions, and what stands in their place.
+RENAMED: Mapping[str, str] = {
+    "anchor": "regression_weight",
+    "fake_lr": "fake_optimizer.lr",
+    "posterior_lr": "posterior_optimizer.lr",
 }
 
 
@@ -246,6 +271,7 @@ def task_of(
     if code is not None:
         code = recognised(code, codes, where, accept_changed=accept_changed)
     chosen = method_of(command, name) if code is None else code.method
+    refuse_older_settings(method, chosen.settings, where)
     return Task(
         command=command,
         preset=values.get("preset", ""),
@@ -255,6 +281,17 @@ def task_of(
         run=from_mapping(RunSettings, values.get("run", {}), "run."),
         code=code,
     )
+
+
+def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str) -> None:
+    r"""Raises a `ConfigError` if a method's settings are those of an older version."""
+    known = {field.name for field in dataclasses.fields(settings)}
+    for name, successor in RENAMED.items():
+        if name in values and name not in known:
+            raise ConfigError(
+                f"{where} is of an older version of vardiu, whose runs are not read: "
+                f"method.{name} is now method.{successor}. Start a new run in another folder"
+            )
 
 
 def problem_of(task: Task) -> Problem:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import models
+from ..denoisers.base import Denoiser
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import probe
 from .events import (
@@ -52,14 +53,15 @@ def teach(
 
 def ship_teacher(run: Execution) -> None:
     r"""Measures the trained teacher, writes it, and finishes the run."""
-    problem = run.problem
-    problem.teacher = run.result.cpu()
-    run.broadcast(TeacherProbed(probe(problem.teacher, *problem.data.reference(512))))
+    problem, teacher = run.problem, run.result.cpu()
+    assert isinstance(teacher, Denoiser)
+    problem.teacher = teacher
+    run.broadcast(TeacherProbed(probe(teacher, *problem.data.reference(512))))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
     source = problem.teacher_source()
     results = Results(problem.scores.measure(source, problem.scores.samples), [], "", run.cost)
     about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
-    models.save(problem.teacher, run.folder.file("teacher"), about)
+    models.save(teacher, run.folder.file("teacher"), about)
     run.finish(results, source, "teacher, 69 calls")
 
 

@@ -1,1 +1,18 @@
 r"""Many calls of a denoiser, from noise to a sample."""
+
+from ..functional.trajectories import step
+from .ode import DDIM, Ancestral, Euler, Heun, Sampler
+from .pairs import Pairs, teacher_pairs
+from .trajectories import trajectory
+
+__all__ = [
+    "Ancestral",
+    "DDIM",
+    "Euler",
+    "Heun",
+    "Sampler",
+    "Pairs",
+    "teacher_pairs",
+    "trajectory",
+    "step",
+]

@@ -1,8 +1,8 @@
 r"""Samplers: many calls of a denoiser, from noise to a sample.
 
 They go from :math:`x \sim \mathcal{N}(0, \sigma_\max^2 I)` (about the data's mean) down to
-:math:`\sigma = 0` by the steps of `vardiu.samplers.step`. States are kept in float64; the
-denoiser is called in its own type.
+:math:`\sigma = 0` by the steps of `vardiu.functional.trajectories`. States are kept in float64;
+the denoiser is called in its own type.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
-from .step import require_decreasing, trajectory
+from .trajectories import require_decreasing, trajectory
 
 __all__ = ["Ancestral", "DDIM", "Euler", "Heun", "Sampler"]
+
+
+ROWS_AT_ONCE = 1000
 
 
 class Sampler:
@@ -30,7 +33,7 @@ class Sampler:
         denoiser: The denoiser.
         sigmas: The levels, decreasing; the last may be zero. See
             `vardiu.denoisers.levels.karras_grid`.
-        correct: Whether a step is corrected, see `vardiu.samplers.step.trajectory`.
+        correct: Whether a step is corrected, see `vardiu.samplers.trajectory`.
         eta: The share :math:`\eta \in [0, 1]` of fresh noise.
 
     Attributes:
@@ -113,7 +116,7 @@ class Sampler:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        batch: int = 1000,
+        batch: int = ROWS_AT_ONCE,
         **cond: Tensor,
     ) -> Tensor:
         r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time."""

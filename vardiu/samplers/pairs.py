@@ -50,5 +50,5 @@ def teacher_pairs(
     parts = []
     for i in range(0, len(z), batch):
         rows = {name: value[i : i + batch] for name, value in cond.items()}
-        parts.append(sampler(teacher.sigma_max * z[i : i + batch], **rows))
+        parts.append(sampler(teacher.sigma_max * z[i : i + batch], generator=None, **rows))
     return Pairs(z, torch.cat(parts), cond)

@@ -220,8 +220,15 @@ class DensitySettings:
     data; the latent then has the dimensions of a sample."""
     scaled: bool = True
     """Whether networks see and return tensors of unit scale; off, they are the published ones."""
+    calls: int = 1
+    """The number of calls of the student; more than one is a few-step student, a network like the
+    fake's in place of one of a latent."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What networks compute in; everything around them is float32."""
+
+    def __post_init__(self) -> None:
+        if self.calls < 1:
+            raise ConfigError(f"problem.calls must be at least 1, got {self.calls}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +243,16 @@ class DigitsSettings:
     """The folder that `vardiu teach` wrote; runs/teach-digits by default."""
     sigma: float = 20.0
     """The level at which the student asks the network that it took from the teacher."""
+    calls: int = 1
+    """The number of calls of the student; more than one is a few-step student."""
     width: int = 128
     """The width of the posterior's layers."""
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """What networks compute in; everything around them is float32."""
+
+    def __post_init__(self) -> None:
+        if self.calls < 1:
+            raise ConfigError(f"problem.calls must be at least 1, got {self.calls}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from .checkpoints import load_state, save_state
 from .files import write_text_atomic
 from .interrupts import wish_to_stop
 
-__all__ = ["Artefacts", "Portion"]
+__all__ = ["Artefacts", "Portion", "RehearsedArtefacts"]
 
 Portion = Mapping[str, Tensor]
 
@@ -92,6 +92,12 @@ class Artefacts:
         text = json.dumps({**description, "portions": portions}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    @property
+    def size(self) -> int:
+        r"""The bytes of the artefacts that were asked for."""
+        tensors = (value for made in self._memory.values() for value in made.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def _kept(
         self,
         key: str,
@@ -144,6 +150,33 @@ class Artefacts:
                     raise Interrupted(f"stopped after portion {done} of {total} of the {name}")
         if wanted:
             self.progress(name, done, total)
+
+
+class RehearsedArtefacts(Artefacts):
+    r"""Artefacts of which the first and the last portion are made; the first one stands for all
+    between. Their cost is that of all portions.
+
+    Attributes:
+        extrapolated: What the portions that were not made would take.
+    """
+
+    def __init__(
+        self,
+        meter: Callable[[], Mapping[str, float]] = lambda: {"seconds": time.perf_counter()},
+    ) -> None:
+        super().__init__(meter=meter)
+        self.extrapolated: dict[str, float] = {}
+
+    def metered(
+        self, name: str, wanted: Sequence[int], total: int, make: Callable[[int], Portion]
+    ) -> Iterator[tuple[Portion, dict[str, float]]]:
+        ends = sorted({wanted[0], wanted[-1]})
+        first, *last = super().metered(name, ends, total, make)
+        between = len(wanted) - len(ends)
+        for counter, value in first[1].items():
+            self.extrapolated[counter] = self.extrapolated.get(counter, 0) + between * value
+        yield from [first] * (between + 1)
+        yield from last
 
 
 def verified(folder: Path) -> bool:

@@ -33,7 +33,7 @@ def wish_to_stop() -> Iterator[Wish]:
         wish.asked = True
         signal.signal(number, previous[number])
 
-    previous = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    previous = {int(n): signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield wish
     finally:

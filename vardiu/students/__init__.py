@@ -1,1 +1,21 @@
 r"""Students: generators from a latent to a sample, which is what is trained and shipped."""
+
+from .affine import Affine
+from .base import Generator
+from .few_step import FewStep, OneStep, State
+from .framed import Frame, Framed
+from .prompted import with_prompts, without_prompts
+from .pushforward import Pushforward
+
+__all__ = [
+    "Affine",
+    "Generator",
+    "FewStep",
+    "OneStep",
+    "State",
+    "Frame",
+    "Framed",
+    "with_prompts",
+    "without_prompts",
+    "Pushforward",
+]

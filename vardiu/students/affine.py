@@ -43,6 +43,10 @@ class AffineDenoiser(Denoiser):
         sigma_max: The largest noise level.
     """
 
+    matrix: Tensor
+    shift: Tensor
+    followed: Affine | None
+
     def __init__(
         self, student: Affine, *, follows: bool = False, sigma_min: float, sigma_max: float
     ) -> None:
@@ -57,7 +61,7 @@ class AffineDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         self.check(x_t, sigma)
-        student = self.__dict__["followed"]
+        student = self.followed
         a = self.matrix if student is None else student.matrix.detach()
         b = self.shift if student is None else student.shift.detach()
         covariance = a @ a.T

@@ -1,25 +1,68 @@
-r"""Generators: functions that turn a standard normal latent into a sample.
+r"""Generators: functions that turn a latent into a sample.
 
 A generator is what distillation trains, and what is shipped. Its latent has a density that is
-known exactly, :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest on that.
+known exactly, most often :math:`z \sim \mathcal{N}(0, I_k)`; the variational bounds rest on that.
+Which it is, the generator says in `latent_from`; who draws it (a sampler, a training's streams, a
+lattice) is of no concern to it.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Generator"]
+from ..nn.backbones import Interface
+
+__all__ = ["Draws", "Generator"]
 
 
-class Generator(nn.Module, abc.ABC):
+class Draws(Protocol):
+    r"""Rows of random numbers, so many as whoever draws wants."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        r"""Returns standard normal numbers, with shape :math:`(B, *)`."""
+
+    def uniform(self) -> Tensor:
+        r"""Returns uniform numbers in [0, 1), with shape :math:`(B)`."""
+
+
+class IndependentDraws:
+    r"""Independent rows, the same ones on every device if the generator is the same.
+
+    Arguments:
+        n: The number of rows.
+        generator: The source of randomness; torch's own where there is none.
+        like: A tensor of the type and device that the numbers have.
+    """
+
+    def __init__(self, n: int, generator: torch.Generator | None, like: Tensor) -> None:
+        self.n, self.generator, self.like = n, generator, like
+        self.device = like.device if generator is None else generator.device
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        like, device = self.like, self.device
+        size = (self.n, *shape)
+        z = torch.randn(size, generator=self.generator, device=device, dtype=like.dtype)
+        return z.to(like.device)
+
+    def uniform(self) -> Tensor:
+        like, device = self.like, self.device
+        u = torch.rand(self.n, generator=self.generator, device=device, dtype=like.dtype)
+        return u.to(like.device)
+
+
+ROWS_AT_ONCE = 4096
+
+
+class Generator(Interface, abc.ABC):
     r"""The interface: `generator(z, **cond)` returns :math:`x = g(z)`.
 
     Attributes:
-        latent_shape: The shape of one latent, without the batch.
+        latent_shape: The shape of one latent, without the batch; empty where the input is the
+            index of a row.
         shape: The shape of one sample.
         conditions: The names of its conditions.
         calls: The number of network evaluations a sample costs.
@@ -38,13 +81,30 @@ class Generator(nn.Module, abc.ABC):
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns samples, with shape :math:`(B, *)`, of latents :math:`z`."""
 
+    def latent_from(self, draws: Draws) -> Tensor:
+        r"""Returns the latents that random rows stand for, :math:`(B, *)`: standard normal ones,
+        unless a subclass says otherwise."""
+        return draws.normal(tuple(self.latent_shape))
+
+    def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns what one network call makes of its input, `(B, *)`; of a student of one call
+        the sample.
+
+        Arguments:
+            index: The place of the call, from zero.
+            state: Its input, see `simulated`.
+            cond: The conditions.
+        """
+        return self(state, **cond)
+
+    def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
+        r"""Returns the input of a call as the student's own calls before it make it of latents,
+        `(B, *)`, without a gradient; of a student of one call the latents."""
+        return z
+
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
-        like = next(self.parameters())
-        device = like.device if generator is None else generator.device
-        shape = (n, *self.latent_shape)
-        z = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
-        return z.to(like.device)
+        return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))
 
     @torch.no_grad()
     def sample(
@@ -52,7 +112,7 @@ class Generator(nn.Module, abc.ABC):
         n: int,
         *,
         generator: torch.Generator | None = None,
-        batch: int = 4096,
+        batch: int = ROWS_AT_ONCE,
         **cond: Tensor,
     ) -> Tensor:
         r"""Draws samples in evaluation mode, a batch at a time.

@@ -2,15 +2,18 @@ r"""Students that ask a denoiser once, or a few times."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..denoisers.levels import karras_grid
 from ..errors import nearest
-from ..samplers.step import step
+from ..functional.trajectories import step
 from .base import Generator
 
 __all__ = ["FewStep", "OneStep", "State"]
@@ -62,7 +65,7 @@ class OneStep(Generator):
 class State(NamedTuple):
     r"""One call of a few-step student."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a state for
     """The place of the level in the grid, from zero."""
     sigma: float
     """The level."""
@@ -103,17 +106,22 @@ class Renoise:
         return (n, *shape)
 
     @staticmethod
-    def latent(z: Tensor, index: int) -> Tensor | None:
-        r"""Returns the part of the latent that is drawn for a level."""
+    def first(z: Tensor) -> Tensor:
+        r"""Returns the part of the latent that the first call is made of."""
+        return z[:, 0]
+
+    @staticmethod
+    def fresh(z: Tensor, index: int) -> Tensor | None:
+        r"""Returns the part of the latent that is drawn for a later level, if one is."""
         return z[:, index]
 
     @staticmethod
     def advance(
-        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None, floor: float
     ) -> Tensor:
         if z is None:
             raise ValueError("the rule 'renoise' needs the latent of the next level: give `z`")
-        return denoised + target * z
+        return denoised + math.sqrt(target**2 - floor**2) * z
 
 
 class Deterministic:
@@ -127,17 +135,21 @@ class Deterministic:
         return shape
 
     @staticmethod
-    def latent(z: Tensor, index: int) -> Tensor | None:
-        return z if index == 0 else None
+    def first(z: Tensor) -> Tensor:
+        return z
+
+    @staticmethod
+    def fresh(z: Tensor, index: int) -> Tensor | None:
+        return None
 
     @staticmethod
     def advance(
-        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None
+        x_t: Tensor, sigma: float, target: float, denoised: Tensor, z: Tensor | None, floor: float
     ) -> Tensor:
         if math.isinf(sigma):  # the state is the noise itself
-            return Renoise.advance(x_t, sigma, target, denoised, x_t)
-        levels = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
-        return step(x_t, *levels, denoised)
+            return Renoise.advance(x_t, sigma, target, denoised, x_t, floor)
+        here, there = (x_t.new_full((x_t.shape[0],), level) for level in (sigma, target))
+        return step(x_t, here, there, denoised)
 
 
 RULES: Mapping[str, type[Renoise] | type[Deterministic]] = {
@@ -151,11 +163,16 @@ class FewStep(Generator):
 
     .. math:: x_1 = D(\sigma_1 z_1, \sigma_1), \qquad x_i = D(x_{t_i}, \sigma_i)
 
-    By the rule `renoise` there is fresh noise between, :math:`x_{t_i} = x_{i-1} + \sigma_i z_i`,
-    and the latent has one part a level. By the rule `ddim` a state follows deterministically from
-    the state before, :math:`x_{t_i} = x_{i-1} + \tfrac{\sigma_i}{\sigma_{i-1}} (x_{t_{i-1}} -
-    x_{i-1})`, and the latent has the shape of a sample. The first call is `Denoiser.generate`: a
-    network of other coordinates is shown :math:`z_1` itself, at an infinite level as well.
+    By the rule `renoise` there is fresh noise between, and the latent has one part a level,
+
+    .. math:: x_{t_i} = x_{i-1} + \sqrt{\sigma_i^2 - \sigma_0^2} \, z_i
+
+    where :math:`\sigma_0` is the level that the network's answers have themselves: zero for a
+    denoiser, the smallest level for a consistency function. By the rule `ddim` a state follows
+    deterministically from the state before, :math:`x_{t_i} = x_{i-1} +
+    \tfrac{\sigma_i}{\sigma_{i-1}} (x_{t_{i-1}} - x_{i-1})`, and the latent has the shape of a
+    sample. The first call is `Denoiser.generate`: a network of other coordinates is shown
+    :math:`z_1` itself, at an infinite level as well.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 1
@@ -166,27 +183,49 @@ class FewStep(Generator):
         sigmas: The levels, decreasing; the first may be infinite where the denoiser knows what
             noise alone is.
         rule: `renoise` or `ddim`.
+        floor: The level :math:`\sigma_0` of what the network returns, for the rule `renoise`.
 
     Raises:
-        ValueError: The levels do not decrease, one is not a level of the denoiser, or the rule is
-            unknown.
+        ValueError: The levels do not decrease, one is not a level of the denoiser, the rule is
+            unknown, or the floor is above a level or not of the rule.
     """
 
     def __init__(
-        self, denoiser: Denoiser, sigmas: Sequence[float | str], rule: str = "renoise"
+        self,
+        denoiser: Denoiser,
+        sigmas: Sequence[float | str],
+        rule: str = "renoise",
+        floor: float = 0.0,
     ) -> None:
         super().__init__()
         if rule not in RULES:
             raise ValueError(f"unknown rule {rule!r}; {nearest(rule, RULES)}")
         self.sigmas = required_levels(denoiser, sigmas)
-        self.denoiser, self.rule = denoiser, rule
+        if not 0 <= floor <= self.sigmas[-1] or (floor and rule != "renoise"):
+            raise ValueError(
+                f"floor must be within [0, {self.sigmas[-1]:g}], the smallest level, and 0 for "
+                f"any rule but 'renoise', got {floor:g} for {rule!r}"
+            )
+        self.denoiser, self.rule, self.floor = denoiser, rule, floor
         # JSON knows no infinity.
         finite = [sigma if math.isfinite(sigma) else "inf" for sigma in self.sigmas]
-        self.arguments = {"sigmas": finite, "rule": rule}
+        self.arguments = {"sigmas": finite, "rule": rule, "floor": floor}
         self.shape = denoiser.shape
         self.latent_shape = RULES[rule].latent_shape(len(self.sigmas), tuple(denoiser.shape))
         self.conditions = denoiser.conditions
         self.calls = len(self.sigmas)
+
+    @classmethod
+    def on_grid(cls, denoiser: Denoiser, calls: int, sigma: float | None = None) -> FewStep:
+        r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
+
+        The levels are those of EDM's grid of one call more, without its last: a call at the
+        smallest level changes next to nothing.
+        """
+        high = sigma or denoiser.latent_sigma
+        # Noise alone is a level of its own, and no end of a grid.
+        grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
+        return cls(denoiser, [high, *grid[1:calls].tolist()])
 
     def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns what the network makes of a state, `(B, *)`: one call.
@@ -216,19 +255,27 @@ class FewStep(Generator):
             ValueError: The rule needs a latent, and there is none.
         """
         here, there = self.sigmas[index], self.sigmas[index + 1]
-        return RULES[self.rule].advance(x_t, here, there, denoised, z)
+        return RULES[self.rule].advance(x_t, here, there, denoised, z, self.floor)
+
+    @torch.no_grad()
+    def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
+        rule = RULES[self.rule]
+        if index == 0:
+            return rule.first(z)
+        *_, before = itertools.islice(self.states(z, **cond), index)
+        return self.advance(before.index, before.x_t, before.denoised, rule.fresh(z, index))
 
     def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, of latents :math:`(B, *)`."""
         rule = RULES[self.rule]
-        state = rule.latent(z, 0)
+        state = rule.first(z)
         for index, sigma in enumerate(self.sigmas):
             denoised = self.call(index, state, **cond)
             first = index == 0 and math.isfinite(sigma)
             x_t = self.denoiser.pure_noise(state, sigma) if first else state
             yield State(index, sigma, x_t, denoised)
             if index + 1 < len(self.sigmas):
-                state = self.advance(index, x_t, denoised, rule.latent(z, index + 1))
+                state = self.advance(index, x_t, denoised, rule.fresh(z, index + 1))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         denoised = z

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
@@ -51,7 +50,7 @@ class Frame(nn.Module):
         self.register_buffer("weights", torch.full((classes, clusters), 1 / clusters))
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Frame:
+    def from_state(cls, state: Mapping[str, Tensor]) -> Frame:
         r"""Returns the frame of a `state_dict`, whose shapes say its size."""
         (classes, clusters), (_, d, k) = state["weights"].shape, state["bases"].shape
         frame = cls(classes, clusters, d, k)
@@ -72,6 +71,8 @@ class Frame(nn.Module):
         Raises:
             ValueError: A class has fewer samples than clusters, or than a cluster's components.
         """
+        from sklearn.cluster import KMeans  # two seconds that only a fit is to pay for
+
         x, label = x.flatten(1).double(), self.labels(x, label)
         for a in range(len(self.weights)):
             rows = x[label == a]

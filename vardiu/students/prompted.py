@@ -16,17 +16,39 @@ def _with_denoiser(student: Generator, denoiser: Denoiser) -> Generator:
     return twin
 
 
+def _without_captions(denoiser: Denoiser) -> Denoiser:
+    r"""Returns a denoiser without the table of captions in it, wherever in it that is."""
+    inner = denoiser._modules.get("denoiser")
+    if not isinstance(inner, Denoiser):
+        return denoiser
+    if isinstance(denoiser, Captioned):
+        return inner
+    plain = _without_captions(inner)
+    twin = with_child(denoiser, "denoiser", plain)
+    twin.conditions = plain.conditions
+    return twin
+
+
 def without_prompts(student: Generator) -> Generator:
     r"""Returns a student of captions as one of the conditions themselves; shares the weights."""
-    denoiser = getattr(student, "denoiser", None)
-    return (
-        _with_denoiser(student, denoiser.denoiser) if isinstance(denoiser, Captioned) else student
-    )
+    denoiser = student._modules.get("denoiser")
+    if not isinstance(denoiser, Denoiser):
+        return student
+    return _with_denoiser(student, _without_captions(denoiser))
 
 
 def with_prompts(student: Generator, captions: Captions) -> Generator:
-    r"""Returns a student of conditions as one that looks them up; undoes
-    `without_prompts`."""
+    r"""Returns a student of conditions as one that looks them up; undoes `without_prompts`.
+
+    Raises:
+        TypeError: The student takes the conditions, and asks no denoiser.
+    """
     if not set(captions.rows) <= set(student.conditions):
         return student
-    return _with_denoiser(student, Captioned(student.denoiser, captions))
+    denoiser = getattr(student, "denoiser", None)
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"a {type(student).__name__} asks no denoiser that could look captions up; students "
+            "of prompts are OneStep and FewStep"
+        )
+    return _with_denoiser(student, Captioned(denoiser, captions))

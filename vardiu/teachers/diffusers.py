@@ -207,7 +207,9 @@ def denoiser_of(
     told = PREDICTED.get(told, told)
     if told == "flow":
         raise ConfigError(f"{name} with prediction_type 'flow_prediction' has no line to follow")
-    return adapted(VariancePreserving.of(scheduler.alphas_cumprod), prediction=told)
+    return adapted(
+        VariancePreserving.from_alphas_cumprod(scheduler.alphas_cumprod), prediction=told
+    )
 
 
 def _edm(

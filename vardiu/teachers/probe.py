@@ -81,28 +81,10 @@ def probe(
     rows = []
     first, last = torch.tensor([low, high]).log10().tolist()
     for sigma in torch.logspace(first, last, levels).tolist():
-        level = x.new_full((len(x),), sigma).clamp(low, high)
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        denoised = teacher(x + expand_like(level, x) * noise, level, **(cond or {}))
-        if denoised.shape != x.shape:
-            raise NotADenoiser(
-                f"the teacher must return the shape of its input, {tuple(x.shape)}, "
-                f"got {tuple(denoised.shape)}"
-            )
-        if not bool(denoised.isfinite().all()):
-            count = int((~denoised.isfinite()).sum())
-            raise NotADenoiser(
-                f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
-                "Check its weights, and its precision: float16 overflows at large levels"
-            )
-        errors = (denoised - x).square().flatten(1).mean(1)
-        row = Probe(
-            sigma,
-            errors.mean().item(),
-            (errors.std() / len(x) ** 0.5).item(),
-            variance * sigma**2 / (variance + sigma**2),
-        )
-        rows.append(row)
+        errors = _errors(teacher, x, cond or {}, sigma, generator)
+        deviation = (errors.std() / len(x) ** 0.5).item()
+        linear = variance * sigma**2 / (variance + sigma**2)
+        rows.append(Probe(sigma, errors.mean().item(), deviation, linear))
     network = _innermost(teacher)
     for row in rows:
         allowed = max(factor * row.linear, floor * variance)
@@ -115,6 +97,35 @@ def probe(
                 "weights loaded, and the data scaled as in its training?"
             )
     return rows
+
+
+def _errors(
+    teacher: Denoiser,
+    x: Tensor,
+    cond: Mapping[str, Tensor],
+    sigma: float,
+    generator: torch.Generator,
+) -> Tensor:
+    r"""Returns the squared error of each row at a level, a mean over dimensions, `(B,)`.
+
+    Raises:
+        NotADenoiser: The output is not finite, or has another shape.
+    """
+    level = x.new_full((len(x),), sigma).clamp(teacher.sigma_min, teacher.sigma_max)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    denoised = teacher(x + expand_like(level, x) * noise, level, **cond)
+    if denoised.shape != x.shape:
+        raise NotADenoiser(
+            f"the teacher must return the shape of its input, {tuple(x.shape)}, "
+            f"got {tuple(denoised.shape)}"
+        )
+    if not bool(denoised.isfinite().all()):
+        count = int((~denoised.isfinite()).sum())
+        raise NotADenoiser(
+            f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
+            "Check its weights, and its precision: float16 overflows at large levels"
+        )
+    return (denoised - x).square().flatten(1).mean(1)
 
 
 def _innermost(teacher: Denoiser) -> Denoiser:

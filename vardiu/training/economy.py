@@ -15,18 +15,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..denoisers.base import Denoiser
 from ..errors import ConfigError, nearest
-from ..nn import Precision
-from ..posteriors.encoder import Encoder, Posterior
-from ..students.base import Generator
+from ..nn.backbones import backbones
 from .frozen import Frozen
 from .objective import Objective, networks
 
-__all__ = ["Economy", "backbones"]
-
-
-WRAPPERS = (Generator, Denoiser, Posterior, Encoder, Precision)
+__all__ = ["Economy"]
 
 
 @runtime_checkable
@@ -103,23 +97,9 @@ def chosen(objective: Objective, text: str, trained: bool) -> Iterable[nn.Module
             warnings.warn(f"no network {name!r} here; {nearest(name, there)}", stacklevel=3)
 
 
-def backbones(module: nn.Module) -> list[nn.Module]:
-    r"""Returns the networks inside of the wrappers that give them a meaning.
-
-    Those without parameters are left out, and so are the heads and flows of posteriors: they are
-    small.
-    """
-    if not isinstance(module, WRAPPERS):
-        return [module] if any(True for _ in module.parameters()) else []
-    parts = module.children()
-    if isinstance(module, Posterior):
-        parts = (part for part in parts if isinstance(part, WRAPPERS))
-    return [network for part in parts for network in backbones(part)]
-
-
 def channels_last(network: nn.Module) -> None:
     r"""Lays weights of convolutions out with channels last; their outputs follow."""
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def recompute(network: nn.Module) -> None:

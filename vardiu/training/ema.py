@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Average"]
 
@@ -49,7 +49,8 @@ class Average(Generic[M]):
         self.seen += samples
         halflife = min(self.halflife, self.ramp * self.seen)
         beta = 0.5 ** (samples / halflife) if halflife > 0 else 0.0
-        averages, weights = list(self.module.parameters()), list(module.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(averages, weights, 1 - beta)
         for ours, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             ours.copy_(theirs)

@@ -68,8 +68,8 @@ class Target(Memory):
         pairs = zip(self.network.parameters(), network.parameters(), strict=True)
         for mine, its in pairs:
             mine.lerp_(its.to(mine.dtype), 1 - self.decay)
-        for mine, its in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(its)
+        for held, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            held.copy_(current)
 
     def train(self, mode: bool = True) -> Target:
         return super().train(False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,11 +19,10 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
-from ..functional.tensors import lattice_normal
 from ..students.base import Generator
 from .frozen import Frozen
 from .memory import Memory
-from .streams import Streams
+from .streams import LatticeDraws, StreamDraws, Streams
 
 __all__ = ["networks", "Loss", "Objective", "Phase", "only"]
 
@@ -86,7 +84,7 @@ class Objective(nn.Module, abc.ABC):
     """
 
     generator: Generator
-    teacher: Frozen
+    teacher: Frozen[Denoiser]
     lattice: bool = False
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
@@ -104,8 +102,8 @@ class Objective(nn.Module, abc.ABC):
             )
         if teacher is not None:
             self.teacher = Frozen(teacher)
-        # A teacher's own training has a denoiser here, see `student_of`.
-        self.generator = generator
+        # A teacher's own training has a denoiser here, see `student_of`, and asks for it by name.
+        self.add_module("generator", generator)
         self.streams = Streams()
 
     # ---------------------------------------------------------------- what a method defines
@@ -219,13 +217,8 @@ class Objective(nn.Module, abc.ABC):
     def latents(self, n: int, role: str = "latent") -> Tensor:
         r"""Draws the generator's input, `(n, *latent_shape)`: independent, or the points of a
         shifted lattice."""
-        shape = self.generator.latent_shape
-        if not self.lattice:
-            like = self.like
-            return self.streams.normal(role, n, shape, device=like.device, dtype=like.dtype)
-        shift = self._shared_uniform(math.prod(shape), role)
-        points = lattice_normal(shift, n * self.streams.world)
-        return self.streams.own_rows(points).unflatten(1, shape)
+        kind = LatticeDraws if self.lattice else StreamDraws
+        return self.generator.latent_from(kind(self.streams, role, n, self.like))
 
     def quantiles(self, n: int, role: str = "level", order: str = "order") -> Tensor:
         r"""Draws what the levels of a batch are made of: independent, or one in each n-th."""

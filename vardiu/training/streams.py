@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Streams"]
+from ..functional.tensors import lattice_normal
+
+__all__ = ["LatticeDraws", "StreamDraws", "Streams"]
 
 
 P = TypeVar("P")
@@ -184,3 +187,43 @@ class Streams:
         copy = Streams(self.seed, self.rank, self.world)
         copy.load_state_dict(self.state_dict())
         return copy
+
+
+class StreamDraws:
+    r"""Independent rows of a batch, from the stream of a role, see `vardiu.students.base.Draws`.
+
+    Arguments:
+        streams: The streams.
+        role: The role.
+        n: The number of rows of this process.
+        like: A tensor of the type and device that the numbers have.
+    """
+
+    def __init__(self, streams: Streams, role: str, n: int, like: Tensor) -> None:
+        self.streams, self.role, self.n = streams, role, n
+        self.device, self.dtype = like.device, like.dtype
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        return self.streams.normal(self.role, self.n, shape, device=self.device, dtype=self.dtype)
+
+    def uniform(self) -> Tensor:
+        return self.streams.uniform(self.role, self.n, device=self.device, dtype=self.dtype)
+
+
+class LatticeDraws(StreamDraws):
+    r"""Rows of a randomly shifted lattice: each distributed as an independent one, together spread
+    evenly over the batch of all processes."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        points = lattice_normal(self._shift(math.prod(shape)), self.n * self.streams.world)
+        return self.streams.own_rows(points).unflatten(1, shape)
+
+    def uniform(self) -> Tensor:
+        total = self.n * self.streams.world
+        places = torch.arange(total, device=self.device, dtype=torch.float64) / total
+        return self.streams.own_rows(((places + self._shift(1)) % 1.0).to(self.dtype))
+
+    def _shift(self, k: int) -> Tensor:
+        return self.streams.uniform(
+            self.role, k, device=self.device, dtype=self.dtype, shared=True
+        )

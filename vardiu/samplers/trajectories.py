@@ -1,4 +1,4 @@
-r"""One step of a solver, a pure function of each row, and the trajectory that steps make.
+r"""Trajectories: the states that the steps of a solver make, a row at a time or all together.
 
 The probability-flow equation in the coordinate of this library is
 
@@ -20,56 +20,9 @@ import torch
 from torch import Tensor
 
 from ..functional.tensors import expand_like
+from ..functional.trajectories import slope, step
 
-__all__ = ["fresh_noise", "require_decreasing", "slope", "step", "trajectory"]
-
-
-def fresh_noise(sigma: Tensor, target: Tensor, eta: float) -> Tensor:
-    r"""Returns the level of the fresh noise of a step, `(B,)`.
-
-    .. math:: \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
-    """
-    return eta * target * (1 - (target / sigma).square()).sqrt()
-
-
-def step(
-    x: Tensor,
-    sigma: Tensor,
-    target: Tensor,
-    denoised: Tensor,
-    noise: Tensor | None = None,
-    eta: float = 0.0,
-) -> Tensor:
-    r"""Returns the state at level :math:`\sigma'` of a state at level :math:`\sigma`.
-
-    .. math:: x' = D + \frac{\sqrt{\sigma'^2 - \tau^2}}{\sigma} (x - D) + \tau \varepsilon, \qquad
-        \tau = \eta \, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
-
-    With :math:`\eta = 0` it is Euler's method, with :math:`\eta = 1` ancestral sampling.
-
-    Arguments:
-        x: The state, with shape :math:`(B, *)`.
-        sigma: Its level :math:`\sigma > 0`, with shape :math:`(B)`.
-        target: The level :math:`0 \leq \sigma' \leq \sigma`, with shape :math:`(B)`.
-        denoised: The mean :math:`D` of the clean sample given the state, with its shape.
-        noise: Standard normal noise :math:`\varepsilon`, with the state's shape.
-        eta: The share :math:`\eta \in [0, 1]` of fresh noise.
-
-    Raises:
-        ValueError: :math:`\eta > 0` and there is no noise.
-    """
-    if eta == 0:
-        return denoised + expand_like(target / sigma, x) * (x - denoised)
-    if noise is None:
-        raise ValueError(f"a step of eta={eta:g} needs noise of the shape of x: give `noise`")
-    tau = fresh_noise(sigma, target, eta)
-    kept = (target.square() - tau.square()).sqrt() / sigma
-    return denoised + expand_like(kept, x) * (x - denoised) + expand_like(tau, x) * noise
-
-
-def slope(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-    r"""Returns :math:`(x - D) / \sigma`, the derivative of the state by its level."""
-    return (x - denoised) / expand_like(sigma, x)
+__all__ = ["require_decreasing", "trajectory"]
 
 
 def require_decreasing(sigmas: Tensor) -> None:

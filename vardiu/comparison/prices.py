@@ -1,0 +1,163 @@
+r"""What an update of an arm costs, and what is spent before the first one.
+
+A recipe has stages. The length of most of them follows from the settings' number of updates
+:math:`n`: a stage of share :math:`s_i > 0` takes :math:`n_i = k_i s_i n` steps, :math:`k_i` an
+update, each at the price :math:`c_i`. A stage of share 0 takes :math:`m_j` steps whatever
+:math:`n` is, and artefacts (pairs, a frame) cost :math:`A` once. So
+
+.. math:: \mathrm{cost}(n) = F + n \, p, \qquad F = A + \sum_{j : s_j = 0} m_j c_j, \qquad
+    p = \sum_{i : s_i > 0} k_i s_i c_i = \frac{1}{n} \sum_{i : s_i > 0} n_i c_i.
+
+All stages are walked through: a few steps of each are taken, and the next one starts from there.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from ..errors import Diverged
+from ..runs.execute import TeacherMeter, device_of, trainer_of
+from ..runs.stages import stages_of
+from ..runs.task import Task, problem_of
+from ..storage.artefacts import RehearsedArtefacts
+from ..training.stage import Stage
+from ..training.trainer import Trainer
+
+__all__ = ["Price", "Rehearsal", "StageCost", "price"]
+
+
+class Price(NamedTuple):
+    r"""What a run costs: `fixed + n * update` for :math:`n` updates."""
+
+    fixed: float
+    update: float
+
+
+@dataclass
+class StageCost:
+    r"""The length of a stage, and what one of its steps costs.
+
+    Arguments:
+        steps: The number of its steps in a run of the settings' own number of updates.
+        share: Its share of the updates; 0 where its length is fixed.
+        rows: The rows of the teacher in a step.
+        seconds: The seconds of a step, as often as it was timed.
+    """
+
+    steps: int
+    share: float
+    rows: float
+    seconds: list[float] = field(default_factory=list)
+
+    def step(self, unit: str) -> float:
+        r"""Returns the price of a step: `rows`, or the median of the `seconds`."""
+        return self.rows if unit == "rows" else statistics.median(self.seconds)
+
+
+def price(stages: Sequence[StageCost], made: float, updates: int, unit: str) -> Price:
+    r"""Returns what a run costs in one unit.
+
+    Arguments:
+        stages: The stages of a recipe.
+        made: What artefacts cost, :math:`A`.
+        updates: The number of updates that the stages' lengths are of, :math:`n`.
+        unit: `rows` or `seconds`.
+    """
+    fixed = sum(stage.steps * stage.step(unit) for stage in stages if not stage.share)
+    scaled = sum(stage.steps * stage.step(unit) for stage in stages if stage.share)
+    return Price(made + fixed, scaled / updates)
+
+
+class Rehearsal:
+    r"""An arm whose recipe is walked through, to tell what it costs.
+
+    Arguments:
+        task: The arm's run.
+        title: The arm's name, for messages.
+
+    Attributes:
+        stages: The costs of the stages, after a walk.
+    """
+
+    def __init__(self, task: Task, title: str) -> None:
+        self.task, self.title = task, title
+        self.problem, self.device = problem_of(task), device_of(task.run.device)
+        self.meter = TeacherMeter(self.problem.teacher)
+        self.artefacts = RehearsedArtefacts(self.meter)
+        self.stages: list[StageCost] = []
+
+    def walk(self, seconds: float) -> None:
+        r"""Takes a few steps of each stage, and times them.
+
+        Arguments:
+            seconds: How long to take steps of a stage, beyond three of its cycles.
+
+        Raises:
+            Diverged: A loss or a gradient was not finite.
+        """
+        walked = [
+            StageCost(stage.steps, stage.share, rows, each)
+            for stage, rows, each in self._measured(seconds)
+        ]
+        for before, now in zip(self.stages, walked, strict=False):
+            now.seconds = before.seconds + now.seconds
+        self.stages = walked
+
+    def forget_seconds(self) -> None:
+        r"""Forgets what was timed: the first walk warms up."""
+        for stage in self.stages:
+            stage.seconds = []
+
+    def prices(self, units: Sequence[str]) -> Mapping[str, Price]:
+        r"""Returns what a run costs, by unit."""
+        counters = {"rows": "teacher_rows", "seconds": "seconds"}
+        made = {unit: self.artefacts.cost.get(counters[unit], 0.0) for unit in units}
+        updates = self.task.settings.steps
+        return {unit: price(self.stages, made[unit], updates, unit) for unit in units}
+
+    def _measured(self, seconds: float) -> Iterator[tuple[Stage, float, list[float]]]:
+        torch.manual_seed(self.task.run.seed)
+        recipe = stages_of(self.task, self.problem, self.artefacts, self.device)
+        with self.meter.watching():
+            stage: Stage | None = recipe.first()
+        while stage is not None:
+            trainer = trainer_of(stage, self.task.run, self.device)
+            try:
+                rows, each = step_cost(trainer, stage, seconds)
+            except Diverged as error:
+                raise Diverged(f"{self.title} cannot be timed: {error}") from error
+            yield stage, rows, [each]
+            with self.meter.watching():
+                stage = recipe.after(trainer)
+
+
+def step_cost(trainer: Trainer, stage: Stage, seconds: float) -> tuple[float, float]:
+    r"""Returns the teacher's rows and the seconds of a step, over whole cycles of the phases.
+
+    The first cycle is not counted where there are more: optimisers make their moments in it.
+    """
+    cycle = min(math.lcm(*(phase.every for phase in stage.objective.phases)), stage.steps)
+
+    def take_cycle() -> None:
+        for _ in range(cycle):
+            trainer.advance(stage.batches)
+
+    if stage.steps >= 2 * cycle:
+        take_cycle()
+    first, rows = trainer.step, stage.objective.teacher_cost[1]
+    started = time.perf_counter()
+    while trainer.step + cycle <= stage.steps:
+        take_cycle()
+        spent = time.perf_counter() - started
+        if trainer.step >= first + 3 * cycle and spent >= seconds:
+            break
+    taken = trainer.step - first
+    spent = time.perf_counter() - started
+    return (stage.objective.teacher_cost[1] - rows) / taken, spent / taken

@@ -1,0 +1,107 @@
+r"""Consistency functions: denoisers whose answer at the smallest level is their input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..functional.tensors import expand_like
+from .base import Denoiser
+
+__all__ = ["ConsistencyDenoiser"]
+
+
+class ConsistencyDenoiser(Denoiser):
+    r"""A denoiser :math:`D` reparametrised so that :math:`f(x, \sigma_\min) = x`.
+
+    .. math:: f(x, \sigma) = x + \frac{\sigma - \sigma_\min}{\sigma} \big( D(x, \sigma) - x \big)
+
+    It is Euler's step of the probability-flow equation from :math:`\sigma` down to
+    :math:`\sigma_\min`: where :math:`D` is a teacher's, the first guess of where the trajectory
+    through :math:`x` ends. The boundary condition holds for any :math:`D`.
+
+    Of :math:`D = c_\mathrm{skip} x + c_\mathrm{out} F`, the preconditioning of EDM, it makes
+
+    .. math:: f = \Big( 1 - \frac{\sigma (\sigma - \sigma_\min)}{\sigma^2 + \sigma_d^2} \Big) x
+        + \frac{\sigma_d (\sigma - \sigma_\min)}{\sqrt{\sigma^2 + \sigma_d^2}} F
+
+    which is EDM's own pair, :math:`c_\mathrm{skip} = 1 - \sigma \sigma / (\sigma^2 +
+    \sigma_d^2)` and :math:`c_\mathrm{out} = \sigma_d \sigma / \sqrt{\sigma^2 + \sigma_d^2}`, with
+    one :math:`\sigma` of each numerator moved to :math:`\sigma - \sigma_\min`. The paper has the
+    same :math:`c_\mathrm{out}`, and :math:`c_\mathrm{skip} = \sigma_d^2 / ((\sigma -
+    \sigma_\min)^2 + \sigma_d^2)`: both are one at :math:`\sigma_\min`, both tend to EDM's as
+    :math:`\sigma_\min \to 0`, and :math:`F` makes up for the difference elsewhere.
+
+    References:
+        | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Appendix C
+
+    Arguments:
+        denoiser: The denoiser :math:`D`.
+        sigma_min: The level :math:`\sigma_\min` of the boundary; the denoiser's by default.
+        sigma_max: The largest level; the denoiser's by default.
+
+    Raises:
+        ValueError: The levels are not positive, not increasing, or out of the denoiser's range.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, sigma_min: float | None = None, sigma_max: float | None = None
+    ) -> None:
+        super().__init__()
+        low = denoiser.sigma_min if sigma_min is None else sigma_min
+        high = denoiser.sigma_max if sigma_max is None else sigma_max
+        if not (0 < low < high and denoiser.sigma_min <= low and high <= denoiser.sigma_max):
+            raise ValueError(
+                "sigma_min and sigma_max must be positive, increasing and within "
+                f"[{denoiser.sigma_min:g}, {denoiser.sigma_max:g}], the denoiser's range, "
+                f"got {low:g} and {high:g}"
+            )
+        self.denoiser = denoiser
+        self.sigma_min, self.sigma_max = low, high
+        self.arguments = {"sigma_min": low, "sigma_max": high}
+        self.shape, self.conditions = tuple(denoiser.shape), denoiser.conditions
+        # Not terminal, whatever the denoiser is: no trajectory starts at an infinite level.
+        self.origin = denoiser.origin
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.denoiser.taps
+
+    @property
+    def bottleneck(self) -> str:
+        return self.denoiser.bottleneck
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        return self._bounded(x_t, sigma, self.denoiser(x_t, sigma, **cond))
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        denoised, kept = self.denoiser.features(x_t, sigma, at, **cond)
+        return self._bounded(x_t, sigma, denoised), kept
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        r"""Returns what is made of a latent in one call; the denoiser is shown what its own
+        `generate` shows it."""
+        x_t = self.denoiser.pure_noise(z, sigma)
+        denoised = self.denoiser.generate(z, sigma, **cond)
+        return self._bounded(x_t, z.new_full((z.shape[0],), sigma), denoised)
+
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        return self.denoiser.pure_noise(z, sigma)
+
+    def noise_gain(self, sigma: float) -> float:
+        return self.denoiser.noise_gain(sigma)
+
+    def start(self) -> Denoiser:
+        r"""Returns a trainable copy, which starts where the denoiser inside does."""
+        return ConsistencyDenoiser(self.denoiser.start(), self.sigma_min, self.sigma_max).train()
+
+    def _bounded(self, x_t: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        # A difference of equal levels is zero to the bit; one less their quotient need not be.
+        moved = expand_like((sigma - self.sigma_min) / sigma, x_t)
+        return x_t + moved * (denoised - x_t)
+
+    def extra_repr(self) -> str:
+        return f"sigma_min={self.sigma_min:g}, sigma_max={self.sigma_max:g}"

@@ -1,0 +1,249 @@
+r"""Consistency distillation: neighbours on a trajectory of the teacher have one end.
+
+.. math:: \mathcal{L} = \mathbb{E}_{i, x_0, \varepsilon} \left[ \lambda(t_i) \,
+    d \big( f_\theta(x_{t_i}, t_i), f_{\theta^-}(\hat x_{t_{i+1}}, t_{i+1}) \big) \right],
+    \qquad x_{t_i} = x_0 + t_i \varepsilon
+
+on a grid :math:`t_0 > \ldots > t_{N-1}`, where :math:`\hat x_{t_{i+1}}` is one step of a solver of
+the teacher's probability-flow equation from :math:`x_{t_i}`. With :math:`f(x, t_{N-1}) = x` by
+construction the minimum is the map to the end of the trajectory *that the solver makes*: its error
+at large levels is the student's, see `docs/methods/consistency.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..denoisers.consistency import ConsistencyDenoiser
+from ..denoisers.levels import karras_grid
+from ..errors import ConfigError
+from ..functional.distances import DISTANCES, Distance, squared
+from ..functional.scores import Weight
+from ..functional.tensors import expand_like
+from ..samplers.step import trajectory
+from ..settings import build
+from ..settings.fields import DigitsSettings, Training, WeightSettings
+from ..settings.grounds import MOG40
+from ..students.base import Generator
+from ..students.few_step import FewStep, OneStep
+from ..training.memory import Target
+from ..training.objective import Loss, Objective, Phase
+from ..training.stage import Context, Recipe, Stage
+from .base import Arm, Example, Method, Needs, Preset
+
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+__all__ = ["METHOD", "ConsistencyDistillation", "Settings", "recipe"]
+
+
+class Neighbours(NamedTuple):
+    r"""A state, its level, and what the target network makes of the state after it."""
+
+    x_t: Tensor
+    sigma: Tensor
+    value: Tensor
+    cond: Mapping[str, Tensor]
+
+
+class ConsistencyDistillation(Objective):
+    r"""Consistency distillation.
+
+    Needs:
+        Data; one call of the teacher a row by Euler's method, two by Heun's.
+
+    Deviations:
+        - No LPIPS among the distances: its network knows photographs only.
+        - The target network is in evaluation mode: no dropout mask is shared with it.
+        - The scalings are those of `ConsistencyDenoiser`, for a denoiser of any coordinates.
+
+    References:
+        | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 2
+
+    Arguments:
+        teacher: The teacher.
+        network: The consistency function to train.
+        grid: The number :math:`N` of levels.
+        rho: The exponent of their spacing.
+        correct: Whether the solver's step is Heun's; else it is Euler's.
+        target_decay: The rate :math:`\mu` of the target network; 0 for a copy.
+        distance: The distance :math:`d`.
+        weight: The weight :math:`\lambda` of a level.
+        calls: The number of calls of the student, fewer than levels.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self,
+        teacher: Denoiser,
+        network: ConsistencyDenoiser,
+        *,
+        grid: int = 40,
+        rho: float = 7.0,
+        correct: bool = True,
+        target_decay: float = 0.95,
+        distance: Distance = squared,
+        weight: Weight = torch.ones_like,
+        calls: int = 1,
+    ) -> None:
+        super().__init__(teacher, network)
+        if not 1 <= calls < grid:
+            raise ValueError(f"calls must be at least 1 and below grid={grid}, got {calls}")
+        levels = karras_grid(grid, network.sigma_min, network.sigma_max, rho)[:-1]
+        # The ends to the bit: roots and powers round, and the boundary is at one of them.
+        levels[0], levels[-1] = network.sigma_max, network.sigma_min
+        self.register_buffer("grid", levels, persistent=False)
+        self.correct, self.distance, self.weight, self.calls = correct, distance, weight, calls
+        self.target = Target("generator", network, target_decay)
+
+    @property
+    def consistency(self) -> Denoiser:
+        r"""The consistency function that is trained, in the place of a generator."""
+        network = self.network("generator")
+        assert isinstance(network, Denoiser)
+        return network
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("consistency", self.loss, updates=("generator",)),)
+
+    def prepare(self, batch: Batch, step: int) -> Neighbours:
+        x, grid = batch.clean().to(self.like), self.grid.to(self.like)
+        i = (self.quantiles(len(x)) * (len(grid) - 1)).long()
+        sigma, lower = grid[i], grid[i + 1]
+        x_t = x + expand_like(sigma, x) * self.noise_like(x)
+        levels = torch.stack([sigma, lower])
+        _, x_next = trajectory(self.teacher, x_t, levels, correct=self.correct, **batch.cond)
+        return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
+
+    def loss(self, drawn: Neighbours, step: int) -> Loss:
+        difference = self.consistency(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
+        value = (self.weight(drawn.sigma) * self.distance(difference)).mean()
+        return Loss(value, {"squared_error": squared(difference).mean().detach()})
+
+    def student_of(self, network: nn.Module) -> Generator:
+        r"""Returns the student that asks a consistency function :math:`k` times, at the places
+        :math:`i (N - 1) / k` of the grid."""
+        assert isinstance(network, ConsistencyDenoiser)
+        if self.calls == 1:
+            return OneStep(network, network.sigma_max)
+        places = [round(i * (len(self.grid) - 1) / self.calls) for i in range(self.calls)]
+        return FewStep(network, self.grid[places].tolist(), floor=network.sigma_min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Training):
+    r"""Consistency distillation; the defaults are those of the paper for ImageNet-64 and LSUN."""
+
+    grid: int = 40
+    """Levels of a trajectory; the paper has 18 for CIFAR-10."""
+    rho: float = 7.0
+    """The exponent of their spacing."""
+    sigma_max: float | None = None
+    """The largest level; none for the teacher's."""
+    solver: Literal["heun", "euler"] = "heun"
+    """The step of the teacher: two calls, or one."""
+    target_decay: float = 0.95
+    """The rate of the target network; 0 copies the student, as the paper does for CIFAR-10."""
+    distance: Literal["l2", "l1", "pseudo_huber"] = "l2"
+    """The distance of neighbours: squared, absolute, or between the two."""
+    weight: WeightSettings = WeightSettings(kind="constant")
+    """The weight of a level."""
+    sampling_steps: int = 1
+    """The student's calls."""
+    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
+    """The student's optimiser; the paper's rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = self.sampling_steps
+        if not 1 <= steps < self.grid:
+            raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {steps}")
+        if not 0 <= self.target_decay < 1:
+            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
+    objective = ConsistencyDistillation(
+        problem.known_teacher,
+        ConsistencyDenoiser(problem.networks.fake(), sigma_max=config.sigma_max),
+        grid=config.grid,
+        rho=config.rho,
+        correct=config.solver == "heun",
+        target_decay=config.target_decay,
+        distance=DISTANCES[config.distance],
+        weight=build.weight(config.weight),
+        calls=config.sampling_steps,
+    )
+    batches = problem.data.clean(config.batch, context.seed)
+    optimisation = build.optimisation(config)
+    trained = yield Stage("consistency", objective, config.steps, batches, optimisation)
+    return objective.student_of(trained.network)
+
+
+SONG = """@inproceedings{song2023consistency,
+  title     = {Consistency Models},
+  author    = {Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023}
+}"""
+
+
+CURES: Mapping[str, str] = {
+    "collapse": "raise --grid, or lower --target-decay: the end of the trajectory comes late",
+    "saturation": "more of --sampling-steps, or a wider network: one call may be too few",
+    "noise": "raise --batch or --target-decay, or lower --lr",
+    "worsening": "lower --lr, or raise --target-decay",
+    "divergence": "lower --lr, or use --distance pseudo_huber",
+}
+
+
+# Problems of seconds: rates, batches and the target of small networks.
+MIXTURE = Settings(steps=20_000, batch=512, lr=1e-3, clip=1.0, target_decay=0.0, halflife=1e5)
+DIGITS = Settings(
+    steps=4_000, batch=128, lr=3e-4, clip=1.0, grid=18, target_decay=0.0, halflife=44_000.0
+)
+PRESETS = {
+    "mog40-consistency": Preset("consistency distillation on the data's noise", MOG40, MIXTURE),
+    "digits-consistency": Preset(
+        "8x8 real images by class; consistency distillation", DigitsSettings(), DIGITS
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, grid=6)
+
+
+METHOD = Method(
+    name="consistency",
+    title="Consistency distillation",
+    year=2023,
+    address="https://arxiv.org/abs/2303.01469",
+    networks=("student",),
+    needs=Needs(data=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"consistency": SONG},
+    presets=PRESETS,
+    cures=CURES,
+    arms={
+        "mog40": {"consistency": Arm("Consistency distillation (with data)", MIXTURE)},
+        "digits": {"consistency": Arm("Consistency distillation (with data)", DIGITS)},
+    },
+    examples={
+        "consistency": Example(TINY),
+        "consistency-classes": Example(TINY, classes=2),
+        "consistency-euler": Example(replace(TINY, solver="euler", target_decay=0.0)),
+        "consistency-few": Example(replace(TINY, sampling_steps=2)),
+        "consistency-l1": Example(replace(TINY, distance="l1")),
+    },
+)
