@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..functional.distances import DISTANCES, Distance, squared
 from ..functional.scores import Weight
 from ..functional.tensors import expand_like
-from ..samplers.step import trajectory
+from ..samplers.trajectories import trajectory
 from ..settings import build
 from ..settings.fields import DigitsSettings, Training, WeightSettings
 from ..settings.grounds import MOG40
