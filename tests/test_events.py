@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import Interrupted
-from vardiu.methods import METHODS
+from vardiu.methods import METHODS, Code
 from vardiu.methods.denoising import Denoising, Settings
 from vardiu.methods.vardiu import VarDiU
 from vardiu.monitoring.alarms import CURES
@@ -48,7 +49,8 @@ def recipe_of(objective_class):
         yield Stage("denoiser", denoising, settings.steps, data, optimisation)
         bound = VarDiU(problem.teacher, problem.networks.student(), levels=LEVELS, shared=True)
         batches = problem.data.free(settings.batch, 0)
-        return (yield Stage("bound", bound, settings.steps, batches, optimisation))
+        trained = yield Stage("bound", bound, settings.steps, batches, optimisation)
+        return trained.network
 
     return recipe
 
@@ -56,17 +58,24 @@ def recipe_of(objective_class):
 @pytest.fixture
 def carry_out(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 200)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
 
     def carry_out(objective_class, listeners):
         method = dataclasses.replace(
-            METHODS["vardiu"], settings=Config, recipe=recipe_of(objective_class)
+            METHODS["regression"],
+            name="two_stages",
+            settings=Settings,
+            recipe=recipe_of(objective_class),
+            presets={},
+            arms={},
+            examples={},
+            cites_by=lambda settings: (),
         )
-        monkeypatch.setitem(METHODS, "two_stages", method)
+        code = Code("two_stages.py:METHOD", "0" * 64, method, "0" * 64)
         problem = DensitySettings(name="mog40", width=8, depth=1)
         run = RunSettings(reports=2, evaluations=2, samples=200, threads=1, device="cpu")
-        settings = Config(steps=4, batch=8)
-        task = Task("distill", "", problem, "two_stages", settings, run)
+        settings = Settings(steps=4, batch=8)
+        task = Task("distill", "", problem, "two_stages", settings, run, code)
         return distill(task, tmp_path / "run", listeners)
 
     return carry_out
@@ -164,8 +173,8 @@ def test_the_console_says_what_happens(tmp_path):
 def test_the_documented_program_listens(tmp_path, monkeypatch, capsys):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.QUICK", 200)
-    monkeypatch.setattr("vardiu.problems.densities.DensityProblem.samples", 300)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.samples", 300)
     page = (ROOT / "docs/usage/runs.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, {})
@@ -191,7 +200,7 @@ def options_of(settings: type, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_cures_name_options_that_the_methods_command_has(method):
-    cures = cures_of(method)
+    cures = cures_of(SimpleNamespace(chosen=METHODS[method]))
     assert cures.keys() == CURES.keys()
     known = options_of(METHODS[method].settings)
     for kind, text in cures.items():
@@ -201,4 +210,5 @@ def test_cures_name_options_that_the_methods_command_has(method):
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"vardiu"}))
 def test_no_other_method_is_told_to_take_a_posterior(method):
-    assert not any("posterior" in text for text in cures_of(method).values())
+    cures = cures_of(SimpleNamespace(chosen=METHODS[method]))
+    assert not any("posterior" in text for text in cures.values())
