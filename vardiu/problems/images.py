@@ -63,7 +63,7 @@ class ImageNetworks(Networks):
         high = row.sigma or denoiser.latent_sigma
         # Noise alone is a level of its own, and no end of a grid.
         grid = karras_grid(row.calls, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()])
+        return FewStep(denoiser, [high, *grid[1 : row.calls].tolist()], row.rule)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner
