@@ -86,8 +86,7 @@ class DensityNetworks(Networks):
             fourier: Octaves of sines and cosines of its input that its network sees beside it.
         """
         row, shape = self.settings, self.space.shape
-        size = {"width": row.width, "depth": row.depth, "fourier": fourier}
-        network = MLP(shape, shape, noisy=True, **size)
+        network = MLP(shape, shape, width=row.width, depth=row.depth, fourier=fourier, noisy=True)
         return PreconditionedDenoiser(
             with_precision(network, row.precision),
             shape=shape,
