@@ -34,7 +34,7 @@ from vardiu.functional.tensors import expand_like
 from vardiu.methods import METHODS, diff_instruct, vardiu
 from vardiu.metrics.density import mode_masses
 from vardiu.metrics.transport import wasserstein2_sliced
-from vardiu.monitoring.measures import spread
+from vardiu.monitoring.measures import variance_ratio
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.problems.densities import DensityProblem
@@ -297,7 +297,7 @@ def quality(problem: DensityProblem, student: Generator, d: int) -> dict[str, fl
         "gap": float(gap) / d,
         "sliced": sliced / problem.space.sigma_data,
         "alive": float((masses > 0.2).double().mean()),
-        "spread": spread(x, problem.space.variance),
+        "spread": variance_ratio(x, problem.space.variance),
     }
 
 

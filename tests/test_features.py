@@ -337,9 +337,9 @@ def test_a_frozen_denoiser_counts_and_lends_its_weights(monkeypatch):
     frozen.offload()
     lent = []
     monkeypatch.setattr(
-        offload, "lend", lambda tensor, device: lent.append(tensor.clone()) or lent[-1]
+        offload, "copied_to", lambda tensor, device: lent.append(tensor.clone()) or lent[-1]
     )
-    monkeypatch.setattr(offload, "away", lambda state, device: True)
+    monkeypatch.setattr(offload, "is_elsewhere", lambda state, device: True)
     again, features = frozen.features(x, sigma, at=("hidden.0",))
     assert len(lent) == len(frozen.module.state_dict()) and frozen.calls == 2
     assert torch.equal(again, denoised) and torch.equal(features["hidden.0"], kept["hidden.0"])

@@ -127,6 +127,6 @@ def test_a_student_starts_from_the_guided_network_alone():
     )
     inner.network = linear
     guided = Autoguided(inner, inner, 2.0)
-    started = guided.start()
+    started = guided.trainable_copy()
     assert type(started) is FunctionDenoiser
     assert all(p.requires_grad for p in started.parameters())

@@ -24,7 +24,7 @@ from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import CURES, alarms
 from vardiu.monitoring.gradients import gradient_quality
-from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, spread
+from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, variance_ratio
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
 from vardiu.reports.curves import curves, stages_joined
@@ -85,7 +85,7 @@ def test_frozen_parameters_have_no_part_in_the_ratio():
 def test_the_ratio_leaves_no_trace(name):
     objective = CASES[name]()
     batch = batch_of(objective)
-    objective.latents(2)  # a stream that is under way
+    objective.uniform(2, "latent")  # a stream that is under way
     before = {
         k: v.clone() for k, v in objective.state_dict().items() if isinstance(v, torch.Tensor)
     }
@@ -203,7 +203,7 @@ def test_the_posteriors_gap_is_the_closed_form(inflate, move):
 
 
 def test_spread_is_one_for_the_data():
-    assert spread(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
+    assert variance_ratio(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
 
 
 # ---------------------------------------------------------------- alarms

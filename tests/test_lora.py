@@ -314,7 +314,7 @@ def test_a_prompt_is_looked_up_by_its_index(told):
     expected = inner(x, sigma, text=captions.rows["text"][label])
     assert torch.equal(outer(x, sigma, label=label), expected)
     assert outer.conditions == ("label",) and len(captions) == 3
-    started = outer.start()
+    started = outer.trainable_copy()
     assert started.captions is captions and "captions" not in str(started.state_dict().keys())
 
 

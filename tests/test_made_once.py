@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_networks_and_no_pairs(tmp_path):
         network, shape=(3, 16, 16), sigma_data=0.5, sigma_min=0.02, sigma_max=20.0
     )
     pairs = Pairs(torch.randn(2_000, 3, 16, 16), torch.randn(2_000, 3, 16, 16), {})
-    objective = Regression(denoiser, OneStep(denoiser.start()), pairs)
+    objective = Regression(denoiser, OneStep(denoiser.trainable_copy()), pairs)
     trainer = Trainer(objective, Optimisation.adam({"generator": 1e-3}), steps=2)
     batches = DataFree(2)
     trainer.advance(batches)

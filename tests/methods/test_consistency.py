@@ -286,7 +286,7 @@ def test_features_conditions_and_starts_pass_through():
     assert f.conditions == ("label",) and f.taps == f.denoiser.taps and f.bottleneck in f.taps
     value, kept = f.features(x, sigma, (f.bottleneck,), label=label)
     assert torch.equal(value, f(x, sigma, label=label)) and kept[f.bottleneck].shape[0] == 6
-    twin = f.start()
+    twin = f.trainable_copy()
     assert isinstance(twin, ConsistencyDenoiser) and twin.training
     assert torch.equal(twin(x, sigma, label=label), value)
     assert twin.denoiser is not f.denoiser

@@ -127,7 +127,7 @@ class AdaptedDenoiser(Wrapper, Denoiser):
         return (s if self.coordinates.exploding else 1.0) / alpha * z
 
     def read(self, x_s: Tensor, time: Tensor, alpha: Tensor, s: Tensor, **cond: Tensor) -> Tensor:
-        r"""Returns the mean, of what the network itself is shown and told."""
+        r"""Returns the mean that the network gives of its own input at its own time."""
         return self._mean(self.network(x_s, time, **cond), x_s, alpha, s)
 
     def _mean(self, output: Tensor, x_s: Tensor, alpha: Tensor, s: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Denoiser(Interface, abc.ABC):
     def features(
         self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""Returns what a plain call returns, and activations of the network by name.
+        r"""Returns the denoised tensor, and activations of the network by name.
 
         Gradients flow through both, to `x_t` and to the weights.
 
@@ -103,8 +103,7 @@ class Denoiser(Interface, abc.ABC):
         )
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
-        r"""Returns what is made in one call of a standard normal latent, :math:`D(\sigma z,
-        \sigma)`."""
+        r"""Returns the sample that one call makes of a latent, :math:`D(\sigma z, \sigma)`."""
         return self(sigma * z, z.new_full((z.shape[0],), sigma), **cond)
 
     def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
@@ -125,7 +124,7 @@ class Denoiser(Interface, abc.ABC):
         r"""The level at which a student asks it unless told otherwise."""
         return self.sigma_max
 
-    def start(self) -> Denoiser:
+    def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.
 
         Raises:

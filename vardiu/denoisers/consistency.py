@@ -94,9 +94,11 @@ class ConsistencyDenoiser(Denoiser):
     def noise_gain(self, sigma: float) -> float:
         return self.denoiser.noise_gain(sigma)
 
-    def start(self) -> Denoiser:
+    def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy, which starts where the denoiser inside does."""
-        return ConsistencyDenoiser(self.denoiser.start(), self.sigma_min, self.sigma_max).train()
+        return ConsistencyDenoiser(
+            self.denoiser.trainable_copy(), self.sigma_min, self.sigma_max
+        ).train()
 
     def _bounded(self, x_t: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
         # A difference of equal levels is zero to the bit; one less their quotient need not be.

@@ -51,9 +51,9 @@ class Mixed(Denoiser):
         # Not terminal, whatever the denoiser is: two answers are mixed at finite levels only.
         self.origin = denoiser.origin
 
-    def start(self) -> Denoiser:
+    def trainable_copy(self) -> Denoiser:
         r"""Returns a copy of the guided network: one call, and no guidance yet."""
-        return self.denoiser.start()
+        return self.denoiser.trainable_copy()
 
     def features(
         self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor

@@ -43,7 +43,7 @@ class LevelRange(TypedDict):
     sigma_max: float
 
 
-def at(value: Schedule, step: int) -> float:
+def value_at_step(value: Schedule, step: int) -> float:
     r"""Returns the value of a schedule at a step; a number is constant."""
     return value(step) if callable(value) else value
 
@@ -111,7 +111,7 @@ class Levels(abc.ABC):
 
 
 def _check_range(sigma_min: Schedule, sigma_max: Schedule) -> None:
-    low, high = at(sigma_min, 0), at(sigma_max, 0)
+    low, high = value_at_step(sigma_min, 0), value_at_step(sigma_max, 0)
     if not 0 < low < high:
         raise ValueError(
             f"sigma_min must be positive and below sigma_max, got sigma_min={low:g}, "
@@ -134,7 +134,10 @@ class LogUniform(Levels):
         _check_range(self.sigma_min, self.sigma_max)
 
     def __call__(self, u: Tensor, step: int = 0) -> Tensor:
-        low, high = math.log(at(self.sigma_min, step)), math.log(at(self.sigma_max, step))
+        low, high = (
+            math.log(value_at_step(self.sigma_min, step)),
+            math.log(value_at_step(self.sigma_max, step)),
+        )
         return (low + (high - low) * u).exp()
 
 
@@ -154,13 +157,16 @@ class LogNormal(Levels):
 
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
-        if not at(self.std, 0) > 0:
-            raise ValueError(f"std must be positive, got {at(self.std, 0):g}")
+        if not value_at_step(self.std, 0) > 0:
+            raise ValueError(f"std must be positive, got {value_at_step(self.std, 0):g}")
 
     def __call__(self, u: Tensor, step: int = 0) -> Tensor:
-        mean, std = at(self.mean, step), at(self.std, step)
+        mean, std = value_at_step(self.mean, step), value_at_step(self.std, step)
         bounds = torch.tensor(
-            [math.log(at(self.sigma_min, step)), math.log(at(self.sigma_max, step))],
+            [
+                math.log(value_at_step(self.sigma_min, step)),
+                math.log(value_at_step(self.sigma_max, step)),
+            ],
             dtype=torch.float64,
         )
         low, high = torch.special.ndtr((bounds - mean) / std).tolist()
@@ -186,12 +192,12 @@ class PowerLaw(Levels):
 
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
-        if not at(self.rho, 0) > 0:
-            raise ValueError(f"rho must be positive, got {at(self.rho, 0):g}")
+        if not value_at_step(self.rho, 0) > 0:
+            raise ValueError(f"rho must be positive, got {value_at_step(self.rho, 0):g}")
 
     def __call__(self, u: Tensor, step: int = 0) -> Tensor:
-        low, high = at(self.sigma_min, step), at(self.sigma_max, step)
-        return low + u ** at(self.rho, step) * (high - low)
+        low, high = value_at_step(self.sigma_min, step), value_at_step(self.sigma_max, step)
+        return low + u ** value_at_step(self.rho, step) * (high - low)
 
 
 def karras_grid(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:

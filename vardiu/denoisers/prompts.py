@@ -97,6 +97,6 @@ class Captioned(Denoiser):
     def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
         return self.denoiser.pure_noise(z, sigma)
 
-    def start(self) -> Denoiser:
+    def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy that looks up the same captions."""
-        return Captioned(self.denoiser.start(), self.captions).train()
+        return Captioned(self.denoiser.trainable_copy(), self.captions).train()

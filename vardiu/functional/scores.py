@@ -1,6 +1,6 @@
-r"""Pure functions of tensors: scores, losses, kernels, bounds.
+r"""Scores, and losses whose gradient is one.
 
-Nothing here draws a random number, holds a parameter or imports another module of the library, so
+Nothing here draws a random number, holds a parameter or imports another room of the library, so
 that each function can be compared with its closed form on given tensors.
 
 Notation: :math:`x` is a clean sample, :math:`x_t = x + \sigma \varepsilon` a noisy one with

@@ -245,7 +245,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
     student = problem.networks.student()
-    student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
+    student, pairs = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
     objective = DiffInstruct(
         problem.known_teacher,
         student,

@@ -160,7 +160,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     if config.adversarial_weight:
         critics["head"], batches = config.head_optimizer, problem.data.clean
         head = discriminator_on(fake, (), **problem.data.conditions(1, torch.Generator()))
-    student, pairs = yield from regression.start(problem, student, config.pairs, config, context)
+    student, pairs = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
     objective = DMD2(
         problem.known_teacher,
         student,

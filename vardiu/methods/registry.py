@@ -102,7 +102,7 @@ def newest_first(methods: Mapping[str, Method]) -> dict[str, Method]:
 
 
 def checked(method: Any, where: str) -> Method:  # noqa: ANN401 (what a module holds)
-    r"""Returns what it was given.
+    r"""Returns an object, which must be a method.
 
     Raises:
         ConfigError: It is no method.

@@ -40,7 +40,7 @@ __all__ = [
     "Settings",
     "make_pairs",
     "recipe",
-    "start",
+    "train_on_pairs",
 ]
 
 
@@ -110,7 +110,7 @@ class Regression(Objective):
 def drawn_pairs(objective: Objective, pairs: Pairs, n: int, role: str = "pair") -> Pairs:
     r"""Returns pairs drawn at random, with replacement, on the objective's device."""
     like = objective.like
-    drawn = pairs.at((objective.uniform(n, role) * len(pairs.z)).long())
+    drawn = pairs.select((objective.uniform(n, role) * len(pairs.z)).long())
     return Pairs(drawn.z.to(like), drawn.x.to(like), drawn.cond)
 
 
@@ -145,7 +145,7 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
     return Pairs(found["z"], found["x"], cond)
 
 
-def start(
+def train_on_pairs(
     problem: Problem,
     student: Generator,
     row: PairSettings,
@@ -153,7 +153,7 @@ def start(
     context: Context,
     share: float = 0.0,
 ) -> Stages[tuple[Generator, Pairs | None]]:
-    r"""The stage that gives a student its start; none if there are no pairs to learn from.
+    r"""Yields the stage that fits a student to pairs; none where no pairs are asked for.
 
     Arguments:
         problem: The problem.
@@ -201,7 +201,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""
     row = replace(config.pairs, steps=config.steps)
     student = problem.networks.student()
-    student, _ = yield from start(problem, student, row, config, context, share=1.0)
+    student, _ = yield from train_on_pairs(problem, student, row, config, context, share=1.0)
     return student
 
 

@@ -435,7 +435,9 @@ def players(
         framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
         return framed, FramedPosterior(problem.networks.encoder(), frame)
     student = problem.networks.student()
-    student, _ = yield from regression.start(problem, student, config.pairs, config, context)
+    student, _ = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
     k = math.prod(student.latent_shape)
     return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 

@@ -23,7 +23,7 @@ from ..training.frozen import Frozen
 from ..training.objective import Objective
 from .gradients import student_gradient
 
-__all__ = ["gradient_snr", "measure_convergence", "score_gap", "spread"]
+__all__ = ["gradient_snr", "measure_convergence", "score_gap", "variance_ratio"]
 
 
 # ---------------------------------------------------------------- instruments
@@ -113,7 +113,7 @@ def score_gap(
     return found
 
 
-def spread(x: Tensor, variance: float) -> float:
+def variance_ratio(x: Tensor, variance: float) -> float:
     r"""Returns the trace of the samples' covariance over that of the data.
 
     Arguments:
@@ -152,7 +152,7 @@ def measure_convergence(
     if draws:
         row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
     x, cond = samples
-    row["spread"] = spread(x, problem.space.variance)
+    row["spread"] = variance_ratio(x, problem.space.variance)
     row["histogram"] = problem.scores.histogram(x)
     row["expected_shares"] = problem.scores.expected_shares
     if problem.teacher is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .edm_blocks import ADM, Conv, Positional, Unused, blocks_of, norm
-from .layout import decoder, encoder, one_hot, plain, tap_names
+from .layout import constructor_arguments, decoder, encoder, one_hot, tap_names
 from .taps import Tap, Tapped, required_level
 
 __all__ = ["DhariwalUNet"]
@@ -57,7 +57,7 @@ class DhariwalUNet(Tapped):
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (32, 16, 8),
     ) -> None:
-        arguments = plain(locals())
+        arguments = constructor_arguments(locals())
         super().__init__()
         self.arguments = arguments
         self.label_dim = label_dim

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .edm_blocks import SONG, Conv, Fourier, Positional, Unused, blocks_of, norm
-from .layout import Place, decoder, encoder, one_hot, plain, tap_names
+from .layout import Place, constructor_arguments, decoder, encoder, one_hot, tap_names
 from .taps import Tap, Tapped, required_level
 
 __all__ = ["SongUNet"]
@@ -84,7 +84,7 @@ class SongUNet(Tapped):
         decoder_type: Literal["standard", "skip"] = "standard",
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
-        arguments = plain(locals())
+        arguments = constructor_arguments(locals())
         super().__init__()
         for name, allowed in TYPES.items():
             if arguments[name] not in allowed:

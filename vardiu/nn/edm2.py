@@ -30,7 +30,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..functional.tensors import expand_like
-from .layout import Place, attend, decoder, encoder, one_hot, plain, resample, tap_names, taps_2d
+from .layout import (
+    Place,
+    attend,
+    constructor_arguments,
+    decoder,
+    encoder,
+    one_hot,
+    resample,
+    tap_names,
+    taps_2d,
+)
 from .taps import Tap, Tapped, required_level
 
 __all__ = ["EDM2UNet", "mp_cat", "mp_silu", "mp_sum", "normalise"]
@@ -192,7 +202,7 @@ class EDM2UNet(Tapped):
         resample_filter: Sequence[float] = (1, 1),
         clip_act: float | None = 256,
     ) -> None:
-        arguments = plain(locals())
+        arguments = constructor_arguments(locals())
         super().__init__()
         self.arguments = arguments
         self.label_dim = label_dim

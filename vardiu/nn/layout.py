@@ -1,4 +1,4 @@
-r"""What the U-Nets of the EDM family share: where their blocks stand, and a few operations.
+r"""Layout of the U-Nets of the EDM family: the places of their blocks, and shared operations.
 
 Each resolution of the encoder has `num_blocks` blocks, and begins with one that halves the image;
 each resolution of the decoder has one block more, and begins with one that doubles it, but for
@@ -23,7 +23,7 @@ __all__ = [
     "decoder",
     "encoder",
     "one_hot",
-    "plain",
+    "constructor_arguments",
     "resample",
     "tap_names",
     "taps_2d",
@@ -186,7 +186,7 @@ def one_hot(label: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
     return (label[:, None] == torch.arange(classes, device=label.device)).to(like)
 
 
-def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def constructor_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     r"""Returns the `locals()` at the start of a constructor as its arguments, ready for JSON."""
     return {
         name: list(value) if isinstance(value, (list, tuple)) else value

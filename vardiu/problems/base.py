@@ -133,8 +133,13 @@ class Networks(abc.ABC):
         r"""Returns a denoiser that starts from the teacher's weights if it has any."""
         teacher = self.teacher.known
         if next(teacher.parameters(), None) is not None:
-            return teacher.start()
+            return teacher.trainable_copy()
         return self.denoiser()
+
+    def student_denoiser(self) -> Denoiser:
+        r"""Returns a denoiser for a student of noise levels to ask: one that starts from the
+        teacher's weights if it has any."""
+        return self.fake()
 
 
 class Data(abc.ABC):

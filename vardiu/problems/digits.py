@@ -54,7 +54,7 @@ class DigitsNetworks(Networks):
         row = self.settings
         if row.calls == 1:
             return OneStep.like(self.teacher.known, row.sigma)
-        return FewStep.on_grid(self.teacher.known.start(), row.calls, row.sigma)
+        return FewStep.on_grid(self.teacher.known.trainable_copy(), row.calls, row.sigma)
 
     def encoder(self) -> Encoder:
         widths, depth = self.WIDTHS, self.DEPTH

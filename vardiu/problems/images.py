@@ -50,7 +50,7 @@ class ImageNetworks(Networks):
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
         inner = self.teacher.known if inner is None else inner  # just trained, not read
-        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.start()
+        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.trainable_copy()
         if row.precision != "float32":
             started = denoiser_with_precision(started, row.precision)
         return started if captions is None else Captioned(started, captions)
@@ -60,7 +60,7 @@ class ImageNetworks(Networks):
         denoiser = self.denoiser() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        return FewStep.on_grid(denoiser, row.calls, row.sigma)
+        return FewStep.on_grid(denoiser, row.calls, row.sigma, row.rule)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner

@@ -26,7 +26,7 @@ class Pairs(NamedTuple):
     x: Tensor
     cond: Mapping[str, Tensor]
 
-    def at(self, rows: Tensor) -> Pairs:
+    def select(self, rows: Tensor) -> Pairs:
         r"""Returns the pairs of these rows `(B,)`, on the device of the index."""
         index = rows.to(self.z.device)
         cond = {name: value[index].to(rows.device) for name, value in self.cond.items()}

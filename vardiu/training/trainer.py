@@ -66,7 +66,7 @@ class Trainer:
 
     Raises:
         ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
-            that mixes the rows of its batch was to be accumulated.
+            that couples the rows of its batch was to be accumulated.
     """
 
     def __init__(
