@@ -121,7 +121,9 @@ class ConsistencyDistillation(Objective):
         sigma, lower = grid[i], grid[i + 1]
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         levels = torch.stack([sigma, lower])
-        _, x_next = trajectory(self.teacher, x_t, levels, correct=self.correct, **batch.cond)
+        _, x_next = trajectory(
+            self.teacher, x_t, levels, correct=self.correct, eta=0.0, **batch.cond
+        )
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 
     def loss(self, drawn: Neighbours, step: int) -> Loss:
