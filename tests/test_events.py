@@ -60,7 +60,16 @@ def carry_out(tmp_path, monkeypatch):
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
 
     def carry_out(objective_class, listeners):
-        method = dataclasses.replace(METHODS["denoising"], recipe=recipe_of(objective_class))
+        method = dataclasses.replace(
+            METHODS["regression"],
+            name="two_stages",
+            settings=Settings,
+            recipe=recipe_of(objective_class),
+            presets={},
+            arms={},
+            examples={},
+            cites_by=lambda settings: (),
+        )
         code = Code("two_stages.py:METHOD", "0" * 64, method, "0" * 64)
         problem = DensitySettings(name="mog40", width=8, depth=1)
         run = RunSettings(reports=2, evaluations=2, samples=200, threads=1, device="cpu")

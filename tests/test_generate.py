@@ -103,7 +103,7 @@ def test_a_few_steps_start_from_noise_alone(rule):
     a, b = student.states(z)
     assert torch.equal(a.x_t, first) and a.sigma == math.inf
     torch.testing.assert_close(b.x_t, 0.7 * first + then)
-    assert student.arguments == {"sigmas": ["inf", 1.0], "rule": rule}
+    assert student.arguments == {"sigmas": ["inf", 1.0], "rule": rule, "floor": 0.0}
     again = FewStep(flowing(), **student.arguments)
     assert torch.equal(again(z), student(z))
 

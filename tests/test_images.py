@@ -155,11 +155,27 @@ def test_students_of_few_steps_and_of_another_architecture(folder, tmp_path):
     student = problem.networks.student()
     assert isinstance(student, FewStep) and len(student.sigmas) == 3
     assert student.sigmas[0] == pytest.approx(student.denoiser.sigma_max)
+    assert student.latent_shape == (3, 1, 8, 8)
     fresh = ImageSettings(teacher=str(folder), data="digits", student="fresh", widths=(8, 16))
     student = ImageProblem(fresh).networks.student()
     assert isinstance(student, OneStep) and student.conditions == ("label",)
     z, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
     assert student(z, label=label).shape == (2, 1, 8, 8)
+
+
+def test_the_rule_of_few_steps_is_an_option(folder, tmp_path, capsys):
+    words = ["--teacher", folder, "--data", "digits", "--calls", "3", "--rule", "ddim"]
+    run("distill", "images", *words, "--out", tmp_path / "run", "--dry-run")
+    assert "rule: ddim" in capsys.readouterr().out
+    settings = ImageSettings(teacher=str(folder), data="digits", calls=3, rule="ddim")
+    student = ImageProblem(settings).networks.student()
+    assert student.rule == "ddim" and student.latent_shape == (1, 8, 8)
+    models.save(student, tmp_path / "student")
+    loaded = models.load(tmp_path / "student")
+    z, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
+    assert loaded.rule == "ddim"
+    # Three calls of one latent: each step leads on from the state before.
+    assert torch.equal(loaded(z, label=label), student.eval()(z, label=label))
 
 
 def test_a_teacher_that_does_not_denoise_stops_everything(folder, tmp_path, capsys):

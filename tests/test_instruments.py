@@ -85,7 +85,7 @@ def test_frozen_parameters_have_no_part_in_the_ratio():
 def test_the_ratio_leaves_no_trace(name):
     objective = CASES[name]()
     batch = batch_of(objective)
-    objective.latents(2)  # a stream that is under way
+    objective.uniform(2, "latent")  # a stream that is under way
     before = {
         k: v.clone() for k, v in objective.state_dict().items() if isinstance(v, torch.Tensor)
     }

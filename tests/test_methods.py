@@ -312,7 +312,8 @@ def test_a_files_presets_are_found(here):
 def test_contests_take_their_arms_from_the_methods(here):
     arms = entered("mog40", CONTESTS["mog40"]).arms
     assert list(arms)[:2] == ["gaussian", "mixture"] and list(arms)[-1] == "diff-instruct-10"
-    assert list(entered("digits", CONTESTS["digits"]).arms) == ["vardiu", "diff-instruct", "pairs"]
+    digits = entered("digits", CONTESTS["digits"]).arms
+    assert list(digits)[0] == "vardiu" and {"diff-instruct", "pairs"} <= set(digits)
     code = load_method("mine.py:METHOD")
     mine = dataclasses.replace(
         code.method, arms={"mog40": {"mine": Arm("Mine", code.method.settings())}}

@@ -203,3 +203,16 @@ def test_students_of_a_density_with_several_calls_are_denoisers_as_the_fake():
     for kind in (DensitySettings, DigitsSettings):
         with pytest.raises(ConfigError, match=r"problem\.calls must be at least 1, got 0"):
             kind(calls=0)
+
+
+def test_a_students_denoiser_starts_from_a_teacher_with_weights_or_sees_octaves():
+    problem = DensityProblem(replace(SMALL, fourier=3))
+    octaves = problem.networks.student_denoiser().network.octaves
+    assert octaves == [1.0, 2.0, 4.0] and problem.networks.denoiser().network.octaves == []
+    problem.teacher = problem.networks.denoiser()
+    started = problem.networks.student_denoiser()
+    assert started is not problem.teacher
+    for mine, its in zip(started.parameters(), problem.teacher.parameters(), strict=True):
+        assert torch.equal(mine, its) and mine.requires_grad
+    toy = ToyProblem(classes=2)
+    assert toy.networks.student_denoiser().conditions == ("label",)

@@ -10,6 +10,7 @@ from cases import denoiser, framed, student
 
 from vardiu import models
 from vardiu.denoisers.adapted import AdaptedDenoiser
+from vardiu.denoisers.consistency import ConsistencyDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.denoisers.schedules import Flow
 from vardiu.nn import MLP, Precision, UNet
@@ -40,6 +41,7 @@ def from_noise() -> FewStep:
 MODELS = {
     "one_step": lambda: OneStep(denoiser(), 4.0),
     "few_step": lambda: FewStep(denoiser(), [4.0, 1.0]),
+    "consistency": lambda: FewStep(ConsistencyDenoiser(denoiser()), [4.0, 1.0], floor=0.1),
     "few_step_ddim": lambda: FewStep(denoiser(), [4.0, 1.0, 0.5], "ddim"),
     "few_step_from_noise": from_noise,
     "pushforward": lambda: student(2),

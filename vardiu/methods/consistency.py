@@ -62,7 +62,6 @@ class ConsistencyDistillation(Objective):
     Deviations:
         - No LPIPS among the distances: its network knows photographs only.
         - The target network is in evaluation mode: no dropout mask is shared with it.
-        - The scalings are those of `ConsistencyDenoiser`, for a denoiser of any coordinates.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Algorithm 2
@@ -122,7 +121,7 @@ class ConsistencyDistillation(Objective):
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         levels = torch.stack([sigma, lower])
         _, x_next = trajectory(
-            self.teacher, x_t, levels, correct=self.correct, eta=0.0, **batch.cond
+            self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **batch.cond
         )
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 
@@ -166,9 +165,8 @@ class Settings(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = self.sampling_steps
-        if not 1 <= steps < self.grid:
-            raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {steps}")
+        if not 1 <= (calls := self.sampling_steps) < self.grid:
+            raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {calls}")
         if not 0 <= self.target_decay < 1:
             raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
@@ -177,7 +175,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
     objective = ConsistencyDistillation(
         problem.known_teacher,
-        ConsistencyDenoiser(problem.networks.fake(), sigma_max=config.sigma_max),
+        ConsistencyDenoiser(problem.networks.student_denoiser(), sigma_max=config.sigma_max),
         grid=config.grid,
         rho=config.rho,
         correct=config.solver == "heun",
@@ -186,9 +184,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         weight=build.weight(config.weight),
         calls=config.sampling_steps,
     )
-    batches = problem.data.clean(config.batch, context.seed)
-    optimisation = build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, optimisation)
+    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
+    trained = yield Stage("consistency", objective, config.steps, batches, row)
     return objective.student_of(trained.network)
 
 
@@ -209,15 +206,14 @@ CURES: Mapping[str, str] = {
 }
 
 
-# Problems of seconds: rates, batches and the target of small networks.
-MIXTURE = Settings(steps=20_000, batch=512, lr=1e-3, clip=1.0, target_decay=0.0, halflife=1e5)
-DIGITS = Settings(
-    steps=4_000, batch=128, lr=3e-4, clip=1.0, grid=18, target_decay=0.0, halflife=44_000.0
-)
+# Small networks: great rates, few levels, and the error of each level in its own units.
+SMALL = Settings(grid=18, clip=1.0, weight=WeightSettings(kind="power", power=-1.0))
+MIXTURE = replace(SMALL, steps=8_000, batch=256, lr=5e-3, halflife=1e5)
+DIGITS = replace(SMALL, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
 PRESETS = {
-    "mog40-consistency": Preset("consistency distillation on the data's noise", MOG40, MIXTURE),
+    "mog40-consistency": Preset("consistency distillation, with data", MOG40, MIXTURE),
     "digits-consistency": Preset(
-        "8x8 real images by class; consistency distillation", DigitsSettings(), DIGITS
+        "8x8 real images by class; consistency distillation, with data", DigitsSettings(), DIGITS
     ),
 }
 

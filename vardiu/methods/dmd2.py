@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..denoisers.levels import LogUniform
 from ..discriminators.diffusion import DiffusionDiscriminator, discriminator_on
 from ..functional.adversarial import softplus_discriminator, softplus_generator
 from ..functional.tensors import expand_like
@@ -34,6 +35,8 @@ from .diff_instruct import DMD, DiffInstruct, Fakes
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
+    from ..problems.linear import LinearProblem
+    from ..students.affine import Affine
 
 __all__ = ["DMD2", "METHOD", "Settings", "recipe"]
 
@@ -181,6 +184,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     return trained.network
 
 
+def ideal(problem: LinearProblem, student: Affine) -> DMD2:
+    r"""Returns the matching of distributions alone, with the fake that is exact."""
+    fake = problem.networks.fake(student, follows=True)
+    return DMD2(problem.known_teacher, student, fake, levels=LogUniform(0.3, 3.0), ratio=1)
+
+
 YIN = """@inproceedings{yin2024dmd2,
   title     = {Improved Distribution Matching Distillation for Fast Image Synthesis},
   author    = {Yin, Tianwei and Gharbi, Micha{\\"e}l and Park, Taesung and Zhang, Richard and
@@ -227,6 +236,8 @@ METHOD = Method(
     presets=PRESETS,
     cures=diff_instruct.CURES,
     arms=ARMS,
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
     examples={
         "dmd2": Example(TINY),
         "dmd2-adversarial": Example(ADVERSARIAL),

@@ -136,6 +136,11 @@ class Networks(abc.ABC):
             return teacher.trainable_copy()
         return self.denoiser()
 
+    def student_denoiser(self) -> Denoiser:
+        r"""Returns a denoiser for a student of noise levels to ask: one that starts from the
+        teacher's weights if it has any."""
+        return self.fake()
+
 
 class Data(abc.ABC):
     r"""Batches, clean samples, conditions, and samples of the teacher.

@@ -75,9 +75,18 @@ class DensityNetworks(Networks):
         scale: Scale = UnitScale(space.sigma_data, space.mean) if row.scaled else RawScale()
         return Encoder(with_precision(network, row.precision), row.width, scale)
 
-    def denoiser(self) -> Denoiser:
+    def student_denoiser(self) -> Denoiser:
+        taught = next(self.teacher.known.parameters(), None) is not None
+        return self.fake() if taught else self.denoiser(self.settings.fourier)
+
+    def denoiser(self, fourier: int = 0) -> Denoiser:
+        r"""Returns a fresh denoiser of the data.
+
+        Arguments:
+            fourier: Octaves of sines and cosines of its input that its network sees beside it.
+        """
         row, shape = self.settings, self.space.shape
-        network = MLP(shape, shape, width=row.width, depth=row.depth, noisy=True)
+        network = MLP(shape, shape, width=row.width, depth=row.depth, fourier=fourier, noisy=True)
         return PreconditionedDenoiser(
             with_precision(network, row.precision),
             shape=shape,

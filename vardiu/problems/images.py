@@ -60,7 +60,7 @@ class ImageNetworks(Networks):
         denoiser = self.denoiser() if row.student == "fresh" else self.fake()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
-        return FewStep.on_grid(denoiser, row.calls, row.sigma)
+        return FewStep.on_grid(denoiser, row.calls, row.sigma, row.rule)
 
     def denoiser(self) -> Denoiser:
         row, space, inner = self.settings, self.space, self.teacher.inner

@@ -287,6 +287,9 @@ class ImageSettings:
     2.5 where it predicts noise."""
     calls: int = 1
     """The number of calls of the student; more than one is a few-step student."""
+    rule: Literal["renoise", "ddim"] = "renoise"
+    """What leads a few-step student from one level to the next: fresh noise, or a step of DDIM,
+    deterministic from one latent of an image's shape."""
     side: int = 16
     """fresh, and `vardiu teach`: the height and width of an image."""
     channels: int = 3

@@ -216,7 +216,13 @@ class FewStep(Generator):
         self.calls = len(self.sigmas)
 
     @classmethod
-    def on_grid(cls, denoiser: Denoiser, calls: int, sigma: float | None = None) -> FewStep:
+    def on_grid(
+        cls,
+        denoiser: Denoiser,
+        calls: int,
+        sigma: float | None = None,
+        rule: str = "renoise",
+    ) -> FewStep:
         r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
 
         The levels are those of EDM's grid of one call more, without its last: a call at the
@@ -225,7 +231,7 @@ class FewStep(Generator):
         high = sigma or denoiser.latent_sigma
         # Noise alone is a level of its own, and no end of a grid.
         grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return cls(denoiser, [high, *grid[1:calls].tolist()])
+        return cls(denoiser, [high, *grid[1:calls].tolist()], rule)
 
     def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns what the network makes of a state, `(B, *)`: one call.

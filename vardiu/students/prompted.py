@@ -23,9 +23,9 @@ def _without_captions(denoiser: Denoiser) -> Denoiser:
         return denoiser
     if isinstance(denoiser, Captioned):
         return inner
-    plain = _without_captions(inner)
-    twin = with_child(denoiser, "denoiser", plain)
-    twin.conditions = plain.conditions
+    alone = _without_captions(inner)
+    twin = with_child(denoiser, "denoiser", alone)
+    twin.conditions = alone.conditions
     return twin
 
 
