@@ -21,6 +21,7 @@ from vardiu.posteriors.framed import FramedPosterior
 from vardiu.problems.toy import ToyProblem, mixture_teacher
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
+from vardiu.training.frozen import Frozen
 from vardiu.training.objective import Objective
 from vardiu.training.stage import Context, Stage, Trained
 
@@ -64,9 +65,12 @@ def stages_made(name: str, dtype: torch.dtype) -> list[Stage]:
 def last_stage(name: str) -> Stage:
     """A copy of an example's last stage, the method's own."""
     stage = stages_made(name, torch.get_default_dtype())[-1]
-    return stage._replace(
-        objective=copy.deepcopy(stage.objective), batches=copy.deepcopy(stage.batches)
-    )
+    objective = copy.deepcopy(stage.objective)
+    # What is held is shared by copies: a test that changes its type must not change another's.
+    for child, module in objective.named_children():
+        if isinstance(module, Frozen):
+            setattr(objective, child, Frozen(copy.deepcopy(module.module)))
+    return stage._replace(objective=objective, batches=copy.deepcopy(stage.batches))
 
 
 def case(name: str) -> Callable[[], Objective]:

@@ -189,7 +189,7 @@ def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, cap
 def test_kept_memory_is_not_faulted_in_again():
     """Sixteen MiB made and freed: without the setting each time costs 4,096 pages again."""
     code = (
-        "import resource, torch; from vardiu.runs import allocator; allocator.keep() or exit(77)\n"
+        "import resource, torch; from vardiu.runs import allocator; allocator.keep_freed_memory() or exit(77)\n"
         "f = lambda: [torch.ones(2**18) for _ in range(16)]; f(); f()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(10): f()\n"

@@ -66,7 +66,7 @@ def test_saved_tensors_are_counted_once_and_weights_never():
     first, second = nn.Linear(3, 5), nn.Linear(5, 2)
     x = torch.randn(7, 3)
     count = Count([*weights(first), *weights(second)])
-    with count.of({"first": first, "second": second}):
+    with count.counting({"first": first, "second": second}):
         h = nn.functional.silu(first(x))  # keeps x, and its own input
         (second(h) + second(h)).sum()  # keeps h, once for both
     assert count.found == {"first": 7 * 3 * 8, "": 7 * 5 * 8, "second": 7 * 5 * 8}

@@ -7,13 +7,14 @@ import math
 
 import pytest
 import torch
-from cases import denoiser, dmd2, student
+from cases import LEVELS, denoiser, student
 from problems import LinearGaussian, mixture_teacher, standard_error
 
 from vardiu.data.batch import Batch
 from vardiu.data.batches import DataFree, Shuffled
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
+from vardiu.discriminators.diffusion import discriminator_on
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.dmd2 import DMD2, METHOD
 from vardiu.problems.linear import LinearProblem
@@ -21,12 +22,22 @@ from vardiu.problems.toy import ToyProblem
 from vardiu.settings.fields import LevelSettings
 from vardiu.students.affine import Affine, AffineDenoiser
 from vardiu.students.base import Generator
+from vardiu.students.few_step import FewStep
 from vardiu.training.objective import only
 from vardiu.training.optimizers import Optimisation, OptimizerRow, cosine
 from vardiu.training.stage import Context, Stage, Trained
 from vardiu.training.trainer import Trainer
 
 RANGE = {"sigma_min": 0.1, "sigma_max": 10.0}
+
+
+def dmd2(classes: int = 0, calls: int = 1, **options: object) -> DMD2:
+    fake = denoiser(classes)
+    head = discriminator_on(fake, **({"label": torch.zeros(1).long()} if classes else {}))
+    generator = student(classes) if calls == 1 else FewStep(denoiser(classes), [8.0, 1.0][:calls])
+    teacher = mixture_teacher(labels=classes > 0)
+    given = {"levels": LEVELS, "ratio": 2, "adversarial_weight": 0.5, **options}
+    return DMD2(teacher, generator, fake, head, **given)
 
 
 def level(sigma: float) -> LogUniform:

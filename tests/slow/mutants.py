@@ -206,8 +206,8 @@ DROPPED = [
     Mutant(
         "condition to the teacher: consistency distillation",
         CONSISTENCY,
-        "correct=self.correct, **batch.cond)",
-        "correct=self.correct)",
+        "self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **batch.cond",
+        "self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(

@@ -6,7 +6,7 @@ from .densities import DENSITIES, MixtureSpec, mixture
 from .digits import digits
 from .images import ImageBatches
 from .latents import Encoded
-from .sources import open_data, read_data, records
+from .sources import open_data, read_data
 
 __all__ = [
     "Batch",
@@ -23,5 +23,4 @@ __all__ = [
     "Encoded",
     "open_data",
     "read_data",
-    "records",
 ]

@@ -88,8 +88,8 @@ class RunFolder:
             ) from error
 
     def _bare(self) -> bool:
-        r"""Whether settings and provenance are all that is here, as this class writes them."""
-        ours = {"config.yaml", "provenance.json", ".lock"}
+        r"""Whether nothing was trained here: settings, provenance and artefacts are all."""
+        ours = {"config.yaml", "provenance.json", "artefacts", ".lock"}
         if any(path.name not in ours for path in self.path.iterdir()):
             return False
         text = self.file("config.yaml").read_text()
