@@ -29,7 +29,7 @@ from vardiu.students.affine import Affine
 from vardiu.training.frozen import Frozen
 from vardiu.training.memory import Memory
 from vardiu.training.objective import Objective, networks, only
-from vardiu.training.optimizers import Optimisation, cosine
+from vardiu.training.optimizers import Optimisation, OptimizerRow, cosine
 from vardiu.training.streams import Streams
 from vardiu.training.trainer import Trainer
 
@@ -105,6 +105,27 @@ def test_gradients_reach_what_a_phase_names_and_nothing_else(name):
             reached = parameter.grad is not None and bool((parameter.grad != 0).any())
             assert reached == named, f"{phase.name}: {key}"
         assert before == {key: p.requires_grad for key, p in objective.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_levels_weigh(name):
+    """With another weight of its levels a phase has another gradient."""
+    objective, batch = make(name), batch_of(make(name))
+    weights = {k: v for k, v in vars(objective).items() if k.endswith("weight") and callable(v)}
+    for key, weight in weights.items():
+        found = []
+        for other in (weight, lambda sigma, weight=weight: weight(sigma) * (1 + sigma)):
+            setattr(objective, key, other)
+            objective.streams.reset(0)
+            drawn = objective.prepare(batch, 0)
+            found.append(
+                [gradients_of(objective, i, drawn, 0) for i in range(len(objective.phases))]
+            )
+        setattr(objective, key, weight)
+        gaps = [(a[k] - b[k]).norm() / a[k].norm() for a, b in zip(*found, strict=True) for k in a]
+        assert max(gaps) > 0.01, key
+    settings = EXAMPLES[name][1].settings
+    assert bool(weights) == hasattr(settings, "weight")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -331,6 +352,25 @@ def test_teacher_is_neither_trained_nor_saved_nor_touched(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_trainer_step_is_one_along_the_gradient_of_each_phase(name):
+    """By plain gradient descent; the average that follows at once is the student after it."""
+    objective, batch = make(name), batch_of(make(name))
+    other, batches = copy.deepcopy(objective), Repeat(objective)
+    batches.at = lambda index: batch
+    row = OptimizerRow(kind="sgd", lr=0.01, betas=(0.0, 0.0))
+    trainer = Trainer(objective, Optimisation(dict.fromkeys(objective.trained, row)), steps=2)
+    trainer.fit(batches)
+    other.streams.reset(0)
+    assert list(two_steps([other], [batch]))
+    wanted, state = other.state_dict(), objective.state_dict()
+    for key in wanted:
+        torch.testing.assert_close(state[key], wanted[key], rtol=1e-10, atol=1e-12, msg=key)
+    average = dict(trainer.average.module.named_parameters())
+    for key, parameter in objective.generator.named_parameters():
+        assert torch.equal(average[key], parameter), key
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_resuming_is_exact_to_the_bit(name, tmp_path):
     straight, batches = trainer_of(name)
     straight.fit(batches)
@@ -466,7 +506,10 @@ def two_steps(copies: list[Objective], batches: list[Batch]) -> Iterator[dict[st
     for step in range(2):
         with torch.no_grad():
             drawn = [o.prepare(b, step) for o, b in zip(copies, batches, strict=True)]
-        for i in range(len(copies[0].phases)):
+        for i, phase in enumerate(copies[0].phases):
+            assert phase.repeat == phase.minibatches == 1, "visit each part here as the trainer"
+            if step % phase.every:
+                continue
             found = [gradients_of(o, i, d, step) for o, d in zip(copies, drawn, strict=True)]
             mean = {key: torch.stack([g[key] for g in found]).mean(0) for key in found[0]}
             yield mean

@@ -1,0 +1,724 @@
+"""Faults that are made in the source on purpose, one at a time: each must fail the tests.
+
+    python tests/slow/mutants.py            # all of them
+    python tests/slow/mutants.py lattice    # those whose name has a word
+
+A mutant names the tests that must see it, a few seconds of the ordinary suite. It survives where
+they pass. Exits 1 where one survives, 2 where the text of one is not found exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+CONTRACT = "tests/test_contract.py"
+ERRORS = "tests/test_standard_errors.py"
+VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
+DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
+CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
+LATTICE = ("tests/test_lattice.py",)
+
+
+class Mutant(NamedTuple):
+    """A fault: in a file of the package, `new` stands in place of `old`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def contract(words: str) -> tuple[str, ...]:
+    return (CONTRACT, "-k", words)
+
+
+def errors(words: str) -> tuple[str, ...]:
+    return (ERRORS, "-k", words)
+
+
+def method(name: str, words: str = "") -> tuple[str, ...]:
+    path = f"tests/methods/test_{name}.py"
+    return (path, "-k", words) if words else (path,)
+
+
+FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
+
+
+# One label for all rows: what takes a label still gets one.
+CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+SIGNS = [
+    Mutant(
+        "sign: VarDiU",
+        VARDIU,
+        "value = weight * (entropy - surrogate(x, direction))",
+        "value = weight * (entropy + surrogate(x, direction))",
+        contract(f"{FIXED} and vardiu"),
+    ),
+    Mutant(
+        "sign: VarDiU, weighted posterior",
+        VARDIU,
+        "value = own * entropy - weight * surrogate(x, direction)",
+        "value = own * entropy + weight * surrogate(x, direction)",
+        method("vardiu"),
+    ),
+    Mutant(
+        "sign: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "value = surrogate(x, direction).mean()",
+        "value = -surrogate(x, direction).mean()",
+        contract(f"{DESCENT} and diff_instruct"),
+    ),
+    Mutant(
+        "sign: Diff-Instruct's fake",
+        DIFF_INSTRUCT,
+        'return Loss(error, {"error": error.detach()})',
+        'return Loss(-error, {"error": error.detach()})',
+        method("diff_instruct"),
+    ),
+    Mutant(
+        "sign: DMD2's adversarial loss",
+        DMD2,
+        "value = value + self.adversarial_weight * error",
+        "value = value - self.adversarial_weight * error",
+        method("dmd2"),
+    ),
+    Mutant(
+        "sign: DMD2's classifier",
+        DMD2,
+        "return Loss(loss.value + self.classifier_weight * error, info)",
+        "return Loss(loss.value - self.classifier_weight * error, info)",
+        method("dmd2"),
+    ),
+    Mutant(
+        "sign: consistency distillation",
+        CONSISTENCY,
+        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        method("consistency"),
+    ),
+    Mutant(
+        "sign: regression",
+        REGRESSION,
+        "return Loss(pseudo_huber(difference, self.softness).mean(),",
+        "return Loss(-pseudo_huber(difference, self.softness).mean(),",
+        contract(f"{DESCENT} and regression"),
+    ),
+    Mutant(
+        "sign: denoising",
+        "methods/denoising.py",
+        "return Loss(denoising(",
+        "return Loss(-denoising(",
+        method("denoising"),
+    ),
+]
+
+DROPPED = [
+    Mutant(
+        "condition to the teacher: VarDiU",
+        VARDIU,
+        "denoised = self.teacher(x_t, sigma, **cond)",
+        "denoised = self.teacher(x_t, sigma)",
+        contract(f"{CONDITIONS} and vardiu"),
+    ),
+    Mutant(
+        "condition to the posterior: VarDiU",
+        VARDIU,
+        "r = self.posterior(x_t, sigma, **cond)\n        z = z",
+        f"r = self.posterior(x_t, sigma, {CONSTANT})\n        z = z",
+        contract(f"{CONDITIONS} and vardiu"),
+    ),
+    Mutant(
+        "condition to the student: VarDiU",
+        VARDIU,
+        "x_0 = x = self.generator(z, **cond)",
+        f"x_0 = x = self.generator(z, {CONSTANT})",
+        contract(f"{CONDITIONS} and vardiu"),
+    ),
+    Mutant(
+        "conditions of the minibatch mixture: VarDiU",
+        VARDIU,
+        "same_condition(cond, len(x_0))",
+        "None",
+        contract(f"{CONDITIONS} and vardiu-shared"),
+    ),
+    Mutant(
+        "conditions of opposite noise misaligned: VarDiU",
+        VARDIU,
+        "torch.cat([value, value]) for name",
+        "value.repeat_interleave(2, 0) for name",
+        contract(f"{CONDITIONS} and vardiu"),
+    ),
+    Mutant(
+        "condition to the teacher: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "real = self.teacher(x_t, sigma, **cond)",
+        "real = self.teacher(x_t, sigma)",
+        contract(f"{CONDITIONS} and diff-instruct"),
+    ),
+    Mutant(
+        "condition to the fake: Diff-Instruct's student",
+        DIFF_INSTRUCT,
+        "fake = self.fake(x_t, sigma, **cond)",
+        f"fake = self.fake(x_t, sigma, {CONSTANT})",
+        contract(f"{CONDITIONS} and diff-instruct"),
+    ),
+    Mutant(
+        "condition to the fake: Diff-Instruct's fake",
+        DIFF_INSTRUCT,
+        "denoising(self.fake(x_t, sigma, **cond), x, weight)",
+        f"denoising(self.fake(x_t, sigma, {CONSTANT}), x, weight)",
+        contract(f"{CONDITIONS} and diff-instruct"),
+    ),
+    Mutant(
+        "condition to the student: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "self.matching(self.generator(drawn.z, **cond), cond, step)",
+        f"self.matching(self.generator(drawn.z, {CONSTANT}), cond, step)",
+        contract(f"{CONDITIONS} and diff-instruct"),
+    ),
+    Mutant(
+        "condition to the head's fake: DMD2",
+        DMD2,
+        "self.head(self.fake, y_t, sigma, **cond)",
+        f"self.head(self.fake, y_t, sigma, {CONSTANT})",
+        contract(f"{CONDITIONS} and dmd2"),
+    ),
+    Mutant(
+        "condition to the student: DMD2",
+        DMD2,
+        "x = self.generator.call(drawn.call, drawn.z, **cond)",
+        f"x = self.generator.call(drawn.call, drawn.z, {CONSTANT})",
+        contract(f"{CONDITIONS} and dmd2"),
+    ),
+    Mutant(
+        "condition to the teacher: consistency distillation",
+        CONSISTENCY,
+        "correct=self.correct, **batch.cond)",
+        "correct=self.correct)",
+        contract(f"{CONDITIONS} and consistency"),
+    ),
+    Mutant(
+        "condition to the student: regression",
+        REGRESSION,
+        "difference = self.generator(pairs.z, **pairs.cond) - pairs.x",
+        "difference = self.generator(pairs.z, **{k: 0 * v for k, v in pairs.cond.items()}) "
+        "- pairs.x",
+        contract(f"{CONDITIONS} and regression"),
+    ),
+    Mutant(
+        "pairs' conditions misaligned where they are drawn",
+        "samplers/pairs.py",
+        "value[index].to(rows.device) for name",
+        "value.roll(1, 0)[index].to(rows.device) for name",
+        method("regression", "rows"),
+    ),
+    Mutant(
+        "pairs' conditions misaligned where they are made",
+        REGRESSION,
+        '**{f"cond.{k}": v.cpu() for k, v in cond.items()}}',
+        '**{f"cond.{k}": v.flip(0).cpu() for k, v in cond.items()}}',
+        method("regression", "artefact"),
+    ),
+]
+
+NETWORKS = [
+    Mutant(
+        "student detached: VarDiU",
+        VARDIU,
+        "        x_t = x + expand_like(sigma, x) * noise\n        with torch.no_grad():",
+        "        x_t = x.detach() + expand_like(sigma, x) * noise\n        with torch.no_grad():",
+        contract(f"{FIXED} and vardiu"),
+    ),
+    Mutant(
+        "student detached: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "value = surrogate(x, direction).mean()",
+        "value = surrogate(x.detach(), direction).mean() + 0 * x.sum()",
+        contract("gradients_reach and diff-instruct"),
+    ),
+    Mutant(
+        "student detached: DMD2's adversarial loss",
+        DMD2,
+        'self.logits(x, cond, step, "adversarial")',
+        'self.logits(x.detach(), cond, step, "adversarial")',
+        method("dmd2"),
+    ),
+    Mutant(
+        "student detached: regression",
+        REGRESSION,
+        "difference = self.generator(pairs.z, **pairs.cond) - pairs.x",
+        "x = self.generator(pairs.z, **pairs.cond)\n"
+        "        difference = x.detach() + 0 * x - pairs.x",
+        contract("gradients_reach and regression"),
+    ),
+    Mutant(
+        "teacher and fake swapped: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "difference = score_difference(fake, real, sigma)",
+        "difference = score_difference(real, fake, sigma)",
+        contract(f"{DESCENT} and diff_instruct"),
+    ),
+    Mutant(
+        "teacher and fake swapped: the divisor of DMD",
+        DIFF_INSTRUCT,
+        "size = mean_correction(real, x, self.FLOOR)",
+        "size = mean_correction(fake, x, self.FLOOR)",
+        method("diff_instruct"),
+    ),
+    Mutant(
+        "data and samples swapped: DMD2's classifier",
+        DMD2,
+        "error = softplus_discriminator(real, fake).mean()",
+        "error = softplus_discriminator(fake, real).mean()",
+        method("dmd2"),
+    ),
+    Mutant(
+        "stale target: it never moves",
+        "training/memory.py",
+        "mine.lerp_(its.to(mine.dtype), 1 - self.decay)",
+        "mine.lerp_(its.to(mine.dtype), 0.0)",
+        ("tests/test_memory.py",),
+    ),
+    Mutant(
+        "stale target: the trainer forgets",
+        TRAINER,
+        "self.objective.remember(drawn, self.step)",
+        "pass",
+        ("tests/test_memory.py",),
+    ),
+    Mutant(
+        "stale target: the network in its place",
+        CONSISTENCY,
+        "self.target(x_next, lower, **batch.cond)",
+        "self.consistency(x_next, lower, **batch.cond)",
+        method("consistency"),
+    ),
+    Mutant(
+        "every network free in every phase: the trainer",
+        TRAINER,
+        "with only(self.objective, phase.updates) as free:",
+        "with only(self.objective, self.objective.trained) as free:",
+        contract("trainer_step"),
+    ),
+    Mutant(
+        "every network free in every phase: `only`",
+        "training/objective.py",
+        "if parameter.requires_grad and id(parameter) not in free:",
+        "if False and id(parameter) not in free:",
+        contract("gradients_reach and (diff-instruct or dmd2)"),
+    ),
+    Mutant(
+        "average taken before the step",
+        TRAINER,
+        """                optimizer.step()
+                self.updates[name] += 1
+                if name == "generator":
+                    self.average.update(
+                        self.objective.generator, samples * self.objective.streams.world
+                    )
+""",
+        """                if name == "generator":
+                    self.average.update(
+                        self.objective.generator, samples * self.objective.streams.world
+                    )
+                optimizer.step()
+                self.updates[name] += 1
+""",
+        contract("trainer_step"),
+    ),
+]
+
+SETTINGS = [
+    Mutant(
+        "weight ignored: VarDiU",
+        VARDIU,
+        "weight = self.weight(sigma)\n        if",
+        "weight = torch.ones_like(sigma)\n        if",
+        contract("weight and vardiu"),
+    ),
+    Mutant(
+        "posterior's weight ignored: VarDiU",
+        VARDIU,
+        "own = self.posterior_weight(sigma)",
+        "own = torch.ones_like(sigma) * weight",
+        contract("weight and vardiu"),
+    ),
+    Mutant(
+        "weight ignored: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "direction = expand_like(self.weight(sigma), x) * difference",
+        "direction = difference",
+        contract("weight and diff-instruct"),
+    ),
+    Mutant(
+        "weight ignored: consistency distillation",
+        CONSISTENCY,
+        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        "value = self.distance(difference).mean()",
+        contract("weight and consistency"),
+    ),
+    Mutant(
+        "regression's weight ignored: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "return Loss(loss.value + self.regression_weight * distance, info)",
+        "return Loss(loss.value + distance, info)",
+        method("diff_instruct"),
+    ),
+    Mutant(
+        "levels of a lattice not shuffled",
+        "training/objective.py",
+        "places = self._shared_uniform(total, order).argsort()",
+        "places = self._shared_uniform(total, order).argsort().sort().values",
+        LATTICE,
+    ),
+    Mutant(
+        "levels of a lattice without jitter",
+        "training/objective.py",
+        "return self.streams.own_rows((places + self._shared_uniform(total, role)) / total)",
+        "return self.streams.own_rows((places + 0.5) / total)",
+        LATTICE,
+    ),
+    Mutant(
+        "learning rates swapped: VarDiU",
+        VARDIU,
+        "    optimisation = build.optimisation(config, **others)\n",
+        "    optimisation = build.optimisation(config, **others)\n"
+        "    optimisation = replace(\n"
+        "        optimisation,\n"
+        "        rows=dict(zip(optimisation.rows, reversed(optimisation.rows.values()))),\n"
+        "    )\n",
+        contract("own_row and vardiu-gaussian"),
+    ),
+    Mutant(
+        "learning rates swapped: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "optimisation = build.optimisation(config, fake=config.fake_optimizer)",
+        "optimisation = build.optimisation(\n"
+        "        replace(config, lr=config.fake_optimizer.lr or config.lr),\n"
+        "        fake=replace(config.fake_optimizer, lr=config.lr),\n"
+        "    )",
+        contract("own_row and diff-instruct"),
+    ),
+    Mutant(
+        "learning rates swapped: DMD2's head and fake",
+        DMD2,
+        'critics["head"], batches = config.head_optimizer, problem.data.clean',
+        'critics["head"], batches = config.fake_optimizer, problem.data.clean',
+        contract("own_row and dmd2"),
+    ),
+    Mutant(
+        "a setting dropped: VarDiU's particles",
+        VARDIU,
+        "particles=config.particles,",
+        "",
+        contract("hands_every_setting and vardiu"),
+    ),
+    Mutant(
+        "a setting dropped: Diff-Instruct's weight",
+        DIFF_INSTRUCT,
+        "weight=build.weight(config.weight),",
+        "",
+        contract("hands_every_setting and diff_instruct"),
+    ),
+    Mutant(
+        "a setting dropped: DMD2's classifier weight",
+        DMD2,
+        "classifier_weight=config.classifier_weight,",
+        "",
+        contract("hands_every_setting and dmd2"),
+    ),
+    Mutant(
+        "a setting dropped: the grid of consistency distillation",
+        CONSISTENCY,
+        "grid=config.grid,",
+        "",
+        contract("hands_every_setting and consistency"),
+    ),
+    Mutant(
+        "Bounded with scale in place of its square",
+        "settings/build.py",
+        "return sigma.square() / (sigma.square() + self.scale**2)",
+        "return sigma.square() / (sigma.square() + self.scale)",
+        ("tests/test_weights.py",),
+    ),
+    Mutant(
+        "the frame's log-density without (d - k) log v",
+        "students/framed.py",
+        "log_det = total.log().sum(2) + (self.d - self.k) * v.log()",
+        "log_det = total.log().sum(2)",
+        ("tests/test_posterior.py",),
+    ),
+    Mutant(
+        "biased in place of unbiased MMD^2",
+        "metrics/mmd.py",
+        "within_x = (means.xx.mean() * n - 1) / (n - 1)",
+        "within_x = means.xx.mean()",
+        ("tests/test_metrics.py", "-k", "mmd"),
+    ),
+]
+
+STATED = [
+    Mutant(
+        "error: Fréchet, divided by sqrt(20)",
+        "metrics/frechet.py",
+        "error = torch.tensor(values).std().item()\n    value",
+        "error = torch.tensor(values).std().item() / math.sqrt(20)\n    value",
+        errors("frechet"),
+    ),
+    Mutant(
+        "error: kernel distance, divided by n",
+        "metrics/frechet.py",
+        "error = sample.std().item() / math.sqrt(blocks)",
+        "error = sample.std().item() / blocks",
+        errors("kernel"),
+    ),
+    Mutant(
+        "error: MMD^2 without its factor 2",
+        "metrics/mmd.py",
+        "return 2 * math.sqrt(first.item())",
+        "return math.sqrt(first.item())",
+        errors("mmd"),
+    ),
+    Mutant(
+        "error: MMD^2, divided by n",
+        "metrics/mmd.py",
+        "first = (means.xx - means.xy).var() / n + (means.yy - means.yx).var() / m",
+        "first = (means.xx - means.xy).var() / n**2 + (means.yy - means.yx).var() / m**2",
+        errors("mmd"),
+    ),
+    Mutant(
+        "error: MMD^2 of one set only",
+        "metrics/mmd.py",
+        "first = (means.xx - means.xy).var() / n + (means.yy - means.yx).var() / m",
+        "first = (means.yy - means.yx).var() / m",
+        errors("mmd"),
+    ),
+    Mutant(
+        "error: precision and density, divided by n",
+        "metrics/neighbours.py",
+        "return hits.double().std().item() / math.sqrt(len(hits))",
+        "return hits.double().std().item() / len(hits)",
+        errors("precision"),
+    ),
+    Mutant(
+        "error: recall of a mean over reals",
+        "metrics/neighbours.py",
+        'about.metric("recall", recalled, _jackknife(without))',
+        'about.metric("recall", recalled, _mean_error(recalled))',
+        errors("recall"),
+    ),
+    Mutant(
+        "error: recall and coverage without the jackknife's factor",
+        "metrics/neighbours.py",
+        "return math.sqrt((len(shares) - 1) * shares.var(correction=0).item())",
+        "return math.sqrt(shares.var(correction=0).item())",
+        errors("recall"),
+    ),
+    Mutant(
+        "error: sliced transport without its derivative",
+        TRANSPORT,
+        "error = math.sqrt(variance) / (2 * max(value, 1e-12))",
+        "error = math.sqrt(variance)",
+        errors("sliced"),
+    ),
+    Mutant(
+        "error: sliced transport without its factor 2",
+        TRANSPORT,
+        "error = math.sqrt(variance) / (2 * max(value, 1e-12))",
+        "error = math.sqrt(variance) / max(value, 1e-12)",
+        errors("sliced"),
+    ),
+    Mutant(
+        "error: sliced transport of directions only",
+        TRANSPORT,
+        "variance += _influence(x @ u, y @ u).var().item() / len(x)\n"
+        "    variance += _influence(y @ u, x @ u).var().item() / len(y)",
+        "",
+        errors("sliced"),
+    ),
+    Mutant(
+        "error: sliced transport of samples only",
+        TRANSPORT,
+        "variance = squares.var().item() / projections",
+        "variance = 0.0",
+        errors("sliced"),
+    ),
+    Mutant(
+        "error: log-density, divided by n",
+        "metrics/density.py",
+        "error = values.std().item() / math.sqrt(len(values))",
+        "error = values.std().item() / len(values)",
+        errors("log_density"),
+    ),
+    Mutant(
+        "error: modes, of shares that are not divided by n",
+        "metrics/density.py",
+        "spread = (share * (1 - share) / n).sqrt().clamp_min(1e-12)",
+        "spread = (share * (1 - share)).sqrt().clamp_min(1e-12)",
+        errors("modes"),
+    ),
+    Mutant(
+        "error: modes, without the root",
+        "metrics/density.py",
+        "error = (passing * (1 - passing)).sum().sqrt().item()",
+        "error = 2 * (passing * (1 - passing)).sum().item()",
+        errors("modes"),
+    ),
+    Mutant(
+        "error: classes, without the sum over them",
+        "metrics/classes.py",
+        "error = (passing * (1 - passing)).sum().sqrt().item()",
+        "error = (passing * (1 - passing)).mean().sqrt().item()",
+        errors("classes"),
+    ),
+    Mutant(
+        "error: agreement, divided by n",
+        "metrics/classes.py",
+        "math.sqrt(share * (1 - share) / n)",
+        "math.sqrt(share * (1 - share)) / n",
+        errors("agreement"),
+    ),
+    Mutant(
+        "error: a gradient's bias without its factor 2",
+        GRADIENTS,
+        "error / (2 * bias.clamp_min(1e-12))",
+        "error / bias.clamp_min(1e-12)",
+        errors("the_bias_of_a_gradient"),
+    ),
+    Mutant(
+        "error: a gradient's bias without its derivative",
+        GRADIENTS,
+        "bias_error = torch.minimum(error / (2 * bias.clamp_min(1e-12)), error.sqrt())",
+        "bias_error = error",
+        errors("the_bias_of_a_gradient"),
+    ),
+    Mutant(
+        "error: a gradient's bias without the factor 4",
+        GRADIENTS,
+        "along = 4 * (centred @ distance).square().mean() / draws",
+        "along = (centred @ distance).square().mean() / draws",
+        errors("the_bias_of_a_gradient"),
+    ),
+    Mutant(
+        "error: a reference gradient, not divided by the blocks",
+        GRADIENTS,
+        "return stacked.mean(0), stacked.var(0).sum() / blocks",
+        "return stacked.mean(0), stacked.var(0).sum()",
+        errors("reference"),
+    ),
+    Mutant(
+        "error: slack, divided by n",
+        GRADIENTS,
+        "float(stacked.std() / math.sqrt(repeats))",
+        "float(stacked.std() / repeats)",
+        errors("slack"),
+    ),
+    Mutant(
+        "error: the bound, divided by n",
+        VARDIU,
+        "value.std() / math.sqrt(n)",
+        "value.std() / n",
+        errors("the_bound"),
+    ),
+    Mutant(
+        "error: the probe, divided by n",
+        "teachers/probe.py",
+        "deviation = (errors.std() / len(x) ** 0.5).item()",
+        "deviation = (errors.std() / len(x)).item()",
+        errors("probe"),
+    ),
+]
+
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED]
+
+
+class NotOnce(Exception):
+    """The text of a mutant is not in its file exactly once."""
+
+
+def mutated(mutant: Mutant) -> str:
+    """The mutant's file with its fault.
+
+    Raises:
+        NotOnce: The text that it replaces is not there exactly once.
+    """
+    source = (ROOT / "vardiu" / mutant.file).read_text()
+    found = source.count(mutant.old)
+    if found != 1:
+        raise NotOnce(f"{mutant.name}: its text is {found} times in {mutant.file}, not once")
+    return source.replace(mutant.old, mutant.new)
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the package and its tests."""
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("vardiu", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def outcome(folder: Path, tests: tuple[str, ...]) -> int:
+    """What pytest says of a copy: 0 for passed, 1 for failed; anything else is no test."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, check=False
+    ).returncode
+
+
+def survives(folder: Path, mutant: Mutant) -> bool:
+    """Whether a mutant's tests pass.
+
+    Raises:
+        RuntimeError: They neither pass nor fail: there is no such test.
+    """
+    path = folder / "vardiu" / mutant.file
+    original = path.read_text()
+    path.write_text(mutated(mutant))
+    try:
+        code = outcome(folder, mutant.tests)
+    finally:
+        path.write_text(original)
+    if code not in (0, 1):
+        raise RuntimeError(f"{mutant.name}: pytest ended with {code} on {' '.join(mutant.tests)}")
+    return code == 0
+
+
+def main(words: list[str]) -> int:
+    """Applies the mutants whose names have any of the words, and prints a table of them."""
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    try:
+        for mutant in chosen:
+            mutated(mutant)
+    except NotOnce as error:
+        print(error)
+        return 2
+    alive = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = copied(Path(name))
+        for mutant in chosen:
+            started = time.monotonic()
+            lives = survives(folder, mutant)
+            alive += [mutant.name] if lives else []
+            told = "SURVIVED" if lives else "killed"
+            print(f"{told:9} {time.monotonic() - started:5.0f} s  {mutant.name}", flush=True)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

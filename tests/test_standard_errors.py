@@ -1,0 +1,239 @@
+"""Every stated standard error against the spread of fresh sets, within a factor of 1.5.
+
+The spread of R sets is known to 1 / sqrt(2 R): to 5 % with 200 of them. What is compared is the
+root of the mean squared error that was stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from problems import ExactPosterior, LinearGaussian
+from torch import Tensor
+
+from vardiu.data.batch import Batch
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import LogUniform
+from vardiu.methods.vardiu import VarDiU
+from vardiu.metrics.classes import class_agreement, classes_covered
+from vardiu.metrics.density import log_density, modes_covered
+from vardiu.metrics.frechet import frechet, kernel_distance
+from vardiu.metrics.metric import Metric
+from vardiu.metrics.mmd import mmd2
+from vardiu.metrics.neighbours import density_coverage, precision_recall
+from vardiu.metrics.transport import wasserstein2_sliced
+from vardiu.monitoring.gradients import gradient_quality, reference_gradient, slack
+from vardiu.teachers.probe import probe
+from vardiu.training.objective import Loss, Objective, Phase
+
+FACTOR = 1.5
+
+
+def stated_over_spread(values: list[float], errors: list[float]) -> float:
+    """The root mean square of the stated errors, over the deviation of the values."""
+    stated = torch.tensor(errors, dtype=torch.float64).square().mean().sqrt()
+    return float(stated / torch.tensor(values, dtype=torch.float64).std())
+
+
+def ratios(measure: Callable[[], tuple[Metric, ...]], sets: int = 200) -> dict[str, float]:
+    """That ratio of each metric, by its name."""
+    rows = [measure() for _ in range(sets)]
+    return {
+        first.name: stated_over_spread([r[i].value for r in rows], [r[i].error for r in rows])
+        for i, first in enumerate(rows[0])
+    }
+
+
+def close(ratio: float) -> bool:
+    return 1 / FACTOR < ratio < FACTOR
+
+
+def draw(n: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
+    return shift + scale * torch.randn(n, 2)
+
+
+# -------------------------------------------------------------------------------- metrics
+
+
+def test_frechet_of_fresh_fakes():
+    real = draw(200)
+    found = ratios(lambda: (frechet(real, draw(100, 0.6), seed=0),), 150)
+    assert close(found["frechet"])
+
+
+def test_kernel_distance_of_fresh_sets():
+    found = ratios(lambda: (kernel_distance(draw(200), draw(200, 0.5)),))
+    assert close(found["kernel_distance"])
+
+
+def test_mmd_of_fresh_sets_of_unequal_sizes():
+    found = ratios(lambda: mmd2(draw(80), draw(120, 0.7, 0.8)))
+    assert found.keys() == {"mmd2", "mmd2_unbiased"}
+    assert all(map(close, found.values()))
+
+
+def test_precision_and_density_of_fresh_fakes():
+    real = draw(100)
+    found = ratios(lambda: precision_recall(real, draw(100, 0.5))[:1], 150)
+    found |= ratios(lambda: density_coverage(real, draw(100, 0.5))[:1], 150)
+    assert found.keys() == {"precision", "density"}
+    assert all(map(close, found.values()))
+
+
+def test_recall_and_coverage_of_fresh_fakes_have_an_upper_limit():
+    """The jackknife's is 1.2 to 1.9 times the spread; a mean over reals would be 0.6 of it."""
+    real = draw(100)
+    found = ratios(lambda: precision_recall(real, draw(100, 0.5))[1:], 150)
+    found |= ratios(lambda: density_coverage(real, draw(100, 0.5))[1:], 150)
+    assert found.keys() == {"recall", "coverage"}
+    assert all(0.95 < ratio < 2.1 for ratio in found.values()), found
+
+
+@pytest.mark.parametrize("n, m", [(100, 100), (80, 150)])
+def test_sliced_wasserstein_of_fresh_sets(n, m):
+    """Eight directions: about as much of the error is theirs as of the samples."""
+    found = ratios(lambda: (wasserstein2_sliced(draw(n), draw(m, 0.8, 1.2), projections=8),))
+    assert close(found["sliced_wasserstein2"])
+
+
+def test_sliced_wasserstein_of_fresh_directions():
+    """In twelve dimensions of which one differs the directions are most of it."""
+    x, y = torch.randn(4000, 12), torch.randn(4000, 12)
+    y[:, 0] += 3
+    found = ratios(lambda: (wasserstein2_sliced(x, y, projections=4),), 100)
+    assert close(found["sliced_wasserstein2"])
+
+
+def test_log_density_of_fresh_samples():
+    found = ratios(lambda: (log_density(draw(50), lambda x: -x.square().sum(1) / 2),))
+    assert close(found["log_density"])
+
+
+def test_counts_of_modes_and_of_classes_of_fresh_samples():
+    """Six of eight shares are at the threshold: each of their counts passes half of the time."""
+    means = torch.stack([torch.arange(8.0), torch.zeros(8)], dim=1)
+    weights = torch.tensor([0.05] * 6 + [0.35] * 2)
+
+    def measure() -> tuple[Metric, ...]:
+        chosen = torch.multinomial(weights, 200, replacement=True)
+        return modes_covered(means[chosen], means, 0.05), classes_covered(chosen, 8, 0.05)
+
+    found = ratios(measure, 300)
+    assert found.keys() == {"modes", "classes"} and all(map(close, found.values()))
+
+
+def test_agreement_of_fresh_samples():
+    asked = torch.ones(50, dtype=torch.long)
+    found = ratios(lambda: (class_agreement((torch.rand(50) < 0.3).long(), asked),))
+    assert close(found["agreement"])
+
+
+def test_the_probe_of_fresh_data():
+    teacher = GaussianDenoiser(torch.zeros(2), torch.ones(2), sigma_min=0.1, sigma_max=10.0)
+    rows = [probe(teacher, draw(64), levels=3, seed=seed)[1] for seed in range(150)]
+    assert close(stated_over_spread([r.error for r in rows], [r.deviation for r in rows]))
+
+
+# -------------------------------------------------------------------------------- instruments
+
+
+SIGMA = 0.8
+
+
+def fixed(u: Tensor, step: int = 0) -> Tensor:
+    return torch.full_like(u, SIGMA)
+
+
+class Noisy(Objective):
+    """A loss whose gradient is normal, of mean a half and deviation two."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("noise", self.loss, updates=("generator",)),)
+
+    def loss(self, batch: Batch, step: int) -> Loss:
+        total = torch.zeros(())
+        for parameter in self.generator.parameters():
+            noise = self.noise_like(parameter.detach())
+            total = total + (parameter * (0.5 + 2 * noise)).sum()
+        return Loss(total)
+
+
+def marginal(problem: LinearGaussian) -> GaussianDenoiser:
+    return GaussianDenoiser(problem.shift, problem.matrix @ problem.matrix.T)
+
+
+def test_the_bias_of_a_gradient():
+    """Where there is a bias; where there is none its error is an upper limit, about twice."""
+    problem = LinearGaussian()
+    objective = Noisy(problem.teacher, problem.generator)
+    reference, none = torch.full((9,), 1.5), torch.zeros(())
+    # Each step's instrument has draws of its own.
+    found = [
+        gradient_quality(objective, Batch(1), step, reference, none, draws=16)
+        for step in range(150)
+    ]
+    assert close(stated_over_spread([q.bias for q in found], [q.bias_error for q in found]))
+    # Without bias: the root of a squared error that is clipped at zero.
+    found = [
+        gradient_quality(objective, Batch(1), step, reference - 1, none, draws=16)
+        for step in range(50)
+    ]
+    ratio = stated_over_spread([q.bias for q in found], [q.bias_error for q in found])
+    assert 1 < ratio < 3.5
+
+
+def test_the_error_of_a_reference_gradient():
+    problem = LinearGaussian()
+    random = torch.Generator().manual_seed(0)
+    found = [
+        reference_gradient(
+            problem.generator,
+            marginal(problem),
+            problem.teacher,
+            levels=fixed,
+            weight=torch.ones_like,
+            random=random,
+            rows=128,
+            blocks=8,
+        )
+        for _ in range(100)
+    ]
+    spread = torch.stack([gradient for gradient, _ in found]).var(0).sum()
+    stated = torch.stack([error for _, error in found]).mean()
+    assert close(float((stated / spread).sqrt()))
+
+
+def bound_of(problem: LinearGaussian, levels: Callable = fixed) -> VarDiU:
+    posterior = ExactPosterior(problem.generator, inflate=1.5)
+    return VarDiU(
+        problem.teacher, problem.generator, posterior, levels=levels, weight=torch.ones_like
+    )
+
+
+def test_the_slack_of_fresh_batches():
+    problem = LinearGaussian()
+    objective, exact = bound_of(problem), marginal(problem)
+
+    def log_marginal(repeat: int, sigma: float) -> tuple[Tensor, Tensor]:
+        z = torch.randn(16, problem.k)
+        x, level = problem.generator(z), torch.full((16,), sigma)
+        x_t = x + sigma * torch.randn(16, problem.d)
+        return x_t, objective.negative_entropy(z, x, x, x_t, level, {})
+
+    rows = [slack(log_marginal, exact, [SIGMA], repeats=8)[0] for _ in range(150)]
+    assert close(stated_over_spread([r[1] for r in rows], [r[2] for r in rows]))
+
+
+def test_the_bound_of_fresh_batches():
+    problem = LinearGaussian()
+    objective = bound_of(problem, LogUniform(0.3, 3.0))
+    with torch.no_grad():
+        rows = [objective.diagnostics(Batch(16), 0) for _ in range(120)]
+    keys = [key for key in rows[0] if key.startswith("bound/")]
+    assert len(keys) == 8
+    for key in keys:
+        errors = [float(row[key.replace("/", "_error/")]) for row in rows]
+        assert close(stated_over_spread([float(row[key]) for row in rows], errors)), key
