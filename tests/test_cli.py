@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,8 +21,13 @@ from vardiu.errors import ConfigError, nearest
 from vardiu.methods import METHODS
 from vardiu.methods.vardiu import VarDiU
 from vardiu.runs.presets import PRESETS, TEACHERS
-from vardiu.runs.task import load_task, task_from_preset
-from vardiu.settings.fields import LevelSettings
+from vardiu.runs.task import RunSettings, load_task, task_from_preset
+from vardiu.settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    LevelSettings,
+)
 from vardiu.settings.parse import from_mapping
 from vardiu.storage.checkpoints import Checkpoints, load_state
 from vardiu.storage.run_folder import RunFolder
@@ -295,6 +301,16 @@ def test_every_preset_can_be_resolved_and_read_back(tmp_path):
             path = tmp_path / "config.yaml"
             path.write_text(yaml.safe_dump(json.loads(json.dumps(task.to_mapping()))))
             assert load_task(path) == task
+
+
+def test_options_have_names_of_their_own():
+    """A method's, a problem's and a run's settings are options of one command."""
+    for method in METHODS.values():
+        for problem in (DensitySettings, DigitsSettings, ImageSettings):
+            groups = (method.settings, problem, RunSettings)
+            names = [field.name for group in groups for field in dataclasses.fields(group)]
+            twice = {name for name in names if names.count(name) > 1}
+            assert not twice, f"{method.name} on {problem.__name__}: {twice}"
 
 
 def test_list_names_what_there_is(capsys):

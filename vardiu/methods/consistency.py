@@ -148,8 +148,8 @@ class Settings(Training):
     """Levels of a trajectory; the paper has 18 for CIFAR-10."""
     rho: float = 7.0
     """The exponent of their spacing."""
-    sigma_max: float | None = None
-    """The largest level; none for the teacher's."""
+    grid_max: float | None = None
+    """The largest level of the grid; none for the teacher's."""
     solver: Literal["heun", "euler"] = "heun"
     """The step of the teacher: two calls, or one."""
     target_decay: float = 0.95
@@ -175,7 +175,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
     objective = ConsistencyDistillation(
         problem.known_teacher,
-        ConsistencyDenoiser(problem.networks.student_denoiser(), sigma_max=config.sigma_max),
+        ConsistencyDenoiser(problem.networks.student_denoiser(), sigma_max=config.grid_max),
         grid=config.grid,
         rho=config.rho,
         correct=config.solver == "heun",
