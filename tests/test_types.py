@@ -19,7 +19,9 @@ WRONG = Path("tests/typing/wrong.py")
 def disabled() -> list[str]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
     assert "vardiu" in settings["files"] and settings["check_untyped_defs"]
-    assert not {"overrides", "exclude", "ignore_errors"} & set(settings)
+    assert not {"exclude", "ignore_errors"} & set(settings)
+    for stricter in settings.get("overrides", []):
+        assert stricter == {"module": "vardiu.*", "ignore_missing_imports": False}
     return settings.get("disable_error_code", [])
 
 

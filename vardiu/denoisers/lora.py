@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -152,6 +152,12 @@ class LoRA(Wrapper):
             return twin
 
         return copied(network)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoRA:
+        # The base is nobody's child here, and an adapter on another device could not be called.
+        self.network._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def train(self, mode: bool = True) -> LoRA:
         r"""Sets the adapter's mode; the base keeps its own, which the twin follows from here."""
