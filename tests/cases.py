@@ -12,13 +12,16 @@ from vardiu.data.batch import Batch
 from vardiu.data.batches import Batches
 from vardiu.denoisers.levels import Geometric, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.discriminators.diffusion import discriminator_on
 from vardiu.methods import METHODS, Method
 from vardiu.methods.base import Example
+from vardiu.methods.dmd2 import DMD2
 from vardiu.methods.vardiu import VarDiU
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.posteriors.framed import FramedPosterior
 from vardiu.problems.toy import ToyProblem, mixture_teacher
+from vardiu.students.few_step import FewStep
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
 from vardiu.training.frozen import Frozen
@@ -125,6 +128,15 @@ def denoiser(classes: int = 0) -> PreconditionedDenoiser:
     )
 
 
+def dmd2(classes: int = 0, calls: int = 1, **options: object) -> DMD2:
+    fake = denoiser(classes)
+    head = discriminator_on(fake, **({"label": torch.zeros(1).long()} if classes else {}))
+    generator = student(classes) if calls == 1 else FewStep(denoiser(classes), [8.0, 1.0][:calls])
+    teacher = mixture_teacher(labels=classes > 0)
+    given = {"levels": LEVELS, "ratio": 2, "adversarial_weight": 0.5, **options}
+    return DMD2(teacher, generator, fake, head, **given)
+
+
 def framed() -> Objective:
     frame = Frame(2, 2, 2, 1)
     generator = torch.Generator().manual_seed(0)
@@ -149,6 +161,7 @@ __all__ = [
     "Repeat",
     "batch_of",
     "denoiser",
+    "dmd2",
     "encoder",
     "framed",
     "last_stage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -362,7 +363,7 @@ def test_it_finds_the_modes_of_a_mixture_with_their_weights(kind, lr, weight, le
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     problem = ToyProblem(student=kind)
-    problem.networks._sizes |= {"width": 32}
+    problem.networks.settings = replace(problem.settings, width=32)
     settings = METHOD.settings(
         steps=400,
         batch=128,

@@ -206,8 +206,8 @@ DROPPED = [
     Mutant(
         "condition to the teacher: consistency distillation",
         CONSISTENCY,
-        "self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **batch.cond",
-        "self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None",
+        "correct=self.correct, eta=0.0, noise=None, **batch.cond",
+        "correct=self.correct, eta=0.0, noise=None",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(
@@ -311,7 +311,7 @@ NETWORKS = [
         TRAINER,
         "with only(self.objective, phase.updates) as free:",
         "with only(self.objective, self.objective.trained) as free:",
-        contract("trainer_step"),
+        contract("trainer_step and (diff-instruct or dmd2)"),
     ),
     Mutant(
         "every network free in every phase: `only`",
@@ -337,7 +337,7 @@ NETWORKS = [
                 optimizer.step()
                 self.updates[name] += 1
 """,
-        contract("trainer_step"),
+        contract("trainer_step and (diff-instruct or dmd2)"),
     ),
 ]
 
