@@ -34,6 +34,7 @@ from vardiu.training.streams import Streams
 from vardiu.training.trainer import Trainer
 
 NAMES = sorted(CASES)
+CLASSES = 2
 CONDITIONAL = sorted(name for name in NAMES if EXAMPLES[name][1].classes)
 
 
@@ -195,12 +196,25 @@ def takes_conditions(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def calls_of(objective: Objective) -> Iterator[dict[str, list[tuple[Tensor, Tensor | None]]]]:
-    """By network, the rows and the labels that it, or what is in it, was called with."""
+def calls_of(
+    objective: Objective,
+) -> Iterator[tuple[dict[str, list[tuple[Tensor, Tensor | None]]], dict[str, list[Tensor]]]]:
+    """By network, the rows and the labels that it, or what is in it, was called with, and the
+    labels that were looked up in its tables of classes."""
     found: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+    looked: dict[str, list[Tensor]] = {}
     handles = []
     for name, network in networks(objective).items():
         taking = [m for m in network.modules() if takes_conditions(m)]
+        # The features of a denoiser are asked for without its own call: its table is not.
+        tables = [m for m in network.modules() if isinstance(m, nn.Embedding)]
+        for table in (m for m in tables if m.num_embeddings == CLASSES):
+
+            def look(module, arguments, name=name):
+                looked[name].append(arguments[0])
+
+            looked.setdefault(name, [])
+            handles.append(table.register_forward_pre_hook(look))
         for module in taking:
 
             def note(module, arguments, named, name=name):
@@ -209,7 +223,7 @@ def calls_of(objective: Objective) -> Iterator[dict[str, list[tuple[Tensor, Tens
             found.setdefault(name, [])
             handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     try:
-        yield found
+        yield found, looked
     finally:
         for handle in handles:
             handle.remove()
@@ -236,7 +250,7 @@ def test_conditions_reach_every_network_that_takes_them_and_change_the_losses(na
     for label in (0, 1):
         objective = make(name)
         batch = relabelled(objective, batch_of(objective), slice(None), label)
-        with calls_of(objective) as calls:
+        with calls_of(objective) as (calls, looked):
             values.append(losses(objective, batch))
         held = EXAMPLES[name][0].needs.pairs  # its teacher was asked before
         assert {"generator", "teacher"} & networks(objective).keys() <= calls.keys()
@@ -244,6 +258,8 @@ def test_conditions_reach_every_network_that_takes_them_and_change_the_losses(na
             assert seen or (held and network == "teacher"), f"{network} was not called"
             for _, asked in seen:
                 assert asked is not None and bool((asked == label).all()), network
+        for network, seen in looked.items():
+            assert seen and all(bool((asked == label).all()) for asked in seen), network
     for phase, value in values[0].items():
         assert value != values[1][phase], phase
 
@@ -255,7 +271,7 @@ def test_conditions_go_with_their_rows(name):
     for label in (0, 1):
         objective = make(name)
         batch = relabelled(objective, batch_of(objective), slice(0, 2), label)
-        with calls_of(objective) as calls:
+        with calls_of(objective) as (calls, _):
             losses(objective, batch)
         both.append(calls)
     flipped = 0

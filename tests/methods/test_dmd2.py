@@ -382,3 +382,29 @@ def test_it_finds_the_modes_of_a_mixture_with_their_weights(kind, lr, weight, le
     assert bool(((shares - 0.25).abs() < 0.1).all()), shares
     near = torch.cdist(x, problem.scores.spec.means).amin(1) < 3 * 0.3
     assert near.double().mean() > least
+
+
+def test_the_adversarial_loss_raises_the_logits_of_samples():
+    """What its weight adds to the student's gradient is that of E log(1 + exp(-c)), exactly."""
+    objective = dmd2()
+    with torch.no_grad():
+        for parameter in objective.head.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    parameters = list(objective.generator.parameters())
+
+    def gradient(weight: float | None) -> torch.Tensor:
+        objective.streams.reset(0)
+        with torch.no_grad():
+            drawn = objective.prepare(Batch(16), 0)
+        if weight is None:
+            x = objective.generator.call(drawn.call, drawn.z)
+            logits = objective.logits(x, {}, 0, "adversarial")
+            value = (1 + (-logits).exp()).log().mean()
+        else:
+            objective.adversarial_weight = weight
+            value = objective.student_loss(drawn, 0).value
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+
+    wanted = gradient(None)
+    assert wanted.norm() > 1e-4
+    torch.testing.assert_close(gradient(3.0) - gradient(1.0), 2 * wanted, rtol=1e-8, atol=1e-12)

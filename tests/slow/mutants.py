@@ -152,7 +152,7 @@ DROPPED = [
         VARDIU,
         "same_condition(cond, len(x_0))",
         "None",
-        contract(f"{CONDITIONS} and vardiu-shared"),
+        method("vardiu", "condition or class"),
     ),
     Mutant(
         "conditions of opposite noise misaligned: VarDiU",
