@@ -200,15 +200,12 @@ YIN = """@inproceedings{yin2024dmd2,
 
 MIXTURE = Settings(steps=4_000, batch=256, levels=COARSE_TO_FINE, ratio=5)
 IMAGES = Settings(**{**vars(diff_instruct.IMAGES), "regression_weight": 0.0})
-# Pairs are of the teacher's noise: a student of four calls has four latents.
 FOUR_CALLS = replace(IMAGES, pairs=Settings().pairs)
 
 PRESETS = {
     "mog40-dmd2": Preset("DMD2 with five fake updates a student update, and data", MOG40, MIXTURE),
     "digits-dmd2": Preset("8x8 real images by class; DMD2", DigitsSettings(), IMAGES),
-    "digits-dmd2-4": Preset(
-        "the same with four calls, no pairs", DigitsSettings(calls=4), FOUR_CALLS
-    ),
+    "digits-dmd2-4": Preset("the same with four calls", DigitsSettings(calls=4), FOUR_CALLS),
 }
 
 ARMS = {
