@@ -41,6 +41,7 @@ from ..errors import ConfigError
 from ..nn import DhariwalUNet, EDM2UNet, SongUNet
 from . import edm_pickles
 from .edm_records import Record
+from .edm_scan import bounded
 from .origin import Origin
 
 __all__ = ["load", "matches"]
@@ -51,6 +52,10 @@ RANGE = 0.002, 80.0
 
 """The noise levels that EDM and EDM2 train and sample within; their files state zero to
 infinity."""
+
+
+# Of an argument of a network: the largest number, the most numbers, the most blocks a resolution.
+LARGEST, VALUES, BLOCKS = 2**17, 32, 64
 
 
 TRAINING_ONLY = {"dropout", "label_dropout"}
@@ -92,6 +97,7 @@ def load(path: str | Path, *, key: str = "ema") -> Denoiser:
         >>> load("edm-cifar10-32x32-cond-vp.pkl")  # doctest: +SKIP
     """
     record = edm_pickles.network(path, key)
+    refuse_large_arguments(path, record)
     if record.class_name not in PRECONDITIONINGS:
         known = ", ".join(sorted(PRECONDITIONINGS))
         raise ConfigError(
@@ -105,6 +111,28 @@ def load(path: str | Path, *, key: str = "ema") -> Denoiser:
     null = classes if classes else None
     denoiser.origin = Origin(str(path), "edm", classes=classes, null=null)
     return denoiser.eval()
+
+
+def refuse_large_arguments(path: str | Path, record: Record) -> None:
+    r"""Raises a `ConfigError` where an argument asks for a network that nobody trained.
+
+    Its modules are made before its weights are compared with them.
+    """
+    waiting = [record]
+    while waiting:
+        part = waiting.pop()
+        for name, value in part.arguments.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            most = BLOCKS if name == "num_blocks" else LARGEST
+            large = any(isinstance(v, int | float) and not abs(v) <= most for v in values)
+            if large or len(values) > VALUES:
+                raise ConfigError(
+                    f"{path}: the argument {str(name)[:60]} of {part.class_name} is "
+                    f"{bounded(value, 80)}, and no network has more than {VALUES} values of "
+                    f"{most} there"
+                )
+        # Only the network within takes arguments of its own; its parts are made by it.
+        waiting += [m for n, m in part.modules.items() if n in ("model", "unet")]
 
 
 def _network(record: Record) -> nn.Module:
@@ -123,7 +151,7 @@ def _filled(cls: type[nn.Module], record: Record) -> nn.Module:
     signature = inspect.signature(cls)
     try:
         if record.state.get("_init_args"):
-            raise TypeError(f"arguments without names, {record.state['_init_args']!r}")
+            raise TypeError(f"arguments without names, {bounded(record.state['_init_args'])}")
         signature.bind(**given)
         with torch.device("meta"):  # every tensor comes from the file
             network = cls(**given)
