@@ -164,7 +164,7 @@ def read_yaml(path: str | Path, kind: type = dict, error: type[ValueError] = Con
 
 def _of_kind(value: Any, kind: type, path: object, error: type[ValueError]) -> Any:  # noqa: ANN401
     if not isinstance(value, kind):
-        names = {dict: "a mapping", list: "a list"}
+        names: dict[type, str] = {dict: "a mapping", list: "a list"}
         found = "nothing" if value is None else shown(value)
         raise error(f"{shown(path)} must hold {names.get(kind, kind.__name__)}, got {found}")
     return value
