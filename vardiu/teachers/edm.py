@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,11 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
 from ..denoisers.edm_schedules import IDDPMLevels, Levels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..nn import DhariwalUNet, EDM2UNet, SongUNet
+from ..storage.limits import refuse_beyond
 from . import edm_pickles
 from .edm_records import Record
-from .edm_scan import bounded
 from .origin import Origin
 
 __all__ = ["load", "matches"]
@@ -52,10 +53,6 @@ RANGE = 0.002, 80.0
 
 """The noise levels that EDM and EDM2 train and sample within; their files state zero to
 infinity."""
-
-
-# Of an argument of a network: the largest number, the most numbers, the most blocks a resolution.
-LARGEST, VALUES, BLOCKS = 2**17, 32, 64
 
 
 TRAINING_ONLY = {"dropout", "label_dropout"}
@@ -122,15 +119,13 @@ def refuse_large_arguments(path: str | Path, record: Record) -> None:
     while waiting:
         part = waiting.pop()
         for name, value in part.arguments.items():
+            where = f"{path}: the argument {shown(str(name))} of {part.class_name}"
             values = value if isinstance(value, list | tuple) else [value]
-            most = BLOCKS if name == "num_blocks" else LARGEST
-            large = any(isinstance(v, int | float) and not abs(v) <= most for v in values)
-            if large or len(values) > VALUES:
-                raise ConfigError(
-                    f"{path}: the argument {str(name)[:60]} of {part.class_name} is "
-                    f"{bounded(value, 80)}, and no network has more than {VALUES} values of "
-                    f"{most} there"
-                )
+            refuse_beyond("network values", len(values), where)
+            row = "network blocks" if name == "num_blocks" else "network argument"
+            for number in values:
+                if isinstance(number, int | float) and math.isfinite(number):
+                    refuse_beyond(row, math.ceil(abs(number)), where)
         # Only the network within takes arguments of its own; its parts are made by it.
         waiting += [m for n, m in part.modules.items() if n in ("model", "unet")]
 
@@ -151,7 +146,7 @@ def _filled(cls: type[nn.Module], record: Record) -> nn.Module:
     signature = inspect.signature(cls)
     try:
         if record.state.get("_init_args"):
-            raise TypeError(f"arguments without names, {bounded(record.state['_init_args'])}")
+            raise TypeError(f"arguments without names, {shown(record.state['_init_args'])}")
         signature.bind(**given)
         with torch.device("meta"):  # every tensor comes from the file
             network = cls(**given)

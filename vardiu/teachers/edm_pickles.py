@@ -25,7 +25,6 @@ References:
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import pickle
@@ -33,6 +32,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..errors import shown
 from .edm_records import (
     BROKEN,
     STORAGE_BYTES,
@@ -89,7 +89,7 @@ class Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         if (module, name) not in ALLOWED:
-            named = f"{module[:100]}.{name[:100]}"
+            named = shown(f"{module}.{name}")
             raise Refused(f"it names {named}, which a network's weights do not need")
         return ALLOWED[module, name]
 
@@ -115,7 +115,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except Refused as error:
         raise Refused(f"{path} is refused: {error}") from error
     except (pickle.UnpicklingError, EOFError, *BROKEN) as error:
-        what = str(error)[:200]
+        what = shown(str(error))
         raise Refused(f"{path} is truncated, damaged or not a pickle: {what}") from error
     if not isinstance(found, dict):
         what = str(found) if isinstance(found, Record) else f"a {type(found).__name__}"
@@ -123,11 +123,15 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def mapped(file: BinaryIO) -> mmap.mmap | io.BytesIO:
+def mapped(file: BinaryIO) -> mmap.mmap:
     r"""Returns a file's content without reading it: what it claims to have beyond its end is
-    not made room for."""
-    if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
-        return io.BytesIO()
+    not made room for.
+
+    Raises:
+        EOFError: It is empty.
+    """
+    if os.fstat(file.fileno()).st_size == 0:
+        raise EOFError("it is empty")
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
@@ -150,7 +154,7 @@ def network(path: str | Path, key: str = "ema") -> Record:
 
 def _list(found: Mapping[str, Any]) -> str:
     lines = (
-        f"  {key}: {value if isinstance(value, Record) else type(value).__name__}"
+        f"  {shown(str(key))}: {value if isinstance(value, Record) else type(value).__name__}"
         for key, value in found.items()
     )
     return "\n".join(lines) or "  nothing"

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .edm_scan import Refused, bounded, scan
+from ..errors import shown
+from .edm_scan import Refused, scan
 
 __all__ = [
     "BROKEN",
@@ -91,9 +92,11 @@ class Storage(Inert):
         if left < 0:
             raise Refused("it makes storages of more bytes than it has itself")
         STORAGE_BYTES.set(left)
-        check_legacy(data)
         try:
+            check_legacy(data)
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Refused:
+            raise
         except (pickle.UnpicklingError, EOFError, RuntimeError, *BROKEN) as error:
             raise Refused(f"torch's restricted reader refuses a storage: {error}") from error
         if not isinstance(found, torch.storage.TypedStorage):
@@ -139,17 +142,17 @@ class Strided(Inert):
         if not isinstance(storage, Storage) or len(shape) != len(stride):
             raise Refused("a tensor has no storage, or its shape does not fit its strides")
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise Refused(f"the offset, shape and strides of a tensor are {bounded(numbers)}")
+            raise Refused(f"the offset, shape and strides of a tensor are {shown(numbers)}")
         reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         size = storage.numbers.nbytes() // storage.dtype.itemsize
         if 0 not in shape and reach >= size:
             raise Refused(
-                f"a tensor of shape {bounded(tuple(shape))} reaches element {reach} of a storage "
+                f"a tensor of shape {shown(tuple(shape))} reaches element {reach} of a storage "
                 f"of {size}"
             )
         if math.prod(shape) > size:
             raise Refused(
-                f"a tensor of shape {bounded(tuple(shape))} and strides {bounded(tuple(stride))} "
+                f"a tensor of shape {shown(tuple(shape))} and strides {shown(tuple(stride))} "
                 f"has more elements than its storage, {size}"
             )
         self = super().__new__(cls)
@@ -181,7 +184,7 @@ class Device(Inert):
 
     def __new__(cls, *parts: object) -> Any:  # noqa: ANN401
         if not all(isinstance(part, str | int) for part in parts):
-            raise Refused(f"a device is {bounded(parts)}")
+            raise Refused(f"a device is {shown(parts)}")
         return ":".join(str(part) for part in parts)
 
 
@@ -192,7 +195,7 @@ class Size(Inert):
 
     def __new__(cls, numbers: Any = ()) -> Any:  # noqa: ANN401
         if not isinstance(numbers, list | tuple) or not all(type(n) is int for n in numbers):
-            raise Refused(f"a shape is {bounded(numbers)}")
+            raise Refused(f"a shape is {shown(numbers)}")
         return tuple(numbers)
 
 
@@ -204,7 +207,7 @@ class NumpyType(Inert):
 
     def __new__(cls, name: str, *rest: object) -> NumpyType:
         if not isinstance(name, str) or name.lstrip("<>|=")[:1] not in tuple("biufc"):
-            raise Refused(f"an array is of type {bounded(name)}, not one of plain numbers")
+            raise Refused(f"an array is of type {shown(name)}, not one of plain numbers")
         self = super().__new__(cls)
         self.dtype = np.dtype(name)
         return self
@@ -257,7 +260,7 @@ class Record(Inert):
             raise Refused("a persistent object is not of the type 'class'")
         self = super().__new__(cls)
         name = meta.get("class_name")
-        self.class_name = name[:200] if isinstance(name, str) else bounded(name)
+        self.class_name = name[:200] if isinstance(name, str) else shown(name)
         self.__setstate__(meta.get("state"))
         return self
 
@@ -318,5 +321,5 @@ class Record(Inert):
         tensors = self.tensors().values()
         count = sum(tensor.numel() for tensor in tensors)
         known = itertools.islice(self.arguments.items(), 40)
-        arguments = ", ".join(f"{str(name)[:60]}={bounded(value, 80)}" for name, value in known)
+        arguments = ", ".join(f"{shown(str(name))}={shown(value)}" for name, value in known)
         return f"{self.class_name}({arguments}): {len(tensors)} tensors, {count:,} numbers"

@@ -20,40 +20,20 @@ from __future__ import annotations
 
 import io
 import mmap
+import pickle
 import pickletools
-import reprlib
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Refused", "bounded", "scan"]
+from ..storage.limits import refuse_beyond
+
+__all__ = ["Refused", "scan"]
 
 
 Stream: TypeAlias = io.BytesIO | mmap.mmap
 
 
-# What a file of networks needs is a tenth of these.
-OPCODES, VISITS, DEPTH = 2_000_000, 10_000, 20
-
-
-# Torch's magic number has ten.
-NUMBER_BYTES = 10
-
-
 class Refused(ValueError):
     r"""A pickle that asks for what is not allowed, is damaged, or holds something else."""
-
-
-def bounded(value: object, most: int = 300) -> str:
-    r"""Returns what a value looks like, of a bounded length and made in a bounded time.
-
-    A list that names another twice, which names another twice, is short in a file and endless in
-    print.
-    """
-    text = SHORT.repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxstring, SHORT.maxdict, SHORT.maxlist = 3, 60, 20, 10
 
 
 class Cost(NamedTuple):
@@ -82,32 +62,27 @@ class Walk:
         r"""Follows one opcode.
 
         Raises:
-            Refused: It would cost more than is allowed, or the stack does not hold what it takes.
+                Refused: It would cost more than is allowed.
+            ValueError: The stack does not hold what it takes.
         """
         self.opcodes += 1
-        if self.opcodes > OPCODES:
-            raise Refused(f"it has more than {OPCODES:,} opcodes")
+        refuse_beyond("pickle opcodes", self.opcodes, "it", Refused)
         if isinstance(argument, int) and opcode.name in ("INT", "LONG", "LONG1", "LONG4"):
-            self._check_number(argument)
+            refuse_beyond("pickle number", argument.bit_length(), "a number", Refused)
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._keep(len(self.memo) if argument is None else argument)
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
             if argument not in self.memo:
-                raise Refused(f"it asks for number {argument} of its memo, which was not kept")
-            self.stack.append(self.memo[argument])  # type: ignore[index]  # it is in it
+                raise ValueError(f"it asks for number {argument} of its memo, which was not kept")
+            self.stack.append(self.memo[argument])
         elif opcode.name == "DUP":
             self.stack.append(self._top())
         else:
             self._replace(opcode)
 
-    @staticmethod
-    def _check_number(number: int) -> None:
-        if number.bit_length() > 8 * NUMBER_BYTES:
-            raise Refused(f"it holds a whole number of {number.bit_length():,} bits")
-
     def _top(self) -> Cost:
         if not self.stack:
-            raise Refused("its stack is empty where a value is needed")
+            raise ValueError("its stack is empty where a value is needed")
         return self.stack[-1]
 
     def _keep(self, index: object) -> None:
@@ -129,17 +104,14 @@ class Walk:
             taken.append(self._top())
             self.stack.pop()
         if any(value is MARK for value in taken) and opcode.name != "POP":
-            raise Refused(f"a mark stands where {opcode.name} takes a value")
+            raise ValueError(f"a mark stands where {opcode.name} takes a value")
         if opcode.name in TUPLES:
             cost = Cost(
                 1 + sum(value.visits for value in taken),
                 1 + max((value.depth for value in taken), default=0),
             )
-            if cost.visits > VISITS or cost.depth > DEPTH:
-                raise Refused(
-                    f"it holds a tuple of {cost.visits:,} values in {cost.depth} levels; at most "
-                    f"{VISITS:,} in {DEPTH} are read"
-                )
+            refuse_beyond("pickle tuple values", cost.visits, "a tuple", Refused)
+            refuse_beyond("pickle tuple depth", cost.depth, "a tuple", Refused)
             self.stack.append(cost)
             return
         self.stack += [MARK if kind is pickletools.markobject else Cost() for kind in after]
@@ -149,13 +121,15 @@ def scan(stream: Stream) -> None:
     r"""Walks one pickle, from the place where a stream is to the one behind it.
 
     Raises:
-        Refused: Reading it would cost more than is allowed, or it is damaged.
+        Refused: Reading it would cost more than is allowed.
+        pickle.UnpicklingError: It is damaged, or none.
     """
     walk = Walk()
     try:
-        for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]  # has read
+        readable: Any = stream  # a map of a file reads as a file, and is not declared as one
+        for opcode, argument, _ in pickletools.genops(readable):
             walk.step(opcode, argument)
     except (ValueError, UnicodeDecodeError, IndexError) as error:
         if isinstance(error, Refused):
             raise
-        raise Refused(f"it is truncated, damaged or not a pickle: {str(error)[:200]}") from error
+        raise pickle.UnpicklingError(str(error)[:200]) from error
