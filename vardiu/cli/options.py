@@ -157,7 +157,8 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     known, rest = head.parse_known_args(arguments[len(first) :])
     wanted = first[0] if first else None
-    if wanted is None and any(word.split("=")[0] == "--teacher" for word in rest):
+    named = any(word.split("=")[0] == "--teacher" for word in rest)
+    if wanted is None and known.config is None and named:
         wanted = "images"
     helping = any(word in ("-h", "--help") for word in rest)
     code, own = None, code_in(rest)

@@ -105,6 +105,7 @@ class ImageProblem(Problem):
     """
 
     headline = ImageScores.headline
+    judged = ImageScores.judged
 
     def __init__(
         self,
