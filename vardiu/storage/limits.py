@@ -42,6 +42,7 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+<<<<<<< HEAD
     "schedule times": Limit(
         100_000, "times of a schedule", "Schedulers have 1,000; a table of each is made."
     ),
@@ -60,8 +61,21 @@ LIMITS: Mapping[str, Limit] = {
         "positions of a transformer, by its sample and patch sizes",
         "The largest known ones have 65,536; a table of them is computed.",
     ),
-    "weights header bytes": Limit(
-        2**27, "bytes of the header of a file of weights", "safetensors' own limit is 100 MB."
+    "pickle tuple depth": Limit(
+        20, "levels of tuples in a pickle", "To hash deeper ones exhausts the stack."
+    ),
+    "pickle number": Limit(80, "bits of a whole number in a pickle", "Torch's mark has 77."),
+    "network argument": Limit(
+        2**17,
+        "as a number among the arguments of a pickled network",
+        "The network is made before its weights are compared with it.",
+    ),
+    "network values": Limit(
+        32, "numbers in an argument of a pickled network", "Published ones have five."
+    ),
+    "network blocks": Limit(
+        64, "blocks a resolution of a pickled network", "Published ones have four."
+>>>>>>> main
     ),
 }
 
