@@ -13,7 +13,6 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "nearest",
-    "printable",
     "ExportError",
     "require",
     "NotADenoiser",
@@ -47,19 +46,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
-
-
-def printable(value: object, limit: int = 200) -> str:
-    r"""Returns a text as it may be printed: escape sequences and other control characters are
-    written out, and what is longer than the limit is cut.
-
-    Example:
-        >>> printable("a\x1b[31mb")
-        'a\\x1b[31mb'
-    """
-    text = str(value)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
 class ExportError(RuntimeError):

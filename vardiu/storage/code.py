@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 
 from torch import nn
 
-from ..errors import ConfigError, printable
+from ..errors import ConfigError, shown
 
 __all__ = [
     "CODE_ERRORS",
@@ -134,8 +134,8 @@ def not_named(source: str, option: str, where: str = "this run") -> str:
         where: Who names it.
     """
     return (
-        f"{where} names own code, {printable(source)}, and a file names no code to execute: "
-        f"repeat {option} {printable(source)}"
+        f"{where} names own code, {shown(source)}, and a file names no code to execute: "
+        f"repeat {option} {shown(source)}"
     )
 
 
