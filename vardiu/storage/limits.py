@@ -42,7 +42,6 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
-<<<<<<< HEAD
     "schedule times": Limit(
         100_000, "times of a schedule", "Schedulers have 1,000; a table of each is made."
     ),
@@ -61,6 +60,12 @@ LIMITS: Mapping[str, Limit] = {
         "positions of a transformer, by its sample and patch sizes",
         "The largest known ones have 65,536; a table of them is computed.",
     ),
+    "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
+    "pickle tuple values": Limit(
+        10_000,
+        "values in a tuple of tuples of a pickle",
+        "To hash a tuple that names another twice, sixty times over, takes for ever.",
+    ),
     "pickle tuple depth": Limit(
         20, "levels of tuples in a pickle", "To hash deeper ones exhausts the stack."
     ),
@@ -75,7 +80,6 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "network blocks": Limit(
         64, "blocks a resolution of a pickled network", "Published ones have four."
->>>>>>> main
     ),
 }
 
