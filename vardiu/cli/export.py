@@ -9,8 +9,8 @@ from ..cite import cited
 from ..errors import ConfigError, nearest
 from ..export import EXPORTS, card, export
 from .console import console
-from .folders import existing_run, trained_student
-from .options import Parser, add_code_options
+from .folders import existing_run, shipped_student
+from .options import Parser, add_student_options
 
 
 def export_(arguments: list[str]) -> None:
@@ -19,15 +19,14 @@ def export_(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
     parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
-    add_code_options(parser)
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     if chosen.to not in EXPORTS:
         raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
-    student, problem, task = trained_student(folder, chosen)
-    student = problem.without_prompts(student)
-    origin = None if problem.teacher is None else problem.teacher.origin
-    if origin is not None and folder.file("adapter").is_dir():
+    student, problem, task = shipped_student(folder, chosen)
+    origin = problem.origin
+    if chosen.to == "lora" and origin is not None and folder.file("adapter").is_dir():
         parts = {**origin.parts, "adapter": folder.file("adapter")}
         origin = dataclasses.replace(origin, parts=parts)
     about = card.About(

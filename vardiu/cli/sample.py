@@ -10,11 +10,13 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
+from ..metrics import Metric
 from ..runs.listeners import print_metrics
 from ..storage.files import write_text_atomic
+from ..storage.run_folder import RunFolder
 from .console import console
 from .folders import existing_run, trained_student
-from .options import Parser, add_code_options
+from .options import Parser, add_student_options
 
 
 def sample(arguments: list[str]) -> None:
@@ -27,7 +29,7 @@ def sample(arguments: list[str]) -> None:
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
-    add_code_options(parser)
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
@@ -60,7 +62,8 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
-    add_code_options(parser)
+    parser.add_argument("--data", help="where the images to compare with are now")
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
@@ -68,7 +71,7 @@ def evaluate(arguments: list[str]) -> None:
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")
     metrics = problem.scores.measure(problem.student_source(student), n, chosen.seed)
-    reference, who = problem.scores.teacher_metrics(n)
+    reference, who = stored_reference(folder)
     print_metrics(console, metrics, reference, who)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
     content = {
@@ -79,6 +82,13 @@ def evaluate(arguments: list[str]) -> None:
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:
+    r"""Returns what a run's student was compared with at its end, and who that is."""
+    result = folder.result() or {}
+    reference = result.get("reference", {})
+    return [Metric(**row) for row in reference.get("metrics", ())], reference.get("name", "")
 
 
 COMMANDS = {"sample": sample, "evaluate": evaluate}

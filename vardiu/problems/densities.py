@@ -32,6 +32,7 @@ from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -198,6 +199,7 @@ class DensityProblem(Problem):
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
         own: Not used: no setting of a density is own code.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
@@ -213,14 +215,18 @@ class DensityProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
         spec = spec_of(settings)
         variance = float(spec.std.square().mean())
         self.space = KnownSpace(spec.means.shape[1:], spec.mean, math.sqrt(variance), variance)
-        teacher = SampledTeacher(
-            None if untaught else TEACHERS[settings.teacher](settings, spec, seed)
-        )
+
+        def read() -> Denoiser:
+            return TEACHERS[settings.teacher](settings, spec, seed)
+
+        now = kept is None and not untaught
+        teacher = SampledTeacher(read() if now else None, None if untaught else read)
         self.networks = DensityNetworks(self.space, teacher, settings)
         self.data = DensityData(self.space, teacher, settings, spec, seed)
         self.scores = DensityScores(self.space, spec)

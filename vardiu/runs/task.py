@@ -16,6 +16,7 @@ from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
+from ..problems.kept import KeptTeacher
 from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings
 from ..settings.parse import from_mapping
 from ..storage.code import OwnCode, recognised
@@ -58,6 +59,7 @@ class ProblemClass(Protocol):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> Problem:
         r"""Returns a problem."""
 
@@ -356,8 +358,13 @@ def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str)
             )
 
 
-def problem_of(task: Task) -> Problem:
-    r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
+def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
+    r"""Returns the problem of a task; a teacher's own problem asks for no teacher.
+
+    Arguments:
+        task: The task.
+        kept: What its finished run keeps of the teacher, which is then read when it is asked for.
+    """
     cls = PROBLEMS[type(task.problem)]
     untaught = task.command == "teach"
-    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own)
+    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
