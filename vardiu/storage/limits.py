@@ -84,6 +84,27 @@ LIMITS: Mapping[str, Limit] = {
     "pattern files": Limit(
         1_000_000, "files that a pattern names", "{0..999999999} would be a list of as many."
     ),
+    "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
+    "pickle tuple values": Limit(
+        10_000,
+        "values in a tuple of tuples of a pickle",
+        "To hash a tuple that names another twice, sixty times over, takes for ever.",
+    ),
+    "pickle tuple depth": Limit(
+        20, "levels of tuples in a pickle", "To hash deeper ones exhausts the stack."
+    ),
+    "pickle number": Limit(80, "bits of a whole number in a pickle", "Torch's mark has 77."),
+    "network argument": Limit(
+        2**17,
+        "as a number among the arguments of a pickled network",
+        "The network is made before its weights are compared with it.",
+    ),
+    "network values": Limit(
+        32, "numbers in an argument of a pickled network", "Published ones have five."
+    ),
+    "network blocks": Limit(
+        64, "blocks a resolution of a pickled network", "Published ones have four."
+    ),
 }
 
 
