@@ -75,7 +75,7 @@ CURES: Mapping[str, str] = {
     **dict.fromkeys(
         (".gz", ".tgz", ".bz2", ".xz", ".zst"), "uncompress it to a .tar, or unpack it"
     ),
-    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle"), "pickles are not opened: save an .npz"),
+    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle"), "pickles are never opened: save an .npz"),
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".lmdb", ".tfrecord"), "save an .npz or images"),
     **dict.fromkeys(
         (".csv", ".jsonl", ".json"), "a table holds no image: give the images' folder"

@@ -296,6 +296,8 @@ def execution(
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
         record_provenance(run, command)
+        if lines := problem.data.account():
+            run.broadcast(events.DataRead(tuple(lines)))
         run.broadcast(events.RunStarted(task.command, task.preset, task.method, folder.path))
         try:
             yield run
@@ -314,4 +316,6 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
         x, _ = run.problem.data.reference(512)
         hashes = run.problem.hashes()
         about = provenance(command, run.task.run.seed, data=fingerprint(x), **hashes)
+        if lines := run.problem.data.account():
+            about["data"] = lines
         write_text_atomic(file, json.dumps(about, indent=2) + "\n")

@@ -164,6 +164,9 @@ class ConsoleLines:
                 self.print_paths(event.folder)
             case events.TeacherNeeded():
                 self.line(f"there is no teacher in {event.folder} yet: vardiu teach {event.name}")
+            case events.DataRead():
+                for line in event.lines:
+                    self.console.print(f"data: {line}", highlight=False, markup=False)
             case events.ArtefactProgress():
                 self.print_portions(event)
             case events.StageStarted():
