@@ -19,7 +19,7 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..denoisers.schedules import Flow, VarianceExploding, VariancePreserving
+from ..denoisers.schedules import Flow, Logarithmic, VarianceExploding, VariancePreserving
 from ..discriminators.heads import ConvHead, MLPHead, TokenHead
 from ..errors import nearest
 from ..nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "frame": Kind(Frame),
     "framed": Kind(Framed, ("denoiser", "frame")),
     "iddpm_levels": Kind(IDDPMLevels),
+    "logarithmic": Kind(Logarithmic),
     "mlp": Kind(MLP),
     "mlp_head": Kind(MLPHead),
     "one_step": Kind(OneStep, ("denoiser",)),
