@@ -9,7 +9,7 @@ from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
-from ..runs.listeners import probe_table
+from ..runs.console import probe_table
 from ..runs.presets import PRESETS, TEACHERS
 from ..runs.task import problem_of
 from ..teachers.probe import checked

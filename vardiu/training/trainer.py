@@ -234,6 +234,7 @@ class Trainer:
         report_every: int = 0,
         report: Callable[[Report], None] = lambda report: None,
         progress: Callable[[int], None] = lambda step: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> Generator:
         r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
 
@@ -244,6 +245,7 @@ class Trainer:
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
+            stopping: Is called when the process is asked to stop, before the step at hand ends.
 
         Returns:
             The averaged student.
@@ -254,7 +256,7 @@ class Trainer:
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
-        with wish_to_stop() as wish:
+        with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
