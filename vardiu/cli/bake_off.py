@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ..comparison.contests import CONTESTS, Contest, entered, load_contest
-from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record
+from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_changed_runs
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
@@ -66,6 +66,7 @@ def bake_off(arguments: list[str]) -> None:
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
         todo = list(cells(bake, plan(bake)["prices"]))
+        refuse_changed_runs(todo)
         failures = carry_out(todo, chosen.jobs, console)
         found = {} if chosen.no_study else study(bake, todo, console)
         words, page, tables = write(bake, todo, found)

@@ -30,7 +30,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -215,6 +215,11 @@ class DensityProblem(Problem):
         self.networks = DensityNetworks(self.space, teacher, settings)
         self.data = DensityData(self.space, teacher, settings, spec, seed)
         self.scores = DensityScores(self.space, spec)
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        learned = self.teacher is not None and row.teacher == "learned"
+        return self.taught_input(find_teacher(row.teacher_run, row.name)) if learned else {}
 
 
 def spec_of(settings: DensitySettings) -> MixtureSpec:

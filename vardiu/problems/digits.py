@@ -25,7 +25,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
@@ -193,6 +193,11 @@ class DigitsProblem(Problem):
         self.networks = DigitsNetworks(self.space, teacher, settings)
         self.data = DigitsData(self.space, teacher, x, label)
         self.scores = DigitsScores(self.data, settings)
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        untaught = self.teacher is None
+        return {} if untaught else self.taught_input(find_teacher(row.teacher_run, row.name))
 
 
 def copy_weights(teacher: nn.Module, network: nn.Module) -> None:
