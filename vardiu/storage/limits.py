@@ -42,6 +42,45 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "schedule times": Limit(
+        100_000, "times of a schedule", "Schedulers have 1,000; a table of each is made."
+    ),
+    "network size": Limit(
+        2**20,
+        "as one size in the configuration of a network",
+        "The longest vocabularies have 260,000 words.",
+    ),
+    "network layers": Limit(
+        512,
+        "layers or blocks in the configuration of a network",
+        "Known networks have a hundred; each layer is built before its weights are read.",
+    ),
+    "network positions": Limit(
+        2**17,
+        "positions of a transformer, by its sample and patch sizes",
+        "The largest known ones have 65,536; a table of them is computed.",
+    ),
+    "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
+    "pickle tuple values": Limit(
+        10_000,
+        "values in a tuple of tuples of a pickle",
+        "To hash a tuple that names another twice, sixty times over, takes for ever.",
+    ),
+    "pickle tuple depth": Limit(
+        20, "levels of tuples in a pickle", "To hash deeper ones exhausts the stack."
+    ),
+    "pickle number": Limit(80, "bits of a whole number in a pickle", "Torch's mark has 77."),
+    "network argument": Limit(
+        2**17,
+        "as a number among the arguments of a pickled network",
+        "The network is made before its weights are compared with it.",
+    ),
+    "network values": Limit(
+        32, "numbers in an argument of a pickled network", "Published ones have five."
+    ),
+    "network blocks": Limit(
+        64, "blocks a resolution of a pickled network", "Published ones have four."
+    ),
 }
 
 
