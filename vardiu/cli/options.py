@@ -5,18 +5,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ..data.densities import DENSITIES
 from ..errors import ConfigError, known, nearest
-from ..methods import METHODS, Code, load_method, recognised
+from ..methods import METHODS, Code, load_method
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import ProblemSettings, Task, fits, load_task, task_from_preset
+from ..runs.task import (
+    ROLES,
+    ProblemSettings,
+    Task,
+    begun_with,
+    fits,
+    kept_code,
+    load_task,
+    task_from_preset,
+)
 from ..settings.fields import DensitySettings
-from ..storage.code import is_source
+from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
 from .helps import help_of, sentence
 from .main import COMMANDS
@@ -132,8 +141,15 @@ def codes_of(sources: Sequence[str] | None) -> list[Code]:
     return [load_method(source) for source in sources or ()]
 
 
-def task_of_run(folder: RunFolder, chosen: argparse.Namespace) -> Task:
+def task_of_run(
+    folder: RunFolder, chosen: argparse.Namespace, own: Mapping[str, OwnCode] = {}
+) -> Task:
     r"""Returns the task of a run, by a command line that has the options of `add_code_options`.
+
+    Arguments:
+        folder: The run.
+        chosen: The command line.
+        own: The own code that it names for settings.
 
     Raises:
         ConfigError: The run's method is from a file that the command line does not name, or that
@@ -141,17 +157,46 @@ def task_of_run(folder: RunFolder, chosen: argparse.Namespace) -> Task:
     """
     codes = codes_of(chosen.method)
     path = folder.file("config.yaml")
-    return load_task(path, codes, accept_changed=chosen.accept_changed_code)
+    return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)
 
 
 def _of_the_run(task: Task, out: Path, accept_changed: bool) -> Task:
-    r"""Returns a task whose file is the one that a run in this folder was begun with."""
+    r"""Returns a task whose files are those that a run in this folder was begun with."""
     folder = RunFolder(out)
-    kept = folder.config().get("code") if task.code is not None and folder.exists else None
-    if kept is None or task.code is None:
+    if not folder.exists or (task.code is None and not task.own):
         return task
-    code = recognised(kept, [task.code], f"the run in {out}", accept_changed=accept_changed)
-    return dataclasses.replace(task, code=code)
+    where = f"the run in {out}"
+    kept = kept_code(folder.config(), where)
+    code = task.code
+    if code is not None and "method" in kept:
+        code = recognised(kept["method"], [code], where, accept_changed=accept_changed)
+    own = begun_with(task.own, kept, where, accept_changed=accept_changed)
+    return dataclasses.replace(task, code=code, own=own)
+
+
+def code_in(arguments: Sequence[str]) -> dict[str, OwnCode]:
+    r"""Returns the own code that a command line names for settings, by the setting's name.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    found = {}
+    for role in ROLES:
+        for index, word in enumerate(arguments):
+            option, _, value = word.partition("=")
+            if option == f"--{role}":
+                value = value or "".join(arguments[index + 1 : index + 2])
+                if is_source(value):
+                    found[role] = load_code(value)
+    return found
+
+
+def refuse_unnamed_code(task: Task, where: str) -> None:
+    r"""Raises a `ConfigError` if a setting names own code, and the command line does not."""
+    for role in ROLES:
+        source = getattr(task.problem, role, None)
+        if isinstance(source, str) and is_source(source) and role not in task.own:
+            raise ConfigError(not_named(source, f"--{role}", where))
 
 
 # ---------------------------------------------------------------- teach, distill
@@ -176,9 +221,10 @@ def parse_request(command: str, arguments: list[str], shown: str | None = None) 
     first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     given, rest = head.parse_known_args(arguments[len(first) :])
     wanted = first[0] if first else None
-    if wanted is None and any(word.split("=")[0] == "--teacher" for word in rest):
+    named = any(word.split("=")[0] == "--teacher" for word in rest)
+    if wanted is None and given.config is None and named:
         wanted = "images"
-    code = None
+    code, own = None, code_in(rest)
     if given.method is not None and is_source(given.method):
         code = load_method(given.method)
     name = given.method if code is None else None
@@ -186,7 +232,8 @@ def parse_request(command: str, arguments: list[str], shown: str | None = None) 
         if wanted is not None:
             raise ConfigError("give a preset or --config, not both")
         codes = [] if code is None else [code]
-        task = load_task(given.config, codes, accept_changed=given.accept_changed_code)
+        accept = given.accept_changed_code
+        task = load_task(given.config, codes, own=own, accept_changed=accept)
         if code is not None and task.code is None:
             raise ConfigError(
                 f"{given.config} is of the method {task.method!r}: leave out --method, or give a "
@@ -205,8 +252,11 @@ def parse_request(command: str, arguments: list[str], shown: str | None = None) 
     other = task.method != method_of_preset(command, task.preset)
     other = other and task.preset not in ({} if code is None else code.method.presets)
     out = Path(given.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
+    task = dataclasses.replace(task, own=task.own or own)
     task = _of_the_run(task, out, given.accept_changed_code)
-    return Request(override_settings(task, rest, out, shown), out, given.dry_run)
+    task = override_settings(task, rest, out, shown)
+    refuse_unnamed_code(task, given.config or f"the preset {task.preset}")
+    return Request(task, out, given.dry_run)
 
 
 def request_parser(command: str) -> Parser:

@@ -26,11 +26,12 @@ from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
+from ..storage.code import OwnCode
 from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -140,6 +141,7 @@ class DensityScores(Scores):
     """
 
     headline = ("mmd2", "log_density", "modes")
+    judged = Judged("mmd2", coverage=("modes",))
     quick = 4_000
     samples = 10_000
 
@@ -195,15 +197,22 @@ class DensityProblem(Problem):
         settings: The row of settings.
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of a density is own code.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
     """
 
     headline = DensityScores.headline
+    judged = DensityScores.judged
 
     def __init__(
-        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
+        self,
+        settings: DensitySettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
     ) -> None:
         self.settings, self.seed = settings, seed
         spec = spec_of(settings)

@@ -21,11 +21,12 @@ from ..nn import UNet, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
@@ -109,6 +110,7 @@ class DigitsScores(Scores):
     """
 
     headline = ("frechet", "precision", "recall", "classes")
+    judged = Judged("frechet", coverage=("recall", "classes"))
     quick = 2_000
     samples = 5_000
 
@@ -171,14 +173,23 @@ class DigitsProblem(Problem):
         settings: The row of settings.
         seed: Not used: the data are real.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of the digits is own code.
 
     Raises:
         ConfigError: The folder of the settings holds no teacher.
     """
 
     headline = DigitsScores.headline
+    judged = DigitsScores.judged
 
-    def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: DigitsSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         self.settings, self.seed = settings, seed
         x, label = digits()
         self.space = KnownSpace(
