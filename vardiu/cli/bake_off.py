@@ -10,7 +10,7 @@ from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_chan
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, known
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
 from ..runs.task import task_from_preset
@@ -89,8 +89,7 @@ def _contest(name: str | None, source: str | None) -> tuple[str, Contest]:
     if source is not None:
         return load_contest(source)
     assert name is not None
-    if name not in CONTESTS:
-        raise ConfigError(f"unknown contest {name!r}; {nearest(name, CONTESTS)}")
+    name = known(name, CONTESTS, "contest")
     return name, CONTESTS[name]
 
 

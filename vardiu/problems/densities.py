@@ -17,7 +17,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError, nearest
+from ..errors import known
 from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
 from ..metrics.mmd import mmd2
@@ -239,10 +239,7 @@ def spec_of(settings: DensitySettings) -> MixtureSpec:
     """
     if settings.name == "mixture":
         return mixture(settings.dim, settings.modes, seed=0)
-    if settings.name in DENSITIES:
-        return DENSITIES[settings.name]()
-    names = [*DENSITIES, "mixture"]
-    raise ConfigError(f"unknown density {settings.name!r}; {nearest(settings.name, names)}")
+    return DENSITIES[known(settings.name, [*DENSITIES, "mixture"], "density")]()
 
 
 def level_range(row: DensitySettings) -> LevelRange:
