@@ -423,7 +423,7 @@ def test_shares_of_digits_are_those_of_the_classifier(classes):
 # ---------------------------------------------------------------- in a run
 
 
-WORDS = ["distill", "mog40", "--name", "ring8", "--width", "16", "--depth", "1"]
+WORDS = ["distill", "ring8", "--width", "16", "--depth", "1"]
 WORDS += ["--steps", "40", "--batch", "16", "--samples", "300", "--reports", "8"]
 
 
@@ -500,7 +500,7 @@ def script():
 
 
 def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
-    words = ["200" if w == "40" else w for w in WORDS if w not in ("--name", "ring8")]
+    words = [{"40": "200", "ring8": "mog40"}.get(w, w) for w in WORDS]
     for seed in ("0", "1"):
         assert main([*words, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
     runs = [RunFolder(tmp_path / seed) for seed in ("0", "1")]

@@ -92,7 +92,8 @@ def ship_student(run: Execution) -> None:
     results = judged_results(run, metrics, *reference)
     about = {"cost": run.cost, "preset": task.preset, "method": task.method}
     problem.save(student, run.folder, {"metrics": results.metric_rows(), **about})
-    shipped = models.load(run.folder.file("student"))
+    codes = [*task.own.values()]
+    shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
     calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
     source = problem.student_source(problem.with_prompts(shipped))

@@ -27,6 +27,7 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
+from .inputs import refuse_changed_inputs
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .stages import stages_of
@@ -159,6 +160,8 @@ class Execution:
             self.cost["steps"] += trainer.step
             with meter.watching():
                 stage = stages.after(trainer)
+            if stage is not None and trainer.asked_to_stop:
+                raise Interrupted(f"stopped after {current.stage.name}, before {stage.name}")
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
@@ -337,12 +340,20 @@ def execution(
 
 
 def record_provenance(run: Execution, command: Sequence[str]) -> None:
-    r"""Writes what a new run is made from: command, versions, machine, seed and hashes."""
-    file = run.folder.file("provenance.json")
-    if not file.is_file():
-        work = "the teacher's own samples, in the place of data"
-        with announced_calls(run.broadcast, work, run.problem.teacher):
-            x, _ = run.problem.data.reference(512)
-        hashes = run.problem.hashes()
-        about = provenance(command, run.task.run.seed, data=fingerprint(x), **hashes)
-        write_text_atomic(file, json.dumps(about, indent=2) + "\n")
+    r"""Writes what a new run is made from: command, versions, machine, seed and hashes.
+
+    Raises:
+        RunError: The run was begun before, with another teacher, other data or other prompts.
+    """
+    file, inputs = run.folder.file("provenance.json"), run.problem.inputs()
+    # Before the first checkpoint nothing was made of them: a teacher that was mended is taken.
+    if file.is_file() and run.folder.file("checkpoints").is_dir():
+        refuse_changed_inputs(run.folder, inputs)
+        return
+    work = "the teacher's own samples, in the place of data"
+    with announced_calls(run.broadcast, work, run.problem.teacher):
+        x, _ = run.problem.data.reference(512)
+    hashes = {"data": fingerprint(x), **run.problem.hashes()}
+    hashes |= {name: read.sha256 for name, read in inputs.items()}
+    about = provenance(command, run.task.run.seed, **hashes)
+    write_text_atomic(file, json.dumps(about, indent=2) + "\n")

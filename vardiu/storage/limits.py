@@ -42,6 +42,24 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "schedule times": Limit(
+        100_000, "times of a schedule", "Schedulers have 1,000; a table of each is made."
+    ),
+    "network size": Limit(
+        2**20,
+        "as one size in the configuration of a network",
+        "The longest vocabularies have 260,000 words.",
+    ),
+    "network layers": Limit(
+        512,
+        "layers or blocks in the configuration of a network",
+        "Known networks have a hundred; each layer is built before its weights are read.",
+    ),
+    "network positions": Limit(
+        2**17,
+        "positions of a transformer, by its sample and patch sizes",
+        "The largest known ones have 65,536; a table of them is computed.",
+    ),
     "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
     "pickle tuple values": Limit(
         10_000,

@@ -63,6 +63,7 @@ class Trainer:
         updates: The number of updates of each network.
         average: The student's moving average.
         batch: The latest batch that the instruments may look at: one of its parts.
+        asked_to_stop: Whether SIGINT or SIGTERM came; whoever trained the last step decides then.
 
     Raises:
         ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
@@ -113,6 +114,7 @@ class Trainer:
         self.updates = dict.fromkeys(objective.trained, 0)
         self.batch: Batch | None = None
         self.latest: dict[str, Tensor] = {}
+        self.asked_to_stop = False
         objective.streams.reset(seed)
         if torch.distributed.is_initialized():
             objective.streams.rank = torch.distributed.get_rank()
@@ -252,7 +254,8 @@ class Trainer:
 
         Raises:
             Diverged: A loss or a gradient is not finite.
-            Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+            Interrupted: SIGINT or SIGTERM came; the step was finished and saved. After the last
+                step the student is returned all the same, and `asked_to_stop` is set.
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
@@ -270,7 +273,8 @@ class Trainer:
                 if store is not None and (due or wish.asked or self.step == self.steps):
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
-                if wish.asked:
+                self.asked_to_stop = wish.asked
+                if wish.asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         return self.average.module
 
