@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "known",
     "nearest",
     "ExportError",
     "require",
@@ -46,6 +47,35 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    r"""Returns which of some names is meant: hyphens, underscores and capitals are alike.
+
+    Example:
+        >>> known("Two-Moons", ["mog40", "two_moons"], "density")
+        'two_moons'
+
+    Arguments:
+        name: What was typed.
+        names: What there is.
+        what: The kind of thing, for the message.
+
+    Raises:
+        ConfigError: None is meant; the message offers the nearest ones.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    for candidate in names:
+        if _plain(candidate) == _plain(name):
+            return candidate
+    shown = name if len(name) <= 60 else f"{name[:60]}..."
+    raise ConfigError(f"unknown {what} {shown!r}; {nearest(shown, names)}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_").lower()
 
 
 class ExportError(RuntimeError):

@@ -59,9 +59,18 @@ class ImageTeacher(SampledTeacher):
             self.captions = self._captions(inner)
             self.denoiser = self._guided(inner)
 
-    def _load(self) -> Denoiser:
+    @property
+    def place(self) -> str:
+        r"""Where the teacher lies: a folder, a hub id or a file.
+
+        Raises:
+            ConfigError: None is named, and there is none that `vardiu teach` wrote.
+        """
         row = self.settings
-        source = row.teacher or find_teacher(None, row.name, "--teacher")
+        return row.teacher or find_teacher(None, row.name, "--teacher")
+
+    def _load(self) -> Denoiser:
+        row, source = self.settings, self.place
         options = {} if row.prediction is None else {"prediction": row.prediction}
         return self._read("teacher", source, **options)
 
