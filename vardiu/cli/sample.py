@@ -11,7 +11,8 @@ import torch
 from .. import __version__
 from ..errors import ConfigError
 from ..metrics import Metric
-from ..runs.listeners import print_metrics
+from ..runs.console import print_metrics
+from ..runs.inputs import refuse_changed_inputs
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
 from .console import console
@@ -67,6 +68,7 @@ def evaluate(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
+    refuse_changed_inputs(folder, problem.inputs())
     n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")

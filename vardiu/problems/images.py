@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.digests import digest_of_data
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
@@ -16,18 +17,19 @@ from ..nn import Precision, UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
+from ..storage.bounded import read_bytes
 from ..storage.code import OwnCode
-from ..storage.files import write_text_atomic
+from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
 from ..teachers.origin import Origin
-from .base import Networks, Problem
+from .base import Input, Networks, Problem
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
-from .image_teachers import ImageTeacher, read_prompts
+from .image_teachers import ImageTeacher
 from .kept import KeptTeacher
 
 __all__ = ["ImageNetworks", "ImageProblem"]
@@ -130,6 +132,17 @@ class ImageProblem(Problem):
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
 
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        taught = self._teacher.at_hand is not None
+        found = dict(self.taught_input(self._teacher.place)) if taught else {}
+        files = {"data files": row.data, "prompts file": row.prompts}
+        for name, source in files.items():
+            sha256 = None if source is None else digest_of_data(source)
+            if source is not None and sha256 is not None:
+                found[name] = Input(source, sha256)
+        return found
+
     def set_prompts(self, prompts: Sequence[str]) -> None:
         if not self._teacher.takes_text:
             super().set_prompts(prompts)
@@ -147,8 +160,8 @@ class ImageProblem(Problem):
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
         if self.settings.prompts is not None:
-            text = "\n".join(read_prompts(self.settings.prompts)) + "\n"
-            write_text_atomic(folder.file("prompts.txt"), text)
+            text = read_bytes(self.settings.prompts)
+            write_bytes_atomic(folder.file("prompts.txt"), text)
         super().save(student, folder, about)
 
     def kept(self) -> KeptTeacher:
