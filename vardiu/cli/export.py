@@ -3,11 +3,11 @@ r"""`vardiu export`."""
 from __future__ import annotations
 
 import dataclasses
-import json
 
 from ..cite import cited
 from ..errors import known
 from ..export import EXPORTS, card, export
+from ..runs.inputs import kept_provenance
 from .console import console
 from .folders import existing_run, shipped_student
 from .options import Parser, add_student_options
@@ -32,7 +32,7 @@ def export_(arguments: list[str]) -> None:
         task.preset,
         task.chosen.heading,
         folder.result() or {},
-        json.loads(folder.file("provenance.json").read_text()),
+        kept_provenance(folder),
         "\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()),
         folder.file("samples.png"),
     )

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..runs.console import print_metrics
 from ..runs.inputs import refuse_changed_inputs
-from ..storage.files import write_text_atomic
+from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
 from .console import console
 from .folders import existing_run, trained_student
@@ -35,13 +35,14 @@ def sample(arguments: list[str]) -> None:
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = existing_run(chosen.run)
-    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
+    picture = path.with_suffix(".png")
     if path.suffix != ".npz":
-        raise ConfigError(f"--out must end in .npz, got {path}")
-    if chosen.out and path.exists():
-        raise ConfigError(f"{path} exists; give another file with --out")
+        raise ConfigError(f"--out must end in .npz, got {shown(path)}")
+    if chosen.out:
+        new_file(path), new_file(picture)
+    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.student_source(student)(chosen.num, random)
@@ -49,12 +50,11 @@ def sample(arguments: list[str]) -> None:
         "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
-    partial = path.with_name(f".{path.stem}.part.npz")
-    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its one flag
-    partial.replace(path)
-    picture = path.with_suffix(".png")
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
     problem.scores.plot_samples(x, picture)
-    console.print(f"samples: {path}\npicture: {picture}", highlight=False, soft_wrap=True)
+    told = f"samples: {shown(path)}\npicture: {shown(picture)}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -83,7 +83,7 @@ def evaluate(arguments: list[str]) -> None:
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
-    console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:

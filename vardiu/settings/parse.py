@@ -3,14 +3,15 @@ r"""Settings to mappings and back, strictly."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError, nearest, shown
 
-__all__ = ["from_mapping", "to_mapping"]
+__all__ = ["from_mapping", "refuse_not_finite", "to_mapping"]
 
 
 C = TypeVar("C")
@@ -34,6 +35,28 @@ def from_mapping(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         raise ConfigError(f"unknown setting {where + name!r}; {nearest(name, hints)}")
     built = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     return cls(**built)
+
+
+def refuse_not_finite(
+    settings: Any,  # noqa: ANN401 (any dataclass)
+    where: str = "",
+    may_be_infinite: Sequence[str] = (),
+) -> None:
+    r"""Raises a `ConfigError` if a number among settings is not a number, or is infinite.
+
+    Arguments:
+        settings: A dataclass, whose fields may be dataclasses.
+        where: What their names begin with.
+        may_be_infinite: The full names of those that may be infinite.
+    """
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), where + field.name
+        if dataclasses.is_dataclass(value):
+            refuse_not_finite(value, f"{name}.", may_be_infinite)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                if not (math.isinf(number) and name in may_be_infinite):
+                    raise ConfigError(f"{name} must be a finite number, got {number}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (any field)
