@@ -210,8 +210,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
     error = capsys.readouterr().err
     assert "1 runs failed" in error and "bad, seed 0" in error and "learning rate" in error
     groups = json.loads(Path("runs/bake-off-tiny/results.json").read_text())["groups"]
-    assert len(groups["calls-2000rows/exact"]["gaussian"]) == 1
-    assert groups["calls-2000rows/exact"]["bad"] == []
+    assert len(groups["own/exact"]["gaussian"]) == 1
+    assert groups["own/exact"]["bad"] == []
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,8 @@ def plan(bake: BakeOff) -> dict[str, Any]:
         known = json.loads(path.read_text())
     if known.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version wrote "
-            "it. Work in another folder, with --out"
+            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version "
+            "wrote it. Work in another folder, with --out"
         )
     if set(bake.budgets) == {"own"}:
         return known
