@@ -524,7 +524,7 @@ def two_steps(copies: list[Objective], batches: list[Batch]) -> Iterator[dict[st
             drawn = [o.prepare(b, step) for o, b in zip(copies, batches, strict=True)]
         for i, phase in enumerate(copies[0].phases):
             assert phase.repeat == phase.minibatches == 1, "visit each part here as the trainer"
-            if step % phase.every:
+            if not phase.due(step):
                 continue
             found = [gradients_of(o, i, d, step) for o, d in zip(copies, drawn, strict=True)]
             mean = {key: torch.stack([g[key] for g in found]).mean(0) for key in found[0]}
