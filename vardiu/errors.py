@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +19,12 @@ __all__ = [
     "RunError",
     "Diverged",
     "Interrupted",
+    "shown",
 ]
+
+
+# Characters of a name or a value in a message.
+SHOWN = 300
 
 
 class CheckpointError(ValueError):
@@ -73,3 +80,29 @@ class Diverged(RuntimeError):
 
 class Interrupted(RuntimeError):
     r"""The run was asked to stop, and has been saved."""
+
+
+def shown(value: object) -> str:
+    r"""Returns a name or a value as messages have it: on one line, bounded, and without control
+    characters, which a terminal would obey.
+
+    Arguments:
+        value: A text or a path, shown as it is; anything else is shown as its representation, of
+            which no more is made than is shown.
+
+    Example:
+        >>> shown("a\x1b[31m.png")
+        'a\\x1b[31m.png'
+    """
+    if isinstance(value, str | os.PathLike):
+        text = os.fsdecode(value)
+    else:
+        text = _BRIEF.repr(value)
+    if len(text) > SHOWN:
+        half = SHOWN // 2
+        text = f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 80, 80, 40

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunError, nearest
-from ..reports.comparisons import comparison
+from ..reports.comparisons import Series, comparison
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, Task
 from ..storage.run_folder import RunFolder
@@ -32,7 +32,7 @@ def compare(arguments: list[str]) -> None:
         task = task_of_run(folder, chosen)
         tasks.append(task)
         rows.append(_row(folder, task, result))
-        series.append((task.preset, folder.metrics()))
+        series.append(Series(task.preset, task.method, folder.metrics()))
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")

@@ -16,7 +16,7 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,21 @@ from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
-__all__ = ["Data", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+__all__ = ["Data", "Judged", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+
+
+class Judged(NamedTuple):
+    r"""By which metrics students of a problem are judged.
+
+    Arguments:
+        metric: The headline metric.
+        lower_is_better: Its direction.
+        coverage: Metrics that fall where modes or directions are lost, the greater the better.
+    """
+
+    metric: str
+    lower_is_better: bool = True
+    coverage: tuple[str, ...] = ()
 
 
 class Space(abc.ABC):
@@ -220,12 +234,14 @@ class Scores(abc.ABC):
     r"""What samples are worth.
 
     Attributes:
-        headline: The names of the metrics of the short summary, the first one to be minimised.
+        headline: The names of the metrics of the short summary.
+        judged: By which metrics a student is judged.
         quick: The number of samples that are measured on the way.
         samples: The number of samples that are measured at the end.
     """
 
     headline: tuple[str, ...]
+    judged: Judged
     quick: int
     samples: int
 
@@ -275,6 +291,7 @@ class Problem(abc.ABC):
         data: Batches and samples.
         scores: What samples are worth.
         headline: The headline of its scores, known before there is a problem.
+        judged: By which metrics its students are judged, likewise.
     """
 
     settings: Any
@@ -284,6 +301,7 @@ class Problem(abc.ABC):
     data: Data
     scores: Scores
     headline: ClassVar[tuple[str, ...]]
+    judged: ClassVar[Judged]
 
     @property
     def teacher(self) -> Denoiser | None:

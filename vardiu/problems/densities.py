@@ -30,7 +30,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -140,6 +140,7 @@ class DensityScores(Scores):
     """
 
     headline = ("mmd2", "log_density", "modes")
+    judged = Judged("mmd2", coverage=("modes",))
     quick = 4_000
     samples = 10_000
 
@@ -201,6 +202,7 @@ class DensityProblem(Problem):
     """
 
     headline = DensityScores.headline
+    judged = DensityScores.judged
 
     def __init__(
         self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False

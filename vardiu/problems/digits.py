@@ -25,7 +25,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
@@ -109,6 +109,7 @@ class DigitsScores(Scores):
     """
 
     headline = ("frechet", "precision", "recall", "classes")
+    judged = Judged("frechet", coverage=("recall", "classes"))
     quick = 2_000
     samples = 5_000
 
@@ -177,6 +178,7 @@ class DigitsProblem(Problem):
     """
 
     headline = DigitsScores.headline
+    judged = DigitsScores.judged
 
     def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
         self.settings, self.seed = settings, seed

@@ -13,7 +13,7 @@ from ..metrics import Metric
 from ..metrics.features import RandomFeatures
 from ..metrics.sets import feature_metrics
 from ..reports.samples import image_grid
-from .base import Scores
+from .base import Judged, Scores
 from .image_data import ImageData
 from .sampled_teachers import SOLVER_STEPS, Source
 
@@ -31,6 +31,7 @@ class ImageScores(Scores):
     """
 
     headline = ("frechet", "precision", "recall")
+    judged = Judged("frechet", coverage=("recall",))
     quick = 1_000
     samples = 5_000
 

@@ -103,6 +103,7 @@ class ImageProblem(Problem):
     """
 
     headline = ImageScores.headline
+    judged = ImageScores.judged
 
     def __init__(self, settings: ImageSettings, seed: int = 0, *, untaught: bool = False) -> None:
         self.settings, self.seed = settings, seed

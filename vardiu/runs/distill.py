@@ -2,12 +2,15 @@ r"""From a task to a finished student."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .. import models
+from ..metrics import Metric
+from ..monitoring.verdicts import judge
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.probe import checked
@@ -57,6 +60,17 @@ def distill(
     return run.folder
 
 
+def judged_results(
+    run: Execution, metrics: Sequence[Metric], reference: Sequence[Metric], who: str
+) -> Results:
+    r"""Returns what a run has measured, with the verdict on it."""
+    results = Results(metrics, reference, who, run.cost)
+    measured, compared = results.metric_rows(), results.reference_rows()
+    judged = run.problem.scores.judged
+    verdict = judge(run.folder.metrics(), measured, compared, who, judged)
+    return dataclasses.replace(results, verdict=verdict)
+
+
 def ship_student(run: Execution) -> None:
     r"""Measures the trained student, writes it, and finishes the run with what is read back."""
     task, problem = run.task, run.problem
@@ -65,7 +79,7 @@ def ship_student(run: Execution) -> None:
     run.broadcast(FinalMeasurementStarted("the student"))
     n = task.run.samples or problem.scores.samples
     metrics = problem.scores.measure(problem.student_source(student), n)
-    results = Results(metrics, *problem.scores.teacher_metrics(n), run.cost)
+    results = judged_results(run, metrics, *problem.scores.teacher_metrics(n))
     about = {"cost": run.cost, "preset": task.preset, "method": task.method}
     problem.save(student, run.folder, {"metrics": results.metric_rows(), **about})
     shipped = models.load(run.folder.file("student"))

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..metrics import Metric
 from ..monitoring.alarms import Alarm
+from ..monitoring.verdicts import Verdict
 from ..problems.base import Source
 from ..teachers.probe import Probe
 
@@ -91,12 +92,14 @@ class Results:
         reference: Those of what it is compared with.
         reference_name: What that is, for instance "true samples".
         cost: Seconds, teacher calls and rows, student updates and steps.
+        verdict: What the student is worth; `None` for a teacher.
     """
 
     metrics: Sequence[Metric]
     reference: Sequence[Metric]
     reference_name: str
     cost: Mapping[str, Any]
+    verdict: Verdict | None = None
 
     def metric_rows(self) -> list[dict[str, Any]]:
         return [metric.row() for metric in self.metrics]

@@ -170,6 +170,8 @@ class Execution:
         self.broadcast(events.Shipped(source, title, results))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
+        if results.verdict is not None:
+            summary = {"verdict": results.verdict._asdict(), **summary}
         self.folder.finish(summary)
         self.broadcast(events.RunFinished(self.folder.path, results))
 

@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import ConfigError, nearest
 from ..methods import METHODS, Code, Method, recognised
-from ..problems.base import Problem
+from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
@@ -41,6 +41,10 @@ class ProblemClass(Protocol):
     @property
     def headline(self) -> tuple[str, ...]:
         r"""The names of the metrics of the short summary."""
+
+    @property
+    def judged(self) -> Judged:
+        r"""By which metrics its students are judged."""
 
     def __call__(
         self,
