@@ -97,6 +97,9 @@ CURES: Mapping[str, str] = {
     "--frame.components for --posterior framed",
     "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower its --lr",
     "divergence": "lower --lr or raise --levels.sigma-min",
+    "anchor": "raise --anchor.rate, or give a held anchor a shorter --anchor.refresh or a limit "
+    "(--anchor.trust); lower --lr, with momentum (--beta-1 0.9)",
+    "fake": "raise --ratio, --fake-optimizer.lr or --anchor.settle, or lower --lr",
 }
 
 
