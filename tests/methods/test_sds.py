@@ -103,7 +103,7 @@ def trained(problem: LinearProblem, steps: int) -> Affine:
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
     trainer.fit(stage.batches)
     assert stages.after(trainer) is None
-    return stages.result
+    return stages.result.requires_grad_(False)
 
 
 @pytest.mark.parametrize("steps", [5, 60])

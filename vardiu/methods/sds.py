@@ -28,7 +28,7 @@ from ..training.stage import Context, Recipe, Stage
 from .base import Example, Method
 from .diff_instruct import score_difference
 
-__all__ = ["METHOD", "SDS", "Settings", "recipe"]
+__all__ = ["METHOD", "SDS", "Settings"]
 
 
 class SDS(Objective):
