@@ -60,7 +60,7 @@ def evils(sentinel: Path) -> dict[str, tuple[object, str]]:
         "not a storage": (Call(bytes_of, legacy({"a": 1})), "hold a dict"),
         "no bytes": (Call(bytes_of, "text"), "are a str"),
         "nested": (pickled.Persistent("Outer", {"_modules": {"inner": inner}}), "system"),
-        "object array": (np.array([shell], dtype=object), "'O"),
+        "object array": (np.array([shell], dtype=object), "type O"),
         "function": (Call(pickled._reconstruct_persistent_obj, {"type": "module"}), "'class'"),
     }
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vardiu.reports.comparisons import comparison
+from vardiu.methods import METHODS
+from vardiu.reports.colours import colour_of
+from vardiu.reports.comparisons import Series, comparison
 from vardiu.reports.curves import curves
 from vardiu.reports.samples import scatter_grid
 
@@ -36,17 +38,63 @@ def rows(start, end):
 
 
 def test_the_median_of_seeds_is_drawn_where_all_were_measured(tmp_path, figures):
-    comparison([("a", rows(1, 8)), ("a", rows(2, 9))], ["metric/x"], tmp_path / "a.png")
+    comparison(
+        [Series("a", "m", rows(1, 8)), Series("a", "m", rows(2, 9))],
+        ["metric/x"],
+        tmp_path / "a.png",
+    )
     (line,) = figures[0].axes[0].lines
     x, y = line.get_data()
     assert x[0] == 2 and x[-1] == 8 and y[0] == 1 / 2 and y[-1] == 1 / 8
 
 
 def test_seeds_with_nothing_in_common_are_drawn_apart(tmp_path, figures):
-    comparison([("a", rows(1, 3)), ("a", rows(10, 12))], ["metric/x"], tmp_path / "a.png")
+    comparison(
+        [Series("a", "m", rows(1, 3)), Series("a", "m", rows(10, 12))],
+        ["metric/x"],
+        tmp_path / "a.png",
+    )
     ax = figures[0].axes[0]
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 2, 3], [10, 11, 12]]
     assert not ax.collections and len(ax.get_legend().texts) == 1
+
+
+def test_every_method_has_one_colour_and_its_series_differ_in_dashes_and_marks(tmp_path, figures):
+    runs = [
+        Series("bound", "vardiu", rows(1, 3)),
+        Series("theirs", "diff_instruct", rows(1, 3)),
+        Series("bound, four particles", "vardiu", rows(1, 3)),
+        Series("a stranger's", "fancy", rows(1, 3)),
+    ]
+    comparison(runs, ["metric/x"], tmp_path / "a.png")
+    first, other, second, stranger = figures[0].axes[0].lines
+    assert first.get_color() == second.get_color() == colour_of("vardiu").light
+    assert first.get_linestyle() != second.get_linestyle()
+    assert first.get_marker() != second.get_marker()
+    assert other.get_color() == colour_of("diff_instruct").light != first.get_color()
+    assert stranger.get_color() == colour_of("fancy").light
+
+
+def test_methods_on_board_have_colours_that_no_other_method_takes():
+    table = [colour_of(method) for method in METHODS]
+    assert len(set(table)) == len(METHODS)
+    assert not set(table) & {colour_of(f"stranger_{i}") for i in range(50)}
+    assert len({colour_of(f"stranger_{i}") for i in range(50)}) > 4
+
+
+@pytest.mark.parametrize("ground, side", [("#FFFFFF", "light"), ("#15181C", "dark")])
+def test_colours_stand_out_on_their_ground(ground, side):
+    """The contrast that WCAG 2.1 asks of graphics: three to one."""
+    names = [*METHODS, *(f"stranger_{i}" for i in range(50))]
+    for colour in {getattr(colour_of(name), side) for name in names}:
+        bright, dim = sorted((luminance(colour), luminance(ground)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) > 3, colour
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_curves_leave_out_what_was_not_finite_and_draw_errors(tmp_path, figures):

@@ -157,7 +157,7 @@ def test_pictures_show_what_they_are_given(tmp_path):
     import matplotlib.image
     import numpy as np
 
-    from vardiu.reports.comparisons import comparison
+    from vardiu.reports.comparisons import Series, comparison
     from vardiu.reports.samples import image_grid
 
     black, white = -np.ones((4, 1, 8, 8)), np.ones((4, 1, 8, 8))
@@ -166,7 +166,8 @@ def test_pictures_show_what_they_are_given(tmp_path):
     half = len(picture) // 2
     assert (picture[:half] < 0.05).mean() > 0.3 > 0.05 > (picture[half:] < 0.05).mean()
     rows = [{"seconds": i, "calls": i, "metric/x": 1 / i} for i in range(1, 9)]
-    runs = [("a", rows), ("a", rows[:5]), ("b", rows), ("none", [])]
+    runs = [Series("a", "m", rows), Series("a", "m", rows[:5]), Series("b", "m", rows)]
+    runs.append(Series("none", "m", []))
     assert comparison(runs, ["metric/x"], tmp_path / "b.png").stat().st_size > 10_000
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "known",
     "nearest",
     "ExportError",
     "require",
@@ -17,7 +20,12 @@ __all__ = [
     "RunError",
     "Diverged",
     "Interrupted",
+    "shown",
 ]
+
+
+# Characters of a name or a value in a message.
+SHOWN = 300
 
 
 class CheckpointError(ValueError):
@@ -41,12 +49,45 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
 
 
+def known(name: str, names: Iterable[str], what: str) -> str:
+    r"""Returns which of some names is meant: hyphens, underscores and capitals are alike.
+
+    Example:
+        >>> known("Two-Moons", ["mog40", "two_moons"], "density")
+        'two_moons'
+
+    Arguments:
+        name: What was typed.
+        names: What there is.
+        what: The kind of thing, for the message.
+
+    Raises:
+        ConfigError: None is meant; the message offers the nearest ones.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    for candidate in names:
+        if _plain(candidate) == _plain(name):
+            return candidate
+    shown = name if len(name) <= 60 else f"{name[:60]}..."
+    raise ConfigError(f"unknown {what} {shown!r}; {nearest(shown, names)}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_").lower()
+
+
 class ExportError(RuntimeError):
     r"""What was written does not give the student's samples; it has been removed."""
 
 
-def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
+def require(name: str, extra: str | None = None) -> Any:  # noqa: ANN401 (a module)
     r"""Returns an optional library.
+
+    Arguments:
+        name: The module.
+        extra: The extra of this package that installs it; none where it is installed by its name.
 
     Raises:
         ConfigError: It is not installed; the message has the command that installs it.
@@ -54,8 +95,9 @@ def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        package = name.split(".")[0] if extra is None else f"'vardiu[{extra}]'"
         raise ConfigError(
-            f"{name} is needed here and is not installed: pip install 'vardiu[{extra}]'"
+            f"{name} is needed here and is not installed: pip install {package}"
         ) from error
 
 
@@ -73,3 +115,29 @@ class Diverged(RuntimeError):
 
 class Interrupted(RuntimeError):
     r"""The run was asked to stop, and has been saved."""
+
+
+def shown(value: object) -> str:
+    r"""Returns a name or a value as messages have it: on one line, bounded, and without control
+    characters, which a terminal would obey.
+
+    Arguments:
+        value: A text or a path, shown as it is; anything else is shown as its representation, of
+            which no more is made than is shown.
+
+    Example:
+        >>> shown("a\x1b[31m.png")
+        'a\\x1b[31m.png'
+    """
+    if isinstance(value, str | os.PathLike):
+        text = os.fsdecode(value)
+    else:
+        text = _BRIEF.repr(value)
+    if len(text) > SHOWN:
+        half = SHOWN // 2
+        text = f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 80, 80, 40

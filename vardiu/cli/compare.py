@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, RunError, nearest
-from ..reports.comparisons import comparison
+from ..errors import ConfigError, RunError, known
+from ..reports.comparisons import Series, comparison
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, Task
 from ..storage.run_folder import RunFolder
@@ -32,15 +32,14 @@ def compare(arguments: list[str]) -> None:
         task = task_of_run(folder, chosen)
         tasks.append(task)
         rows.append(_row(folder, task, result))
-        series.append((task.preset, folder.metrics()))
+        series.append(Series(task.preset, task.method, folder.metrics()))
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
     headline = PROBLEMS[type(tasks[0].problem)].headline
     metric = chosen.metric or headline[0]
-    known = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
-    if metric not in known:
-        raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, known)}")
+    names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
+    metric = known(metric, names, "metric")
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
     picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")

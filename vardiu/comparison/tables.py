@@ -11,7 +11,7 @@ import torch
 
 from .. import models
 from ..reports import comparisons
-from ..reports.comparisons import comparison, gradients
+from ..reports.comparisons import Series, comparison, gradients
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, problem_of
 from ..storage.files import write_text_atomic
@@ -68,7 +68,12 @@ def pictures(
     bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
 ) -> list[tuple[str, Path]]:
     r"""Draws quality against cost, and samples of the first seed."""
-    runs = [(row.title, RunFolder(run["folder"]).metrics()) for row in rows for run in row.runs]
+    methods = {name: arm.method for name, arm in bake.contest.arms.items()}
+    runs = [
+        Series(row.title, methods[row.arm], RunFolder(run["folder"]).metrics())
+        for row in rows
+        for run in row.runs
+    ]
     stem = group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
@@ -93,11 +98,14 @@ def study_pictures(bake: BakeOff, found: Mapping[str, Any]) -> list[tuple[str, P
     drawn = []
     for teacher, arms in found.items():
         titled = {bake.contest.arms[name].title: rows for name, rows in arms.items()}
+        methods = {arm.title: arm.method for arm in bake.contest.arms.values()}
         path = gradients(titled, bake.out / f"gradients-{teacher}.png")
         drawn.append((f"{teacher} teacher: bias and deviation of the student's gradient", path))
-        slacks = {
-            title: rows[-1]["slack"] for title, rows in titled.items() if "slack" in rows[-1]
-        }
+        slacks = [
+            (title, methods[title], rows[-1]["slack"])
+            for title, rows in titled.items()
+            if "slack" in rows[-1]
+        ]
         if slacks:
             path = comparisons.slacks(slacks, bake.out / f"slack-{teacher}.png")
             drawn.append((f"{teacher} teacher: slack of each bound at the end of training", path))

@@ -463,7 +463,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     others = {name: config.posterior_optimizer for name in objective.trained[1:]}
     batches = problem.data.free(config.batch, context.seed)
     optimisation = build.optimisation(config, **others)
-    trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
+    trained = yield Stage(
+        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
     return trained.network
 
 

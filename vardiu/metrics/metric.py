@@ -3,12 +3,33 @@ r"""What a metric is: never a bare number."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Metric", "check_pair", "check_samples", "fingerprint"]
+__all__ = ["Metric", "check_pair", "check_samples", "fingerprint", "title_of"]
+
+
+# What people call a metric; the others go by their own names.
+TITLES: Mapping[str, str] = {
+    "mmd2": "MMD^2",
+    "mmd2_unbiased": "MMD^2, unbiased",
+    "log_density": "log-density",
+    "modes": "modes covered",
+    "wasserstein2": "Wasserstein-2",
+    "sliced_wasserstein2": "sliced Wasserstein-2",
+    "frechet": "Fréchet distance",
+    "kernel_distance": "kernel distance",
+    "classes": "classes covered",
+    "agreement": "agreement with the class",
+}
+
+
+def title_of(name: str) -> str:
+    r"""Returns what people call a metric of this name."""
+    return TITLES.get(name, name.replace("_", " "))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,11 @@ from ..metrics import Metric
 from ..metrics.features import RandomFeatures
 from ..metrics.sets import feature_metrics
 from ..reports.samples import image_grid
-from .base import Scores
+from .base import Judged, Scores
 from .image_data import ImageData
-from .sampled_teachers import SOLVER_STEPS, Source
+from .sampled_teachers import TEACHER, Source
 
 __all__ = ["ImageScores"]
-
-
-TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
 
 
 class ImageScores(Scores):
@@ -31,6 +28,7 @@ class ImageScores(Scores):
     """
 
     headline = ("frechet", "precision", "recall")
+    judged = Judged("frechet", coverage=("recall",))
     quick = 1_000
     samples = 5_000
 
@@ -65,9 +63,6 @@ class ImageScores(Scores):
     @property
     def expected_shares(self) -> list[float]:
         return [0.1] * 10
-
-    def best_value(self) -> float:
-        return 0.0  # what the teacher's samples cost is paid at the end
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER

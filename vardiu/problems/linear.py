@@ -23,7 +23,7 @@ from ..posteriors.affine import AffinePosterior
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import scatter_grid
 from ..students.affine import Affine, AffineDenoiser
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source
 
 __all__ = ["LinearProblem", "LinearSettings"]
@@ -165,6 +165,7 @@ class LinearScores(Scores):
     """
 
     headline = ("mmd2", "sliced_wasserstein2")
+    judged = Judged("mmd2")
     quick = 100
     samples = 400
 
@@ -213,6 +214,7 @@ class LinearProblem(Problem):
     """
 
     headline = LinearScores.headline
+    judged = LinearScores.judged
     networks: LinearNetworks
 
     def __init__(

@@ -26,7 +26,7 @@ from ..reports.samples import scatter_grid
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
-from .base import Data, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source
 
 __all__ = ["ToyProblem", "ToySettings", "mixture_teacher"]
@@ -162,6 +162,7 @@ class ToyScores(Scores):
     """
 
     headline = ("mmd2", "modes")
+    judged = Judged("mmd2", coverage=("modes",))
     quick = 100
     samples = 400
 
@@ -208,6 +209,7 @@ class ToyProblem(Problem):
     """
 
     headline = ToyScores.headline
+    judged = ToyScores.judged
 
     def __init__(
         self, classes: Literal[0, 2] = 0, student: str = "pushforward", seed: int = 0

@@ -4,29 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..metrics.metric import title_of
+from .colours import style_of
 from .curves import stages_joined
 from .figures import COLOURS, save_figure
 
-__all__ = ["comparison", "gradients", "slacks"]
+__all__ = ["Series", "comparison", "gradients", "slacks"]
 
 
-def comparison(
-    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], metrics: Sequence[str], path: Path
-) -> Path:
+class Series(NamedTuple):
+    r"""One run among those that are compared.
+
+    Arguments:
+        label: What it is called; runs of one label are seeds of one series.
+        method: The name of its method, which gives the colour.
+        rows: The rows of its log.
+    """
+
+    label: str
+    method: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+def styles(runs: Sequence[Series]) -> dict[str, dict[str, Any]]:
+    r"""Returns how each label is drawn: in its method's colour, dashed and marked apart from the
+    method's other labels."""
+    found: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for run in runs:
+        if run.label not in found:
+            found[run.label] = style_of(run.method, counts.get(run.method, 0))
+            counts[run.method] = counts.get(run.method, 0) + 1
+    return found
+
+
+def comparison(runs: Sequence[Series], metrics: Sequence[str], path: Path) -> Path:
     r"""Draws metrics against wall-clock and against teacher calls, a row of panels for each.
 
     Runs of the same label (seeds) share a colour; where there are several, the median is a thick
     line and their range a band.
     """
     figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
-    runs = [(label, stages_joined(rows)) for label, rows in runs]
+    runs = [run._replace(rows=stages_joined(run.rows)) for run in runs]
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
     first = figure.add_subplot(len(metrics), 2, 1)
     for row, metric in enumerate(metrics):
@@ -34,7 +60,7 @@ def comparison(
             place = 2 * row + column + 1
             ax = first if place == 1 else figure.add_subplot(len(metrics), 2, place)
             _bands(ax, runs, axis, metric)
-            ax.set(xlabel=title, ylabel=metric.removeprefix("metric/"))
+            ax.set(xlabel=title, ylabel=title_of(metric.removeprefix("metric/")))
             ax.grid(alpha=0.25)
     handles, labels = first.get_legend_handles_labels()
     if len(labels) > 4:  # so many would hide the curves
@@ -53,16 +79,13 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def _bands(
-    ax: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], axis: str, metric: str
-) -> None:
+def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
     positive = True
-    for j, label in enumerate(dict.fromkeys(label for label, _ in runs)):
-        style = line_style(j)
+    for label, style in styles(runs).items():
         series = []
-        for name, rows in runs:
-            pairs = [(r[axis], r[metric]) for r in rows if r.get(metric) is not None]
-            if name == label and pairs:
+        for run in runs:
+            pairs = [(r[axis], r[metric]) for r in run.rows if r.get(metric) is not None]
+            if run.label == label and pairs:
                 series.append(np.array(pairs, dtype=float).T)
         if not series:
             continue
@@ -71,11 +94,12 @@ def _bands(
         if len(series) == 1 or start >= end:  # what does not overlap has no median
             for k, points in enumerate(series):
                 shown = None if k else label
-                ax.plot(*points, label=shown, marker=".", linewidth=1.5, **style)
+                ax.plot(*points, label=shown, linewidth=1.5, **style)
             continue
         x = np.linspace(start, end, 100)
         y = np.stack([np.interp(x, *s) for s in series])
-        ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **style)
+        spaced = {**style, "markevery": 10}  # the median is interpolated: marks tell it apart
+        ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **spaced)
         ax.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.2, linewidth=0)
     if positive and ax.has_data():
         ax.set_yscale("log")
@@ -109,13 +133,21 @@ def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> 
     return save_figure(figure, path)
 
 
-def slacks(arms: Mapping[str, Sequence[tuple[float, float, float]]], path: Path) -> Path:
-    r"""Draws the slack of bounds against the noise level, with standard errors."""
+def slacks(
+    arms: Sequence[tuple[str, str, Sequence[tuple[float, float, float]]]], path: Path
+) -> Path:
+    r"""Draws the slack of bounds against the noise level, with standard errors.
+
+    Arguments:
+        arms: Of each its title, its method, and rows of level, slack and standard error.
+        path: The file to write.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     ax = figure.add_subplot()
-    for j, (title, rows) in enumerate(arms.items()):
+    drawn = styles([Series(title, method, ()) for title, method, _ in arms])
+    for title, _, rows in arms:
         sigma, value, error = np.array(rows).T
-        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, marker=".", **line_style(j))
+        ax.errorbar(sigma, value, yerr=error, label=title, capsize=2, **drawn[title])
     ax.set(xscale="log", xlabel="sigma", ylabel="bound less divergence, nats")
     ax.axhline(0, color="#888888", linewidth=0.8)
     ax.grid(alpha=0.25)

@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
 from ..denoisers.edm_schedules import IDDPMLevels, Levels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..nn import DhariwalUNet, EDM2UNet, SongUNet
+from ..storage.limits import refuse_beyond
 from . import edm_pickles
 from .edm_records import Record
 from .origin import Origin
@@ -92,6 +94,7 @@ def load(path: str | Path, *, key: str = "ema") -> Denoiser:
         >>> load("edm-cifar10-32x32-cond-vp.pkl")  # doctest: +SKIP
     """
     record = edm_pickles.network(path, key)
+    refuse_large_arguments(path, record)
     if record.class_name not in PRECONDITIONINGS:
         known = ", ".join(sorted(PRECONDITIONINGS))
         raise ConfigError(
@@ -105,6 +108,26 @@ def load(path: str | Path, *, key: str = "ema") -> Denoiser:
     null = classes if classes else None
     denoiser.origin = Origin(str(path), "edm", classes=classes, null=null)
     return denoiser.eval()
+
+
+def refuse_large_arguments(path: str | Path, record: Record) -> None:
+    r"""Raises a `ConfigError` where an argument asks for a network that nobody trained.
+
+    Its modules are made before its weights are compared with them.
+    """
+    waiting = [record]
+    while waiting:
+        part = waiting.pop()
+        for name, value in part.arguments.items():
+            where = f"{path}: the argument {shown(str(name))} of {part.class_name}"
+            values = value if isinstance(value, list | tuple) else [value]
+            refuse_beyond("network values", len(values), where)
+            row = "network blocks" if name == "num_blocks" else "network argument"
+            for number in values:
+                if isinstance(number, int | float) and math.isfinite(number):
+                    refuse_beyond(row, math.ceil(abs(number)), where)
+        # Only the network within takes arguments of its own; its parts are made by it.
+        waiting += [m for n, m in part.modules.items() if n in ("model", "unet")]
 
 
 def _network(record: Record) -> nn.Module:
@@ -123,7 +146,7 @@ def _filled(cls: type[nn.Module], record: Record) -> nn.Module:
     signature = inspect.signature(cls)
     try:
         if record.state.get("_init_args"):
-            raise TypeError(f"arguments without names, {record.state['_init_args']!r}")
+            raise TypeError(f"arguments without names, {shown(record.state['_init_args'])}")
         signature.bind(**given)
         with torch.device("meta"):  # every tensor comes from the file
             network = cls(**given)

@@ -25,13 +25,17 @@ References:
 
 from __future__ import annotations
 
+import mmap
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from ..errors import shown
 from .edm_records import (
     BROKEN,
+    STORAGE_BYTES,
     Device,
     NumpyArray,
     NumpyScalar,
@@ -39,9 +43,11 @@ from .edm_records import (
     Parameter,
     Record,
     Refused,
+    Size,
     Storage,
     Strided,
 )
+from .edm_scan import scan
 
 __all__ = ["Record", "Refused", "network", "read", "summary"]
 
@@ -56,7 +62,7 @@ ALLOWED: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("dnnlib.util", "EasyDict"): dict,
     ("builtins", "set"): set,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): Size,
     ("torch", "device"): Device,
     **{("torch", name): name for name in TYPES.split()},
     ("torch._utils", "_rebuild_tensor_v2"): Strided,
@@ -83,7 +89,8 @@ class Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         if (module, name) not in ALLOWED:
-            raise Refused(f"it names {module}.{name}, which a network's weights do not need")
+            named = shown(f"{module}.{name}")
+            raise Refused(f"it names {named}, which a network's weights do not need")
         return ALLOWED[module, name]
 
 
@@ -98,18 +105,34 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            if file.peek(2)[:2] == b"PK":
+        with path.open("rb") as file, mapped(file) as content:
+            if content[:2] == b"PK":
                 raise Refused("it is a zip archive, as torch.save writes, and not a bare pickle")
-            found = Reader(file).load()
+            scan(content)
+            content.seek(0)
+            STORAGE_BYTES.set(len(content))
+            found = Reader(content).load()
     except Refused as error:
         raise Refused(f"{path} is refused: {error}") from error
     except (pickle.UnpicklingError, EOFError, *BROKEN) as error:
-        raise Refused(f"{path} is truncated, damaged or not a pickle: {error}") from error
+        what = shown(str(error))
+        raise Refused(f"{path} is truncated, damaged or not a pickle: {what}") from error
     if not isinstance(found, dict):
         what = str(found) if isinstance(found, Record) else f"a {type(found).__name__}"
         raise Refused(f"{path} must hold a dictionary of networks, it holds {what}")
     return found
+
+
+def mapped(file: BinaryIO) -> mmap.mmap:
+    r"""Returns a file's content without reading it: what it claims to have beyond its end is
+    not made room for.
+
+    Raises:
+        EOFError: It is empty.
+    """
+    if os.fstat(file.fileno()).st_size == 0:
+        raise EOFError("it is empty")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def summary(path: str | Path) -> str:
@@ -131,7 +154,7 @@ def network(path: str | Path, key: str = "ema") -> Record:
 
 def _list(found: Mapping[str, Any]) -> str:
     lines = (
-        f"  {key}: {value if isinstance(value, Record) else type(value).__name__}"
+        f"  {shown(str(key))}: {value if isinstance(value, Record) else type(value).__name__}"
         for key, value in found.items()
     )
     return "\n".join(lines) or "  nothing"

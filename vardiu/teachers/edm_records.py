@@ -7,15 +7,44 @@ which no way of making an object goes around.
 
 from __future__ import annotations
 
+import contextvars
 import io
+import itertools
+import math
 import pickle
+import sys
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["BROKEN", "NumpyArray", "Record", "Refused", "Storage", "Strided"]
+from ..errors import shown
+from .edm_scan import Refused, scan
+
+__all__ = [
+    "BROKEN",
+    "NumpyArray",
+    "Record",
+    "Refused",
+    "STORAGE_BYTES",
+    "Size",
+    "Storage",
+    "Strided",
+]
+
+
+# How many bytes of storages the file that is being read may still give: each byte of a file once.
+STORAGE_BYTES = contextvars.ContextVar("STORAGE_BYTES", default=sys.maxsize)
+
+
+# How torch's older format begins: its magic number. The newer one is an archive, which may be
+# packed, and no published file has one inside of a pickle.
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+# How many times the bytes of their storages the tensors of a network may have, as views.
+VIEWS = 4
 
 
 BROKEN = (
@@ -31,10 +60,6 @@ BROKEN = (
 
 
 """What reading a damaged pickle raises, besides `pickle.UnpicklingError` and `EOFError`."""
-
-
-class Refused(ValueError):
-    r"""A pickle that asks for what is not allowed, is damaged, or holds something else."""
 
 
 class Sealed(type):
@@ -63,8 +88,15 @@ class Storage(Inert):
     def __new__(cls, data: bytes) -> Storage:
         if not isinstance(data, bytes):
             raise Refused(f"the bytes of a storage are a {type(data).__name__}")
+        left = STORAGE_BYTES.get() - len(data)
+        if left < 0:
+            raise Refused("it makes storages of more bytes than it has itself")
+        STORAGE_BYTES.set(left)
         try:
+            check_legacy(data)
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Refused:
+            raise
         except (pickle.UnpicklingError, EOFError, RuntimeError, *BROKEN) as error:
             raise Refused(f"torch's restricted reader refuses a storage: {error}") from error
         if not isinstance(found, torch.storage.TypedStorage):
@@ -72,6 +104,21 @@ class Storage(Inert):
         self = super().__new__(cls)
         self.dtype, self.numbers = found.dtype, found._untyped_storage
         return self
+
+
+def check_legacy(data: bytes) -> None:
+    r"""Raises where reading a file of torch's older format would cost more than it is long.
+
+    It is five pickles, magic number, version, machine, object and keys, and then the numbers.
+
+    Raises:
+        Refused: It is none, is damaged, or one of its pickles is refused, see `edm_scan.scan`.
+    """
+    if not data.startswith(LEGACY):
+        raise Refused("torch's restricted reader refuses a storage: it is not of the older format")
+    stream = io.BytesIO(data)
+    for _ in range(5):
+        scan(stream)
 
 
 class Strided(Inert):
@@ -95,12 +142,18 @@ class Strided(Inert):
         if not isinstance(storage, Storage) or len(shape) != len(stride):
             raise Refused("a tensor has no storage, or its shape does not fit its strides")
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise Refused(f"the offset, shape and strides of a tensor are {numbers}")
+            raise Refused(f"the offset, shape and strides of a tensor are {shown(numbers)}")
         reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         size = storage.numbers.nbytes() // storage.dtype.itemsize
         if 0 not in shape and reach >= size:
             raise Refused(
-                f"a tensor of shape {tuple(shape)} reaches element {reach} of a storage of {size}"
+                f"a tensor of shape {shown(tuple(shape))} reaches element {reach} of a storage "
+                f"of {size}"
+            )
+        if math.prod(shape) > size:
+            raise Refused(
+                f"a tensor of shape {shown(tuple(shape))} and strides {shown(tuple(stride))} "
+                f"has more elements than its storage, {size}"
             )
         self = super().__new__(cls)
         self.storage, self.offset = storage, offset
@@ -130,7 +183,20 @@ class Device(Inert):
     __slots__ = ()
 
     def __new__(cls, *parts: object) -> Any:  # noqa: ANN401
+        if not all(isinstance(part, str | int) for part in parts):
+            raise Refused(f"a device is {shown(parts)}")
         return ":".join(str(part) for part in parts)
+
+
+class Size(Inert):
+    r"""A shape, as a tuple of whole numbers."""
+
+    __slots__ = ()
+
+    def __new__(cls, numbers: Any = ()) -> Any:  # noqa: ANN401
+        if not isinstance(numbers, list | tuple) or not all(type(n) is int for n in numbers):
+            raise Refused(f"a shape is {shown(numbers)}")
+        return tuple(numbers)
 
 
 class NumpyType(Inert):
@@ -141,7 +207,7 @@ class NumpyType(Inert):
 
     def __new__(cls, name: str, *rest: object) -> NumpyType:
         if not isinstance(name, str) or name.lstrip("<>|=")[:1] not in tuple("biufc"):
-            raise Refused(f"an array is of type {name!r}, not one of plain numbers")
+            raise Refused(f"an array is of type {shown(name)}, not one of plain numbers")
         self = super().__new__(cls)
         self.dtype = np.dtype(name)
         return self
@@ -193,7 +259,8 @@ class Record(Inert):
         if not isinstance(meta, dict) or meta.get("type") != "class":
             raise Refused("a persistent object is not of the type 'class'")
         self = super().__new__(cls)
-        self.class_name = str(meta.get("class_name"))
+        name = meta.get("class_name")
+        self.class_name = name[:200] if isinstance(name, str) else shown(name)
         self.__setstate__(meta.get("state"))
         return self
 
@@ -217,7 +284,8 @@ class Record(Inert):
         r"""Returns the names and tensors that `state_dict` of the module would have.
 
         Raises:
-            Refused: A module is a part of itself, or of two others.
+            Refused: A module is a part of itself, or of two others, or tensors are views of each
+                other's numbers so often that they are many times as large as the file.
         """
         found: dict[str, Tensor] = {}
         waiting, seen = [("", self)], set()
@@ -233,6 +301,13 @@ class Record(Inert):
                 if isinstance(value, Strided):
                     found[f"{prefix}{name}"] = value.tensor()
             waiting += [(f"{prefix}{name}.", part) for name, part in record.modules.items()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in found.values()}
+        size, own = (
+            sum(t.nbytes for t in found.values()),
+            sum(s.nbytes() for s in storages.values()),
+        )
+        if size > VIEWS * own:
+            raise Refused(f"its tensors have {size:,} bytes, and what they are views of {own:,}")
         return found
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -245,5 +320,6 @@ class Record(Inert):
     def __str__(self) -> str:
         tensors = self.tensors().values()
         count = sum(tensor.numel() for tensor in tensors)
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        known = itertools.islice(self.arguments.items(), 40)
+        arguments = ", ".join(f"{shown(str(name))}={shown(value)}" for name, value in known)
         return f"{self.class_name}({arguments}): {len(tensors)} tensors, {count:,} numbers"
