@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+SDS = "methods/sds.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -109,6 +110,27 @@ SIGNS = [
         "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
         "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
         method("consistency"),
+    ),
+    Mutant(
+        "sign: SDS",
+        SDS,
+        "* surrogate(x, scores)).mean())",
+        "* surrogate(x, -scores)).mean())",
+        method("sds", "closed_form"),
+    ),
+    Mutant(
+        "factor: SDS, a level of the difference of noises",
+        SDS,
+        "(sigma * self.weight(sigma) * surrogate",
+        "(self.weight(sigma) * surrogate",
+        method("sds", "closed_form"),
+    ),
+    Mutant(
+        "place: SDS denoises the sample itself",
+        SDS,
+        "self.teacher(x_t, sigma",
+        "self.teacher(x, sigma",
+        method("sds", "noised_twice"),
     ),
     Mutant(
         "sign: regression",

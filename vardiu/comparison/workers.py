@@ -21,6 +21,8 @@ from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.task import task_of
+from ..storage.code import load_code
+from ..storage.interrupts import wish_to_stop
 from ..storage.run_folder import RunFolder
 from .plan import Cell
 
@@ -61,18 +63,19 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
     total, done, failures = len(waiting), 0, []
     context = _context()
     running: dict[Any, Cell] = {}
-    with _stopping() as stopped:
-        while (waiting and not stopped.is_set()) or running:
-            while waiting and len(running) < jobs and not stopped.is_set():
+    with wish_to_stop() as wish:
+        while (waiting and not wish.asked) or running:
+            while waiting and len(running) < jobs and not wish.asked:
                 cell = waiting.pop(0)
                 code = cell.task.code
                 source = None if code is None else code.source
-                arguments = (cell.task.to_mapping(), str(cell.folder), source)
+                own = {role: named.source for role, named in cell.task.own.items()}
+                arguments = (cell.task.to_mapping(), str(cell.folder), source, own)
                 worker = context.Process(target=_work, args=arguments)
                 worker.start()
                 running[worker] = cell
             multiprocessing.connection.wait([w.sentinel for w in running], timeout=0.5)
-            if stopped.is_set():
+            if wish.asked:
                 for worker in running:
                     _ask_to_stop(worker)
             for worker in [w for w in running if w.exitcode is not None]:
@@ -81,10 +84,10 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 if worker.exitcode == 0:
                     done += 1
                     console.print(f"{done} of {total}: {where}", highlight=False)
-                elif not stopped.is_set():
+                elif not wish.asked:
                     failures.append(f"{where}: {_last_line(cell.folder)}")
                     console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
-    if stopped.is_set():
+    if wish.asked:
         raise Interrupted(f"stopped with {done} of {total} runs finished")
     return failures
 
@@ -98,22 +101,6 @@ def _context() -> Any:  # noqa: ANN401 (each platform has its own)
     return context
 
 
-class _stopping:  # noqa: N801 (a context manager, used as one)
-    r"""Turns SIGINT and SIGTERM into an event, and puts the old handlers back."""
-
-    def __enter__(self) -> threading.Event:
-        self.event = threading.Event()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self.old = {}
-        if threading.current_thread() is threading.main_thread():
-            self.old = {n: signal.signal(n, lambda *_: self.event.set()) for n in numbers}
-        return self.event
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-
 def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context)
     # Asked once: a second signal breaks a run off without saving.
     if not getattr(worker, "asked", False) and worker.is_alive():
@@ -121,7 +108,7 @@ def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context
         os.kill(worker.pid, signal.SIGTERM)
 
 
-def _work(mapping: dict[str, Any], out: str, source: str | None) -> None:
+def _work(mapping: dict[str, Any], out: str, source: str | None, own: dict[str, str]) -> None:
     r"""Carries out one run in a process of its own; its words go to the folder's log."""
     from ..runs.errors import guarded
 
@@ -135,7 +122,8 @@ def _work(mapping: dict[str, Any], out: str, source: str | None) -> None:
 
         def carry_out_one(_: list[str]) -> None:
             codes = [] if source is None else [load_method(source)]
-            task = task_of(mapping, "the plan", codes)
+            named = {role: load_code(code) for role, code in own.items()}
+            task = task_of(mapping, "the plan", codes, own=named)
             distill(task, folder, console_listeners(console), typed)
 
         status = guarded(carry_out_one, "distill", [], console)

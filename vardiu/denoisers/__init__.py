@@ -19,7 +19,7 @@ from .levels import (
 from .lora import LoRA, adapt, adapters, merge
 from .preconditioned import PreconditionedDenoiser
 from .prompts import Captioned, Captions
-from .schedules import Coordinates, Flow, VarianceExploding, VariancePreserving
+from .schedules import Coordinates, Flow, Logarithmic, VarianceExploding, VariancePreserving
 
 __all__ = [
     "AdaptedDenoiser",
@@ -49,6 +49,7 @@ __all__ = [
     "Captions",
     "Coordinates",
     "Flow",
+    "Logarithmic",
     "VarianceExploding",
     "VariancePreserving",
 ]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..nn.backbones import Interface
+from ..storage.code import OwnCode
 
 __all__ = ["Denoiser"]
 
@@ -40,6 +41,8 @@ class Denoiser(Interface, abc.ABC):
         conditions: The names of its keyword arguments, each a tensor with :math:`B` rows.
         terminal: Whether `generate` can be asked at infinite noise.
         origin: Where it was loaded from, see `vardiu.teachers`.
+        own_code: The user's own code that made it; it is saved as weights and a reference to that
+            code, see `vardiu.models`.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +51,7 @@ class Denoiser(Interface, abc.ABC):
     conditions: tuple[str, ...] = ()
     terminal: bool = False
     origin: Any = None
+    own_code: OwnCode | None = None
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 

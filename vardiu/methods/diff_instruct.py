@@ -294,7 +294,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    trained = yield Stage("diff_instruct", objective, steps, batches, optimisation)
+    trained = yield Stage(
+        "diff_instruct", objective, steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
     return trained.network
 
 

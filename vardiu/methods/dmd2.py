@@ -177,7 +177,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         sigma_data=problem.space.sigma_data,
     )
     rows, optimisation = batches(config.batch, context.seed), build.optimisation(config, **critics)
-    trained = yield Stage("dmd2", objective, steps, rows, optimisation)
+    trained = yield Stage(
+        "dmd2", objective, steps, rows, optimisation, of=2 if config.pairs.pairs else 1
+    )
     return trained.network
 
 

@@ -479,7 +479,9 @@ def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[
     others = {name: config.posterior_optimizer for name in objective.trained[1:]}
     batches = problem.data.free(config.batch, context.seed)
     optimisation = build.optimisation(config, **others)
-    return Stage("vardiu", objective, config.steps, batches, optimisation)
+    return Stage(
+        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
 
 
 def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
@@ -514,7 +516,8 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     )
     optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    return Stage("vardiu", objective, steps, batches, optimisation)
+    of = 2 if config.pairs.pairs else 1
+    return Stage("vardiu", objective, steps, batches, optimisation, of=of)
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

@@ -6,7 +6,7 @@ They know no method. What to try against each of them is told by the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["CURES", "Alarm", "alarms"]
@@ -87,7 +87,7 @@ def alarms(
     total: int,
     latent: int | None,
     metric: str,
-    floor: float = 0.0,
+    floor: Callable[[], float | None] = lambda: 0.0,
     cures: Mapping[str, str] = CURES,
 ) -> list[Alarm]:
     r"""Returns the alarms that a log gives reason for, each once, at its first row.
@@ -97,7 +97,9 @@ def alarms(
         total: The steps that the stage is going to take.
         latent: The dimensions of the student's latent; `None` where the stage has no student.
         metric: The headline metric, smaller is better.
-        floor: What that metric is for the teacher, or for true samples.
+        floor: Returns what that metric is for the teacher, or for true samples, measured with as
+            many samples as the student; `None` if that is not known, and then nothing can be told
+            to be saturated. It is asked only where it decides.
         cures: What to try, for every key of `CURES`.
     """
     raised: dict[str, Alarm] = {}
@@ -138,7 +140,7 @@ def _saturation(
     rows: Sequence[Mapping[str, Any]],
     total: int,
     metric: str,
-    floor: float,
+    floor: Callable[[], float | None],
     cures: Mapping[str, str],
 ) -> Alarm | None:
     name = f"metric/{metric}"
@@ -150,8 +152,12 @@ def _saturation(
     progress = seen[-1]["step"] / total
     error = seen[-1].get(f"{name}_error") or 0.0
     before, best = (min(row[name] for row in part) for part in (seen[:-late], seen[-late:]))
-    # A student as good as can be told from the best has converged: that is no alarm.
-    if best < before - error or best <= floor + 2 * error or not 0.5 <= progress <= 0.95:
+    if best < before - error or not 0.5 <= progress <= 0.95:
+        return None
+    # A student as good as can be told from the best has converged: that is no alarm. What the
+    # best is may cost thousands of the teacher's calls.
+    least = floor()
+    if least is None or not best > least + 2 * error:
         return None
     known = [row["gradient_snr"] for row in seen[-late:] if row.get("gradient_snr") is not None]
     snr = sum(known) / len(known) if known else None

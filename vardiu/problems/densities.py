@@ -17,7 +17,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError, nearest
+from ..errors import known
 from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
 from ..metrics.mmd import mmd2
@@ -26,11 +26,12 @@ from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
+from ..storage.code import OwnCode
 from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -196,6 +197,7 @@ class DensityProblem(Problem):
         settings: The row of settings.
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of a density is own code.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
@@ -205,7 +207,12 @@ class DensityProblem(Problem):
     judged = DensityScores.judged
 
     def __init__(
-        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
+        self,
+        settings: DensitySettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
     ) -> None:
         self.settings, self.seed = settings, seed
         spec = spec_of(settings)
@@ -218,6 +225,11 @@ class DensityProblem(Problem):
         self.data = DensityData(self.space, teacher, settings, spec, seed)
         self.scores = DensityScores(self.space, spec)
 
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        learned = self.teacher is not None and row.teacher == "learned"
+        return self.taught_input(find_teacher(row.teacher_run, row.name)) if learned else {}
+
 
 def spec_of(settings: DensitySettings) -> MixtureSpec:
     r"""Returns the mixture of a row of settings.
@@ -227,10 +239,7 @@ def spec_of(settings: DensitySettings) -> MixtureSpec:
     """
     if settings.name == "mixture":
         return mixture(settings.dim, settings.modes, seed=0)
-    if settings.name in DENSITIES:
-        return DENSITIES[settings.name]()
-    names = [*DENSITIES, "mixture"]
-    raise ConfigError(f"unknown density {settings.name!r}; {nearest(settings.name, names)}")
+    return DENSITIES[known(settings.name, [*DENSITIES, "mixture"], "density")]()
 
 
 def level_range(row: DensitySettings) -> LevelRange:

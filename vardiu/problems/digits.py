@@ -21,12 +21,13 @@ from ..nn import UNet, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
-from .sampled_teachers import SampledTeacher, Source, find_teacher
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
 
@@ -142,7 +143,9 @@ class DigitsScores(Scores):
         run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"
         result = RunFolder(run).result()
         rows = [] if result is None else result["metrics"]
-        return [Metric(**row) for row in rows], "teacher, 69 calls"
+        if not rows or any(row["n"] != n for row in rows):  # distances depend on the number
+            return self.measure(self.data.teacher_source(), n), TEACHER
+        return [Metric(**row) for row in rows], TEACHER
 
     def plot_samples(self, x: Tensor, path: Path) -> Path:
         return image_grid([(f"{len(x):,} samples", x.numpy())], path)
@@ -172,6 +175,7 @@ class DigitsProblem(Problem):
         settings: The row of settings.
         seed: Not used: the data are real.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of the digits is own code.
 
     Raises:
         ConfigError: The folder of the settings holds no teacher.
@@ -180,7 +184,14 @@ class DigitsProblem(Problem):
     headline = DigitsScores.headline
     judged = DigitsScores.judged
 
-    def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: DigitsSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         self.settings, self.seed = settings, seed
         x, label = digits()
         self.space = KnownSpace(
@@ -195,6 +206,11 @@ class DigitsProblem(Problem):
         self.networks = DigitsNetworks(self.space, teacher, settings)
         self.data = DigitsData(self.space, teacher, x, label)
         self.scores = DigitsScores(self.data, settings)
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        untaught = self.teacher is None
+        return {} if untaught else self.taught_input(find_teacher(row.teacher_run, row.name))
 
 
 def copy_weights(teacher: nn.Module, network: nn.Module) -> None:

@@ -2,18 +2,21 @@ r"""Teachers of images: guided, and with prompts in the place of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Autoguided, Guided
 from ..denoisers.prompts import Captioned, Captions
 from ..errors import ConfigError
 from ..nn import UNet
 from ..settings.fields import ImageSettings
+from ..storage.code import OwnCode, is_source, not_named
+from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
 from .sampled_teachers import SampledTeacher, find_teacher
@@ -27,6 +30,7 @@ class ImageTeacher(SampledTeacher):
     Arguments:
         settings: The row of settings.
         untaught: Whether it is yet to be trained.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
 
     Attributes:
         inner: The denoiser as it was read, which students start from; none if untaught.
@@ -37,9 +41,15 @@ class ImageTeacher(SampledTeacher):
         ConfigError: There is no such teacher, or the settings do not fit it.
     """
 
-    def __init__(self, settings: ImageSettings, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         super().__init__(None)
-        self.settings = settings
+        self.settings, self.own = settings, own
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
         self.captions: Captions | None = None
@@ -49,10 +59,27 @@ class ImageTeacher(SampledTeacher):
             self.captions = self._captions(inner)
             self.denoiser = self._guided(inner)
 
-    def _load(self) -> Denoiser:
+    @property
+    def place(self) -> str:
+        r"""Where the teacher lies: a folder, a hub id or a file.
+
+        Raises:
+            ConfigError: None is named, and there is none that `vardiu teach` wrote.
+        """
         row = self.settings
-        source = row.teacher or find_teacher(None, row.name, "--teacher")
+        return row.teacher or find_teacher(None, row.name, "--teacher")
+
+    def _load(self) -> Denoiser:
+        row, source = self.settings, self.place
         options = {} if row.prediction is None else {"prediction": row.prediction}
+        return self._read("teacher", source, **options)
+
+    def _read(self, role: str, source: str, **options: Any) -> Denoiser:  # noqa: ANN401
+        r"""Returns the denoiser of a setting; own code must be what the user names for it."""
+        if is_source(source):
+            if role not in self.own:
+                raise ConfigError(not_named(source, f"--{role}", f"the setting problem.{role}"))
+            return functions.of_code(self.own[role]).float()
         return load(source, **options).float()
 
     def _captions(self, inner: Denoiser) -> Captions | None:
@@ -76,7 +103,7 @@ class ImageTeacher(SampledTeacher):
     def _guided(self, inner: Denoiser) -> Denoiser:
         row, teacher = self.settings, inner
         if row.weak is not None:
-            teacher = Autoguided(inner, load(row.weak).float(), row.guidance)
+            teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
         elif row.guidance != 1:
             teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)
@@ -126,19 +153,3 @@ class ImageTeacher(SampledTeacher):
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
         self.captions = Captions(self._encode(prompts))
-
-
-def read_prompts(path: str) -> list[str]:
-    r"""Returns the prompts of a file, one a line.
-
-    Raises:
-        ConfigError: It cannot be read, or holds none.
-    """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"problem.prompts: {error}") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise ConfigError(f"{path} holds no prompt")
-    return found

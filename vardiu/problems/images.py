@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.digests import digest_of_data
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
@@ -16,11 +17,12 @@ from ..nn import Precision, UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
-from .base import Networks, Problem
+from .base import Input, Networks, Problem
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
@@ -97,6 +99,7 @@ class ImageProblem(Problem):
         settings: The row of settings.
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -105,15 +108,33 @@ class ImageProblem(Problem):
     headline = ImageScores.headline
     judged = ImageScores.judged
 
-    def __init__(self, settings: ImageSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         self.settings, self.seed = settings, seed
-        self._teacher = ImageTeacher(settings, untaught=untaught)
+        self._teacher = ImageTeacher(settings, untaught=untaught, own=own)
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
         self.networks = ImageNetworks(self.space, self._teacher, settings)
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        taught = self.teacher is not None
+        found = dict(self.taught_input(self._teacher.place)) if taught else {}
+        files = {"data files": row.data, "prompts file": row.prompts}
+        for name, source in files.items():
+            sha256 = None if source is None else digest_of_data(source)
+            if source is not None and sha256 is not None:
+                found[name] = Input(source, sha256)
+        return found
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         if self._teacher.captions is None:

@@ -289,6 +289,8 @@ class ImageSettings:
     set on board. Without them the teacher's own samples stand for the data."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
+    background: Literal["white", "black", "grey"] = "white"
+    """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
     """What the teacher's network predicts, where its scheduler says it wrong."""
     guidance: float = 1.0
@@ -298,7 +300,8 @@ class ImageSettings:
     weak: str | None = None
     """A worse teacher for autoguidance, in place of the null condition."""
     prompts: str | None = None
-    """A text file with a prompt a line, for a teacher of texts."""
+    """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
+    for a teacher of texts."""
     student: Literal["teacher", "lora", "fresh"] = "teacher"
     """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
     rank: int = 16

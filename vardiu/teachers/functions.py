@@ -9,13 +9,8 @@ where :math:`\sigma_t / \alpha_t = \sigma`, found by bisection.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +20,10 @@ from ..denoisers.base import Denoiser
 from ..denoisers.schedules import Flow
 from ..errors import ConfigError
 from ..functional.tensors import expand_like
+from ..storage.code import OwnCode, is_source, load_code
 from .origin import Origin
 
-__all__ = ["AzulaDenoiser", "FunctionDenoiser", "flow", "load", "matches"]
+__all__ = ["AzulaDenoiser", "FunctionDenoiser", "flow", "load", "matches", "of_code"]
 
 
 READINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -177,7 +173,7 @@ def flow(
 
 def matches(source: str) -> bool:
     r"""Whether a source names a Python object: `FILE.py:NAME` or `MODULE:NAME`."""
-    return re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", source) is not None
+    return is_source(source)
 
 
 def load(source: str) -> Denoiser:
@@ -186,49 +182,21 @@ def load(source: str) -> Denoiser:
     Raises:
         ConfigError: There is no such file or name, or it is no denoiser.
     """
-    where, _, name = source.rpartition(":")
-    module = _file(Path(where)) if where.endswith(".py") else _module(where)
-    if not hasattr(module, name):
-        raise ConfigError(f"{where} has no {name!r}")
-    found = getattr(module, name)
-    if not isinstance(found, Denoiser) and callable(found):
-        found = _called(found, source)
+    return of_code(load_code(source))
+
+
+def of_code(code: OwnCode) -> Denoiser:
+    r"""Returns the denoiser that own code stands for, or makes.
+
+    Raises:
+        ConfigError: It is no denoiser.
+    """
+    found = code.made()
     if not isinstance(found, Denoiser):
         raise ConfigError(
-            f"{source} must be a vardiu.Denoiser or a function without arguments that returns "
-            f"one, got {type(found).__name__}; FunctionDenoiser makes one of any callable"
+            f"{code.source} must be a vardiu.Denoiser or a function without arguments that "
+            f"returns one, got {type(found).__name__}; FunctionDenoiser makes one of any callable"
         )
-    found.origin = Origin(source, "function")
+    found.origin = Origin(code.source, "function")
+    found.own_code = code
     return found
-
-
-def _called(function: Callable[[], Any], source: str) -> Any:  # noqa: ANN401
-    needed = [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if needed:
-        raise ConfigError(
-            f"{source} takes {', '.join(needed)}: name a function without arguments that returns "
-            "a denoiser, for instance vardiu.FunctionDenoiser(f, shape=..., sigma_min=..., "
-            "sigma_max=...)"
-        )
-    return function()
-
-
-def _file(path: Path) -> Any:  # noqa: ANN401 (a module)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _module(name: str) -> Any:  # noqa: ANN401
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"there is no module {name!r}: {error}") from error
