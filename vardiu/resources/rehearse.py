@@ -85,7 +85,7 @@ def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     Steps are timed in blocks in which each phase has had its turn.
     """
     objective = stage.objective
-    cycle = math.lcm(*(phase.every for phase in objective.phases))
+    cycle = math.lcm(*(phase.cycle for phase in objective.phases))
     blocks: list[float] = []
     processor: list[float] = []
     while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):

@@ -136,7 +136,7 @@ class Trainer:
             prepare = functools.partial(self.objective.prepare, step=self.step)
             drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
-            if self.step % phase.every == 0:
+            if phase.due(self.step):
                 for part in visits(phase, drawn):
                     loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
