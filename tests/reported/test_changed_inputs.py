@@ -14,8 +14,8 @@ import torch
 
 from vardiu import models
 from vardiu.cli.main import main
+from vardiu.data.digests import digest_of_data
 from vardiu.data.digits import digits
-from vardiu.data.sources import digest_of_data
 from vardiu.runs.events import StepTaken
 
 SHORT = ["--reports", "2", "--evaluations", "1", "--threads", "1", "--samples", "100"]

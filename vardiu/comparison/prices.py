@@ -193,7 +193,7 @@ def step_cost(trainer: Trainer, stage: Stage, seconds: float, until: int) -> tup
         until: The step that is not taken any more.
     """
     left = until - trainer.step
-    cycle = min(math.lcm(*(phase.every for phase in stage.objective.phases)), left)
+    cycle = min(math.lcm(*(phase.cycle for phase in stage.objective.phases)), left)
 
     def take_cycle() -> None:
         for _ in range(cycle):

@@ -137,7 +137,7 @@ class Trainer:
             prepare = functools.partial(self.objective.prepare, step=self.step)
             drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
-            if self.step % phase.every == 0 and self.due(phase):
+            if phase.due(self.step) and self.due(phase):
                 for part in visits(phase, drawn):
                     loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
@@ -244,6 +244,7 @@ class Trainer:
         report_every: int = 0,
         report: Callable[[Report], None] = lambda report: None,
         progress: Callable[[int], None] = lambda step: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> Generator:
         r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
 
@@ -254,6 +255,7 @@ class Trainer:
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
+            stopping: Is called when the process is asked to stop, before the step at hand ends.
 
         Returns:
             The averaged student.
@@ -265,7 +267,7 @@ class Trainer:
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
-        with wish_to_stop() as wish:
+        with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
@@ -344,13 +346,15 @@ def refuse_networks_never_updated(
 ) -> None:
     r"""Raises a `ConfigError` if a network's delay lasts until after its last turn: the run would
     train nothing, and say nothing."""
-    last = dict.fromkeys(objective.trained, 0)
+    last = dict.fromkeys(objective.trained, -1)
     for phase in objective.phases:
+        turns = (s for s in range(steps - 1, max(-1, steps - 1 - phase.cycle), -1) if phase.due(s))
+        turn = next(turns, -1)
         for name in phase.updates:
-            last[name] = max(last[name], (steps - 1) // phase.every * phase.every)
+            last[name] = max(last[name], turn)
     for name, step in last.items():
         delay = optimisation.rows[name].delay
-        if delay > step:
+        if delay > max(step, 0):
             raise ConfigError(
                 f"the {name} would never be updated: its delay is of {delay:,} steps, and its "
                 f"last turn is after {step:,} of {steps:,} steps. Raise --steps or lower the delay"
