@@ -113,6 +113,27 @@ class FrameSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorSettings:
+    r"""How the anchor, a lagging copy of the student, follows it."""
+
+    rate: float = 0.1
+    """The share of the student that a moving average takes after each of its updates; 1 makes it
+    the student."""
+    rate_end: float | None = None
+    """The share at the end of training, approached geometrically; none for the same."""
+    refresh: int = 0
+    """Updates of the student for which the anchor is held, then becomes the student; 0 for a
+    moving average."""
+    trust: float | None = None
+    """Nats, at the level in the middle, by which the student may leave a held anchor before it
+    becomes the student."""
+    settle: int = 0
+    """Steps after each refresh in which the fake alone is trained."""
+    gain: float = 1.0
+    """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptimizer:
     r"""How a network beside the student is updated; what is none is as the student's."""
 
