@@ -350,6 +350,24 @@ def test_a_posterior_that_lags_is_told_after_some_reports():
     assert names([row(10, **lag), row(20, **fine), row(30, **lag), row(40, **lag)]) == []
 
 
+def test_a_student_that_has_left_its_anchor_is_told():
+    far, near = {"trust_quantile/0.5": 3.0}, {"trust_quantile/0.5": 1.0}
+    assert names([row(10, **far), row(20, **far), row(30, **far)]) == ["anchor"]
+    assert names([row(10, **far), row(20, **near), row(30, **far)]) == []
+
+
+def test_a_fake_that_does_not_know_the_student_is_told():
+    def errors(own: float, other: float) -> dict[str, float]:
+        return {
+            "fake_error_anchor_quantile/0.5": own,
+            "fake_error_student_quantile/0.5": other,
+        }
+
+    assert names([row(10 * i, **errors(0.4, 0.9)) for i in (1, 2, 3)]) == ["fake"]
+    assert names([row(10 * i, **errors(0.4, 0.7)) for i in (1, 2, 3)]) == []
+    assert names([row(10 * i, **errors(0.0, 0.7)) for i in (1, 2, 3)]) == []
+
+
 def test_what_is_not_finite_is_told():
     assert names([row(10, loss=math.nan)]) == ["divergence"]
     assert names([row(10, nonfinite=["loss"])]) == ["divergence"]

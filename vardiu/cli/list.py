@@ -62,6 +62,8 @@ def cite(arguments: list[str]) -> None:
 def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
     problem = problem_of(parse_request("distill", arguments, "probe").task)
+    for line in problem.data.account():
+        console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)
     rows = checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
     console.print(probe_table(rows))
     console.print("it denoises.")

@@ -20,6 +20,8 @@ CURES: Mapping[str, str] = {
     "noise": "raise --batch or lower --lr",
     "worsening": "fewer --steps, or a lower --lr",
     "posterior": "lower the student's --lr",
+    "anchor": "lower the student's --lr",
+    "fake": "lower the student's --lr",
     "divergence": "lower --lr",
 }
 
@@ -60,11 +62,15 @@ NOISE = 1e-2
 GAP = 1.0
 
 
+# A fake's error where it is used, in units of that where it is trained.
+LAG = 2.0
+
+
 class Alarm(NamedTuple):
     r"""Something that is wrong with a run.
 
     Arguments:
-        name: Its kind: collapse, saturation, posterior or divergence.
+        name: Its kind, a key of `CURES`.
         step: The step of the report at which it was raised.
         message: What was measured.
         cure: What to try.
@@ -102,6 +108,8 @@ def alarms(
         found = [
             _divergence(row, total, cures),
             _posterior(seen, latent, cures),
+            _anchor(seen, latent, cures),
+            _fake(seen, cures),
             _collapse(row, total, cures),
             _saturation(seen, total, metric, floor, cures),
             _worsening(seen, total, metric, cures),
@@ -177,23 +185,51 @@ def _worsening(
     return Alarm("worsening", now["step"], message, cures["worsening"])
 
 
+def _lasting(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    r"""Returns by quantile of the levels the least of the last few reports: one alone is a
+    guess. Empty where there are too few."""
+    names = [key for key in rows[-1] if key.startswith(f"{prefix}/")]
+    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
+    if not names or len(late) < PATIENCE:
+        return {}
+    return {name.rpartition("/")[2]: min(row.get(name) or 0.0 for row in late) for name in names}
+
+
 def _posterior(
     rows: Sequence[Mapping[str, Any]], latent: int | None, cures: Mapping[str, str]
 ) -> Alarm | None:
-    if latent is None:
+    gaps = _lasting(rows, "posterior_gap_quantile")
+    if latent is None or not gaps:
         return None
-    names = [key for key in rows[-1] if key.startswith("posterior_gap")]
-    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
-    if not names or len(late) < PATIENCE:
-        return None
-    # The least of the last few reports: one alone is a guess.
-    gaps = {name: min(row.get(name) or 0.0 for row in late) for name in names}
-    name, worst = max(gaps.items(), key=lambda item: item[1])
+    quantile, worst = max(gaps.items(), key=lambda item: item[1])
     if worst <= GAP * latent:
         return None
-    row, quantile = rows[-1], name.rpartition("/")[2]
     message = f"the posterior misses {worst:.2g} nats at the {quantile} quantile of the levels"
-    return Alarm("posterior", row["step"], message, cures["posterior"])
+    return Alarm("posterior", rows[-1]["step"], message, cures["posterior"])
+
+
+def _anchor(
+    rows: Sequence[Mapping[str, Any]], latent: int | None, cures: Mapping[str, str]
+) -> Alarm | None:
+    nats = _lasting(rows, "trust_quantile").get("0.5")
+    if latent is None or nats is None or nats <= GAP * latent:
+        return None
+    message = f"the student is {nats:.2g} nats from its anchor at the middle level"
+    return Alarm("anchor", rows[-1]["step"], message, cures["anchor"])
+
+
+def _fake(rows: Sequence[Mapping[str, Any]], cures: Mapping[str, str]) -> Alarm | None:
+    own = _lasting(rows, "fake_error_anchor_quantile")
+    other = _lasting(rows, "fake_error_student_quantile")
+    ratios = {u: other[u] / own[u] for u in own.keys() & other.keys() if own[u] > 0}
+    if not ratios or max(ratios.values()) <= LAG:
+        return None
+    quantile, worst = max(ratios.items(), key=lambda item: item[1])
+    message = (
+        f"the fake's error on the student's samples is {worst:.2g} times that on the anchor's at "
+        f"the {quantile} quantile of the levels"
+    )
+    return Alarm("fake", rows[-1]["step"], message, cures["fake"])
 
 
 def _divergence(row: Mapping[str, Any], total: int, cures: Mapping[str, str]) -> Alarm | None:

@@ -217,6 +217,10 @@ class Data(abc.ABC):
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Returns up to `n` clean samples and their conditions, for the probe."""
 
+    def account(self) -> list[str]:
+        r"""Returns what was read of the user's own data, a line each."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
         if not self.space.classes:

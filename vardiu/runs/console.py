@@ -58,6 +58,11 @@ class ConsoleLines:
                 self.print_paths(event.folder)
             case events.TeacherNeeded():
                 self.line(f"there is no teacher in {event.folder} yet: vardiu teach {event.name}")
+            case events.DataRead():
+                for line in event.lines:
+                    self.console.print(
+                        f"data: {line}", highlight=False, markup=False, soft_wrap=True
+                    )
             case events.ArtefactProgress():
                 self.print_work(f"making {event.name}", event.done, event.total, "portion")
             case events.WorkProgress():

@@ -23,6 +23,7 @@ __all__ = [
     "AlarmRaised",
     "ArtefactProgress",
     "Broadcaster",
+    "DataRead",
     "Event",
     "FinalMeasurementStarted",
     "Listener",
@@ -112,6 +113,17 @@ class Results:
 
     def reference_rows(self) -> list[dict[str, Any]]:
         return [metric.row() for metric in self.reference]
+
+
+@dataclass(frozen=True)
+class DataRead(Event):
+    r"""The user's data have been found.
+
+    Arguments:
+        lines: What is read of them, with the classes and their rule, and what is left out.
+    """
+
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)

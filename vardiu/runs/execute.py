@@ -337,6 +337,8 @@ def execution(
         )
         try:
             record_provenance(run, command)
+            if lines := problem.data.account():
+                run.broadcast(events.DataRead(tuple(lines)))
             yield run
         except Interrupted as error:
             run.broadcast(events.RunInterrupted(str(error)))
@@ -363,4 +365,6 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
+    if lines := run.problem.data.account():
+        about["data"] = lines
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")
