@@ -23,13 +23,13 @@ METHODS: Mapping[str, Colour] = {
     "dmd2": Colour("#00855F", "#2CC9A0"),
     "consistency": Colour("#B0478D", "#EB8FCB"),
     "regression": Colour("#9A7400", "#E3BC3F"),
+    "sds": Colour("#6A4BBC", "#B49CFA"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 
 
 # Of methods that are not on board, by the hash of their name.
 OTHERS: Sequence[Colour] = (
-    Colour("#6A4BBC", "#B49CFA"),
     Colour("#8A4B22", "#D79A6B"),
     Colour("#3F6F21", "#97C96F"),
     Colour("#B3203F", "#FF8299"),
