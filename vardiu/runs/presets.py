@@ -9,7 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..methods import METHODS, Method
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 
 __all__ = ["PRESETS", "TEACHERS", "PresetRow", "Presets", "rows_of"]
 
@@ -26,7 +32,7 @@ class PresetRow(NamedTuple):
 
     about: str
     method: str
-    problem: DensitySettings | DigitsSettings | ImageSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings | VectorSettings
     settings: Training
 
 

@@ -16,7 +16,8 @@ from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings
+from ..problems.vectors import VectorProblem
+from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, VectorSettings
 from ..settings.parse import from_mapping
 from ..training.economy import Economy
 from .presets import PRESETS, TEACHERS, PresetRow, rows_of
@@ -25,13 +26,14 @@ __all__ = ["RunSettings", "Task", "load_task", "problem_of"]
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings
+ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "vectors": VectorSettings,
 }
 
 
@@ -60,6 +62,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    VectorSettings: VectorProblem,
 }
 
 

@@ -42,6 +42,9 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "point values": Limit(
+        2**28, "numbers in a file of points", "As float32 they take a gigabyte of memory."
+    ),
     "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
     "pickle tuple values": Limit(
         10_000,
