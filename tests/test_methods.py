@@ -215,7 +215,7 @@ def test_the_skeleton_is_distilled_sampled_and_refused_without_its_option(here, 
     assert len(SKELETON.read_text().splitlines()) <= 80
     assert main(command) == 0
     assert run.result()["cost"]["student_updates"] == 20
-    kept = yaml.safe_load(run.file("config.yaml").read_text())["code"]
+    kept = yaml.safe_load(run.file("config.yaml").read_text())["code"]["method"]
     assert kept == load_method("mine.py:METHOD").to_mapping()
     assert main(["sample", str(run.path), "--num", "8", *typed]) == 0
     assert main(["cite", str(run.path), *typed]) == 0
@@ -261,7 +261,7 @@ def test_a_changed_file_is_refused_until_it_is_accepted(here, capsys, monkeypatc
     assert main([*command, "--accept-changed-code"]) == 0
     changes = run.file("code-changes.jsonl").read_text().splitlines()
     assert len(changes) == 1 and load_method("mine.py:METHOD").sha256 in changes[0]
-    kept = yaml.safe_load(run.file("config.yaml").read_text())["code"]
+    kept = yaml.safe_load(run.file("config.yaml").read_text())["code"]["method"]
     assert kept == task.code.to_mapping()
     sample = ["sample", str(run.path), "--method", "mine.py:METHOD"]
     assert main(sample) == 2
@@ -272,7 +272,7 @@ def test_a_config_file_executes_nothing(here):
     """The file that a config names would leave a mark if it were executed."""
     (here / "evil.py").write_text("from pathlib import Path\nPath('mark').touch()\nMETHOD = 1\n")
     values = task_from_preset("distill", "mog40").to_mapping()
-    values["code"] = {"source": "evil.py:METHOD", "sha256": "0" * 64}
+    values["code"] = {"method": {"source": "evil.py:METHOD", "sha256": "0" * 64}}
     path = here / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match="repeat --method evil.py:METHOD"):
@@ -281,9 +281,10 @@ def test_a_config_file_executes_nothing(here):
     with pytest.raises(ConfigError, match="was changed since"):
         load_task(path, [other])
     assert main(["distill", "--config", "config.yaml"]) == 2
-    path.write_text(yaml.safe_dump({**values, "code": "evil.py:METHOD"}))
-    with pytest.raises(ConfigError, match="`code` must hold source and sha256, got 'evil"):
-        load_task(path)
+    for wrong in ("evil.py:METHOD", {"method": "evil.py:METHOD"}, {"other": {}}):
+        path.write_text(yaml.safe_dump({**values, "code": wrong}))
+        with pytest.raises(ConfigError, match="its group `code` must hold"):
+            load_task(path)
     assert not Path("mark").exists()
 
 
@@ -318,7 +319,7 @@ def test_contests_take_their_arms_from_the_methods(here):
     mine = dataclasses.replace(
         code.method, arms={"mog40": {"mine": Arm("Mine", code.method.settings())}}
     )
-    more = entered("mog40", CONTESTS["mog40"], [dataclasses.replace(code, method=mine)]).arms
+    more = entered("mog40", CONTESTS["mog40"], [dataclasses.replace(code, value=mine)]).arms
     assert set(more) - set(arms) == {"mine"} and more["mine"].code is not None
     own = Competitor("Own", "skeleton", code.method.settings())
     contest = Contest("", {"exact": MOG40}, {"own": own}, seconds=1.0, rows=100)

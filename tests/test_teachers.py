@@ -460,7 +460,7 @@ def test_a_users_own_code_is_a_source(tmp_path):
         load(f"{path}:number")
     with pytest.raises(ConfigError, match="has no 'other'"):
         load(f"{path}:other")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="none.py cannot be read: No such file"):
         load(f"{tmp_path / 'none.py'}:make")
 
 

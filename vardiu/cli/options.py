@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import tyro
 
 from ..errors import ConfigError, nearest
-from ..methods import METHODS, Code, load_method, recognised
+from ..methods import METHODS, Code, load_method
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import Task, fits, load_task, task_from_preset
-from ..storage.code import is_source
+from ..runs.task import (
+    ROLES,
+    Task,
+    begun_with,
+    fits,
+    kept_code,
+    load_task,
+    task_from_preset,
+)
+from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
 
 __all__ = ["Parser", "Request", "chosen_names", "parse_request"]
@@ -71,8 +79,15 @@ def codes_of(sources: Sequence[str] | None) -> list[Code]:
     return [load_method(source) for source in sources or ()]
 
 
-def task_of_run(folder: RunFolder, chosen: argparse.Namespace) -> Task:
+def task_of_run(
+    folder: RunFolder, chosen: argparse.Namespace, own: Mapping[str, OwnCode] = {}
+) -> Task:
     r"""Returns the task of a run, by a command line that has the options of `add_code_options`.
+
+    Arguments:
+        folder: The run.
+        chosen: The command line.
+        own: The own code that it names for settings.
 
     Raises:
         ConfigError: The run's method is from a file that the command line does not name, or that
@@ -80,17 +95,46 @@ def task_of_run(folder: RunFolder, chosen: argparse.Namespace) -> Task:
     """
     codes = codes_of(chosen.method)
     path = folder.file("config.yaml")
-    return load_task(path, codes, accept_changed=chosen.accept_changed_code)
+    return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)
 
 
 def _of_the_run(task: Task, out: Path, accept_changed: bool) -> Task:
-    r"""Returns a task whose file is the one that a run in this folder was begun with."""
+    r"""Returns a task whose files are those that a run in this folder was begun with."""
     folder = RunFolder(out)
-    kept = folder.config().get("code") if task.code is not None and folder.exists else None
-    if kept is None or task.code is None:
+    if not folder.exists or (task.code is None and not task.own):
         return task
-    code = recognised(kept, [task.code], f"the run in {out}", accept_changed=accept_changed)
-    return dataclasses.replace(task, code=code)
+    where = f"the run in {out}"
+    kept = kept_code(folder.config(), where)
+    code = task.code
+    if code is not None and "method" in kept:
+        code = recognised(kept["method"], [code], where, accept_changed=accept_changed)
+    own = begun_with(task.own, kept, where, accept_changed=accept_changed)
+    return dataclasses.replace(task, code=code, own=own)
+
+
+def code_in(arguments: Sequence[str]) -> dict[str, OwnCode]:
+    r"""Returns the own code that a command line names for settings, by the setting's name.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    found = {}
+    for role in ROLES:
+        for index, word in enumerate(arguments):
+            option, _, value = word.partition("=")
+            if option == f"--{role}":
+                value = value or "".join(arguments[index + 1 : index + 2])
+                if is_source(value):
+                    found[role] = load_code(value)
+    return found
+
+
+def refuse_unnamed_code(task: Task, where: str) -> None:
+    r"""Raises a `ConfigError` if a setting names own code, and the command line does not."""
+    for role in ROLES:
+        source = getattr(task.problem, role, None)
+        if isinstance(source, str) and is_source(source) and role not in task.own:
+            raise ConfigError(not_named(source, f"--{role}", where))
 
 
 # ---------------------------------------------------------------- teach, distill
@@ -113,10 +157,11 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     known, rest = head.parse_known_args(arguments[len(first) :])
     wanted = first[0] if first else None
-    if wanted is None and any(word.split("=")[0] == "--teacher" for word in rest):
+    named = any(word.split("=")[0] == "--teacher" for word in rest)
+    if wanted is None and known.config is None and named:
         wanted = "images"
     helping = any(word in ("-h", "--help") for word in rest)
-    code = None
+    code, own = None, code_in(rest)
     if known.method is not None and is_source(known.method):
         code = load_method(known.method)
     name = known.method if code is None else None
@@ -124,7 +169,8 @@ def parse_request(command: str, arguments: list[str]) -> Request:
         if wanted is not None:
             raise ConfigError("give a preset or --config, not both")
         codes = [] if code is None else [code]
-        task = load_task(known.config, codes, accept_changed=known.accept_changed_code)
+        accept = known.accept_changed_code
+        task = load_task(known.config, codes, own=own, accept_changed=accept)
         if code is not None and task.code is None:
             raise ConfigError(
                 f"{known.config} is of the method {task.method!r}: leave out --method, or give a "
@@ -142,8 +188,10 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     other = known.method not in (None, method_of_preset(command, task.preset))
     other = other and task.preset not in ({} if code is None else code.method.presets)
     out = Path(known.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
-    task = _of_the_run(task, out, known.accept_changed_code)
-    return Request(override_settings(task, rest, out), out, known.dry_run)
+    task = dataclasses.replace(task, own=task.own or own)
+    task = override_settings(_of_the_run(task, out, known.accept_changed_code), rest, out)
+    refuse_unnamed_code(task, known.config or f"the preset {task.preset}")
+    return Request(task, out, known.dry_run)
 
 
 def method_of_preset(command: str, preset: str) -> str | None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 
-from ..methods import Code
 from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.listeners import console_listeners
+from ..runs.task import Task
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
 from .options import parse_request
 
 
-def record_changed_code(folder: RunFolder, code: Code | None) -> None:
+def record_changed_code(folder: RunFolder, task: Task) -> None:
     r"""Adds to `code-changes.jsonl` that a run goes on with a changed file, if it does."""
-    if code is None or code.executed == code.sha256:
-        return
-    with folder.file("code-changes.jsonl").open("a") as file:
-        file.write(json.dumps({"source": code.source, "sha256": code.executed}) + "\n")
+    codes = [*([] if task.code is None else [task.code]), *task.own.values()]
+    for code in codes:
+        if code.executed != code.sha256:
+            row = {"source": code.source, "sha256": code.executed}
+            with folder.file("code-changes.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def teach(arguments: list[str]) -> None:
@@ -39,7 +41,7 @@ def distill(arguments: list[str]) -> None:
         return
     listeners = console_listeners(console)
     teaching.ensure_teacher(request.task, listeners)
-    record_changed_code(RunFolder(request.out), request.task.code)
+    record_changed_code(RunFolder(request.out), request.task)
     typed = ["vardiu", "distill", *arguments]
     distilling.distill(request.task, request.out, listeners, typed)
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
-from ..runs.task import RunSettings, Task
+from ..runs.task import ROLES, RunSettings, Task
+from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
@@ -209,7 +210,12 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     )
     settings = dataclasses.replace(arm.settings, steps=steps)
     problem = bake.contest.teachers[teacher]
-    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code)
+    own = {
+        role: load_code(source)  # the contest is own code that the command line named
+        for role in ROLES
+        if isinstance(source := getattr(problem, role, None), str) and is_source(source)
+    }
+    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
 
 
 def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:

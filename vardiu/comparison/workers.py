@@ -21,6 +21,7 @@ from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.task import task_of
+from ..storage.code import load_code
 from ..storage.run_folder import RunFolder
 from .plan import Cell
 
@@ -67,7 +68,8 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 cell = waiting.pop(0)
                 code = cell.task.code
                 source = None if code is None else code.source
-                arguments = (cell.task.to_mapping(), str(cell.folder), source)
+                own = {role: named.source for role, named in cell.task.own.items()}
+                arguments = (cell.task.to_mapping(), str(cell.folder), source, own)
                 worker = context.Process(target=_work, args=arguments)
                 worker.start()
                 running[worker] = cell
@@ -121,7 +123,7 @@ def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context
         os.kill(worker.pid, signal.SIGTERM)
 
 
-def _work(mapping: dict[str, Any], out: str, source: str | None) -> None:
+def _work(mapping: dict[str, Any], out: str, source: str | None, own: dict[str, str]) -> None:
     r"""Carries out one run in a process of its own; its words go to the folder's log."""
     from ..runs.errors import guarded
 
@@ -135,7 +137,8 @@ def _work(mapping: dict[str, Any], out: str, source: str | None) -> None:
 
         def carry_out_one(_: list[str]) -> None:
             codes = [] if source is None else [load_method(source)]
-            task = task_of(mapping, "the plan", codes)
+            named = {role: load_code(code) for role, code in own.items()}
+            task = task_of(mapping, "the plan", codes, own=named)
             distill(task, folder, console_listeners(console), typed)
 
         status = guarded(carry_out_one, "distill", [], console)

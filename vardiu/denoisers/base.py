@@ -21,11 +21,12 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
 from ..nn.backbones import Interface
+from ..storage.code import OwnCode
 
 __all__ = ["Denoiser"]
 
@@ -40,6 +41,8 @@ class Denoiser(Interface, abc.ABC):
         conditions: The names of its keyword arguments, each a tensor with :math:`B` rows.
         terminal: Whether `generate` can be asked at infinite noise.
         origin: Where it was loaded from, see `vardiu.teachers`.
+        own_code: The user's own code that made it; it is saved as weights and a reference to that
+            code, see `vardiu.models`.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +51,7 @@ class Denoiser(Interface, abc.ABC):
     conditions: tuple[str, ...] = ()
     terminal: bool = False
     origin: Any = None
+    own_code: OwnCode | None = None
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 
@@ -123,6 +127,15 @@ class Denoiser(Interface, abc.ABC):
     def latent_sigma(self) -> float:
         r"""The level at which a student asks it unless told otherwise."""
         return self.sigma_max
+
+    def train(self, mode: bool = True) -> Self:
+        r"""Sets the mode of this module; networks of the user's own code stay in evaluation mode,
+        where dropout is off and batch normalisation keeps its statistics."""
+        super().train(mode)
+        if self.own_code is not None:
+            for child in self.children():
+                child.eval()
+        return self
 
     def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.

@@ -3,7 +3,7 @@ r"""Methods: one file a paper, each with one object `METHOD` that says all of it
 from __future__ import annotations
 
 from .base import Arm, Example, Method, Needs, Preset
-from .registry import METHODS, Code, load_method, recognised
+from .registry import METHODS, Code, load_method
 
 __all__ = [
     "METHODS",
@@ -14,5 +14,4 @@ __all__ = [
     "Needs",
     "Preset",
     "load_method",
-    "recognised",
 ]

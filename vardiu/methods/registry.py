@@ -10,15 +10,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from ..storage.code import CODE_ERRORS, load_object
+from ..storage.code import CODE_ERRORS, OwnCode, load_object
 from .base import Method
 
-__all__ = ["METHODS", "Code", "Methods", "load_method", "recognised"]
+__all__ = ["METHODS", "Code", "Methods", "load_method"]
 
 
 GROUP = "vardiu.methods"
@@ -125,25 +124,14 @@ def refuse_shared_names(known: Mapping[str, Method], method: Method, where: str)
             )
 
 
-@dataclass(frozen=True)
-class Code:
-    r"""A method from a file, and what identifies the file.
+class Code(OwnCode):
+    r"""A method from a file, and what identifies the file."""
 
-    Arguments:
-        source: `FILE.py:NAME` or `MODULE:NAME`, as it was typed.
-        sha256: The SHA-256 of the file: that of the run's beginning, where a run is gone on with.
-        method: The method.
-        executed: The SHA-256 of the bytes that were executed.
-    """
-
-    source: str
-    sha256: str
-    method: Method = field(compare=False, repr=False)
-    executed: str = field(compare=False, repr=False)
-
-    def to_mapping(self) -> dict[str, str]:
-        r"""Returns what a run keeps of it."""
-        return {"source": self.source, "sha256": self.sha256}
+    @property
+    def method(self) -> Method:
+        r"""The method."""
+        method: Method = self.value
+        return method
 
 
 def load_method(source: str) -> Code:
@@ -156,40 +144,6 @@ def load_method(source: str) -> Code:
     method = checked(found, source)
     refuse_shared_names(METHODS, method, source)
     return Code(source, sha256, method, sha256)
-
-
-def recognised(
-    kept: Mapping[str, Any], codes: Sequence[Code], where: str, *, accept_changed: bool = False
-) -> Code:
-    r"""Returns the code that a run was begun with, out of what the command line names.
-
-    Arguments:
-        kept: What the run keeps, see `Code.to_mapping`.
-        codes: The methods from files that the command line names.
-        where: Whose code it is, for messages.
-        accept_changed: Whether a file that was changed since may be taken.
-
-    Raises:
-        ConfigError: The command line does not name it, or the file was changed since.
-    """
-    if not isinstance(kept, Mapping) or set(kept) != {"source", "sha256"}:
-        raise ConfigError(f"{where}: its group `code` must hold source and sha256, got {kept!r}")
-    source, sha256 = str(kept["source"]), str(kept["sha256"])
-    name = source.rpartition(":")[2]
-    same = [code for code in codes if code.source.rpartition(":")[2] == name]
-    if not same:
-        raise ConfigError(
-            f"{where} is by a method of the file {source}, and a folder names no code to execute: "
-            f"repeat --method {source}"
-        )
-    exact = [code for code in same if code.executed == sha256]
-    if not exact and not accept_changed:
-        raise ConfigError(
-            f"{same[0].source} was changed since {where} (SHA-256 {sha256[:12]} then, "
-            f"{same[0].executed[:12]} now): --accept-changed-code takes it as it is"
-        )
-    found = (exact or same)[0]
-    return Code(source, sha256, found.method, found.executed)
 
 
 METHODS = Methods()

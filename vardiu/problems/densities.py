@@ -26,6 +26,7 @@ from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
+from ..storage.code import OwnCode
 from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
@@ -196,6 +197,7 @@ class DensityProblem(Problem):
         settings: The row of settings.
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of a density is own code.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
@@ -205,7 +207,12 @@ class DensityProblem(Problem):
     judged = DensityScores.judged
 
     def __init__(
-        self, settings: DensitySettings, seed: int = 0, *, untaught: bool = False
+        self,
+        settings: DensitySettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
     ) -> None:
         self.settings, self.seed = settings, seed
         spec = spec_of(settings)

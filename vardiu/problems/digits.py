@@ -21,6 +21,7 @@ from ..nn import UNet, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -172,6 +173,7 @@ class DigitsProblem(Problem):
         settings: The row of settings.
         seed: Not used: the data are real.
         untaught: Whether the teacher is yet to be trained.
+        own: Not used: no setting of the digits is own code.
 
     Raises:
         ConfigError: The folder of the settings holds no teacher.
@@ -180,7 +182,14 @@ class DigitsProblem(Problem):
     headline = DigitsScores.headline
     judged = DigitsScores.judged
 
-    def __init__(self, settings: DigitsSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: DigitsSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         self.settings, self.seed = settings, seed
         x, label = digits()
         self.space = KnownSpace(

@@ -2,8 +2,9 @@ r"""Teachers of images: guided, and with prompts in the place of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from ..denoisers.prompts import Captioned, Captions
 from ..errors import ConfigError
 from ..nn import UNet
 from ..settings.fields import ImageSettings
+from ..storage.code import OwnCode, is_source, not_named
+from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
 from .sampled_teachers import SampledTeacher, find_teacher
@@ -27,6 +30,7 @@ class ImageTeacher(SampledTeacher):
     Arguments:
         settings: The row of settings.
         untaught: Whether it is yet to be trained.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
 
     Attributes:
         inner: The denoiser as it was read, which students start from; none if untaught.
@@ -37,9 +41,15 @@ class ImageTeacher(SampledTeacher):
         ConfigError: There is no such teacher, or the settings do not fit it.
     """
 
-    def __init__(self, settings: ImageSettings, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         super().__init__(None)
-        self.settings = settings
+        self.settings, self.own = settings, own
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
         self.captions: Captions | None = None
@@ -53,6 +63,14 @@ class ImageTeacher(SampledTeacher):
         row = self.settings
         source = row.teacher or find_teacher(None, row.name, "--teacher")
         options = {} if row.prediction is None else {"prediction": row.prediction}
+        return self._read("teacher", source, **options)
+
+    def _read(self, role: str, source: str, **options: Any) -> Denoiser:  # noqa: ANN401
+        r"""Returns the denoiser of a setting; own code must be what the user names for it."""
+        if is_source(source):
+            if role not in self.own:
+                raise ConfigError(not_named(source, f"--{role}", f"the setting problem.{role}"))
+            return functions.of_code(self.own[role]).float()
         return load(source, **options).float()
 
     def _captions(self, inner: Denoiser) -> Captions | None:
@@ -76,7 +94,7 @@ class ImageTeacher(SampledTeacher):
     def _guided(self, inner: Denoiser) -> Denoiser:
         row, teacher = self.settings, inner
         if row.weak is not None:
-            teacher = Autoguided(inner, load(row.weak).float(), row.guidance)
+            teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
         elif row.guidance != 1:
             teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)

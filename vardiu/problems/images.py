@@ -17,6 +17,7 @@ from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -99,6 +100,7 @@ class ImageProblem(Problem):
         settings: The row of settings.
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -107,9 +109,16 @@ class ImageProblem(Problem):
     headline = ImageScores.headline
     judged = ImageScores.judged
 
-    def __init__(self, settings: ImageSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         self.settings, self.seed = settings, seed
-        self._teacher = ImageTeacher(settings, untaught=untaught)
+        self._teacher = ImageTeacher(settings, untaught=untaught, own=own)
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )

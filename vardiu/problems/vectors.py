@@ -38,6 +38,7 @@ from ..settings.fields import (
     VectorSettings,
     WeightSettings,
 )
+from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -353,6 +354,7 @@ class VectorProblem(Problem):
         settings: The row of settings.
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, which no command does here.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -361,7 +363,14 @@ class VectorProblem(Problem):
     headline = VectorScores.headline
     judged = VectorScores.judged
 
-    def __init__(self, settings: VectorSettings, seed: int = 0, *, untaught: bool = False) -> None:
+    def __init__(
+        self,
+        settings: VectorSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
         if untaught:
             raise ConfigError("teachers of vectors are your own: there is nothing to teach here")
         self.settings, self.seed = settings, seed
@@ -371,7 +380,8 @@ class VectorProblem(Problem):
                 teacher=settings.teacher,
                 guidance=settings.guidance,
                 weak=settings.weak,
-            )
+            ),
+            own=own,
         )
         if teacher.latent:
             raise ConfigError(

@@ -39,6 +39,7 @@ from ..runs.measuring import reference_curves
 from ..runs.stages import stages_of
 from ..runs.task import Task, problem_of, task_of
 from ..storage.artefacts import RehearsedArtefacts
+from ..storage.code import load_code
 from ..students.base import Generator
 from ..teachers.probe import probe
 from ..training.stage import Stage
@@ -61,7 +62,8 @@ def estimate(
         ConfigError: The run cannot start, or asks for more memory than there is.
     """
     started = time.perf_counter()
-    words = [] if task.code is None else [task.code.source]
+    words = ["" if task.code is None else task.code.source]
+    words += [f"{role}={code.source}" for role, code in task.own.items()]
     done = subprocess.run(
         [*child, *words], input=json.dumps(task.to_mapping()), capture_output=True, text=True
     )
@@ -83,12 +85,16 @@ def estimate(
 def main() -> None:
     r"""Reads a task from the standard input and prints its measurement.
 
-    An argument is the file that the task's method is from; who asks has compared it.
+    The first argument is the file that the task's method is from, if it is from one; the others
+    are own code of its settings, as in `teacher=FILE.py:NAME`. Who asks has compared them.
     """
     try:
-        codes = [load_method(source) for source in sys.argv[1:]]
+        method, *others = sys.argv[1:] or [""]
+        codes = [load_method(method)] if method else []
+        pairs = (word.partition("=") for word in others)
+        own = {role: load_code(source) for role, _, source in pairs}
         values = json.loads(sys.stdin.read())
-        task = task_of(values, "the standard input", codes, accept_changed=True)
+        task = task_of(values, "the standard input", codes, own=own, accept_changed=True)
         print(json.dumps(measure(task)))
     except torch.OutOfMemoryError as error:
         sys.exit(f"the device has too little memory for a step ({error}): raise --accumulate")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
 from ..errors import ConfigError, nearest
-from ..methods import METHODS, Code, Method, recognised
+from ..methods import METHODS, Code, Method
 from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
@@ -19,10 +19,15 @@ from ..problems.images import ImageProblem
 from ..problems.vectors import VectorProblem
 from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, VectorSettings
 from ..settings.parse import from_mapping
+from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
 from .presets import PRESETS, TEACHERS, PresetRow, rows_of
 
-__all__ = ["RunSettings", "Task", "load_task", "problem_of"]
+__all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
+
+
+# The settings of a problem that may be own code. The option `--teacher` names that of `teacher`.
+ROLES = ("teacher", "weak")
 
 
 # A problem's settings, of any kind.
@@ -54,6 +59,7 @@ class ProblemClass(Protocol):
         seed: int = 0,
         *,
         untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
     ) -> Problem:
         r"""Returns a problem."""
 
@@ -119,6 +125,8 @@ class Task:
         settings: The method's settings.
         run: How it is carried out.
         code: The file that the method is from; none for a method of the table.
+        own: The own code that the command line names for settings of the problem, by the setting's
+            name, one of `ROLES`.
     """
 
     command: str
@@ -128,6 +136,7 @@ class Task:
     settings: Any
     run: RunSettings
     code: Code | None = None
+    own: Mapping[str, OwnCode] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Method:
@@ -149,11 +158,13 @@ class Task:
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
         kind = next(k for k, cls in PROBLEM_KINDS.items() if isinstance(self.problem, cls))
-        code = {} if self.code is None else {"code": self.code.to_mapping()}
+        codes = {name: code.to_mapping() for name, code in self.own.items()}
+        if self.code is not None:
+            codes = {"method": self.code.to_mapping(), **codes}
         return {
             "command": self.command,
             "preset": self.preset,
-            **code,
+            **({"code": codes} if codes else {}),
             "method": {"name": self.method, **dataclasses.asdict(self.settings)},
             "problem": {"kind": kind, **dataclasses.asdict(self.problem)},
             "run": dataclasses.asdict(self.run),
@@ -225,13 +236,18 @@ def task_from_preset(
 
 
 def load_task(
-    path: str | Path, codes: Sequence[Code] = (), *, accept_changed: bool = False
+    path: str | Path,
+    codes: Sequence[Code] = (),
+    *,
+    own: Mapping[str, OwnCode] = {},
+    accept_changed: bool = False,
 ) -> Task:
     r"""Returns the task that a `config.yaml` holds.
 
     Arguments:
         path: The file.
         codes: The methods from files that the command line names, see `task_of`.
+        own: The other code that it names, see `task_of`.
         accept_changed: Whether one that was changed since may be taken.
 
     Raises:
@@ -246,7 +262,7 @@ def load_task(
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}: {getattr(error, 'problem', '')}"
         raise ConfigError(f"{path} is not YAML{where}; give a run's config.yaml") from error
-    return task_of(values, str(path), codes, accept_changed=accept_changed)
+    return task_of(values, str(path), codes, own=own, accept_changed=accept_changed)
 
 
 def task_of(
@@ -254,11 +270,13 @@ def task_of(
     where: str,
     codes: Sequence[Code] = (),
     *,
+    own: Mapping[str, OwnCode] = {},
     accept_changed: bool = False,
 ) -> Task:
     r"""Returns the task that a mapping describes, see `Task.to_mapping`.
 
-    Nothing that a mapping names is executed: a method from a file must be among `codes`.
+    Nothing that a mapping names is executed: a method from a file must be among `codes`, a teacher
+    that is own code in `own`; without the latter there is a task, whose teacher cannot be loaded.
 
     Raises:
         ConfigError: It holds something else, or an unknown setting; or its method is from a file
@@ -274,9 +292,10 @@ def task_of(
     kind = problem.pop("kind", "")
     if kind not in PROBLEM_KINDS:
         raise ConfigError(f"unknown problem.kind {kind!r}; {nearest(kind, PROBLEM_KINDS)}")
-    code = values.get("code")
-    if code is not None:
-        code = recognised(code, codes, where, accept_changed=accept_changed)
+    kept = kept_code(values, where)
+    code = None
+    if "method" in kept:
+        code = recognised(kept["method"], codes, where, accept_changed=accept_changed)
     chosen = method_of(command, name) if code is None else code.method
     refuse_older_settings(method, chosen.settings, where)
     return Task(
@@ -287,7 +306,46 @@ def task_of(
         settings=from_mapping(chosen.settings, method, "method."),
         run=from_mapping(RunSettings, values.get("run", {}), "run."),
         code=code,
+        own=begun_with(own, kept, where, accept_changed=accept_changed),
     )
+
+
+def kept_code(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    r"""Returns what a mapping keeps of own code, by what it is of: `method`, or one of `ROLES`.
+
+    Raises:
+        ConfigError: It keeps something else.
+    """
+    kept = values.get("code")
+    kept = {} if kept is None else kept
+    if not isinstance(kept, Mapping) or not set(kept) <= {"method", *ROLES}:
+        raise ConfigError(
+            f"{where}: its group `code` must hold groups of {', '.join(('method', *ROLES))}"
+        )
+    return kept
+
+
+def begun_with(
+    own: Mapping[str, OwnCode], kept: Mapping[str, Any], where: str, *, accept_changed: bool
+) -> dict[str, OwnCode]:
+    r"""Returns the code that a command line names, each with the SHA-256 that it had when a run
+    was begun with it.
+
+    Arguments:
+        own: What the command line names, by the name of the setting.
+        kept: What the run keeps, see `kept_code`. Code of another name is other code.
+        where: Whose code it is, for messages.
+        accept_changed: Whether a file that was changed since may be taken.
+
+    Raises:
+        ConfigError: A file was changed since.
+    """
+    found = dict(own)
+    for role, code in own.items():
+        if role in kept and code.same_name(kept[role]):
+            options = {"accept_changed": accept_changed}
+            found[role] = recognised(kept[role], [code], where, f"--{role}", **options)
+    return found
 
 
 def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str) -> None:
@@ -304,4 +362,5 @@ def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str)
 def problem_of(task: Task) -> Problem:
     r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
     cls = PROBLEMS[type(task.problem)]
-    return cls(task.problem, seed=task.run.seed, untaught=task.command == "teach")
+    untaught = task.command == "teach"
+    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own)

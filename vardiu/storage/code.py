@@ -1,38 +1,180 @@
 r"""Objects in the user's own code: `FILE.py:NAME` or `MODULE:NAME`.
 
+Own code is executed only where the user names it on this command line, or in a program of their
+own. A file of settings (`--config`, a run's `config.yaml` or `model.json`) may say which code was
+used and what its SHA-256 was; it never has code executed.
+
 A file is read once: the bytes that are hashed are the bytes that are executed.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import importlib
+import inspect
 import re
 import sys
 import traceback
 import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from ..errors import ConfigError
+from torch import nn
 
-__all__ = ["CODE_ERRORS", "is_source", "load_object"]
+from ..errors import ConfigError, shown
+
+__all__ = [
+    "CODE_ERRORS",
+    "OwnCode",
+    "is_source",
+    "load_code",
+    "load_object",
+    "not_named",
+    "recognised",
+]
 
 
-# What executing somebody else's module raises where the module is at fault.
-CODE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+# What somebody else's module raises where it is at fault: errors of any library that it calls.
+CODE_ERRORS = (Exception,)
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    r"""An object of the user's own code, and what identifies the file.
+
+    Arguments:
+        source: `FILE.py:NAME` or `MODULE:NAME`, as it was typed.
+        sha256: The SHA-256 of the file: that of the run's beginning, where a run is gone on with.
+        value: The object.
+        executed: The SHA-256 of the bytes that were executed.
+    """
+
+    source: str
+    sha256: str
+    value: Any = field(compare=False, repr=False)
+    executed: str = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        r"""The name of the object in its file."""
+        return self.source.rpartition(":")[2]
+
+    def same_name(self, kept: Any) -> bool:  # noqa: ANN401 (what a file holds)
+        r"""Whether what a run keeps of own code is of an object of the same name."""
+        source = kept.get("source") if isinstance(kept, Mapping) else None
+        return str(source).rpartition(":")[2] == self.name
+
+    def to_mapping(self) -> dict[str, str]:
+        r"""Returns what a run keeps of it."""
+        return {"source": self.source, "sha256": self.sha256}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a student that starts from a teacher shares the code that made it
+
+    def made(self) -> Any:  # noqa: ANN401 (what the user's code makes)
+        r"""Returns what the object makes: of a function without arguments what it returns, of any
+        other object a copy, so that whoever asks has weights of their own.
+
+        Raises:
+            ConfigError: The function takes arguments, or calling it fails.
+        """
+        if isinstance(self.value, nn.Module) or not callable(self.value):
+            return copy.deepcopy(self.value)
+        needed = [
+            p.name
+            for p in inspect.signature(self.value).parameters.values()
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if needed:
+            raise ConfigError(
+                f"{self.source} takes {', '.join(needed)}: name a function without arguments"
+            )
+        try:
+            return self.value()
+        except CODE_ERRORS as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception, what: str = "") -> ConfigError:
+        r"""Returns the error to raise where the code fails: one line, with the line of its file.
+
+        Arguments:
+            error: What the code raised.
+            what: What was asked of it.
+        """
+        path = self.source.rpartition(":")[0]
+        where = f"{what} failed, " if what else ""
+        return ConfigError(f"{self.source}{_line(error, path)}: {where}{_words(error)}")
+
+
+def load_code(source: str) -> OwnCode:
+    r"""Returns an object of own code and what identifies its file; executes the file.
+
+    Call it for what the user names on this command line or in a program, and never for what a
+    file of settings holds.
+
+    Raises:
+        ConfigError: There is no such file, module or name, or executing it fails.
+    """
+    value, sha256 = load_object(source)
+    return OwnCode(source, sha256, value, sha256)
+
+
+def not_named(source: str, option: str, where: str = "this run") -> str:
+    r"""Returns the message for code that a file of settings names, and the command line does not.
+
+    Arguments:
+        source: The code.
+        option: The option that names it.
+        where: Who names it.
+    """
+    return (
+        f"{where} names own code, {shown(source)}, and a file names no code to execute: "
+        f"repeat {option} {shown(source)}"
+    )
+
+
+C = TypeVar("C", bound=OwnCode)
+
+
+def recognised(
+    kept: Any,  # noqa: ANN401 (what a file holds)
+    codes: Sequence[C],
+    where: str,
+    option: str = "--method",
+    *,
+    accept_changed: bool = False,
+) -> C:
+    r"""Returns the code that a run was begun with, out of what the command line names.
+
+    Arguments:
+        kept: What the run keeps, see `OwnCode.to_mapping`.
+        codes: The code that the command line names.
+        where: Whose code it is, for messages.
+        option: The option that names it.
+        accept_changed: Whether a file that was changed since may be taken.
+
+    Raises:
+        ConfigError: The command line does not name it, or the file was changed since.
+    """
+    if not isinstance(kept, Mapping) or set(kept) != {"source", "sha256"}:
+        raise ConfigError(f"{where}: its group `code` must hold source and sha256 of each file")
+    source, sha256 = str(kept["source"]), str(kept["sha256"])
+    same = [code for code in codes if code.name == source.rpartition(":")[2]]
+    exact = [code for code in codes if code.executed == sha256]
+    if not same and not exact:
+        raise ConfigError(not_named(source, option, where))
+    if not exact and not accept_changed:
+        raise ConfigError(
+            f"{same[0].source} was changed since {where} (SHA-256 {sha256[:12]} then, "
+            f"{same[0].executed[:12]} now): --accept-changed-code takes it as it is"
+        )
+    both = [code for code in exact if code in same]
+    found = (both or exact or same)[0]
+    return dataclasses.replace(found, source=source, sha256=sha256)
 
 
 def is_source(text: str) -> bool:
@@ -100,6 +242,9 @@ def _execute(path: Path) -> tuple[types.ModuleType, str]:
 
 
 def _import(name: str) -> tuple[types.ModuleType, str]:
+    here = str(Path.cwd())
+    if here not in sys.path:  # `vardiu` is a script: its own folder is first on the path
+        sys.path.append(here)
     try:
         module = importlib.import_module(name)
     except CODE_ERRORS as error:
@@ -110,7 +255,7 @@ def _import(name: str) -> tuple[types.ModuleType, str]:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"
 
 
 def _line(error: BaseException, path: str) -> str:

@@ -9,12 +9,8 @@ where :math:`\sigma_t / \alpha_t = \sigma`, found by bisection.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -28,9 +24,10 @@ from ..denoisers.schedules import Flow, VariancePreserving
 from ..errors import ConfigError
 from ..functional.tensors import expand_like
 from ..nn.own import OwnNetwork
+from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from .origin import Origin
 
-__all__ = ["AzulaDenoiser", "FunctionDenoiser", "ddpm", "flow", "load", "matches"]
+__all__ = ["AzulaDenoiser", "FunctionDenoiser", "ddpm", "flow", "load", "matches", "of_code"]
 
 
 # A table of numbers, with shape `(T,)`.
@@ -328,7 +325,7 @@ def products(betas: Table | None, alphas_cumprod: Table | None) -> Tensor:
 
 def matches(source: str) -> bool:
     r"""Whether a source names a Python object: `FILE.py:NAME` or `MODULE:NAME`."""
-    return re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", source) is not None
+    return is_source(source)
 
 
 def load(source: str) -> Denoiser:
@@ -337,49 +334,96 @@ def load(source: str) -> Denoiser:
     Raises:
         ConfigError: There is no such file or name, or it is no denoiser.
     """
-    where, _, name = source.rpartition(":")
-    module = _file(Path(where)) if where.endswith(".py") else _module(where)
-    if not hasattr(module, name):
-        raise ConfigError(f"{where} has no {name!r}")
-    found = getattr(module, name)
-    if not isinstance(found, Denoiser) and callable(found):
-        found = _called(found, source)
+    return of_code(load_code(source))
+
+
+def of_code(code: OwnCode) -> Denoiser:
+    r"""Returns the denoiser that own code stands for, or makes, in evaluation mode.
+
+    It is called once, with two rows at its smallest and its largest level: what fails there would
+    fail in a training. An origin that the code gave it is kept.
+
+    Raises:
+        ConfigError: It is no denoiser; calling it, or its decoder, fails; or what it returns has
+            another shape, is not finite, or needs conditions that no command gives.
+    """
+    found = code.made()
     if not isinstance(found, Denoiser):
         raise ConfigError(
-            f"{source} must be a vardiu.Denoiser or a function without arguments that returns "
-            f"one, got {type(found).__name__}; FunctionDenoiser makes one of any callable"
+            f"{code.source} must be a vardiu.Denoiser or a function without arguments that "
+            f"returns one, got {type(found).__name__}: wrap a network in vardiu.FunctionDenoiser, "
+            "or in vardiu.teachers.ddpm or flow"
         )
-    found.origin = Origin(source, "function")
+    if found.origin is None:
+        found.origin = Origin(code.source, "function")
+    elif isinstance(found.origin, Origin) and not found.origin.source:
+        found.origin = replace(found.origin, source=code.source)
+    found.own_code = code
+    found.eval()
+    check_levels(found, code)
+    rehearse(found, code)
     return found
 
 
-def _called(function: Callable[[], Any], source: str) -> Any:  # noqa: ANN401
-    needed = [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if needed:
+def check_levels(denoiser: Denoiser, code: OwnCode) -> None:
+    r"""Raises a `ConfigError` where what a denoiser says of itself cannot be distilled."""
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    if not 0 < low < high < float("inf"):
         raise ConfigError(
-            f"{source} takes {', '.join(needed)}: name a function without arguments that returns "
-            "a denoiser, for instance vardiu.FunctionDenoiser(f, shape=..., sigma_min=..., "
-            "sigma_max=...)"
+            f"{code.source}: a teacher states 0 < sigma_min < sigma_max, both finite, got "
+            f"{low:g} and {high:g}"
         )
-    return function()
+    origin = denoiser.origin
+    texts = origin.encode is not None
+    unknown = [name for name in denoiser.conditions if name != "label"]
+    if unknown and not texts:
+        raise ConfigError(
+            f"{code.source} takes the conditions {list(denoiser.conditions)}, and a command gives "
+            "label alone: bind the others in a function of your own"
+        )
+    if "label" in denoiser.conditions and not origin.classes:
+        raise ConfigError(f"{code.source} takes a label, and does not say of how many: classes=10")
 
 
-def _file(path: Path) -> Any:  # noqa: ANN401 (a module)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _module(name: str) -> Any:  # noqa: ANN401
+@torch.no_grad()
+def rehearse(denoiser: Denoiser, code: OwnCode) -> None:
+    r"""Raises a `ConfigError` where a call of own code fails, or returns something else."""
+    origin = denoiser.origin
+    x = torch.randn(2, *denoiser.shape, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([denoiser.sigma_min, denoiser.sigma_max])
+    if any(name != "label" for name in denoiser.conditions):
+        return  # of prompts: they are encoded later
+    labels = [0, origin.classes - 1 if origin.null is None else origin.null]
+    cond = {"label": torch.tensor(labels)} if denoiser.conditions else {}
+    twin = denoiser.float()
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"there is no module {name!r}: {error}") from error
+        output = twin(x * expand_like(sigma, x), sigma, **cond)
+    except CODE_ERRORS as error:
+        raise code.failure(error, f"its call with x {tuple(x.shape)} and two levels") from error
+    check_output(output, x.shape, f"{code.source}: the denoiser")
+    if origin.decode is None:
+        return
+    try:
+        images = origin.decode(x)
+    except CODE_ERRORS as error:
+        raise code.failure(error, f"its decode of latents {tuple(x.shape)}") from error
+    shape = tuple(images.shape) if isinstance(images, Tensor) else ()
+    if len(shape) != 4 or shape[0] != 2 or shape[1] not in (1, 3):
+        raise ConfigError(
+            f"{code.source}: decode makes images (2, channels, height, width) of two latents, "
+            f"with one channel or three, got {shape or type(images).__name__}"
+        )
+
+
+def check_output(output: object, shape: torch.Size, what: str) -> None:
+    r"""Raises a `ConfigError` where an output is no finite tensor of a shape."""
+    if not isinstance(output, Tensor) or output.shape != shape:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(
+            f"{what} must return the shape of its input, {tuple(shape)}, got {found}"
+        )
+    if not bool(output.isfinite().all()):
+        raise ConfigError(
+            f"{what} returns values that are not finite at its smallest or its largest level: "
+            "check its weights, and sigma_min and sigma_max"
+        )
