@@ -360,19 +360,13 @@ def of_code(code: OwnCode) -> Denoiser:
         found.origin = replace(found.origin, source=code.source)
     found.own_code = code
     found.eval()
-    check_levels(found, code)
+    check_conditions(found, code)
     rehearse(found, code)
     return found
 
 
-def check_levels(denoiser: Denoiser, code: OwnCode) -> None:
-    r"""Raises a `ConfigError` where what a denoiser says of itself cannot be distilled."""
-    low, high = denoiser.sigma_min, denoiser.sigma_max
-    if not 0 < low < high < float("inf"):
-        raise ConfigError(
-            f"{code.source}: a teacher states 0 < sigma_min < sigma_max, both finite, got "
-            f"{low:g} and {high:g}"
-        )
+def check_conditions(denoiser: Denoiser, code: OwnCode) -> None:
+    r"""Raises a `ConfigError` where a denoiser takes what no command gives."""
     origin = denoiser.origin
     texts = origin.encode is not None
     unknown = [name for name in denoiser.conditions if name != "label"]
@@ -382,7 +376,10 @@ def check_levels(denoiser: Denoiser, code: OwnCode) -> None:
             "label alone: bind the others in a function of your own"
         )
     if "label" in denoiser.conditions and not origin.classes:
-        raise ConfigError(f"{code.source} takes a label, and does not say of how many: classes=10")
+        raise ConfigError(
+            f"{code.source} takes a label, and does not say of how many classes: give it classes, "
+            "for instance classes=10"
+        )
 
 
 @torch.no_grad()
@@ -391,8 +388,8 @@ def rehearse(denoiser: Denoiser, code: OwnCode) -> None:
     origin = denoiser.origin
     x = torch.randn(2, *denoiser.shape, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([denoiser.sigma_min, denoiser.sigma_max])
-    if any(name != "label" for name in denoiser.conditions):
-        return  # of prompts: they are encoded later
+    if any(name != "label" for name in denoiser.conditions) or not bool(sigma.isfinite().all()):
+        return  # prompts are encoded later; a level that is none is refused by the probe
     labels = [0, origin.classes - 1 if origin.null is None else origin.null]
     cond = {"label": torch.tensor(labels)} if denoiser.conditions else {}
     twin = denoiser.float()
