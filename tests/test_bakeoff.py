@@ -212,8 +212,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
         (("mog41",), "did you mean mog40"),
         (("tiny", "--seeds", "0"), "--seeds must be at least 1"),
         (("tiny", "--arms", "gausian"), "did you mean gaussian"),
-        (("tiny", "--teachers", "none"), "--teachers: unknown 'none'"),
-        (("digits", "--budgets", "tim"), "--budgets: unknown 'tim'"),
+        (("tiny", "--teachers", "none"), "unknown value of --teachers: 'none'"),
+        (("digits", "--budgets", "tim"), "unknown value of --budgets: 'tim'"),
     ],
 )
 def test_bad_input_is_named(tiny, capsys, words, message):

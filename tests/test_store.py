@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     ):
         models.load(tmp_path)
     path.write_text(json.dumps(good | {"format": 9}))
-    with pytest.raises(ValueError, match="must be of format 1, got 9"):
+    with pytest.raises(ValueError, match="must be of format 2, got 9"):
         models.load(tmp_path)
     wider = good["model"] | {"network": good["model"]["network"] | {"width": 9}}
     path.write_text(json.dumps(good | {"model": wider}))

@@ -10,7 +10,8 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
-from ..runs.listeners import print_metrics
+from ..runs.console import print_metrics
+from ..runs.inputs import refuse_changed_inputs
 from ..storage.files import write_text_atomic
 from .console import console
 from .folders import existing_run, trained_student
@@ -64,6 +65,7 @@ def evaluate(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
+    refuse_changed_inputs(folder, problem.inputs())
     n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
-from ..runs.task import ROLES, RunSettings, Task
+from ..problems.base import Input
+from ..runs.inputs import refuse_changed_inputs
+from ..runs.task import ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
@@ -230,6 +232,17 @@ def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:
                     folder = bake.out / "runs" / bake.group(budget) / teacher / f"{name}-{seed}"
                     task = _task(bake, teacher, arm, seed, steps)
                     yield Cell(budget, teacher, name, seed, folder, task)
+
+
+def refuse_changed_runs(todo: Sequence[Cell]) -> None:
+    r"""Raises a `RunError` if a run on the disk was begun with another teacher or other data: its
+    numbers would stand beside those of runs that are not comparable."""
+    problems: dict[str, Mapping[str, Input]] = {}
+    for cell in todo:
+        if (cell.folder / "checkpoints").is_dir():
+            if cell.teacher not in problems:
+                problems[cell.teacher] = problem_of(cell.task).inputs()
+            refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])
 
 
 # ---------------------------------------------------------------- the results

@@ -143,7 +143,7 @@ def step_cost(trainer: Trainer, stage: Stage, seconds: float) -> tuple[float, fl
 
     The first cycle is not counted where there are more: optimisers make their moments in it.
     """
-    cycle = min(math.lcm(*(phase.every for phase in stage.objective.phases)), stage.steps)
+    cycle = min(math.lcm(*(phase.cycle for phase in stage.objective.phases)), stage.steps)
 
     def take_cycle() -> None:
         for _ in range(cycle):

@@ -20,7 +20,7 @@ from .lora import LoRA, adapt, adapters, merge
 from .preconditioned import PreconditionedDenoiser
 from .prompts import Captioned, Captions
 from .rescaled import Rescaled
-from .schedules import Coordinates, Flow, VarianceExploding, VariancePreserving
+from .schedules import Coordinates, Flow, Logarithmic, VarianceExploding, VariancePreserving
 
 __all__ = [
     "AdaptedDenoiser",
@@ -51,6 +51,7 @@ __all__ = [
     "Rescaled",
     "Coordinates",
     "Flow",
+    "Logarithmic",
     "VarianceExploding",
     "VariancePreserving",
 ]

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Coordinates", "Flow", "VarianceExploding", "VariancePreserving"]
+__all__ = ["Coordinates", "Flow", "Logarithmic", "VarianceExploding", "VariancePreserving"]
 
 
 class Coordinates(nn.Module, abc.ABC):
@@ -163,6 +163,37 @@ class VariancePreserving(Discrete):
         noise a prediction of it is divided by a small scale, and the last bit counts."""
         square = np.float32(1 / (1 + sigma**2))
         return self.place(sigma), float(np.sqrt(square)), float(np.sqrt(1 - square))
+
+
+class Logarithmic(Coordinates):
+    r"""Variance-preserving scales, and a network that is told :math:`\tfrac14 \log \sigma`.
+
+    With a prediction of the velocity it is EDM's preconditioning for data of unit variance. Stable
+    Video Diffusion and its kin are trained so.
+
+    Arguments:
+        sigma_min: The smallest level of the training.
+        sigma_max: The largest one.
+
+    Raises:
+        ValueError: They do not increase from above zero.
+
+    References:
+        | Stable Video Diffusion (Blattmann et al., 2023), https://arxiv.org/abs/2311.15127,
+        | Appendix D
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        super().__init__()
+        self.sigma_min, self.sigma_max = increasing([sigma_min, sigma_max], "the range of levels")
+        self.arguments = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+
+    def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = (1 + sigma.square()).rsqrt()
+        return alpha, sigma * alpha
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
 
 
 class VarianceExploding(Coordinates):

@@ -37,6 +37,7 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import ExactDenoiser
 from ..denoisers.levels import Levels, LogUniform
+from ..errors import ConfigError
 from ..functional.bounds import (
     diagonal_normal_log_prob,
     entropy_constant,
@@ -58,6 +59,7 @@ from ..posteriors.families import (
 from ..posteriors.framed import FramedPosterior
 from ..settings import build
 from ..settings.fields import (
+    AnchorSettings,
     DensitySettings,
     DigitsSettings,
     FrameSettings,
@@ -75,6 +77,7 @@ from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
+from .anchored import Anchor, AnchoredVarDiU, steps_of
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -95,6 +98,9 @@ CURES: Mapping[str, str] = {
     "--frame.components for --posterior framed",
     "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower its --lr",
     "divergence": "lower --lr or raise --levels.sigma-min",
+    "anchor": "raise --anchor.rate, or give a held anchor a shorter --anchor.refresh or a limit "
+    "(--anchor.trust); lower --lr, with momentum (--beta-1 0.9)",
+    "fake": "raise --ratio, --fake-optimizer.lr or --anchor.settle, or lower --lr",
 }
 
 
@@ -366,9 +372,10 @@ class Settings(Training):
     r"""VarDiU."""
 
     posterior: Literal[
-        "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
+        "anchored", "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
     ] = "gaussian"
-    """The family of r(z | x_t). shared: the prior, with latents shared over the batch. residual: a
+    """The family of r(z | x_t). anchored: the exact posterior of a lagging copy of the student,
+    with a fake for its score. shared: the prior, with latents shared over the batch. residual: a
     Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture
     of principal components of the teacher's samples, where the student starts."""
     posterior_optimizer: NetworkOptimizer = NetworkOptimizer()
@@ -397,6 +404,15 @@ class Settings(Training):
     """A regression before, on the teacher's pairs; not with framed."""
     frame: FrameSettings = FrameSettings()
     """framed: the mixture of principal components."""
+    anchor: AnchorSettings = AnchorSettings()
+    """anchored: the lagging copy of the student."""
+    ratio: int = 1
+    """anchored: updates of the fake an update of the student."""
+    normalised: bool = False
+    """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
+    does; no bound then."""
+    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """anchored: how the fake is updated."""
 
 
 POSTERIORS: Mapping[str, Callable[[Encoder, int, Settings], Posterior]] = {
@@ -443,8 +459,8 @@ def players(
     return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 
 
-def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains the student and the posterior together, after a start if one is asked for."""
+def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and a posterior together."""
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
@@ -464,7 +480,52 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     others = {name: config.posterior_optimizer for name in objective.trained[1:]}
     batches = problem.data.free(config.batch, context.seed)
     optimisation = build.optimisation(config, **others)
-    trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
+    return Stage(
+        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
+
+
+def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and the fake of its anchor's samples.
+
+    Raises:
+        ConfigError: A setting is given that this posterior has no place for.
+    """
+    if config.particles or config.posterior_weight is not None or not config.control_variate:
+        raise ConfigError(
+            "--posterior anchored knows its gradient alone: leave out --particles and "
+            "--posterior-weight, and keep --control-variate"
+        )
+    student = problem.networks.student()
+    student, _ = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
+    steps = steps_of(config.anchor, config.steps, config.ratio)
+    objective = AnchoredVarDiU(
+        problem.known_teacher,
+        student,
+        problem.networks.fake(),
+        levels=build.levels(config.levels, steps),
+        anchor=Anchor(student, config.anchor, config.ratio, steps),
+        gain=config.anchor.gain,
+        antithetic=config.antithetic,
+        weight=build.weight(config.weight),
+        ratio=config.ratio,
+        normalised=config.normalised,
+        lattice=config.lattice,
+        sigma_data=problem.space.sigma_data,
+    )
+    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    batches = problem.data.free(config.batch, context.seed)
+    of = 2 if config.pairs.pairs else 1
+    return Stage("vardiu", objective, steps, batches, optimisation, of=of)
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains the student and what stands for its posterior, after a start if one is asked for."""
+    make = anchored_stage if config.posterior == "anchored" else bound_stage
+    stage = yield from make(problem, config, context)
+    trained = yield stage
     return trained.network
 
 
@@ -689,6 +750,19 @@ EXAMPLES = {
     "vardiu-shared": Example(replace(TINY, posterior="shared")),
     "vardiu-shared-lattice": Example(replace(TINY, posterior="shared", lattice=True)),
     "vardiu-shared-classes": Example(replace(TINY, posterior="shared"), classes=2),
+    "vardiu-anchored": Example(replace(TINY, posterior="anchored", ratio=2)),
+    "vardiu-anchored-held": Example(
+        replace(
+            TINY,
+            posterior="anchored",
+            antithetic=False,
+            anchor=AnchorSettings(refresh=2, settle=1, trust=5.0, gain=0.9),
+        )
+    ),
+    "vardiu-anchored-classes": Example(
+        replace(TINY, posterior="anchored", normalised=True, lattice=True), classes=2
+    ),
+    "vardiu-anchored-few-step": Example(replace(TINY, posterior="anchored"), student="few_step"),
     "vardiu-framed": Example(
         replace(
             TINY,

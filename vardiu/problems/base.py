@@ -13,6 +13,7 @@ A recipe of a method asks a problem for its parts and never looks at which probl
 from __future__ import annotations
 
 import abc
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from .. import models
 from ..data.batches import Batches, DataFree
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError
-from ..metrics import Metric, fingerprint
+from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
@@ -33,7 +34,19 @@ from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
-__all__ = ["Data", "Judged", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+__all__ = ["Data", "Input", "Judged", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+
+
+class Input(NamedTuple):
+    r"""Something that a problem has read.
+
+    Arguments:
+        place: Where it lies, as the settings name it.
+        sha256: The SHA-256 of what was read, or its first digits.
+    """
+
+    place: str
+    sha256: str
 
 
 class Judged(NamedTuple):
@@ -180,6 +193,10 @@ class Data(abc.ABC):
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Returns up to `n` clean samples and their conditions, for the probe."""
 
+    def account(self) -> list[str]:
+        r"""Returns what was read of the user's own data, a line each."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
         if not self.space.classes:
@@ -262,10 +279,12 @@ class Scores(abc.ABC):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         r"""Returns the metrics of what a student is to be compared with, and who that is."""
 
-    def best_value(self) -> float:
-        r"""Returns the headline metric of the best a student can be; zero if not known."""
+    def best_value(self) -> float | None:
+        r"""Returns the headline metric of the best a student can be, of as many samples as are
+        measured on the way: some distances are the greater the fewer they are. `None` if it is
+        not known."""
         known, _ = self.teacher_metrics(self.quick)
-        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
+        return next((m.value for m in known if m.name == self.judged.metric), None)
 
     @abc.abstractmethod
     def plot_samples(self, x: Tensor, path: Path) -> Path:
@@ -365,5 +384,20 @@ class Problem(abc.ABC):
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
         if self.teacher is None:
             return {}
-        tensors = [t.flatten().double() for t in self.teacher.state_dict().values()]
-        return {"teacher": fingerprint(torch.cat(tensors))}
+        # One tensor at a time: a copy of all in float64 would be twice the teacher's size.
+        digest = hashlib.sha256()
+        for tensor in self.teacher.state_dict().values():
+            digest.update(tensor.detach().cpu().flatten().double().contiguous().numpy().data)
+        return {"teacher": digest.hexdigest()[:12]}
+
+    def inputs(self) -> Mapping[str, Input]:
+        r"""Returns what was read from files, by the name that the provenance has for it.
+
+        A run that goes on, and one that is measured again, must find the same.
+        """
+        return {}
+
+    def taught_input(self, folder: str) -> Mapping[str, Input]:
+        r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet
+        to be trained."""
+        return {name: Input(folder, sha256) for name, sha256 in self.hashes().items()}

@@ -17,7 +17,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError, nearest
+from ..errors import known
 from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
 from ..metrics.mmd import mmd2
@@ -31,7 +31,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
@@ -225,6 +225,11 @@ class DensityProblem(Problem):
         self.data = DensityData(self.space, teacher, settings, spec, seed)
         self.scores = DensityScores(self.space, spec)
 
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        learned = self.teacher is not None and row.teacher == "learned"
+        return self.taught_input(find_teacher(row.teacher_run, row.name)) if learned else {}
+
 
 def spec_of(settings: DensitySettings) -> MixtureSpec:
     r"""Returns the mixture of a row of settings.
@@ -234,10 +239,7 @@ def spec_of(settings: DensitySettings) -> MixtureSpec:
     """
     if settings.name == "mixture":
         return mixture(settings.dim, settings.modes, seed=0)
-    if settings.name in DENSITIES:
-        return DENSITIES[settings.name]()
-    names = [*DENSITIES, "mixture"]
-    raise ConfigError(f"unknown density {settings.name!r}; {nearest(settings.name, names)}")
+    return DENSITIES[known(settings.name, [*DENSITIES, "mixture"], "density")]()
 
 
 def level_range(row: DensitySettings) -> LevelRange:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.digests import digest_of_data
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
@@ -22,7 +23,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
-from .base import Networks, Problem
+from .base import Input, Networks, Problem
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
@@ -145,6 +146,17 @@ class ImageProblem(Problem):
         check_start(
             inner, row.student, row.rank, 0 if "text" in inner.conditions else self.space.classes
         )
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        taught = self.teacher is not None
+        found = dict(self.taught_input(self._teacher.place)) if taught else {}
+        files = {"data files": row.data, "prompts file": row.prompts}
+        for name, source in files.items():
+            sha256 = None if source is None else digest_of_data(source)
+            if source is not None and sha256 is not None:
+                found[name] = Input(source, sha256)
+        return found
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         if self._teacher.captions is None:

@@ -31,13 +31,8 @@ from ..metrics.transport import wasserstein2_sliced
 from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import scatter_grid
-from ..settings.fields import (
-    FrameSettings,
-    ImageSettings,
-    LevelSettings,
-    VectorSettings,
-    WeightSettings,
-)
+from ..settings.fields import FrameSettings, ImageSettings, LevelSettings, VectorSettings
+from ..settings.grounds import rescaled
 from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
@@ -56,10 +51,6 @@ STEPS = 18
 
 
 TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
-
-
-# Levels of a fresh teacher, in units of the data.
-RANGE = (0.005, 20.0)
 
 
 class VectorSpace(Space):
@@ -400,7 +391,8 @@ class VectorProblem(Problem):
 
     def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
         teacher = self.known_teacher
-        return in_units(settings, self.space.sigma_data, (teacher.sigma_min, teacher.sigma_max))
+        unit = self.space.sigma_data
+        return within(rescaled(settings, unit, unit), teacher.sigma_min, teacher.sigma_max)
 
     def without_prompts(self, student: Generator) -> Generator:
         return lora.merge(student)
@@ -419,32 +411,22 @@ def evenly_spaced(
     return x[rows], {name: value[rows] for name, value in cond.items()}
 
 
-def in_units(settings: Any, unit: float, within: tuple[float, float]) -> Any:  # noqa: ANN401
-    r"""Returns settings whose noise levels were multiples of a unit, as levels within a range.
-
-    Arguments:
-        settings: A method's settings, or a row in them.
-        unit: The unit.
-        within: The smallest and the largest level.
-    """
-    low, high = within
+def within(settings: Any, low: float, high: float) -> Any:  # noqa: ANN401 (a method's, or a row)
+    r"""Returns settings whose noise levels are within a range."""
 
     def level(value: float) -> float:
-        return min(max(value * unit, low), high)
+        return min(max(value, low), high)
 
     changes: dict[str, Any] = {}
     if isinstance(settings, LevelSettings):
-        changes = {"sigma_min": level(settings.sigma_min), "sigma_max": level(settings.sigma_max)}
-        changes["mean"] = settings.mean + math.log(unit)
-        if settings.start_min is not None:
-            changes["start_min"] = level(settings.start_min)
+        values = {
+            name: getattr(settings, name) for name in ("sigma_min", "sigma_max", "start_min")
+        }
+        changes = {name: level(value) for name, value in values.items() if value is not None}
     elif isinstance(settings, FrameSettings):
         changes = {"sigma": level(settings.sigma)}
-    elif isinstance(settings, WeightSettings):
-        changes = {"scale": settings.scale * unit}
-    elif dataclasses.is_dataclass(settings):
-        for field in dataclasses.fields(settings):
-            value = getattr(settings, field.name)
-            if dataclasses.is_dataclass(value):
-                changes[field.name] = in_units(value, unit, within)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = within(value, low, high)
     return dataclasses.replace(settings, **changes) if changes else settings

@@ -114,6 +114,27 @@ class FrameSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorSettings:
+    r"""How the anchor, a lagging copy of the student, follows it."""
+
+    rate: float = 0.1
+    """The share of the student that a moving average takes after each of its updates; 1 makes it
+    the student."""
+    rate_end: float | None = None
+    """The share at the end of training, approached geometrically; none for the same."""
+    refresh: int = 0
+    """Updates of the student for which the anchor is held, then becomes the student; 0 for a
+    moving average."""
+    trust: float | None = None
+    """Nats, at the level in the middle, by which the student may leave a held anchor before it
+    becomes the student."""
+    settle: int = 0
+    """Steps after each refresh in which the fake alone is trained."""
+    gain: float = 1.0
+    """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptimizer:
     r"""How a network beside the student is updated; what is none is as the student's."""
 
@@ -269,6 +290,8 @@ class ImageSettings:
     set on board. Without them the teacher's own samples stand for the data."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
+    background: Literal["white", "black", "grey"] = "white"
+    """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
     """What the teacher's network predicts, where its scheduler says it wrong."""
     guidance: float = 1.0
@@ -278,7 +301,8 @@ class ImageSettings:
     weak: str | None = None
     """A worse teacher for autoguidance, in place of the null condition."""
     prompts: str | None = None
-    """A text file with a prompt a line, for a teacher of texts."""
+    """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
+    for a teacher of texts."""
     student: Literal["teacher", "lora", "fresh"] = "teacher"
     """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
     rank: int = 16

@@ -63,6 +63,7 @@ class Trainer:
         updates: The number of updates of each network.
         average: The student's moving average.
         batch: The latest batch that the instruments may look at: one of its parts.
+        asked_to_stop: Whether SIGINT or SIGTERM came; whoever trained the last step decides then.
 
     Raises:
         ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
@@ -113,6 +114,7 @@ class Trainer:
         self.updates = dict.fromkeys(objective.trained, 0)
         self.batch: Batch | None = None
         self.latest: dict[str, Tensor] = {}
+        self.asked_to_stop = False
         objective.streams.reset(seed)
         if torch.distributed.is_initialized():
             objective.streams.rank = torch.distributed.get_rank()
@@ -134,7 +136,7 @@ class Trainer:
             prepare = functools.partial(self.objective.prepare, step=self.step)
             drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
-            if self.step % phase.every == 0:
+            if phase.due(self.step):
                 for part in visits(phase, drawn):
                     loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
@@ -234,6 +236,7 @@ class Trainer:
         report_every: int = 0,
         report: Callable[[Report], None] = lambda report: None,
         progress: Callable[[int], None] = lambda step: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> Generator:
         r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
 
@@ -244,17 +247,19 @@ class Trainer:
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
+            stopping: Is called when the process is asked to stop, before the step at hand ends.
 
         Returns:
             The averaged student.
 
         Raises:
             Diverged: A loss or a gradient is not finite.
-            Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+            Interrupted: SIGINT or SIGTERM came; the step was finished and saved. After the last
+                step the student is returned all the same, and `asked_to_stop` is set.
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
-        with wish_to_stop() as wish:
+        with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
@@ -268,7 +273,8 @@ class Trainer:
                 if store is not None and (due or wish.asked or self.step == self.steps):
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
-                if wish.asked:
+                self.asked_to_stop = wish.asked
+                if wish.asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         return self.average.module
 
