@@ -289,21 +289,16 @@ class VectorScores(Scores):
         return [dataclasses.replace(metric, features=name) for metric in found]
 
     @functools.cached_property
-    def _directions(self) -> Tensor:
-        r"""The two principal directions of the data, `(d, 2)`; the axes of a plane."""
-        d = self._real.shape[1]
-        if d <= 2:
-            return torch.eye(d, 2)
-        return torch.linalg.svd(self._real, full_matrices=False).Vh[:2].T
+    def _direction(self) -> Tensor:
+        return directions(self._real)[:, 0]
 
     @functools.cached_property
     def _tenths(self) -> Tensor:
-        shares = torch.linspace(0.1, 0.9, 9)
-        return (self._real @ self._directions[:, 0]).quantile(shares)
+        return (self._real @ self._direction).quantile(torch.linspace(0.1, 0.9, 9))
 
     def histogram(self, x: Tensor) -> list[float]:
         # Which tenth of the data a sample falls into, along their principal direction.
-        places = torch.bucketize(self.scaled(x) @ self._directions[:, 0], self._tenths)
+        places = torch.bucketize(self.scaled(x) @ self._direction, self._tenths)
         return (torch.bincount(places, minlength=10) / len(x)).tolist()
 
     @property
@@ -316,13 +311,6 @@ class VectorScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER
 
-    def _plane(self, x: Tensor) -> np.ndarray:
-        r"""Returns points as they are in a plane; of more dimensions, along two directions."""
-        flat = x.flatten(1)
-        if flat.shape[1] <= 2:
-            return torch.nn.functional.pad(flat, (0, 2 - flat.shape[1])).numpy()
-        return (self.scaled(x) @ self._directions).numpy()
-
     def plot_samples(self, x: Tensor, path: Path) -> Path:
         return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
 
@@ -333,9 +321,20 @@ class VectorScores(Scores):
         return self.plot_side_by_side([(name, real), (title, x)], path)
 
     def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
-        panels = [(title, self._plane(x)) for title, x in samples]
-        reach = 1.2 * float(np.abs(self._plane(self.data.compared[0])).max())
-        return scatter_grid(panels, None, reach, path)
+        # As they are in a plane; of more dimensions, along two directions of the first ones.
+        first = samples[0][1].flatten(1)
+        axes = directions(first)
+        panels = [(title, (x.flatten(1) @ axes).numpy()) for title, x in samples]
+        reach = 1.2 * float(np.abs(panels[0][1]).max())
+        return scatter_grid(panels, None, max(reach, 1e-6), path)
+
+
+def directions(x: Tensor) -> Tensor:
+    r"""Returns the two principal directions of points `(N, d)`, `(d, 2)`; in a plane its axes."""
+    n, d = x.shape
+    if d <= 2 or n <= 2:
+        return torch.eye(d, 2)
+    return torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:2].T
 
 
 class VectorProblem(Problem):
