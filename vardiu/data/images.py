@@ -54,7 +54,7 @@ CACHE = 2**28
 
 
 # Of Pillow's formats those that images come in. Others start programs, or are rarely tried.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 # Corrupt images that one message names.
