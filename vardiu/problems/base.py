@@ -364,6 +364,11 @@ class Problem(abc.ABC):
         """
         return self.data.teacher.known
 
+    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+        r"""Returns a method's settings with noise levels in units of the data, where those of the
+        problem's presets are multiples of the data's standard deviation; else as they are."""
+        return settings
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
