@@ -52,6 +52,7 @@ def distilled(tmp_path_factory, name, make, *words) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("vardiu.problems.image_scores.ImageScores.quick", 100)
             patch.setattr("vardiu.runs.distill.checked", lambda *arguments: [])
+            patch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
             assert main(["distill", *QUICK, *words, "--out", "run"]) == 0
         shutil.move("run", place / "moved")
     finally:

@@ -12,7 +12,7 @@ from ..errors import ConfigError, RunError
 from ..problems.base import Problem
 from ..problems.kept import KeptTeacher
 from ..runs.task import Task, problem_of
-from ..settings.fields import ImageSettings
+from ..settings.fields import ImageSettings, VectorSettings
 from ..storage.code import load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
@@ -91,7 +91,7 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
     for name in ("teacher", "data"):
         value = getattr(chosen, name, None)
         if value is not None:
-            if not isinstance(settings, ImageSettings):
+            if not isinstance(settings, ImageSettings | VectorSettings):
                 raise ConfigError(f"--{name}: this student needs none; leave the option out")
             changes[name] = value
     prompts = folder.file("prompts.txt")

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 from ..data.densities import DENSITIES, MixtureSpec
 from ..methods import METHODS, Method
 from ..problems.densities import spec_of
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.grounds import rescaled
 
 __all__ = ["PRESETS", "TEACHERS", "PresetRow", "Presets", "fitted", "on_density", "rows_of"]
@@ -36,7 +42,7 @@ class PresetRow(NamedTuple):
 
     about: str
     method: str
-    problem: DensitySettings | DigitsSettings | ImageSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings | VectorSettings
     settings: Training
 
 

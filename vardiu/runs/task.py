@@ -15,7 +15,14 @@ from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
 from ..problems.kept import KeptTeacher
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..problems.vectors import VectorProblem
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.parse import from_mapping, refuse_not_finite
 from ..storage.bounded import read_yaml
 from ..storage.code import OwnCode, recognised
@@ -30,13 +37,14 @@ ROLES = ("teacher", "weak")
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings
+ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "vectors": VectorSettings,
 }
 
 
@@ -67,6 +75,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    VectorSettings: VectorProblem,
 }
 
 
