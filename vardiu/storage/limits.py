@@ -60,6 +60,9 @@ LIMITS: Mapping[str, Limit] = {
         "positions of a transformer, by its sample and patch sizes",
         "The largest known ones have 65,536; a table of them is computed.",
     ),
+    "point values": Limit(
+        2**28, "numbers in a file of points", "As float32 they take a gigabyte of memory."
+    ),
     "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
     "pickle tuple values": Limit(
         10_000,
