@@ -58,6 +58,22 @@ def test_biased_mmd_is_the_naive_formula():
     assert mmd2_biased(x, y).value > mmd2_unbiased(x, y).value
 
 
+def test_unbiased_mmd_is_the_naive_formula_without_the_diagonals():
+    """Of few rows, where the diagonals are a tenth of the mean."""
+    x, y = gaussian(11, seed=0), gaussian(7, mean=0.3, seed=1)
+
+    def kernel(a, b):
+        square = torch.cdist(a, b).square()
+        return sum((-square / (2 * h * h)).exp() for h in (0.25, 0.5, 1, 2, 4)) / 5
+
+    def apart(a):
+        k, n = kernel(a, a), len(a)
+        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+
+    wanted = apart(x) + apart(y) - 2 * kernel(x, y).mean()
+    assert mmd2_unbiased(x, y).value == pytest.approx(wanted.item(), abs=1e-6)
+
+
 def test_mog40_is_the_published_target_and_its_floor():
     spec = mog40()
     assert spec.means[0].tolist() == pytest.approx([-0.2995, 21.4577], abs=1e-4)

@@ -111,14 +111,19 @@ def test_log_density_of_fresh_samples():
     assert close(found["log_density"])
 
 
-def test_counts_of_modes_and_of_classes_of_fresh_samples():
-    """Six of eight shares are at the threshold: each of their counts passes half of the time."""
-    means = torch.stack([torch.arange(8.0), torch.zeros(8)], dim=1)
-    weights = torch.tensor([0.05] * 6 + [0.35] * 2)
+@pytest.mark.parametrize(
+    ("weights", "threshold"),
+    [([0.05] * 6 + [0.35] * 2, 0.05), ([0.05] * 20, 0.035)],
+    ids=["at the threshold", "one deviation above it"],
+)
+def test_counts_of_modes_and_of_classes_of_fresh_samples(weights, threshold):
+    k, weights = len(weights), torch.tensor(weights)
+    means = torch.stack([torch.arange(float(k)), torch.zeros(k)], dim=1)
 
     def measure() -> tuple[Metric, ...]:
         chosen = torch.multinomial(weights, 200, replacement=True)
-        return modes_covered(means[chosen], means, 0.05), classes_covered(chosen, 8, 0.05)
+        modes = modes_covered(means[chosen], means, threshold)
+        return modes, classes_covered(chosen, k, threshold)
 
     found = ratios(measure, 300)
     assert found.keys() == {"modes", "classes"} and all(map(close, found.values()))

@@ -82,8 +82,12 @@ class ExportError(RuntimeError):
     r"""What was written does not give the student's samples; it has been removed."""
 
 
-def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
+def require(name: str, extra: str | None = None) -> Any:  # noqa: ANN401 (a module)
     r"""Returns an optional library.
+
+    Arguments:
+        name: The module.
+        extra: The extra of this package that installs it; none where it is installed by its name.
 
     Raises:
         ConfigError: It is not installed; the message has the command that installs it.
@@ -91,8 +95,9 @@ def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        package = name.split(".")[0] if extra is None else f"'vardiu[{extra}]'"
         raise ConfigError(
-            f"{name} is needed here and is not installed: pip install 'vardiu[{extra}]'"
+            f"{name} is needed here and is not installed: pip install {package}"
         ) from error
 
 

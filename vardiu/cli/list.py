@@ -9,7 +9,7 @@ from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
-from ..runs.listeners import probe_table
+from ..runs.console import probe_table
 from ..runs.presets import PRESETS, TEACHERS
 from ..runs.task import problem_of
 from ..teachers.probe import checked
@@ -62,6 +62,8 @@ def cite(arguments: list[str]) -> None:
 def probe(arguments: list[str]) -> None:
     r"""Measures the denoising error of a preset's teacher."""
     problem = problem_of(parse_request("distill", arguments, "probe").task)
+    for line in problem.data.account():
+        console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)
     rows = checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
     console.print(probe_table(rows))
     console.print("it denoises.")

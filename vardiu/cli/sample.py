@@ -10,8 +10,8 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
+from ..runs.console import print_metrics
 from ..runs.inputs import refuse_changed_inputs
-from ..runs.listeners import print_metrics
 from ..storage.files import write_text_atomic
 from .console import console
 from .folders import existing_run, trained_student

@@ -193,6 +193,10 @@ class Data(abc.ABC):
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Returns up to `n` clean samples and their conditions, for the probe."""
 
+    def account(self) -> list[str]:
+        r"""Returns what was read of the user's own data, a line each."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
         if not self.space.classes:
@@ -275,10 +279,12 @@ class Scores(abc.ABC):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         r"""Returns the metrics of what a student is to be compared with, and who that is."""
 
-    def best_value(self) -> float:
-        r"""Returns the headline metric of the best a student can be; zero if not known."""
+    def best_value(self) -> float | None:
+        r"""Returns the headline metric of the best a student can be, of as many samples as are
+        measured on the way: some distances are the greater the fewer they are. `None` if it is
+        not known."""
         known, _ = self.teacher_metrics(self.quick)
-        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
+        return next((m.value for m in known if m.name == self.judged.metric), None)
 
     @abc.abstractmethod
     def plot_samples(self, x: Tensor, path: Path) -> Path:
@@ -333,6 +339,11 @@ class Problem(abc.ABC):
             ConfigError: It is yet to be trained.
         """
         return self.data.teacher.known
+
+    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+        r"""Returns a method's settings with noise levels in units of the data, where those of the
+        problem's presets are multiples of the data's standard deviation; else as they are."""
+        return settings
 
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batches, Shuffled
-from ..data.sources import digest_of_data
+from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.levels import LevelRange

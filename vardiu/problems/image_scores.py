@@ -15,12 +15,9 @@ from ..metrics.sets import feature_metrics
 from ..reports.samples import image_grid
 from .base import Judged, Scores
 from .image_data import ImageData
-from .sampled_teachers import SOLVER_STEPS, Source
+from .sampled_teachers import TEACHER, Source
 
 __all__ = ["ImageScores"]
-
-
-TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
 
 
 class ImageScores(Scores):
@@ -66,9 +63,6 @@ class ImageScores(Scores):
     @property
     def expected_shares(self) -> list[float]:
         return [0.1] * 10
-
-    def best_value(self) -> float:
-        return 0.0  # what the teacher's samples cost is paid at the end
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..samplers.ode import ROWS_AT_ONCE, Heun
 from ..teachers.saved import matches
 
-__all__ = ["SOLVER_STEPS", "SampledTeacher", "Source", "find_teacher"]
+__all__ = ["SOLVER_CALLS", "SOLVER_STEPS", "TEACHER", "SampledTeacher", "Source", "find_teacher"]
 
 
 # A source of samples: of a number of them and a generator, to samples and their conditions.
@@ -23,6 +23,8 @@ Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 
 # Of the teacher that a student is compared with.
 SOLVER_STEPS = 35
+SOLVER_CALLS = 2 * SOLVER_STEPS - 1
+TEACHER = f"teacher, {SOLVER_CALLS} calls"
 
 
 class SampledTeacher:

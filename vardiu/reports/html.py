@@ -21,6 +21,10 @@ __all__ = ["write_report", "write_tables"]
 # How to read the panels of the curves, a line each; see docs/usage/converging.md.
 READING = {
     "bound": "falls at every level; what is left is divergence and the posterior's slack together",
+    "trust": "the student's distance from its anchor, in nats; it bounds the slack of the bound",
+    "trust_quantile": "the same at levels of training",
+    "fake_error_anchor_quantile": "the fake's error on what it is trained on",
+    "fake_error_student_quantile": "the fake's error on what it judges: near that on the anchor's",
     "posterior_gap_quantile": "about zero, in nats; above, the posterior is too narrow or lags",
     "gradient_snr": "falls towards zero as the student converges; bad if metrics are poor by then",
     "spread": "variance of the samples over the data's: near one",

@@ -17,7 +17,13 @@ from ..data.densities import DENSITIES, MixtureSpec
 from ..data.points import SUFFIXES
 from ..methods import METHODS, Method
 from ..problems.targets import Target, target_of
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.grounds import MOG40, rescaled
 from ..storage.code import OwnCode, is_source
 
@@ -51,7 +57,7 @@ class PresetRow(NamedTuple):
 
     about: str
     method: str
-    problem: DensitySettings | DigitsSettings | ImageSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings | VectorSettings
     settings: Training
 
 

@@ -16,7 +16,14 @@ from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..problems.vectors import VectorProblem
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.parse import from_mapping
 from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
@@ -30,13 +37,14 @@ ROLES = ("teacher", "weak", "source")
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings
+ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "vectors": VectorSettings,
 }
 
 
@@ -66,6 +74,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    VectorSettings: VectorProblem,
 }
 
 
