@@ -70,16 +70,27 @@ class SampledTeacher:
         self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
     ) -> Tensor:
         r"""Returns `n` samples by so many steps of Heun's method, on the CPU."""
+        solver, device, there = self._solver(cond, steps)
+        x = solver.sample(
+            n, generator=random, device=device, dtype=torch.float32, batch=ROWS_AT_ONCE, **there
+        )
+        return x.cpu()
+
+    def solve_from(self, z: Tensor, cond: Mapping[str, Tensor], steps: int) -> Tensor:
+        r"""Returns the samples of given standard normal noise, `(B, *)`, on the CPU."""
+        solver, device, there = self._solver(cond, steps)
+        x = solver.sigmas[0].item() * z.float().to(device)
+        return solver(x, generator=None, **there).cpu()
+
+    def _solver(
+        self, cond: Mapping[str, Tensor], steps: int
+    ) -> tuple[Heun, torch.device, dict[str, Tensor]]:
+        r"""Returns Heun's method, and the device of the teacher with the conditions on it."""
         teacher = self.known
         grid = karras_grid(steps, teacher.sigma_min, teacher.sigma_max)
         tensors = itertools.chain(teacher.parameters(), teacher.buffers())
         device = next((t.device for t in tensors), torch.device("cpu"))
-        there = {name: value.to(device) for name, value in cond.items()}
-        solver, kind = Heun(teacher, grid), torch.float32
-        x = solver.sample(
-            n, generator=random, device=device, dtype=kind, batch=ROWS_AT_ONCE, **there
-        )
-        return x.cpu()
+        return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
 
 
 def find_teacher(
