@@ -134,9 +134,8 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except ConfigError:
         raise
     except Exception as error:  # damaged bytes lead the parsers to errors of many types
-        raise ConfigError(
-            f"{shown(path)} cannot be read as an array of numbers: {shown(str(error) or type(error).__name__)}"
-        ) from error
+        why = shown(str(error) or type(error).__name__)
+        raise ConfigError(f"{shown(path)} cannot be read as an array of numbers: {why}") from error
     named = [name for name in LABELS if name in arrays]
     label = arrays.pop(named[0]) if named else None
     if "x" not in arrays and len(arrays) != 1:
