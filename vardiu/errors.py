@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
@@ -67,7 +67,17 @@ def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
 
 
 class NotADenoiser(ValueError):
-    r"""A teacher that does not denoise, with the level at which it fails and by how much."""
+    r"""A teacher that does not denoise, with the level at which it fails and by how much.
+
+    Arguments:
+        message: What is wrong.
+        rows: What was measured at each level, see `vardiu.teachers.probe`; empty where its outputs
+            could not be measured.
+    """
+
+    def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class RunError(ValueError):

@@ -11,7 +11,7 @@ import torch
 from .. import models
 from ..denoisers.base import Denoiser
 from ..storage.run_folder import RunFolder
-from ..teachers.probe import probe
+from ..teachers.probe import measured
 from .events import (
     Broadcaster,
     FinalMeasurementStarted,
@@ -56,7 +56,7 @@ def ship_teacher(run: Execution) -> None:
     problem, teacher = run.problem, run.result.cpu()
     assert isinstance(teacher, Denoiser)
     problem.teacher = teacher
-    run.broadcast(TeacherProbed(probe(teacher, *problem.data.reference(512))))
+    run.broadcast(TeacherProbed(measured(teacher, *problem.data.reference(512))))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
     source = problem.teacher_source()
     results = Results(problem.scores.measure(source, problem.scores.samples), [], "", run.cost)
