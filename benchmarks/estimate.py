@@ -33,7 +33,8 @@ from vardiu.problems.base import Data, KnownSpace, Networks, Problem, Scores, Sp
 from vardiu.problems.sampled_teachers import SampledTeacher, Source
 from vardiu.reports.curves import Figure
 from vardiu.reports.figures import save_figure
-from vardiu.resources import estimate, rehearse
+from vardiu.resources import estimate
+from vardiu.runs.allocator import peak
 from vardiu.runs.distill import distill
 from vardiu.runs.execute import device_of
 from vardiu.runs.listeners import console_listeners
@@ -167,7 +168,7 @@ def child(out: str) -> None:
 
     Trainer.advance = watched
     distill(task, Path(out), console_listeners(Console(stderr=True)), ["benchmark"])
-    print(json.dumps([rehearse.peak(device_of(task.run.device)), work[0]]))
+    print(json.dumps([peak(device_of(task.run.device)), work[0]]))
 
 
 def compare(name: str, out: Path) -> dict[str, float]:

@@ -226,6 +226,17 @@ def test_imports_go_down(house, stated):
     assert not imports_of_the_package(house)
 
 
+def test_the_skeleton_is_moved_into_the_library_as_it_is(house, stated, tmp_path):
+    """A copy of the house with the skeleton among its methods holds the rules of imports."""
+    skeleton = ROOT / "docs" / "methods" / "skeleton.py"
+    moved = House(tmp_path)
+    moved.package = house.package
+    moved.trees = {**house.trees, "methods.skeleton": ast.parse(skeleton.read_text())}
+    assert not moved.circle() and not imports_of_the_package(moved)
+    assert not upward_imports(moved, [room for room, _ in stated])
+    assert not foreign_private_names(moved)
+
+
 def test_the_house_is_no_tower(house):
     assert len(house.arrows) + 1 <= ROOMS  # and the package itself
     assert max(house.floors().values()) <= FLOORS

@@ -210,7 +210,7 @@ def test_another_method_on_the_same_problem():
             ["distill", "mog40", "--method", "vardui"],
             "unknown method 'vardui'; did you mean vardiu?",
         ),
-        (["distill"], "which preset? one of: digits"),
+        (["distill"], "which preset? one of: checkerboard"),
         (
             ["distill", "mog40", "--levels.sigma-min", "30"],
             "levels.sigma_min must be positive and",
@@ -233,13 +233,6 @@ def test_wrong_input_ends_in_one_clear_line_and_nothing_is_written(words, messag
     assert message in told and "Traceback" not in told
     left = [p for p in Path(".").rglob("*") if p.is_file() and p.name != ".lock"]
     assert not left
-
-
-def test_an_unknown_option_offers_the_nearest(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["distill", "mog40", "--stepz", "3"])
-    assert stop.value.code == 2
-    assert "--steps" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_run_is_refused(capsys):

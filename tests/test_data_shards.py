@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vardiu.data import records
+from vardiu.data import shards
 from vardiu.data.images import TooManyCorrupt
 from vardiu.data.sources import open_data, read_data
 from vardiu.errors import ConfigError
@@ -84,8 +84,8 @@ def test_a_stream_goes_on_without_reading_what_was_read(tmp_path, monkeypatch, m
         next(batches)
     state, expected = batches.state_dict(), numbers(next(batches))
     decoded = []
-    real = records.decode
-    monkeypatch.setattr(records, "decode", lambda d, n: decoded.append(n) or real(d, n))
+    real = shards.decode
+    monkeypatch.setattr(shards, "decode", lambda d, n: decoded.append(n) or real(d, n))
     again = open_data(source, batch=3, shape=(1, 4, 4))
     again.load_state_dict(state)
     assert numbers(next(again)) == expected

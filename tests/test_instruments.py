@@ -16,6 +16,7 @@ from torch import nn
 
 from vardiu.cli.main import main
 from vardiu.data.batch import Batch
+from vardiu.data.digits import digits
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import RunError
@@ -25,8 +26,10 @@ from vardiu.monitoring import references
 from vardiu.monitoring.alarms import CURES, alarms
 from vardiu.monitoring.gradients import gradient_quality
 from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, variance_ratio
+from vardiu.problems.base import KnownSpace
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
+from vardiu.problems.image_scores import ImageScores
 from vardiu.reports.curves import curves, stages_joined
 from vardiu.resources.footprint import activations
 from vardiu.runs.measuring import evaluation_due, reference_curves
@@ -251,10 +254,55 @@ def test_shares_are_judged_by_those_of_the_data():
 
 def test_a_run_as_good_as_can_be_has_converged_and_is_not_saturated():
     still = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
-    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=0.99)] == []
-    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=0.5)] == ["saturation"]
+    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=lambda: 0.99)] == []
+    assert [alarm.name for alarm in alarms(still, 100, 2, "x", floor=lambda: 0.5)] == [
+        "saturation"
+    ]
     # Where the error is as large as the value, nothing can be told.
     assert names([{**r, "metric/x_error": 0.6} for r in still]) == []
+
+
+def test_a_student_is_not_saturated_where_nobody_knows_the_best():
+    still = [row(i, 1.0 if i > 30 else 2.0) for i in range(10, 91, 10)]
+    for unknown in (None, math.nan):
+        assert alarms(still, 100, 2, "x", floor=lambda unknown=unknown: unknown) == []
+
+
+class Images:
+    """True images, and a teacher of others of them: as good as a teacher can be."""
+
+    def __init__(self):
+        torch.set_default_dtype(torch.float32)
+        x = digits()[0]
+        self.images, self.held_out = (x[:900], {}), x[900:]
+        self.space = KnownSpace(x.shape[1:], x.mean(), 1.0, 1.0)
+
+    def teacher_source(self):
+        return self.draw
+
+    def draw(self, n, random):
+        return self.held_out[torch.randint(len(self.held_out), (n,), generator=random)], {}
+
+
+def test_a_student_of_images_that_is_as_good_as_its_teacher_is_not_saturated(monkeypatch):
+    monkeypatch.setattr(ImageScores, "quick", 300)
+    data = Images()
+    scores = ImageScores(data)
+    measured = {m.name: m for m in scores.measure(data.draw, 300, seed=7)}
+    found = measured["frechet"]
+    assert found.value > 10 * found.error  # never near zero with so few samples
+    still = [row(i, found.value, **{"metric/x_error": found.error}) for i in range(10, 91, 10)]
+    assert alarms(still, 100, 2, "x", floor=scores.best_value) == []
+    assert [a.name for a in alarms(still, 100, 2, "x")] == ["saturation"]
+    worse = [{**r, "metric/x": 2 * found.value} for r in still]
+    assert [a.name for a in alarms(worse, 100, 2, "x", floor=scores.best_value)] == ["saturation"]
+
+
+def test_the_best_is_asked_only_where_it_decides():
+    def asked():
+        raise AssertionError
+
+    assert alarms([row(i, 10 / i) for i in range(10, 101, 10)], 100, 2, "x", floor=asked) == []
 
 
 def test_a_start_that_is_lost_is_told():
@@ -300,6 +348,24 @@ def test_a_posterior_that_lags_is_told_after_some_reports():
     assert names([row(10, **lag), row(20, **lag), row(30, **lag)]) == ["posterior"]
     fine = {"posterior_gap_quantile/0.5": 0.1}
     assert names([row(10, **lag), row(20, **fine), row(30, **lag), row(40, **lag)]) == []
+
+
+def test_a_student_that_has_left_its_anchor_is_told():
+    far, near = {"trust_quantile/0.5": 3.0}, {"trust_quantile/0.5": 1.0}
+    assert names([row(10, **far), row(20, **far), row(30, **far)]) == ["anchor"]
+    assert names([row(10, **far), row(20, **near), row(30, **far)]) == []
+
+
+def test_a_fake_that_does_not_know_the_student_is_told():
+    def errors(own: float, other: float) -> dict[str, float]:
+        return {
+            "fake_error_anchor_quantile/0.5": own,
+            "fake_error_student_quantile/0.5": other,
+        }
+
+    assert names([row(10 * i, **errors(0.4, 0.9)) for i in (1, 2, 3)]) == ["fake"]
+    assert names([row(10 * i, **errors(0.4, 0.7)) for i in (1, 2, 3)]) == []
+    assert names([row(10 * i, **errors(0.0, 0.7)) for i in (1, 2, 3)]) == []
 
 
 def test_what_is_not_finite_is_told():
@@ -375,7 +441,7 @@ def test_shares_of_digits_are_those_of_the_classifier(classes):
 # ---------------------------------------------------------------- in a run
 
 
-WORDS = ["distill", "mog40", "--name", "ring8", "--width", "16", "--depth", "1"]
+WORDS = ["distill", "ring8", "--width", "16", "--depth", "1"]
 WORDS += ["--steps", "40", "--batch", "16", "--samples", "300", "--reports", "8"]
 
 
@@ -452,7 +518,7 @@ def script():
 
 
 def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
-    words = ["200" if w == "40" else w for w in WORDS if w not in ("--name", "ring8")]
+    words = [{"40": "200", "ring8": "mog40"}.get(w, w) for w in WORDS]
     for seed in ("0", "1"):
         assert main([*words, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
     runs = [RunFolder(tmp_path / seed) for seed in ("0", "1")]

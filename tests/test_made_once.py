@@ -26,7 +26,7 @@ from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
-WORDS = ["distill", "mog40", "--name", "ring8", "--width", "16", "--depth", "1", "--threads", "1"]
+WORDS = ["distill", "ring8", "--width", "16", "--depth", "1", "--threads", "1"]
 WORDS += ["--steps", "6", "--batch", "16", "--samples", "200", "--evaluations", "1"]
 PAIRS = ["--pairs.pairs", "1600", "--pairs.steps", "8", "--pairs.batch", "16"]
 PAIRS += ["--pairs.solver-steps", "2", "--posterior", "gaussian"]

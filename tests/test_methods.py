@@ -64,7 +64,8 @@ def method(**changes) -> Method:
 
 def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
-    assert modules - {"base", "registry"} == set(own_methods())
+    # `anchored` is the objective of one of VarDiU's posteriors.
+    assert modules - {"base", "registry", "anchored"} == set(own_methods())
     assert [m.settings.__module__.rpartition(".")[2] for m in own_methods().values()] == sorted(
         own_methods()
     )

@@ -34,11 +34,11 @@ def test_a_copy_of_the_teacher_is_not_counted_as_the_teacher():
 
 
 def test_milestones_are_kept_and_hold_the_run_as_it_was(tmp_path):
-    words = ["--name", "ring8", "--width", "8", "--depth", "1", "--steps", "30", "--batch", "8"]
+    words = ["--width", "8", "--depth", "1", "--steps", "30", "--batch", "8"]
     words += ["--samples", "200", "--evaluations", "1", "--reports", "2", "--milestones", "3"]
     from vardiu.cli.main import main
 
-    assert main(["distill", "mog40", *words, "--out", str(tmp_path / "run")]) == 0
+    assert main(["distill", "ring8", *words, "--out", str(tmp_path / "run")]) == 0
     store = Checkpoints(tmp_path / "run/milestones/0-vardiu")
     assert store.steps() == [10, 20, 30]
     newest = Checkpoints(tmp_path / "run/checkpoints/0-vardiu").newest()

@@ -172,6 +172,22 @@ def test_frame_posterior_is_bayes_rule():
     assert (got - wanted)[inside].abs().max() < 0.02  # one cell beside the edge of an interval
 
 
+def test_clusters_of_a_frame_have_their_densities():
+    """Of clusters whose residual variances differ by a factor of a hundred."""
+    frame = frame_of(clusters=3, k=1)
+    frame.residuals[:3] = torch.tensor([0.05, 0.5, 5.0])
+    n, label, sigma = 8, torch.zeros(8, dtype=torch.long), torch.linspace(0.2, 2.0, 8)
+    x_t = frame.means[0] + 2 * torch.randn(n, 4)
+    got = frame.log_clusters(x_t, sigma, label).log_softmax(1)
+    wanted = torch.empty(n, 3)
+    for c in range(3):
+        basis, eye = frame.bases[c] * frame.variances[c].sqrt(), torch.eye(4)
+        spread = [basis @ basis.T + (s**2 + frame.residuals[c]) * eye for s in sigma]
+        law = torch.distributions.MultivariateNormal(frame.means[c], torch.stack(spread))
+        wanted[:, c] = frame.weights[0, c].log() + law.log_prob(x_t)
+    torch.testing.assert_close(got, wanted.log_softmax(1))
+
+
 def test_framed_posterior_integrates_to_one_when_its_networks_speak():
     frame = frame_of(clusters=3, k=1)
     network = MLP((4,), (8,), width=8, depth=1, noisy=True, classes=2, final=False)

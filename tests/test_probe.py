@@ -258,13 +258,6 @@ def test_an_untrained_network_fails_on_images_though_its_skip_connection_denoise
         probe(teacher, x)
 
 
-def test_progress_is_told():
-    exact, x = gaussian()
-    told = []
-    probe(exact, x, levels=3, tell=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
-
-
 def test_the_command_prints_each_level_and_one_line(capsys):
     assert main(["probe", "mog40"]) == 0
     out = capsys.readouterr().out

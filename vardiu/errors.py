@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "known",
     "nearest",
     "ExportError",
     "require",
@@ -48,12 +49,45 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
 
 
+def known(name: str, names: Iterable[str], what: str) -> str:
+    r"""Returns which of some names is meant: hyphens, underscores and capitals are alike.
+
+    Example:
+        >>> known("Two-Moons", ["mog40", "two_moons"], "density")
+        'two_moons'
+
+    Arguments:
+        name: What was typed.
+        names: What there is.
+        what: The kind of thing, for the message.
+
+    Raises:
+        ConfigError: None is meant; the message offers the nearest ones.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    for candidate in names:
+        if _plain(candidate) == _plain(name):
+            return candidate
+    shown = name if len(name) <= 60 else f"{name[:60]}..."
+    raise ConfigError(f"unknown {what} {shown!r}; {nearest(shown, names)}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_").lower()
+
+
 class ExportError(RuntimeError):
     r"""What was written does not give the student's samples; it has been removed."""
 
 
-def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
+def require(name: str, extra: str | None = None) -> Any:  # noqa: ANN401 (a module)
     r"""Returns an optional library.
+
+    Arguments:
+        name: The module.
+        extra: The extra of this package that installs it; none where it is installed by its name.
 
     Raises:
         ConfigError: It is not installed; the message has the command that installs it.
@@ -61,8 +95,9 @@ def require(name: str, extra: str) -> Any:  # noqa: ANN401 (a module)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        package = name.split(".")[0] if extra is None else f"'vardiu[{extra}]'"
         raise ConfigError(
-            f"{name} is needed here and is not installed: pip install 'vardiu[{extra}]'"
+            f"{name} is needed here and is not installed: pip install {package}"
         ) from error
 
 

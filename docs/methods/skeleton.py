@@ -11,24 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vardiu import Batch, Denoiser, Generator, Loss, Objective, Phase
+from vardiu.data.batch import Batch
+from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.levels import Levels
 from vardiu.functional.scores import denoising, edm_weight, surrogate
 from vardiu.functional.tensors import expand_like
-from vardiu.methods import Example, Method
+from vardiu.methods.base import Example, Method
 from vardiu.problems.base import Problem
 from vardiu.settings import build
 from vardiu.settings.fields import LevelSettings, NetworkOptimizer, Training
+from vardiu.students.base import Generator
+from vardiu.training.objective import Loss, Objective, Phase
 from vardiu.training.stage import Context, Recipe, Stage
 
 
 class Skeleton(Objective):
     r"""Two denoisers and a student; the second one, `fake`, learns the student's samples."""
 
-    def __init__(
-        self, teacher: Denoiser, student: Generator, fake: Denoiser, levels: Levels
-    ) -> None:
-        super().__init__(teacher, student)
+    def __init__(self, teacher: Denoiser, g: Generator, fake: Denoiser, levels: Levels) -> None:
+        super().__init__(teacher, g)
         self.fake, self.levels = fake, levels
 
     @property
@@ -36,25 +37,21 @@ class Skeleton(Objective):
         fake = Phase("fake", self.fake_loss, updates=("fake",))
         return (fake, Phase("student", self.student_loss, updates=("generator",)))
 
-    def prepare(self, batch: Batch, step: int) -> tuple[Batch, Tensor]:
-        return batch, self.latents(batch.rows)  # once a step, without gradients
+    def fake_loss(self, batch: Batch, step: int) -> Loss:
+        x, x_t, sigma = self.noisy(batch, step)
+        error = denoising(self.fake(x_t, sigma, **batch.cond), x.detach(), edm_weight(sigma, 1.0))
+        return Loss(error.mean())
 
-    def fake_loss(self, drawn: tuple[Batch, Tensor], step: int) -> Loss:
-        x, x_t, sigma, cond = self.noisy(drawn, step)
-        weight = edm_weight(sigma, 1.0)
-        return Loss(denoising(self.fake(x_t, sigma, **cond), x.detach(), weight).mean())
-
-    def student_loss(self, drawn: tuple[Batch, Tensor], step: int) -> Loss:
-        x, x_t, sigma, cond = self.noisy(drawn, step)
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        x, x_t, sigma = self.noisy(batch, step)
         with torch.no_grad():
-            direction = self.fake(x_t, sigma, **cond) - self.teacher(x_t, sigma, **cond)
-        return Loss(surrogate(x, direction).mean())
+            fake, real = (d(x_t, sigma, **batch.cond) for d in (self.fake, self.teacher))
+        return Loss(surrogate(x, fake - real).mean())
 
-    def noisy(self, drawn: tuple[Batch, Tensor], step: int) -> tuple:
-        x = self.generator(drawn[1], **drawn[0].cond)
-        sigma = self.levels(self.uniform(len(x)), step)
-        x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
-        return x, x_t, sigma, drawn[0].cond
+    def noisy(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.generator(self.latents(batch.rows), **batch.cond)
+        sigma = self.levels(self.uniform(batch.rows), step)
+        return x, (x + expand_like(sigma, x) * self.noise_like(x)).detach(), sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +60,21 @@ class Settings(Training):
 
     levels: LevelSettings = LevelSettings(sigma_min=0.2, sigma_max=20.0)
     """The noise levels."""
+    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """The fake's optimiser."""
 
 
 def recipe(problem: Problem, settings: Settings, context: Context) -> Recipe:
-    levels, networks = build.levels(settings.levels, settings.steps), problem.networks
-    objective = Skeleton(problem.teacher, networks.student(), networks.fake(), levels)
-    optimisation = build.optimisation(settings, fake=NetworkOptimizer())
+    networks, row = problem.networks, build.optimisation(settings, fake=settings.fake_optimizer)
+    levels = build.levels(settings.levels, settings.steps)
+    objective = Skeleton(problem.known_teacher, networks.student(), networks.fake(), levels)
     batches = problem.data.free(settings.batch, context.seed)
-    trained = yield Stage("skeleton", objective, settings.steps, batches, optimisation)
+    trained = yield Stage("skeleton", objective, settings.steps, batches, row)
     return trained.network
 
 
+TINY = Settings(steps=10, batch=8)
 METHOD = Method(name="skeleton", title="A skeleton", year=2023, networks=("student", "fake"),
     address="https://arxiv.org/abs/2305.18455", settings=Settings, recipe=recipe,
-    examples={"skeleton": Example(Settings(steps=10, batch=8))},
+    examples={"skeleton": Example(TINY), "skeleton-classes": Example(TINY, classes=2)},
 )  # fmt: skip

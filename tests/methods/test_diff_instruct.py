@@ -14,6 +14,7 @@ from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.methods.diff_instruct import DiffInstruct, score_difference
 from vardiu.samplers.pairs import Pairs
+from vardiu.training.objective import Loss
 
 LEVELS = LogUniform(0.99, 1.01)
 
@@ -117,8 +118,26 @@ def test_the_fake_has_levels_and_weight_of_its_own():
     torch.testing.assert_close(loss, (3.0**2 + 2.0**2) / (3.0 * 2.0) ** 2 * error)
 
 
-def test_an_anchor_and_its_weight_go_together():
+def test_pairs_and_their_weight_go_together():
     pairs = Pairs(torch.zeros(3, 2), torch.zeros(3, 2), {})
     for options in ({"regression": pairs}, {"regression_weight": 0.5}):
         with pytest.raises(ValueError, match="regression_weight go together"):
             DiffInstruct(mixture_teacher(), student(), denoiser(), levels=LEVELS, **options)
+
+
+def test_the_regression_is_weighted():
+    pairs = Pairs(torch.randn(5, 2), torch.randn(5, 2), {})
+    objective = DiffInstruct(
+        mixture_teacher(),
+        student(),
+        denoiser(),
+        levels=LEVELS,
+        regression=pairs,
+        regression_weight=0.25,
+    )
+    twin = copy.deepcopy(objective)
+    loss = objective.regressed(Loss(torch.tensor(3.0)), 16)
+    distance = twin.distance(pairs, 16)
+    assert distance > 0.1
+    torch.testing.assert_close(loss.value, 3 + 0.25 * distance)
+    torch.testing.assert_close(loss.info["regression"], distance.detach())

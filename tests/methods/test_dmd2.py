@@ -408,3 +408,20 @@ def test_the_adversarial_loss_raises_the_logits_of_samples():
     wanted = gradient(None)
     assert wanted.norm() > 1e-4
     torch.testing.assert_close(gradient(3.0) - gradient(1.0), 2 * wanted, rtol=1e-8, atol=1e-12)
+
+
+def test_the_classifier_lowers_the_logits_of_samples_and_raises_those_of_data():
+    objective = dmd2(classifier_weight=0.3)
+    with torch.no_grad():
+        for parameter in objective.head.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        drawn = objective.prepare(data(), 0)
+        twin = copy.deepcopy(objective)
+        loss = objective.fake_loss(drawn, 0)
+        fake = twin.logits(drawn.x, {}, 0, "classifier fake")
+        real = twin.logits(drawn.batch.x, {}, 0, "classifier real")
+        wanted = ((1 + fake.exp()).log() + (1 + (-real).exp()).log()).mean()
+        swapped = ((1 + real.exp()).log() + (1 + (-fake).exp()).log()).mean()
+    assert (wanted - swapped).abs() > 1e-3
+    torch.testing.assert_close(loss.info["classifier"], wanted)
+    torch.testing.assert_close(loss.value, loss.info["error"] + 0.3 * wanted)

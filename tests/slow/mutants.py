@@ -24,7 +24,9 @@ CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
 VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
+ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+SDS = "methods/sds.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -108,6 +110,27 @@ SIGNS = [
         "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
         "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
         method("consistency"),
+    ),
+    Mutant(
+        "sign: SDS",
+        SDS,
+        "* surrogate(x, scores)).mean())",
+        "* surrogate(x, -scores)).mean())",
+        method("sds", "closed_form"),
+    ),
+    Mutant(
+        "factor: SDS, a level of the difference of noises",
+        SDS,
+        "(sigma * self.weight(sigma) * surrogate",
+        "(self.weight(sigma) * surrogate",
+        method("sds", "closed_form"),
+    ),
+    Mutant(
+        "place: SDS denoises the sample itself",
+        SDS,
+        "self.teacher(x_t, sigma",
+        "self.teacher(x, sigma",
+        method("sds", "noised_twice"),
     ),
     Mutant(
         "sign: regression",
@@ -642,7 +665,73 @@ STATED = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED]
+ANCHOR = [
+    Mutant(
+        "anchor: its distance dropped",
+        ANCHORED,
+        "loss = self.matched(x, sigma, noise, cond, self.gain * gap)",
+        "loss = self.matched(x, sigma, noise, cond)",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: its distance's sign",
+        ANCHORED,
+        "gap = x.detach() - drawn.x",
+        "gap = drawn.x - x.detach()",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: the fake trained on the student's samples",
+        ANCHORED,
+        "return Fakes(state, self.anchored(index, state, batch.cond), batch, index)",
+        "return Fakes(state, self.generator.call(index, state, **batch.cond), batch, index)",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: another latent",
+        ANCHORED,
+        "return network.call(index, state, **cond)",
+        "return network.call(index, state.flip(0), **cond)",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: conditions misaligned",
+        ANCHORED,
+        "return network.call(index, state, **cond)",
+        "return network.call(index, state, **{k: v.flip(0) for k, v in cond.items()})",
+        contract("test_conditions and anchored"),
+    ),
+    Mutant(
+        "anchor: a held one moves at each step",
+        ANCHORED,
+        "if int(self.since) >= self.period or",
+        "if int(self.since) >= 1 or",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: the student moves while the fake settles",
+        ANCHORED,
+        "return passed >= 0 and passed % self.ratio == 0",
+        "return passed % self.ratio == 0",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: the noise of both signs is one",
+        ANCHORED,
+        "noise = torch.cat([noise, -noise])",
+        "noise = torch.cat([noise, noise])",
+        method("anchored"),
+    ),
+    Mutant(
+        "anchor: nats without their half",
+        ANCHORED,
+        "flatten(1).sum(1) / (2 * sigma.square())",
+        "flatten(1).sum(1) / sigma.square()",
+        method("anchored"),
+    ),
+]
+
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR]
 
 
 class NotOnce(Exception):

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from ..comparison.contests import CONTESTS, Contest, entered, load_contest
-from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record
+from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_changed_runs
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, known
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
 from ..runs.task import task_from_preset
@@ -66,6 +66,7 @@ def bake_off(arguments: list[str]) -> None:
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
         todo = list(cells(bake, plan(bake)["prices"]))
+        refuse_changed_runs(todo)
         failures = carry_out(todo, chosen.jobs, console)
         found = {} if chosen.no_study else study(bake, todo, console)
         words, page, tables = write(bake, todo, found)
@@ -88,8 +89,7 @@ def _contest(name: str | None, source: str | None) -> tuple[str, Contest]:
     if source is not None:
         return load_contest(source)
     assert name is not None
-    if name not in CONTESTS:
-        raise ConfigError(f"unknown contest {name!r}; {nearest(name, CONTESTS)}")
+    name = known(name, CONTESTS, "contest")
     return name, CONTESTS[name]
 
 

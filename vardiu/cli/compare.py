@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, known
 from ..reports.comparisons import Series, comparison
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, Task
@@ -38,9 +38,8 @@ def compare(arguments: list[str]) -> None:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
     headline = PROBLEMS[type(tasks[0].problem)].headline
     metric = chosen.metric or headline[0]
-    known = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
-    if metric not in known:
-        raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, known)}")
+    names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
+    metric = known(metric, names, "metric")
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
     picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")

@@ -17,7 +17,7 @@ def estimate(arguments: list[str]) -> None:
     head.add_argument("--json", action="store_true")
     head.add_argument("--teach", action="store_true")
     known, rest = head.parse_known_args(arguments)
-    request = parse_request("teach" if known.teach else "distill", rest)
+    request = parse_request("teach" if known.teach else "distill", rest, "estimate")
     found = estimates.estimate(request.task)
     if known.json:
         print(json.dumps(found, indent=2))

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from ..cite import cited
-from ..errors import ConfigError, nearest
+from ..errors import known
 from ..export import EXPORTS, card, export
 from .console import console
 from .folders import existing_run, trained_student
@@ -22,8 +22,7 @@ def export_(arguments: list[str]) -> None:
     add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
-    if chosen.to not in EXPORTS:
-        raise ConfigError(f"unknown form {chosen.to!r}; {nearest(chosen.to, EXPORTS)}")
+    chosen.to = known(chosen.to, EXPORTS, "form")
     student, problem, task = trained_student(folder, chosen)
     student = problem.without_prompts(student)
     origin = None if problem.teacher is None else problem.teacher.origin

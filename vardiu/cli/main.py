@@ -71,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vardiu {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name not in COMMANDS:
-        from ..errors import nearest
+    from ..errors import ConfigError, known
 
-        print(f"vardiu: unknown command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
+    try:
+        name = known(name, COMMANDS, "command")
+    except ConfigError as error:
+        print(f"vardiu: {error}", file=sys.stderr)
         return 2
     from ..runs.errors import guarded
 

@@ -3,18 +3,20 @@ r"""From words on the command line to a task."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-import tyro
-
-from ..errors import ConfigError, nearest
+from ..data.densities import DENSITIES
+from ..errors import ConfigError, known, nearest
 from ..methods import METHODS, Code, load_method
-from ..runs.presets import PRESETS, TEACHERS
+from ..runs.presets import PRESETS, TEACHERS, TUNED
 from ..runs.task import (
     ROLES,
+    ProblemSettings,
     Task,
     begun_with,
     fits,
@@ -22,17 +24,67 @@ from ..runs.task import (
     load_task,
     task_from_preset,
 )
+from ..settings.fields import DensitySettings
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
+from .helps import help_of, sentence
+from .main import COMMANDS
+from .rows import known_option, parse_rows
 
 __all__ = ["Parser", "Request", "chosen_names", "parse_request"]
 
 
+# Whether parsers hand themselves over in place of parsing, see `parser_of`.
+COLLECTING: ContextVar[bool] = ContextVar("COLLECTING", default=False)
+
+
+class Collected(Exception):  # noqa: N818 (no error: a parser on its way)
+    r"""Carries a command's parser out of it.
+
+    Arguments:
+        parser: The parser.
+    """
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
 class Parser(argparse.ArgumentParser):
-    r"""Argparse, with errors of the library's kind."""
+    r"""Argparse, with errors of the library's kind, and what a command does in its help.
+
+    Arguments:
+        prog: The name of the command.
+        add_help: Whether it has a help of its own.
+    """
+
+    def __init__(self, prog: str, *, add_help: bool = True) -> None:
+        about = COMMANDS[prog].about if prog in COMMANDS else ""
+        super().__init__(
+            prog=f"vardiu {prog}",
+            description=sentence(about),
+            add_help=add_help,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, width=79),
+        )
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See vardiu {self.prog} --help")
+        raise ConfigError(f"{message}. See {self.prog} --help")
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
+        r"""Returns what was typed; an unknown option is refused with the nearest one."""
+        if COLLECTING.get():
+            raise Collected(self)
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flags = list(self._option_string_actions)
+            wrong = next((word for word in rest if word.startswith("-")), None)
+            if wrong is not None:
+                known_option(wrong.partition("=")[0], flags, self.prog, ())
+            self.error(f"{' '.join(rest)[:60]!r} belongs to no option")
+        return found
 
 
 class Request(NamedTuple):
@@ -49,6 +101,16 @@ class Request(NamedTuple):
     dry_run: bool
 
 
+@contextlib.contextmanager
+def collecting() -> Iterator[None]:
+    r"""Has commands that are called hand over their parsers: see `Collected`."""
+    token = COLLECTING.set(True)
+    try:
+        yield
+    finally:
+        COLLECTING.reset(token)
+
+
 # ---------------------------------------------------------------- methods from files
 
 
@@ -59,6 +121,11 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE.py:NAME",
         help="the file that the run's method is from, if it is from one",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="FILE.py:NAME",
+        help="the density of one's own that the run is about, if it is from code",
     )
     parser.add_argument(
         "--accept-changed-code",
@@ -94,6 +161,8 @@ def task_of_run(
             was changed since.
     """
     codes = codes_of(chosen.method)
+    if chosen.source is not None:
+        own = {**own, "source": load_code(chosen.source)}
     path = folder.file("config.yaml")
     return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)
 
@@ -140,107 +209,146 @@ def refuse_unnamed_code(task: Task, where: str) -> None:
 # ---------------------------------------------------------------- teach, distill
 
 
-def parse_request(command: str, arguments: list[str]) -> Request:
+def parse_request(command: str, arguments: list[str], shown: str | None = None) -> Request:
     r"""Returns what the words after a command ask for.
+
+    Arguments:
+        command: `distill` or `teach`.
+        arguments: The words.
+        shown: The command that was typed, if it is another one that takes a preset.
 
     Raises:
         ConfigError: There is no such preset, method or file, or an option is out of its range.
     """
     table = TEACHERS if command == "teach" else PRESETS
+    head = request_parser(command)
+    if COLLECTING.get():
+        raise Collected(head)
+    # Only what stands first can be the preset: later words are values of options.
+    first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    given, rest = head.parse_known_args(arguments[len(first) :])
+    wanted = first[0] if first else None
+    named = any(word.split("=")[0] == "--teacher" for word in rest)
+    if wanted is None and given.config is None and named:
+        wanted = "images"
+    code, own = None, code_in(rest)
+    if given.method is not None and is_source(given.method):
+        code = load_method(given.method)
+    name = given.method if code is None else None
+    if given.config is not None:
+        if wanted is not None:
+            raise ConfigError("give a preset or --config, not both")
+        codes = [] if code is None else [code]
+        accept = given.accept_changed_code
+        task = load_task(given.config, codes, own=own, accept_changed=accept)
+        if code is not None and task.code is None:
+            raise ConfigError(
+                f"{given.config} is of the method {task.method!r}: leave out --method, or give a "
+                "preset in place of --config"
+            )
+        if task.command != command:
+            raise ConfigError(f"{given.config} is of `vardiu {task.command}`, not of {command}")
+    elif wanted is not None:
+        if is_source(wanted):
+            own["source"] = load_code(wanted)
+        task = task_from_preset(command, wanted, name, code, own.get("source"))
+    elif any(word in ("-h", "--help") for word in rest):
+        print(help_of(shown or command, table))
+        raise SystemExit(0)
+    else:
+        raise ConfigError(f"which preset? {nearest('', table)}")
+    prefix = "teach-" if command == "teach" else ""
+    other = task.method != method_of_preset(command, task)
+    other = other and task.preset not in ({} if code is None else code.method.presets)
+    out = Path(given.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
+    task = dataclasses.replace(task, own=task.own or own)
+    task = _of_the_run(task, out, given.accept_changed_code)
+    task = override_settings(task, rest, out, shown)
+    refuse_unnamed_code(task, given.config or f"the preset {task.preset}")
+    return Request(task, out, given.dry_run)
+
+
+def request_parser(command: str) -> Parser:
+    r"""Returns the parser of what a command has beside its preset and the settings."""
     head = Parser(prog=command, add_help=False)
     head.add_argument("--config")
     head.add_argument("--method")
     head.add_argument("--accept-changed-code", action="store_true")
     head.add_argument("--out")
     head.add_argument("--dry-run", action="store_true")
-    # Only what stands first can be the preset: later words are values of options.
-    first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    known, rest = head.parse_known_args(arguments[len(first) :])
-    wanted = first[0] if first else None
-    named = any(word.split("=")[0] == "--teacher" for word in rest)
-    if wanted is None and known.config is None and named:
-        wanted = "images"
-    helping = any(word in ("-h", "--help") for word in rest)
-    code, own = None, code_in(rest)
-    if known.method is not None and is_source(known.method):
-        code = load_method(known.method)
-    name = known.method if code is None else None
-    if known.config is not None:
-        if wanted is not None:
-            raise ConfigError("give a preset or --config, not both")
-        codes = [] if code is None else [code]
-        accept = known.accept_changed_code
-        task = load_task(known.config, codes, own=own, accept_changed=accept)
-        if code is not None and task.code is None:
-            raise ConfigError(
-                f"{known.config} is of the method {task.method!r}: leave out --method, or give a "
-                "preset in place of --config"
-            )
-        if task.command != command:
-            raise ConfigError(f"{known.config} is of `vardiu {task.command}`, not of {command}")
-    elif wanted is not None:
-        task = task_from_preset(command, wanted, name, code)
-    elif helping:
-        task = task_from_preset(command, next(iter(table)), name, code)
-    else:
-        raise ConfigError(f"which preset? {nearest('', table)}")
-    prefix = "teach-" if command == "teach" else ""
-    other = known.method not in (None, method_of_preset(command, task.preset))
-    other = other and task.preset not in ({} if code is None else code.method.presets)
-    out = Path(known.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
-    task = dataclasses.replace(task, own=task.own or own)
-    task = override_settings(_of_the_run(task, out, known.accept_changed_code), rest, out)
-    refuse_unnamed_code(task, known.config or f"the preset {task.preset}")
-    return Request(task, out, known.dry_run)
+    return head
 
 
-def method_of_preset(command: str, preset: str) -> str | None:
-    r"""Returns the name of a preset's own method; `None` where there is no such preset."""
+def method_of_preset(command: str, task: Task) -> str | None:
+    r"""Returns the name of the method of a task's preset; `None` where there is no such preset."""
     table = TEACHERS if command == "teach" else PRESETS
+    preset = task.preset if getattr(task.problem, "source", None) is None else TUNED
     return table[preset].method if preset in table else None
 
 
-def override_settings(task: Task, arguments: list[str], out: Path) -> Task:
+def override_settings(
+    task: Task, arguments: list[str], out: Path, shown: str | None = None
+) -> Task:
     r"""Returns the task with the fields that the command line names."""
-    # Without a name of their own the groups' fields are options of the command itself.
-    top = tyro.conf.arg(name="")
-    fields = [
-        ("method", Annotated[type(task.settings), top], task.settings),
-        ("problem", Annotated[type(task.problem), top], task.problem),
-        ("run", Annotated[type(task.run), top], task.run),
-    ]
-    row = dataclasses.make_dataclass(
-        "Options",
-        [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields],
-        frozen=True,
-    )
     methods = ", ".join(name for name, method in METHODS.items() if fits(task.command, method))
+    command = shown or task.command
     about = (
         f"Preset {task.preset!r}, method {task.method}. Besides these: --out FOLDER ({out}), "
         f"--method NAME ({methods}) or FILE.py:NAME (a method of your own), --config FILE (a "
         "run's config.yaml), --dry-run."
     )
-    chosen: Any = tyro.cli(
-        row,
-        prog=f"vardiu {task.command} {task.preset}",
-        description=about,
-        args=arguments,
-        console_outputs=True,
+    rows = {"method": task.settings, "problem": task.problem, "run": task.run}
+    if command == "probe":
+        about = f"The teacher of the preset {task.preset!r}: its error at each noise level."
+        rows = {"problem": task.problem, "run": task.run}
+    elif command == "estimate":
+        about += " And of this command: --json, --teach."
+    found = parse_rows(
+        rows,
+        arguments,
+        f"vardiu {command} {task.preset}",
+        about,
+        list(request_parser(task.command)._option_string_actions),
     )
-    return dataclasses.replace(
-        task, settings=chosen.method, problem=chosen.problem, run=chosen.run
+    settings = found.get("method", task.settings)
+    problem = _of_the_preset(task, found["problem"])
+    return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
+
+
+def _of_the_preset(task: Task, problem: ProblemSettings) -> ProblemSettings:
+    r"""Returns a problem, if it is on the density of its preset.
+
+    Raises:
+        ConfigError: It is another density, on the preset's noise levels.
+    """
+    if not isinstance(problem, DensitySettings):
+        return problem
+    assert isinstance(task.problem, DensitySettings)
+    if problem.source is not None and task.problem.source is None:
+        raise ConfigError(
+            f"--source {problem.source}: the noise levels of {task.preset!r} are those of "
+            f"{task.problem.name}; take `vardiu {task.command} {problem.source} --method "
+            f"{task.method}`, whose levels fit"
+        )
+    if problem.name == task.problem.name or problem.source is not None:
+        return problem
+    name = known(problem.name, [*DENSITIES, "mixture"], "density")
+    if name == task.problem.name:
+        return dataclasses.replace(problem, name=name)
+    raise ConfigError(
+        f"--name {name}: the noise levels of {task.preset!r} are those of "
+        f"{task.problem.name}; take `vardiu {task.command} {name} --method {task.method}`, whose "
+        "levels fit"
     )
 
 
-def chosen_names(text: str | None, known: Iterable[str], option: str) -> tuple[str, ...]:
+def chosen_names(text: str | None, names: Iterable[str], option: str) -> tuple[str, ...]:
     r"""Returns the names that an option lists, all of them without it.
 
     Raises:
         ConfigError: A name is not known.
     """
-    known = tuple(known)
-    chosen = known if text is None else tuple(part.strip() for part in text.split(","))
-    for name in chosen:
-        if name not in known:
-            raise ConfigError(f"{option}: unknown {name!r}; {nearest(name, known)}")
-    return chosen
+    names = tuple(names)
+    if text is None:
+        return names
+    return tuple(known(part.strip(), names, f"value of {option}:") for part in text.split(","))

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
-from ..runs.task import ROLES, RunSettings, Task
+from ..problems.base import Input
+from ..runs.inputs import refuse_changed_inputs
+from ..runs.task import ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
@@ -34,6 +36,9 @@ __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 
 
 BUDGETS = ("time", "calls", "own")
+
+
+FORMAT = 3  # of `plan.json`
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -117,33 +122,33 @@ def updates_of(
 ) -> int:
     r"""Returns the number of student updates that a budget pays for.
 
-    What is spent before the first update (artefacts, stages of fixed length) is paid from the
-    budget. Where the updates cost nothing, as the teacher's rows of a regression on pairs, an arm
-    takes its own number of them.
+    What is spent before the first update (artefacts, stages of fixed length, a delay) is paid from
+    the budget. Where the updates cost nothing, as the teacher's rows of a regression on pairs, an
+    arm takes its own number of them.
 
     Raises:
-        ConfigError: It pays for fewer than `LEAST_STEPS`.
+        ConfigError: It pays for fewer than `LEAST_STEPS` after the first.
     """
     if budget == "own":
         return arm.settings.steps
     unit, option = UNITS[budget]
     amount = bake.seconds if budget == "time" else bake.rows
     price = Price(**prices[unit])
-    needed = price.fixed + LEAST_STEPS * price.update
-    if amount < price.fixed:
+    needed = price.before + LEAST_STEPS * price.update
+    cure = f"raise {option} to {needed:.6g} at least, or leave it out with --arms"
+    if amount < price.before:
         raise ConfigError(
-            f"{arm.title} spends {price.fixed:.6g} {unit} before its first update (pairs, a "
-            f"frame, stages of fixed length), the budget is {amount:g} {unit}: raise {option} to "
-            f"{needed:.6g} at least, or leave it out with --arms"
+            f"{arm.title} spends {price.before:.6g} {unit} before its first update (pairs, a "
+            f"frame, stages of fixed length, a delay), the budget is {amount:g} {unit}: {cure}"
         )
     if not price.update:
         return arm.settings.steps
     steps = round((amount - price.fixed) / price.update)
-    if steps < LEAST_STEPS:
+    if steps < price.delayed + LEAST_STEPS:
         raise ConfigError(
-            f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price.update:.3g} "
-            f"{unit} each and {price.fixed:.6g} before the first; at least {LEAST_STEPS} are "
-            f"needed: raise {option} to {needed:.6g} at least"
+            f"{amount:g} {unit} pay for {max(0, round(steps - price.delayed))} updates of "
+            f"{arm.title}, at {price.update:.3g} {unit} each and {price.before:.6g} before the "
+            f"first; at least {LEAST_STEPS} are needed: {cure}"
         )
     return steps
 
@@ -178,13 +183,13 @@ def calibrate(
 def plan(bake: BakeOff) -> dict[str, Any]:
     r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known: dict[str, Any] = {"format": 2, "prices": {}}
+    known: dict[str, Any] = {"format": FORMAT, "prices": {}}
     if path.is_file():
         known = json.loads(path.read_text())
-    if known.get("format") != 2:
+    if known.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} must be of format 2, got {known.get('format')}: an older version wrote it. "
-            "Work in another folder, with --out"
+            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version "
+            "wrote it. Work in another folder, with --out"
         )
     if set(bake.budgets) == {"own"}:
         return known
@@ -230,6 +235,17 @@ def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:
                     folder = bake.out / "runs" / bake.group(budget) / teacher / f"{name}-{seed}"
                     task = _task(bake, teacher, arm, seed, steps)
                     yield Cell(budget, teacher, name, seed, folder, task)
+
+
+def refuse_changed_runs(todo: Sequence[Cell]) -> None:
+    r"""Raises a `RunError` if a run on the disk was begun with another teacher or other data: its
+    numbers would stand beside those of runs that are not comparable."""
+    problems: dict[str, Mapping[str, Input]] = {}
+    for cell in todo:
+        if (cell.folder / "checkpoints").is_dir():
+            if cell.teacher not in problems:
+                problems[cell.teacher] = problem_of(cell.task).inputs()
+            refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])
 
 
 # ---------------------------------------------------------------- the results

@@ -22,6 +22,7 @@ from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.task import task_of
 from ..storage.code import load_code
+from ..storage.interrupts import wish_to_stop
 from ..storage.run_folder import RunFolder
 from .plan import Cell
 
@@ -62,9 +63,9 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
     total, done, failures = len(waiting), 0, []
     context = _context()
     running: dict[Any, Cell] = {}
-    with _stopping() as stopped:
-        while (waiting and not stopped.is_set()) or running:
-            while waiting and len(running) < jobs and not stopped.is_set():
+    with wish_to_stop() as wish:
+        while (waiting and not wish.asked) or running:
+            while waiting and len(running) < jobs and not wish.asked:
                 cell = waiting.pop(0)
                 code = cell.task.code
                 source = None if code is None else code.source
@@ -74,7 +75,7 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 worker.start()
                 running[worker] = cell
             multiprocessing.connection.wait([w.sentinel for w in running], timeout=0.5)
-            if stopped.is_set():
+            if wish.asked:
                 for worker in running:
                     _ask_to_stop(worker)
             for worker in [w for w in running if w.exitcode is not None]:
@@ -83,10 +84,10 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 if worker.exitcode == 0:
                     done += 1
                     console.print(f"{done} of {total}: {where}", highlight=False)
-                elif not stopped.is_set():
+                elif not wish.asked:
                     failures.append(f"{where}: {_last_line(cell.folder)}")
                     console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
-    if stopped.is_set():
+    if wish.asked:
         raise Interrupted(f"stopped with {done} of {total} runs finished")
     return failures
 
@@ -98,22 +99,6 @@ def _context() -> Any:  # noqa: ANN401 (each platform has its own)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vardiu.runs.distill"])
     return context
-
-
-class _stopping:  # noqa: N801 (a context manager, used as one)
-    r"""Turns SIGINT and SIGTERM into an event, and puts the old handlers back."""
-
-    def __enter__(self) -> threading.Event:
-        self.event = threading.Event()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self.old = {}
-        if threading.current_thread() is threading.main_thread():
-            self.old = {n: signal.signal(n, lambda *_: self.event.set()) for n in numbers}
-        return self.event
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
 
 
 def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context)

@@ -45,6 +45,16 @@ class MixtureSpec:
         second = self.weights @ (self.means.square() + self.stds.square()[:, None])
         return (second - self.mean.square()).sqrt()
 
+    @property
+    def spread(self) -> float:
+        r"""The standard deviation, one number for all dimensions (root mean square)."""
+        return math.sqrt(float(self.std.square().mean()))
+
+    @property
+    def grain(self) -> float:
+        r"""The standard deviation of the narrowest Gaussian: the smallest length there is."""
+        return float(self.stds.min())
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws samples, with shape `(n, d)`."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)

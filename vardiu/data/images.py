@@ -1,7 +1,20 @@
 r"""Images of any kind as tensors, and batches of them that name what is corrupt.
 
 An image is cut to the shape's proportions about its centre, reduced or enlarged by Lanczos' filter
-(which looks at all pixels it covers), and scaled to [-1, 1].
+(which looks at all pixels it covers), and scaled to [-1, 1]. What its numbers mean:
+
+==========================  =====================================================================
+pixels                      black and white
+==========================  =====================================================================
+8 bits, palettes, 1 bit     0 and 255
+16 bits, grey               0 and 65,535, or the largest number of the bits that a TIFF states
+16 bits, colour             Pillow reads the upper eight bits
+floats                      0 and 1; an image with a value outside is refused by name
+32 bits, signed             refused by name: nobody states their white
+CMYK, YCbCr                 by Pillow's plain formulas; colour profiles are not applied
+transparent                 composited on the background before anything else
+several frames              the first one
+==========================  =====================================================================
 """
 
 from __future__ import annotations
@@ -10,28 +23,55 @@ import abc
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..errors import ConfigError, shown
+from ..storage.limits import refuse_beyond
 from .batch import Batch
 from .batches import Batches
+from .left_out import LeftOut
 
-__all__ = ["Corrupt", "ImageBatches", "Item", "Records", "TooManyCorrupt", "decode", "to_tensor"]
+__all__ = [
+    "Background",
+    "Corrupt",
+    "ImageBatches",
+    "Item",
+    "Records",
+    "TooManyCorrupt",
+    "channels_of",
+    "decode",
+    "to_tensor",
+]
 
 
 # Decoded images that are kept, in bytes: a small set is decoded once.
 CACHE = 2**28
 
 
+# Of Pillow's formats those that images come in. Others start programs, or are rarely tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+# Corrupt images that one message names.
+NAMED = 20
+
+
+Background = Literal["white", "black", "grey"]
+
+
+BACKGROUNDS: Mapping[str, int] = {"white": 255, "black": 0, "grey": 128}
+
+
 class Corrupt(ValueError):
     r"""An image that cannot be read: its name and why."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
+        super().__init__(f"{shown(name)}: {shown(why)}")
         self.name = name
 
 
@@ -56,9 +96,17 @@ class Records(abc.ABC):
 
     Attributes:
         ordered: Whether they are best read in their order, as shards are.
+        classes: The names of the classes, where they have some: class i is the i-th.
+        no_classes: Why there are no classes, where there are none.
+        left_out: What of the source is not read.
     """
 
     ordered = False
+    classes: Sequence[str] = ()
+    no_classes: str = "it states none"
+
+    def __init__(self) -> None:
+        self.left_out = LeftOut()
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -72,59 +120,148 @@ class Records(abc.ABC):
             Corrupt: It cannot be read.
         """
 
+    def stated_classes(self) -> Sequence[int | None]:
+        r"""Returns the class of each image, without a look at its pixels."""
+        return [None] * len(self)
+
+    def doubt_of_classes(self, count: int) -> str | None:
+        r"""Returns why the classes may be others than those of a teacher, if they may.
+
+        Arguments:
+            count: The number of the teacher's classes.
+        """
+        return None
+
 
 def decode(data: bytes, name: str) -> Image.Image:
-    r"""Returns the image in some bytes, with every pixel read.
+    r"""Returns the image in some bytes, with every pixel read, turned as its camera says.
 
     Raises:
-        Corrupt: There is none, it is cut short, or it is too large to be honest.
+        Corrupt: There is none of a format that is read, it is cut short, or it is too large.
     """
     if not data:
         raise Corrupt(name, "it is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
+            warnings.simplefilter("ignore")  # of its size Pillow warns; it is refused below
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            refuse_beyond("image pixels", image.width * image.height, "it", _TooLarge)
             image.load()
             # A camera that was turned says so beside the pixels.
-            image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+            ImageOps.exif_transpose(image, in_place=True)
+    except (_TooLarge, Image.DecompressionBombError) as error:
         raise Corrupt(name, str(error)) from error
-    except Image.DecompressionBombError as error:
-        raise Corrupt(name, str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise Corrupt(name, f"it is no image of a format that is read ({known})") from error
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise Corrupt(name, f"it is damaged: {error or type(error).__name__}") from error
     return image
 
 
-def to_tensor(image: Image.Image | Tensor, shape: Sequence[int], resize: bool = True) -> Tensor:
+class _TooLarge(ValueError):
+    pass
+
+
+def channels_of(image: Image.Image | Tensor) -> int:
+    r"""Returns the channels of an image as it is: one if it is grey, or three."""
+    if isinstance(image, Tensor):
+        return len(image)
+    return 1 if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I") else 3
+
+
+def _plain(image: Image.Image, name: str, background: str) -> Image.Image:
+    r"""Returns an image in one of three modes: `L`, `RGB`, or `F` with values from 0 to 255."""
+    behind = BACKGROUNDS[background]
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep(image, name, behind)
+    grey = channels_of(image) == 1
+    if image.has_transparency_data:
+        straight = image.convert("LA") if image.mode == "La" else image
+        canvas = Image.new("RGBA", image.size, (behind, behind, behind, 255))
+        image = Image.alpha_composite(canvas, straight.convert("RGBA"))
+    return image.convert("L" if grey else "RGB")
+
+
+def _deep(image: Image.Image, name: str, behind: int) -> Image.Image:
+    r"""Returns an image of more than eight bits in mode `F`, with values from 0 to 255."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    pixels = np.asarray(image, dtype=np.float32)
+    if image.mode == "F":
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise Corrupt(
+                name,
+                f"its floats reach from {pixels.min():g} to {pixels.max():g}, and are read as 0 "
+                "for black to 1 for white: save it so, or with 8 or 16 bits",
+            )
+        white = 1.0
+    elif image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have 16 bits there
+        raise Corrupt(
+            name,
+            "its pixels are integers of 32 bits or with a sign, whose white nobody states: save "
+            "it with 8 or 16 bits",
+        )
+    else:
+        white = float(2 ** int(tags.get(258, (16,))[0]) - 1)
+    if tags.get(262) == 0:  # a TIFF whose zero is white
+        pixels = white - pixels
+    values = pixels * (255 / white)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        values = np.where(np.asarray(image) == clear, np.float32(behind), values)
+    return Image.fromarray(values.astype(np.float32))
+
+
+def to_tensor(
+    image: Image.Image | Tensor,
+    shape: Sequence[int],
+    resize: bool = True,
+    background: str = "white",
+    name: str = "an image",
+) -> Tensor:
     r"""Returns an image as a tensor in [-1, 1], with the given shape `(C, H, W)`.
 
     Arguments:
         image: The image.
         shape: The shape.
         resize: Whether one of another size is brought to it, or refused.
+        background: The colour that is behind what is transparent: white, black or grey.
+        name: The name of the image.
 
     Raises:
-        ValueError: It is a tensor of another shape, or the shape has other than 1 or 3 channels.
+        ConfigError: It is of another shape, and is not to be resized.
+        ValueError: The shape has other than 1 or 3 channels.
+        Corrupt: Nobody states what its numbers mean.
     """
     if isinstance(image, Tensor):
         if tuple(image.shape) != tuple(shape):
-            raise ValueError(f"images have shape {tuple(image.shape)}, expected {tuple(shape)}")
+            raise ConfigError(
+                f"{shown(name)} has the shape {tuple(image.shape)}, expected {tuple(shape)}: save "
+                "arrays of that shape, or give images as files, which are resized"
+            )
         return image
     channels, height, width = shape
     if channels not in (1, 3):
         raise ValueError(f"images have one channel or three, got a shape of {channels}")
-    if image.mode.startswith("I"):  # sixteen bits: conversion would cut, not scale
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
+    try:
+        image = _plain(image, name, background)
+    except Corrupt:
+        raise
+    except Exception as error:  # as of a colour space that Pillow does not convert
+        raise Corrupt(name, f"its mode {image.mode} cannot be converted: {error}") from error
+    if image.mode != "F":
+        image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if not resize:
-            raise ValueError(
+            raise ConfigError(
                 f"images are of {width}x{height} pixels and of {image.size[0]}x{image.size[1]}: "
                 "give the shape that they are to be brought to"
             )
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=_centre(image, shape))
-    pixels = torch.from_numpy(np.array(image)).reshape(height, width, channels)
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.array(image)).reshape(height, width, -1)
+    # The filter overshoots at edges; of floats nothing has cut that off.
+    x = (pixels.permute(2, 0, 1).float() / 127.5 - 1).clamp(-1, 1)
+    return x.expand(channels, height, width).clone()
 
 
 def _centre(image: Image.Image, shape: Sequence[int]) -> tuple[float, float, float, float]:
@@ -153,12 +290,13 @@ class ImageBatches(Batches):
         corrupt: How many images may be corrupt.
         labels: Whether the classes are conditions.
         encode: Makes conditions of captions.
+        background: The colour behind what is transparent.
 
     Attributes:
         corrupt: The names of those that were, with the reason.
 
     Raises:
-        ValueError: There are fewer images than a batch has rows.
+        ConfigError: There are fewer images than a batch has rows.
     """
 
     def __init__(
@@ -173,16 +311,17 @@ class ImageBatches(Batches):
         corrupt: int = 0,
         labels: bool = True,
         encode: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None,
+        background: Background = "white",
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= len(records):
-            raise ValueError(
+            raise ConfigError(
                 f"a batch must have between 1 and {len(records)} rows, the number of images, got "
                 f"{batch_size}"
             )
         self.records, self.shape, self.batch_size = records, tuple(shape), batch_size
         self.seed, self.limit, self.labels, self.encode = seed, corrupt, labels, encode
-        self.resize = resize
+        self.resize, self.background = resize, background
         self.shuffle = not records.ordered if shuffle is None else shuffle
         self.corrupt: dict[str, str] = {}
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -216,7 +355,8 @@ class ImageBatches(Batches):
     def _read(self, index: int) -> Item[Tensor]:
         if index not in self._kept:
             name, image, label, caption = self.records.item(index)
-            item = Item(name, to_tensor(image, self.shape, self.resize), label, caption)
+            x = to_tensor(image, self.shape, self.resize, self.background, name)
+            item = Item(name, x, label, caption)
             if len(self._kept) >= self._room:
                 return item
             self._kept[index] = item
@@ -227,7 +367,9 @@ class ImageBatches(Batches):
             return
         self.corrupt[error.name] = str(error)
         if len(self.corrupt) > self.limit:
-            names = "; ".join(self.corrupt.values())
+            names = "; ".join([*self.corrupt.values()][-NAMED:])
+            more = len(self.corrupt) - NAMED
+            names = f"{names}; and {more:,} before them" if more > 0 else names
             raise TooManyCorrupt(
                 f"{len(self.corrupt)} images are corrupt, {self.limit} are allowed: {names}. Mend "
                 f"or remove them, or allow {len(self.corrupt)} with --corrupt"
@@ -250,17 +392,17 @@ def collate(
     r"""Returns the batch of some images.
 
     Raises:
-        ValueError: Some have a class or a caption, and some have none.
+        ConfigError: Some have a class or a caption, and some have none.
     """
     cond: dict[str, Tensor] = {}
     if labels and any(item.label is not None for item in items):
         bare = [item.name for item in items if item.label is None]
         if bare:
-            raise ValueError(f"{bare[0]} has no class, and others have")
+            raise ConfigError(f"{shown(bare[0])} has no class, and others have")
         cond["label"] = torch.tensor([item.label for item in items])
     if encode is not None:
         bare = [item.name for item in items if item.caption is None]
         if bare:
-            raise ValueError(f"{bare[0]} has no caption")
+            raise ConfigError(f"{shown(bare[0])} has no caption")
         cond |= encode([str(item.caption) for item in items])
     return Batch.of(torch.stack([item.image for item in items]), cond)

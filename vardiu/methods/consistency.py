@@ -185,7 +185,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         calls=config.sampling_steps,
     )
     batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, row)
+    trained = yield Stage("consistency", objective, config.steps, batches, row, of=1)
     return objective.student_of(trained.network)
 
 

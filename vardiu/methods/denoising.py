@@ -85,7 +85,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     batches = problem.data.clean(config.batch, context.seed)
     optimisation = build.optimisation(config)
-    trained = yield Stage("denoising", objective, config.steps, batches, optimisation)
+    trained = yield Stage("denoising", objective, config.steps, batches, optimisation, of=1)
     return trained.network
 
 

@@ -32,6 +32,7 @@ from ..settings.fields import (
     NetworkOptimizer,
     PairSettings,
     Training,
+    VectorSettings,
     WeightSettings,
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
@@ -56,6 +57,7 @@ __all__ = [
     "Settings",
     "recipe",
     "score_difference",
+    "shown",
 ]
 
 
@@ -87,6 +89,17 @@ class Fakes(NamedTuple):
     """Their conditions, and clean samples where there are any."""
     call: int = 0
     """The call of a few-step student that made them, from zero."""
+
+
+def shown(objective: Objective, batch: Batch) -> tuple[Tensor, int]:
+    r"""Draws what the student is shown, and the place of the call that sees it, from zero.
+
+    Latents; before a later call of a few-step student the state that its own calls make of them.
+    """
+    z, calls = objective.latents(batch.rows), objective.generator.calls
+    # One index a step: rows of a batch, and processes, make the same calls.
+    index = int(objective.streams.uniform("call", 1, shared=True) * calls) if calls > 1 else 0
+    return objective.generator.simulated(index, z, **batch.cond), index
 
 
 class DiffInstruct(Objective):
@@ -192,9 +205,28 @@ class DiffInstruct(Objective):
     def matching(self, x: Tensor, cond: Mapping[str, Tensor], step: int) -> Loss:
         r"""Returns the loss whose gradient moves samples of the student by their direction."""
         sigma = self.levels(self.quantiles(len(x)), step)
-        x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach()
+        return self.matched(x, sigma, self.noise_like(x), cond)
+
+    def matched(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        cond: Mapping[str, Tensor],
+        offset: Tensor | float = 0.0,
+    ) -> Loss:
+        r"""Returns the loss of given random numbers.
+
+        Arguments:
+            x: Samples of the student, with shape :math:`(B, *)`.
+            sigma: Their levels, with shape :math:`(B)`.
+            noise: Their noises, with shape :math:`(B, *)`.
+            cond: Their conditions.
+            offset: What is added to the fake's mean, with the shape of `x`.
+        """
+        x_t = (x + expand_like(sigma, x) * noise).detach()
         with torch.no_grad():
-            fake = self.fake(x_t, sigma, **cond)
+            fake = self.fake(x_t, sigma, **cond) + offset
             real = self.teacher(x_t, sigma, **cond)
             difference = score_difference(fake, real, sigma)
             if self.normalised:
@@ -263,7 +295,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    trained = yield Stage("diff_instruct", objective, steps, batches, optimisation)
+    trained = yield Stage(
+        "diff_instruct", objective, steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
     return trained.network
 
 
@@ -322,6 +356,19 @@ IMAGES = Settings(
 )
 
 
+# How vectors are distilled; levels are in units of the data.
+VECTORS = replace(
+    IMAGES,
+    steps=2_000,
+    batch=256,
+    lr=2e-4,
+    fake_optimizer=NetworkOptimizer(lr=1e-3),
+    levels=LevelSettings(sigma_min=0.02, sigma_max=2.0),
+    clip=10.0,
+    pairs=PairSettings(pairs=16_000, steps=2_500, batch=256),
+)
+
+
 PRESETS = {
     "mog40-diff-instruct": Preset(
         "Diff-Instruct with five fake updates a student update",
@@ -360,6 +407,11 @@ PRESETS = {
         "any teacher of images (--teacher, --data); Diff-Instruct after a regression on pairs",
         ImageSettings(),
         IMAGES,
+    ),
+    "vectors": Preset(
+        "any teacher of vectors (--teacher, --data); Diff-Instruct after a regression on pairs",
+        VectorSettings(),
+        VECTORS,
     ),
 }
 

@@ -31,7 +31,7 @@ from ..training.objective import Loss, Phase
 from ..training.stage import Context, Recipe, Stage
 from . import diff_instruct, regression
 from .base import Arm, Example, Method, Needs, Preset
-from .diff_instruct import DMD, DiffInstruct, Fakes
+from .diff_instruct import DMD, DiffInstruct, Fakes, shown
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -103,10 +103,7 @@ class DMD2(DiffInstruct):
         )
 
     def prepare(self, batch: Batch, step: int) -> Fakes:
-        z, calls = self.latents(batch.rows), self.generator.calls
-        # One index a step: rows of a batch, and processes, make the same calls.
-        index = int(self.streams.uniform("call", 1, shared=True) * calls) if calls > 1 else 0
-        state = self.generator.simulated(index, z, **batch.cond)
+        state, index = shown(self, batch)
         return Fakes(state, self.generator.call(index, state, **batch.cond), batch, index)
 
     def logits(self, y: Tensor, cond: Mapping[str, Tensor], step: int, role: str) -> Tensor:
@@ -180,7 +177,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         sigma_data=problem.space.sigma_data,
     )
     rows, optimisation = batches(config.batch, context.seed), build.optimisation(config, **critics)
-    trained = yield Stage("dmd2", objective, steps, rows, optimisation)
+    trained = yield Stage(
+        "dmd2", objective, steps, rows, optimisation, of=2 if config.pairs.pairs else 1
+    )
     return trained.network
 
 

@@ -184,7 +184,8 @@ def train_on_pairs(
     )
     batches = problem.data.free(row.batch, context.seed)
     optimisation = build.optimisation(settings)
-    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share)
+    stages = 1 if share else 2  # a start has the method's own stage behind it
+    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share, stages)
     return trained.network, pairs
 
 

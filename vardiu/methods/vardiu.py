@@ -37,6 +37,7 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import ExactDenoiser
 from ..denoisers.levels import Levels, LogUniform
+from ..errors import ConfigError
 from ..functional.bounds import (
     diagonal_normal_log_prob,
     entropy_constant,
@@ -58,6 +59,7 @@ from ..posteriors.families import (
 from ..posteriors.framed import FramedPosterior
 from ..settings import build
 from ..settings.fields import (
+    AnchorSettings,
     DensitySettings,
     DigitsSettings,
     FrameSettings,
@@ -66,6 +68,7 @@ from ..settings.fields import (
     NetworkOptimizer,
     PairSettings,
     Training,
+    VectorSettings,
     WeightSettings,
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
@@ -74,6 +77,7 @@ from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
+from .anchored import Anchor, AnchoredVarDiU, steps_of
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -94,6 +98,9 @@ CURES: Mapping[str, str] = {
     "--frame.components for --posterior framed",
     "posterior": "raise --posterior-optimizer.lr, give the student a --delay, or lower its --lr",
     "divergence": "lower --lr or raise --levels.sigma-min",
+    "anchor": "raise --anchor.rate, or give a held anchor a shorter --anchor.refresh or a limit "
+    "(--anchor.trust); lower --lr, with momentum (--beta-1 0.9)",
+    "fake": "raise --ratio, --fake-optimizer.lr or --anchor.settle, or lower --lr",
 }
 
 
@@ -214,6 +221,12 @@ class VarDiU(Objective):
         noise = self.noise_like(z.new_empty(n, *self.generator.shape))
         return Draw(z, noise, sigma, batch.cond)
 
+    @property
+    def student_moves(self) -> bool:
+        r"""Whether the student is to have a gradient; for the posterior's alone, before the
+        student's first update, the teacher is not asked."""
+        return any(p.requires_grad for p in self.generator.parameters())
+
     def loss(self, batch: Batch, step: int) -> Loss:
         return self.evaluate(self.draw(batch, step))
 
@@ -226,12 +239,16 @@ class VarDiU(Objective):
             noise = torch.cat([noise, -noise])
             cond = {name: torch.cat([value, value]) for name, value in cond.items()}
         x_t = x + expand_like(sigma, x) * noise
+        weight = self.weight(sigma)
+        if not self.student_moves:
+            own = weight if self.posterior_weight is None else self.posterior_weight(sigma)
+            entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
+            return Loss((own * entropy).mean(), {"negative_entropy": entropy.mean().detach()})
         with torch.no_grad():
             denoised = self.teacher(x_t, sigma, **cond)
             direction = teacher_direction(
                 denoised, x, x_t, sigma, control_variate=self.control_variate
             )
-        weight = self.weight(sigma)
         if self.posterior_weight is None:
             entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
             value = weight * (entropy - surrogate(x, direction))
@@ -365,9 +382,10 @@ class Settings(Training):
     r"""VarDiU."""
 
     posterior: Literal[
-        "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
+        "anchored", "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
     ] = "gaussian"
-    """The family of r(z | x_t). shared: the prior, with latents shared over the batch. residual: a
+    """The family of r(z | x_t). anchored: the exact posterior of a lagging copy of the student,
+    with a fake for its score. shared: the prior, with latents shared over the batch. residual: a
     Gaussian that is exact where a residual student starts (--residual). framed: that of a mixture
     of principal components of the teacher's samples, where the student starts."""
     posterior_optimizer: NetworkOptimizer = NetworkOptimizer()
@@ -396,6 +414,15 @@ class Settings(Training):
     """A regression before, on the teacher's pairs; not with framed."""
     frame: FrameSettings = FrameSettings()
     """framed: the mixture of principal components."""
+    anchor: AnchorSettings = AnchorSettings()
+    """anchored: the lagging copy of the student."""
+    ratio: int = 1
+    """anchored: updates of the fake an update of the student."""
+    normalised: bool = False
+    """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
+    does; no bound then."""
+    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """anchored: how the fake is updated."""
 
 
 POSTERIORS: Mapping[str, Callable[[Encoder, int, Settings], Posterior]] = {
@@ -442,8 +469,8 @@ def players(
     return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
 
 
-def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains the student and the posterior together, after a start if one is asked for."""
+def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and a posterior together."""
     student, posterior = yield from players(problem, config, context)
     own = config.posterior_weight
     objective = VarDiU(
@@ -463,7 +490,52 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     others = {name: config.posterior_optimizer for name in objective.trained[1:]}
     batches = problem.data.free(config.batch, context.seed)
     optimisation = build.optimisation(config, **others)
-    trained = yield Stage("vardiu", objective, config.steps, batches, optimisation)
+    return Stage(
+        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
+
+
+def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and the fake of its anchor's samples.
+
+    Raises:
+        ConfigError: A setting is given that this posterior has no place for.
+    """
+    if config.particles or config.posterior_weight is not None or not config.control_variate:
+        raise ConfigError(
+            "--posterior anchored knows its gradient alone: leave out --particles and "
+            "--posterior-weight, and keep --control-variate"
+        )
+    student = problem.networks.student()
+    student, _ = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
+    steps = steps_of(config.anchor, config.steps, config.ratio)
+    objective = AnchoredVarDiU(
+        problem.known_teacher,
+        student,
+        problem.networks.fake(),
+        levels=build.levels(config.levels, steps),
+        anchor=Anchor(student, config.anchor, config.ratio, steps),
+        gain=config.anchor.gain,
+        antithetic=config.antithetic,
+        weight=build.weight(config.weight),
+        ratio=config.ratio,
+        normalised=config.normalised,
+        lattice=config.lattice,
+        sigma_data=problem.space.sigma_data,
+    )
+    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    batches = problem.data.free(config.batch, context.seed)
+    of = 2 if config.pairs.pairs else 1
+    return Stage("vardiu", objective, steps, batches, optimisation, of=of)
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains the student and what stands for its posterior, after a start if one is asked for."""
+    make = anchored_stage if config.posterior == "anchored" else bound_stage
+    stage = yield from make(problem, config, context)
+    trained = yield stage
     return trained.network
 
 
@@ -634,6 +706,15 @@ PRESETS = {
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
+    "vectors-vardiu": Preset(
+        "any teacher of vectors; the bound of the minibatch mixture, with a fresh student",
+        VectorSettings(student="fresh"),
+        replace(
+            SHARED,
+            levels=LevelSettings(sigma_min=0.01, sigma_max=1.0, start_min=0.5),
+            weight=replace(BOUNDED, scale=0.05),
+        ),
+    ),
 }
 
 
@@ -679,6 +760,19 @@ EXAMPLES = {
     "vardiu-shared": Example(replace(TINY, posterior="shared")),
     "vardiu-shared-lattice": Example(replace(TINY, posterior="shared", lattice=True)),
     "vardiu-shared-classes": Example(replace(TINY, posterior="shared"), classes=2),
+    "vardiu-anchored": Example(replace(TINY, posterior="anchored", ratio=2)),
+    "vardiu-anchored-held": Example(
+        replace(
+            TINY,
+            posterior="anchored",
+            antithetic=False,
+            anchor=AnchorSettings(refresh=2, settle=1, trust=5.0, gain=0.9),
+        )
+    ),
+    "vardiu-anchored-classes": Example(
+        replace(TINY, posterior="anchored", normalised=True, lattice=True), classes=2
+    ),
+    "vardiu-anchored-few-step": Example(replace(TINY, posterior="anchored"), student="few_step"),
     "vardiu-framed": Example(
         replace(
             TINY,
@@ -706,6 +800,7 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    instruments=("bound", "negative_entropy"),
     claims=frozenset({"fixed_point", "descent"}),
     ideal=ideal,
 )

@@ -6,7 +6,7 @@ They know no method. What to try against each of them is told by the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["CURES", "Alarm", "alarms"]
@@ -20,6 +20,8 @@ CURES: Mapping[str, str] = {
     "noise": "raise --batch or lower --lr",
     "worsening": "fewer --steps, or a lower --lr",
     "posterior": "lower the student's --lr",
+    "anchor": "lower the student's --lr",
+    "fake": "lower the student's --lr",
     "divergence": "lower --lr",
 }
 
@@ -60,11 +62,15 @@ NOISE = 1e-2
 GAP = 1.0
 
 
+# A fake's error where it is used, in units of that where it is trained.
+LAG = 2.0
+
+
 class Alarm(NamedTuple):
     r"""Something that is wrong with a run.
 
     Arguments:
-        name: Its kind: collapse, saturation, posterior or divergence.
+        name: Its kind, a key of `CURES`.
         step: The step of the report at which it was raised.
         message: What was measured.
         cure: What to try.
@@ -81,7 +87,7 @@ def alarms(
     total: int,
     latent: int | None,
     metric: str,
-    floor: float = 0.0,
+    floor: Callable[[], float | None] = lambda: 0.0,
     cures: Mapping[str, str] = CURES,
 ) -> list[Alarm]:
     r"""Returns the alarms that a log gives reason for, each once, at its first row.
@@ -91,7 +97,9 @@ def alarms(
         total: The steps that the stage is going to take.
         latent: The dimensions of the student's latent; `None` where the stage has no student.
         metric: The headline metric, smaller is better.
-        floor: What that metric is for the teacher, or for true samples.
+        floor: Returns what that metric is for the teacher, or for true samples, measured with as
+            many samples as the student; `None` if that is not known, and then nothing can be told
+            to be saturated. It is asked only where it decides.
         cures: What to try, for every key of `CURES`.
     """
     raised: dict[str, Alarm] = {}
@@ -100,6 +108,8 @@ def alarms(
         found = [
             _divergence(row, total, cures),
             _posterior(seen, latent, cures),
+            _anchor(seen, latent, cures),
+            _fake(seen, cures),
             _collapse(row, total, cures),
             _saturation(seen, total, metric, floor, cures),
             _worsening(seen, total, metric, cures),
@@ -130,7 +140,7 @@ def _saturation(
     rows: Sequence[Mapping[str, Any]],
     total: int,
     metric: str,
-    floor: float,
+    floor: Callable[[], float | None],
     cures: Mapping[str, str],
 ) -> Alarm | None:
     name = f"metric/{metric}"
@@ -142,8 +152,12 @@ def _saturation(
     progress = seen[-1]["step"] / total
     error = seen[-1].get(f"{name}_error") or 0.0
     before, best = (min(row[name] for row in part) for part in (seen[:-late], seen[-late:]))
-    # A student as good as can be told from the best has converged: that is no alarm.
-    if best < before - error or best <= floor + 2 * error or not 0.5 <= progress <= 0.95:
+    if best < before - error or not 0.5 <= progress <= 0.95:
+        return None
+    # A student as good as can be told from the best has converged: that is no alarm. What the
+    # best is may cost thousands of the teacher's calls.
+    least = floor()
+    if least is None or not best > least + 2 * error:
         return None
     known = [row["gradient_snr"] for row in seen[-late:] if row.get("gradient_snr") is not None]
     snr = sum(known) / len(known) if known else None
@@ -171,23 +185,51 @@ def _worsening(
     return Alarm("worsening", now["step"], message, cures["worsening"])
 
 
+def _lasting(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    r"""Returns by quantile of the levels the least of the last few reports: one alone is a
+    guess. Empty where there are too few."""
+    names = [key for key in rows[-1] if key.startswith(f"{prefix}/")]
+    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
+    if not names or len(late) < PATIENCE:
+        return {}
+    return {name.rpartition("/")[2]: min(row.get(name) or 0.0 for row in late) for name in names}
+
+
 def _posterior(
     rows: Sequence[Mapping[str, Any]], latent: int | None, cures: Mapping[str, str]
 ) -> Alarm | None:
-    if latent is None:
+    gaps = _lasting(rows, "posterior_gap_quantile")
+    if latent is None or not gaps:
         return None
-    names = [key for key in rows[-1] if key.startswith("posterior_gap")]
-    late = [row for row in rows if names and names[0] in row][-PATIENCE:]
-    if not names or len(late) < PATIENCE:
-        return None
-    # The least of the last few reports: one alone is a guess.
-    gaps = {name: min(row.get(name) or 0.0 for row in late) for name in names}
-    name, worst = max(gaps.items(), key=lambda item: item[1])
+    quantile, worst = max(gaps.items(), key=lambda item: item[1])
     if worst <= GAP * latent:
         return None
-    row, quantile = rows[-1], name.rpartition("/")[2]
     message = f"the posterior misses {worst:.2g} nats at the {quantile} quantile of the levels"
-    return Alarm("posterior", row["step"], message, cures["posterior"])
+    return Alarm("posterior", rows[-1]["step"], message, cures["posterior"])
+
+
+def _anchor(
+    rows: Sequence[Mapping[str, Any]], latent: int | None, cures: Mapping[str, str]
+) -> Alarm | None:
+    nats = _lasting(rows, "trust_quantile").get("0.5")
+    if latent is None or nats is None or nats <= GAP * latent:
+        return None
+    message = f"the student is {nats:.2g} nats from its anchor at the middle level"
+    return Alarm("anchor", rows[-1]["step"], message, cures["anchor"])
+
+
+def _fake(rows: Sequence[Mapping[str, Any]], cures: Mapping[str, str]) -> Alarm | None:
+    own = _lasting(rows, "fake_error_anchor_quantile")
+    other = _lasting(rows, "fake_error_student_quantile")
+    ratios = {u: other[u] / own[u] for u in own.keys() & other.keys() if own[u] > 0}
+    if not ratios or max(ratios.values()) <= LAG:
+        return None
+    quantile, worst = max(ratios.items(), key=lambda item: item[1])
+    message = (
+        f"the fake's error on the student's samples is {worst:.2g} times that on the anchor's at "
+        f"the {quantile} quantile of the levels"
+    )
+    return Alarm("fake", rows[-1]["step"], message, cures["fake"])
 
 
 def _divergence(row: Mapping[str, Any], total: int, cures: Mapping[str, str]) -> Alarm | None:

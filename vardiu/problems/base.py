@@ -13,6 +13,7 @@ A recipe of a method asks a problem for its parts and never looks at which probl
 from __future__ import annotations
 
 import abc
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from .. import models
 from ..data.batches import Batches, DataFree
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError
-from ..metrics import Metric, fingerprint
+from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
@@ -33,7 +34,29 @@ from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
-__all__ = ["Data", "Judged", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+__all__ = [
+    "BesideTeacher",
+    "Data",
+    "Input",
+    "Judged",
+    "KnownSpace",
+    "Networks",
+    "Problem",
+    "Scores",
+    "Space",
+]
+
+
+class Input(NamedTuple):
+    r"""Something that a problem has read.
+
+    Arguments:
+        place: Where it lies, as the settings name it.
+        sha256: The SHA-256 of what was read, or its first digits.
+    """
+
+    place: str
+    sha256: str
 
 
 class Judged(NamedTuple):
@@ -48,6 +71,20 @@ class Judged(NamedTuple):
     metric: str
     lower_is_better: bool = True
     coverage: tuple[str, ...] = ()
+
+
+class BesideTeacher(NamedTuple):
+    r"""Samples of a teacher and of its student, row by row under the same conditions.
+
+    Arguments:
+        teacher: Those of the teacher.
+        student: Those of the student.
+        same_latents: Whether a row is of the same noise.
+    """
+
+    teacher: Tensor
+    student: Tensor
+    same_latents: bool
 
 
 class Space(abc.ABC):
@@ -180,6 +217,10 @@ class Data(abc.ABC):
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Returns up to `n` clean samples and their conditions, for the probe."""
 
+    def account(self) -> list[str]:
+        r"""Returns what was read of the user's own data, a line each."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
         if not self.space.classes:
@@ -249,6 +290,11 @@ class Scores(abc.ABC):
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
         r"""Returns the metrics of `n` samples of a source."""
 
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        r"""Returns what `frechet_ratio` finds in each of two spaces of features, of up to `n`
+        samples of a source; nothing where samples are no images."""
+        return []
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""
@@ -262,10 +308,12 @@ class Scores(abc.ABC):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         r"""Returns the metrics of what a student is to be compared with, and who that is."""
 
-    def best_value(self) -> float:
-        r"""Returns the headline metric of the best a student can be; zero if not known."""
+    def best_value(self) -> float | None:
+        r"""Returns the headline metric of the best a student can be, of as many samples as are
+        measured on the way: some distances are the greater the fewer they are. `None` if it is
+        not known."""
         known, _ = self.teacher_metrics(self.quick)
-        return next((m.value for m in known if m.name == self.headline[0]), 0.0)
+        return next((m.value for m in known if m.name == self.judged.metric), None)
 
     @abc.abstractmethod
     def plot_samples(self, x: Tensor, path: Path) -> Path:
@@ -321,6 +369,11 @@ class Problem(abc.ABC):
         """
         return self.data.teacher.known
 
+    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+        r"""Returns a method's settings with noise levels in units of the data, where those of the
+        problem's presets are multiples of the data's standard deviation; else as they are."""
+        return settings
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -334,6 +387,29 @@ class Problem(abc.ABC):
     def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
+
+    def beside_teacher(self, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
+        r"""Returns samples of the teacher and of a student, from the same latents where the
+        teacher's noise has the shape of a latent, or of its first part.
+
+        Arguments:
+            student: The student.
+            n: The number of samples.
+            seed: The seed of the latents.
+        """
+        random, shape = torch.Generator().manual_seed(seed), tuple(self.space.shape)
+        given = {"student": student.conditions, "teacher": self.known_teacher.conditions}
+        drawn = self.data.conditions(n, random) if any(given.values()) else {}
+        cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
+        state = random.get_state()
+        x = student.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond["student"])
+        z = student.latent(n, torch.Generator().set_state(state)).cpu()
+        first = z[:, 0] if tuple(z.shape[2:]) == shape else z
+        if tuple(first.shape[1:]) == shape and first.is_floating_point():
+            solved = self.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
+            return BesideTeacher(solved, x.cpu(), True)
+        solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
+        return BesideTeacher(solved, x.cpu(), False)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
@@ -360,5 +436,20 @@ class Problem(abc.ABC):
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
         if self.teacher is None:
             return {}
-        tensors = [t.flatten().double() for t in self.teacher.state_dict().values()]
-        return {"teacher": fingerprint(torch.cat(tensors))}
+        # One tensor at a time: a copy of all in float64 would be twice the teacher's size.
+        digest = hashlib.sha256()
+        for tensor in self.teacher.state_dict().values():
+            digest.update(tensor.detach().cpu().flatten().double().contiguous().numpy().data)
+        return {"teacher": digest.hexdigest()[:12]}
+
+    def inputs(self) -> Mapping[str, Input]:
+        r"""Returns what was read from files, by the name that the provenance has for it.
+
+        A run that goes on, and one that is measured again, must find the same.
+        """
+        return {}
+
+    def taught_input(self, folder: str) -> Mapping[str, Input]:
+        r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet
+        to be trained."""
+        return {name: Input(folder, sha256) for name, sha256 in self.hashes().items()}

@@ -15,8 +15,8 @@ from ..denoisers.base import Denoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..metrics import Metric
 from ..metrics.classes import class_agreement, classes_covered
-from ..metrics.features import digits_classifier
-from ..metrics.sets import feature_metrics
+from ..metrics.features import ClassifierFeatures, RandomFeatures, digits_classifier
+from ..metrics.sets import feature_metrics, space_metrics
 from ..nn import UNet, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
@@ -26,8 +26,8 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
-from .sampled_teachers import SampledTeacher, Source, find_teacher
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
 
@@ -114,6 +114,8 @@ class DigitsScores(Scores):
     quick = 2_000
     samples = 5_000
 
+    SHAPE = 1, 8, 8
+
     def __init__(self, data: DigitsData, settings: DigitsSettings) -> None:
         self.data, self.settings = data, settings
 
@@ -131,6 +133,14 @@ class DigitsScores(Scores):
             metrics.append(class_agreement(predicted, cond["label"]))
         return metrics
 
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        order = torch.randperm(len(self.data.x), generator=torch.Generator().manual_seed(0))
+        real, held_out = self.data.x[order].chunk(2)
+        n = min(n, len(held_out))
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        spaces = ClassifierFeatures(digits_classifier()), RandomFeatures(self.SHAPE, real)
+        return space_metrics(spaces, real, held_out, x.clamp(-1, 1))
+
     def histogram(self, x: Tensor) -> list[float]:
         predicted = digits_classifier().predict(x.clamp(-1, 1))
         return (torch.bincount(predicted, minlength=CLASSES) / len(x)).tolist()
@@ -143,7 +153,9 @@ class DigitsScores(Scores):
         run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"
         result = RunFolder(run).result()
         rows = [] if result is None else result["metrics"]
-        return [Metric(**row) for row in rows], "teacher, 69 calls"
+        if not rows or any(row["n"] != n for row in rows):  # distances depend on the number
+            return self.measure(self.data.teacher_source(), n), TEACHER
+        return [Metric(**row) for row in rows], TEACHER
 
     def plot_samples(self, x: Tensor, path: Path) -> Path:
         return image_grid([(f"{len(x):,} samples", x.numpy())], path)
@@ -204,6 +216,11 @@ class DigitsProblem(Problem):
         self.networks = DigitsNetworks(self.space, teacher, settings)
         self.data = DigitsData(self.space, teacher, x, label)
         self.scores = DigitsScores(self.data, settings)
+
+    def inputs(self) -> Mapping[str, Input]:
+        row = self.settings
+        untaught = self.teacher is None
+        return {} if untaught else self.taught_input(find_teacher(row.teacher_run, row.name))
 
 
 def copy_weights(teacher: nn.Module, network: nn.Module) -> None:

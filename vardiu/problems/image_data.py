@@ -3,16 +3,18 @@ r"""Images of a data set, or the teacher's own samples in their place."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..data.batches import Batches
+from ..data.images import Corrupt, Records
 from ..data.latents import Encoded
-from ..data.sources import open_data, read_data
+from ..data.sources import account, open_data, read_data, records
+from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..settings.fields import FrameSettings, ImageSettings
 from .base import Data
 from .image_spaces import ImageSpace
@@ -23,6 +25,10 @@ __all__ = ["ImageData"]
 
 # Of the samples that stand for data, and of the rows that are compressed for the probe.
 STEPS, COMPRESSED = 18, 512
+
+
+# Of held-out images: a distance of fewer says nothing.
+LEAST = 100
 
 
 class ImageData(Data):
@@ -47,15 +53,56 @@ class ImageData(Data):
     def clean(self, size: int, seed: int) -> Batches:
         if self.settings.data is None:
             raise ConfigError("this needs data: give problem.data (--data)")
+        prompted = self.teacher.captions is not None
         images = open_data(
-            self.settings.data,
+            self.source,
             batch=size,
             shape=self.space.image_shape,
             seed=seed,
             corrupt=self.settings.corrupt,
-            labels=bool(self.space.classes),
+            labels=bool(self.space.classes) and not prompted,
+            encode=self._place_in_prompts if prompted else None,
+            background=self.settings.background,
         )
+        if prompted:
+            images.at(0)  # captions that are no prompts are refused before any training
         return Encoded(images, self.space.encode) if self.space.latent else images
+
+    @functools.cached_property
+    def source(self) -> Records:
+        r"""The images of `problem.data`, whose classes have been compared with the teacher's.
+
+        Raises:
+            ConfigError: There are none, or their classes are not those of the teacher.
+        """
+        assert self.settings.data is not None
+        found = records(self.settings.data)
+        if self.space.classes and self.teacher.captions is None:
+            refuse_classes(found, self.settings.data, self.space.classes)
+        return found
+
+    def account(self) -> list[str]:
+        if self.settings.data is None:
+            return []
+        used = self.space.classes and self.teacher.captions is None
+        unused = [] if used else ["the teacher takes no classes: those of the data are not used"]
+        return [*account(self.source), *(unused if self.source.classes else [])]
+
+    def _place_in_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        r"""Returns the place of each caption among the prompts, which a teacher of texts takes.
+
+        Raises:
+            ConfigError: A caption is no prompt.
+        """
+        places = {prompt: i for i, prompt in enumerate(read_prompts(self.settings.prompts or ""))}
+        missing = next((text for text in captions if text.strip() not in places), None)
+        if missing is not None:
+            raise ConfigError(
+                f"{shown(self.settings.data)}: the caption {shown(missing)} is none of "
+                f"{shown(self.settings.prompts)}: the prompts of a method that needs data are the "
+                "captions of its images"
+            )
+        return {"label": torch.tensor([places[text.strip()] for text in captions])}
 
     @functools.cached_property
     def images(self) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -64,12 +111,37 @@ class ImageData(Data):
             x, cond = self.teacher_samples
             return self.space.images(x), cond
         return read_data(
-            self.settings.data,
+            self.source,
             self.settings.reference,
             shape=self.space.image_shape,
             corrupt=self.settings.corrupt,
             labels=bool(self.space.classes) and self.teacher.captions is None,
+            background=self.settings.background,
         )
+
+    @functools.cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        r"""Real images, and others to compare with them: those of `problem.held_out`, or else two
+        halves of the reference."""
+        images, row = self.images[0], self.settings
+        if row.held_out is None:
+            order = torch.randperm(len(images), generator=self._random())
+            first, second = images[order].chunk(2)
+            return first, second
+        held_out, _ = read_data(
+            row.held_out,
+            row.reference,
+            shape=self.space.image_shape,
+            corrupt=row.corrupt,
+            labels=False,
+            background=row.background,
+        )
+        if len(held_out) < LEAST:
+            raise ConfigError(
+                f"{shown(row.held_out)} has {len(held_out):,} images; at least {LEAST:,} are "
+                "compared with (--held-out)"
+            )
+        return images, held_out
 
     @functools.cached_property
     def teacher_samples(self) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -129,3 +201,42 @@ class ImageData(Data):
 def evenly_spaced_rows(total: int, n: int) -> Tensor:
     r"""Returns the indices of up to `n` rows, evenly over all."""
     return torch.linspace(0, total - 1, min(total, n)).long()
+
+
+def refuse_classes(found: Records, source: str, count: int) -> None:
+    r"""Raises a `ConfigError` if images have no classes, or others than those of a teacher.
+
+    Arguments:
+        found: The images.
+        source: Their name.
+        count: The number of the teacher's classes.
+    """
+    stated, name = found.stated_classes(), shown(source)
+    known = [label for label in stated if label is not None]
+    if not known:
+        raise ConfigError(
+            f"{name} gives no classes ({found.no_classes}), and the teacher takes one of {count:,}"
+            ": put the images of each class in a folder of its own, or state them, see "
+            "docs/usage/data.md"
+        )
+    for place, label in enumerate(stated):
+        if label is None and not _is_corrupt(found, place):
+            raise ConfigError(f"{name}: image {place:,} has no class, and others have")
+        if label is not None and not 0 <= label < count:
+            counted = min(known) == 1 and max(known) == count
+            cure = "; they are counted from 1: subtract 1" if counted else ""
+            raise ConfigError(
+                f"{name}: image {place:,} has class {label:,}, and the teacher has {count:,} "
+                f"classes, 0 to {count - 1:,}{cure}"
+            )
+    doubt = found.doubt_of_classes(count)
+    if doubt is not None:
+        raise ConfigError(doubt)
+
+
+def _is_corrupt(found: Records, place: int) -> bool:
+    try:
+        found.item(place)
+    except Corrupt:
+        return True
+    return False

@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 from ..metrics import Metric
-from ..metrics.features import RandomFeatures
-from ..metrics.sets import feature_metrics
+from ..metrics.features import PrincipalComponents, RandomFeatures
+from ..metrics.sets import FeatureSpace, feature_metrics, space_metrics
 from ..reports.samples import image_grid
 from .base import Judged, Scores
 from .image_data import ImageData
-from .sampled_teachers import SOLVER_STEPS, Source
+from .sampled_teachers import TEACHER, Source
 
 __all__ = ["ImageScores"]
-
-
-TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
 
 
 class ImageScores(Scores):
@@ -53,6 +50,16 @@ class ImageScores(Scores):
         x, _ = source(n, torch.Generator().manual_seed(seed))
         return feature_metrics(self._real, self.features(self.space.images(x)), self.features.name)
 
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        real, held_out = self.data.split
+        n = min(n, len(held_out))
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        return space_metrics(self._spaces, real, held_out, self.space.images(x))
+
+    @functools.cached_property
+    def _spaces(self) -> tuple[FeatureSpace, FeatureSpace]:
+        return self.features, PrincipalComponents(self.data.split[0])
+
     def histogram(self, x: Tensor) -> list[float]:
         # By brightness: which of ten equal shares of the real images a sample is as bright as.
         counts = torch.bucketize(self.space.images(x).flatten(1).mean(1), self._brightness)
@@ -66,9 +73,6 @@ class ImageScores(Scores):
     @property
     def expected_shares(self) -> list[float]:
         return [0.1] * 10
-
-    def best_value(self) -> float:
-        return 0.0  # what the teacher's samples cost is paid at the end
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER

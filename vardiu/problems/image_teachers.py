@@ -3,12 +3,12 @@ r"""Teachers of images: guided, and with prompts in the place of classes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Autoguided, Guided
 from ..denoisers.prompts import Captioned, Captions
@@ -59,9 +59,18 @@ class ImageTeacher(SampledTeacher):
             self.captions = self._captions(inner)
             self.denoiser = self._guided(inner)
 
-    def _load(self) -> Denoiser:
+    @property
+    def place(self) -> str:
+        r"""Where the teacher lies: a folder, a hub id or a file.
+
+        Raises:
+            ConfigError: None is named, and there is none that `vardiu teach` wrote.
+        """
         row = self.settings
-        source = row.teacher or find_teacher(None, row.name, "--teacher")
+        return row.teacher or find_teacher(None, row.name, "--teacher")
+
+    def _load(self) -> Denoiser:
+        row, source = self.settings, self.place
         options = {} if row.prediction is None else {"prediction": row.prediction}
         return self._read("teacher", source, **options)
 
@@ -144,19 +153,3 @@ class ImageTeacher(SampledTeacher):
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
         self.captions = Captions(self._encode(prompts))
-
-
-def read_prompts(path: str) -> list[str]:
-    r"""Returns the prompts of a file, one a line.
-
-    Raises:
-        ConfigError: It cannot be read, or holds none.
-    """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"problem.prompts: {error}") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise ConfigError(f"{path} holds no prompt")
-    return found

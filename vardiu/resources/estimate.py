@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..methods import load_method
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
-from ..runs.allocator import keep_freed_memory
+from ..runs.allocator import keep_freed_memory, peak
 from ..runs.execute import device_of, trainer_of
 from ..runs.measuring import reference_curves
 from ..runs.stages import stages_of
@@ -44,7 +44,7 @@ from ..students.base import Generator
 from ..teachers.probe import probe
 from ..training.stage import Stage
 from . import footprint
-from .rehearse import peak, stage_row, timed
+from .rehearse import stage_row, timed
 
 __all__ = ["estimate", "measure"]
 
@@ -160,7 +160,6 @@ def ready(task: Task) -> Problem:
     if task.command == "distill":
         probe(problem.data.unguided, *problem.data.reference(512))
         problem.hashes()
-        problem.scores.best_value()
     return problem
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
@@ -25,7 +22,7 @@ from ..training.stage import Stage
 from ..training.trainer import DIAGNOSTICS_EVERY, Trainer
 from . import footprint
 
-__all__ = ["Steps", "peak", "serialise", "stage_row", "steps", "timed"]
+__all__ = ["Steps", "serialise", "stage_row", "steps", "timed"]
 
 
 # Blocks of steps that are not counted: caches fill, kernels are chosen, memory is first touched.
@@ -42,20 +39,6 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return value, time.perf_counter() - started
-
-
-def peak(device: torch.device) -> int:
-    r"""Returns the most bytes that this process has held: of CUDA's allocator, or of memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    # In bytes on macOS, in kilobytes elsewhere.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 def stage_row(
@@ -99,10 +82,12 @@ class Steps(NamedTuple):
 def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     r"""Takes steps of a stage, at least five.
 
-    Steps are timed in blocks in which each phase has had its turn.
+    Steps are timed in blocks in which each phase has had its turn, from where the longest delay is
+    over: only then all networks are updated, and their optimisers have their moments.
     """
     objective = stage.objective
-    cycle = math.lcm(*(phase.every for phase in objective.phases))
+    trainer.step = max(row.delay for row in stage.optimisation.rows.values())
+    cycle = math.lcm(*(phase.cycle for phase in objective.phases))
     blocks: list[float] = []
     processor: list[float] = []
     while len(blocks) < WARM + 3 or (sum(blocks) < budget and len(blocks) < 60):

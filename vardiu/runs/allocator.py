@@ -1,4 +1,4 @@
-r"""What the process keeps of memory that it has freed.
+r"""The memory of this process: the most that it has held, and what it keeps of freed memory.
 
 A training step allocates its activations and frees them all at its end. The C library of Linux
 then gives the top of the heap back to the system, and the next step faults every page in again:
@@ -9,9 +9,13 @@ of the step's time.
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
+from pathlib import Path
 
-__all__ = ["keep_freed_memory"]
+import torch
+
+__all__ = ["keep_freed_memory", "peak"]
 
 
 # The numbers of glibc's <malloc.h>.
@@ -37,3 +41,17 @@ def keep_freed_memory() -> bool:
         return False
     taken = [mallopt(number, LARGEST) for number in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)]
     return taken == [1, 1]
+
+
+def peak(device: torch.device) -> int:
+    r"""Returns the most bytes that this process has held: of CUDA's allocator, or of memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    # In bytes on macOS, in kilobytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -11,12 +11,14 @@ import torch
 from .. import models
 from ..metrics import Metric
 from ..monitoring.verdicts import judge
+from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.probe import checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
+from .measuring import announced_calls
 from .task import Task
 
 __all__ = ["distill"]
@@ -47,12 +49,14 @@ def distill(
         if run.is_finished:
             return run.folder
         problem = run.problem
-        checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
+        teacher, data = problem.data.unguided, problem.data.reference(512)
+        with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
+            checked(teacher, *data, problem.data.resample)
         torch.manual_seed(task.run.seed)
         title = f"{task.preset}: {task.chosen.heading}"
         run.broadcast.listeners += [
             Alarms(task, run.folder, problem, run.broadcast),
-            ReportPage(task, run.folder, problem, title, has_alarms=True),
+            ReportPage(task, run.folder, problem, title, True, run.broadcast),
         ]
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())
@@ -67,8 +71,10 @@ def judged_results(
     results = Results(metrics, reference, who, run.cost)
     measured, compared = results.metric_rows(), results.reference_rows()
     judged = run.problem.scores.judged
-    verdict = judge(run.folder.metrics(), measured, compared, who, judged)
-    return dataclasses.replace(results, verdict=verdict)
+    log = run.folder.metrics()
+    verdict = judge(log, measured, compared, who, judged)
+    raised = [alarm for row in log for alarm in row.get("alarms", ())]
+    return dataclasses.replace(results, verdict=verdict, alarms=raised)
 
 
 def ship_student(run: Execution) -> None:
@@ -78,13 +84,17 @@ def ship_student(run: Execution) -> None:
     assert isinstance(student, Generator)
     run.broadcast(FinalMeasurementStarted("the student"))
     n = task.run.samples or problem.scores.samples
-    metrics = problem.scores.measure(problem.student_source(student), n)
-    results = judged_results(run, metrics, *problem.scores.teacher_metrics(n))
+    with announced_calls(run.broadcast, "measuring the student", student, n):
+        metrics = problem.scores.measure(problem.student_source(student), n)
+    rows = SOLVER_CALLS * n
+    with announced_calls(run.broadcast, "measuring the teacher", problem.teacher, rows):
+        reference = problem.scores.teacher_metrics(n)
+    results = judged_results(run, metrics, *reference)
     about = {"cost": run.cost, "preset": task.preset, "method": task.method}
     problem.save(student, run.folder, {"metrics": results.metric_rows(), **about})
     codes = [*task.own.values()]
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
     calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
-    source = problem.student_source(problem.with_prompts(shipped))
-    run.finish(results, source, f"student, {calls}")
+    student = problem.with_prompts(shipped)
+    run.finish(results, problem.student_source(student), f"student, {calls}", student)

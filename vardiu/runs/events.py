@@ -16,12 +16,14 @@ from ..metrics import Metric
 from ..monitoring.alarms import Alarm
 from ..monitoring.verdicts import Verdict
 from ..problems.base import Source
+from ..students.base import Generator
 from ..teachers.probe import Probe
 
 __all__ = [
     "AlarmRaised",
     "ArtefactProgress",
     "Broadcaster",
+    "DataRead",
     "Event",
     "FinalMeasurementStarted",
     "Listener",
@@ -38,8 +40,11 @@ __all__ = [
     "StageFinished",
     "StageStarted",
     "StepTaken",
+    "StopAsked",
+    "StudentMeasurementStarted",
     "TeacherNeeded",
     "TeacherProbed",
+    "WorkProgress",
 ]
 
 
@@ -93,6 +98,7 @@ class Results:
         reference_name: What that is, for instance "true samples".
         cost: Seconds, teacher calls and rows, student updates and steps.
         verdict: What the student is worth; `None` for a teacher.
+        alarms: What was raised on the way, as in the log.
     """
 
     metrics: Sequence[Metric]
@@ -100,6 +106,7 @@ class Results:
     reference_name: str
     cost: Mapping[str, Any]
     verdict: Verdict | None = None
+    alarms: Sequence[Mapping[str, Any]] = ()
 
     def metric_rows(self) -> list[dict[str, Any]]:
         return [metric.row() for metric in self.metrics]
@@ -109,13 +116,33 @@ class Results:
 
 
 @dataclass(frozen=True)
+class DataRead(Event):
+    r"""The user's data have been found.
+
+    Arguments:
+        lines: What is read of them, with the classes and their rule, and what is left out.
+    """
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
-    r"""A run starts, or goes on after a stop."""
+    r"""A run starts, or goes on after a stop.
+
+    Arguments:
+        command: `distill` or `teach`.
+        preset: The name of the row that it started from.
+        method: The name of the method.
+        folder: Its folder.
+        metric: The headline metric.
+    """
 
     command: str
     preset: str
     method: str
     folder: Path
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,11 +167,13 @@ class Shipped(Event):
         source: Draws its samples.
         title: What it is, and how many calls a sample takes.
         results: What was measured.
+        student: The student itself; `None` where a teacher was trained.
     """
 
     source: Source
     title: str
     results: Results
+    student: Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +182,17 @@ class RunFinished(Event):
 
     folder: Path
     results: Results
+
+
+@dataclass(frozen=True)
+class StopAsked(Event):
+    r"""SIGINT or SIGTERM came; the run stops as soon as what is at hand is done and saved.
+
+    Arguments:
+        work: What is at hand: a step, a portion.
+    """
+
+    work: str
 
 
 @dataclass(frozen=True)
@@ -183,6 +223,11 @@ class StageStarted(Event):
         report_every: The number of steps between reports.
         latent: The dimensions of the student's latent; `None` where no student is trained.
         skipped: Why newer checkpoints could not be used.
+        index: Which stage of the recipe it is, from one.
+        of: The number of stages of the recipe; 0 where that is not known.
+        cycle: The number of steps to an update of the student: what was asked for with `--steps`
+            are updates.
+        device: Where it is trained.
     """
 
     stage: str
@@ -191,6 +236,10 @@ class StageStarted(Event):
     report_every: int
     latent: int | None
     skipped: tuple[str, ...] = ()
+    index: int = 1
+    of: int = 0
+    cycle: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -200,6 +249,14 @@ class StepTaken(Event):
     stage: str
     step: int
     steps: int
+
+
+@dataclass(frozen=True)
+class StudentMeasurementStarted(Event):
+    r"""The averaged student is about to be measured on the way."""
+
+    stage: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -283,6 +340,23 @@ class ArtefactProgress(Event):
     name: str
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class WorkProgress(Event):
+    r"""Work beside the training has come so far: sampling, measuring, probing.
+
+    Arguments:
+        name: What it is.
+        done: The rows that a network has evaluated.
+        total: The rows that it will have; `None` where that is not known.
+        finished: Whether the work is over.
+    """
+
+    name: str
+    done: int
+    total: int | None = None
+    finished: bool = False
 
 
 # ---------------------------------------------------------------- a teacher

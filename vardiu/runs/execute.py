@@ -27,8 +27,9 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
+from .inputs import refuse_changed_inputs
 from .listeners import Log
-from .measuring import evaluation_due, gradient_draws, student_values
+from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .stages import stages_of
 from .task import RunSettings, Task, problem_of
 
@@ -61,6 +62,12 @@ def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
         seed=run.seed,
         accumulate=run.accumulate,
     )
+
+
+def cycle_of(trainer: Trainer) -> int:
+    r"""Returns the number of steps to an update of the student."""
+    own = [p.every for p in trainer.objective.phases if "generator" in p.updates]
+    return min(own, default=1)
 
 
 class TeacherMeter:
@@ -132,7 +139,9 @@ class Execution:
         r"""Yields the stages, each as it stands in its newest checkpoint; whoever asks for the
         next one has trained the one before."""
         device, meter = device_of(self.task.run.device), TeacherMeter(self.problem.teacher)
-        artefacts = Artefacts(self.folder.file("artefacts"), self.tell_portions, meter)
+        artefacts = Artefacts(
+            self.folder.file("artefacts"), self.tell_portions, meter, self.tell_stop("portion")
+        )
         stages = stages_of(self.task, self.problem, artefacts, device)
         stage: Stage | None
         with meter.watching():
@@ -151,6 +160,8 @@ class Execution:
             self.cost["steps"] += trainer.step
             with meter.watching():
                 stage = stages.after(trainer)
+            if stage is not None and trainer.asked_to_stop:
+                raise Interrupted(f"stopped after {current.stage.name}, before {stage.name}")
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
@@ -159,15 +170,26 @@ class Execution:
         r"""Tells how much there is of something that is made once."""
         self.broadcast(events.ArtefactProgress(name, done, total))
 
-    def finish(self, results: events.Results, source: Source, title: str) -> None:
+    def tell_stop(self, work: str) -> Callable[[], None]:
+        r"""Returns a function that tells that the run stops after the work at hand."""
+        return lambda: self.broadcast(events.StopAsked(work))
+
+    def finish(
+        self,
+        results: events.Results,
+        source: Source,
+        title: str,
+        student: Generator | None = None,
+    ) -> None:
         r"""Tells what has been shipped, marks the run as finished, and tells that.
 
         Arguments:
             results: What was measured.
             source: Draws samples of what was shipped.
             title: What that is.
+            student: The student, if it is one.
         """
-        self.broadcast(events.Shipped(source, title, results))
+        self.broadcast(events.Shipped(source, title, results, student))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
         if results.verdict is not None:
@@ -205,6 +227,7 @@ class StageExecution:
 
     def __init__(self, run: Execution, stage: Stage, index: int, device: torch.device) -> None:
         self.run, self.stage, self.batches = run, stage, stage.batches
+        self.index, self.device = index, device
         self.settings = run.task.run
         self.trainer = trainer_of(stage, self.settings, device)
         self.report_every = max(1, stage.steps // self.settings.reports)
@@ -225,9 +248,20 @@ class StageExecution:
             self.trainer.load_state_dict(state, self.batches)
         student = self.student()
         latent = None if student is None else math.prod(student.latent_shape)
-        name, steps = self.stage.name, self.stage.steps
+        stage = self.stage
         self.run.broadcast(
-            events.StageStarted(name, step, steps, self.report_every, latent, tuple(skipped))
+            events.StageStarted(
+                stage.name,
+                step,
+                stage.steps,
+                self.report_every,
+                latent,
+                tuple(skipped),
+                index=self.index + 1,
+                of=stage.of,
+                cycle=cycle_of(self.trainer),
+                device=str(self.device),
+            )
         )
 
     def student(self) -> Generator | None:
@@ -242,6 +276,7 @@ class StageExecution:
             "report_every": self.report_every,
             "report": self.tell_report,
             "progress": self.tell_step,
+            "stopping": self.run.tell_stop("step"),
         }
 
     def tell_report(self, report: Report) -> None:
@@ -249,6 +284,7 @@ class StageExecution:
         name, trainer, values = self.stage.name, self.trainer, dict(report.values)
         student = self.student()
         if student is not None and evaluation_due(report.step, trainer.steps, self.settings):
+            self.run.broadcast(events.StudentMeasurementStarted(name, report.step))
             draws = gradient_draws(report.step, trainer.steps, self.settings.evaluations)
             measured = student_values(self.run.problem, trainer, student, draws)
             self.run.broadcast(events.Measured(name, report.step, measured))
@@ -295,9 +331,14 @@ def execution(
         if task.run.threads:
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
-        record_provenance(run, command)
-        run.broadcast(events.RunStarted(task.command, task.preset, task.method, folder.path))
+        metric = problem.scores.judged.metric
+        run.broadcast(
+            events.RunStarted(task.command, task.preset, task.method, folder.path, metric)
+        )
         try:
+            record_provenance(run, command)
+            if lines := problem.data.account():
+                run.broadcast(events.DataRead(tuple(lines)))
             yield run
         except Interrupted as error:
             run.broadcast(events.RunInterrupted(str(error)))
@@ -308,10 +349,22 @@ def execution(
 
 
 def record_provenance(run: Execution, command: Sequence[str]) -> None:
-    r"""Writes what a new run is made from: command, versions, machine, seed and hashes."""
-    file = run.folder.file("provenance.json")
-    if not file.is_file():
+    r"""Writes what a new run is made from: command, versions, machine, seed and hashes.
+
+    Raises:
+        RunError: The run was begun before, with another teacher, other data or other prompts.
+    """
+    file, inputs = run.folder.file("provenance.json"), run.problem.inputs()
+    # Before the first checkpoint nothing was made of them: a teacher that was mended is taken.
+    if file.is_file() and run.folder.file("checkpoints").is_dir():
+        refuse_changed_inputs(run.folder, inputs)
+        return
+    work = "the teacher's own samples, in the place of data"
+    with announced_calls(run.broadcast, work, run.problem.teacher):
         x, _ = run.problem.data.reference(512)
-        hashes = run.problem.hashes()
-        about = provenance(command, run.task.run.seed, data=fingerprint(x), **hashes)
-        write_text_atomic(file, json.dumps(about, indent=2) + "\n")
+    hashes = {"data": fingerprint(x), **run.problem.hashes()}
+    hashes |= {name: read.sha256 for name, read in inputs.items()}
+    about = provenance(command, run.task.run.seed, **hashes)
+    if lines := run.problem.data.account():
+        about["data"] = lines
+    write_text_atomic(file, json.dumps(about, indent=2) + "\n")

@@ -2,42 +2,41 @@ r"""Who listens to a run by default: the console, the log, the alarms and the re
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from torch import Tensor
 
-from ..metrics import Metric
 from ..monitoring.alarms import alarms
+from ..monitoring.cures import cure_options
 from ..problems.base import Problem
+from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
+from ..reports.colours import css_name
 from ..reports.curves import convergence, curves
-from ..reports.html import write_report
+from ..reports.html import FirstScreen, write_report
+from ..reports.overview import Measurements, overview
+from ..reports.panels import sample_panels
 from ..storage.run_folder import RunFolder
-from ..teachers.probe import Probe
 from . import events
-from .measuring import cures_of, reference_curves
+from .console import ConsoleLines
+from .measuring import announced_calls, cures_of, reference_curves
+from .progress import ProgressBar
 from .task import Task
 
 __all__ = [
     "Alarms",
-    "ConsoleLines",
     "Log",
-    "ProgressBar",
     "ReportPage",
     "console_listeners",
-    "print_metrics",
 ]
+
+
+# Of the first screen of a report.
+SHOWN_IMAGES, SHOWN_POINTS = 24, 1_000
 
 
 class Log:
@@ -71,17 +70,24 @@ class Alarms:
     Arguments:
         task: The run's task.
         folder: The run's folder, with the log.
-        problem: The problem, whose first headline metric is judged.
+        problem: The problem, whose headline metric is judged.
         broadcast: Tells the alarms.
     """
 
     def __init__(
         self, task: Task, folder: RunFolder, problem: Problem, broadcast: events.Listener
     ) -> None:
-        self.folder, self.broadcast = folder, broadcast
+        self.folder, self.problem, self.broadcast = folder, problem, broadcast
         self.cures = cures_of(task.chosen)
-        self.metric, self.floor = problem.scores.headline[0], problem.scores.best_value()
+        self.metric, self.scores = problem.scores.judged.metric, problem.scores
         self.latent: int | None = None
+
+    @functools.cached_property
+    def best(self) -> float | None:
+        r"""The headline metric of the best a student can be, measured when it is first asked."""
+        teacher, rows = self.problem.teacher, SOLVER_CALLS * self.scores.quick
+        with announced_calls(self.broadcast, "measuring the teacher", teacher, rows):
+            return self.scores.best_value()
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -95,7 +101,7 @@ class Alarms:
         rows = [row for row in self.folder.metrics() if row["stage"] == report.stage]
         old = {alarm["name"] for row in rows for alarm in row.get("alarms", ())}
         rows.append(report.row())
-        found = alarms(rows, report.steps, self.latent, self.metric, self.floor, self.cures)
+        found = alarms(rows, report.steps, self.latent, self.metric, lambda: self.best, self.cures)
         for alarm in found:
             if alarm.name not in old:
                 self.broadcast(events.AlarmRaised(report.stage, alarm))
@@ -110,12 +116,20 @@ class ReportPage:
         problem: The problem, which draws samples.
         title: The heading.
         has_alarms: Whether alarms were looked for.
+        broadcast: Is told how far the teacher's samples are.
     """
 
     def __init__(
-        self, task: Task, folder: RunFolder, problem: Problem, title: str, has_alarms: bool
+        self,
+        task: Task,
+        folder: RunFolder,
+        problem: Problem,
+        title: str,
+        has_alarms: bool,
+        broadcast: events.Listener,
     ) -> None:
         self.task, self.folder, self.problem = task, folder, problem
+        self.broadcast = broadcast
         self.title, self.has_alarms = title, has_alarms
 
     def __call__(self, event: events.Event) -> None:
@@ -130,11 +144,10 @@ class ReportPage:
         self.problem.scores.plot_beside_data(shipped.source, samples, shipped.title)
         known = reference_curves(self.task)
         drawn = curves(rows, folder.file("curves.png"), self.problem.scores.headline, known)
-        pictures = [("Samples", samples), ("Training", drawn)]
+        pictures = [("Samples beside data", samples), ("All curves", drawn)]
         if any("histogram" in row for row in rows):
             shown = convergence(rows, folder.file("convergence.png"))
-            pictures.insert(1, ("Share of each mode or class on the way, and at the end", shown))
-        raised = [alarm for row in rows for alarm in row.get("alarms", ())]
+            pictures.insert(1, ("Modes or classes", shown))
         write_report(
             folder,
             title=self.title,
@@ -143,158 +156,60 @@ class ReportPage:
             reference_name=shipped.results.reference_name,
             cost=shipped.results.cost,
             pictures=pictures,
-            alarms=raised if self.has_alarms else None,
+            alarms=self.alarms(rows) if self.has_alarms else None,
+            first=self.first_screen(shipped, rows),
+        )
+
+    def alarms(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        r"""Returns the alarms of a log, each with the options that may cure it."""
+        settings = dataclasses.asdict(self.task.settings)
+        raised = [alarm for row in rows for alarm in row.get("alarms", ())]
+        return [{**a, "options": cure_options(a["cure"], settings)} for a in raised]
+
+    def first_screen(
+        self, shipped: events.Shipped, rows: Sequence[Mapping[str, Any]]
+    ) -> FirstScreen:
+        r"""Returns verdict, samples and curves."""
+        results, method = shipped.results, self.task.chosen
+        if shipped.student is None or results.verdict is None:
+            x = shipped.source(SHOWN_IMAGES, torch.Generator().manual_seed(0))[0]
+            data = self.problem.data.reference(SHOWN_IMAGES)[0]
+            return FirstScreen(panels=self.panels(("data", data), (shipped.title, x)))
+        judged = self.problem.scores.judged
+        measured = Measurements(
+            rows, results.metric_rows(), results.reference_rows(), results.reference_name
+        )
+        n = SHOWN_IMAGES if len(self.problem.space.shape) == 3 else SHOWN_POINTS
+        with announced_calls(
+            self.broadcast, "drawing the teacher", self.problem.teacher, SOLVER_CALLS * n
+        ):
+            shown = self.problem.beside_teacher(shipped.student, n)
+        same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
+        return FirstScreen(
+            verdict=(results.verdict.name, results.verdict.sentence),
+            panels=self.panels((TEACHER, shown.teacher), (shipped.title, shown.student)),
+            charts=overview(
+                measured, judged.metric, judged.coverage, method.instruments, method.name
+            ),
+            methods=[method.name],
+            note=same,
+        )
+
+    def panels(self, *samples: tuple[str, Tensor]) -> list[str]:
+        r"""Returns a figure for each titled set of samples, the student's in its colour."""
+        colours = ("soft", css_name(self.task.chosen.name))
+        images = self.problem.space.images
+        return sample_panels(
+            [
+                (title, colour, images(x).float().numpy())
+                for (title, x), colour in zip(samples, colours, strict=True)
+            ]
         )
 
 
 # ---------------------------------------------------------------- the console
 
 
-class ConsoleLines:
-    r"""Prints what a user wants to know of a run."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.report_every = 1
-
-    def __call__(self, event: events.Event) -> None:
-        match event:
-            case events.RunAlreadyFinished():
-                self.line(f"{event.folder} is finished; nothing to do.")
-                self.print_paths(event.folder)
-            case events.TeacherNeeded():
-                self.line(f"there is no teacher in {event.folder} yet: vardiu teach {event.name}")
-            case events.ArtefactProgress():
-                self.print_portions(event)
-            case events.StageStarted():
-                self.print_start(event)
-            case events.Reported():
-                self.print_report(event)
-            case events.AlarmRaised():
-                alarm = event.alarm
-                self.line(f"[yellow]{alarm.name}:[/] {alarm.message}. To try: {alarm.cure}")
-            case events.TeacherProbed():
-                self.console.print(probe_table(event.rows))
-            case events.FinalMeasurementStarted():
-                self.line(f"measuring {event.subject} ...")
-            case events.RunFinished():
-                self.print_end(event)
-
-    def line(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
-
-    def print_start(self, event: events.StageStarted) -> None:
-        self.report_every = event.report_every
-        for message in event.skipped:
-            self.line(f"[yellow]skipped:[/] {message}")
-        if 0 < event.step < event.steps:
-            self.line(f"going on with {event.stage} from step {event.step:,} of {event.steps:,}")
-
-    def print_portions(self, event: events.ArtefactProgress) -> None:
-        if event.done % max(1, event.total // 4) == 0 or event.done == event.total:
-            self.line(f"{event.name}: {event.done:,} of {event.total:,} portions are made")
-
-    def print_report(self, event: events.Reported) -> None:
-        # A terminal has the progress bar.
-        if not self.console.is_terminal and event.step % (4 * self.report_every) == 0:
-            place = f"step {event.step:,} of {event.steps:,}"
-            self.line(f"{event.stage}: {place}, {event.seconds:.0f} s")
-
-    def print_end(self, event: events.RunFinished) -> None:
-        results = event.results
-        cost = results.cost
-        print_metrics(
-            self.console, results.metrics, results.reference, results.reference_name or "-"
-        )
-        calls = f", {cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"
-        self.line(f"{cost['seconds']:.0f} s of training{calls if cost['teacher_calls'] else ''}")
-        self.print_paths(event.folder)
-
-    def print_paths(self, folder: Path) -> None:
-        self.line(f"picture: {folder / 'samples.png'}")
-        self.line(f"report:  {folder / 'report.html'}")
-
-
-class ProgressBar:
-    r"""Shows how far a stage has come, and its latest loss."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress: Progress | None = None
-        self.bar = TaskID(0)
-
-    def __call__(self, event: events.Event) -> None:
-        match event:
-            case events.StageStarted():
-                self.start(event)
-            case events.Reported():
-                self.show_loss(event.values)
-            case events.StepTaken() if self.progress is not None:
-                self.progress.update(self.bar, completed=event.step)
-            case events.StageFinished() | events.RunInterrupted() | events.RunFailed():
-                self.stop()
-
-    def start(self, event: events.StageStarted) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-        )
-        transient = not self.console.is_terminal
-        self.progress = Progress(*columns, console=self.console, transient=transient)
-        self.progress.start()
-        self.bar = self.progress.add_task(
-            event.stage, total=event.steps, completed=event.step, loss=""
-        )
-
-    def show_loss(self, values: Mapping[str, Any]) -> None:
-        loss = next((value for name, value in values.items() if name.endswith("/loss")), None)
-        if self.progress is not None and loss is not None:
-            self.progress.update(self.bar, loss=f"loss {loss:.4g}")
-
-    def stop(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
-
-
 def console_listeners(console: Console) -> list[events.Listener]:
     r"""Returns the listeners that print on a console."""
     return [ConsoleLines(console), ProgressBar(console)]
-
-
-def print_metrics(
-    console: Console, metrics: Sequence[Metric], reference: Sequence[Metric], reference_name: str
-) -> None:
-    r"""Prints metrics beside those of a reference."""
-    table = Table(box=None, header_style="bold")
-    for name in ("metric", "student", reference_name, "better", "n"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    known = {metric.name: metric for metric in reference}
-    for metric in metrics:
-        error = "" if metric.error is None else f" ± {metric.error:.2g}"
-        other = known.get(metric.name)
-        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
-        table.add_row(
-            metric.name,
-            f"{metric.value:.4g}{error}",
-            "" if other is None else f"{other.value:.4g}",
-            better,
-            f"{metric.n:,}",
-        )
-    console.print(table)
-
-
-def probe_table(rows: Sequence[Probe]) -> Table:
-    r"""Returns the table of a teacher's denoising error."""
-    table = Table(box=None, header_style="bold")
-    for name in ("sigma", "squared error", "a linear denoiser's", "allowed", ""):
-        table.add_column(name, justify="right")
-    for row in rows:
-        error = f"{row.error:.4g} ± {row.deviation:.2g}"
-        numbers = f"{row.sigma:.3g}", error, f"{row.linear:.4g}", f"{row.allowed:.4g}"
-        table.add_row(*numbers, row.status)
-    return table

@@ -2,11 +2,13 @@ r"""What a run measures on the way: of which network, how often, and what it is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..methods import Method
 from ..monitoring import references
@@ -15,16 +17,47 @@ from ..monitoring.measures import measure_convergence
 from ..problems.base import Problem
 from ..students.base import Generator
 from ..training.trainer import Trainer
+from .events import Listener, WorkProgress
 from .presets import PRESETS
 from .task import RunSettings, Task
 
 __all__ = [
+    "announced_calls",
     "cures_of",
     "evaluation_due",
     "gradient_draws",
     "reference_curves",
     "student_values",
 ]
+
+
+@contextlib.contextmanager
+def announced_calls(
+    broadcast: Listener, name: str, network: nn.Module | None, total: int | None = None
+) -> Iterator[None]:
+    r"""Tells how many rows a network has evaluated within the context; nothing if it has none.
+
+    Arguments:
+        broadcast: Is told.
+        name: What the work is.
+        network: The network; none where there is yet to be one.
+        total: The number of rows that it is going to evaluate, if that is known.
+    """
+    done = 0
+
+    def count(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+        nonlocal done
+        done += len(output)
+        broadcast(WorkProgress(name, done, None if total is None else max(done, total)))
+
+    handle = None if network is None else network.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+        if done:
+            broadcast(WorkProgress(name, done, total, finished=True))
 
 
 def evaluation_due(step: int, steps: int, run: RunSettings) -> bool:

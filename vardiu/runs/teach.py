@@ -10,6 +10,7 @@ import torch
 
 from .. import models
 from ..denoisers.base import Denoiser
+from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import measured
 from .events import (
@@ -22,6 +23,7 @@ from .events import (
 )
 from .execute import Execution, execution
 from .listeners import ReportPage
+from .measuring import announced_calls
 from .presets import TEACHERS
 from .task import Task, task_from_preset
 
@@ -43,7 +45,7 @@ def teach(
             return run.folder
         torch.manual_seed(task.run.seed)
         title = f"teacher: {task.preset}"
-        page = ReportPage(task, run.folder, run.problem, title, has_alarms=False)
+        page = ReportPage(task, run.folder, run.problem, title, False, run.broadcast)
         run.broadcast.listeners.append(page)
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())
@@ -56,10 +58,17 @@ def ship_teacher(run: Execution) -> None:
     problem, teacher = run.problem, run.result.cpu()
     assert isinstance(teacher, Denoiser)
     problem.teacher = teacher
-    run.broadcast(TeacherProbed(measured(teacher, *problem.data.reference(512))))
+    data = problem.data.reference(512)
+    with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
+        rows = measured(teacher, *data)
+    run.broadcast(TeacherProbed(rows))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
     source = problem.teacher_source()
-    results = Results(problem.scores.measure(source, problem.scores.samples), [], "", run.cost)
+    n = problem.scores.samples
+    calls = SOLVER_CALLS * n
+    with announced_calls(run.broadcast, "measuring the teacher", teacher, calls):
+        metrics = problem.scores.measure(source, n)
+    results = Results(metrics, [], "", run.cost)
     about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
     models.save(teacher, run.folder.file("teacher"), about)
     run.finish(results, source, "teacher, 69 calls")

@@ -2,9 +2,28 @@ r"""Rows of settings that several methods are run with: the same ground for all 
 
 from __future__ import annotations
 
-from .fields import DensitySettings, ImageSettings, LevelSettings, WeightSettings
+import dataclasses
+import math
+from typing import Any, TypeVar
 
-__all__ = ["AT_ONCE", "BOUNDED", "COARSE_TO_FINE", "MIXTURE", "MOG40", "PATCHES"]
+from .fields import DensitySettings, FrameSettings, ImageSettings, LevelSettings, WeightSettings
+
+__all__ = ["AT_ONCE", "BOUNDED", "COARSE_TO_FINE", "MIXTURE", "MOG40", "PATCHES", "rescaled"]
+
+
+S = TypeVar("S")
+
+
+# Lengths that go with the narrowest Gaussian, and those that go with the whole spread.
+GRAINS = {
+    DensitySettings: ("sigma_min", "bandwidth"),
+    LevelSettings: ("sigma_min",),
+    WeightSettings: ("scale",),
+    FrameSettings: ("sigma",),
+}
+
+
+SPREADS = {DensitySettings: ("sigma_max",), LevelSettings: ("sigma_max", "start_min")}
 
 
 MOG40 = DensitySettings(fourier=7, precision="bfloat16")
@@ -31,4 +50,47 @@ MIXTURE = DensitySettings(
 )
 
 
-PATCHES = ImageSettings(name="patches", data="photos", widths=(24, 64), precision="bfloat16")
+PATCHES = ImageSettings(
+    name="patches",
+    data="photos",
+    held_out="photos-held-out",
+    widths=(24, 64),
+    precision="bfloat16",
+)
+
+
+def rescaled(settings: S, grain: float, spread: float) -> S:
+    r"""Returns settings for data of another size: every noise level that they hold is a length.
+
+    The smallest levels, the scale of a bounded weight and the width of a kernel are multiplied by
+    `grain`; the largest levels, and the smallest one that training begins with, by `spread`; the
+    mean of a log-normal distribution moves by the logarithm of the two's geometric mean. Rows
+    within rows are rescaled alike. What a class beside those of `vardiu.settings.fields` holds
+    itself is left as it is.
+
+    Arguments:
+        settings: A dataclass of settings.
+        grain: The smallest length of the new data over that of the old ones.
+        spread: The standard deviation of the new data over that of the old ones.
+    """
+    if grain == spread == 1:
+        return settings
+    row: Any = settings
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = rescaled(value, grain, spread)
+    for table, factor in ((GRAINS, grain), (SPREADS, spread)):
+        for name in table.get(type(row), ()):
+            value = getattr(row, name)
+            changes[name] = None if value is None else _rounded(value * factor)
+    if isinstance(row, LevelSettings):
+        changes["mean"] = round(row.mean + 0.5 * math.log(grain * spread), 2)
+    found: S = dataclasses.replace(row, **changes)
+    return found
+
+
+def _rounded(value: float) -> float:
+    r"""Returns a number of three digits: a level is typed and read."""
+    return float(f"{value:.3g}")

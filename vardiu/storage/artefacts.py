@@ -39,6 +39,7 @@ class Artefacts:
         progress: Is told the name of what is being made, how many portions there are, and how
             many there will be.
         meter: Reads counters that only grow; what each portion took of them is kept with it.
+        stopping: Is called when the process is asked to stop, before the portion at hand ends.
 
     Attributes:
         cost: What the artefacts that were asked for took, in whichever process they were made.
@@ -49,8 +50,10 @@ class Artefacts:
         folder: Path | None = None,
         progress: Callable[[str, int, int], None] = lambda name, done, total: None,
         meter: Callable[[], Mapping[str, float]] = lambda: {"seconds": time.perf_counter()},
+        stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.progress, self.meter = folder, progress, meter
+        self.stopping = stopping
         self.cost: dict[str, float] = {}
         self._memory: dict[str, dict[str, Tensor]] = {}
 
@@ -141,7 +144,7 @@ class Artefacts:
     ) -> Iterator[Portion]:
         r"""Yields the wanted portions, each made when it is asked for."""
         done = total - len(wanted)
-        with wish_to_stop() as wish:
+        with wish_to_stop(self.stopping) as wish:
             for index in wanted:
                 self.progress(name, done, total)
                 yield make(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 __all__ = ["Wish", "wish_to_stop"]
@@ -19,10 +19,13 @@ class Wish:
 
 
 @contextlib.contextmanager
-def wish_to_stop() -> Iterator[Wish]:
+def wish_to_stop(acknowledge: Callable[[], None] = lambda: None) -> Iterator[Wish]:
     r"""Turns the first SIGINT or SIGTERM into a wish; a second one is heard as ever.
 
     Only the main thread may listen to signals: elsewhere the wish is never asked.
+
+    Arguments:
+        acknowledge: Is called as soon as the wish is asked, before the work at hand has ended.
     """
     wish = Wish()
     if threading.current_thread() is not threading.main_thread():
@@ -32,6 +35,7 @@ def wish_to_stop() -> Iterator[Wish]:
     def ask(number: int, frame: FrameType | None) -> None:
         wish.asked = True
         signal.signal(number, previous[number])
+        acknowledge()
 
     previous = {int(n): signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -42,6 +42,51 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "point values": Limit(
+        2**28, "numbers in a file of points", "As float32 they take a gigabyte of memory."
+    ),
+    "image bytes": Limit(
+        2**29, "bytes of an image's file", "An uncompressed image of the most pixels has less."
+    ),
+    "image pixels": Limit(
+        2**26,
+        "pixels of an image",
+        "A camera's 60 million need 200 MB; a file of 100 kB may unpack to any number.",
+    ),
+    "array bytes": Limit(
+        2**34,
+        "bytes of an array in an .npz",
+        "It is read whole; a larger one is saved as .npy, which stays on the disk.",
+    ),
+    "tar members": Limit(
+        2_000_000, "members of one tar shard", "Shards have some thousands; each name is kept."
+    ),
+    "tar header bytes": Limit(
+        2**20, "bytes of a tar member's header", "A name may claim to be as long as the file."
+    ),
+    "row group bytes": Limit(
+        2**32,
+        "bytes of a row group's images in parquet",
+        "A row group is read whole; writers keep to some hundred megabytes.",
+    ),
+    "table bytes": Limit(
+        2**28,
+        "bytes of a table: CSV, JSON lines, dataset.json, prompts",
+        "A million images with their captions need 200 MB.",
+    ),
+    "table columns": Limit(10_000, "columns of a table", "Honest ones have tens."),
+    "table rows": Limit(20_000_000, "rows of a table", "ImageNet's whole has 14 million images."),
+    "prompt characters": Limit(
+        20_000, "characters of a prompt", "Encoders of texts read some hundred words."
+    ),
+    "classes": Limit(1_000_000, "the number of a class", "The whole of ImageNet has 22 thousand."),
+    "folder entries": Limit(
+        20_000_000, "files below a folder", "ImageNet's whole has 14 million images."
+    ),
+    "folder depth": Limit(50, "levels of folders", "A link may lead to ever deeper ones."),
+    "pattern files": Limit(
+        1_000_000, "files that a pattern names", "{0..999999999} would be a list of as many."
+    ),
     "schedule times": Limit(
         100_000, "times of a schedule", "Schedulers have 1,000; a table of each is made."
     ),
@@ -93,7 +138,7 @@ def limit(name: str) -> int:
 
 
 def refuse_beyond(
-    name: str, found: int, what: object, error: type[ValueError] = ConfigError
+    name: str, found: int, what: object, error: type[Exception] = ConfigError
 ) -> None:
     r"""Raises an error if a number is beyond a limit.
 

@@ -107,7 +107,6 @@ def measured(
     levels: int = 7,
     rule: Rule | None = None,
     seed: int = 0,
-    tell: Callable[[int, int], None] | None = None,
 ) -> list[Probe]:
     r"""Measures the denoising error against the noise level.
 
@@ -118,7 +117,6 @@ def measured(
         levels: The number of levels, log-spaced over the teacher's range.
         rule: What is accepted; `Rule()` by default.
         seed: The seed of the noise.
-        tell: Is told after each level how many are done, and of how many.
 
     Returns:
         One row for each level.
@@ -150,8 +148,6 @@ def measured(
         sure = error - rule.errors * deviation
         status = "ok" if sure <= rule.ok * best else "weak" if sure <= allowed else "fails"
         rows.append(Probe(sigma, error, deviation, best, allowed, status))
-        if tell is not None:
-            tell(len(rows), levels)
     return rows
 
 
@@ -163,7 +159,6 @@ def probe(
     levels: int = 7,
     rule: Rule | None = None,
     seed: int = 0,
-    tell: Callable[[int, int], None] | None = None,
 ) -> list[Probe]:
     r"""Measures the denoising error, see `measured`, and refuses what does not denoise.
 
@@ -173,7 +168,7 @@ def probe(
         ConfigError: The samples cannot judge anybody.
         ValueError: The levels of the teacher are not a finite range.
     """
-    rows = measured(teacher, x, cond, levels=levels, rule=rule, seed=seed, tell=tell)
+    rows = measured(teacher, x, cond, levels=levels, rule=rule, seed=seed)
     failed = next((row for row in rows if row.status == "fails"), None)
     if failed is not None:
         raise NotADenoiser(
@@ -363,7 +358,6 @@ def checked(
     x: Tensor,
     cond: Mapping[str, Tensor] | None = None,
     draw: Callable[[], Tensor] | None = None,
-    tell: Callable[[int, int], None] | None = None,
 ) -> list[Probe]:
     r"""Probes a teacher; one that is refused is tried under other readings, to name the cause.
 
@@ -372,7 +366,6 @@ def checked(
         x: Clean samples, or the teacher's own where there are no data.
         cond: Their conditions.
         draw: Where they are its own, draws them anew under another reading.
-        tell: Is told after each level how many are done, and of how many.
 
     Raises:
         NotADenoiser: It does not denoise; the message says which other reading of it would, if
@@ -380,7 +373,7 @@ def checked(
         ConfigError: The samples cannot judge anybody.
     """
     try:
-        return probe(teacher, x, cond, tell=tell)
+        return probe(teacher, x, cond)
     except NotADenoiser as error:
         with contextlib.closing(_readings(teacher, x, draw)) as readings:
             for words, other, data in readings:

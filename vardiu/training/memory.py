@@ -64,10 +64,13 @@ class Target(Memory):
         return self.network(*arguments, **named)
 
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
-        network = objective.network(self.source)
+        self.move(objective.network(self.source), 1 - self.decay)
+
+    def move(self, network: nn.Module, share: float) -> None:
+        r"""Moves the copy by a share of the way to a network, its buffers all the way."""
         pairs = zip(self.network.parameters(), network.parameters(), strict=True)
         for mine, its in pairs:
-            mine.lerp_(its.to(mine.dtype), 1 - self.decay)
+            mine.lerp_(its.to(mine.dtype), share)
         for held, current in zip(self.network.buffers(), network.buffers(), strict=True):
             held.copy_(current)
 

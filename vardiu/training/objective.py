@@ -56,6 +56,9 @@ class Phase:
         every: The phase runs at the steps that this divides, on fresh draws.
         repeat: How many times each visit goes through the same prepared draws.
         minibatches: The equal parts of those draws that are updated with, one after another.
+        when: Of the steps that `every` divides, those at which the phase runs; all by default.
+        period: The number of steps after which the turns of the phase repeat, where it is not
+            `every`.
     """
 
     name: str
@@ -64,6 +67,17 @@ class Phase:
     every: int = 1
     repeat: int = 1
     minibatches: int = 1
+    when: Callable[[int], bool] | None = None
+    period: int | None = None
+
+    def due(self, step: int) -> bool:
+        r"""Whether the phase runs at a step."""
+        return step % self.every == 0 and (self.when is None or self.when(step))
+
+    @property
+    def cycle(self) -> int:
+        r"""The number of steps after which the turns of the phase repeat."""
+        return self.every if self.period is None else self.period
 
 
 class Objective(nn.Module, abc.ABC):

@@ -27,6 +27,7 @@ class Stage(NamedTuple):
         optimisation: How to train it.
         share: The part of the recipe's own number of updates that is this stage's. A stage
             whose length does not follow from that number has a share of 0: its cost is fixed.
+        of: The number of stages of its recipe; 0 where that is not said.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stage(NamedTuple):
     batches: Batches
     optimisation: Optimisation
     share: float = 1.0
+    of: int = 0
 
 
 class Trained(NamedTuple):

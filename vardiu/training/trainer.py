@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
-from ..errors import Diverged, Interrupted
+from ..errors import ConfigError, Diverged, Interrupted
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
 from ..students.base import Generator
@@ -63,6 +63,7 @@ class Trainer:
         updates: The number of updates of each network.
         average: The student's moving average.
         batch: The latest batch that the instruments may look at: one of its parts.
+        asked_to_stop: Whether SIGINT or SIGTERM came; whoever trained the last step decides then.
 
     Raises:
         ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
@@ -99,6 +100,7 @@ class Trainer:
                 f"an optimizer for {sorted(extra)}, which no phase updates; "
                 f"the phases update {list(objective.trained)}"
             )
+        refuse_networks_never_updated(objective, optimisation, steps)
         self.objective = objective.train()
         self.optimisation = optimisation
         self.optimizers = {
@@ -113,6 +115,7 @@ class Trainer:
         self.updates = dict.fromkeys(objective.trained, 0)
         self.batch: Batch | None = None
         self.latest: dict[str, Tensor] = {}
+        self.asked_to_stop = False
         objective.streams.reset(seed)
         if torch.distributed.is_initialized():
             objective.streams.rank = torch.distributed.get_rank()
@@ -134,7 +137,7 @@ class Trainer:
             prepare = functools.partial(self.objective.prepare, step=self.step)
             drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
-            if self.step % phase.every == 0:
+            if phase.due(self.step) and self.due(phase):
                 for part in visits(phase, drawn):
                     loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
@@ -144,8 +147,16 @@ class Trainer:
         self.step += 1
         self.seconds += time.perf_counter() - started
 
+    def due(self, phase: Phase) -> tuple[str, ...]:
+        r"""Returns the networks of a phase whose delay is over; without any it is left out."""
+        rows = self.optimisation.rows
+        return tuple(name for name in phase.updates if self.step >= rows[name].delay)
+
     def update(self, phase: Phase, drawn: Sequence[Any], samples: int) -> Loss:
-        r"""Takes one step of the optimisers of the networks that a phase names.
+        r"""Takes one step of the optimisers of the networks of a phase whose delay is over.
+
+        The others are frozen: no gradient is taken that would be thrown away, and a loss that asks
+        the teacher for the student's sake alone can see that it need not.
 
         Arguments:
             phase: The phase.
@@ -163,20 +174,19 @@ class Trainer:
             loss.value.backward(None if factor == 1 else torch.full_like(loss.value, factor))
             return Loss(loss.value.detach(), loss.info)
 
-        with only(self.objective, phase.updates) as free:
+        with only(self.objective, self.due(phase)) as free:
             loss = mean_of(self.objective.streams.over_parts(visit, drawn))
         share_gradients(free)
         norms = self.clip(phase, loss, scale)
         for name in norms:
             row, optimizer = self.optimisation.rows[name], self.optimizers[name]
-            if self.step >= row.delay:
-                row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
-                optimizer.step()
-                self.updates[name] += 1
-                if name == "generator":
-                    self.average.update(
-                        self.objective.generator, samples * self.objective.streams.world
-                    )
+            row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
+            optimizer.step()
+            self.updates[name] += 1
+            if name == "generator":
+                self.average.update(
+                    self.objective.generator, samples * self.objective.streams.world
+                )
             optimizer.zero_grad(set_to_none=True)
         info = {f"gradient/{name}": norm for name, norm in norms.items()}
         if scale is not None:
@@ -194,7 +204,7 @@ class Trainer:
         """
         gradients = {
             name: [p.grad for p in self.objective.network(name).parameters() if p.grad is not None]
-            for name in phase.updates
+            for name in self.due(phase)
         }
         if scale is not None:
             scale.undo([g for group in gradients.values() for g in group])
@@ -234,6 +244,7 @@ class Trainer:
         report_every: int = 0,
         report: Callable[[Report], None] = lambda report: None,
         progress: Callable[[int], None] = lambda step: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> Generator:
         r"""Trains from where it stands until `steps`; see `load_state_dict` to resume.
 
@@ -244,17 +255,19 @@ class Trainer:
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
+            stopping: Is called when the process is asked to stop, before the step at hand ends.
 
         Returns:
             The averaged student.
 
         Raises:
             Diverged: A loss or a gradient is not finite.
-            Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+            Interrupted: SIGINT or SIGTERM came; the step was finished and saved. After the last
+                step the student is returned all the same, and `asked_to_stop` is set.
         """
         saved = time.monotonic()
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
-        with wish_to_stop() as wish:
+        with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
@@ -268,7 +281,8 @@ class Trainer:
                 if store is not None and (due or wish.asked or self.step == self.steps):
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
-                if wish.asked:
+                self.asked_to_stop = wish.asked
+                if wish.asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         return self.average.module
 
@@ -325,6 +339,26 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def refuse_networks_never_updated(
+    objective: Objective, optimisation: Optimisation, steps: int
+) -> None:
+    r"""Raises a `ConfigError` if a network's delay lasts until after its last turn: the run would
+    train nothing, and say nothing."""
+    last = dict.fromkeys(objective.trained, -1)
+    for phase in objective.phases:
+        turns = (s for s in range(steps - 1, max(-1, steps - 1 - phase.cycle), -1) if phase.due(s))
+        turn = next(turns, -1)
+        for name in phase.updates:
+            last[name] = max(last[name], turn)
+    for name, step in last.items():
+        delay = optimisation.rows[name].delay
+        if delay > max(step, 0):
+            raise ConfigError(
+                f"the {name} would never be updated: its delay is of {delay:,} steps, and its "
+                f"last turn is after {step:,} of {steps:,} steps. Raise --steps or lower the delay"
+            )
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,375 @@
+"""The anchored posterior against closed forms: affine students, a Gaussian teacher."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import denoiser, student
+from problems import LinearGaussian, mixture_teacher, standard_error
+from torch import Tensor
+
+from vardiu.data.batch import Batch
+from vardiu.data.batches import DataFree
+from vardiu.denoisers.levels import LogUniform
+from vardiu.denoisers.lora import LoRA
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.functional.bounds import gaussian_kl
+from vardiu.methods.anchored import Anchor, AnchoredVarDiU, nats, steps_of
+from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.nn import MLP
+from vardiu.settings.fields import AnchorSettings
+from vardiu.students.affine import Affine, AffineDenoiser
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.training.optimizers import Optimisation
+from vardiu.training.trainer import Trainer
+
+SIGMA = 0.8
+LEVEL = LogUniform(SIGMA, SIGMA * (1 + 1e-12))
+RANGE = {"sigma_min": 0.1, "sigma_max": 10.0}
+
+
+def moved(student: Affine, by: float = 0.3) -> Affine:
+    random = torch.Generator().manual_seed(7)
+    change = by * torch.randn(student.matrix.shape, generator=random)
+    return Affine(student.matrix.detach() + change, student.shift.detach() + by)
+
+
+def anchored(
+    problem: LinearGaussian, anchor: Affine, row: AnchorSettings | None = None, **options
+) -> AnchoredVarDiU:
+    """The objective of an affine student whose anchor is elsewhere; the fake is exact."""
+    held = Anchor(anchor, row or AnchorSettings(), 1, 100)
+    fake = AffineDenoiser(held.network, follows=True, **RANGE)
+    return AnchoredVarDiU(
+        problem.teacher,
+        problem.generator,
+        fake,
+        **{"levels": LEVEL, "anchor": held, "weight": torch.ones_like, **options},
+    )
+
+
+def law(matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    return shift, matrix @ matrix.T + SIGMA**2 * torch.eye(len(shift))
+
+
+def divergence(problem: LinearGaussian, matrix: Tensor, shift: Tensor) -> Tensor:
+    return problem.kl(matrix, shift, SIGMA)
+
+
+def bound(problem: LinearGaussian, matrix: Tensor, shift: Tensor, anchor: Affine) -> Tensor:
+    """U_a: the mean of ||g - g_a||^2 / 2 sigma^2, and of log p_a - log q under p."""
+    a, b = anchor.matrix.detach(), anchor.shift.detach()
+    far = ((matrix - a).square().sum() + (shift - b).square().sum()) / (2 * SIGMA**2)
+    mine, its = law(matrix, shift), law(a, b)
+    return far + divergence(problem, matrix, shift) - gaussian_kl(*mine, *its)
+
+
+def slack(matrix: Tensor, shift: Tensor, anchor: Affine) -> Tensor:
+    """The mean over x_t of KL(p(z | x_t) || r_a(z | x_t)), by the moments of both."""
+
+    def moments(a: Tensor) -> tuple[Tensor, Tensor]:
+        precision = torch.eye(a.shape[1]) + a.T @ a / SIGMA**2
+        return precision, torch.linalg.solve(precision, a.T) / SIGMA**2
+
+    a, b = anchor.matrix.detach(), anchor.shift.detach()
+    (own, gain), (other, its) = moments(matrix), moments(a)
+    # The difference of the means is affine in x_t, whose law is known.
+    mean, covariance = law(matrix, shift)
+    constant = its @ (mean - b) - gain @ (mean - shift)
+    spread = (its - gain) @ covariance @ (its - gain).T
+    wide = torch.linalg.inv(own)
+    logs = torch.logdet(own) - torch.logdet(other)
+    squares = torch.trace(other @ (wide + spread)) + constant @ other @ constant
+    return 0.5 * (squares - len(own) + logs)
+
+
+@pytest.mark.parametrize(("d", "k"), [(3, 2), (3, 4), (2, 2)])
+def test_the_bound_is_the_divergence_and_the_slack(d, k):
+    problem = LinearGaussian(d, k)
+    matrix, shift, anchor = problem.matrix, problem.shift, moved(problem.generator)
+    got = bound(problem, matrix, shift, anchor) - divergence(problem, matrix, shift)
+    assert float(got) > 0.01
+    torch.testing.assert_close(got, slack(matrix, shift, anchor), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        bound(problem, matrix, shift, problem.generator), divergence(problem, matrix, shift)
+    )
+
+
+def closed_gradient(problem: LinearGaussian, value) -> tuple[Tensor, Tensor]:
+    a = problem.generator.matrix.detach().clone().requires_grad_(True)
+    b = problem.generator.shift.detach().clone().requires_grad_(True)
+    return torch.autograd.grad(value(a, b), (a, b))
+
+
+def estimated(objective: DiffInstruct, problem: LinearGaussian, rows: int = 64) -> list[Tensor]:
+    """Draws of the gradient of the student's loss, `(400, *)`, of matrix and shift."""
+    found = []
+    for _ in range(400):
+        with torch.no_grad():
+            drawn = objective.prepare(Batch(rows), 0)
+        loss = objective.student_loss(drawn, 0).value
+        found.append(
+            torch.autograd.grad(loss, (problem.generator.matrix, problem.generator.shift))
+        )
+    return [torch.stack(part) for part in zip(*found, strict=True)]
+
+
+def off(got: list[Tensor], wanted: tuple[Tensor, Tensor]) -> float:
+    """The largest distance of a mean gradient from what is wanted, in standard errors."""
+    return max(
+        float(((g.mean(0) - w).abs() / standard_error(g)).max())
+        for g, w in zip(got, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_gradient_is_that_of_the_bound_wherever_the_anchor_is(antithetic):
+    problem = LinearGaussian(3, 3)
+    anchor = moved(problem.generator)
+    objective = anchored(problem, anchor, antithetic=antithetic)
+    of_bound = closed_gradient(problem, lambda a, b: bound(problem, a, b, anchor))
+    of_divergence = closed_gradient(problem, lambda a, b: divergence(problem, a, b))
+    got = estimated(objective, problem)
+    assert off(got, of_bound) < 5 and off(got, of_divergence) > 10
+    # With the same lagging fake, Diff-Instruct's is the gradient of neither.
+    plain = DiffInstruct(
+        problem.teacher, problem.generator, objective.fake, levels=LEVEL, weight=torch.ones_like
+    )
+    got = estimated(plain, problem)
+    assert off(got, of_bound) > 10 and off(got, of_divergence) > 10
+
+
+def test_noise_of_both_signs_cancels_where_the_denoisers_are_affine():
+    """What is left is the gradient of the means, whatever the noise."""
+    problem = LinearGaussian(3, 3)
+    objective = anchored(problem, moved(problem.generator))
+    with torch.no_grad():
+        drawn = objective.prepare(Batch(8), 0)
+    found = []
+    for scale in (1.0, 3.0):
+        objective.noise_like = lambda x, role="noise", s=scale: s * torch.ones_like(x)
+        loss = objective.student_loss(drawn, 0).value
+        found.append(torch.autograd.grad(loss, problem.generator.matrix)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_at_the_anchor_the_gradient_is_that_of_the_divergence():
+    problem = LinearGaussian(3, 3)
+    objective = anchored(problem, problem.generator)
+    wanted = closed_gradient(problem, lambda a, b: divergence(problem, a, b))
+    assert off(estimated(objective, problem), wanted) < 5
+
+
+def test_a_held_anchor_makes_descent_lower_the_divergence_at_every_refresh():
+    problem = LinearGaussian(2, 2, seed=3)
+    row = AnchorSettings(refresh=40)
+    objective = anchored(problem, problem.generator, row, levels=LEVEL)
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-3, "generator": 0.01}), steps=400)
+    batches, found = DataFree(512), []
+    for step in range(401):
+        if step % 40 == 0:
+            anchor = objective.anchor.network
+            g = objective.generator
+            torch.testing.assert_close(anchor.matrix.detach(), g.matrix.detach())
+            found.append(divergence(problem, g.matrix.detach(), g.shift.detach()).item())
+        elif step % 40 == 39:
+            a, b = objective.generator.matrix.detach(), objective.generator.shift.detach()
+            majorant = bound(problem, a, b, objective.anchor.network).item()
+            assert divergence(problem, a, b).item() <= majorant
+            # The bits that are left to descend are noise in the end.
+            assert majorant <= found[-1] + 1e-3
+        if step < 400:
+            trainer.advance(batches)
+    assert found[0] > 0.3
+    assert all(b < a + 1e-3 for a, b in zip(found, found[1:], strict=False))
+    assert found[-1] < found[0] / 20
+
+
+def test_with_the_teachers_own_map_it_is_regression_on_pairs():
+    """To rounding: the noise cancels row by row, as the fake is the teacher itself."""
+    problem = LinearGaussian(3, 3)
+    teacher_map = problem.networks.matched_student()
+    objective = anchored(problem, teacher_map, levels=LogUniform(0.3, 3.0), weight=torch.square)
+    twin = copy.deepcopy(objective)
+    with torch.no_grad():
+        drawn = objective.prepare(Batch(32), 0)
+    loss = objective.student_loss(drawn, 0)
+    got = torch.autograd.grad(loss.value, objective.generator.matrix)[0]
+    z = twin.latents(32)
+    # The weight of a level is w / sigma^2, here one.
+    value = 0.5 * (twin.generator(z) - teacher_map(z).detach()).square().sum(1).mean()
+    wanted = torch.autograd.grad(value, twin.generator.matrix)[0]
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_an_anchor_that_is_the_student_makes_it_diff_instruct_to_the_bit():
+    options = {"levels": LogUniform(0.2, 5.0), "ratio": 2, "normalised": True}
+    torch.manual_seed(0)
+    networks = (mixture_teacher(), student(), denoiser())
+    plain = DiffInstruct(*copy.deepcopy(networks), **options)
+    generator = copy.deepcopy(networks[1])
+    anchor = Anchor(generator, AnchorSettings(rate=1.0), 2, 6)
+    other = AnchoredVarDiU(
+        networks[0], generator, networks[2], anchor=anchor, antithetic=False, **options
+    )
+    for objective in (plain, other):
+        rates = {"fake": 1e-2, "generator": 1e-2}
+        Trainer(objective, Optimisation.adam(rates), steps=6).fit(DataFree(16))
+    for a, b in zip(plain.generator.parameters(), other.generator.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_fake_learns_the_anchors_samples_and_not_the_students():
+    problem = LinearGaussian(2, 2)
+    anchor = moved(problem.generator, 1.0)
+    objective = anchored(problem, anchor)
+    with torch.no_grad():
+        drawn = objective.prepare(Batch(20_000), 0)
+        right = objective.fake_loss(drawn, 0).value
+        objective.fake = AffineDenoiser(problem.generator, **RANGE)
+        wrong = objective.fake_loss(drawn, 0).value
+    assert right < 0.9 * wrong
+    z = drawn.z
+    torch.testing.assert_close(drawn.x, anchor(z).detach())
+
+
+def test_a_few_step_student_and_its_anchor_make_one_call_from_one_state():
+    few = FewStep(denoiser(), [5.0, 1.0, 0.3], rule="renoise")
+    held = Anchor(few, AnchorSettings(), 1, 10)
+    with torch.no_grad():
+        for parameter in few.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    objective = AnchoredVarDiU(mixture_teacher(), few, denoiser(), levels=LEVEL, anchor=held)
+    seen = set()
+    for _ in range(20):
+        with torch.no_grad():
+            drawn = objective.prepare(Batch(4), 0)
+            seen.add(drawn.call)
+            torch.testing.assert_close(drawn.x, held.network.call(drawn.call, drawn.z))
+            loss = objective.student_loss(drawn, 0)
+        gap = few.call(drawn.call, drawn.z) - drawn.x
+        torch.testing.assert_close(
+            loss.info["trust"], gap.square().sum(1).mean() / (2 * SIGMA**2), rtol=1e-4, atol=0
+        )
+    assert seen == {0, 1, 2}
+
+
+def test_adapters_share_their_base_with_the_anchors():
+    base = PreconditionedDenoiser(
+        MLP((2,), (2,), width=8, depth=2, noisy=True), shape=(2,), sigma_data=1.0, **RANGE
+    )
+    frozen = copy.deepcopy(base.network)
+    base.network = LoRA(base.network, 2)
+    generator = OneStep(base, 5.0)
+    held = Anchor(generator, AnchorSettings(rate=0.25), 1, 10)
+    objective = AnchoredVarDiU(
+        mixture_teacher(), generator, denoiser(), levels=LogUniform(0.2, 5.0), anchor=held
+    )
+    mine, its = generator.denoiser.network, held.network.denoiser.network
+    assert its.network is mine.network and its is not mine
+    up = next(iter(mine.up))
+    before = its.up[up].clone()
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-2, "generator": 1e-2}), steps=1)
+    trainer.advance(DataFree(16))
+    # The average is of the factors, and what is run is the adapter that they make.
+    torch.testing.assert_close(its.up[up], before + 0.25 * (mine.up[up] - before))
+    for a, b in zip(frozen.parameters(), mine.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    size = sum(v.numel() for k, v in objective.state_dict().items() if k.startswith("anchor"))
+    assert size < sum(p.numel() for p in frozen.parameters())
+
+
+# -------------------------------------------------------------------------------- the anchor
+
+
+def test_the_nats_are_half_the_squared_distance_in_units_of_the_noise():
+    x, y = torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 3.0]])
+    torch.testing.assert_close(nats(x, y, torch.tensor([1.0, 3.0])), torch.tensor([4.5, 0.5]))
+
+
+def test_nats_bound_the_divergence_from_the_anchors_law():
+    problem = LinearGaussian(3, 3)
+    anchor = moved(problem.generator)
+    z = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        value = nats(problem.generator(z), anchor(z), torch.full((len(z),), SIGMA)).mean()
+        mine = law(problem.generator.matrix, problem.generator.shift)
+        assert gaussian_kl(*mine, *law(anchor.matrix, anchor.shift)) < value
+
+
+def turns(row: AnchorSettings, ratio: int, steps: int) -> tuple[list[int], list[int]]:
+    """The steps at which the student is updated, and after which the anchor is the student."""
+    problem = LinearGaussian(2, 2)
+    anchor = Anchor(problem.generator, row, ratio, steps)
+    fake = AffineDenoiser(problem.generator, **RANGE)
+    objective = AnchoredVarDiU(
+        problem.teacher, problem.generator, fake, levels=LEVEL, anchor=anchor, ratio=ratio
+    )
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-3, "generator": 0.1}), steps=steps)
+    batches, updated, refreshed = DataFree(8), [], []
+    for step in range(steps):
+        before = trainer.updates["generator"]
+        trainer.advance(batches)
+        if trainer.updates["generator"] > before:
+            updated.append(step)
+        if torch.equal(anchor.network.matrix, problem.generator.matrix) and updated:
+            refreshed.append(step)
+    return updated, refreshed
+
+
+def test_a_held_anchor_is_refreshed_and_then_the_fake_settles():
+    updated, refreshed = turns(AnchorSettings(refresh=2, settle=3), ratio=2, steps=21)
+    assert updated == [3, 5, 10, 12, 17, 19]
+    # Until the student moves again it is its own anchor.
+    assert refreshed == [6, 7, 8, 9, 13, 14, 15, 16, 20]
+    assert steps_of(AnchorSettings(refresh=2, settle=3), 6, 2) == 21
+
+
+def test_a_held_anchor_is_refreshed_when_the_student_has_left_it():
+    updated, refreshed = turns(AnchorSettings(refresh=50, trust=1e-9), ratio=1, steps=4)
+    assert updated == refreshed == [0, 1, 2, 3]
+    updated, refreshed = turns(AnchorSettings(refresh=50, trust=1e9), ratio=1, steps=4)
+    assert updated == [0, 1, 2, 3] and not refreshed
+
+
+def test_a_moving_average_follows_updates_by_a_rate_that_falls():
+    problem = LinearGaussian(2, 2)
+    anchor = Anchor(problem.generator, AnchorSettings(rate=0.8, rate_end=0.05), 1, 4)
+    assert anchor.rate(0) == 0.8 and anchor.rate(4) == pytest.approx(0.05)
+    assert anchor.rate(2) == pytest.approx(0.2)
+    updated, refreshed = turns(AnchorSettings(rate=0.5), ratio=3, steps=7)
+    assert updated == [0, 3, 6] and not refreshed
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"rate": 0.0}, r"within \(0, 1\]"),
+        ({"rate": float("nan")}, r"within \(0, 1\]"),
+        ({"rate_end": 1.5}, r"within \(0, 1\]"),
+        ({"refresh": -1}, "at least 0"),
+        ({"settle": 3}, "give a refresh"),
+        ({"trust": 3.0}, "give a refresh"),
+        ({"refresh": 3, "trust": float("nan")}, "positive"),
+    ],
+)
+def test_wrong_anchors_are_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        Anchor(student(), AnchorSettings(**row), 1, 10)
+
+
+def test_instruments_tell_the_distance_and_both_errors_of_the_fake():
+    problem = LinearGaussian(2, 2)
+    objective = anchored(problem, moved(problem.generator, 1.0), sigma_data=1.0)
+    with torch.no_grad():
+        values = objective.diagnostics(Batch(4_000), 0)
+    near = float(values[f"trust/{SIGMA:.3g}"])
+    exact = bound(problem, problem.matrix, problem.shift, moved(problem.generator, 1.0))
+    assert near > float(exact) - float(divergence(problem, problem.matrix, problem.shift))
+    # The fake is exact for the anchor's samples, and not for those that it has not seen.
+    for u in (0.1, 0.5, 0.9):
+        assert (
+            values[f"fake_error_student_quantile/{u}"] > values[f"fake_error_anchor_quantile/{u}"]
+        )

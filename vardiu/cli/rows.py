@@ -1,0 +1,236 @@
+r"""Rows of settings as options of a command: what there is, what was typed, and its help."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from ..errors import ConfigError, known, nearest
+
+__all__ = ["Option", "options_of", "parse_rows"]
+
+
+# Where a help says what a command is about.
+MARK = "ABOUT"
+
+
+class Option(NamedTuple):
+    r"""An option of a row of settings.
+
+    Arguments:
+        flag: What is typed.
+        choices: What it may be; empty where it is not one of a few.
+    """
+
+    flag: str
+    choices: tuple[str, ...] = ()
+
+
+def options_of(row: Any, prefix: str = "") -> Iterator[Option]:  # noqa: ANN401 (any dataclass)
+    r"""Yields the options of a dataclass or of its class, and those of the rows in it.
+
+    Arguments:
+        row: The settings, or their class.
+        prefix: What stands before their names.
+    """
+    hints = typing.get_type_hints(row if isinstance(row, type) else type(row))
+    for field in dataclasses.fields(row):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        inner = _row_in(hint)
+        if inner is not None:
+            if type(None) in typing.get_args(hint):
+                yield Option(f"--{prefix}{name}")
+            yield from options_of(inner, f"{prefix}{name}.")
+            continue
+        yield Option(f"--{prefix}{name}", _choices(hint))
+        if hint is bool:
+            yield Option(f"--{prefix}no-{name}")
+
+
+def _row_in(hint: Any) -> type | None:  # noqa: ANN401 (any annotation)
+    r"""Returns the dataclass that a field holds, or may hold."""
+    for part in (hint, *_parts(hint)):
+        if isinstance(part, type) and dataclasses.is_dataclass(part):
+            return part
+    return None
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 (any annotation)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else ()
+
+
+def _choices(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (any annotation)
+    for part in (hint, *_parts(hint)):
+        if typing.get_origin(part) is Literal:
+            found = tuple(str(choice) for choice in typing.get_args(part))
+            return (*found, "None") if type(None) in _parts(hint) else found
+    return ()
+
+
+def parse_rows(
+    rows: Mapping[str, Any],
+    arguments: Sequence[str],
+    program: str,
+    about: str,
+    others: Sequence[str] = (),
+) -> dict[str, Any]:
+    r"""Returns rows of settings with what the command line gives.
+
+    A row that may be none, and is, can be given by its fields, and taken away by `none`.
+
+    Arguments:
+        rows: The rows by name.
+        arguments: The words.
+        program: The command, for the help.
+        about: What the help says first.
+        others: Further options that the command has, to offer them where one is unknown.
+
+    Raises:
+        ConfigError: An option is unknown or has a value that it cannot have, in one line.
+        SystemExit: The help was asked for, and printed.
+    """
+    words, closed = _closed(_spelled(arguments, rows, program, others), rows)
+    opened = {name: _opened(row) for name, row in rows.items()}
+    # Without a name of their own the groups' fields are options of the command itself.
+    top = tyro.conf.arg(name="")
+    table: type[Any] = dataclasses.make_dataclass(
+        "Options",
+        [
+            (name, Annotated[type(row), top], dataclasses.field(default=row))
+            for name, row in opened.items()
+        ],
+        frozen=True,
+    )
+    told, helped = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(helped):
+            found, rest = tyro.cli(
+                table,
+                config=(tyro.conf.AvoidSubcommands,),
+                prog=program,
+                description=MARK,
+                args=words,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            # The library does not wrap what is said first.
+            print(helped.getvalue().replace(MARK, textwrap.fill(about, 79)), end="")
+            raise
+        raise ConfigError(f"{_one_line(told.getvalue())}. See {program} --help") from None
+    if rest:
+        raise ConfigError(f"{' '.join(rest)[:60]!r} belongs to no option. See {program} --help")
+    return {name: _settled(row, getattr(found, name), words, closed) for name, row in rows.items()}
+
+
+def _spelled(
+    arguments: Sequence[str], rows: Mapping[str, Any], program: str, others: Sequence[str]
+) -> list[str]:
+    r"""Returns the words with options, and values that are one of a few, as they are spelled.
+
+    Raises:
+        ConfigError: There is no such option or value.
+    """
+    table = {option.flag: option for row in rows.values() for option in options_of(row)}
+    words: list[str] = []
+    choices: tuple[str, ...] = ()
+    for word in arguments:
+        if choices and not word.startswith("--"):
+            word = known(word, choices, f"value of {words[-1]}:")
+        choices = ()
+        if word.startswith("--") and word not in ("--", "--help"):
+            typed, mark, value = word.partition("=")
+            flag = known_option(typed, [*table], program, others)
+            found = table[flag].choices
+            if mark and found:
+                value = known(value, found, f"value of {flag}:")
+            word, choices = f"{flag}{mark}{value}", () if mark else found
+        words.append(word)
+    return words
+
+
+def known_option(typed: str, flags: Sequence[str], program: str, others: Sequence[str]) -> str:
+    r"""Returns an option as it is spelled.
+
+    Raises:
+        ConfigError: There is none of this name; the message offers the nearest of them and of
+            `others`.
+    """
+    try:
+        return known(typed, flags, "option")
+    except ConfigError:
+        shown = typed if len(typed) <= 60 else f"{typed[:60]}..."
+        raise ConfigError(
+            f"unknown option {shown}{meant(shown, [*flags, *others])} See {program} --help"
+        ) from None
+
+
+def meant(name: str, names: Sequence[str]) -> str:
+    r"""Returns `; did you mean ...?` where a name is near to some, else a full stop."""
+    offer, mark, _ = nearest(name, names).partition("? One of")
+    return f"; {offer}?" if mark else "."
+
+
+def _optional_rows(row: Any) -> Iterator[tuple[str, str, type]]:  # noqa: ANN401
+    r"""Yields the fields that hold a row or none: flag, name and the row's class."""
+    hints = typing.get_type_hints(type(row))
+    for field in dataclasses.fields(row):
+        inner = _row_in(hints[field.name])
+        if inner is not None and type(None) in typing.get_args(hints[field.name]):
+            yield f"--{field.name.replace('_', '-')}", field.name, inner
+
+
+def _opened(row: Any) -> Any:  # noqa: ANN401 (any dataclass)
+    r"""Returns a row whose optional rows are there, so that their fields are options."""
+    there = {name: inner() for _, name, inner in _optional_rows(row) if getattr(row, name) is None}
+    return dataclasses.replace(row, **there)
+
+
+def _closed(words: list[str], rows: Mapping[str, Any]) -> tuple[list[str], set[str]]:
+    r"""Returns the words without those that take a row away, and the flags of these rows."""
+    flags = {flag for row in rows.values() for flag, _, _ in _optional_rows(row)}
+    kept: list[str] = []
+    closed: set[str] = set()
+    for word in words:
+        if kept and kept[-1] in flags:
+            if word.lower() != "none":
+                raise ConfigError(f"{kept[-1]} is a group: give {kept[-1]}.FIELD, or none")
+            closed.add(kept.pop())
+        else:
+            kept.append(word)
+    return kept, closed
+
+
+def _settled(row: Any, found: Any, words: Sequence[str], closed: set[str]) -> Any:  # noqa: ANN401
+    r"""Returns what was parsed, with no optional row that nobody asked for."""
+    gone = {
+        name: None
+        for flag, name, _ in _optional_rows(row)
+        if flag in closed
+        or (getattr(row, name) is None and not any(word.startswith(f"{flag}.") for word in words))
+    }
+    return dataclasses.replace(found, **gone)
+
+
+def _one_line(told: str) -> str:
+    r"""Returns the message of a box that the parser drew, without the box."""
+    lines: list[str] = []
+    for line in told.splitlines():
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
+        if plain and set(plain) <= {"─"}:
+            if lines:
+                break
+            continue
+        if "─" not in plain:
+            lines.append(plain)
+    return " ".join(part for part in lines if part).rstrip(".") or "it cannot be read"

@@ -1,0 +1,48 @@
+r"""What a run was made from, and whether it is still there: teacher, data, prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RunError
+from ..problems.base import Input
+from ..storage.run_folder import RunFolder
+
+__all__ = ["kept_provenance", "refuse_changed_inputs"]
+
+
+def kept_provenance(folder: RunFolder) -> dict[str, Any]:
+    r"""Returns what a run's `provenance.json` holds.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    file = folder.file("provenance.json")
+    cure = f"move {folder.path} away and start anew, or bring the file back from a copy"
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is missing or damaged: {cure}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("sha256"), dict):
+        raise RunError(f"{file} must be an object with the group sha256: {cure}")
+    return found
+
+
+def refuse_changed_inputs(folder: RunFolder, inputs: Mapping[str, Input]) -> None:
+    r"""Raises a `RunError` if a run was begun with another teacher, other data or other prompts.
+
+    Arguments:
+        folder: The run's folder.
+        inputs: What was read now, see `Problem.inputs`.
+    """
+    kept = kept_provenance(folder)["sha256"]
+    for name, now in inputs.items():
+        then = kept.get(name)
+        if then is not None and then != now.sha256:
+            raise RunError(
+                f"{folder.path} was begun with another {name}: {now.place} was changed since "
+                f"(SHA-256 {str(then)[:12]} then, {now.sha256[:12]} now). Put back what was "
+                "there, or start a new run in another folder, with --out"
+            )
