@@ -93,8 +93,16 @@ class SampledTeacher:
         return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
 
 
-def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> str:
-    r"""Returns the folder of a teacher that `vardiu teach` wrote; `option` names another.
+def find_teacher(
+    run: str | None, name: str, option: str = "--teacher-run", words: str | None = None
+) -> str:
+    r"""Returns the folder of a teacher that `vardiu teach` wrote.
+
+    Arguments:
+        run: The folder; none for the one that `teach` writes to by default.
+        name: The name of the problem.
+        option: The option that names another folder, for the message.
+        words: What `teach` is given to train it, if it is not the name.
 
     Raises:
         ConfigError: The folder holds no finished teacher; the message has the command that trains
@@ -103,7 +111,7 @@ def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> s
     folder = f"runs/teach-{name}" if run is None else run
     if not matches(folder):
         raise ConfigError(
-            f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
+            f"there is no teacher in {folder}: train one with `vardiu teach {words or name} --out "
             f"{folder}`, or name another with {option}"
         )
     return folder
