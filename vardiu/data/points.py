@@ -15,11 +15,15 @@ from torch import Tensor
 from ..errors import ConfigError, shown
 from ..storage.limits import refuse_beyond
 
-__all__ = ["read_points"]
+__all__ = ["SUFFIXES", "read_points"]
 
 
 # What separates the columns of a table.
 SEPARATORS: Mapping[str, str | None] = {".csv": ",", ".tsv": "\t", ".txt": None}
+
+
+# What a table of points may end in.
+SUFFIXES = (".npy", ".npz", *SEPARATORS)
 
 
 # How an array or a column of classes is called.
@@ -27,7 +31,7 @@ LABELS = ("label", "labels", "class", "y")
 
 
 def read_points(
-    source: str, shape: Sequence[int], classes: int = 0
+    source: str, shape: Sequence[int] | None = None, classes: int = 0
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     r"""Returns the points of a file, and their conditions.
 
@@ -37,7 +41,8 @@ def read_points(
 
     Arguments:
         source: The file.
-        shape: The shape of a point; its numbers may also be in one row.
+        shape: The shape of a point; its numbers may also be in one row. Without it that of the
+            file, whose points must be rows of numbers, with no classes beside them.
         classes: The number of classes of the teacher; zero where labels are left aside.
 
     Returns:
@@ -53,7 +58,7 @@ def read_points(
             f"there are no points at {shown(source)}: give a file .npy, .npz, .csv, .tsv or .txt"
         )
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
+    if suffix not in SEPARATORS and suffix in SUFFIXES:
         x, label = _arrays(path)
     elif suffix in SEPARATORS:
         x, label = _table(path, SEPARATORS[suffix])
@@ -61,6 +66,13 @@ def read_points(
         raise ConfigError(
             f"{shown(path)} is no table of points: give a file .npy, .npz, .csv, .tsv or .txt"
         )
+    if shape is None:
+        if label is not None:
+            raise ConfigError(
+                f"{shown(path)} has classes ({', '.join(LABELS)}), which are not used here: leave "
+                "them out"
+            )
+        shape = x.shape[1:] if x.ndim == 2 else (1,)
     points = _points(x, shape, path)
     if not classes:
         return points, {}
@@ -78,7 +90,8 @@ def _points(x: np.ndarray, shape: Sequence[int], path: Path) -> Tensor:
             f"{shown(path)}: points of the teacher have shape {tuple(shape)}, the array has "
             f"shape {x.shape}; one point a row is expected"
         )
-    points = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(rows, *shape)
+    with np.errstate(over="ignore"):  # what float32 does not hold is not finite below
+        points = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(rows, *shape)
     bad = ~points.flatten(1).isfinite().all(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
@@ -120,11 +133,9 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             arrays = {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
-    except (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
-            SyntaxError, TypeError, ValueError, zipfile.BadZipFile) as error:  # fmt: skip
-        raise ConfigError(
-            f"{shown(path)} cannot be read as an array of numbers: {shown(str(error))}"
-        ) from error
+    except Exception as error:  # damaged bytes lead the parsers to errors of many types
+        why = shown(str(error) or type(error).__name__)
+        raise ConfigError(f"{shown(path)} cannot be read as an array of numbers: {why}") from error
     named = [name for name in LABELS if name in arrays]
     label = arrays.pop(named[0]) if named else None
     if "x" not in arrays and len(arrays) != 1:

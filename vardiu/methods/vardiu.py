@@ -800,6 +800,7 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    instruments=("bound", "negative_entropy"),
     claims=frozenset({"fixed_point", "descent"}),
     ideal=ideal,
 )

@@ -213,6 +213,8 @@ class DensitySettings:
 
     name: str = "mog40"
     """The density; `vardiu list` names them."""
+    source: str | None = None
+    """A table of points, or FILE.py:NAME, that the density is from; none for one of a name."""
     dim: int = 2
     """mixture: the number of dimensions."""
     modes: int = 40
@@ -222,9 +224,10 @@ class DensitySettings:
     teacher_run: str | None = None
     """learned: the folder that `vardiu teach` wrote; runs/teach-<name> by default."""
     points: int = 10_000
-    """kde: the number of samples the teacher is made of."""
+    """kde, and a table: the most points that the teacher is made of."""
     bandwidth: float = 0.0
-    """kde: the standard deviation of the kernel around each point."""
+    """kde, and a table: the standard deviation of the kernel around each point; of a table 0
+    stands for that of the greatest likelihood."""
     sigma_min: float = 0.1
     """The teacher's smallest noise level."""
     sigma_max: float = 40.0
@@ -290,6 +293,9 @@ class ImageSettings:
     set on board. Without them the teacher's own samples stand for the data."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
+    held_out: str | None = None
+    """Images that teacher and student never saw, for `vardiu evaluate`: how far real images are
+    from real images. By default two halves of the data."""
     background: Literal["white", "black", "grey"] = "white"
     """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
