@@ -290,6 +290,11 @@ class Scores(abc.ABC):
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
         r"""Returns the metrics of `n` samples of a source."""
 
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        r"""Returns what `frechet_ratio` finds in each of two spaces of features, of up to `n`
+        samples of a source; nothing where samples are no images."""
+        return []
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.digests import digest_of_data
+from ..data.sources import records
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
@@ -151,7 +152,13 @@ class ImageProblem(Problem):
         row = self.settings
         taught = self.teacher is not None
         found = dict(self.taught_input(self._teacher.place)) if taught else {}
-        files = {"data files": row.data, "prompts file": row.prompts}
+        files = {
+            "data files": row.data,
+            "held-out files": row.held_out,
+            "prompts file": row.prompts,
+        }
+        if row.held_out is not None:
+            records(row.held_out)  # what cannot be read is refused before any training
         for name, source in files.items():
             sha256 = None if source is None else digest_of_data(source)
             if source is not None and sha256 is not None:

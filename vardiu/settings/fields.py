@@ -293,6 +293,9 @@ class ImageSettings:
     set on board. Without them the teacher's own samples stand for the data."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
+    held_out: str | None = None
+    """Images that teacher and student never saw, for `vardiu evaluate`: how far real images are
+    from real images. By default two halves of the data."""
     background: Literal["white", "black", "grey"] = "white"
     """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
