@@ -22,6 +22,7 @@ from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.task import task_of
 from ..storage.code import load_code
+from ..storage.files import open_unlinked
 from ..storage.interrupts import wish_to_stop
 from ..storage.run_folder import RunFolder
 from .plan import Cell
@@ -36,7 +37,7 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         RunError: Another one does.
     """
-    with (out / ".lock").open("a") as file:
+    with os.fdopen(open_unlinked(out / ".lock", os.O_WRONLY), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
