@@ -35,6 +35,7 @@ def export_(arguments: list[str]) -> None:
         kept_provenance(folder),
         "\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()),
         folder.file("samples.png"),
+        getattr(task.problem, "data", None) or task.problem.name,
     )
     out = chosen.out or folder.file(f"export-{chosen.to}")
     done = export(student, chosen.to, out, origin=origin, about=about)

@@ -12,8 +12,8 @@ from ..errors import ConfigError, RunError
 from ..problems.base import Problem
 from ..problems.kept import KeptTeacher
 from ..runs.task import Task, problem_of
-from ..settings.fields import ImageSettings, VectorSettings
-from ..storage.code import load_code
+from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
+from ..storage.code import is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from .options import code_in, task_of_run
@@ -94,6 +94,10 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
             if not isinstance(settings, ImageSettings | VectorSettings):
                 raise ConfigError(f"--{name}: this student needs none; leave the option out")
             changes[name] = value
+    if chosen.source is not None and not is_source(chosen.source):
+        if not isinstance(settings, DensitySettings) or settings.source is None:
+            raise ConfigError("--source: this student is of no table of points; leave it out")
+        changes["source"] = chosen.source
     prompts = folder.file("prompts.txt")
     if isinstance(settings, ImageSettings) and settings.prompts is not None and prompts.is_file():
         changes["prompts"] = str(prompts)

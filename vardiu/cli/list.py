@@ -1,4 +1,4 @@
-r"""`vardiu list`, `vardiu cite` and `vardiu probe`."""
+r"""`vardiu list` and `vardiu cite`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
-from ..runs.console import probe_table
 from ..runs.presets import PRESETS, TEACHERS
-from ..runs.task import problem_of
-from ..teachers.probe import checked
 from ..teachers.readers import READERS
 from .console import console
 from .folders import existing_run
-from .options import Parser, add_code_options, parse_request, task_of_run
+from .options import Parser, add_code_options, task_of_run
 from .tables import needs
 
 
@@ -59,14 +56,4 @@ def cite(arguments: list[str]) -> None:
     print("\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()))
 
 
-def probe(arguments: list[str]) -> None:
-    r"""Measures the denoising error of a preset's teacher."""
-    problem = problem_of(parse_request("distill", arguments, "probe").task)
-    for line in problem.data.account():
-        console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)
-    rows = checked(problem.data.unguided, *problem.data.reference(512), problem.data.resample)
-    console.print(probe_table(rows))
-    console.print("it denoises.")
-
-
-COMMANDS = {"list": list_, "cite": cite, "probe": probe}
+COMMANDS = {"list": list_, "cite": cite}

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
-    "probe": Command("list", "PRESET [options]", "does the teacher of a preset denoise?"),
+    "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
     "cite": Command("list", "RUN", "print the BibTeX of what a run used"),
 }

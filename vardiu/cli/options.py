@@ -177,7 +177,7 @@ def task_of_run(
             was changed since.
     """
     codes = codes_of(chosen.method)
-    if chosen.source is not None:
+    if chosen.source is not None and is_source(chosen.source):
         own = {**own, "source": load_code(chosen.source)}
     path = folder.file("config.yaml")
     return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)

@@ -111,6 +111,9 @@ LIMITS: Mapping[str, Limit] = {
         "positions of a transformer, by its sample and patch sizes",
         "The largest known ones have 65,536; a table of them is computed.",
     ),
+    "weights header bytes": Limit(
+        2**27, "bytes of the names in a file of weights", "safetensors' own limit is 100 MB."
+    ),
     "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
     "pickle tuple values": Limit(
         10_000,
