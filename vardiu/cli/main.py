@@ -79,9 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"vardiu: {error}", file=sys.stderr)
         return 2
-    from ..runs.errors import guarded
+    try:
+        from ..runs.errors import guarded
 
-    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+        module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    except KeyboardInterrupt:  # importing takes seconds
+        print(f"vardiu {name}: stopped before it began", file=sys.stderr)
+        return 130
     command: Callable[[list[str]], None] = module.COMMANDS[name]
     return guarded(command, name, rest)
 

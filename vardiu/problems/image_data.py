@@ -153,8 +153,7 @@ class ImageData(Data):
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         x, cond = self._reference()
-        denoiser = self.teacher.denoiser
-        wanted = () if denoiser is None else denoiser.conditions
+        wanted = self.teacher.wanted
         rows = evenly_spaced_rows(len(x), n)
         return x[rows], {name: cond[name][rows] for name in wanted}
 

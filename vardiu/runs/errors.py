@@ -17,6 +17,15 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["vardiu", *arguments])
 
 
+def print_plainly(console: Console, text: str) -> None:
+    r"""Prints a message as it is: on lines as they are, and with control characters, which a
+    terminal would obey, written out."""
+    safe = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+    console.print(safe, highlight=False, markup=False, soft_wrap=True)
+
+
 def guarded(
     function: Callable[[list[str]], None],
     name: str,
@@ -28,12 +37,16 @@ def guarded(
         function(arguments)
     except Interrupted as error:
         again = command_line([name, *arguments])
-        errors.print(f"{error}, and saved. To go on: {again}", highlight=False, soft_wrap=True)
+        print_plainly(errors, f"{error}, and saved. To go on: {again}")
+        return 130
+    except KeyboardInterrupt:
+        again = command_line([name, *arguments])
+        print_plainly(errors, f"stopped. What was saved before is kept. To go on: {again}")
         return 130
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
-        errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_plainly(errors, f"vardiu {name}: {error}")
         return 2
     except (Diverged, ExportError, OSError) as error:
-        errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_plainly(errors, f"vardiu {name}: {error}")
         return 1
     return 0

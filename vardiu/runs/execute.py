@@ -355,6 +355,7 @@ def execution(
             raise
         except BaseException as error:
             run.broadcast(events.RunFailed(error))
+            folder.remove_if_bare()
             raise
 
 
