@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
@@ -93,14 +94,20 @@ def test_a_run_costs_its_fixed_part_and_a_price_an_update():
         StageCost(250, 0.25, 3.0, [0.5]),
         StageCost(1_500, 0.75, 5.0, [0.25]),
     ]
-    assert price(stages, 100.0, 1_000, "rows") == (450.0, 8.25)
-    assert price(stages, 10.0, 1_000, "seconds") == (110.0, 0.25 * 0.5 + 0.75 * 2 * 0.25)
+    assert price(stages, 100.0, 1_000, "rows") == (450.0, 8.25, 0.0)
+    assert price(stages, 10.0, 1_000, "seconds") == (110.0, 0.25 * 0.5 + 0.75 * 2 * 0.25, 0.0)
+    # The first 150 steps of the last stage, two an update, ask the teacher for 1 row and not 5:
+    # 600 rows are saved, and the student's first update comes after what is 100 of all updates.
+    stages[2].delay, stages[2].delayed = 150, StageCost(1_500, 0.75, 1.0, [0.25])
+    assert price(stages, 100.0, 1_000, "rows") == (450.0 - 600.0, 8.25, 100.0)
+    assert price(stages, 10.0, 1_000, "seconds") == (110.0, 0.5, 100.0)
+    assert price(stages, 100.0, 1_000, "rows").before == 675.0
 
 
 def test_prices_count_the_teachers_rows(tmp_path):
     prices = calibrate(bake_of(tmp_path), "exact", rounds=0)
     # Pairs of opposite noise, 16 latents; 32 rows where the fake is updated twice an update.
-    each = {"rows": {"fixed": 0.0, "update": 32.0}}
+    each = {"rows": {"fixed": 0.0, "update": 32.0, "delayed": 0.0}}
     assert prices == {"gaussian": each, "fake": each}
     timed = calibrate(bake_of(tmp_path), "exact", rounds=1)
     assert all(price["seconds"]["update"] > 0 for price in timed.values())
@@ -122,8 +129,9 @@ def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
     # 1,200 pairs at five calls each, a regression that asks nothing, then 32 rows an update.
     bake = bake_of(tiny, contest=STARTED)
     prices = calibrate(bake, "exact", rounds=0)
-    assert prices["started"] == {"rows": {"fixed": 6_000.0, "update": 32.0}}
-    assert prices["pairs"] == {"rows": {"fixed": 6_000.0, "update": 0.0}}
+    each = {"fixed": 6_000.0, "delayed": 0.0}
+    assert prices["started"] == {"rows": {**each, "update": 32.0}}
+    assert prices["pairs"] == {"rows": {**each, "update": 0.0}}
     monkeypatch.setitem(CONTESTS, "tiny", STARTED)
     words = ("tiny", "--budgets", "calls", "--arms", "started", "--teachers", "exact")
     words += ("--seeds", "1", "--no-study")
@@ -146,8 +154,8 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
 
 def test_a_plan_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
-    with pytest.raises(ConfigError, match="format 2, got None.*Work in another folder"):
-        plan(bake_of(tmp_path))
+    with pytest.raises(ConfigError, match="format 3, got None.*Work in another folder"):
+        plan(bake_of(tmp_path), Console(quiet=True))
 
 
 def test_every_contest_has_arms_that_its_teachers_can_train():
@@ -192,18 +200,19 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, capsys):
-    row = vardiu.Settings(batch=16, lr=1e30, clip=1e30, delay=20)
+    row = vardiu.Settings(batch=16, steps=60, lr=1e30, clip=1e30, delay=20)
     posterior = NetworkOptimizer(lr=1e-3)
     bad = Competitor("Bad", "vardiu", dataclasses.replace(row, posterior_optimizer=posterior))
-    arms = {"gaussian": TINY.arms["gaussian"], "bad": bad}
+    good = Competitor("Gaussian", "vardiu", vardiu.Settings(batch=16, steps=60))
+    arms = {"gaussian": good, "bad": bad}
     monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
-    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
+    words = ("tiny", "--budgets", "own", "--teachers", "exact", "--seeds", "1", "--no-study")
     assert bake_off(*words) == 2
     error = capsys.readouterr().err
     assert "1 runs failed" in error and "bad, seed 0" in error and "learning rate" in error
     groups = json.loads(Path("runs/bake-off-tiny/results.json").read_text())["groups"]
-    assert len(groups["calls-2000rows/exact"]["gaussian"]) == 1
-    assert groups["calls-2000rows/exact"]["bad"] == []
+    assert len(groups["own/exact"]["gaussian"]) == 1
+    assert groups["own/exact"]["bad"] == []
 
 
 @pytest.mark.parametrize(

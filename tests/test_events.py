@@ -25,7 +25,7 @@ from vardiu.runs import events
 from vardiu.runs.console import ConsoleLines
 from vardiu.runs.distill import distill
 from vardiu.runs.measuring import cures_of
-from vardiu.runs.progress import Pace, ProgressBar, duration
+from vardiu.runs.progress import Pace, ProgressBar, counted, duration
 from vardiu.runs.stages import Stages
 from vardiu.runs.task import RunSettings, Task
 from vardiu.settings.fields import DensitySettings
@@ -121,8 +121,9 @@ def test_events_come_in_one_order_and_the_log_is_what_was_reported(carry_out):
         row.pop("nonfinite", None)
     assert [row["step"] for row in rows] == [2, 4, 2, 4]
     work = [e for e in heard if isinstance(e, events.WorkProgress) and e.finished]
-    assert [e.name for e in work] == ["probing the teacher", "measuring the student"]
-    assert [(e.done, e.total) for e in work] == [(7 * 512, 7 * 512), (200, 200)]
+    names = ["probing the teacher", "measuring the student", "drawing the teacher"]
+    assert [e.name for e in work] == names
+    assert [e.done for e in work] == [e.total for e in work] == [7 * 512, 200, 69 * 1_000]
     result = folder.result()
     assert result["verdict"]["name"] in RULES and heard[-1].results.verdict.sentence
     reports = [e.row() for e in heard if isinstance(e, events.Reported)]
@@ -289,6 +290,27 @@ def test_a_terminal_has_bars_of_pairs_stages_and_measurements(tmp_path):
     assert "measuring the student" not in console.export_text()
 
 
+def test_counted_work_is_told_with_the_time_left():
+    clock, console = Clock(), recorder()
+    with counted(console, "runs", 3, "run", clock) as tell:
+        for done in (1, 2, 3):
+            clock.now = 60.0 * done
+            tell(done, f"seed [{done}]")
+    assert console.export_text().splitlines() == [
+        "runs: 3 runs",
+        "1 of 3: seed [1] (1 min 00 s a run, 2 min 00 s left)",
+        "2 of 3: seed [2] (1 min 00 s a run, 1 min 00 s left)",
+        "3 of 3: seed [3]",
+    ]
+
+
+def test_a_terminal_has_a_bar_of_counted_work():
+    console = Console(record=True, width=120, file=io.StringIO(), force_terminal=True)
+    with counted(console, "runs", 2, "run") as tell:
+        tell(1)
+    assert "runs" in console.export_text(clear=False) and "1/2" in console.export_text()
+
+
 def test_a_pipe_has_no_bar():
     bar = ProgressBar(recorder())
     bar(events.StageStarted("dmd2", 0, 20_000, 500, 2))
@@ -382,7 +404,7 @@ def options_of(settings: type, prefix: str = "") -> set[str]:
 def test_cures_name_options_that_the_methods_command_has(method):
     cures = cures_of(METHODS[method])
     assert cures.keys() == CURES.keys()
-    known = options_of(METHODS[method].settings)
+    known = {"--method", *options_of(METHODS[method].settings)}
     for kind, text in cures.items():
         named = set(re.findall(r"--[a-z][\w.-]*[\w]", text))
         assert named <= known, (kind, named - known)

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from ..errors import ConfigError
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
+from ..runs.progress import Told, counted
 from ..runs.task import ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
@@ -36,6 +38,9 @@ __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 
 
 BUDGETS = ("time", "calls", "own")
+
+
+FORMAT = 3  # of `plan.json`
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -119,41 +124,47 @@ def updates_of(
 ) -> int:
     r"""Returns the number of student updates that a budget pays for.
 
-    What is spent before the first update (artefacts, stages of fixed length) is paid from the
-    budget. Where the updates cost nothing, as the teacher's rows of a regression on pairs, an arm
-    takes its own number of them.
+    What is spent before the first update (artefacts, stages of fixed length, a delay) is paid from
+    the budget. Where the updates cost nothing, as the teacher's rows of a regression on pairs, an
+    arm takes its own number of them.
 
     Raises:
-        ConfigError: It pays for fewer than `LEAST_STEPS`.
+        ConfigError: It pays for fewer than `LEAST_STEPS` after the first.
     """
     if budget == "own":
         return arm.settings.steps
     unit, option = UNITS[budget]
     amount = bake.seconds if budget == "time" else bake.rows
     price = Price(**prices[unit])
-    needed = price.fixed + LEAST_STEPS * price.update
-    if amount < price.fixed:
+    needed = price.before + LEAST_STEPS * price.update
+    cure = f"raise {option} to {needed:.6g} at least, or leave it out with --arms"
+    if amount < price.before:
         raise ConfigError(
-            f"{arm.title} spends {price.fixed:.6g} {unit} before its first update (pairs, a "
-            f"frame, stages of fixed length), the budget is {amount:g} {unit}: raise {option} to "
-            f"{needed:.6g} at least, or leave it out with --arms"
+            f"{arm.title} spends {price.before:.6g} {unit} before its first update (pairs, a "
+            f"frame, stages of fixed length, a delay), the budget is {amount:g} {unit}: {cure}"
         )
     if not price.update:
         return arm.settings.steps
     steps = round((amount - price.fixed) / price.update)
-    if steps < LEAST_STEPS:
+    if steps < price.delayed + LEAST_STEPS:
         raise ConfigError(
-            f"{amount:g} {unit} pay for {steps} updates of {arm.title}, at {price.update:.3g} "
-            f"{unit} each and {price.fixed:.6g} before the first; at least {LEAST_STEPS} are "
-            f"needed: raise {option} to {needed:.6g} at least"
+            f"{amount:g} {unit} pay for {max(0, round(steps - price.delayed))} updates of "
+            f"{arm.title}, at {price.update:.3g} {unit} each and {price.before:.6g} before the "
+            f"first; at least {LEAST_STEPS} are needed: {cure}"
         )
     return steps
 
 
 def calibrate(
-    bake: BakeOff, teacher: str, rounds: int = 5
+    bake: BakeOff, teacher: str, rounds: int = 5, tell: Told = lambda done, words="": None
 ) -> dict[str, dict[str, dict[str, float]]]:
     r"""Walks through the recipes of all arms of the contest, in turn.
+
+    Arguments:
+        bake: What is asked for.
+        teacher: The name of the teacher.
+        rounds: The number of times that each is timed; 0 counts the teacher's rows alone.
+        tell: Is told the number of walks that are done.
 
     Returns:
         For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
@@ -166,7 +177,8 @@ def calibrate(
         for name, arm in bake.contest.arms.items()
     }
     for turn in range(rounds + 1):
-        for rehearsal in rehearsals.values():
+        for place, rehearsal in enumerate(rehearsals.values()):
+            tell(turn * len(rehearsals) + place)
             rehearsal.walk(0.25 if rounds else 0.0)
             if rounds and not turn:  # the first one warms up
                 rehearsal.forget_seconds()
@@ -177,16 +189,16 @@ def calibrate(
     }
 
 
-def plan(bake: BakeOff) -> dict[str, Any]:
+def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
     r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known: dict[str, Any] = {"format": 2, "prices": {}}
+    known: dict[str, Any] = {"format": FORMAT, "prices": {}}
     if path.is_file():
         known = json.loads(path.read_text())
-    if known.get("format") != 2:
+    if known.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} must be of format 2, got {known.get('format')}: an older version wrote it. "
-            "Work in another folder, with --out"
+            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version "
+            "wrote it. Work in another folder, with --out"
         )
     if set(bake.budgets) == {"own"}:
         return known
@@ -195,7 +207,9 @@ def plan(bake: BakeOff) -> dict[str, Any]:
         prices = known["prices"].get(teacher, {})
         if any(not units <= set(prices.get(name, {})) for name in bake.contest.arms):
             rounds = 5 if "time" in bake.budgets else 0
-            known["prices"][teacher] = calibrate(bake, teacher, rounds)
+            walks = (rounds + 1) * len(bake.contest.arms)
+            with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
+                known["prices"][teacher] = calibrate(bake, teacher, rounds, tell)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
 

@@ -8,6 +8,11 @@ update, each at the price :math:`c_i`. A stage of share 0 takes :math:`m_j` step
 .. math:: \mathrm{cost}(n) = F + n \, p, \qquad F = A + \sum_{j : s_j = 0} m_j c_j, \qquad
     p = \sum_{i : s_i > 0} k_i s_i c_i = \frac{1}{n} \sum_{i : s_i > 0} n_i c_i.
 
+While a network's *delay* lasts its gradient is not taken, and a step costs less, :math:`b_i`. In
+the :math:`d_i` steps of the longest delay of a stage :math:`d_i (c_i - b_i)` is saved, which is
+taken off :math:`F`. The formula holds from the first update of every network on: for
+:math:`n \geq \max_i d_i / (k_i s_i)`.
+
 All stages are walked through: a few steps of each are taken, and the next one starts from there.
 """
 
@@ -34,10 +39,22 @@ __all__ = ["Price", "Rehearsal", "StageCost", "price"]
 
 
 class Price(NamedTuple):
-    r"""What a run costs: `fixed + n * update` for :math:`n` updates."""
+    r"""What a run costs: `fixed + n * update` for :math:`n` updates, more than `delayed`.
+
+    Arguments:
+        fixed: What does not follow from the number of updates, less what delays save.
+        update: The price of an update.
+        delayed: The number of updates' time that passes before the student's first.
+    """
 
     fixed: float
     update: float
+    delayed: float = 0.0
+
+    @property
+    def before(self) -> float:
+        r"""What is spent before the student's first update."""
+        return self.fixed + self.delayed * self.update
 
 
 @dataclass
@@ -47,18 +64,28 @@ class StageCost:
     Arguments:
         steps: The number of its steps in a run of the settings' own number of updates.
         share: Its share of the updates; 0 where its length is fixed.
-        rows: The rows of the teacher in a step.
-        seconds: The seconds of a step, as often as it was timed.
+        rows: The rows of the teacher in a step in which all networks are updated.
+        seconds: The seconds of such a step, as often as it was timed.
+        delay: The steps of the longest delay of a network.
+        delayed: What a step of the delay costs, where there is one.
     """
 
     steps: int
     share: float
     rows: float
     seconds: list[float] = field(default_factory=list)
+    delay: int = 0
+    delayed: StageCost | None = None
 
     def step(self, unit: str) -> float:
         r"""Returns the price of a step: `rows`, or the median of the `seconds`."""
         return self.rows if unit == "rows" else statistics.median(self.seconds)
+
+    def saved(self, unit: str) -> float:
+        r"""Returns what the delay saves."""
+        if self.delayed is None:
+            return 0.0
+        return self.delay * (self.step(unit) - self.delayed.step(unit))
 
 
 def price(stages: Sequence[StageCost], made: float, updates: int, unit: str) -> Price:
@@ -72,7 +99,11 @@ def price(stages: Sequence[StageCost], made: float, updates: int, unit: str) -> 
     """
     fixed = sum(stage.steps * stage.step(unit) for stage in stages if not stage.share)
     scaled = sum(stage.steps * stage.step(unit) for stage in stages if stage.share)
-    return Price(made + fixed, scaled / updates)
+    saved = sum(stage.saved(unit) for stage in stages)
+    delayed = max(
+        (stage.delay * updates / stage.steps for stage in stages if stage.share), default=0.0
+    )
+    return Price(made + fixed - saved, scaled / updates, delayed)
 
 
 class Rehearsal:
@@ -102,18 +133,19 @@ class Rehearsal:
         Raises:
             Diverged: A loss or a gradient was not finite.
         """
-        walked = [
-            StageCost(stage.steps, stage.share, rows, each)
-            for stage, rows, each in self._measured(seconds)
-        ]
+        walked = list(self._measured(seconds))
         for before, now in zip(self.stages, walked, strict=False):
             now.seconds = before.seconds + now.seconds
+            if before.delayed is not None and now.delayed is not None:
+                now.delayed.seconds = before.delayed.seconds + now.delayed.seconds
         self.stages = walked
 
     def forget_seconds(self) -> None:
         r"""Forgets what was timed: the first walk warms up."""
         for stage in self.stages:
             stage.seconds = []
+            if stage.delayed is not None:
+                stage.delayed.seconds = []
 
     def prices(self, units: Sequence[str]) -> Mapping[str, Price]:
         r"""Returns what a run costs, by unit."""
@@ -122,7 +154,7 @@ class Rehearsal:
         updates = self.task.settings.steps
         return {unit: price(self.stages, made[unit], updates, unit) for unit in units}
 
-    def _measured(self, seconds: float) -> Iterator[tuple[Stage, float, list[float]]]:
+    def _measured(self, seconds: float) -> Iterator[StageCost]:
         torch.manual_seed(self.task.run.seed)
         recipe = stages_of(self.task, self.problem, self.artefacts, self.device)
         with self.meter.watching():
@@ -130,30 +162,48 @@ class Rehearsal:
         while stage is not None:
             trainer = trainer_of(stage, self.task.run, self.device)
             try:
-                rows, each = step_cost(trainer, stage, seconds)
+                yield stage_cost(trainer, stage, seconds)
             except Diverged as error:
                 raise Diverged(f"{self.title} cannot be timed: {error}") from error
-            yield stage, rows, [each]
             with self.meter.watching():
                 stage = recipe.after(trainer)
 
 
-def step_cost(trainer: Trainer, stage: Stage, seconds: float) -> tuple[float, float]:
+def stage_cost(trainer: Trainer, stage: Stage, seconds: float) -> StageCost:
+    r"""Returns what a stage costs; a delay's steps are timed apart."""
+    delay = max(row.delay for row in stage.optimisation.rows.values())
+    before = None
+    if delay:
+        rows, each = step_cost(trainer, stage, seconds, until=delay)
+        before = StageCost(stage.steps, stage.share, rows, [each])
+        trainer.step = delay
+    rows, each = step_cost(trainer, stage, seconds, until=stage.steps)
+    return StageCost(stage.steps, stage.share, rows, [each], delay, before)
+
+
+def step_cost(trainer: Trainer, stage: Stage, seconds: float, until: int) -> tuple[float, float]:
     r"""Returns the teacher's rows and the seconds of a step, over whole cycles of the phases.
 
     The first cycle is not counted where there are more: optimisers make their moments in it.
+
+    Arguments:
+        trainer: The trainer.
+        stage: Its stage.
+        seconds: How long to take steps, beyond three cycles.
+        until: The step that is not taken any more.
     """
-    cycle = min(math.lcm(*(phase.cycle for phase in stage.objective.phases)), stage.steps)
+    left = until - trainer.step
+    cycle = min(math.lcm(*(phase.cycle for phase in stage.objective.phases)), left)
 
     def take_cycle() -> None:
         for _ in range(cycle):
             trainer.advance(stage.batches)
 
-    if stage.steps >= 2 * cycle:
+    if left >= 2 * cycle:
         take_cycle()
     first, rows = trainer.step, stage.objective.teacher_cost[1]
     started = time.perf_counter()
-    while trainer.step + cycle <= stage.steps:
+    while trainer.step + cycle <= until:
         take_cycle()
         spent = time.perf_counter() - started
         if trainer.step >= first + 3 * cycle and spent >= seconds:

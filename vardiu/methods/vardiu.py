@@ -68,6 +68,7 @@ from ..settings.fields import (
     NetworkOptimizer,
     PairSettings,
     Training,
+    VectorSettings,
     WeightSettings,
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
@@ -220,6 +221,12 @@ class VarDiU(Objective):
         noise = self.noise_like(z.new_empty(n, *self.generator.shape))
         return Draw(z, noise, sigma, batch.cond)
 
+    @property
+    def student_moves(self) -> bool:
+        r"""Whether the student is to have a gradient; for the posterior's alone, before the
+        student's first update, the teacher is not asked."""
+        return any(p.requires_grad for p in self.generator.parameters())
+
     def loss(self, batch: Batch, step: int) -> Loss:
         return self.evaluate(self.draw(batch, step))
 
@@ -232,12 +239,16 @@ class VarDiU(Objective):
             noise = torch.cat([noise, -noise])
             cond = {name: torch.cat([value, value]) for name, value in cond.items()}
         x_t = x + expand_like(sigma, x) * noise
+        weight = self.weight(sigma)
+        if not self.student_moves:
+            own = weight if self.posterior_weight is None else self.posterior_weight(sigma)
+            entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
+            return Loss((own * entropy).mean(), {"negative_entropy": entropy.mean().detach()})
         with torch.no_grad():
             denoised = self.teacher(x_t, sigma, **cond)
             direction = teacher_direction(
                 denoised, x, x_t, sigma, control_variate=self.control_variate
             )
-        weight = self.weight(sigma)
         if self.posterior_weight is None:
             entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
             value = weight * (entropy - surrogate(x, direction))
@@ -695,6 +706,15 @@ PRESETS = {
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
+    "vectors-vardiu": Preset(
+        "any teacher of vectors; the bound of the minibatch mixture, with a fresh student",
+        VectorSettings(student="fresh"),
+        replace(
+            SHARED,
+            levels=LevelSettings(sigma_min=0.01, sigma_max=1.0, start_min=0.5),
+            weight=replace(BOUNDED, scale=0.05),
+        ),
+    ),
 }
 
 
@@ -780,6 +800,7 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    instruments=("bound", "negative_entropy"),
     claims=frozenset({"fixed_point", "descent"}),
     ideal=ideal,
 )

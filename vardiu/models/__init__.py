@@ -24,11 +24,13 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
+from ..denoisers.rescaled import Rescaled
 from ..denoisers.schedules import Flow, Logarithmic, VarianceExploding, VariancePreserving
 from ..discriminators.heads import ConvHead, MLPHead, TokenHead
 from ..errors import CheckpointError, ConfigError, nearest, shown
 from ..nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from ..nn.diffusers import DiffusersNetwork, Told
+from ..nn.own import OwnNetwork
 from ..storage.bounded import read_json
 from ..storage.checkpoints import digest_of_file
 from ..storage.code import CODE_ERRORS, OwnCode
@@ -37,9 +39,9 @@ from ..students.few_step import FewStep, OneStep
 from ..students.framed import Frame, Framed
 from ..students.pushforward import Pushforward
 from ..students.table import Table
-from .own import KIND, build_own, code_of, describe_own
+from .own import KIND, build_own, code_of, codes_in, describe_own
 
-__all__ = ["about_of", "build", "describe", "load", "save"]
+__all__ = ["about_of", "build", "codes_in", "describe", "load", "save"]
 
 
 # Of `model.json`: with the SHA-256 of the weights since the second one.
@@ -74,7 +76,9 @@ KINDS: Mapping[str, Kind] = {
     "one_step": Kind(OneStep, ("denoiser",)),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
+    "evaluated": Kind(OwnNetwork, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "rescaled": Kind(Rescaled, ("denoiser",)),
     "song_unet": Kind(SongUNet),
     "table": Kind(Table),
     "token_head": Kind(TokenHead),

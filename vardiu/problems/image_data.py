@@ -27,6 +27,10 @@ __all__ = ["ImageData"]
 STEPS, COMPRESSED = 18, 512
 
 
+# Of held-out images: a distance of fewer says nothing.
+LEAST = 100
+
+
 class ImageData(Data):
     r"""Images of a data set, or the teacher's own samples in their place.
 
@@ -80,9 +84,7 @@ class ImageData(Data):
     def account(self) -> list[str]:
         if self.settings.data is None:
             return []
-        used = self.space.classes and self.teacher.captions is None
-        unused = [] if used else ["the teacher takes no classes: those of the data are not used"]
-        return [*account(self.source), *(unused if self.source.classes else [])]
+        return account(self.source, bool(self.space.classes) and self.teacher.captions is None)
 
     def _place_in_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
         r"""Returns the place of each caption among the prompts, which a teacher of texts takes.
@@ -116,6 +118,30 @@ class ImageData(Data):
         )
 
     @functools.cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        r"""Real images, and others to compare with them: those of `problem.held_out`, or else two
+        halves of the reference."""
+        images, row = self.images[0], self.settings
+        if row.held_out is None:
+            order = torch.randperm(len(images), generator=self._random())
+            first, second = images[order].chunk(2)
+            return first, second
+        held_out, _ = read_data(
+            row.held_out,
+            row.reference,
+            shape=self.space.image_shape,
+            corrupt=row.corrupt,
+            labels=False,
+            background=row.background,
+        )
+        if len(held_out) < LEAST:
+            raise ConfigError(
+                f"{shown(row.held_out)} has {len(held_out):,} images; at least {LEAST:,} are "
+                "compared with (--held-out)"
+            )
+        return images, held_out
+
+    @functools.cached_property
     def teacher_samples(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Samples of the teacher, by Heun's method, in its own space."""
         return self.teacher_source(STEPS)(self.settings.reference // 2, self._random())
@@ -125,8 +151,7 @@ class ImageData(Data):
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         x, cond = self._reference()
-        denoiser = self.teacher.denoiser
-        wanted = () if denoiser is None else denoiser.conditions
+        wanted = self.teacher.wanted
         rows = evenly_spaced_rows(len(x), n)
         return x[rows], {name: cond[name][rows] for name in wanted}
 

@@ -8,25 +8,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.digests import digest_of_data
+from ..data.sources import records
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
-from ..nn import Precision, UNet, with_precision
+from ..errors import ConfigError
+from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
+from ..storage.bounded import read_bytes
 from ..storage.code import OwnCode
+from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
+from ..teachers.origin import Origin
 from .base import Input, Networks, Problem
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
+from .kept import KeptTeacher
+from .starts import check_start, has_weights, started
 
 __all__ = ["ImageNetworks", "ImageProblem"]
 
@@ -52,10 +59,10 @@ class ImageNetworks(Networks):
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
         inner = self.teacher.known if inner is None else inner  # just trained, not read
-        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.trainable_copy()
-        if row.precision != "float32":
-            started = denoiser_with_precision(started, row.precision)
-        return started if captions is None else Captioned(started, captions)
+        if not has_weights(inner):  # a function: the student is a fresh network, see `check_start`
+            return self.denoiser()
+        found = started(inner, row.student, row.rank, row.precision)
+        return found if captions is None else Captioned(found, captions)
 
     def student(self) -> Generator:
         row = self.settings
@@ -100,11 +107,13 @@ class ImageProblem(Problem):
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
         own: The own code that a user names for `teacher` and `weak`, by these names.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
     """
 
+    space: ImageSpace
     headline = ImageScores.headline
     judged = ImageScores.judged
 
@@ -115,21 +124,48 @@ class ImageProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        self.settings, self.seed = settings, seed
-        self._teacher = ImageTeacher(settings, untaught=untaught, own=own)
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
+        self._teacher = ImageTeacher(settings, untaught=untaught, own=own, kept=kept)
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
         self.networks = ImageNetworks(self.space, self._teacher, settings)
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
+        if self._teacher.inner is not None:
+            self._check(self._teacher.inner)
+
+    def _check(self, inner: Denoiser) -> None:
+        r"""Raises a `ConfigError` where the teacher is none of images, or no student can start
+        from it as the settings ask."""
+        row, shape = self.settings, tuple(self.space.shape)
+        if len(shape) != 3:
+            raise ConfigError(
+                f"samples of the teacher have shape {shape}, and images have channels, height "
+                "and width: vectors are distilled by vardiu distill vectors --teacher ..."
+            )
+        if row.student == "fresh" and (shape[1] % 2 or shape[2] % 2):
+            raise ConfigError(
+                f"a fresh network halves height and width once, and samples have shape {shape}: "
+                "leave --student fresh out"
+            )
+        check_start(
+            inner, row.student, row.rank, 0 if "text" in inner.conditions else self.space.classes
+        )
 
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
-        taught = self.teacher is not None
+        taught = self._teacher.at_hand is not None
         found = dict(self.taught_input(self._teacher.place)) if taught else {}
-        files = {"data files": row.data, "prompts file": row.prompts}
+        files = {
+            "data files": row.data,
+            "held-out files": row.held_out,
+            "prompts file": row.prompts,
+        }
+        if row.held_out is not None:
+            records(row.held_out)  # what cannot be read is refused before any training
         for name, source in files.items():
             sha256 = None if source is None else digest_of_data(source)
             if source is not None and sha256 is not None:
@@ -137,7 +173,7 @@ class ImageProblem(Problem):
         return found
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
-        if self._teacher.captions is None:
+        if not self._teacher.takes_text:
             super().set_prompts(prompts)
         self._teacher.set_prompts(prompts)
         self.space.classes = self._teacher.classes
@@ -152,15 +188,18 @@ class ImageProblem(Problem):
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
+        if self.settings.prompts is not None:
+            text = read_bytes(self.settings.prompts)
+            write_bytes_atomic(folder.file("prompts.txt"), text)
         super().save(student, folder, about)
 
+    def kept(self) -> KeptTeacher:
+        inner = self._teacher.inner
+        return KeptTeacher.of(inner, self.space.classes, self.space.image_shape)
 
-def denoiser_with_precision(denoiser: Denoiser, precision: str) -> Denoiser:
-    r"""Returns a denoiser whose network computes in the type of this name."""
-    network = denoiser._modules.get("network")
-    if network is None or any(isinstance(m, Precision) for m in network.modules()):
-        return denoiser
-    return lora.with_child(denoiser, "network", with_precision(network, precision))
+    @property
+    def origin(self) -> Origin | None:
+        return self._teacher.origin
 
 
 class WithoutConditions(nn.Module):

@@ -82,9 +82,11 @@ class Steps(NamedTuple):
 def steps(trainer: Trainer, stage: Stage, budget: float) -> Steps:
     r"""Takes steps of a stage, at least five.
 
-    Steps are timed in blocks in which each phase has had its turn.
+    Steps are timed in blocks in which each phase has had its turn, from where the longest delay is
+    over: only then all networks are updated, and their optimisers have their moments.
     """
     objective = stage.objective
+    trainer.step = max(row.delay for row in stage.optimisation.rows.values())
     cycle = math.lcm(*(phase.cycle for phase in objective.phases))
     blocks: list[float] = []
     processor: list[float] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, Interrupted
+from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
 from ..problems.base import Problem, Source
 from ..storage.artefacts import Artefacts
@@ -37,17 +37,27 @@ __all__ = ["Execution", "StageExecution", "TeacherMeter", "device_of", "executio
 
 
 def device_of(name: str) -> torch.device:
-    r"""Returns the device of a name; `auto` prefers an accelerator.
+    r"""Returns the device of a name; `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS.
 
     Raises:
         ConfigError: The name is unknown, or there is no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "gpu":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise ConfigError("--device gpu: there is no GPU here, neither CUDA nor MPS: take cpu")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"run.device {name!r} cannot be used here: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--device {shown(name)} cannot be used here: {shown(reason)}; take auto, cpu, gpu, "
+            "cuda, cuda:1, ..."
+        ) from error
     return torch.device(name)
 
 
@@ -174,15 +184,22 @@ class Execution:
         r"""Returns a function that tells that the run stops after the work at hand."""
         return lambda: self.broadcast(events.StopAsked(work))
 
-    def finish(self, results: events.Results, source: Source, title: str) -> None:
+    def finish(
+        self,
+        results: events.Results,
+        source: Source,
+        title: str,
+        student: Generator | None = None,
+    ) -> None:
         r"""Tells what has been shipped, marks the run as finished, and tells that.
 
         Arguments:
             results: What was measured.
             source: Draws samples of what was shipped.
             title: What that is.
+            student: The student, if it is one.
         """
-        self.broadcast(events.Shipped(source, title, results))
+        self.broadcast(events.Shipped(source, title, results, student))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
         if results.verdict is not None:
@@ -338,6 +355,7 @@ def execution(
             raise
         except BaseException as error:
             run.broadcast(events.RunFailed(error))
+            folder.remove_if_bare()
             raise
 
 

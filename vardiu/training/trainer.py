@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
-from ..errors import Diverged, Interrupted
+from ..errors import ConfigError, Diverged, Interrupted
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
 from ..students.base import Generator
@@ -100,6 +100,7 @@ class Trainer:
                 f"an optimizer for {sorted(extra)}, which no phase updates; "
                 f"the phases update {list(objective.trained)}"
             )
+        refuse_networks_never_updated(objective, optimisation, steps)
         self.objective = objective.train()
         self.optimisation = optimisation
         self.optimizers = {
@@ -136,7 +137,7 @@ class Trainer:
             prepare = functools.partial(self.objective.prepare, step=self.step)
             drawn = self.objective.streams.over_parts(prepare, parts)
         for phase in self.objective.phases:
-            if phase.due(self.step):
+            if phase.due(self.step) and self.due(phase):
                 for part in visits(phase, drawn):
                     loss = self.update(phase, part, batch.rows // phase.minibatches)
                 info = {"loss": loss.value, **loss.info}
@@ -146,8 +147,16 @@ class Trainer:
         self.step += 1
         self.seconds += time.perf_counter() - started
 
+    def due(self, phase: Phase) -> tuple[str, ...]:
+        r"""Returns the networks of a phase whose delay is over; without any it is left out."""
+        rows = self.optimisation.rows
+        return tuple(name for name in phase.updates if self.step >= rows[name].delay)
+
     def update(self, phase: Phase, drawn: Sequence[Any], samples: int) -> Loss:
-        r"""Takes one step of the optimisers of the networks that a phase names.
+        r"""Takes one step of the optimisers of the networks of a phase whose delay is over.
+
+        The others are frozen: no gradient is taken that would be thrown away, and a loss that asks
+        the teacher for the student's sake alone can see that it need not.
 
         Arguments:
             phase: The phase.
@@ -165,20 +174,19 @@ class Trainer:
             loss.value.backward(None if factor == 1 else torch.full_like(loss.value, factor))
             return Loss(loss.value.detach(), loss.info)
 
-        with only(self.objective, phase.updates) as free:
+        with only(self.objective, self.due(phase)) as free:
             loss = mean_of(self.objective.streams.over_parts(visit, drawn))
         share_gradients(free)
         norms = self.clip(phase, loss, scale)
         for name in norms:
             row, optimizer = self.optimisation.rows[name], self.optimizers[name]
-            if self.step >= row.delay:
-                row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
-                optimizer.step()
-                self.updates[name] += 1
-                if name == "generator":
-                    self.average.update(
-                        self.objective.generator, samples * self.objective.streams.world
-                    )
+            row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
+            optimizer.step()
+            self.updates[name] += 1
+            if name == "generator":
+                self.average.update(
+                    self.objective.generator, samples * self.objective.streams.world
+                )
             optimizer.zero_grad(set_to_none=True)
         info = {f"gradient/{name}": norm for name, norm in norms.items()}
         if scale is not None:
@@ -196,7 +204,7 @@ class Trainer:
         """
         gradients = {
             name: [p.grad for p in self.objective.network(name).parameters() if p.grad is not None]
-            for name in phase.updates
+            for name in self.due(phase)
         }
         if scale is not None:
             scale.undo([g for group in gradients.values() for g in group])
@@ -331,6 +339,26 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def refuse_networks_never_updated(
+    objective: Objective, optimisation: Optimisation, steps: int
+) -> None:
+    r"""Raises a `ConfigError` if a network's delay lasts until after its last turn: the run would
+    train nothing, and say nothing."""
+    last = dict.fromkeys(objective.trained, -1)
+    for phase in objective.phases:
+        turns = (s for s in range(steps - 1, max(-1, steps - 1 - phase.cycle), -1) if phase.due(s))
+        turn = next(turns, -1)
+        for name in phase.updates:
+            last[name] = max(last[name], turn)
+    for name, step in last.items():
+        delay = optimisation.rows[name].delay
+        if delay > max(step, 0):
+            raise ConfigError(
+                f"the {name} would never be updated: its delay is of {delay:,} steps, and its "
+                f"last turn is after {step:,} of {steps:,} steps. Raise --steps or lower the delay"
+            )
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:
