@@ -33,6 +33,12 @@ LIMITS: Mapping[str, Limit] = {
     "settings bytes": Limit(
         2**24, "bytes of a JSON or YAML file of settings", "The longest known ones have 100 kB."
     ),
+    "log bytes": Limit(
+        2**28, "bytes of a run's log", "A report has some kilobytes, a run some thousand reports."
+    ),
+    "state bytes": Limit(
+        2**28, "bytes of a checkpoint's state.json", "It names each tensor once."
+    ),
     "settings depth": Limit(
         100, "levels of lists and mappings in JSON or YAML", "Honest settings have ten."
     ),
