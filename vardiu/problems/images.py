@@ -13,6 +13,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
+from ..errors import ConfigError
 from ..nn import Precision, UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
@@ -121,6 +122,7 @@ class ImageProblem(Problem):
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
+        refuse_channels(self.space)
         self.networks = ImageNetworks(self.space, self._teacher, settings)
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
@@ -153,6 +155,16 @@ class ImageProblem(Problem):
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
         super().save(student, folder, about)
+
+
+def refuse_channels(space: ImageSpace) -> None:
+    r"""Raises a `ConfigError` if samples are images of another number of channels than 1 or 3,
+    which could be trained, and neither measured against files nor drawn."""
+    if len(space.shape) == 3 and not space.latent and space.shape[0] not in (1, 3):
+        raise ConfigError(
+            f"images must have 1 or 3 channels, got {space.shape[0]}: give --channels 1 or 3, or, "
+            "for a teacher of latents, one with its decoder"
+        )
 
 
 def denoiser_with_precision(denoiser: Denoiser, precision: str) -> Denoiser:

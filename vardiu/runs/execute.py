@@ -30,6 +30,7 @@ from . import allocator, events
 from .inputs import refuse_changed_inputs
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
+from .rehearsal import rehearse
 from .stages import stages_of
 from .task import RunSettings, Task, problem_of
 
@@ -165,6 +166,15 @@ class Execution:
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
+
+    def rehearse(self) -> None:
+        r"""Refuses settings with which the run could not be finished, before its first step.
+
+        Raises:
+            ConfigError: There are such settings.
+        """
+        if not self.folder.file("checkpoints").is_dir():
+            rehearse(self.task, self.problem, device_of(self.task.run.device))
 
     def tell_portions(self, name: str, done: int, total: int) -> None:
         r"""Tells how much there is of something that is made once."""

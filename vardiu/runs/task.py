@@ -18,6 +18,7 @@ from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
 from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
 from ..settings.parse import from_mapping
+from ..settings.ranges import check_ranges
 from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
 from .presets import PRESETS, TEACHERS, PresetRow, fitted, rows_of
@@ -77,6 +78,9 @@ RENAMED: Mapping[str, str] = {
 }
 
 
+LEAST_SAMPLES = 100  # of a final measurement: fewer have no standard errors to speak of
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     r"""How a run is carried out."""
@@ -103,11 +107,12 @@ class RunSettings:
     """How networks save time and memory."""
 
     def __post_init__(self) -> None:
-        for name in ("reports", "evaluations", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
-        if self.milestones < 0:
-            raise ConfigError(f"run.milestones must be at least 0, got {self.milestones}")
+        check_ranges("run.", self)
+        if 0 < self.samples < LEAST_SAMPLES:
+            raise ConfigError(
+                f"run.samples must be 0, for the problem's own number, or at least "
+                f"{LEAST_SAMPLES}, got {self.samples}"
+            )
 
 
 @dataclass(frozen=True)
