@@ -288,11 +288,14 @@ def trained(
 
 def quality(problem: DensityProblem, student: Generator, d: int) -> dict[str, float]:
     x, _ = problem.student_source(student.eval())(4000, torch.Generator().manual_seed(0))
-    truth = problem.data.spec.sample(4000, torch.Generator().manual_seed(1))
-    gap = problem.data.spec.log_prob(truth).mean() - problem.data.spec.log_prob(x).mean()
+    truth = problem.data.target.spec.sample(4000, torch.Generator().manual_seed(1))
+    gap = (
+        problem.data.target.spec.log_prob(truth).mean()
+        - problem.data.target.spec.log_prob(x).mean()
+    )
     random = torch.Generator().manual_seed(2)
     sliced = wasserstein2_sliced(x, truth, generator=random).value
-    masses = mode_masses(x, problem.data.spec.means) / problem.data.spec.weights
+    masses = mode_masses(x, problem.data.target.spec.means) / problem.data.target.spec.weights
     return {
         "gap": float(gap) / d,
         "sliced": sliced / problem.space.sigma_data,

@@ -122,6 +122,8 @@ def main() -> int:
         rows = {}
         for command, table in (("distill", PRESETS), ("teach", TEACHERS)):
             for name in table:
+                if name.startswith("vectors"):  # their teacher is always the user's own
+                    continue
                 rows[f"{command} {name}"] = stages(shortened(task_from_preset(command, name)))
         os.chdir(here)
     if chosen.write:

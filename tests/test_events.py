@@ -121,8 +121,9 @@ def test_events_come_in_one_order_and_the_log_is_what_was_reported(carry_out):
         row.pop("nonfinite", None)
     assert [row["step"] for row in rows] == [2, 4, 2, 4]
     work = [e for e in heard if isinstance(e, events.WorkProgress) and e.finished]
-    assert [e.name for e in work] == ["probing the teacher", "measuring the student"]
-    assert [(e.done, e.total) for e in work] == [(7 * 512, 7 * 512), (200, 200)]
+    names = ["probing the teacher", "measuring the student", "drawing the teacher"]
+    assert [e.name for e in work] == names
+    assert [e.done for e in work] == [e.total for e in work] == [7 * 512, 200, 69 * 1_000]
     result = folder.result()
     assert result["verdict"]["name"] in RULES and heard[-1].results.verdict.sentence
     reports = [e.row() for e in heard if isinstance(e, events.Reported)]
@@ -382,7 +383,7 @@ def options_of(settings: type, prefix: str = "") -> set[str]:
 def test_cures_name_options_that_the_methods_command_has(method):
     cures = cures_of(METHODS[method])
     assert cures.keys() == CURES.keys()
-    known = options_of(METHODS[method].settings)
+    known = {"--method", *options_of(METHODS[method].settings)}
     for kind, text in cures.items():
         named = set(re.findall(r"--[a-z][\w.-]*[\w]", text))
         assert named <= known, (kind, named - known)

@@ -75,7 +75,7 @@ def distilled(folder, out, *more):
     run("distill", "--teacher", folder, *pairs, *short, "--out", out, *more)
 
 
-def test_a_pipeline_becomes_a_pipeline(folder, tmp_path):
+def test_a_pipeline_becomes_a_pipeline(folder, tmp_path, capsys):
     out = tmp_path / "run"
     distilled(folder, out, "--data", "digits")
     result = json.loads((out / "result.json").read_text())
@@ -84,7 +84,15 @@ def test_a_pipeline_becomes_a_pipeline(folder, tmp_path):
     assert {m["name"] for m in result["reference"]["metrics"]} == set(names)
     assert result["cost"]["teacher_calls"] > 0
     run("sample", out, "--num", 20)
+    capsys.readouterr()
     run("evaluate", out, "--num", 300)
+    told = capsys.readouterr().out
+    spaces = json.loads((out / "evaluation-300-seed0.json").read_text())["spaces"]
+    assert [row["name"] for row in spaces] == ["frechet", "frechet_real", "frechet_ratio"] * 2
+    names = [row["features"].partition(",")[0] for row in spaces[::3]]
+    assert names == ["256 random filters of 1x8x8", "56 principal components of 1x8x8"]
+    assert all(row["n"] == 300 and row["error"] > 0 for row in spaces)
+    assert "geometric mean of the ratios" in told and names[1] in told
     run("export", out, "--to", "diffusers")
     loaded = diffusers.DiffusionPipeline.from_pretrained(out / "export-diffusers")
     loaded.set_progress_bar_config(disable=True)

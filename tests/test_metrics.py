@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,10 +12,16 @@ from vardiu.data import DENSITIES, digits, mixture
 from vardiu.data.densities import mog40
 from vardiu.metrics.classes import class_agreement, class_masses, classes_covered
 from vardiu.metrics.density import log_density, mode_masses, modes_covered
-from vardiu.metrics.features import RandomFeatures, digits_classifier
-from vardiu.metrics.frechet import frechet, frechet_of_moments, kernel_distance
+from vardiu.metrics.features import PrincipalComponents, RandomFeatures, digits_classifier
+from vardiu.metrics.frechet import (
+    frechet,
+    frechet_of_moments,
+    frechet_ratio,
+    kernel_distance,
+)
 from vardiu.metrics.mmd import mmd2_biased, mmd2_unbiased
 from vardiu.metrics.neighbours import density_coverage, precision_recall
+from vardiu.metrics.sets import mean_ratio, space_metrics
 from vardiu.metrics.transport import wasserstein2_exact, wasserstein2_sliced
 
 
@@ -138,6 +145,81 @@ def test_frechet_of_samples_approaches_that_of_moments():
     metric = frechet(real, fake)
     assert abs(metric.value - wanted) < 5 * metric.error + 0.01
     assert metric.error < 0.1 * wanted
+
+
+def with_moments(n: int, mean: torch.Tensor, std: torch.Tensor, seed: int) -> torch.Tensor:
+    """Samples whose own mean and covariance are exactly these."""
+    x = gaussian(n, d=len(mean), seed=seed)
+    x = x - x.mean(0)
+    return mean + std * (x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T)
+
+
+def test_the_ratio_to_real_samples_is_the_closed_form():
+    zero, one = torch.zeros(2), torch.ones(2)
+    real = with_moments(300, zero, one, 0)
+    held_out = with_moments(200, torch.tensor([0.1, 0.0]), one, 1)
+    fake = with_moments(200, torch.tensor([0.5, 0.0]), torch.tensor([0.6, 1.0]), 2)
+    found, floor, ratio = frechet_ratio(real, held_out, fake, features="coordinates")
+    assert found.value == pytest.approx(0.25 + 0.4**2)  # N(0.5, 0.6^2) against N(0, 1)
+    assert floor.value == pytest.approx(0.1**2)
+    assert ratio.value == pytest.approx(41.0)
+    assert [m.name for m in (found, floor, ratio)] == ["frechet", "frechet_real", "frechet_ratio"]
+    assert ratio.error == pytest.approx(41 * math.hypot(found.error / 0.41, floor.error / 0.01))
+    both = space_metrics([Coordinates(), Coordinates()], real, held_out, fake)
+    assert len(both) == 6 and mean_ratio(both) == pytest.approx(41.0)
+    fourfold = dataclasses.replace(ratio, value=ratio.value / 16)
+    assert mean_ratio([ratio, fourfold]) == pytest.approx(41 / 4)  # geometric
+    with pytest.raises(ValueError, match="held_out has the moments of real"):
+        frechet_ratio(real, real, real)
+
+
+class Coordinates:
+    name = "coordinates"
+
+    def __call__(self, x):
+        return x
+
+
+def test_real_samples_have_a_ratio_of_one_and_memorised_ones_less():
+    half = gaussian(2000, d=8)
+    other, fresh = gaussian(2000, d=8, seed=1), gaussian(500, d=8, seed=2)
+    _, _, true = frechet_ratio(half, other, fresh)
+    assert abs(true.value - 1) < 4 * true.error
+    memorised = with_moments(2000, half.mean(0), torch.ones(8), 3)
+    memorised = (memorised - half.mean(0)) @ torch.linalg.cholesky(half.T.cov()).T + half.mean(0)
+    assert frechet_ratio(half, other, memorised)[2].value < 0.01
+
+
+def test_principal_components_are_those_of_the_pixels():
+    """Four independent pixels: the components are pixels, each of unit variance."""
+    std = torch.tensor([4.0, 3.0, 2.0, 1.0]).view(1, 1, 2, 2)
+    x = std * gaussian(4000, d=4).view(-1, 1, 2, 2)
+    space = PrincipalComponents(x, count=3)
+    found = space(x)
+    assert space.name.startswith("3 principal components of 1x2x2")
+    torch.testing.assert_close(found.T.cov(), torch.eye(3).double(), rtol=0, atol=1e-4)
+    # The least of the four is left out, the largest is the last column.
+    shared = torch.corrcoef(torch.cat([found.T, x.flatten(1).T.double()]))[:3, 3:].abs()
+    assert shared.argmax(1).tolist() == [2, 1, 0] and shared.amax(1).min() > 0.99
+    flat = PrincipalComponents(torch.cat([x, torch.zeros_like(x)], dim=3))
+    assert flat(torch.cat([x, x], dim=3)).shape == (4000, 4)  # constant pixels are no component
+    large = PrincipalComponents(gaussian(50, d=3 * 40 * 20).view(50, 3, 40, 20), count=8)
+    assert large(torch.zeros(2, 3, 40, 20)).shape == (2, 8)
+    with pytest.raises(ValueError, match="images must have shape"):
+        space(torch.zeros(2, 1, 3, 3))
+
+
+def test_two_spaces_tell_held_out_photographs_from_noise():
+    """What real photographs that were never seen cost, and what noise costs beside them."""
+    from vardiu.data.photos import photos
+
+    real, held_out = photos(8), photos(8, held_out=True)
+    real, held_out = real[:: len(real) // 600], held_out[:: len(held_out) // 300]
+    noise = torch.randn(len(held_out), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    spaces = RandomFeatures((3, 8, 8), real, width=8), PrincipalComponents(real)
+    ratios = space_metrics(spaces, real, held_out, noise.to(real).clamp(-1, 1))[2::3]
+    assert [m.name for m in ratios] == ["frechet_ratio"] * 2
+    assert all(m.value > 3 for m in ratios), ratios
 
 
 def test_kernel_distance_is_zero_on_average_for_equal_ones():

@@ -7,23 +7,25 @@ root of the mean squared error that was stated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from problems import ExactPosterior, LinearGaussian
 from torch import Tensor
 
+from vardiu import metrics
 from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.methods.vardiu import VarDiU
 from vardiu.metrics.classes import class_agreement, classes_covered
 from vardiu.metrics.density import log_density, modes_covered
-from vardiu.metrics.frechet import frechet, kernel_distance
+from vardiu.metrics.frechet import frechet, frechet_ratio, kernel_distance
 from vardiu.metrics.metric import Metric
 from vardiu.metrics.mmd import mmd2
 from vardiu.metrics.neighbours import density_coverage, precision_recall
-from vardiu.metrics.transport import wasserstein2_sliced
+from vardiu.metrics.transport import wasserstein2_exact, wasserstein2_sliced
 from vardiu.monitoring.gradients import gradient_quality, reference_gradient, slack
 from vardiu.teachers.probe import probe
 from vardiu.training.objective import Loss, Objective, Phase
@@ -61,6 +63,14 @@ def test_frechet_of_fresh_fakes():
     real = draw(200)
     found = ratios(lambda: (frechet(real, draw(100, 0.6), seed=0),), 150)
     assert close(found["frechet"])
+
+
+def test_the_ratio_to_fresh_held_out_samples():
+    """Two sets are drawn anew: the fakes, and the real ones that they are compared with."""
+    real = draw(200)
+    found = ratios(lambda: frechet_ratio(real, draw(100, 1.0), draw(100, 1.5), seed=0), 100)
+    assert found.keys() == {"frechet", "frechet_real", "frechet_ratio"}
+    assert all(map(close, found.values())), found
 
 
 def test_kernel_distance_of_fresh_sets():
@@ -139,6 +149,16 @@ def test_the_probe_of_fresh_data():
     teacher = GaussianDenoiser(torch.zeros(2), torch.ones(2), sigma_min=0.1, sigma_max=10.0)
     rows = [probe(teacher, draw(64), levels=3, seed=seed)[1] for seed in range(150)]
     assert close(stated_over_spread([r.error for r in rows], [r.deviation for r in rows]))
+
+
+def test_every_metric_is_tested_here():
+    """What states an error is compared with fresh draws; exact transport states none."""
+    text = Path(__file__).read_text()
+    pure = {"class_masses", "mode_masses", "frechet_of_moments", "mean_ratio", "fingerprint"}
+    made_of_others = {"feature_metrics", "space_metrics", "mmd2_biased", "mmd2_unbiased"}
+    for name in set(metrics.__all__) - pure - made_of_others - {"Metric"}:
+        assert f"{name}(" in text or name == "wasserstein2_exact", name
+    assert wasserstein2_exact(draw(5), draw(5)).error is None
 
 
 # -------------------------------------------------------------------------------- instruments

@@ -167,7 +167,7 @@ def test_the_sentence_has_the_numbers():
     rows = log(FLAT, modes=[40] * 10)
     found = verdict(rows, 2.2e-3, 1e-3, error=1e-3)
     assert str(found) == (
-        "GOOD: MMD^2 2.2 times that of true samples (0.0022 to 0.001), 40 of 40 modes"
+        "GOOD: MMD^2 2.2 times that of true samples (0.0022 against 0.001), 40 of 40 modes"
     )
     stuck = verdict(rows, 8.0, 1.0).sentence
     assert stuck.endswith("no better by more than its error in the last fifth (8 to 8)")

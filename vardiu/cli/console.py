@@ -13,7 +13,8 @@ from ..runs.task import Task
 __all__ = ["console", "print_rows", "print_settings"]
 
 
-console = Console()
+# `FILE.py:NAME:` is no picture of a name.
+console = Console(emoji=False)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:

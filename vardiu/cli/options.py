@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from ..data.densities import DENSITIES
 from ..errors import ConfigError, known, nearest
 from ..methods import METHODS, Code, load_method
-from ..runs.presets import PRESETS, TEACHERS
+from ..runs.presets import PRESETS, TEACHERS, TUNED
 from ..runs.task import (
     ROLES,
     ProblemSettings,
@@ -123,6 +123,11 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
         help="the file that the run's method is from, if it is from one",
     )
     parser.add_argument(
+        "--source",
+        metavar="FILE.py:NAME",
+        help="the density of one's own that the run is about, if it is from code",
+    )
+    parser.add_argument(
         "--accept-changed-code",
         action="store_true",
         help="take that file although it was changed since the run",
@@ -156,6 +161,8 @@ def task_of_run(
             was changed since.
     """
     codes = codes_of(chosen.method)
+    if chosen.source is not None:
+        own = {**own, "source": load_code(chosen.source)}
     path = folder.file("config.yaml")
     return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)
 
@@ -242,14 +249,16 @@ def parse_request(command: str, arguments: list[str], shown: str | None = None) 
         if task.command != command:
             raise ConfigError(f"{given.config} is of `vardiu {task.command}`, not of {command}")
     elif wanted is not None:
-        task = task_from_preset(command, wanted, name, code)
+        if is_source(wanted):
+            own["source"] = load_code(wanted)
+        task = task_from_preset(command, wanted, name, code, own.get("source"))
     elif any(word in ("-h", "--help") for word in rest):
         print(help_of(shown or command, table))
         raise SystemExit(0)
     else:
         raise ConfigError(f"which preset? {nearest('', table)}")
     prefix = "teach-" if command == "teach" else ""
-    other = task.method != method_of_preset(command, task.preset)
+    other = task.method != method_of_preset(command, task)
     other = other and task.preset not in ({} if code is None else code.method.presets)
     out = Path(given.out or f"runs/{prefix}{task.preset}{f'-{task.method}' if other else ''}")
     task = dataclasses.replace(task, own=task.own or own)
@@ -270,9 +279,10 @@ def request_parser(command: str) -> Parser:
     return head
 
 
-def method_of_preset(command: str, preset: str) -> str | None:
-    r"""Returns the name of a preset's own method; `None` where there is no such preset."""
+def method_of_preset(command: str, task: Task) -> str | None:
+    r"""Returns the name of the method of a task's preset; `None` where there is no such preset."""
     table = TEACHERS if command == "teach" else PRESETS
+    preset = task.preset if getattr(task.problem, "source", None) is None else TUNED
     return table[preset].method if preset in table else None
 
 
@@ -311,7 +321,16 @@ def _of_the_preset(task: Task, problem: ProblemSettings) -> ProblemSettings:
     Raises:
         ConfigError: It is another density, on the preset's noise levels.
     """
-    if not isinstance(problem, DensitySettings) or problem.name == task.problem.name:
+    if not isinstance(problem, DensitySettings):
+        return problem
+    assert isinstance(task.problem, DensitySettings)
+    if problem.source is not None and task.problem.source is None:
+        raise ConfigError(
+            f"--source {problem.source}: the noise levels of {task.preset!r} are those of "
+            f"{task.problem.name}; take `vardiu {task.command} {problem.source} --method "
+            f"{task.method}`, whose levels fit"
+        )
+    if problem.name == task.problem.name or problem.source is not None:
         return problem
     name = known(problem.name, [*DENSITIES, "mixture"], "density")
     if name == task.problem.name:

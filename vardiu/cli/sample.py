@@ -10,7 +10,7 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
-from ..runs.console import print_metrics
+from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..storage.files import write_text_atomic
 from .console import console
@@ -69,15 +69,19 @@ def evaluate(arguments: list[str]) -> None:
     n = chosen.num or problem.scores.samples
     if n < 100:
         raise ConfigError(f"--num must be at least 100, got {n}")
-    metrics = problem.scores.measure(problem.student_source(student), n, chosen.seed)
+    source = problem.student_source(student)
+    metrics = problem.scores.measure(source, n, chosen.seed)
     reference, who = problem.scores.teacher_metrics(n)
     print_metrics(console, metrics, reference, who)
+    spaces = problem.scores.measure_spaces(source, n, chosen.seed)
+    print_spaces(console, spaces)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],
         "version": __version__,
         "metrics": [metric.row() for metric in metrics],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
+        "spaces": [metric.row() for metric in spaces],
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {path}", highlight=False, soft_wrap=True)

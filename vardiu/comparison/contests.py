@@ -13,7 +13,13 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import ConfigError
 from ..methods import METHODS, Code
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.grounds import MOG40
 from ..storage.code import load_object
 
@@ -51,7 +57,7 @@ class Contest:
     """
 
     about: str
-    teachers: Mapping[str, DensitySettings | DigitsSettings | ImageSettings]
+    teachers: Mapping[str, DensitySettings | DigitsSettings | ImageSettings | VectorSettings]
     arms: Mapping[str, Competitor] = field(default_factory=dict)
     seconds: float = field(kw_only=True)
     rows: int = field(kw_only=True)

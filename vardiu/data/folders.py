@@ -2,6 +2,7 @@ r"""A folder of images, with what people put beside them: class folders, tables,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import unicodedata
@@ -79,6 +80,7 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[Path, bool]]:
             continue
         seen.add(real)
         refuse_beyond("folder depth", depth, folder)
+        below = []
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
@@ -86,21 +88,28 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[Path, bool]]:
                     refuse_beyond("folder entries", count, folder)
                     if is_hidden(entry.name):
                         _tell_hidden(entry, left_out)
+                    elif _leads_nowhere(entry):
+                        yield Path(entry.path), True  # an image that cannot be read
                     elif entry.is_dir():
-                        todo.append((Path(entry.path), depth + 1))
+                        below.append((Path(entry.path), depth + 1))
                     else:
-                        # A link that leads nowhere is an image that cannot be read.
-                        lost = entry.is_symlink() and not os.path.exists(entry.path)
-                        yield Path(entry.path), entry.is_file() or lost
+                        yield Path(entry.path), entry.is_file()
         except OSError as error:
             raise ConfigError(f"{shown(place)} cannot be read: {error.strerror}") from error
+        # Of two links to one folder the first by name is taken, on every file system.
+        todo += sorted(below, reverse=True)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _tell_hidden(entry: os.DirEntry[str], left_out: LeftOut) -> None:
     if entry.is_dir(follow_symlinks=False):
-        for name in os.listdir(entry.path):
-            if name.lower().endswith(SUFFIXES):
-                left_out.add("hidden images", os.path.join(entry.path, name))
+        with contextlib.suppress(PermissionError):  # as of another user's litter
+            for name in os.listdir(entry.path):
+                if name.lower().endswith(SUFFIXES):
+                    left_out.add("hidden images", os.path.join(entry.path, name))
     elif entry.name.lower().endswith(SUFFIXES):
         left_out.add("hidden images", entry.path)
 

@@ -30,7 +30,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import shown
+from ..errors import ConfigError, shown
 from ..storage.limits import refuse_beyond
 from .batch import Batch
 from .batches import Batches
@@ -229,12 +229,16 @@ def to_tensor(
         name: The name of the image.
 
     Raises:
-        ValueError: It is a tensor of another shape, or the shape has other than 1 or 3 channels.
+        ConfigError: It is of another shape, and is not to be resized.
+        ValueError: The shape has other than 1 or 3 channels.
         Corrupt: Nobody states what its numbers mean.
     """
     if isinstance(image, Tensor):
         if tuple(image.shape) != tuple(shape):
-            raise ValueError(f"images have shape {tuple(image.shape)}, expected {tuple(shape)}")
+            raise ConfigError(
+                f"{shown(name)} has the shape {tuple(image.shape)}, expected {tuple(shape)}: save "
+                "arrays of that shape, or give images as files, which are resized"
+            )
         return image
     channels, height, width = shape
     if channels not in (1, 3):
@@ -249,7 +253,7 @@ def to_tensor(
         image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if not resize:
-            raise ValueError(
+            raise ConfigError(
                 f"images are of {width}x{height} pixels and of {image.size[0]}x{image.size[1]}: "
                 "give the shape that they are to be brought to"
             )
@@ -292,7 +296,7 @@ class ImageBatches(Batches):
         corrupt: The names of those that were, with the reason.
 
     Raises:
-        ValueError: There are fewer images than a batch has rows.
+        ConfigError: There are fewer images than a batch has rows.
     """
 
     def __init__(
@@ -311,7 +315,7 @@ class ImageBatches(Batches):
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= len(records):
-            raise ValueError(
+            raise ConfigError(
                 f"a batch must have between 1 and {len(records)} rows, the number of images, got "
                 f"{batch_size}"
             )
@@ -388,17 +392,17 @@ def collate(
     r"""Returns the batch of some images.
 
     Raises:
-        ValueError: Some have a class or a caption, and some have none.
+        ConfigError: Some have a class or a caption, and some have none.
     """
     cond: dict[str, Tensor] = {}
     if labels and any(item.label is not None for item in items):
         bare = [item.name for item in items if item.label is None]
         if bare:
-            raise ValueError(f"{shown(bare[0])} has no class, and others have")
+            raise ConfigError(f"{shown(bare[0])} has no class, and others have")
         cond["label"] = torch.tensor([item.label for item in items])
     if encode is not None:
         bare = [item.name for item in items if item.caption is None]
         if bare:
-            raise ValueError(f"{shown(bare[0])} has no caption")
+            raise ConfigError(f"{shown(bare[0])} has no caption")
         cond |= encode([str(item.caption) for item in items])
     return Batch.of(torch.stack([item.image for item in items]), cond)

@@ -5,6 +5,7 @@ source                               what it is
 ===================================  ========================================================
 ``digits``                           scikit-learn's digits, 8x8, ten classes
 ``photos``, ``photos-32``            patches of photographs, 16x16 or 32x32
+``photos-held-out``                  those of the fifth that no patch of ``photos`` shows
 ``path/to/folder``                   images; sub-folders are classes. Or shards, if it holds more
                                      of them than images
 ``folder/*.png``                     the images that a pattern names
@@ -63,6 +64,9 @@ BOARD: Mapping[str, Callable[[], Records]] = {
     "photos": lambda: Tensors(photos(16), name="patch"),
     "photos-8": lambda: Tensors(photos(8), name="patch"),
     "photos-32": lambda: Tensors(photos(32), name="patch"),
+    "photos-held-out": lambda: Tensors(photos(16, held_out=True), name="patch"),
+    "photos-8-held-out": lambda: Tensors(photos(8, held_out=True), name="patch"),
+    "photos-32-held-out": lambda: Tensors(photos(32, held_out=True), name="patch"),
 }
 
 

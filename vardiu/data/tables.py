@@ -94,9 +94,9 @@ def _json(path: Path, wanted: Sequence[str]) -> Table:
 def _objects(path: Path, rows: Sequence[Any], wanted: Sequence[str]) -> Table:
     r"""Returns the table of mappings; texts alone are a column `text`."""
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
-    bad = next((row for row in rows if not isinstance(row, dict)), None)
-    if bad is not None:
-        raise ConfigError(f"{shown(path)}: a row must be a mapping, got {shown(bad)}")
+    for row in rows:
+        if not isinstance(row, dict):
+            raise ConfigError(f"{shown(path)}: a row must be a mapping, got {shown(row)}")
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
     chosen = [name for name in names if name.casefold() in wanted]
     return Table(names, {n: [row.get(n) for row in rows] for n in chosen}, len(rows))

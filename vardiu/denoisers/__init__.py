@@ -19,6 +19,7 @@ from .levels import (
 from .lora import LoRA, adapt, adapters, merge
 from .preconditioned import PreconditionedDenoiser
 from .prompts import Captioned, Captions
+from .rescaled import Rescaled
 from .schedules import Coordinates, Flow, Logarithmic, VarianceExploding, VariancePreserving
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "PreconditionedDenoiser",
     "Captioned",
     "Captions",
+    "Rescaled",
     "Coordinates",
     "Flow",
     "Logarithmic",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -127,6 +127,15 @@ class Denoiser(Interface, abc.ABC):
     def latent_sigma(self) -> float:
         r"""The level at which a student asks it unless told otherwise."""
         return self.sigma_max
+
+    def train(self, mode: bool = True) -> Self:
+        r"""Sets the mode of this module; networks of the user's own code stay in evaluation mode,
+        where dropout is off and batch normalisation keeps its statistics."""
+        super().train(mode)
+        if self.own_code is not None:
+            for child in self.children():
+                child.eval()
+        return self
 
     def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy, for a student or a fake to start from.

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, nearest
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..training.stage import Recipe
 
 if TYPE_CHECKING:
@@ -53,7 +59,7 @@ class Preset:
     """
 
     about: str
-    problem: DensitySettings | DigitsSettings | ImageSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings | VectorSettings
     settings: Training
 
 
@@ -104,6 +110,8 @@ class Method:
         arms: By the name of a contest, how the method enters it.
         cures: By the name of an alarm, what to try with this method.
         examples: Trainings of a few steps, by name.
+        instruments: What of the log tells best that it converges, most telling first: the prefix
+            of entries such as `bound/SIGMA`, or a name.
         claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
         ideal: Of a linear problem and an affine student, the objective with everything beside the
             student exact, and as the student is at each call; none if there is no such objective.
@@ -126,6 +134,7 @@ class Method:
     arms: Mapping[str, Mapping[str, Arm]] = field(default_factory=dict)
     cures: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Example] = field(default_factory=dict)
+    instruments: tuple[str, ...] = ("score_gap",)
     claims: frozenset[str] = frozenset()
     ideal: Callable[[LinearProblem, Affine], Objective] | None = None
 

@@ -32,6 +32,7 @@ from ..settings.fields import (
     NetworkOptimizer,
     PairSettings,
     Training,
+    VectorSettings,
     WeightSettings,
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
@@ -355,6 +356,19 @@ IMAGES = Settings(
 )
 
 
+# How vectors are distilled; levels are in units of the data.
+VECTORS = replace(
+    IMAGES,
+    steps=2_000,
+    batch=256,
+    lr=2e-4,
+    fake_optimizer=NetworkOptimizer(lr=1e-3),
+    levels=LevelSettings(sigma_min=0.02, sigma_max=2.0),
+    clip=10.0,
+    pairs=PairSettings(pairs=16_000, steps=2_500, batch=256),
+)
+
+
 PRESETS = {
     "mog40-diff-instruct": Preset(
         "Diff-Instruct with five fake updates a student update",
@@ -393,6 +407,11 @@ PRESETS = {
         "any teacher of images (--teacher, --data); Diff-Instruct after a regression on pairs",
         ImageSettings(),
         IMAGES,
+    ),
+    "vectors": Preset(
+        "any teacher of vectors (--teacher, --data); Diff-Instruct after a regression on pairs",
+        VectorSettings(),
+        VECTORS,
     ),
 }
 

@@ -65,7 +65,7 @@ def recipe(problem: Problem, settings: Settings, context: Context) -> Recipe:
     levels, weight = build.levels(settings.levels, settings.steps), build.weight(settings.weight)
     objective = SDS(problem.known_teacher, problem.networks.student(), levels, weight)
     batches, row = problem.data.free(settings.batch, context.seed), build.optimisation(settings)
-    return (yield Stage("sds", objective, settings.steps, batches, row)).network
+    return (yield Stage("sds", objective, settings.steps, batches, row, of=1)).network
 
 
 POOLE = """@inproceedings{poole2023dreamfusion, year = {2023},

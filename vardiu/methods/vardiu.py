@@ -68,6 +68,7 @@ from ..settings.fields import (
     NetworkOptimizer,
     PairSettings,
     Training,
+    VectorSettings,
     WeightSettings,
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
@@ -718,6 +719,15 @@ PRESETS = {
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
+    "vectors-vardiu": Preset(
+        "any teacher of vectors; the bound of the minibatch mixture, with a fresh student",
+        VectorSettings(student="fresh"),
+        replace(
+            SHARED,
+            levels=LevelSettings(sigma_min=0.01, sigma_max=1.0, start_min=0.5),
+            weight=replace(BOUNDED, scale=0.05),
+        ),
+    ),
 }
 
 
@@ -803,6 +813,7 @@ METHOD = Method(
     cures=CURES,
     arms=ARMS,
     examples=EXAMPLES,
+    instruments=("bound", "negative_entropy"),
     claims=frozenset({"fixed_point", "descent"}),
     ideal=ideal,
 )

@@ -2,11 +2,11 @@
 
 from .classes import class_agreement, class_masses, classes_covered
 from .density import log_density, mode_masses, modes_covered
-from .frechet import frechet, frechet_of_moments, kernel_distance
+from .frechet import frechet, frechet_of_moments, frechet_ratio, kernel_distance
 from .metric import Metric, fingerprint
 from .mmd import mmd2, mmd2_biased, mmd2_unbiased
 from .neighbours import density_coverage, precision_recall
-from .sets import feature_metrics
+from .sets import feature_metrics, mean_ratio, space_metrics
 from .transport import wasserstein2_exact, wasserstein2_sliced
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "modes_covered",
     "frechet",
     "frechet_of_moments",
+    "frechet_ratio",
     "kernel_distance",
     "Metric",
     "fingerprint",
@@ -27,6 +28,8 @@ __all__ = [
     "density_coverage",
     "precision_recall",
     "feature_metrics",
+    "mean_ratio",
+    "space_metrics",
     "wasserstein2_exact",
     "wasserstein2_sliced",
 ]

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from ..data.digits import digits
 from .metric import fingerprint
 
-__all__ = ["DigitsClassifier", "RandomFeatures", "digits_classifier"]
+__all__ = [
+    "ClassifierFeatures",
+    "DigitsClassifier",
+    "PrincipalComponents",
+    "RandomFeatures",
+    "digits_classifier",
+]
 
 
 class DigitsClassifier(nn.Module):
@@ -66,6 +72,21 @@ class DigitsClassifier(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or tuple(x.shape[1:]) != (1, 8, 8):
             raise ValueError(f"images must have shape (N, 1, 8, 8), got {tuple(x.shape)}")
+
+
+class ClassifierFeatures:
+    r"""The penultimate features of a classifier, as a space of features.
+
+    Arguments:
+        classifier: The classifier.
+    """
+
+    def __init__(self, classifier: DigitsClassifier) -> None:
+        self.classifier, self.name = classifier, classifier.name
+
+    def __call__(self, x: Tensor) -> Tensor:
+        r"""Returns the features of images, with shape `(N, F)`."""
+        return self.classifier.features(x)
 
 
 @functools.cache
@@ -159,3 +180,49 @@ class RandomFeatures:
             found += [pool(shapes, 2).flatten(1), (energy + self.FLAT).log().flatten(1)]
             x = nn.functional.avg_pool2d(x, 2)
         return torch.cat(found, dim=1)
+
+
+class PrincipalComponents:
+    r"""Features of images of any size: the leading principal components of their pixels.
+
+    They see where what is, which filters that are averaged over a quarter of an image do not, and
+    nothing of fine texture: images are reduced to at most 16 by 16 pixels before.
+
+    Arguments:
+        x: Images to fit to, with shape :math:`(N, C, H, W)`; each component gets zero mean and
+            unit variance on them.
+        count: The largest number of components.
+
+    Attributes:
+        name: The name to state beside a distance on these features.
+    """
+
+    SIDE = 16
+    # Of the largest variance: a component with less is rounding.
+    LEAST = 1e-6
+
+    def __init__(self, x: Tensor, count: int = 64) -> None:
+        self.shape = tuple(x.shape[1:])
+        pixels = self._pixels(x)
+        self.mean = pixels.mean(0)
+        values, vectors = torch.linalg.eigh((pixels - self.mean).T.cov())
+        keep = values > self.LEAST * values[-1]
+        keep[:-count] = False
+        self.matrix = vectors[:, keep] / values[keep].sqrt()
+        seen = "x".join(map(str, self.shape))
+        kept = self.matrix.shape[1]
+        self.name = f"{kept} principal components of {seen}, {fingerprint(self.mean)}"
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        r"""Returns the features of images, with shape `(N, F)`."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"images must have shape (N, {self.shape}), got {tuple(x.shape)}")
+        return (self._pixels(x) - self.mean) @ self.matrix
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        size = min(x.shape[2], self.SIDE), min(x.shape[3], self.SIDE)
+        parts = [
+            nn.functional.adaptive_avg_pool2d(part.float().cpu(), size) for part in x.split(1024)
+        ]
+        return torch.cat(parts).flatten(1).double()

@@ -21,6 +21,8 @@ TITLES: Mapping[str, str] = {
     "wasserstein2": "Wasserstein-2",
     "sliced_wasserstein2": "sliced Wasserstein-2",
     "frechet": "Fréchet distance",
+    "frechet_real": "Fréchet distance of real images",
+    "frechet_ratio": "ratio to real images",
     "kernel_distance": "kernel distance",
     "classes": "classes covered",
     "agreement": "agreement with the class",

@@ -24,11 +24,13 @@ from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
 from ..denoisers.preconditioned import PreconditionedDenoiser
+from ..denoisers.rescaled import Rescaled
 from ..denoisers.schedules import Flow, Logarithmic, VarianceExploding, VariancePreserving
 from ..discriminators.heads import ConvHead, MLPHead, TokenHead
 from ..errors import CheckpointError, ConfigError, nearest, shown
 from ..nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from ..nn.diffusers import DiffusersNetwork, Told
+from ..nn.own import OwnNetwork
 from ..storage.bounded import read_json
 from ..storage.checkpoints import digest_of_file
 from ..storage.code import CODE_ERRORS, OwnCode
@@ -74,7 +76,9 @@ KINDS: Mapping[str, Kind] = {
     "one_step": Kind(OneStep, ("denoiser",)),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
+    "evaluated": Kind(OwnNetwork, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "rescaled": Kind(Rescaled, ("denoiser",)),
     "song_unet": Kind(SongUNet),
     "table": Kind(Table),
     "token_head": Kind(TokenHead),

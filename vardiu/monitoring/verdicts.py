@@ -237,7 +237,9 @@ def _headline(value: Value | None, line: Value | None, who: str, judged: Judged)
     if judged.lower_is_better and line.number > 0 and value.number > 0:
         ratio = value.number / line.number
         times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
-        return f"{title} {times} times that of {who} ({value.number:.3g} to {line.number:.3g})"
+        return (
+            f"{title} {times} times that of {who} ({value.number:.3g} against {line.number:.3g})"
+        )
     return f"{title} {value}, of {who} {line}"
 
 

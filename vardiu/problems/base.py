@@ -34,7 +34,17 @@ from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
-__all__ = ["Data", "Input", "Judged", "KnownSpace", "Networks", "Problem", "Scores", "Space"]
+__all__ = [
+    "BesideTeacher",
+    "Data",
+    "Input",
+    "Judged",
+    "KnownSpace",
+    "Networks",
+    "Problem",
+    "Scores",
+    "Space",
+]
 
 
 class Input(NamedTuple):
@@ -61,6 +71,20 @@ class Judged(NamedTuple):
     metric: str
     lower_is_better: bool = True
     coverage: tuple[str, ...] = ()
+
+
+class BesideTeacher(NamedTuple):
+    r"""Samples of a teacher and of its student, row by row under the same conditions.
+
+    Arguments:
+        teacher: Those of the teacher.
+        student: Those of the student.
+        same_latents: Whether a row is of the same noise.
+    """
+
+    teacher: Tensor
+    student: Tensor
+    same_latents: bool
 
 
 class Space(abc.ABC):
@@ -266,6 +290,11 @@ class Scores(abc.ABC):
     def measure(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
         r"""Returns the metrics of `n` samples of a source."""
 
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        r"""Returns what `frechet_ratio` finds in each of two spaces of features, of up to `n`
+        samples of a source; nothing where samples are no images."""
+        return []
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""
@@ -340,6 +369,11 @@ class Problem(abc.ABC):
         """
         return self.data.teacher.known
 
+    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+        r"""Returns a method's settings with noise levels in units of the data, where those of the
+        problem's presets are multiples of the data's standard deviation; else as they are."""
+        return settings
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -353,6 +387,29 @@ class Problem(abc.ABC):
     def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
+
+    def beside_teacher(self, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
+        r"""Returns samples of the teacher and of a student, from the same latents where the
+        teacher's noise has the shape of a latent, or of its first part.
+
+        Arguments:
+            student: The student.
+            n: The number of samples.
+            seed: The seed of the latents.
+        """
+        random, shape = torch.Generator().manual_seed(seed), tuple(self.space.shape)
+        given = {"student": student.conditions, "teacher": self.known_teacher.conditions}
+        drawn = self.data.conditions(n, random) if any(given.values()) else {}
+        cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
+        state = random.get_state()
+        x = student.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond["student"])
+        z = student.latent(n, torch.Generator().set_state(state)).cpu()
+        first = z[:, 0] if tuple(z.shape[2:]) == shape else z
+        if tuple(first.shape[1:]) == shape and first.is_floating_point():
+            solved = self.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
+            return BesideTeacher(solved, x.cpu(), True)
+        solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
+        return BesideTeacher(solved, x.cpu(), False)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.

@@ -12,29 +12,34 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batches, Shuffled
-from ..data.densities import DENSITIES, MixtureSpec, mixture
+from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import EmpiricalDenoiser, MixtureDenoiser
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import known
 from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
-from ..metrics.mmd import mmd2
+from ..metrics.mmd import PAPER_BANDWIDTHS, mmd2
+from ..metrics.neighbours import precision_recall
 from ..metrics.transport import wasserstein2_sliced
 from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, RawScale, Scale, UnitScale
 from ..reports.samples import scatter_grid
 from ..settings.fields import DensitySettings
-from ..storage.code import OwnCode
+from ..storage.code import OwnCode, is_source
 from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
 from .sampled_teachers import SampledTeacher, Source, find_teacher
+from .targets import Target, target_of
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
+
+
+# Samples whose nearest neighbours are looked for.
+NEIGHBOURS = 2_000
 
 
 class DensityNetworks(Networks):
@@ -98,13 +103,13 @@ class DensityNetworks(Networks):
 
 
 class DensityData(Data):
-    r"""Samples of a mixture.
+    r"""Samples of a mixture, or points of a table.
 
     Arguments:
         space: Where samples live.
         teacher: The teacher.
         settings: The row of settings.
-        spec: The mixture.
+        target: What is distilled.
         seed: The seed of a learned teacher's training set and of a KDE teacher's points.
     """
 
@@ -115,29 +120,34 @@ class DensityData(Data):
         space: Space,
         teacher: SampledTeacher,
         settings: DensitySettings,
-        spec: MixtureSpec,
+        target: Target,
         seed: int,
     ) -> None:
         super().__init__(space, teacher)
-        self.settings, self.spec, self.seed = settings, spec, seed
+        self.settings, self.target, self.seed = settings, target, seed
 
     def clean(self, size: int, seed: int) -> Batches:
-        x = self.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))
-        return Shuffled(x, {}, size, seed=seed)
+        x = self.target.points
+        if x is None:
+            x = self.target.spec.sample(self.POINTS, torch.Generator().manual_seed(self.seed))
+        # A batch may be larger than a table: its rows are then met several times.
+        return Shuffled(x.repeat(math.ceil(size / len(x)), 1), {}, size, seed=seed)
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         # A KDE denoises its own points; between them, at small noise, it pulls to the nearest.
         if self.settings.teacher == "kde":
-            return kernel_points(self.settings, self.spec, self.seed)[:n], {}
-        return self.spec.sample(n, torch.Generator().manual_seed(1)), {}
+            return kernel_points(self.settings, self.target, self.seed)[:n], {}
+        random = torch.Generator().manual_seed(1)
+        exact = self.settings.teacher == "exact" and self.teacher.denoiser is not None
+        return (self.target.spec.sample if exact else self.target.truth)(n, random), {}
 
 
 class DensityScores(Scores):
-    r"""Distances to a mixture, and the share of its modes.
+    r"""Distances to a density, and the share of its modes; of a table, to points held out.
 
     Arguments:
         space: Where samples live.
-        spec: The mixture.
+        target: What is distilled.
     """
 
     headline = ("mmd2", "log_density", "modes")
@@ -145,22 +155,34 @@ class DensityScores(Scores):
     quick = 4_000
     samples = 10_000
 
-    def __init__(self, space: Space, spec: MixtureSpec) -> None:
-        self.space, self.spec = space, spec
+    def __init__(self, space: Space, target: Target) -> None:
+        self.space, self.target, self.spec = space, target, target.spec
 
     def measure(self, source: Source, n: int = 10_000, seed: int = 0) -> list[Metric]:
         random = torch.Generator().manual_seed(seed)
         x, _ = source(n, random)
-        truth = self.spec.sample(n, torch.Generator().manual_seed(seed + 10_000))
-        return [
-            *mmd2(x, truth),
+        truth = self.target.truth(n, torch.Generator().manual_seed(seed + 10_000))
+        centres = self.target.centres
+        found = [
+            *mmd2(x, truth, self.bandwidths),
             log_density(x, self.spec.log_prob),
-            modes_covered(x, self.spec.means, threshold=0.4 / len(self.spec.means)),
+            modes_covered(x, centres, threshold=0.4 / len(centres)),
             wasserstein2_sliced(x, truth, generator=random),
         ]
+        if self.target.points is not None and len(truth) > 10:
+            found += precision_recall(truth[:NEIGHBOURS], x[:NEIGHBOURS], features="coordinates")
+        return found
+
+    @property
+    def bandwidths(self) -> Sequence[float]:
+        r"""The kernels of MMD: the paper's, of a table in units of a typical distance."""
+        if self.target.points is None:
+            return PAPER_BANDWIDTHS
+        unit = self.space.sigma_data * math.sqrt(math.prod(self.space.shape) / 2)
+        return [h * unit for h in PAPER_BANDWIDTHS]
 
     def histogram(self, x: Tensor) -> list[float]:
-        return mode_masses(x, self.spec.means).tolist()
+        return mode_masses(x, self.target.centres).tolist()
 
     @functools.cached_property
     def expected_shares(self) -> list[float]:
@@ -168,26 +190,46 @@ class DensityScores(Scores):
         return self.histogram(self.spec.sample(50_000, torch.Generator().manual_seed(2)))
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
-        return self.measure(lambda m, random: (self.spec.sample(m, random), {}), n), "true samples"
+        found = self.measure(lambda m, random: (self.spec.sample(m, random), {}), n)
+        return found, "true samples" if self.target.points is None else "kernel density"
 
     def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         random = torch.Generator().manual_seed(seed)
-        truth = self.spec.sample(4000, torch.Generator().manual_seed(seed + 1))
-        return self.plot_side_by_side([("target", truth), (title, source(4000, random)[0])], path)
+        truth = self.target.truth(4000, torch.Generator().manual_seed(seed + 1))
+        name = "target" if self.target.points is None else "points held out"
+        return self.plot_side_by_side([(name, truth), (title, source(4000, random)[0])], path)
 
     def plot_samples(self, x: Tensor, path: Path) -> Path:
         return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
 
     def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         # The first two dimensions; over contours where there are no others.
-        panels = [(title, x[:, :2].numpy()) for title, x in samples]
-        extent = self.spec.means[:, :2].abs().max() + 4 * self.spec.stds.max()
+        shift, unit = self._frame
+        panels = [(title, in_plane((x - shift) / unit).numpy()) for title, x in samples]
+        means = (self.spec.means - shift) / unit
+        extent = means[:, :2].abs().max() + 4 * (self.spec.stds / unit.max()).max()
 
         def density(points: np.ndarray) -> np.ndarray:
-            return self.spec.log_prob(torch.as_tensor(points).to(self.spec.means)).numpy()
+            x = torch.as_tensor(points).to(self.spec.means) * unit + shift
+            return self.spec.log_prob(x).numpy()
 
         plane = self.space.shape == (2,)
         return scatter_grid(panels, density if plane else None, float(extent), path)
+
+    @property
+    def _frame(self) -> tuple[Tensor, Tensor]:
+        r"""The origin and the units of pictures: of a table its mean and deviations."""
+        if self.target.points is None:
+            return torch.zeros(()), torch.ones(())
+        return self.spec.mean, self.spec.std
+
+
+def in_plane(x: Tensor) -> Tensor:
+    r"""Returns the first two dimensions; of one dimension, it and heights without a meaning."""
+    if x.shape[1] > 1:
+        return x[:, :2]
+    heights = torch.rand(len(x), 1, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    return torch.cat([x, 2 * heights - 1], dim=1)
 
 
 class DensityProblem(Problem):
@@ -197,7 +239,7 @@ class DensityProblem(Problem):
         settings: The row of settings.
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
-        own: Not used: no setting of a density is own code.
+        own: Own code by the setting that it is of: `source`, of a density.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
@@ -215,31 +257,28 @@ class DensityProblem(Problem):
         own: Mapping[str, OwnCode] = {},
     ) -> None:
         self.settings, self.seed = settings, seed
-        spec = spec_of(settings)
+        target = target_of(settings, own.get("source"))
+        spec = target.spec
         variance = float(spec.std.square().mean())
         self.space = KnownSpace(spec.means.shape[1:], spec.mean, math.sqrt(variance), variance)
         teacher = SampledTeacher(
-            None if untaught else TEACHERS[settings.teacher](settings, spec, seed)
+            None if untaught else TEACHERS[settings.teacher](settings, target, seed)
         )
         self.networks = DensityNetworks(self.space, teacher, settings)
-        self.data = DensityData(self.space, teacher, settings, spec, seed)
-        self.scores = DensityScores(self.space, spec)
+        self.data = DensityData(self.space, teacher, settings, target, seed)
+        self.scores = DensityScores(self.space, target)
 
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
-        learned = self.teacher is not None and row.teacher == "learned"
-        return self.taught_input(find_teacher(row.teacher_run, row.name)) if learned else {}
-
-
-def spec_of(settings: DensitySettings) -> MixtureSpec:
-    r"""Returns the mixture of a row of settings.
-
-    Raises:
-        ConfigError: There is none of this name; the nearest ones are offered.
-    """
-    if settings.name == "mixture":
-        return mixture(settings.dim, settings.modes, seed=0)
-    return DENSITIES[known(settings.name, [*DENSITIES, "mixture"], "density")]()
+        found: dict[str, Input] = {}
+        if self.teacher is not None and row.teacher == "learned":
+            words = row.source or row.name
+            found |= self.taught_input(find_teacher(row.teacher_run, row.name, words=words))
+        if row.source is not None and not is_source(row.source):
+            sha256 = digest_of_data(row.source)
+            assert sha256 is not None  # it was read
+            found["data files"] = Input(row.source, sha256)
+        return found
 
 
 def level_range(row: DensitySettings) -> LevelRange:
@@ -247,25 +286,28 @@ def level_range(row: DensitySettings) -> LevelRange:
     return {"sigma_min": row.sigma_min, "sigma_max": row.sigma_max}
 
 
-def kernel_points(row: DensitySettings, spec: MixtureSpec, seed: int) -> Tensor:
+def kernel_points(row: DensitySettings, target: Target, seed: int) -> Tensor:
     r"""Returns the samples that a KDE teacher is made of."""
-    return spec.sample(row.points, torch.Generator().manual_seed(seed))
+    if target.points is not None:
+        return target.points[: row.points]
+    return target.spec.sample(row.points, torch.Generator().manual_seed(seed))
 
 
-def _exact(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
+def _exact(row: DensitySettings, target: Target, seed: int) -> Denoiser:
+    spec = target.spec
     return MixtureDenoiser(spec.means, spec.stds, spec.weights, **level_range(row))
 
 
-def _kde(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
-    points = kernel_points(row, spec, seed)
+def _kde(row: DensitySettings, target: Target, seed: int) -> Denoiser:
+    points = kernel_points(row, target, seed)
     return EmpiricalDenoiser(points, bandwidth=row.bandwidth, **level_range(row))
 
 
-def _learned(row: DensitySettings, spec: MixtureSpec, seed: int) -> Denoiser:
-    return load(find_teacher(row.teacher_run, row.name))
+def _learned(row: DensitySettings, target: Target, seed: int) -> Denoiser:
+    return load(find_teacher(row.teacher_run, row.name, words=row.source or row.name))
 
 
-TEACHERS: Mapping[str, Callable[[DensitySettings, MixtureSpec, int], Denoiser]] = {
+TEACHERS: Mapping[str, Callable[[DensitySettings, Target, int], Denoiser]] = {
     "exact": _exact,
     "kde": _kde,
     "learned": _learned,

@@ -15,8 +15,8 @@ from ..denoisers.base import Denoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..metrics import Metric
 from ..metrics.classes import class_agreement, classes_covered
-from ..metrics.features import digits_classifier
-from ..metrics.sets import feature_metrics
+from ..metrics.features import ClassifierFeatures, RandomFeatures, digits_classifier
+from ..metrics.sets import feature_metrics, space_metrics
 from ..nn import UNet, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
@@ -114,6 +114,8 @@ class DigitsScores(Scores):
     quick = 2_000
     samples = 5_000
 
+    SHAPE = 1, 8, 8
+
     def __init__(self, data: DigitsData, settings: DigitsSettings) -> None:
         self.data, self.settings = data, settings
 
@@ -130,6 +132,14 @@ class DigitsScores(Scores):
         if cond:
             metrics.append(class_agreement(predicted, cond["label"]))
         return metrics
+
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        order = torch.randperm(len(self.data.x), generator=torch.Generator().manual_seed(0))
+        real, held_out = self.data.x[order].chunk(2)
+        n = min(n, len(held_out))
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        spaces = ClassifierFeatures(digits_classifier()), RandomFeatures(self.SHAPE, real)
+        return space_metrics(spaces, real, held_out, x.clamp(-1, 1))
 
     def histogram(self, x: Tensor) -> list[float]:
         predicted = digits_classifier().predict(x.clamp(-1, 1))

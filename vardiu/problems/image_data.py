@@ -27,6 +27,10 @@ __all__ = ["ImageData"]
 STEPS, COMPRESSED = 18, 512
 
 
+# Of held-out images: a distance of fewer says nothing.
+LEAST = 100
+
+
 class ImageData(Data):
     r"""Images of a data set, or the teacher's own samples in their place.
 
@@ -114,6 +118,30 @@ class ImageData(Data):
             labels=bool(self.space.classes) and self.teacher.captions is None,
             background=self.settings.background,
         )
+
+    @functools.cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        r"""Real images, and others to compare with them: those of `problem.held_out`, or else two
+        halves of the reference."""
+        images, row = self.images[0], self.settings
+        if row.held_out is None:
+            order = torch.randperm(len(images), generator=self._random())
+            first, second = images[order].chunk(2)
+            return first, second
+        held_out, _ = read_data(
+            row.held_out,
+            row.reference,
+            shape=self.space.image_shape,
+            corrupt=row.corrupt,
+            labels=False,
+            background=row.background,
+        )
+        if len(held_out) < LEAST:
+            raise ConfigError(
+                f"{shown(row.held_out)} has {len(held_out):,} images; at least {LEAST:,} are "
+                "compared with (--held-out)"
+            )
+        return images, held_out
 
     @functools.cached_property
     def teacher_samples(self) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..metrics import Metric
-from ..metrics.features import RandomFeatures
-from ..metrics.sets import feature_metrics
+from ..metrics.features import PrincipalComponents, RandomFeatures
+from ..metrics.sets import FeatureSpace, feature_metrics, space_metrics
 from ..reports.samples import image_grid
 from .base import Judged, Scores
 from .image_data import ImageData
@@ -49,6 +49,16 @@ class ImageScores(Scores):
     def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
         x, _ = source(n, torch.Generator().manual_seed(seed))
         return feature_metrics(self._real, self.features(self.space.images(x)), self.features.name)
+
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        real, held_out = self.data.split
+        n = min(n, len(held_out))
+        x, _ = source(n, torch.Generator().manual_seed(seed))
+        return space_metrics(self._spaces, real, held_out, self.space.images(x))
+
+    @functools.cached_property
+    def _spaces(self) -> tuple[FeatureSpace, FeatureSpace]:
+        return self.features, PrincipalComponents(self.data.split[0])
 
     def histogram(self, x: Tensor) -> list[float]:
         # By brightness: which of ten equal shares of the real images a sample is as bright as.

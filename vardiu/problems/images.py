@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.digests import digest_of_data
+from ..data.sources import records
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
 from ..errors import ConfigError
-from ..nn import Precision, UNet, with_precision
+from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
@@ -28,6 +29,7 @@ from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
+from .starts import check_start, has_weights, started
 
 __all__ = ["ImageNetworks", "ImageProblem"]
 
@@ -53,10 +55,10 @@ class ImageNetworks(Networks):
     def fake(self) -> Denoiser:
         row, inner, captions = self.settings, self.teacher.inner, self.teacher.captions
         inner = self.teacher.known if inner is None else inner  # just trained, not read
-        started = lora.adapt(inner, row.rank) if row.student == "lora" else inner.trainable_copy()
-        if row.precision != "float32":
-            started = denoiser_with_precision(started, row.precision)
-        return started if captions is None else Captioned(started, captions)
+        if not has_weights(inner):  # a function: the student is a fresh network, see `check_start`
+            return self.denoiser()
+        found = started(inner, row.student, row.rank, row.precision)
+        return found if captions is None else Captioned(found, captions)
 
     def student(self) -> Generator:
         row = self.settings
@@ -126,12 +128,38 @@ class ImageProblem(Problem):
         self.networks = ImageNetworks(self.space, self._teacher, settings)
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
+        if self._teacher.inner is not None:
+            self._check(self._teacher.inner)
+
+    def _check(self, inner: Denoiser) -> None:
+        r"""Raises a `ConfigError` where the teacher is none of images, or no student can start
+        from it as the settings ask."""
+        row, shape = self.settings, tuple(self.space.shape)
+        if len(shape) != 3:
+            raise ConfigError(
+                f"samples of the teacher have shape {shape}, and images have channels, height "
+                "and width: vectors are distilled by vardiu distill vectors --teacher ..."
+            )
+        if row.student == "fresh" and (shape[1] % 2 or shape[2] % 2):
+            raise ConfigError(
+                f"a fresh network halves height and width once, and samples have shape {shape}: "
+                "leave --student fresh out"
+            )
+        check_start(
+            inner, row.student, row.rank, 0 if "text" in inner.conditions else self.space.classes
+        )
 
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
         taught = self.teacher is not None
         found = dict(self.taught_input(self._teacher.place)) if taught else {}
-        files = {"data files": row.data, "prompts file": row.prompts}
+        files = {
+            "data files": row.data,
+            "held-out files": row.held_out,
+            "prompts file": row.prompts,
+        }
+        if row.held_out is not None:
+            records(row.held_out)  # what cannot be read is refused before any training
         for name, source in files.items():
             sha256 = None if source is None else digest_of_data(source)
             if source is not None and sha256 is not None:
@@ -165,14 +193,6 @@ def refuse_channels(space: ImageSpace) -> None:
             f"images must have 1 or 3 channels, got {space.shape[0]}: give --channels 1 or 3, or, "
             "for a teacher of latents, one with its decoder"
         )
-
-
-def denoiser_with_precision(denoiser: Denoiser, precision: str) -> Denoiser:
-    r"""Returns a denoiser whose network computes in the type of this name."""
-    network = denoiser._modules.get("network")
-    if network is None or any(isinstance(m, Precision) for m in network.modules()):
-        return denoiser
-    return lora.with_child(denoiser, "network", with_precision(network, precision))
 
 
 class WithoutConditions(nn.Module):

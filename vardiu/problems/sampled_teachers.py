@@ -70,20 +70,39 @@ class SampledTeacher:
         self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
     ) -> Tensor:
         r"""Returns `n` samples by so many steps of Heun's method, on the CPU."""
+        solver, device, there = self._solver(cond, steps)
+        x = solver.sample(
+            n, generator=random, device=device, dtype=torch.float32, batch=ROWS_AT_ONCE, **there
+        )
+        return x.cpu()
+
+    def solve_from(self, z: Tensor, cond: Mapping[str, Tensor], steps: int) -> Tensor:
+        r"""Returns the samples of given standard normal noise, `(B, *)`, on the CPU."""
+        solver, device, there = self._solver(cond, steps)
+        x = solver.sigmas[0].item() * z.float().to(device)
+        return solver(x, generator=None, **there).cpu()
+
+    def _solver(
+        self, cond: Mapping[str, Tensor], steps: int
+    ) -> tuple[Heun, torch.device, dict[str, Tensor]]:
+        r"""Returns Heun's method, and the device of the teacher with the conditions on it."""
         teacher = self.known
         grid = karras_grid(steps, teacher.sigma_min, teacher.sigma_max)
         tensors = itertools.chain(teacher.parameters(), teacher.buffers())
         device = next((t.device for t in tensors), torch.device("cpu"))
-        there = {name: value.to(device) for name, value in cond.items()}
-        solver, kind = Heun(teacher, grid), torch.float32
-        x = solver.sample(
-            n, generator=random, device=device, dtype=kind, batch=ROWS_AT_ONCE, **there
-        )
-        return x.cpu()
+        return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
 
 
-def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> str:
-    r"""Returns the folder of a teacher that `vardiu teach` wrote; `option` names another.
+def find_teacher(
+    run: str | None, name: str, option: str = "--teacher-run", words: str | None = None
+) -> str:
+    r"""Returns the folder of a teacher that `vardiu teach` wrote.
+
+    Arguments:
+        run: The folder; none for the one that `teach` writes to by default.
+        name: The name of the problem.
+        option: The option that names another folder, for the message.
+        words: What `teach` is given to train it, if it is not the name.
 
     Raises:
         ConfigError: The folder holds no finished teacher; the message has the command that trains
@@ -92,7 +111,7 @@ def find_teacher(run: str | None, name: str, option: str = "--teacher-run") -> s
     folder = f"runs/teach-{name}" if run is None else run
     if not matches(folder):
         raise ConfigError(
-            f"there is no teacher in {folder}: train one with `vardiu teach {name} --out "
+            f"there is no teacher in {folder}: train one with `vardiu teach {words or name} --out "
             f"{folder}`, or name another with {option}"
         )
     return folder

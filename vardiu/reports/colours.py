@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Colour", "colour_of", "style_of"]
+__all__ = ["Colour", "Shape", "colour_of", "css_name", "css_variables", "shape_of", "style_of"]
 
 
 class Colour(NamedTuple):
@@ -23,13 +23,13 @@ METHODS: Mapping[str, Colour] = {
     "dmd2": Colour("#00855F", "#2CC9A0"),
     "consistency": Colour("#B0478D", "#EB8FCB"),
     "regression": Colour("#9A7400", "#E3BC3F"),
+    "sds": Colour("#6A4BBC", "#B49CFA"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 
 
 # Of methods that are not on board, by the hash of their name.
 OTHERS: Sequence[Colour] = (
-    Colour("#6A4BBC", "#B49CFA"),
     Colour("#8A4B22", "#D79A6B"),
     Colour("#3F6F21", "#97C96F"),
     Colour("#B3203F", "#FF8299"),
@@ -38,8 +38,29 @@ OTHERS: Sequence[Colour] = (
 )
 
 
+class Shape(NamedTuple):
+    r"""Dashes and mark of a series: for matplotlib, and for SVG."""
+
+    dashes: str
+    marker: str
+    svg_dashes: str
+    svg_mark: str
+
+
 # Series of one method differ in these.
-DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P")
+SHAPES: Sequence[Shape] = (
+    Shape("-", "o", "", "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0"),
+    Shape("--", "s", "7 4", "M-3-3h6v6h-6z"),
+    Shape(":", "^", "2 3", "M0-4L4 3H-4z"),
+    Shape("-.", "D", "8 3 2 3", "M0-4L4 0 0 4-4 0z"),
+    Shape("-", "v", "", "M0 4L-4-3H4z"),
+    Shape("--", "P", "7 4", "M-1-3h2v2h2v2h-2v2h-2v-2h-2v-2h2z"),
+)
+
+
+def shape_of(index: int) -> Shape:
+    r"""Returns dashes and mark of a method's series of this index."""
+    return SHAPES[index % len(SHAPES)]
 
 
 def colour_of(method: str) -> Colour:
@@ -52,9 +73,23 @@ def colour_of(method: str) -> Colour:
 
 def style_of(method: str, index: int) -> dict[str, Any]:
     r"""Returns colour, dashes and mark of a method's series of this index, for matplotlib."""
+    shape = shape_of(index)
     return {
         "color": colour_of(method).light,
-        "linestyle": DASHES[index % len(DASHES)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": shape.dashes,
+        "marker": shape.marker,
         "markersize": 4,
     }
+
+
+def css_name(method: str) -> str:
+    r"""Returns the CSS variable of a method's colour, without its two dashes."""
+    return "m-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in method)
+
+
+def css_variables(methods: Sequence[str]) -> str:
+    r"""Returns the style that sets the variables of methods' colours, in the light and dark."""
+    known = {css_name(method): colour_of(method) for method in methods}
+    light = "".join(f"--{name}:{colour.light};" for name, colour in known.items())
+    dark = "".join(f"--{name}:{colour.dark};" for name, colour in known.items())
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"

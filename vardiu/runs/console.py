@@ -13,13 +13,14 @@ from rich.table import Table
 
 from ..metrics import Metric
 from ..metrics.metric import title_of
+from ..metrics.sets import mean_ratio
 from ..monitoring.verdicts import COLLAPSED, GOOD, IMPROVING, STUCK, Verdict
 from ..reports.tables import show_table, value_with_error
 from ..teachers.probe import Probe
 from . import events
 from .progress import Headline, Pace, duration, stage_name
 
-__all__ = ["VERDICT_STYLES", "ConsoleLines", "print_metrics", "probe_table"]
+__all__ = ["VERDICT_STYLES", "ConsoleLines", "print_metrics", "print_spaces", "probe_table"]
 
 
 VERDICT_STYLES: Mapping[str, str] = {
@@ -181,6 +182,28 @@ def print_metrics(
             }
         )
     show_table(console, "", rows)
+
+
+def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:
+    r"""Prints Fréchet distances in several spaces, each beside that of real images.
+
+    Arguments:
+        console: Where to print.
+        metrics: Those of `Scores.measure_spaces`; nothing is printed where there are none.
+    """
+    if not metrics:
+        return
+    table = Table(box=None, header_style="bold")
+    table.add_column("Fréchet distance in")
+    for name in ("student", "real images", "ratio", "n"):
+        table.add_column(name, justify="right")
+    for features in dict.fromkeys(metric.features for metric in metrics):
+        row = [metric for metric in metrics if metric.features == features]
+        cells = [f"{metric.value:.4g} ± {metric.error or 0:.2g}" for metric in row]
+        table.add_row(features, *cells, f"{row[0].n:,}")
+    console.print(table)
+    mean = f"geometric mean of the ratios: {mean_ratio(metrics):.3g}; real images have 1"
+    console.print(mean, highlight=False, soft_wrap=True)
 
 
 def probe_table(rows: Sequence[Probe]) -> Table:

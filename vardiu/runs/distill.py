@@ -57,7 +57,7 @@ def distill(
         title = f"{task.preset}: {task.chosen.heading}"
         run.broadcast.listeners += [
             Alarms(task, run.folder, problem, run.broadcast),
-            ReportPage(task, run.folder, problem, title, has_alarms=True),
+            ReportPage(task, run.folder, problem, title, True, run.broadcast),
         ]
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())
@@ -97,5 +97,5 @@ def ship_student(run: Execution) -> None:
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
     calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
-    source = problem.student_source(problem.with_prompts(shipped))
-    run.finish(results, source, f"student, {calls}")
+    student = problem.with_prompts(shipped)
+    run.finish(results, problem.student_source(student), f"student, {calls}", student)

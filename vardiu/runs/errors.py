@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..errors import CheckpointError, ConfigError, Diverged, ExportError, Interrupted, RunError
 
-errors = Console(stderr=True)
+errors = Console(stderr=True, emoji=False)
 
 
 def command_line(arguments: Sequence[str]) -> str:

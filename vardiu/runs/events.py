@@ -16,6 +16,7 @@ from ..metrics import Metric
 from ..monitoring.alarms import Alarm
 from ..monitoring.verdicts import Verdict
 from ..problems.base import Source
+from ..students.base import Generator
 from ..teachers.probe import Probe
 
 __all__ = [
@@ -166,11 +167,13 @@ class Shipped(Event):
         source: Draws its samples.
         title: What it is, and how many calls a sample takes.
         results: What was measured.
+        student: The student itself; `None` where a teacher was trained.
     """
 
     source: Source
     title: str
     results: Results
+    student: Generator | None = None
 
 
 @dataclass(frozen=True)

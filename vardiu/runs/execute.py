@@ -184,15 +184,22 @@ class Execution:
         r"""Returns a function that tells that the run stops after the work at hand."""
         return lambda: self.broadcast(events.StopAsked(work))
 
-    def finish(self, results: events.Results, source: Source, title: str) -> None:
+    def finish(
+        self,
+        results: events.Results,
+        source: Source,
+        title: str,
+        student: Generator | None = None,
+    ) -> None:
         r"""Tells what has been shipped, marks the run as finished, and tells that.
 
         Arguments:
             results: What was measured.
             source: Draws samples of what was shipped.
             title: What that is.
+            student: The student, if it is one.
         """
-        self.broadcast(events.Shipped(source, title, results))
+        self.broadcast(events.Shipped(source, title, results, student))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
         if results.verdict is not None:

@@ -2,16 +2,24 @@ r"""Who listens to a run by default: the console, the log, the alarms and the re
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from ..monitoring.alarms import alarms
+from ..monitoring.cures import cure_options
 from ..problems.base import Problem
-from ..problems.sampled_teachers import SOLVER_CALLS
+from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
+from ..reports.colours import css_name
 from ..reports.curves import convergence, curves
-from ..reports.html import write_report
+from ..reports.html import FirstScreen, write_report
+from ..reports.overview import Measurements, overview
+from ..reports.panels import sample_panels
 from ..storage.run_folder import RunFolder
 from . import events
 from .console import ConsoleLines
@@ -25,6 +33,10 @@ __all__ = [
     "ReportPage",
     "console_listeners",
 ]
+
+
+# Of the first screen of a report.
+SHOWN_IMAGES, SHOWN_POINTS = 24, 1_000
 
 
 class Log:
@@ -104,12 +116,20 @@ class ReportPage:
         problem: The problem, which draws samples.
         title: The heading.
         has_alarms: Whether alarms were looked for.
+        broadcast: Is told how far the teacher's samples are.
     """
 
     def __init__(
-        self, task: Task, folder: RunFolder, problem: Problem, title: str, has_alarms: bool
+        self,
+        task: Task,
+        folder: RunFolder,
+        problem: Problem,
+        title: str,
+        has_alarms: bool,
+        broadcast: events.Listener,
     ) -> None:
         self.task, self.folder, self.problem = task, folder, problem
+        self.broadcast = broadcast
         self.title, self.has_alarms = title, has_alarms
 
     def __call__(self, event: events.Event) -> None:
@@ -124,11 +144,10 @@ class ReportPage:
         self.problem.scores.plot_beside_data(shipped.source, samples, shipped.title)
         known = reference_curves(self.task)
         drawn = curves(rows, folder.file("curves.png"), self.problem.scores.headline, known)
-        pictures = [("Samples", samples), ("Training", drawn)]
+        pictures = [("Samples beside data", samples), ("All curves", drawn)]
         if any("histogram" in row for row in rows):
             shown = convergence(rows, folder.file("convergence.png"))
-            pictures.insert(1, ("Share of each mode or class on the way, and at the end", shown))
-        raised = [alarm for row in rows for alarm in row.get("alarms", ())]
+            pictures.insert(1, ("Modes or classes", shown))
         write_report(
             folder,
             title=self.title,
@@ -137,7 +156,54 @@ class ReportPage:
             reference_name=shipped.results.reference_name,
             cost=shipped.results.cost,
             pictures=pictures,
-            alarms=raised if self.has_alarms else None,
+            alarms=self.alarms(rows) if self.has_alarms else None,
+            first=self.first_screen(shipped, rows),
+        )
+
+    def alarms(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        r"""Returns the alarms of a log, each with the options that may cure it."""
+        settings = dataclasses.asdict(self.task.settings)
+        raised = [alarm for row in rows for alarm in row.get("alarms", ())]
+        return [{**a, "options": cure_options(a["cure"], settings)} for a in raised]
+
+    def first_screen(
+        self, shipped: events.Shipped, rows: Sequence[Mapping[str, Any]]
+    ) -> FirstScreen:
+        r"""Returns verdict, samples and curves."""
+        results, method = shipped.results, self.task.chosen
+        if shipped.student is None or results.verdict is None:
+            x = shipped.source(SHOWN_IMAGES, torch.Generator().manual_seed(0))[0]
+            data = self.problem.data.reference(SHOWN_IMAGES)[0]
+            return FirstScreen(panels=self.panels(("data", data), (shipped.title, x)))
+        judged = self.problem.scores.judged
+        measured = Measurements(
+            rows, results.metric_rows(), results.reference_rows(), results.reference_name
+        )
+        n = SHOWN_IMAGES if len(self.problem.space.shape) == 3 else SHOWN_POINTS
+        with announced_calls(
+            self.broadcast, "drawing the teacher", self.problem.teacher, SOLVER_CALLS * n
+        ):
+            shown = self.problem.beside_teacher(shipped.student, n)
+        same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
+        return FirstScreen(
+            verdict=(results.verdict.name, results.verdict.sentence),
+            panels=self.panels((TEACHER, shown.teacher), (shipped.title, shown.student)),
+            charts=overview(
+                measured, judged.metric, judged.coverage, method.instruments, method.name
+            ),
+            methods=[method.name],
+            note=same,
+        )
+
+    def panels(self, *samples: tuple[str, Tensor]) -> list[str]:
+        r"""Returns a figure for each titled set of samples, the student's in its colour."""
+        colours = ("soft", css_name(self.task.chosen.name))
+        images = self.problem.space.images
+        return sample_panels(
+            [
+                (title, colour, images(x).float().numpy())
+                for (title, x), colour in zip(samples, colours, strict=True)
+            ]
         )
 
 

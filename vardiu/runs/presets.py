@@ -7,17 +7,38 @@ level as the same multiple of the density's own lengths, see `vardiu.settings.gr
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.densities import DENSITIES, MixtureSpec
+from ..data.points import SUFFIXES
 from ..methods import METHODS, Method
-from ..problems.densities import spec_of
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
-from ..settings.grounds import rescaled
+from ..problems.targets import Target, target_of
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
+from ..settings.grounds import MOG40, rescaled
+from ..storage.code import OwnCode, is_source
 
-__all__ = ["PRESETS", "TEACHERS", "PresetRow", "Presets", "fitted", "on_density", "rows_of"]
+__all__ = [
+    "PRESETS",
+    "TEACHERS",
+    "TUNED",
+    "PresetRow",
+    "Presets",
+    "fitted",
+    "is_points",
+    "on_density",
+    "on_points",
+    "rows_of",
+]
 
 
 # The density whose presets were tuned: those of the others are its rows, rescaled.
@@ -36,7 +57,7 @@ class PresetRow(NamedTuple):
 
     about: str
     method: str
-    problem: DensitySettings | DigitsSettings | ImageSettings
+    problem: DensitySettings | DigitsSettings | ImageSettings | VectorSettings
     settings: Training
 
 
@@ -52,11 +73,20 @@ def rows_of(methods: Iterable[Method]) -> dict[str, PresetRow]:
 @functools.cache
 def lengths(problem: DensitySettings) -> tuple[float, float]:
     r"""Returns the smallest length of a density and its spread."""
-    spec = spec_of(problem)
-    return spec.grain, spec.spread
+    return lengths_of(target_of(problem))
 
 
-def fitted(settings: Any, old: Any, new: Any) -> Any:  # noqa: ANN401 (any row)
+def lengths_of(target: Target) -> tuple[float, float]:
+    r"""Returns the smallest length of what is distilled and its spread."""
+    return target.spec.grain, target.spec.spread
+
+
+def fitted(
+    settings: Any,  # noqa: ANN401 (any row)
+    old: Any,  # noqa: ANN401
+    new: Any,  # noqa: ANN401
+    code: OwnCode | None = None,
+) -> Any:  # noqa: ANN401
     r"""Returns settings that were made for one problem as they are for another.
 
     Where both are densities, noise levels are the same multiples of their lengths; else they are
@@ -66,25 +96,72 @@ def fitted(settings: Any, old: Any, new: Any) -> Any:  # noqa: ANN401 (any row)
         settings: The settings, of a method or of a problem.
         old: The settings of the problem that they were made for.
         new: The settings of the other problem.
+        code: The own code that the other problem's source names, if it names code.
     """
     if not isinstance(old, DensitySettings) or not isinstance(new, DensitySettings):
         return settings
-    ratios = [b / a for a, b in zip(lengths(old), lengths(new), strict=True)]
+    theirs = lengths(new) if new.source is None else lengths_of(target_of(new, code))
+    ratios = [b / a for a, b in zip(lengths(old), theirs, strict=True)]
     return rescaled(settings, *ratios)
 
 
-def on_density(row: PresetRow, about: str, **changes: Any) -> PresetRow:  # noqa: ANN401
+def on_density(
+    row: PresetRow,
+    about: str,
+    code: OwnCode | None = None,
+    **changes: Any,  # noqa: ANN401 (any field)
+) -> PresetRow:
     r"""Returns a row for another density, with noise levels that fit it.
 
     Arguments:
         row: The row of a density.
         about: One line on the other density.
+        code: The own code that its source names, if it names code.
         changes: Fields of the problem: the density's name, or where it is from.
     """
     changed = replace(row.problem, **changes)
-    problem = fitted(changed, row.problem, changed)
-    settings = fitted(row.settings, row.problem, changed)
+    problem = fitted(changed, row.problem, changed, code)
+    settings = fitted(row.settings, row.problem, changed, code)
     return PresetRow(about, row.method, problem, settings)
+
+
+def on_points(command: str, source: str, code: OwnCode | None = None) -> PresetRow:
+    r"""Returns the row of a table of points, or of a density of one's own.
+
+    In three dimensions or less it is MoG-40's, in more that of a student that starts as spread as
+    the data.
+
+    Arguments:
+        command: `distill` or `teach`.
+        source: The table, or `FILE.py:NAME`.
+        code: The own code, if it is that.
+
+    Raises:
+        ConfigError: It cannot be read or distilled.
+    """
+    target = target_of(replace(MOG40, source=source), code)
+    dim = target.spec.means.shape[1]
+    table = TEACHERS if command == "teach" else PRESETS
+    few = dim <= 3
+    row = table[TUNED if few or command == "teach" else "mixture-residual"]
+    about = f"{source}, {dim} dimensions"
+    form: dict[str, Any] = {"latent": max(dim, 2)} if few else {"latent": dim}
+    if not few:
+        form |= {"residual": True, "fourier": 0}
+    return on_density(row, about, code, source=source, name=name_of(source), **form)
+
+
+def name_of(source: str) -> str:
+    r"""Returns the name of a problem from a file: that of the table, or of the object in code."""
+    stem = source.rpartition(":")[2] if is_source(source) else Path(source).stem
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", stem) or "points"
+    taken = name in DENSITIES or name in PRESETS or name in TEACHERS
+    return f"{name}-points" if taken else name
+
+
+def is_points(text: str) -> bool:
+    r"""Whether a text, in the place of a preset, names a table of points or code."""
+    return is_source(text) or Path(text).suffix.lower() in SUFFIXES
 
 
 class Presets(Mapping[str, PresetRow]):

@@ -66,4 +66,5 @@ def stages_of(
         device: Where artefacts are computed.
     """
     made = Artefacts() if artefacts is None else artefacts
-    return Stages(task.chosen.recipe(problem, task.settings, Context(task.run.seed, made, device)))
+    settings = problem.fitted(task.settings)
+    return Stages(task.chosen.recipe(problem, settings, Context(task.run.seed, made, device)))

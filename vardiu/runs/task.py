@@ -16,28 +16,36 @@ from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
-from ..settings.fields import DensitySettings, DigitsSettings, ImageSettings, Training
+from ..problems.vectors import VectorProblem
+from ..settings.fields import (
+    DensitySettings,
+    DigitsSettings,
+    ImageSettings,
+    Training,
+    VectorSettings,
+)
 from ..settings.parse import from_mapping
 from ..settings.ranges import check_ranges
 from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
-from .presets import PRESETS, TEACHERS, PresetRow, fitted, rows_of
+from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points, rows_of
 
 __all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
 
 
 # The settings of a problem that may be own code. The option `--teacher` names that of `teacher`.
-ROLES = ("teacher", "weak")
+ROLES = ("teacher", "weak", "source")
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings
+ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "vectors": VectorSettings,
 }
 
 
@@ -67,6 +75,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    VectorSettings: VectorProblem,
 }
 
 
@@ -190,22 +199,32 @@ def fits(command: str, method: Method) -> bool:
     return method.needs.teacher == (command == "distill")
 
 
-def preset_of(command: str, name: str, code: Code | None = None) -> tuple[str, PresetRow]:
-    r"""Returns the name and the row of a preset: of the table, or of a method from a file.
+def preset_of(
+    command: str, name: str, code: Code | None = None, source: OwnCode | None = None
+) -> tuple[str, PresetRow]:
+    r"""Returns the name and the row of a preset: of the table, of a method from a file, or of a
+    table of points.
 
     Raises:
         ConfigError: There is none of this name; the nearest ones are offered.
     """
     table = {**(TEACHERS if command == "teach" else PRESETS)}
     table |= rows_of([] if code is None else [code.method])
+    if name not in table and is_points(name):
+        row = on_points(command, name, source)
+        return row.problem.name, row
     name = known(name, table, "preset")
     return name, table[name]
 
 
 def task_from_preset(
-    command: str, name: str, method: str | None = None, code: Code | None = None
+    command: str,
+    name: str,
+    method: str | None = None,
+    code: Code | None = None,
+    source: OwnCode | None = None,
 ) -> Task:
-    r"""Returns the task of a preset.
+    r"""Returns the task of a preset, or of a table of points.
 
     With another method, its settings are those of that method's row for the same problem, else for
     the same kind of problem, else the method's own. Where the row is of another density, the
@@ -213,14 +232,15 @@ def task_from_preset(
 
     Arguments:
         command: `distill` or `teach`.
-        name: The name of the preset.
+        name: The name of the preset; or a table of points, or `FILE.py:NAME` of a density.
         method: The name of a method in the table, in place of the preset's own.
         code: A method from a file, in place of the preset's own.
+        source: The density's own code, if the name is that of code.
 
     Raises:
         ConfigError: There is no such preset or method, or the method is not one of the command.
     """
-    name, row = preset_of(command, name, code)
+    name, row = preset_of(command, name, code, source)
     if code is not None and not fits(command, code.method):
         other = "distill" if command == "teach" else "teach"
         raise ConfigError(f"{code.source} is not a method of `{command}`: use vardiu {other}")
@@ -230,12 +250,15 @@ def task_from_preset(
         method = method_of(command, method).name
     if method is not None and method != row.method:
         chosen = method_of(command, method) if code is None else code.method
-        settings = settings_for(chosen, row.problem)
+        settings = settings_for(chosen, row.problem, source)
         row = PresetRow(row.about, method, row.problem, settings)
-    return Task(command, name, row.problem, row.method, row.settings, RunSettings(), code)
+    own = {} if source is None else {"source": source}
+    return Task(command, name, row.problem, row.method, row.settings, RunSettings(), code, own)
 
 
-def settings_for(method: Method, problem: ProblemSettings) -> Training:
+def settings_for(
+    method: Method, problem: ProblemSettings, source: OwnCode | None = None
+) -> Training:
     r"""Returns a method's settings for a problem: of its nearest row, else its own."""
     rows = list(rows_of([method]).values())
     kin = [r for r in rows if type(r.problem) is type(problem)]
@@ -244,7 +267,7 @@ def settings_for(method: Method, problem: ProblemSettings) -> Training:
     kin.sort(key=lambda r: (r.problem != problem, getattr(r.problem, "residual", None) != form))
     if not kin:
         return method.settings()
-    found: Training = fitted(kin[0].settings, kin[0].problem, problem)
+    found: Training = fitted(kin[0].settings, kin[0].problem, problem, source)
     return found
 
 

@@ -46,7 +46,7 @@ def teach(
         run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"teacher: {task.preset}"
-        page = ReportPage(task, run.folder, run.problem, title, has_alarms=False)
+        page = ReportPage(task, run.folder, run.problem, title, False, run.broadcast)
         run.broadcast.listeners.append(page)
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())

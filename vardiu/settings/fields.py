@@ -21,6 +21,7 @@ __all__ = [
     "NetworkOptimizer",
     "PairSettings",
     "Training",
+    "VectorSettings",
     "WeightSettings",
 ]
 
@@ -211,6 +212,8 @@ class DensitySettings:
 
     name: str = "mog40"
     """The density; `vardiu list` names them."""
+    source: str | None = None
+    """A table of points, or FILE.py:NAME, that the density is from; none for one of a name."""
     dim: int = 2
     """mixture: the number of dimensions."""
     modes: int = 40
@@ -220,9 +223,10 @@ class DensitySettings:
     teacher_run: str | None = None
     """learned: the folder that `vardiu teach` wrote; runs/teach-<name> by default."""
     points: int = 10_000
-    """kde: the number of samples the teacher is made of."""
+    """kde, and a table: the most points that the teacher is made of."""
     bandwidth: float = 0.0
-    """kde: the standard deviation of the kernel around each point."""
+    """kde, and a table: the standard deviation of the kernel around each point; of a table 0
+    stands for that of the greatest likelihood."""
     sigma_min: float = 0.1
     """The teacher's smallest noise level."""
     sigma_max: float = 40.0
@@ -286,6 +290,9 @@ class ImageSettings:
     set on board. Without them the teacher's own samples stand for the data."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
+    held_out: str | None = None
+    """Images that teacher and student never saw, for `vardiu evaluate`: how far real images are
+    from real images. By default two halves of the data."""
     background: Literal["white", "black", "grey"] = "white"
     """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
@@ -331,3 +338,53 @@ class ImageSettings:
                 raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")
         if self.side % 2:
             raise ConfigError(f"problem.side must be even, got {self.side}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorSettings:
+    r"""Any teacher of vectors, or of tensors of any shape, with data or without.
+
+    The method's noise levels are multiples of the data's standard deviation.
+    """
+
+    name: str = "vectors"
+    """The name of the problem."""
+    teacher: str | None = None
+    """FILE.py:NAME or a folder; runs/teach-<name> by default."""
+    data: str | None = None
+    """Points to compare with, and for methods that need them: a file .npy, .npz, .csv, .tsv or
+    .txt. Without them the teacher's own samples stand for the data."""
+    guidance: float = 1.0
+    """The scale of classifier-free guidance that is distilled into the student."""
+    weak: str | None = None
+    """A worse teacher for autoguidance, in place of the null condition."""
+    student: Literal["teacher", "lora", "fresh"] = "teacher"
+    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
+    rank: int = 16
+    """lora: the rank of the adapters of student and fake."""
+    sigma: float | None = None
+    """The level at which the student asks its network; by default the teacher's largest, or about
+    2.5 where it predicts noise."""
+    calls: int = 1
+    """The number of calls of the student; more than one is a few-step student."""
+    rule: Literal["renoise", "ddim"] = "renoise"
+    """What leads a few-step student from one level to the next: fresh noise, or a step of DDIM."""
+    width: int = 256
+    """The width of the hidden layers of a fresh student, of a posterior and of a fresh fake."""
+    depth: int = 3
+    """The number of their hidden layers."""
+    fourier: int = 5
+    """fresh: octaves of sines and cosines of the latent that the student sees beside it."""
+    reference: int = 10_000
+    """Points that metrics compare with: of the data, or half as many of the teacher's own."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32."""
+
+    def __post_init__(self) -> None:
+        if self.reference < 200:
+            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
+        for name in ("rank", "calls", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
+        if self.fourier < 0:
+            raise ConfigError(f"problem.fourier must be at least 0, got {self.fourier}")

@@ -50,7 +50,13 @@ MIXTURE = DensitySettings(
 )
 
 
-PATCHES = ImageSettings(name="patches", data="photos", widths=(24, 64), precision="bfloat16")
+PATCHES = ImageSettings(
+    name="patches",
+    data="photos",
+    held_out="photos-held-out",
+    widths=(24, 64),
+    precision="bfloat16",
+)
 
 
 def rescaled(settings: S, grain: float, spread: float) -> S:

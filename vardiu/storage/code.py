@@ -38,20 +38,8 @@ __all__ = [
 ]
 
 
-# What executing somebody else's module raises where the module is at fault.
-CODE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+# What somebody else's module raises where it is at fault: errors of any library that it calls.
+CODE_ERRORS = (Exception,)
 
 
 @dataclass(frozen=True)
@@ -108,8 +96,18 @@ class OwnCode:
         try:
             return self.value()
         except CODE_ERRORS as error:
-            path = self.source.rpartition(":")[0]
-            raise ConfigError(f"{self.source}{_line(error, path)}: {_words(error)}") from error
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception, what: str = "") -> ConfigError:
+        r"""Returns the error to raise where the code fails: one line, with the line of its file.
+
+        Arguments:
+            error: What the code raised.
+            what: What was asked of it.
+        """
+        path = self.source.rpartition(":")[0]
+        where = f"{what} failed, " if what else ""
+        return ConfigError(f"{self.source}{_line(error, path)}: {where}{_words(error)}")
 
 
 def load_code(source: str) -> OwnCode:
@@ -257,7 +255,7 @@ def _import(name: str) -> tuple[types.ModuleType, str]:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"
 
 
 def _line(error: BaseException, path: str) -> str:

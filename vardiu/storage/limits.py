@@ -42,6 +42,9 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "point values": Limit(
+        2**28, "numbers in a file of points", "As float32 they take a gigabyte of memory."
+    ),
     "image bytes": Limit(
         2**29, "bytes of an image's file", "An uncompressed image of the most pixels has less."
     ),

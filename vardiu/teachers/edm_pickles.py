@@ -113,13 +113,13 @@ def read(path: str | Path) -> dict[str, Any]:
             STORAGE_BYTES.set(len(content))
             found = Reader(content).load()
     except Refused as error:
-        raise Refused(f"{path} is refused: {error}") from error
+        raise Refused(f"{shown(path)} is refused: {error}") from error
     except (pickle.UnpicklingError, EOFError, *BROKEN) as error:
         what = shown(str(error))
-        raise Refused(f"{path} is truncated, damaged or not a pickle: {what}") from error
+        raise Refused(f"{shown(path)} is truncated, damaged or not a pickle: {what}") from error
     if not isinstance(found, dict):
         what = str(found) if isinstance(found, Record) else f"a {type(found).__name__}"
-        raise Refused(f"{path} must hold a dictionary of networks, it holds {what}")
+        raise Refused(f"{shown(path)} must hold a dictionary of networks, it holds {what}")
     return found
 
 
@@ -148,7 +148,8 @@ def network(path: str | Path, key: str = "ema") -> Record:
     """
     found = read(path)
     if not isinstance(found.get(key), Record):
-        raise Refused(f"{path} holds no network {key!r}; it holds\n{_list(found)}")
+        lines = "; ".join(line.strip() for line in _list(found).splitlines())
+        raise Refused(f"{shown(path)} holds no network {key!r}; it holds {lines}")
     return found[key]
 
 

@@ -24,6 +24,7 @@ import pickle
 import pickletools
 from typing import Any, NamedTuple, TypeAlias
 
+from ..errors import ConfigError
 from ..storage.limits import refuse_beyond
 
 __all__ = ["Refused", "scan"]
@@ -32,7 +33,7 @@ __all__ = ["Refused", "scan"]
 Stream: TypeAlias = io.BytesIO | mmap.mmap
 
 
-class Refused(ValueError):
+class Refused(ConfigError):
     r"""A pickle that asks for what is not allowed, is damaged, or holds something else."""
 
 

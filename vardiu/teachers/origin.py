@@ -21,6 +21,7 @@ class Origin:
         licence: The teacher's licence as its card states it; none if it states none.
         classes: The number of classes, zero without.
         null: The class that stands for none of them, if the network has one.
+        names: The names of the classes, in their order; empty without.
         encode: Of prompts, the conditions that the network takes.
         decode: Of latents, images in [-1, 1]; none where samples are images. Carries gradients.
         compress: Of images in [-1, 1], latents. Carries gradients.
@@ -33,6 +34,7 @@ class Origin:
     licence: str | None = None
     classes: int = 0
     null: int | None = None
+    names: tuple[str, ...] = ()
     encode: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     compress: Callable[[Tensor], Tensor] | None = None

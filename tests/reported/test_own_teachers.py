@@ -1,0 +1,298 @@
+"""A user's network, its weights and ten lines: through every command, or refused before training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vardiu
+from vardiu.cli.main import main
+from vardiu.denoisers.rescaled import Rescaled
+from vardiu.errors import ConfigError
+from vardiu.teachers import ddpm, flow, load
+
+CODE = """
+import torch
+import vardiu
+from neighbour import hidden
+
+
+class Net(torch.nn.Module):
+    def __init__(self, d, classes=0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(d, hidden)
+        self.norm = torch.nn.BatchNorm1d(hidden)
+        self.drop = torch.nn.Dropout(0.5)
+        self.last = torch.nn.Linear(hidden, d)
+        self.table = torch.nn.Embedding(classes + 1, d) if classes else None
+
+    def forward(self, x, sigma, label=None):
+        h = x.flatten(1)
+        level = sigma[:, None]
+        mean = h / (1 + level**2)
+        if label is not None:
+            mean = mean + 1e-3 * self.table(label)
+        change = self.last(self.drop(self.norm(self.first(h / (1 + level))).tanh()))
+        return (mean + 1e-3 * change).reshape(x.shape)
+
+
+LEVELS = {"sigma_min": 0.05, "sigma_max": 20.0}
+
+
+def plane():
+    return vardiu.FunctionDenoiser(Net(2), shape=(2,), **LEVELS)
+
+
+def tensors():
+    return vardiu.FunctionDenoiser(Net(6, 3), shape=(2, 3), classes=3, null=3, **LEVELS)
+
+
+def images():
+    return vardiu.FunctionDenoiser(
+        Net(64, 3), shape=(1, 8, 8), classes=3, null=3, names="abc", licence="mit", **LEVELS
+    )
+
+
+def latents():
+    def decode(z):
+        return torch.nn.functional.interpolate(z[:, :1], scale_factor=2.0).tanh()
+
+    return vardiu.FunctionDenoiser(Net(64), shape=(4, 4, 4), decode=decode, **LEVELS)
+
+
+def score(x_t, sigma):
+    return -x_t / (1 + sigma[:, None] ** 2)
+
+
+def closure():
+    return vardiu.FunctionDenoiser(score, shape=(2,), returns="score", **LEVELS)
+
+
+class Scale(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x, sigma):
+        return self.one * x / (1 + sigma[:, None] ** 2)
+
+
+def layerless():
+    return vardiu.FunctionDenoiser(Scale(), shape=(2,), **LEVELS)
+
+
+class Silent(Net):
+    @torch.no_grad()
+    def forward(self, x, sigma):
+        return super().forward(x, sigma)
+
+
+def silent():
+    return vardiu.FunctionDenoiser(Silent(2), shape=(2,), **LEVELS)
+
+
+def unlabelled():
+    return vardiu.FunctionDenoiser(Net(2), shape=(2,), conditions=["label"], **LEVELS)
+
+
+def angled():
+    return vardiu.FunctionDenoiser(Net(2), shape=(2,), conditions=["angle"], **LEVELS)
+
+
+def misshapen():
+    return vardiu.FunctionDenoiser(lambda x, s: x[:, :1], shape=(2,), **LEVELS)
+
+
+def raising():
+    return vardiu.FunctionDenoiser(Net(3), shape=(2,), **LEVELS)
+
+
+def weightless():
+    return torch.load("nowhere.pth", weights_only=True)
+
+
+def undecoded():
+    return vardiu.FunctionDenoiser(Net(64), shape=(4, 4, 4), decode=lambda z: z, **LEVELS)
+
+
+def infinite():
+    return vardiu.FunctionDenoiser(lambda x, s: x / (s - s), shape=(2,), **LEVELS)
+"""
+
+SHORT = ["--method", "regression", "--batch", "8", "--steps", "2", "--evaluations", "1"]
+SHORT += ["--reports", "1", "--samples", "200", "--reference", "400", "--pairs.pairs", "8"]
+SHORT += ["--pairs.batch", "8", "--pairs.solver-steps", "2", "--pairs.steps", "2"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a user's files, in which commands are typed."""
+    torch.set_default_dtype(torch.float32)
+    (tmp_path / "model.py").write_text(CODE)
+    (tmp_path / "neighbour.py").write_text("hidden = 8\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+REFUSED = {
+    # What is named: the student, and what the one line says.
+    "closure": ("teacher", "no weights that a student could start from: give --student fresh"),
+    "layerless": ("lora", "no linear or convolutional layer.*give --student teacher or fresh"),
+    "silent": ("teacher", "carries no gradient to its weights' parameters"),
+    "unlabelled": ("fresh", "does not say of how many classes"),
+    "angled": ("fresh", "a command gives label alone"),
+    "misshapen": ("fresh", r"must return the shape of its input, \(2, 2\), got \(2, 1\)"),
+    "raising": ("fresh", r"model\.py:raising, line \d+: its call .* failed, RuntimeError: mat1"),
+    "weightless": ("fresh", r"model\.py:weightless, line \d+: FileNotFoundError"),
+    "undecoded": ("fresh", "decode makes images .* one channel or three, got"),
+    "infinite": ("fresh", "values that are not finite"),
+    "images": ("teacher", None),
+}
+
+
+@pytest.mark.parametrize("function", REFUSED)
+def test_what_cannot_be_distilled_is_refused_before_training(function, place, capsys):
+    import re
+
+    student, match = REFUSED[function]
+    words = ["--teacher", f"model.py:{function}", "--student", student, *SHORT, "--out", "run"]
+    preset = "vectors"
+    if match is None:
+        preset, match, words[1] = "images", "vectors are distilled by", "model.py:plane"
+    assert main(["distill", preset, *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert re.search(match, " ".join(said.split())), said
+    assert not (place / "run" / "checkpoints").exists()
+
+
+def test_networks_stay_in_evaluation_mode_and_an_origin_is_kept(place):
+    teacher = load("model.py:images")
+    assert teacher.origin.source == "model.py:images" and teacher.origin.licence == "mit"
+    assert (teacher.origin.classes, teacher.origin.null) == (3, 3)
+    assert teacher.origin.names == ("a", "b", "c") and teacher.conditions == ("label",)
+    copy = teacher.trainable_copy()
+    assert all(p.requires_grad for p in copy.parameters())
+    x, sigma, label = torch.randn(6, 1, 8, 8), torch.ones(6), torch.zeros(6, dtype=torch.long)
+    with torch.no_grad():
+        assert torch.equal(copy(x, sigma, label=label), copy(x, sigma, label=label))
+        assert torch.equal(copy(x, sigma, label=label), teacher(x, sigma, label=label))
+    (place / "by_hand.py").write_text(
+        "from model import *\nfrom vardiu.teachers import Origin\n\n\ndef mine():\n"
+        "    found = plane()\n    found.origin = Origin('my card', 'mine', licence='cc0')\n"
+        "    return found\n"
+    )
+    origin = load("by_hand.py:mine").origin
+    assert (origin.source, origin.kind, origin.licence) == ("my card", "mine", "cc0")
+
+
+# ---------------------------------------------------------------- coordinates
+
+
+def exact(mean=0.3, variance=0.5):
+    """The denoiser of a normal distribution of numbers."""
+    return vardiu.GaussianDenoiser(
+        torch.full((2,), mean).double(), torch.full((2,), variance).double()
+    )
+
+
+class Discrete(torch.nn.Module):
+    """What a network that was trained to the end predicts, at whole times."""
+
+    def __init__(self, alphas_cumprod, denoiser, prediction):
+        super().__init__()
+        self.register_buffer("table", alphas_cumprod)
+        self.denoiser, self.prediction = denoiser, prediction
+
+    def forward(self, x_s, t):
+        assert t.dtype == torch.long
+        alpha, s = self.table[t].sqrt()[:, None], (1 - self.table[t]).sqrt()[:, None]
+        x = self.denoiser(x_s / alpha, (s / alpha)[:, 0])
+        noise = (x_s - alpha * x) / s
+        return {"sample": x, "epsilon": noise, "v": alpha * noise - s * x}[self.prediction]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+def test_a_discrete_network_is_its_denoiser(prediction):
+    betas = torch.linspace(1e-4, 0.02, 1000).double()
+    products = (1 - betas).cumprod(0)
+    network = Discrete(products, exact(), prediction)
+    sigma = ((1 - products) / products).sqrt()[[0, 200, 600, 999]]
+    x_t = torch.randn(4, 2).double()
+    for schedule in ({"betas": betas.numpy()}, {"alphas_cumprod": products.tolist()}):
+        teacher = ddpm(network, shape=(2,), prediction=prediction, **schedule)
+        assert torch.allclose(teacher(x_t, sigma), exact()(x_t, sigma), atol=1e-4)
+    assert teacher.latent_sigma == pytest.approx(2.5 if prediction == "epsilon" else 157.4, 0.01)
+
+
+def test_schedules_that_are_none_are_refused():
+    network = torch.nn.Identity()
+    for schedule, match in (
+        ({}, "betas or alphas_cumprod"),
+        ({"betas": [0.1], "alphas_cumprod": [0.1]}, "betas or alphas_cumprod"),
+        ({"betas": [0.1]}, "at least two numbers"),
+        ({"betas": [[0.1, 0.2]]}, "at least two numbers"),
+        ({"betas": [0.1, 1.2]}, "values outside"),
+        ({"betas": [0.1, float("nan")]}, "values outside"),
+        ({"alphas_cumprod": [0.2, 0.9]}, "is the schedule reversed"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ddpm(network, shape=(2,), **schedule)
+
+
+def test_data_in_another_range_have_the_same_denoiser():
+    """y = (x + 1) / 2 in [0, 1]: the exact denoiser of either, asked in our coordinate."""
+    ours, theirs = exact(0.4, 0.5), exact(0.7, 0.125)
+    x_t, sigma = torch.randn(5, 2).double(), torch.logspace(-1, 1, 5).double()
+    teachers = [
+        Rescaled(theirs, (0, 1)),
+        vardiu.FunctionDenoiser(theirs, shape=(2,), sigma_min=0.05, sigma_max=9, data_range=(0, 1)),
+        vardiu.FunctionDenoiser(
+            lambda y, level: (theirs(y, level) - y) / level.square()[:, None],
+            shape=(2,), sigma_min=0.05, sigma_max=9, returns="score", data_range=(0, 1),
+        ),
+    ]  # fmt: skip
+    for teacher in teachers:
+        assert torch.allclose(teacher(x_t, sigma), ours(x_t, sigma), rtol=1e-9)
+    assert (teachers[1].sigma_min, teachers[1].sigma_max) == (0.1, 18.0)
+    table = torch.linspace(0.999, 0.01, 50).double()
+    network = Discrete(table, theirs, "epsilon")
+    discrete = ddpm(network, shape=(2,), alphas_cumprod=table, data_range=(0, 1))
+    at = 2 * ((1 - table) / table).sqrt()[[3, 30]]
+    assert torch.allclose(discrete(x_t[:2], at), ours(x_t[:2], at), atol=1e-4)
+    for bad in ((1, 0), (0,), (0, float("inf"))):
+        with pytest.raises(ValueError, match="data_range"):
+            Rescaled(theirs, bad)
+
+
+def test_a_latent_of_a_rescaled_network_is_the_state_that_it_stands_for():
+    table = torch.linspace(0.999, 0.01, 50).double()
+    teacher = ddpm(
+        Discrete(table, exact(0.7, 0.125), "v"), shape=(2,), prediction="v",
+        alphas_cumprod=table, data_range=(0, 1),
+    )  # fmt: skip
+    z = torch.randn(3, 2).double()
+    sigma = teacher.sigma_max
+    state = teacher.pure_noise(z, sigma)
+    level = torch.full((3,), sigma).double()
+    assert torch.allclose(teacher.generate(z, sigma), teacher(state, level), atol=1e-4)
+
+
+def test_what_is_said_of_classes_must_fit():
+    network = torch.nn.Linear(2, 2)
+    for about, match in (
+        ({"classes": -1}, "at least 0"),
+        ({"null": 3}, "give classes as well"),
+        ({"classes": 2, "names": ["a"]}, "one a class, got 1"),
+        ({"classes": 2, "conditions": ["text"]}, "takes the condition 'label'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            flow(network, shape=(2,), **about)
+    assert flow(network, shape=(2,), classes=2).conditions == ("label",)
+
+
+def test_a_module_of_the_working_folder_is_found(place, monkeypatch):
+    monkeypatch.syspath_prepend(place)
+    assert load("model:plane").shape == (2,)
+    with pytest.raises(ConfigError, match="has no 'nothing'"):
+        load("model.py:nothing")

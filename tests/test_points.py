@@ -1,0 +1,244 @@
+"""Tables of points and densities of one's own as problems: what is read, refused and measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vardiu.cli.main import main
+from vardiu.data.densities import MixtureSpec
+from vardiu.data.points import read_points
+from vardiu.errors import ConfigError
+from vardiu.problems.densities import DensityProblem
+from vardiu.problems.targets import kernel_width, target_of
+from vardiu.runs.presets import on_points
+from vardiu.runs.task import task_from_preset
+from vardiu.settings.fields import DensitySettings
+from vardiu.settings.grounds import MOG40
+from vardiu.storage.run_folder import RunFolder
+
+QUICK = "--steps 4 --batch 16 --samples 200 --evaluations 1 --reports 1 --threads 1".split()
+QUICK += ["--width", "8", "--depth", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 100)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.samples", 200)
+
+
+def moons(n=400, shift=0.0, scale=1.0):
+    """Two half circles, without a library that makes them."""
+    random = np.random.default_rng(0)
+    t, side = random.uniform(0, np.pi, n), random.integers(0, 2, n)
+    x = np.stack([np.cos(t) - side * np.cos(t) * 2 + side, np.sin(t) * (1 - 2 * side)], 1)
+    return scale * (x + 0.05 * random.normal(size=(n, 2))) + shift
+
+
+def write_csv(name="moons.csv", x=None, head="east,north"):
+    rows = [",".join(f"{v:.6g}" for v in row) for row in (moons() if x is None else x)]
+    Path(name).write_text("\n".join([*([head] if head else []), *rows]) + "\n")
+    return name
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npy", "a.npz", "a.txt"])
+def test_a_table_is_read_whatever_its_form(name):
+    x = moons(150)
+    if name.endswith("csv"):
+        write_csv(name, x)
+    elif name.endswith("txt"):
+        np.savetxt(name, x)
+    else:
+        (np.save if name.endswith("npy") else np.savez)(name, x)
+    found, cond = read_points(name)
+    assert found.shape == (150, 2) and not cond
+    assert torch.allclose(found, torch.from_numpy(x).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (moons(50), "has 50 points, and at least 100 are needed"),
+        (np.c_[moons(), np.ones(400)], "column 3 has one value only: leave it out"),
+        (moons() * [1, 1000], "divide each column by its own"),
+        (np.where(np.arange(800).reshape(400, 2) == 7, np.nan, moons()), "the first is point 4"),
+    ],
+)
+def test_points_that_cannot_be_distilled_are_refused_by_name(capsys, x, message):
+    np.save("a.npy", x)
+    assert main(["distill", "a.npy", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert "a.npy" in told and message in told and len(told.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_tables_with_classes_or_text_or_of_no_name_are_refused():
+    write_csv("a.csv", np.c_[moons(), np.arange(400) % 2], "x,y0,label")
+    with pytest.raises(ConfigError, match=r"a\.csv has classes .*leave them out"):
+        read_points("a.csv")
+    Path("b.csv").write_text("x,y0\n1,2\n3,red\n")
+    with pytest.raises(ConfigError, match=r"b\.csv, line 3: could not convert"):
+        read_points("b.csv")
+    with pytest.raises(ConfigError, match=r"no points at none\.csv"):
+        task_from_preset("distill", "none.csv")
+
+
+# ---------------------------------------------------------------- what is distilled
+
+
+def test_the_kernel_is_the_likeliest_and_a_fifth_is_held_out():
+    torch.manual_seed(0)
+    # Of a standard normal the best width is about that of Silverman's rule, N^(-1/6) in a plane.
+    x = torch.randn(3000, 2)
+    assert kernel_width(x) == pytest.approx(3000 ** (-1 / 6), rel=0.5)
+    assert kernel_width(10 * x) == pytest.approx(10 * kernel_width(x), rel=1e-4)
+    write_csv()
+    target = target_of(DensitySettings(source="moons.csv"))
+    table = read_points("moons.csv")[0]
+    assert len(target.held_out) == 80 and len(target.points) == 320
+    both = torch.cat([target.held_out, target.points])
+    assert torch.equal(both.sort(0).values, table.sort(0).values)
+    assert not (target.held_out[:, None] == target.points).all(-1).any()
+    assert torch.equal(target.spec.means, target.points)
+    row = DensitySettings(source="moons.csv", points=50, bandwidth=0.3)
+    assert target_of(row).spec.stds.tolist() == pytest.approx([0.3] * 50)
+
+
+def test_noise_levels_follow_the_table_and_a_moved_and_scaled_one_is_the_same_problem():
+    write_csv()
+    write_csv("far.csv", 100 * moons() + 5000)
+    near, far = (task_from_preset("distill", name) for name in ("moons.csv", "far.csv"))
+    for name in ("sigma_min", "sigma_max", "start_min"):
+        a, b = (getattr(task.settings.levels, name) for task in (near, far))
+        assert b == pytest.approx(100 * a, rel=0.02)
+    spec = target_of(near.problem).spec
+    tuned = target_of(MOG40).spec
+    assert near.settings.levels.sigma_max == pytest.approx(20 * spec.spread / tuned.spread, 0.01)
+    problems = [DensityProblem(task.problem) for task in (near, far)]
+    values = []
+    for problem, unit in zip(problems, (1, 100), strict=True):
+
+        def draw(n, random, unit=unit, problem=problem):
+            return problem.scores.spec.mean + unit * torch.randn(n, 2, generator=random), {}
+
+        values.append({m.name: m.value for m in problem.scores.measure(draw, 100)})
+    for name in ("mmd2", "modes", "precision", "recall"):
+        assert values[1][name] == pytest.approx(values[0][name], abs=0.03), name
+
+
+@pytest.mark.parametrize(
+    ("dim", "residual", "latent"), [(1, False, 2), (3, False, 3), (6, True, 6)]
+)
+def test_a_table_of_many_dimensions_has_a_student_that_starts_spread(dim, residual, latent):
+    np.save("a.npy", np.random.default_rng(0).normal(size=(200, dim)))
+    row = on_points("distill", "a.npy").problem
+    assert (row.residual, row.latent, row.name) == (residual, latent, "a")
+    problem = DensityProblem(row)
+    student = problem.networks.student()
+    x, _ = problem.student_source(student)(20, torch.Generator().manual_seed(0))
+    assert x.shape == (20, dim)
+    problem.scores.plot_beside_data(problem.student_source(student), Path("a.png"), "student")
+    assert Path("a.png").stat().st_size > 5_000
+    other = task_from_preset("distill", "a.npy", "diff_instruct").settings
+    assert other.lattice == residual  # the row of residual students
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def test_two_methods_on_points_are_compared_sampled_and_measured_again(capsys):
+    """The story of the documentation: a table, two methods, one comparison."""
+    write_csv()
+    assert main(["distill", "moons.csv", *QUICK]) == 0
+    assert main(["distill", "moons.csv", "--method", "diff-instruct", *QUICK]) == 0
+    runs = ["runs/moons", "runs/moons-diff_instruct"]
+    result = RunFolder(runs[0]).result()
+    names = {metric["name"] for metric in result["metrics"]}
+    assert {"mmd2", "sliced_wasserstein2", "precision", "recall", "modes"} <= names
+    assert main(["compare", *runs]) == 0
+    assert Path("runs/compare/comparison.html").is_file()
+    assert main(["sample", runs[0], "--num", "30"]) == 0
+    assert np.load("runs/moons/samples-30-seed0.npz")["x"].shape == (30, 2)
+    assert main(["evaluate", runs[0], "--num", "100"]) == 0
+    assert "kernel density" in capsys.readouterr().out
+    provenance = json.loads(Path("runs/moons/provenance.json").read_text())
+    assert "moons.csv" in json.dumps(provenance)
+    assert main(["distill", "ring8", "--source", "moons.csv", *QUICK]) == 2
+    assert "take `vardiu distill moons.csv" in capsys.readouterr().err
+
+
+def test_a_teacher_is_taught_on_points_and_distilled(capsys):
+    write_csv()
+    learned = ["distill", "moons.csv", "--teacher", "learned", *QUICK]
+    assert main(learned) == 2
+    assert "vardiu teach moons.csv --out runs/teach-moons" in capsys.readouterr().err
+    assert main(["teach", "moons.csv", *QUICK, "--batch", "512"]) == 0
+    task = RunFolder("runs/teach-moons").config()
+    assert task["method"]["name"] == "denoising" and task["problem"]["source"] == "moons.csv"
+    assert main([*learned, "--out", "runs/learned"]) == 0
+    hashes = json.loads(Path("runs/learned/provenance.json").read_text())["sha256"]
+    assert {"teacher", "data files"} <= set(hashes)
+
+
+MINE = """
+import torch
+from vardiu.data import MixtureSpec
+
+def ring():
+    t = torch.arange(5) * 2 * 3.14159 / 5
+    means = 10 * torch.stack([t.cos(), t.sin()], dim=1)
+    return MixtureSpec(means, torch.full((5,), 0.5), torch.ones(5))
+
+POINTS = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+NARROW = MixtureSpec(torch.zeros(2, 2), torch.tensor([1.0, -1.0]), torch.ones(2))
+WORD = "ring"
+"""
+
+
+def test_a_density_of_ones_own_is_executed_where_the_command_line_names_it(capsys):
+    Path("mine.py").write_text(MINE)
+    assert main(["distill", "mine.py:ring", *QUICK]) == 0
+    config = RunFolder("runs/ring").config()
+    assert config["problem"]["source"] == "mine.py:ring"
+    assert config["code"]["source"]["source"] == "mine.py:ring"
+    capsys.readouterr()
+    # Nothing that a folder names is executed.
+    for words in (["evaluate", "runs/ring", "--num", "100"], ["distill", "--config"]):
+        named = "runs/ring/config.yaml"
+        extra = [named, "--out", "again"] if words[0] == "distill" else []
+        assert main([*words, *extra]) == 2
+        assert "repeat --source mine.py:ring" in capsys.readouterr().err
+    assert main(["evaluate", "runs/ring", "--num", "100", "--source", "mine.py:ring"]) == 0
+    assert main(["distill", "mine.py:ring", *QUICK]) == 0  # finished, and the same
+    Path("mine.py").write_text(MINE.replace("0.5", "0.6"))
+    assert main(["distill", "mine.py:ring", *QUICK]) == 2
+    assert "changed" in capsys.readouterr().err
+
+
+def test_what_code_gives_is_checked_before_anything_is_trained(capsys):
+    Path("mine.py").write_text(MINE)
+    assert isinstance(target_of(on_points("distill", *own("POINTS")).problem, code("POINTS")).spec,
+                      MixtureSpec)  # fmt: skip
+    for name, message in (("NARROW", "positive"), ("WORD", "is a str: a density is"),
+                          ("NONE", "has no 'NONE'")):  # fmt: skip
+        assert main(["distill", f"mine.py:{name}", *QUICK]) == 2
+        told = capsys.readouterr().err
+        assert message in told and "mine.py" in told
+    assert not Path("runs").exists()
+
+
+def code(name):
+    from vardiu.storage.code import load_code
+
+    return load_code(f"mine.py:{name}")
+
+
+def own(name):
+    return f"mine.py:{name}", code(name)

@@ -1,0 +1,101 @@
+r"""Networks that start from a teacher's weights, and the check of that before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoisers import lora
+from ..denoisers.base import Denoiser
+from ..errors import ConfigError, shown
+from ..nn import Precision, with_precision
+from ..storage.code import CODE_ERRORS
+
+__all__ = ["check_start", "has_weights", "started"]
+
+
+def has_weights(denoiser: Denoiser) -> bool:
+    r"""Whether a denoiser has weights that a student could start from."""
+    return next(denoiser.parameters(), None) is not None
+
+
+def started(teacher: Denoiser, student: str, rank: int, precision: str) -> Denoiser:
+    r"""Returns a trainable denoiser that starts from the teacher's weights.
+
+    Arguments:
+        teacher: The teacher.
+        student: `lora` for an adapter on its own weights; else a copy of them.
+        rank: The adapter's rank.
+        precision: The type that its network computes in.
+    """
+    found = lora.adapt(teacher, rank) if student == "lora" else teacher.trainable_copy()
+    return found if precision == "float32" else denoiser_with_precision(found, precision)
+
+
+def denoiser_with_precision(denoiser: Denoiser, precision: str) -> Denoiser:
+    r"""Returns a denoiser whose network computes in the type of this name."""
+    inner = denoiser._modules.get("denoiser")
+    if isinstance(inner, Denoiser):
+        return lora.with_child(denoiser, "denoiser", denoiser_with_precision(inner, precision))
+    network = denoiser._modules.get("network")
+    if network is None or any(isinstance(m, Precision) for m in network.modules()):
+        return denoiser
+    return lora.with_child(denoiser, "network", with_precision(network, precision))
+
+
+def check_start(teacher: Denoiser, student: str, rank: int, classes: int) -> None:
+    r"""Raises where no student can start from a teacher as is asked for.
+
+    Of the user's own code one call is made and its gradient taken, as a training would.
+
+    Arguments:
+        teacher: The teacher, as it was read.
+        student: `teacher`, `lora` or `fresh`.
+        rank: The rank of an adapter.
+        classes: The number of classes; zero without.
+
+    Raises:
+        ConfigError: It has no weights, or none that an adapter changes; it cannot be copied; or
+            its output carries no gradient. The message has the cure.
+    """
+    if student == "fresh":
+        return
+    source = "the teacher" if teacher.origin is None else shown(teacher.origin.source)
+    if not has_weights(teacher):
+        raise ConfigError(
+            f"{source} has no weights that a student could start from: give --student fresh, or "
+            "make the function a torch.nn.Module, whose forward is the function"
+        )
+    if teacher.own_code is None:
+        return
+    try:
+        gradients = _gradients(started(teacher, student, rank, "float32"), teacher, classes)
+    except (*CODE_ERRORS, NotImplementedError) as error:
+        cure = "--student teacher or fresh" if student == "lora" else "--student fresh"
+        raise ConfigError(f"no student can start from {source} ({error}): give {cure}") from error
+    if not gradients:
+        what = "an adapter's" if student == "lora" else "its weights'"
+        raise ConfigError(
+            f"the output of {source} carries no gradient to {what} parameters: take "
+            "torch.no_grad, inference_mode, detach and numpy out of its forward, call its layers "
+            "as modules, or give --student fresh"
+        )
+
+
+def _gradients(found: Denoiser, teacher: Denoiser, classes: int) -> list[Tensor]:
+    r"""Returns the gradients that one call of two rows gives to trainable weights."""
+    low, high = teacher.sigma_min, teacher.sigma_max
+    level = torch.tensor([high, (max(low, 1e-3 * high) * high) ** 0.5])
+    x = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(0))
+    cond: dict[str, Any] = {"label": torch.arange(2) % classes} if classes else {}
+    if set(teacher.conditions) != set(cond):
+        return [x]  # of prompts: their encoder is asked later
+    with torch.enable_grad():
+        output = found(x * level.view(-1, *[1] * len(teacher.shape)), level, **cond)
+        if not output.requires_grad:
+            return []
+        weights = [p for p in found.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(output.sum(), weights, allow_unused=True)
+    return [g for g in gradients if g is not None]

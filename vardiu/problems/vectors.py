@@ -1,0 +1,431 @@
+r"""The problem of distilling any teacher of vectors, or of tensors of any shape.
+
+The noise levels of a method's settings are multiples of the data's standard deviation here,
+within the teacher's own range: one row of settings fits data of any scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import Batches, Shuffled
+from ..data.points import read_points
+from ..denoisers import lora
+from ..denoisers.base import Denoiser
+from ..denoisers.lora_files import save_adapter
+from ..denoisers.preconditioned import PreconditionedDenoiser
+from ..errors import ConfigError
+from ..metrics import Metric
+from ..metrics.mmd import mmd2
+from ..metrics.neighbours import density_coverage, precision_recall
+from ..metrics.transport import wasserstein2_sliced
+from ..nn import MLP, with_precision
+from ..posteriors.encoder import Encoder, UnitScale
+from ..reports.samples import scatter_grid
+from ..settings.fields import FrameSettings, ImageSettings, LevelSettings, VectorSettings
+from ..settings.grounds import rescaled
+from ..storage.code import OwnCode
+from ..storage.run_folder import RunFolder
+from ..students.base import Generator
+from ..students.few_step import FewStep, OneStep
+from ..students.pushforward import Pushforward
+from .base import Data, Judged, Networks, Problem, Scores, Space
+from .image_teachers import ImageTeacher
+from .sampled_teachers import SOLVER_STEPS, Source
+from .starts import check_start, has_weights, started
+
+__all__ = ["VectorProblem"]
+
+
+# Of the samples that stand for data.
+STEPS = 18
+
+
+TEACHER = f"teacher, {2 * SOLVER_STEPS - 1} calls"
+
+
+class VectorSpace(Space):
+    r"""Where a teacher of vectors lives.
+
+    Arguments:
+        teacher: The teacher.
+        sample: Returns the samples that mean and spread are measured on.
+    """
+
+    def __init__(self, teacher: ImageTeacher, sample: Callable[[], Tensor]) -> None:
+        inner = teacher.known
+        self.shape, self.classes = tuple(inner.shape), teacher.classes
+        self.conditions = ("label",) if self.classes else ()
+        self._make = sample
+
+    @functools.cached_property
+    def _sample(self) -> Tensor:
+        return self._make()
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        return self._sample.mean(0)
+
+    @functools.cached_property
+    def variance(self) -> float:
+        return float((self._sample - self.mean).square().mean())
+
+    @functools.cached_property
+    def sigma_data(self) -> float:
+        return math.sqrt(self.variance)
+
+
+class VectorNetworks(Networks):
+    r"""The teacher's network, low-rank changes of it, or multi-layer perceptrons.
+
+    Arguments:
+        space: Where samples live.
+        teacher: The teacher.
+        settings: The row of settings.
+    """
+
+    teacher: ImageTeacher
+
+    def __init__(self, space: Space, teacher: ImageTeacher, settings: VectorSettings) -> None:
+        super().__init__(space, teacher)
+        self.settings = settings
+
+    @property
+    def _inner(self) -> Denoiser:
+        return self.teacher.known if self.teacher.inner is None else self.teacher.inner
+
+    def fake(self) -> Denoiser:
+        row, inner = self.settings, self._inner
+        if not has_weights(inner):  # a function: the student is a fresh network
+            return self.denoiser()
+        return started(inner, row.student, row.rank, row.precision)
+
+    def student_denoiser(self) -> Denoiser:
+        return self.denoiser() if self.settings.student == "fresh" else self.fake()
+
+    def student(self) -> Generator:
+        row, space = self.settings, self.space
+        if row.calls > 1:
+            return FewStep.on_grid(self.student_denoiser(), row.calls, row.sigma, row.rule)
+        if row.student != "fresh":
+            return OneStep(self.fake(), row.sigma)
+        network = MLP(
+            space.shape,
+            space.shape,
+            width=row.width,
+            depth=row.depth,
+            fourier=row.fourier,
+            classes=space.classes,
+        )
+        return Pushforward(
+            with_precision(network, row.precision),
+            latent_shape=space.shape,
+            shape=space.shape,
+            mean=space.mean,
+            std=space.sigma_data,
+            conditions=space.conditions,
+        )
+
+    def encoder(self) -> Encoder:
+        row, space = self.settings, self.space
+        network = MLP(
+            space.shape,
+            (row.width,),
+            width=row.width,
+            depth=row.depth,
+            noisy=True,
+            classes=space.classes,
+            final=False,
+        )
+        scale = UnitScale(space.sigma_data, space.mean)
+        return Encoder(with_precision(network, row.precision), row.width, scale)
+
+    def denoiser(self) -> Denoiser:
+        row, space, inner = self.settings, self.space, self._inner
+        network = MLP(
+            space.shape,
+            space.shape,
+            width=row.width,
+            depth=row.depth,
+            noisy=True,
+            classes=space.classes,
+        )
+        return PreconditionedDenoiser(
+            with_precision(network, row.precision),
+            shape=space.shape,
+            sigma_data=space.sigma_data,
+            sigma_min=inner.sigma_min,
+            sigma_max=inner.sigma_max,
+            mean=space.mean,
+            conditions=space.conditions,
+        )
+
+
+class VectorData(Data):
+    r"""Points of a file, or the teacher's own samples in their place.
+
+    Arguments:
+        space: Where samples live.
+        teacher: The teacher.
+        settings: The row of settings.
+        seed: The seed of what stands for data where there are none.
+    """
+
+    teacher: ImageTeacher
+
+    def __init__(
+        self, space: VectorSpace, teacher: ImageTeacher, settings: VectorSettings, seed: int
+    ) -> None:
+        super().__init__(space, teacher)
+        self.settings, self.seed = settings, seed
+
+    @functools.cached_property
+    def points(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        r"""The points of the file, all of them.
+
+        Raises:
+            ConfigError: There is no file, or it does not fit the teacher.
+        """
+        if self.settings.data is None:
+            raise ConfigError("this needs data: give problem.data (--data)")
+        return read_points(self.settings.data, self.space.shape, self.space.classes)
+
+    def clean(self, size: int, seed: int) -> Batches:
+        x, cond = self.points
+        if size > len(x):
+            raise ConfigError(
+                f"{self.settings.data} has {len(x)} points, fewer than a batch of {size}: give "
+                "--batch"
+            )
+        return Shuffled(x, cond, size, seed=seed)
+
+    @functools.cached_property
+    def compared(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        r"""Points that metrics compare with, and their conditions."""
+        if self.settings.data is None:
+            return self.teacher_samples
+        x, cond = self.points
+        return evenly_spaced(x, cond, self.settings.reference)
+
+    @functools.cached_property
+    def teacher_samples(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        r"""Samples of the teacher, by Heun's method."""
+        return self.teacher_source(STEPS)(self.settings.reference // 2, self._random())
+
+    def _random(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed + 5)
+
+    def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        x, cond = evenly_spaced(*self.compared, n)
+        wanted = self.teacher.known.conditions
+        return x, {name: cond[name] for name in wanted}
+
+    @property
+    def unguided(self) -> Denoiser:
+        return self.teacher.unguided
+
+    @property
+    def resample(self) -> Callable[[], Tensor] | None:
+        if self.settings.data is not None:
+            return None
+        cond = self.reference(512)[1]
+        n = len(next(iter(cond.values()))) if cond else 512
+        return lambda: self.teacher.solve(n, self._random(), cond, STEPS)
+
+    def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
+        chosen = self.settings
+        if chosen.calls != 1 or chosen.student == "fresh" or chosen.sigma is not None:
+            raise ConfigError(
+                "method.posterior framed starts from the teacher, asked once at "
+                "method.frame.sigma: leave problem.calls, problem.sigma and --student fresh out"
+            )
+        return super().frame_samples(row, seed)
+
+
+class VectorScores(Scores):
+    r"""Distances of points in units of the data, and their neighbours.
+
+    Arguments:
+        data: The points.
+    """
+
+    headline = ("mmd2", "precision", "recall")
+    judged = Judged("mmd2", coverage=("recall",))
+    quick = 2_000
+    samples = 5_000
+
+    def __init__(self, data: VectorData) -> None:
+        self.data, self.space = data, data.space
+
+    def scaled(self, x: Tensor) -> Tensor:
+        r"""Returns points in units of the data, `(N, d)`: of unit variance on average."""
+        space = self.space
+        d = math.prod(space.shape)
+        return ((x - space.mean) / (space.sigma_data * math.sqrt(d))).flatten(1)
+
+    @functools.cached_property
+    def _real(self) -> Tensor:
+        return self.scaled(self.data.compared[0])
+
+    def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
+        random = torch.Generator().manual_seed(seed)
+        x, real = self.scaled(source(n, random)[0]), self._real
+        name = "points in units of the data's root mean squared norm"
+        found = [
+            *mmd2(x, real, bandwidths=(0.05, 0.1, 0.2, 0.5, 1.0)),
+            wasserstein2_sliced(x, real, generator=random),
+            *precision_recall(real, x, features=name),
+            *density_coverage(real, x, features=name),
+        ]
+        return [dataclasses.replace(metric, features=name) for metric in found]
+
+    @functools.cached_property
+    def _direction(self) -> Tensor:
+        return directions(self._real)[:, 0]
+
+    @functools.cached_property
+    def _tenths(self) -> Tensor:
+        return (self._real @ self._direction).quantile(torch.linspace(0.1, 0.9, 9))
+
+    def histogram(self, x: Tensor) -> list[float]:
+        # Which tenth of the data a sample falls into, along their principal direction.
+        places = torch.bucketize(self.scaled(x) @ self._direction, self._tenths)
+        return (torch.bincount(places, minlength=10) / len(x)).tolist()
+
+    @property
+    def expected_shares(self) -> list[float]:
+        return [0.1] * 10
+
+    def best_value(self) -> float:
+        return 0.0  # what the teacher's samples cost is paid at the end
+
+    def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        return self.measure(self.data.teacher_source(), n), TEACHER
+
+    def plot_samples(self, x: Tensor, path: Path) -> Path:
+        return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
+
+    def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
+        real = evenly_spaced(*self.data.compared, 4_000)[0]
+        x, _ = source(4_000, torch.Generator().manual_seed(seed))
+        name = TEACHER if self.data.settings.data is None else "data"
+        return self.plot_side_by_side([(name, real), (title, x)], path)
+
+    def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+        # As they are in a plane; of more dimensions, along two directions of the first ones.
+        first = samples[0][1].flatten(1)
+        axes = directions(first)
+        panels = [(title, (x.flatten(1) @ axes).numpy()) for title, x in samples]
+        reach = 1.2 * float(np.abs(panels[0][1]).max())
+        return scatter_grid(panels, None, max(reach, 1e-6), path)
+
+
+def directions(x: Tensor) -> Tensor:
+    r"""Returns the two principal directions of points `(N, d)`, `(d, 2)`; in a plane its axes."""
+    n, d = x.shape
+    if d <= 2 or n <= 2:
+        return torch.eye(d, 2)
+    return torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:2].T
+
+
+class VectorProblem(Problem):
+    r"""Vectors, or tensors of any shape, that a teacher denoises.
+
+    Arguments:
+        settings: The row of settings.
+        seed: The seed of what stands for data where there are none.
+        untaught: Whether the teacher is yet to be trained, which no command does here.
+        own: The own code that a user names for `teacher` and `weak`, by these names.
+
+    Raises:
+        ConfigError: There is no such teacher, or the settings do not fit it.
+    """
+
+    headline = VectorScores.headline
+    judged = VectorScores.judged
+
+    def __init__(
+        self,
+        settings: VectorSettings,
+        seed: int = 0,
+        *,
+        untaught: bool = False,
+        own: Mapping[str, OwnCode] = {},
+    ) -> None:
+        if untaught:
+            raise ConfigError("teachers of vectors are your own: there is nothing to teach here")
+        self.settings, self.seed = settings, seed
+        teacher = ImageTeacher(
+            ImageSettings(
+                name=settings.name,
+                teacher=settings.teacher,
+                guidance=settings.guidance,
+                weak=settings.weak,
+            ),
+            own=own,
+        )
+        if teacher.latent:
+            raise ConfigError(
+                "the teacher has a decoder, and its samples stand for images: vardiu distill "
+                "images --teacher ..."
+            )
+        self._teacher = teacher
+        self.space: VectorSpace = VectorSpace(teacher, lambda: self.data.compared[0])
+        self.networks = VectorNetworks(self.space, teacher, settings)
+        self.data: VectorData = VectorData(self.space, teacher, settings, seed)
+        self.scores = VectorScores(self.data)
+        if teacher.inner is not None:
+            check_start(teacher.inner, settings.student, settings.rank, self.space.classes)
+        if settings.data is not None:
+            self.data.points  # noqa: B018 (a file that does not fit is refused here)
+
+    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+        teacher = self.known_teacher
+        unit = self.space.sigma_data
+        return within(rescaled(settings, unit, unit), teacher.sigma_min, teacher.sigma_max)
+
+    def without_prompts(self, student: Generator) -> Generator:
+        return lora.merge(student)
+
+    def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
+        for adapter in lora.adapters(student):
+            save_adapter(adapter, folder.file("adapter"))
+        super().save(student, folder, about)
+
+
+def evenly_spaced(
+    x: Tensor, cond: Mapping[str, Tensor], n: int
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    r"""Returns up to `n` rows, evenly over all, and their conditions."""
+    rows = torch.linspace(0, len(x) - 1, min(len(x), n)).long()
+    return x[rows], {name: value[rows] for name, value in cond.items()}
+
+
+def within(settings: Any, low: float, high: float) -> Any:  # noqa: ANN401 (a method's, or a row)
+    r"""Returns settings whose noise levels are within a range."""
+
+    def level(value: float) -> float:
+        return min(max(value, low), high)
+
+    changes: dict[str, Any] = {}
+    if isinstance(settings, LevelSettings):
+        values = {
+            name: getattr(settings, name) for name in ("sigma_min", "sigma_max", "start_min")
+        }
+        changes = {name: level(value) for name, value in values.items() if value is not None}
+    elif isinstance(settings, FrameSettings):
+        changes = {"sigma": level(settings.sigma)}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = within(value, low, high)
+    return dataclasses.replace(settings, **changes) if changes else settings
