@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runs.task import Task
+from ..settings.parse import flattened
 
 __all__ = ["MACHINE", "SeriesName", "differences", "series_names"]
 
@@ -33,15 +34,6 @@ def settings_of(task: Task) -> dict[str, Any]:
     r"""Returns the settings that make a series, by their names with dots."""
     flat = flattened(json.loads(json.dumps(task.to_mapping())))
     return {name: value for name, value in flat.items() if name not in MACHINE}
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    r"""Returns groups of settings as one mapping, by names with dots."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -27,7 +27,7 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
-from .inputs import refuse_changed_inputs
+from .inputs import refuse_changed_inputs, refuse_other_version
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .rehearsal import rehearse
@@ -333,6 +333,8 @@ def execution(
     device_of(task.run.device)
     with folder.lock():
         run = Execution(task, problem, folder, listeners)
+        if folder.exists and folder.file("checkpoints").is_dir():
+            refuse_other_version(folder, task.to_mapping())
         run.is_finished = folder.open(task.to_mapping()) == "finished"
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))

@@ -399,4 +399,6 @@ def problem_of(task: Task) -> Problem:
     r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
     cls = PROBLEMS[type(task.problem)]
     untaught = task.command == "teach"
-    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own)
+    problem = cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own)
+    problem.visit_in_parts(task.settings.batch // task.run.accumulate)
+    return problem
