@@ -381,6 +381,7 @@ class VectorSettings:
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
+        check_ranges("problem.", self)
         if self.reference < 200:
             raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
         for name in ("rank", "calls", "width", "depth"):

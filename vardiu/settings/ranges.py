@@ -33,10 +33,10 @@ class Range(NamedTuple):
         r"""Returns what a number must be, if it is out of the range."""
         if self.low < value <= self.high or (value == self.low and not self.open):
             return None
-        if math.isnan(value):
-            return "be a number"
+        if math.isnan(value) or (math.isinf(value) and math.isfinite(self.high)):
+            return "be a finite number"
         if value > self.high:
-            return f"be at most {self.high:,.12g}" if math.isfinite(self.high) else "be finite"
+            return f"be at most {self.high:,.12g}"
         return "be positive" if self.open and not self.low else f"be at least {self.low:g}"
 
 
@@ -74,7 +74,10 @@ RANGES: Mapping[str, Range] = {
     "threads": Range(0, 4_096),
     "seed": Range(0, 2**32 - 1),
     "samples": Range(0, 100_000_000),
-    **dict.fromkeys(("lr", "std", "scale", "rho", "rho_end", "sigma", "grid_max"), POSITIVE),
+    **dict.fromkeys(("lr", "std", "scale", "rho", "rho_end", "grid_max"), POSITIVE),
+    "FrameSettings.sigma": POSITIVE,
+    # A student may be asked at infinite noise.
+    "sigma": Range(0, math.inf, open=True),
     **dict.fromkeys(("DensitySettings.sigma_min", "DensitySettings.sigma_max"), POSITIVE),
     **dict.fromkeys(("weight_decay", "halflife", "bandwidth", "save_every"), AT_LEAST_0),
     **dict.fromkeys(("regression_weight", "adversarial_weight", "classifier_weight"), AT_LEAST_0),
