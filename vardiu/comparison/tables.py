@@ -13,6 +13,7 @@ from .. import models
 from ..reports import comparisons
 from ..reports.comparisons import Series, comparison, gradients
 from ..reports.html import write_tables
+from ..reports.tables import value_with_error
 from ..runs.task import PROBLEMS, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -25,8 +26,10 @@ __all__ = ["markdown", "table", "write"]
 # ---------------------------------------------------------------- tables
 
 
-def interval(values: Sequence[float], form: str = ".4g") -> str:
-    r"""Returns the median and the range of some values.
+def interval(
+    values: Sequence[float], form: str = ".4g", errors: Sequence[float | None] = ()
+) -> str:
+    r"""Returns the median and the range of some values; of one value its standard error.
 
     The range of five covers the median of their distribution with a probability of 15/16.
     """
@@ -34,7 +37,7 @@ def interval(values: Sequence[float], form: str = ".4g") -> str:
         return "–"
     middle = f"{statistics.median(values):{form}}"
     if len(values) == 1:
-        return middle
+        return value_with_error(values[0], errors[0]) if errors else middle
     return f"{middle} [{min(values):{form}}, {max(values):{form}}]"
 
 
@@ -43,15 +46,25 @@ def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]
     lines = []
     for row in rows:
         line = {"arm": row.title}
-        line |= {name: interval(row.values(name)) for name in metrics}
+        line |= {n: interval(row.values(n), errors=row.errors(n)) for n in metrics}
+        counts = sorted({run["samples"] for run in row.runs})
+        line["samples"] = " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
         line |= {
             "seconds": interval(row.cost("seconds"), ".0f"),
             "teacher rows": interval(row.cost("teacher_rows")[:1], ",.0f"),
             "updates": interval(row.cost("student_updates")[:1], ",.0f"),
-            "runs": f"{len(row.runs)}" + (f" ({row.missing} missing)" if row.missing else ""),
+            "runs": complete(row),
         }
         lines.append(line)
     return lines
+
+
+def complete(row: Result) -> str:
+    r"""Returns how many runs of an arm are complete, and what the others lack."""
+    total = len(row.runs) + row.missing + row.idle
+    lacking = [f"{row.missing} missing"] if row.missing else []
+    lacking += [f"{row.idle} never updated: not ranked"] if row.idle else []
+    return f"{len(row.runs)} of {total}" + (f" ({', '.join(lacking)})" if lacking else "")
 
 
 def markdown(lines: Sequence[Mapping[str, str]]) -> str:
@@ -133,18 +146,25 @@ def write(
     tables, drawn = [], []
     for budget in bake.budgets:
         for teacher in bake.teachers:
-            rows = [r for r in results(bake, todo, budget, teacher) if r.runs]
+            found_rows = results(bake, todo, budget, teacher)
+            rows = [r for r in found_rows if r.runs]
             if not rows:
                 continue
+            done = sum(len(row.runs) for row in found_rows)
+            total = done + sum(row.missing + row.idle for row in found_rows)
             headline = PROBLEMS[type(todo[0].task.problem)].headline
             group = f"{bake.group(budget)}/{teacher}"
-            tables.append((group, table(rows, headline)))
+            title = f"{group}: {done} of {total} runs are complete"
+            tables.append((title, table(found_rows, headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             drawn += pictures(bake, mine, rows, group, headline[:2])
     for teacher, arms in found.items():
         tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
     drawn += study_pictures(bake, found)
-    text = [f"# Bake-off: {bake.contest.about}\n", "Median of the seeds, and their range."]
+    text = [
+        f"# Bake-off: {bake.contest.about}\n",
+        "Median of the seeds, and their range; of one seed its standard error.",
+    ]
     text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in tables]
     text += [f"\n![{caption}]({path.name})" for caption, path in drawn]
     words = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")

@@ -31,7 +31,7 @@ from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
-from ..students.base import ROWS_AT_ONCE, Generator
+from ..students.base import Generator, rows_at_once
 from ..students.framed import Frame
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
@@ -356,6 +356,13 @@ class Problem(abc.ABC):
     headline: ClassVar[tuple[str, ...]]
     judged: ClassVar[Judged]
 
+    part: int | None = None
+
+    def visit_in_parts(self, rows: int) -> None:
+        r"""Has large samples be made in parts of so many rows, as a step of training visits them:
+        by the student and by the teacher, see `rows_at_once`."""
+        self.part = self.data.teacher.part = rows
+
     @property
     def teacher(self) -> Denoiser | None:
         r"""The denoiser to distil; none as long as it is yet to be trained."""
@@ -384,7 +391,8 @@ class Problem(abc.ABC):
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.data.conditions(n, random) if generator.conditions else {}
-            x = generator.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond)
+            batch = rows_at_once(self.space.shape, self.part)
+            x = generator.sample(n, generator=random, batch=batch, **cond)
             return x.cpu(), cond
 
         return draw
@@ -407,7 +415,8 @@ class Problem(abc.ABC):
         drawn = self.data.conditions(n, random) if any(given.values()) else {}
         cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
         state = random.get_state()
-        x = student.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond["student"])
+        batch = rows_at_once(self.space.shape, self.part)
+        x = student.sample(n, generator=random, batch=batch, **cond["student"])
         z = student.latent(n, torch.Generator().set_state(state)).cpu()
         first = z[:, 0] if tuple(z.shape[2:]) == shape else z
         if tuple(first.shape[1:]) == shape and first.is_floating_point():
