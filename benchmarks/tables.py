@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(
-    r"(?P<open><!-- table: (?P<words>[^\n]*?) -->\n)(?P<table>.*?)(?P<close>\n?<!-- end of table -->)",
+    r"(?P<open><!-- table: (?P<words>[^\n]*?) -->\n).*?\n?<!-- end of table -->",
     re.DOTALL,
 )
 
@@ -80,7 +80,9 @@ def bake_off_time(found: Mapping[str, Any], *arms: str) -> str:
             row += [f"{middle(runs['exact'], 'student_updates'):,.0f}"]
             row += [f"{middle(runs['exact'], 'teacher_rows'):,.0f}"]
         rows.append(row)
-    return markdown([*columns, *(["updates (exact)", "teacher rows (exact)"] if more else [])], rows)
+    return markdown(
+        [*columns, *(["updates (exact)", "teacher rows (exact)"] if more else [])], rows
+    )
 
 
 def bake_off_calls(found: Mapping[str, Any]) -> str:
@@ -208,16 +210,51 @@ def pipelines(found: Mapping[str, Any]) -> str:
     rows = []
     for name, about in PIPELINES.items():
         di, var = found[name]["diff_instruct"], found[name]["vardiu"]
-        students = [f"{d:.3g} ± {e:.2g}" for d, e in (row["student"]["frechet"] for row in (di, var))]
+        students = [
+            f"{d:.3g} ± {e:.2g}" for d, e in (row["student"]["frechet"] for row in (di, var))
+        ]
         recalls = [f"{r['recall'][0]:.2f}" for r in (di["teacher"], di["student"], var["student"])]
         off = max(*di["differences"].values(), *var["differences"].values())
-        rows.append([*about, f"{di['teacher']['frechet'][0]:.3g}", *students, *recalls, f"{off:.0e}"])
+        rows.append(
+            [*about, f"{di['teacher']['frechet'][0]:.3g}", *students, *recalls, f"{off:.0e}"]
+        )
     columns = ["network", "data", "predicts", "Fréchet: teacher", "Diff-Instruct", "VarDiU"]
-    return markdown([*columns, "recall: teacher", "Diff-Instruct", "VarDiU", "export differs by"], rows)
+    return markdown(
+        [*columns, "recall: teacher", "Diff-Instruct", "VarDiU", "export differs by"], rows
+    )
 
 
 def recorded(found: Mapping[str, Any], name: str) -> str:
     return markdown(found["tables"][name]["columns"], found["tables"][name]["rows"])
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """The README's one table, of the tables that `docs/measured.md` has in full."""
+    tables = found["tables"]
+    digits, patches, toy = (tables[name]["rows"] for name in ("digits", "patches", "mog40"))
+    runs = [row for row in toy if row[0] == "`mog40`"]
+    mmd2, seconds = sorted((row[3] for row in runs), key=float), sorted(int(r[5]) for r in runs)
+    rows = [
+        ["8x8 digits", "Fréchet distance; recall", f"{digits[0][2]}; {digits[0][4]}"]
+        + [f"{digits[1][2]}; {digits[1][4]}", "Diff-Instruct", digits[1][7]],
+        ["8x8 digits", "the same", f"{digits[0][2]}; {digits[0][4]}"]
+        + [f"{digits[2][2]}; {digits[2][4]}", "VarDiU, `framed`", digits[2][7]],
+        ["16x16 photo patches", "Fréchet distance; recall", f"{patches[0][1]}; {patches[0][3]}"]
+        + [f"{patches[1][1]}; {patches[1][3]}", "Diff-Instruct", patches[1][5]],
+        ["MoG-40", "modes of 40; MMD²", "true samples: 40; 1.9e-4"]
+        + [f"40; {mmd2[2]} (median of 5 seeds)", "VarDiU, `shared`", f"{seconds[2]} s"],
+    ]
+    columns = ["data", "measure", "teacher, 69 calls", "student, 1 call", "method", "training"]
+    return markdown(columns, rows)
+
+
+def floors(found: Mapping[str, Any]) -> str:
+    rows = [
+        [title, *(f"{row['value']:.3g} ± {row['error']:.2g}" for row in space.values())]
+        for title, space in found["spaces"].items()
+    ]
+    names = next(iter(found["spaces"].values()))
+    return markdown(["Fréchet distance in", *names], rows)
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
@@ -230,6 +267,8 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "cost": cost,
     "pipelines": pipelines,
     "recorded": recorded,
+    "summary": summary,
+    "floors": floors,
 }
 
 
