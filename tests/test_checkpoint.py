@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 
@@ -169,7 +170,7 @@ def test_the_newest_few_are_kept(tmp_path):
 def test_what_cannot_be_kept_is_named(tmp_path):
     with pytest.raises(TypeError, match="a/b: a set cannot be kept"):
         save_state(tmp_path / "x", {"a": {"b": {1}}})
-    assert os.listdir(tmp_path) in ([], [f".x.tmp-{os.getpid()}"])
+    assert os.listdir(tmp_path) in ([], [f".x.tmp-{os.getpid()}-{platform.node()}"])
 
 
 @pytest.mark.parametrize("keys", [("1", 1), (1, "1")])
@@ -264,7 +265,10 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path, monkeypatch):
 
 def test_a_dead_writers_leavings_are_swept_before_space_is_needed(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
-    left = tmp_path / ".000000001.tmp-1"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1
+    ).stdout
+    left = tmp_path / f".000000001.tmp-{int(dead)}-{platform.node() or 'here'}"
     left.mkdir()
 
     def full(*args):

@@ -302,7 +302,7 @@ def test_the_card_states_what_is_known(tmp_path):
         "vardiu distill digits",
         "licence of the teacher: not stated",
         "@article{x}",
-        "store.load",
+        "models.load",
     ):
         assert words in text, words
 

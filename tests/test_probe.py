@@ -6,12 +6,14 @@ import pytest
 import torch
 from problems import LinearGaussian
 
+from vardiu.cli.main import main
+from vardiu.data.digits import digits
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
-from vardiu.errors import NotADenoiser
-from vardiu.nn import MLP
-from vardiu.teachers.probe import probe
+from vardiu.errors import ConfigError, NotADenoiser
+from vardiu.nn import MLP, UNet
+from vardiu.teachers.probe import LinearDenoiser, Rule, checked, measured, probe, verdict
 
 
 class Changed(Denoiser):
@@ -80,7 +82,7 @@ def test_the_factor_is_where_a_teacher_is_refused():
     assert len(probe(noisy(0.4), x)) == 7
     with pytest.raises(NotADenoiser):
         probe(noisy(0.6), x)
-    assert len(probe(noisy(0.6), x, factor=1.7)) == 7
+    assert len(probe(noisy(0.6), x, rule=Rule(factor=1.7))) == 7
 
 
 @pytest.mark.parametrize(
@@ -145,3 +147,120 @@ def test_it_asks_each_level_once_and_leaves_torchs_generator_alone():
     wanted = torch.logspace(-1, 1, 4).tolist()
     assert [a for (a,) in levels] == pytest.approx(wanted)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- what is said of each level
+
+
+def gaussian(**levels) -> tuple[GaussianDenoiser, torch.Tensor]:
+    """Data of very different variances, and their exact denoiser."""
+    variances = torch.tensor([9.0, 1.0, 0.01, 0.01])
+    teacher = GaussianDenoiser(torch.ones(4), variances, sigma_min=0.05, sigma_max=50.0, **levels)
+    return teacher, 1 + variances.sqrt() * torch.randn(4000, 4)
+
+
+def test_the_linear_denoiser_is_the_best_one_of_gaussian_data():
+    """Its error is the formula's, of the true covariance; the one of a single scale is far off."""
+    _, x = gaussian()
+    variances, linear = torch.tensor([9.0, 1.0, 0.01, 0.01]), LinearDenoiser(x)
+    for sigma in (0.1, 0.5, 2.0, 30.0):
+        best = (variances * sigma**2 / (variances + sigma**2)).mean().item()
+        assert linear.error(sigma) == pytest.approx(best, rel=0.1)
+    alike = linear.variance * 0.25 / (linear.variance + 0.25)
+    assert linear.error(0.5) < 0.6 * alike
+
+
+def test_few_samples_of_many_dimensions_give_a_linear_denoiser_that_is_no_better_than_it_is():
+    """Fitted and tried on the same ones, it would seem to be."""
+    x = torch.randn(30, 400)
+    linear = LinearDenoiser(x)
+    for sigma in (0.3, 1.0, 5.0):
+        true = sigma**2 / (1 + sigma**2)
+        assert 0.9 * true < linear.error(sigma) < 1.1 * true
+
+
+def test_each_level_is_ok_weak_or_fails():
+    exact, x = gaussian()
+
+    def worse(factor):
+        def function(denoised, x_t, sigma):
+            at_the_end = (sigma > 20).to(x_t.dtype)
+            linear = LinearDenoiser(x).error(50.0)
+            return denoised + at_the_end * ((factor - 1) * linear) ** 0.5 * torch.randn_like(x_t)
+
+        return measured(Changed(exact, function), x)
+
+    assert {row.status for row in worse(1.0)} == {"ok"}
+    assert [row.status for row in worse(1.35)] == ["ok"] * 6 + ["weak"]
+    assert [row.status for row in worse(2.5)] == ["ok"] * 6 + ["fails"]
+    last = worse(1.35)[-1]
+    assert last.allowed == pytest.approx(1.5 * last.linear)
+    assert "weak at sigma=50:" in verdict(worse(1.35)) and "denoises" not in verdict(worse(1.35))
+
+
+def test_it_denoises_only_if_it_is_somewhere_better_than_a_linear_denoiser():
+    exact, x = gaussian()
+    assert "At no level is it better" in verdict(measured(exact, x))
+    teacher, x, label = classes()
+    assert verdict(measured(teacher, x, {"label": label})) == "it denoises."
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_too_few_samples_judge_nobody(count):
+    exact, x = gaussian()
+    with pytest.raises(ConfigError, match=f"cannot be judged on {count} clean .* at least 8"):
+        probe(exact, x[:count])
+    assert len(probe(exact, x[:8])) == 7
+
+
+def test_equal_samples_judge_nobody():
+    exact, x = gaussian()
+    with pytest.raises(ConfigError, match="300 clean samples are all the same"):
+        probe(exact, x[:1].repeat(300, 1))
+    broken = x.clone()
+    broken[3, 1] = torch.nan
+    with pytest.raises(ConfigError, match="not all finite"):
+        probe(exact, broken)
+
+
+def test_a_smallest_level_that_is_too_small_is_named_with_the_range_that_passes():
+    teacher, x, label = classes()
+
+    def function(denoised, x_t, sigma):
+        return denoised + (sigma < 0.2) * 5.0  # a network that was not trained there
+
+    with pytest.raises(NotADenoiser, match="denoises from sigma=0.282 to 50.*sigma_min=0.282"):
+        checked(Changed(teacher, function), x, {"label": label})
+
+
+def test_who_does_nothing_or_gives_the_mean_has_no_range():
+    _, x = gaussian()
+    exact, _ = gaussian()
+    for function in (
+        lambda denoised, x_t, sigma: x_t,
+        lambda denoised, x_t, sigma: torch.ones_like(x_t),
+        lambda denoised, x_t, sigma: x_t / (1 + sigma**2).sqrt(),
+    ):
+        with pytest.raises(NotADenoiser, match="most likely the weights") as caught:
+            checked(Changed(exact, function), x)
+        assert [row.status for row in caught.value.rows].count("fails") > 0
+
+
+def test_an_untrained_network_fails_on_images_though_its_skip_connection_denoises():
+    """Its output is about zero: preconditioned, that is the denoiser of one scale."""
+    x = digits()[0][:400]
+    torch.set_default_dtype(torch.float32)
+    network = UNet(1, widths=(8, 16), depth=1)
+    teacher = PreconditionedDenoiser(
+        network, shape=(1, 8, 8), sigma_data=0.54, sigma_min=0.05, sigma_max=20.0
+    )
+    with pytest.raises(NotADenoiser, match="does not denoise"):
+        probe(teacher, x)
+
+
+def test_the_command_prints_each_level_and_one_line(capsys):
+    assert main(["probe", "mog40"]) == 0
+    out = capsys.readouterr().out
+    assert "allowed" in out and "it denoises." in out
+    lines = [line for line in out.splitlines() if line.rstrip().endswith(" ok")]
+    assert len(lines) == 7

@@ -20,6 +20,7 @@ from vardiu.monitoring.cures import cure_options
 from vardiu.problems.toy import ToyProblem
 from vardiu.reports.charts import Line, Point, Target, chart, number
 from vardiu.reports.colours import colour_of
+from vardiu.reports.comparisons import Series, quality_charts
 from vardiu.reports.html import FirstScreen, write_report, write_tables
 from vardiu.reports.overview import Measurements, overview
 from vardiu.reports.panels import sample_panels
@@ -189,6 +190,18 @@ def test_the_three_curves_are_headline_coverage_and_the_declared_instrument():
     assert headline.count("class='mark'") == 5 + 1 + 2  # evaluations, the end, the legend
     (other,) = overview(MEASURED, "mmd2", (), ("absent",), "dmd2")[1:]
     assert "gap of the scores" in other and "var(--m-dmd2)" in other
+
+
+def test_a_comparison_has_a_colour_a_method_and_a_name_a_series():
+    runs = [Series("low", "vardiu", log()), Series("low", "vardiu", log())]
+    runs += [Series("high", "vardiu", log()), Series("theirs", "dmd2", log())]
+    seconds, calls = quality_charts(runs, "mmd2")
+    assert "MMD^2 against seconds of training" in seconds and "calls of the teacher" in calls
+    assert re.findall("</svg>([^<]+)</li>", seconds) == ["low", "high", "theirs"]
+    lines = re.findall(r"<g class='line' style='--c:var\(--([\w-]+)\)[^>]*>(.*?)</g>", seconds)
+    assert [name for name, _ in lines] == ["m-vardiu"] * 3 + ["m-dmd2"]
+    dashes = [re.findall("stroke-dasharray='([^']*)'", body)[0] for _, body in lines]
+    assert dashes == ["", "", "7 4", ""]
 
 
 def test_a_value_has_its_mark_where_it_belongs():

@@ -100,7 +100,7 @@ def test_the_log_names_what_is_not_finite_and_survives_a_torn_line(tmp_path):
     assert [(row["stage"], row["step"]) for row in run.metrics()] == [("a", 1), ("b", 1)]
     text = run.file("metrics.jsonl").read_text()
     run.file("metrics.jsonl").write_text("{broken\n" + text)
-    with pytest.raises(RunError, match="line 1 is damaged"):
+    with pytest.raises(RunError, match="line 1 is not JSON"):
         run.metrics()
 
 

@@ -16,6 +16,8 @@ from vardiu.monitoring.verdicts import (
     RULES,
     STUCK,
     UNJUDGED,
+    Verdict,
+    best_first,
     judge,
     verdict_of,
 )
@@ -182,6 +184,12 @@ def test_the_page_shows_the_rules_as_they_are():
     page = (ROOT / "docs/usage/converging.md").read_text()
     for name, rule in RULES.items():
         assert f"| **{name}** | {rule} |" in page
+
+
+def test_a_collapsed_student_never_tops_a_column():
+    rows = [("a", GOOD, 2.0), ("b", COLLAPSED, 0.1), ("c", STUCK, math.nan), ("d", STUCK, 1.0)]
+    found = best_first(rows, lambda row: Verdict(row[1], ""), lambda row: row[2])
+    assert [row[0] for row in found] == ["d", "a", "c", "b"]
 
 
 # ---------------------------------------------------------------- problems and runs

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
@@ -102,7 +102,17 @@ def require(name: str, extra: str | None = None) -> Any:  # noqa: ANN401 (a modu
 
 
 class NotADenoiser(ValueError):
-    r"""A teacher that does not denoise, with the level at which it fails and by how much."""
+    r"""A teacher that does not denoise, with the level at which it fails and by how much.
+
+    Arguments:
+        message: What is wrong.
+        rows: What was measured at each level, see `vardiu.teachers.probe`; empty where its outputs
+            could not be measured.
+    """
+
+    def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class RunError(ValueError):

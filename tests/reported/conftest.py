@@ -22,6 +22,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vardiu.problems.densities.DensityScores.quick", 300)
+        patch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
         assert main(["distill", *MOG40, "--out", str(folder)]) == 0
     torch.set_default_dtype(before)
     return folder

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
@@ -133,6 +136,49 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "neighbour.py").write_text("hidden = 8\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+ROADS = {
+    # What is distilled: the preset, the function, the student, and whether to ONNX.
+    "images of classes": ("images", "images", "teacher", True),
+    "an adapter on images": ("images", "images", "lora", False),
+    "latents": ("images", "latents", "teacher", False),
+    "a plane": ("vectors", "plane", "teacher", False),
+    "an adapter on tensors": ("vectors", "tensors", "lora", False),
+    "a function": ("vectors", "closure", "fresh", False),
+}
+
+
+LONG = ("an adapter on images", "a plane")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in ROADS]
+)
+def test_own_code_goes_through_every_command(name, place, capsys):
+    preset, function, student, onnx = ROADS[name]
+    teacher = ["--teacher", f"model.py:{function}"]
+    words = ["distill", preset, *teacher, "--student", student, *SHORT]
+    assert main([*words, "--out", "run"]) == 0, capsys.readouterr().err
+    # Another machine: the run alone, and the code given again, elsewhere.
+    (place / "there").mkdir()
+    for file in ("model.py", "neighbour.py"):
+        shutil.move(place / file, place / "there" / file)
+    shutil.move(place / "run", place / "moved")
+    again = f"there/model.py:{function}"
+    network = [] if student == "fresh" else ["--network", again]
+    if network:
+        assert main(["sample", "moved", "--num", "5"]) == 2
+        assert "--network" in capsys.readouterr().err
+    source = ["--teacher", again]
+    assert main(["sample", "moved", "--num", "5", *network, *source]) == 0, capsys.readouterr().err
+    with np.load(place / "moved" / "samples-5-seed0.npz") as arrays:
+        shape = {"images": (1, 8, 8), "latents": (1, 8, 8), "tensors": (2, 3)}.get(function, (2,))
+        assert arrays["x"].shape == (5, *shape) and np.isfinite(arrays["x"]).all()
+    assert main(["evaluate", "moved", "--num", "100", *network, *source]) == 0
+    if onnx:
+        assert main(["export", "moved", "--to", "onnx", *network, *source]) == 0
+        assert (place / "moved" / "export-onnx" / "model.onnx").is_file()
 
 
 REFUSED = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, RunError, known
+from ..errors import ConfigError, RunError, known, shown
 from ..reports.comparisons import Series, comparison
 from ..reports.html import write_tables
 from ..runs.task import PROBLEMS, Task
+from ..storage.files import new_file
 from ..storage.run_folder import RunFolder
 from .console import console, print_rows
 from .folders import existing_run
@@ -20,9 +21,12 @@ def compare(arguments: list[str]) -> None:
     parser = Parser(prog="compare")
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
-    parser.add_argument("--out", default="runs/compare", help="the folder to write to")
+    parser.add_argument("--out", help="the folder to write to; runs/compare by default")
     add_code_options(parser)
     chosen = parser.parse_args(arguments)
+    out = Path(chosen.out or "runs/compare")
+    if chosen.out:
+        new_file(out / "comparison.png"), new_file(out / "comparison.html")
     folders = [existing_run(path) for path in chosen.runs]
     rows, series, tasks = [], [], []
     for folder in folders:
@@ -40,7 +44,6 @@ def compare(arguments: list[str]) -> None:
     metric = chosen.metric or headline[0]
     names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     metric = known(metric, names, "metric")
-    out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
     picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
     page = write_tables(
@@ -54,11 +57,14 @@ def compare(arguments: list[str]) -> None:
 
 
 def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": str(folder.path), "method": task.method, "seed": task.run.seed}
+    row: dict[str, Any] = {"run": shown(folder.path), "method": task.method, "seed": task.run.seed}
     for metric in result["metrics"]:
         error = "" if metric["error"] is None else f" ± {metric['error']:.1g}"
         row[metric["name"]] = f"{metric['value']:.4g}{error}"
-    cost = result["cost"]
+    cost = result.get("cost", {})
+    for name in ("seconds", "teacher_calls"):
+        if name not in cost:
+            raise RunError(f"{shown(folder.file('result.json'))} is damaged: cost has no {name}")
     return row | {"seconds": round(cost["seconds"]), "teacher calls": cost["teacher_calls"]}
 
 

@@ -3,14 +3,14 @@ r"""`vardiu export`."""
 from __future__ import annotations
 
 import dataclasses
-import json
 
 from ..cite import cited
 from ..errors import known
 from ..export import EXPORTS, card, export
+from ..runs.inputs import kept_provenance
 from .console import console
-from .folders import existing_run, trained_student
-from .options import Parser, add_code_options
+from .folders import existing_run, shipped_student
+from .options import Parser, add_student_options
 
 
 def export_(arguments: list[str]) -> None:
@@ -19,23 +19,23 @@ def export_(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--to", required=True, help=f"one of: {', '.join(EXPORTS)}")
     parser.add_argument("--out", help="the folder to write; RUN/export-FORM by default")
-    add_code_options(parser)
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     chosen.to = known(chosen.to, EXPORTS, "form")
-    student, problem, task = trained_student(folder, chosen)
-    student = problem.without_prompts(student)
-    origin = None if problem.teacher is None else problem.teacher.origin
-    if origin is not None and folder.file("adapter").is_dir():
+    student, problem, task = shipped_student(folder, chosen)
+    origin = problem.origin
+    if chosen.to == "lora" and origin is not None and folder.file("adapter").is_dir():
         parts = {**origin.parts, "adapter": folder.file("adapter")}
         origin = dataclasses.replace(origin, parts=parts)
     about = card.About(
         task.preset,
         task.chosen.heading,
         folder.result() or {},
-        json.loads(folder.file("provenance.json").read_text()),
+        kept_provenance(folder),
         "\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()),
         folder.file("samples.png"),
+        getattr(task.problem, "data", None) or task.problem.name,
     )
     out = chosen.out or folder.file(f"export-{chosen.to}")
     done = export(student, chosen.to, out, origin=origin, about=about)

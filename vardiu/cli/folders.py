@@ -3,17 +3,22 @@ r"""Runs that a command line names."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from .. import models
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 from ..problems.base import Problem
+from ..problems.kept import KeptTeacher
 from ..runs.task import Task, problem_of
+from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
+from ..storage.code import is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from .options import task_of_run
+from .options import code_in, task_of_run
 
-__all__ = ["existing_run", "trained_student"]
+__all__ = ["existing_run", "shipped_student", "trained_student"]
 
 
 def existing_run(path: str) -> RunFolder:
@@ -35,22 +40,65 @@ def trained_student(
 
     Arguments:
         folder: The run's folder.
-        chosen: A command line that has the options of `add_code_options`.
+        chosen: A command line that has the options of `add_student_options`.
         prompts: Texts to take in place of those of the training.
 
     Raises:
         RunError: The run is not finished, or is that of a teacher.
+        ConfigError: The student's network is own code that the command line does not name, or
+            something of the teacher is needed that is not there.
     """
-    task = task_of_run(folder, chosen)
+    student, problem, task = shipped_student(folder, chosen)
+    if prompts:
+        problem.set_prompts(prompts)
+    return problem.with_prompts(student), problem, task
+
+
+def shipped_student(
+    folder: RunFolder, chosen: argparse.Namespace
+) -> tuple[Generator, Problem, Task]:
+    r"""Returns the student of a finished run as it was shipped, its problem, and the task.
+
+    Nothing of the teacher is read, and no code executed that the command line does not name.
+
+    Arguments and errors are those of `trained_student`.
+    """
+    own = code_in(["--teacher", chosen.teacher or ""])
+    task = task_of_run(folder, chosen, own)
     if folder.result() is None:
         raise RunError(
             f"{folder.path} is not finished: run `vardiu distill --config "
             f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
         )
-    student = models.load(folder.file("student"))
+    codes = [*own.values(), *([] if chosen.network is None else [load_code(chosen.network)])]
+    place = folder.file("student")
+    student = models.load(place, codes, accept_changed=chosen.accept_changed_code)
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
-    problem = problem_of(task)
-    if prompts:
-        problem.set_prompts(prompts)
-    return problem.with_prompts(student), problem, task
+    kept = KeptTeacher.read(models.about_of(place), str(place / "model.json"))
+    kept = dataclasses.replace(kept, is_named=chosen.teacher is not None)
+    task = dataclasses.replace(task, problem=_found_again(folder, task.problem, chosen))
+    return student, problem_of(task, kept), task
+
+
+def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -> Any:  # noqa: ANN401
+    r"""Returns a problem's settings with what the command line names, and the run's own prompts.
+
+    Raises:
+        ConfigError: The problem has no such setting.
+    """
+    changes: dict[str, Any] = {}
+    for name in ("teacher", "data"):
+        value = getattr(chosen, name, None)
+        if value is not None:
+            if not isinstance(settings, ImageSettings | VectorSettings):
+                raise ConfigError(f"--{name}: this student needs none; leave the option out")
+            changes[name] = value
+    if chosen.source is not None and not is_source(chosen.source):
+        if not isinstance(settings, DensitySettings) or settings.source is None:
+            raise ConfigError("--source: this student is of no table of points; leave it out")
+        changes["source"] = chosen.source
+    prompts = folder.file("prompts.txt")
+    if isinstance(settings, ImageSettings) and settings.prompts is not None and prompts.is_file():
+        changes["prompts"] = str(prompts)
+    return dataclasses.replace(settings, **changes)

@@ -29,9 +29,10 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
-    "probe": Command("list", "PRESET [options]", "does the teacher of a preset denoise?"),
+    "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
     "cite": Command("list", "RUN", "print the BibTeX of what a run used"),
+    "completion": Command("completion", "SHELL", "a script for bash, zsh or fish"),
 }
 
 
@@ -78,9 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"vardiu: {error}", file=sys.stderr)
         return 2
-    from ..runs.errors import guarded
+    try:
+        from ..runs.errors import guarded
 
-    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+        module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    except KeyboardInterrupt:  # importing takes seconds
+        print(f"vardiu {name}: stopped before it began", file=sys.stderr)
+        return 130
     command: Callable[[list[str]], None] = module.COMMANDS[name]
     return guarded(command, name, rest)
 

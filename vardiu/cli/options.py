@@ -134,6 +134,22 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_student_options(parser: argparse.ArgumentParser) -> None:
+    r"""Adds the options by which a command line names what a run keeps no copy of."""
+    add_code_options(parser)
+    parser.add_argument(
+        "--network",
+        metavar="FILE.py:NAME",
+        help="the code of the student's network, if it is your own code",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="SOURCE",
+        help="where the teacher is now; asked for where its decoder, its encoder of texts or its "
+        "samples are needed",
+    )
+
+
 def codes_of(sources: Sequence[str] | None) -> list[Code]:
     r"""Returns the methods of the files that a command line names.
 
@@ -161,7 +177,7 @@ def task_of_run(
             was changed since.
     """
     codes = codes_of(chosen.method)
-    if chosen.source is not None:
+    if chosen.source is not None and is_source(chosen.source):
         own = {**own, "source": load_code(chosen.source)}
     path = folder.file("config.yaml")
     return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)

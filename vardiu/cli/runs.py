@@ -8,6 +8,7 @@ from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.listeners import console_listeners
 from ..runs.task import Task
+from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
 from .options import parse_request
@@ -19,8 +20,7 @@ def record_changed_code(folder: RunFolder, task: Task) -> None:
     for code in codes:
         if code.executed != code.sha256:
             row = {"source": code.source, "sha256": code.executed}
-            with folder.file("code-changes.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(folder.file("code-changes.jsonl"), json.dumps(row))
 
 
 def teach(arguments: list[str]) -> None:

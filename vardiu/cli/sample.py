@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
+from ..metrics import Metric
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
-from ..storage.files import write_text_atomic
+from ..storage.files import new_file, whole_file, write_text_atomic
+from ..storage.run_folder import RunFolder
 from .console import console
 from .folders import existing_run, trained_student
-from .options import Parser, add_code_options
+from .options import Parser, add_student_options
 
 
 def sample(arguments: list[str]) -> None:
@@ -28,18 +30,19 @@ def sample(arguments: list[str]) -> None:
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
-    add_code_options(parser)
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = existing_run(chosen.run)
-    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
+    picture = path.with_suffix(".png")
     if path.suffix != ".npz":
-        raise ConfigError(f"--out must end in .npz, got {path}")
-    if chosen.out and path.exists():
-        raise ConfigError(f"{path} exists; give another file with --out")
+        raise ConfigError(f"--out must end in .npz, got {shown(path)}")
+    if chosen.out:
+        new_file(path), new_file(picture)
+    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.student_source(student)(chosen.num, random)
@@ -47,12 +50,11 @@ def sample(arguments: list[str]) -> None:
         "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
-    partial = path.with_name(f".{path.stem}.part.npz")
-    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its one flag
-    partial.replace(path)
-    picture = path.with_suffix(".png")
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
     problem.scores.plot_samples(x, picture)
-    console.print(f"samples: {path}\npicture: {picture}", highlight=False, soft_wrap=True)
+    told = f"samples: {shown(path)}\npicture: {shown(picture)}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -61,7 +63,8 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("run")
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
-    add_code_options(parser)
+    parser.add_argument("--data", help="where the images to compare with are now")
+    add_student_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
@@ -71,7 +74,7 @@ def evaluate(arguments: list[str]) -> None:
         raise ConfigError(f"--num must be at least 100, got {n}")
     source = problem.student_source(student)
     metrics = problem.scores.measure(source, n, chosen.seed)
-    reference, who = problem.scores.teacher_metrics(n)
+    reference, who = stored_reference(folder)
     print_metrics(console, metrics, reference, who)
     spaces = problem.scores.measure_spaces(source, n, chosen.seed)
     print_spaces(console, spaces)
@@ -84,7 +87,14 @@ def evaluate(arguments: list[str]) -> None:
         "spaces": [metric.row() for metric in spaces],
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
-    console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:
+    r"""Returns what a run's student was compared with at its end, and who that is."""
+    result = folder.result() or {}
+    reference = result.get("reference", {})
+    return [Metric(**row) for row in reference.get("metrics", ())], reference.get("name", "")
 
 
 COMMANDS = {"sample": sample, "evaluate": evaluate}

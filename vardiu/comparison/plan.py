@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from ..errors import ConfigError
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
+from ..runs.progress import Told, counted
 from ..runs.task import ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
@@ -154,9 +156,15 @@ def updates_of(
 
 
 def calibrate(
-    bake: BakeOff, teacher: str, rounds: int = 5
+    bake: BakeOff, teacher: str, rounds: int = 5, tell: Told = lambda done, words="": None
 ) -> dict[str, dict[str, dict[str, float]]]:
     r"""Walks through the recipes of all arms of the contest, in turn.
+
+    Arguments:
+        bake: What is asked for.
+        teacher: The name of the teacher.
+        rounds: The number of times that each is timed; 0 counts the teacher's rows alone.
+        tell: Is told the number of walks that are done.
 
     Returns:
         For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
@@ -169,7 +177,8 @@ def calibrate(
         for name, arm in bake.contest.arms.items()
     }
     for turn in range(rounds + 1):
-        for rehearsal in rehearsals.values():
+        for place, rehearsal in enumerate(rehearsals.values()):
+            tell(turn * len(rehearsals) + place)
             rehearsal.walk(0.25 if rounds else 0.0)
             if rounds and not turn:  # the first one warms up
                 rehearsal.forget_seconds()
@@ -180,7 +189,7 @@ def calibrate(
     }
 
 
-def plan(bake: BakeOff) -> dict[str, Any]:
+def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
     r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
     known: dict[str, Any] = {"format": FORMAT, "prices": {}}
@@ -198,7 +207,9 @@ def plan(bake: BakeOff) -> dict[str, Any]:
         prices = known["prices"].get(teacher, {})
         if any(not units <= set(prices.get(name, {})) for name in bake.contest.arms):
             rounds = 5 if "time" in bake.budgets else 0
-            known["prices"][teacher] = calibrate(bake, teacher, rounds)
+            walks = (rounds + 1) * len(bake.contest.arms)
+            with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
+                known["prices"][teacher] = calibrate(bake, teacher, rounds, tell)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
 

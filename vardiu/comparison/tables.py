@@ -82,7 +82,7 @@ def pictures(
     problem = problem_of(cell.task)
     panels = []
     for title, run in first:
-        student = models.load(Path(run["folder"]) / "student")
+        student = models.load(Path(run["folder"]) / "student", [*cell.task.own.values()])
         assert isinstance(student, Generator)
         x, _ = problem.student_source(student)(4000, torch.Generator().manual_seed(0))
         panels.append((title, x))

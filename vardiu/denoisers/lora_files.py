@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from ..storage.files import write_bytes_atomic, write_text_atomic
 from .lora import LoRA
 
 __all__ = ["save_adapter"]
@@ -25,7 +26,8 @@ def save_adapter(adapter: LoRA, folder: Path) -> Path:
         names.append(short)
         tensors[f"{PREFIX}{short}.lora_A.weight"] = adapter.down[key].detach().cpu().contiguous()
         tensors[f"{PREFIX}{short}.lora_B.weight"] = adapter.up[key].detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    data = save(tensors, metadata={"format": "pt"})
+    write_bytes_atomic(folder / "adapter_model.safetensors", data)
     config = {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -36,5 +38,5 @@ def save_adapter(adapter: LoRA, folder: Path) -> Path:
         "task_type": None,
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_text_atomic(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
     return folder

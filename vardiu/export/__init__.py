@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from torch import nn
 
 from ..errors import ConfigError, ExportError, nearest
 from ..nn import Precision
+from ..storage.files import new_file
 from ..students.base import Generator
 from ..teachers.origin import Origin
 from . import card, diffusers, onnx, peft, plain
@@ -99,11 +101,10 @@ def export(
     if to not in EXPORTS:
         raise ConfigError(f"unknown form {to!r}; {nearest(to, EXPORTS)}")
     row, out = EXPORTS[to], Path(out)
-    if out.exists():
-        raise ConfigError(f"{out} exists, and is not written over; give another folder with --out")
-    partial = out.with_name(f".{out.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    new_file(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    partial = work / out.name
     try:
         difference = row.write(in_single_precision(student), partial, origin)
         if not difference <= row.tolerance:
@@ -112,7 +113,8 @@ def export(
                 f"{row.tolerance:g}; nothing was kept"
             )
         card.write(partial, student, to, row.usage, difference, origin, about)
+        new_file(out)  # somebody else's since
         partial.replace(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return Exported(out, difference)

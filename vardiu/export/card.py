@@ -6,6 +6,7 @@ Nothing is invented: what is not known is left out, or said to be not stated.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,24 +26,29 @@ from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("{folder}")
 image = pipeline({call}).images[0]
+image.save("samples.png")
 ```"""
 
 
 ONNX = """```python
 import numpy
 import onnxruntime
+{imports}
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
 z = numpy.random.default_rng(0).standard_normal({latent}, dtype=numpy.float32)
-(x,) = session.run(["x"], {{"z": z{conditions}}})
+{values}(x,) = session.run(["x"], {{"z": z{named}}})
+{picture}
 ```"""
 
 
 SAFETENSORS = """```python
-from vardiu import store
+{imports}
+from vardiu import models
 
-student = store.load("{folder}")
-x = student.sample({n}{conditions})
+student = models.load("{folder}")
+{values}x = student.sample({n}{given}).detach().numpy()
+{picture}
 ```"""
 
 
@@ -63,6 +69,7 @@ class About(NamedTuple):
         provenance: What `provenance.json` holds.
         bibtex: The entries to cite.
         picture: A sample grid.
+        dataset: What the student was measured against.
     """
 
     name: str
@@ -71,6 +78,7 @@ class About(NamedTuple):
     provenance: Mapping[str, Any]
     bibtex: str
     picture: Path | None = None
+    dataset: str = ""
 
 
 def _call(student: Generator, origin: Origin | None) -> str:
@@ -83,36 +91,108 @@ def _call(student: Generator, origin: Origin | None) -> str:
     return "class_labels=0" if student.conditions else ""
 
 
+# How many samples the lines of a card make.
+ROWS = 4
+
+
+# Of samples x in numpy: a picture file.
+IMAGES = """rows = (255 * (x / 2 + 0.5).clip(0, 1)).round().astype("uint8").transpose(0, 2, 3, 1)
+Image.fromarray(numpy.concatenate(list(rows), axis=1){squeezed}).save("samples.png")"""
+
+
+LATENTS = """codec = {codec}.from_pretrained("TEACHER", subfolder="vae")  # that of the teacher
+latents = torch.from_numpy(x) / codec.config.scaling_factor + {shift}
+x = codec.decode(latents).sample.detach().numpy()
+"""
+
+
+POINTS = """pyplot.plot(*x.reshape(len(x), -1)[:, :2].T, ".")
+pyplot.savefig("samples.png")"""
+
+
+def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]:
+    r"""Returns the imports and the lines that make `samples.png` of samples `x`."""
+    parts = {} if origin is None else origin.parts
+    if len(student.shape) != 3:
+        return ["from matplotlib import pyplot"], POINTS
+    imports, lines, channels = ["import numpy", "from PIL import Image"], "", student.shape[0]
+    if "vae" in parts:
+        codec = type(parts["vae"])
+        shift = getattr(parts["vae"].config, "shift_factor", None) or 0.0
+        imports += ["import torch", f"from diffusers import {codec.__name__}"]
+        lines = LATENTS.format(codec=codec.__name__, shift=shift)
+        channels = 3
+    if channels not in (1, 3):
+        return ["import numpy"], 'numpy.save("samples.npy", x)'
+    squeezed = "[..., 0]" if channels == 1 else ""
+    return imports, lines + IMAGES.format(squeezed=squeezed)
+
+
+def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[list[str], str]:
+    r"""Returns the imports and the lines that give a student's conditions their values."""
+    imports, lines = ["import torch"] if tensors else [], []
+    for name in student.conditions:
+        if name == "label":
+            lines.append(f"label = {'torch' if tensors else 'numpy'}.arange({ROWS})")
+        elif origin is not None and origin.encode is not None:
+            shape = (ROWS, *origin.encode([""])[name].shape[1:])
+            kind = "numpy.int64" if name == "mask" else "numpy.float32"
+            value = f"numpy.ones({shape}, dtype={kind})"
+            value = f"torch.from_numpy({value})" if tensors else value
+            imports.append("import numpy")
+            lines.append(f"{name} = {value}  # the teacher's encoder gives that of a prompt")
+    return imports, "".join(f"{line}\n" for line in lines)
+
+
 def _usage(template: str, student: Generator, origin: Origin | None) -> str:
-    n = 4
-    words = ", ".join(f'"{name}": {name}' for name in student.conditions)
-    named = ", ".join(f"{name}={name}" for name in student.conditions)
-    onnx = "{{" in template
+    tensors = template == SAFETENSORS
+    shown, picture = _picture(student, origin)
+    needed, values = _values(student, origin, tensors)
+    known = {"import numpy"} if template == ONNX else set()
+    words = sorted({*shown, *needed} - known, key=lambda line: (line.startswith("from"), line))
     return template.format(
         folder="FOLDER",
         call=_call(student, origin),
-        latent=(n, *student.latent_shape),
-        n=n,
-        conditions="" if not words else f", {words if onnx else named}",
+        latent=(ROWS, *student.latent_shape),
+        n=ROWS,
+        imports="\n".join(words),
+        values=values,
+        picture=picture,
+        named="".join(f', "{name}": {name}' for name in student.conditions),
+        given="".join(f", {name}={name}" for name in student.conditions),
     )
 
 
-def _front(about: About | None, origin: Origin | None) -> dict[str, Any]:
+LIBRARIES = {"diffusers": "diffusers", "onnx": "onnx", "lora": "peft"}
+
+
+def _task(student: Generator) -> str:
+    if len(student.shape) != 3:
+        return "other"
+    return "text-to-image" if "text" in student.conditions else "unconditional-image-generation"
+
+
+def _front(
+    about: About | None, origin: Origin | None, student: Generator, to: str
+) -> dict[str, Any]:
     licence = None if origin is None else origin.licence
     front: dict[str, Any] = {
-        "library_name": "vardiu",
-        "tags": ["diffusion-distillation", "one-step-generation"],
+        "library_name": LIBRARIES.get(to, "vardiu"),
+        "tags": ["diffusion-distillation", "one-step-generation", "vardiu"],
         "license": licence or "other",
     }
     if licence is None:
         front["license_name"] = "not-stated"
-    if about is not None:
-        rows = [
-            {"type": m["name"], "value": m["value"], "name": m["name"]}
-            for m in about.result.get("metrics", ())
-        ]
-        results = [{"task": {"type": "unconditional-image-generation"}, "metrics": rows}]
-        front["model-index"] = [{"name": about.name, "results": results}]
+    rows = [] if about is None else about.result.get("metrics", ())
+    if about is not None and rows:
+        # The hub's reader wants a task and a dataset of every result.
+        dataset = about.dataset or "not stated"
+        result = {
+            "task": {"type": _task(student)},
+            "dataset": {"type": re.sub(r"[^\w.-]+", "-", dataset).strip("-"), "name": dataset},
+            "metrics": [{"type": m["name"], "value": m["value"], "name": m["name"]} for m in rows],
+        }
+        front["model-index"] = [{"name": about.name, "results": [result]}]
     return front
 
 
@@ -149,7 +229,7 @@ def write(
     about: About | None,
 ) -> Path:
     r"""Writes `README.md`, with the metadata of a hub in front."""
-    front = yaml.safe_dump(_front(about, origin), sort_keys=False)
+    front = yaml.safe_dump(_front(about, origin, student, to), sort_keys=False)
     name = "A one-step student" if about is None else about.name
     lines = ["---", front.strip(), "---", "", f"# {name}", ""]
     calls = "one network call" if student.calls == 1 else f"{student.calls} network calls"

@@ -7,16 +7,17 @@ student                       pipeline and scheduler
 or sample                     `DDIMScheduler`: trailing, and no times beyond the student's own
 `UNet2DModel`, flow           the same with `DPMSolverMultistepScheduler` of flow levels
 `UNet2DModel`, EDM            the same with `CMStochasticIterativeScheduler`, `sigma_min` zero
+`UNet2DModel` of latents      `LDMPipeline` with `DPMSolverMultistepScheduler`, no classes
 `UNet2DConditionModel`        `StableDiffusionPipeline` with `DPMSolverMultistepScheduler`
 `DiTTransformer2DModel`       `DiTPipeline` with the same; call it with `guidance_scale=1`
 `PixArtTransformer2DModel`    `PixArtAlphaPipeline` with the same and `guidance_scale=1`
 ============================  ================================================================
 
-The pipelines in the last rows take fifty steps unless told otherwise. Their scheduler is given a
-hundred times as many times as the student needs, of which all but the student's own are beyond its
-clipping bound: however many steps are asked for, up to a hundred, one is left. Stable Diffusion's
-guidance is switched off by giving the network the entry for a guidance embedding, with weights of
-zero: a network with that entry is called once.
+The pipelines in the last four rows take fifty steps unless told otherwise. Their scheduler is
+given a hundred times as many times as the student needs, of which all but the student's own are
+beyond its clipping bound: however many steps are asked for, up to a hundred, one is left. Stable
+Diffusion's guidance is switched off by giving the network the entry for a guidance embedding, with
+weights of zero: a network with that entry is called once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
+from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Coordinates, Flow, VariancePreserving
 from ..errors import ConfigError, require
@@ -76,17 +78,37 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
 
 
 def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
-    inner: object = student.denoiser if isinstance(student, OneStep) else None
-    while inner is not None and not isinstance(inner, DiffusersNetwork):
-        inner = getattr(inner, "network", None)
-    if inner is None or not isinstance(student, OneStep):
+    elsewhere = "export it --to onnx or --to safetensors"
+    network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
+    if network is None:
         raise ConfigError(
             f"a {type(student).__name__} on a network that is not of diffusers has no pipeline "
-            "there: export it --to onnx or --to safetensors"
+            f"there: {elsewhere}"
         )
-    if inner.name not in PIPELINES:
-        raise ConfigError(f"there is no pipeline for {inner.name} yet")
-    return student, inner
+    if student.calls != 1:
+        raise ConfigError(
+            f"the student takes {student.calls} calls a sample, and what is written for stock "
+            f"diffusers takes one: {elsewhere}"
+        )
+    if not isinstance(student, OneStep):
+        raise ConfigError(
+            f"stock diffusers draws a standard normal latent and asks its network: it has no "
+            f"pipeline for what a {type(student).__name__} does before or after; {elsewhere}"
+        )
+    if isinstance(student.denoiser, ConsistencyDenoiser):
+        raise ConfigError(
+            "the student is a consistency function about its denoiser, and diffusers' consistency "
+            f"scheduler makes its own about EDM networks alone: {elsewhere}"
+        )
+    if network.name not in PIPELINES:
+        raise ConfigError(f"there is no pipeline for {network.name} yet: {elsewhere}")
+    height, width = student.denoiser.shape[-2:]
+    if height != width and network.name != "UNet2DConditionModel":
+        raise ConfigError(
+            f"stock diffusers' pipelines of a {network.name} make square images, and the "
+            f"student's are {height} by {width}: {elsewhere}"
+        )
+    return student, network
 
 
 # ---------------------------------------------------------------- schedulers
@@ -217,6 +239,13 @@ def _single(student: OneStep, denoiser: Denoiser) -> Any:  # noqa: ANN401
 
 def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
+    if "vae" in parts:
+        if student.conditions:
+            raise ConfigError(
+                "stock diffusers' LDMPipeline tells its network no class: export it --to onnx or "
+                "--to safetensors"
+            )
+        return diffusers.LDMPipeline(parts["vae"], model, _clipped(student))
     scheduler = _single(student, student.denoiser)
     return diffusers.ConsistencyModelPipeline(unet=model, scheduler=scheduler)
 

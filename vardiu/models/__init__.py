@@ -39,9 +39,9 @@ from ..students.few_step import FewStep, OneStep
 from ..students.framed import Frame, Framed
 from ..students.pushforward import Pushforward
 from ..students.table import Table
-from .own import KIND, build_own, code_of, describe_own
+from .own import KIND, build_own, code_of, codes_in, describe_own
 
-__all__ = ["about_of", "build", "describe", "load", "save"]
+__all__ = ["about_of", "build", "codes_in", "describe", "load", "save"]
 
 
 # Of `model.json`: with the SHA-256 of the weights since the second one.

@@ -11,7 +11,7 @@ from ..errors import ConfigError, shown
 from ..nn import Precision
 from ..storage.code import OwnCode, recognised
 
-__all__ = ["KIND", "build_own", "code_of", "describe_own"]
+__all__ = ["KIND", "build_own", "code_of", "codes_in", "describe_own"]
 
 
 # What stands in the place of a class of the library in `model.json`.
@@ -22,6 +22,12 @@ def code_of(module: nn.Module) -> OwnCode | None:
     r"""Returns the user's own code that made a module; none for one of the library's."""
     code = getattr(module, "own_code", None)
     return code if isinstance(code, OwnCode) else None
+
+
+def codes_in(module: nn.Module) -> list[OwnCode]:
+    r"""Returns the own code that made parts of a module."""
+    found = (code_of(part) for part in module.modules())
+    return [code for code in found if code is not None]
 
 
 def describe_own(module: nn.Module, code: OwnCode) -> dict[str, Any]:

@@ -13,6 +13,7 @@ A recipe of a method asks a problem for its parts and never looks at which probl
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import ROWS_AT_ONCE, Generator
 from ..students.framed import Frame
+from ..teachers.origin import Origin
+from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
 
 __all__ = [
@@ -338,6 +341,7 @@ class Problem(abc.ABC):
         networks: Fresh networks.
         data: Batches and samples.
         scores: What samples are worth.
+        kept_teacher: What a finished run keeps of its teacher; none while it is distilled.
         headline: The headline of its scores, known before there is a problem.
         judged: By which metrics its students are judged, likewise.
     """
@@ -348,6 +352,7 @@ class Problem(abc.ABC):
     networks: Networks
     data: Data
     scores: Scores
+    kept_teacher: KeptTeacher | None = None
     headline: ClassVar[tuple[str, ...]]
     judged: ClassVar[Judged]
 
@@ -430,7 +435,20 @@ class Problem(abc.ABC):
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
-        models.save(self.without_prompts(student), folder.file("student"), about)
+        kept = {"teacher": dataclasses.asdict(self.kept())}
+        models.save(self.without_prompts(student), folder.file("student"), {**about, **kept})
+
+    def kept(self) -> KeptTeacher:
+        r"""Returns what a run keeps of the teacher."""
+        return KeptTeacher.of(self.teacher, self.space.classes)
+
+    @property
+    def origin(self) -> Origin | None:
+        r"""What stood around the teacher; its networks may be read when they are asked for."""
+        if self.kept_teacher is not None:
+            return self.kept_teacher.origin(lambda: self.known_teacher.origin)
+        origin: Origin | None = None if self.teacher is None else self.teacher.origin
+        return origin
 
     def hashes(self) -> dict[str, str]:
         r"""Returns the hash of the teacher's weights or components, for the provenance."""

@@ -32,6 +32,7 @@ from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 from .targets import Target, target_of
 
@@ -240,6 +241,7 @@ class DensityProblem(Problem):
         seed: The seed of the data that a KDE or a learned teacher is made of.
         untaught: Whether the teacher is yet to be trained.
         own: Own code by the setting that it is of: `source`, of a density.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: There is no such density, or no such teacher.
@@ -255,15 +257,19 @@ class DensityProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
         target = target_of(settings, own.get("source"))
         spec = target.spec
         variance = float(spec.std.square().mean())
         self.space = KnownSpace(spec.means.shape[1:], spec.mean, math.sqrt(variance), variance)
-        teacher = SampledTeacher(
-            None if untaught else TEACHERS[settings.teacher](settings, target, seed)
-        )
+
+        def read() -> Denoiser:
+            return TEACHERS[settings.teacher](settings, target, seed)
+
+        now = kept is None and not untaught
+        teacher = SampledTeacher(read() if now else None, None if untaught else read)
         self.networks = DensityNetworks(self.space, teacher, settings)
         self.data = DensityData(self.space, teacher, settings, target, seed)
         self.scores = DensityScores(self.space, target)
@@ -271,7 +277,7 @@ class DensityProblem(Problem):
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
         found: dict[str, Input] = {}
-        if self.teacher is not None and row.teacher == "learned":
+        if self.data.teacher.at_hand is not None and row.teacher == "learned":
             words = row.source or row.name
             found |= self.taught_input(find_teacher(row.teacher_run, row.name, words=words))
         if row.source is not None and not is_source(row.source):

@@ -27,6 +27,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
 from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .kept import KeptTeacher
 from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
@@ -186,6 +187,7 @@ class DigitsProblem(Problem):
         seed: Not used: the data are real.
         untaught: Whether the teacher is yet to be trained.
         own: Not used: no setting of the digits is own code.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: The folder of the settings holds no teacher.
@@ -201,8 +203,9 @@ class DigitsProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
         x, label = digits()
         self.space = KnownSpace(
             x.shape[1:],
@@ -211,15 +214,19 @@ class DigitsProblem(Problem):
             float(x.flatten(1).var(dim=0).mean()),
             CLASSES if settings.conditional else 0,
         )
-        run = settings.teacher_run
-        teacher = SampledTeacher(None if untaught else load(find_teacher(run, settings.name)))
+
+        def read() -> Denoiser:
+            return load(find_teacher(settings.teacher_run, settings.name))
+
+        now = kept is None and not untaught
+        teacher = SampledTeacher(read() if now else None, None if untaught else read)
         self.networks = DigitsNetworks(self.space, teacher, settings)
         self.data = DigitsData(self.space, teacher, x, label)
         self.scores = DigitsScores(self.data, settings)
 
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
-        untaught = self.teacher is None
+        untaught = self.data.teacher.at_hand is None
         return {} if untaught else self.taught_input(find_teacher(row.teacher_run, row.name))
 
 

@@ -30,10 +30,10 @@ class ImageSpace(Space):
         self, settings: ImageSettings, teacher: ImageTeacher, sample: Callable[[], Tensor]
     ) -> None:
         own = (settings.channels, settings.side, settings.side)
-        self.shape = own if teacher.inner is None else tuple(teacher.inner.shape)
+        self.shape = teacher.shape or own
         self.classes = teacher.classes
         self.conditions = ("label",) if self.classes else ()
-        self.origin, self.latent = teacher.origin, teacher.latent
+        self.origin, self.latent, self._kept = teacher.origin, teacher.latent, teacher.kept
         self._make = sample
 
     @functools.cached_property
@@ -77,7 +77,9 @@ class ImageSpace(Space):
     def image_shape(self) -> tuple[int, int, int]:
         r"""The shape of an image: that of a sample, or of what the decoder makes of one."""
         shape = self.shape
-        if self.latent:
+        if self._kept is not None:
+            shape = self._kept.image_shape
+        elif self.latent:
             shape = self.images(torch.zeros(1, *self.shape)).shape[1:]
         c, height, width = shape
         return (c, height, width)

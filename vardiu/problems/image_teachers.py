@@ -3,6 +3,7 @@ r"""Teachers of images: guided, and with prompts in the place of classes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Autoguided, Guided
 from ..denoisers.prompts import Captioned, Captions
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..nn import UNet
 from ..settings.fields import ImageSettings
 from ..storage.code import OwnCode, is_source, not_named
 from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
+from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, find_teacher
 
 __all__ = ["ImageTeacher"]
@@ -31,11 +33,12 @@ class ImageTeacher(SampledTeacher):
         settings: The row of settings.
         untaught: Whether it is yet to be trained.
         own: The own code that a user names for `teacher` and `weak`, by these names.
+        kept: What a finished run keeps of it; it is then read when it is asked for.
 
     Attributes:
-        inner: The denoiser as it was read, which students start from; none if untaught.
+        inner: The denoiser as it was read, which students start from; none if untaught, or as long
+            as it was not asked for.
         origin: What stood around it.
-        captions: The conditions of the prompts, where it takes texts.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -47,17 +50,75 @@ class ImageTeacher(SampledTeacher):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        super().__init__(None)
-        self.settings, self.own = settings, own
+        super().__init__(None, None if kept is None else lambda: self._guided(self._asked_for()))
+        self.settings, self.own, self.kept = settings, own, kept
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
-        self.captions: Captions | None = None
-        if not untaught:
+        self._captions: Captions | None = None
+        if kept is not None:
+            self.origin = kept.origin(lambda: self._asked_for().origin)
+        elif not untaught:
             inner = self.inner = self._load()
             self.origin = inner.origin
-            self.captions = self._captions(inner)
+            self._captions = self._looked_up()
             self.denoiser = self._guided(inner)
+
+    @property
+    def captions(self) -> Captions | None:
+        r"""The conditions of the prompts, where it takes texts."""
+        if self._captions is None and self.kept is not None:
+            self._captions = self._looked_up()
+        return self._captions
+
+    @property
+    def takes_text(self) -> bool:
+        r"""Whether it takes texts."""
+        return "text" in self._conditions
+
+    @property
+    def _conditions(self) -> tuple[str, ...]:
+        if self.kept is not None:
+            return self.kept.conditions
+        return () if self.inner is None else tuple(self.inner.conditions)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        r"""The conditions that the denoiser takes, with prompts by their index."""
+        if self.kept is not None:
+            return ("label",) if self.kept.conditions else ()
+        return () if self.denoiser is None else tuple(self.denoiser.conditions)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        r"""The shape of one sample; empty as long as it is yet to be trained."""
+        if self.kept is not None:
+            return self.kept.shape
+        return () if self.inner is None else tuple(self.inner.shape)
+
+    def _asked_for(self) -> Denoiser:
+        r"""Returns the denoiser that a finished run was distilled from, read now.
+
+        Raises:
+            ConfigError: It cannot be read; the message has the option that names it.
+        """
+        if self.inner is None:
+            source = self.settings.teacher or f"runs/teach-{self.settings.name}"
+            named = self.kept is not None and self.kept.is_named
+            if not (named or is_source(source) or Path(source).exists()):
+                raise ConfigError(
+                    f"this needs the student's teacher, {shown(source)}, which is not there: name "
+                    "it with --teacher"
+                )
+            try:
+                self.inner = self._load()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"this needs the student's teacher, which cannot be read ({error}): name it "
+                    "with --teacher"
+                ) from error
+        return self.inner
 
     @property
     def place(self) -> str:
@@ -82,9 +143,9 @@ class ImageTeacher(SampledTeacher):
             return functions.of_code(self.own[role]).float()
         return load(source, **options).float()
 
-    def _captions(self, inner: Denoiser) -> Captions | None:
+    def _looked_up(self) -> Captions | None:
         row = self.settings
-        if "text" not in inner.conditions:
+        if not self.takes_text:
             if row.prompts is not None:
                 raise ConfigError("problem.prompts is given, and the teacher takes no text")
             return None
@@ -124,11 +185,14 @@ class ImageTeacher(SampledTeacher):
     @property
     def unguided(self) -> Denoiser:
         r"""The teacher without guidance; with guidance it is no conditional mean."""
-        return self.known if self.inner is None else self._with_captions(self.inner)
+        known = self.known
+        return known if self.inner is None else self._with_captions(self.inner)
 
     @property
     def latent(self) -> bool:
         r"""Whether its samples are latents, which a decoder turns into images."""
+        if self.kept is not None:
+            return self.kept.latent
         return self.origin is not None and self.origin.decode is not None
 
     @property
@@ -138,8 +202,10 @@ class ImageTeacher(SampledTeacher):
         Raises:
             ConfigError: It takes a label, and nothing says of how many classes.
         """
-        if self.captions is not None:
-            return len(self.captions)
+        if self._captions is not None:
+            return len(self._captions)
+        if self.kept is not None:
+            return self.kept.classes
         if self.denoiser is None or not self.denoiser.conditions:
             return 0
         if self.origin is not None and self.origin.classes:
@@ -152,4 +218,4 @@ class ImageTeacher(SampledTeacher):
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
-        self.captions = Captions(self._encode(prompts))
+        self._captions = Captions(self._encode(prompts))

@@ -19,16 +19,20 @@ from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
+from ..storage.bounded import read_bytes
 from ..storage.code import OwnCode
+from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
+from ..teachers.origin import Origin
 from .base import Input, Networks, Problem
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
+from .kept import KeptTeacher
 from .starts import check_start, has_weights, started
 
 __all__ = ["ImageNetworks", "ImageProblem"]
@@ -103,11 +107,13 @@ class ImageProblem(Problem):
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
         own: The own code that a user names for `teacher` and `weak`, by these names.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
     """
 
+    space: ImageSpace
     headline = ImageScores.headline
     judged = ImageScores.judged
 
@@ -118,9 +124,10 @@ class ImageProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
-        self.settings, self.seed = settings, seed
-        self._teacher = ImageTeacher(settings, untaught=untaught, own=own)
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
+        self._teacher = ImageTeacher(settings, untaught=untaught, own=own, kept=kept)
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
@@ -150,7 +157,7 @@ class ImageProblem(Problem):
 
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
-        taught = self.teacher is not None
+        taught = self._teacher.at_hand is not None
         found = dict(self.taught_input(self._teacher.place)) if taught else {}
         files = {
             "data files": row.data,
@@ -166,7 +173,7 @@ class ImageProblem(Problem):
         return found
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
-        if self._teacher.captions is None:
+        if not self._teacher.takes_text:
             super().set_prompts(prompts)
         self._teacher.set_prompts(prompts)
         self.space.classes = self._teacher.classes
@@ -181,7 +188,18 @@ class ImageProblem(Problem):
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
+        if self.settings.prompts is not None:
+            text = read_bytes(self.settings.prompts)
+            write_bytes_atomic(folder.file("prompts.txt"), text)
         super().save(student, folder, about)
+
+    def kept(self) -> KeptTeacher:
+        inner = self._teacher.inner
+        return KeptTeacher.of(inner, self.space.classes, self.space.image_shape)
+
+    @property
+    def origin(self) -> Origin | None:
+        return self._teacher.origin
 
 
 class WithoutConditions(nn.Module):

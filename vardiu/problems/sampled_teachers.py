@@ -32,10 +32,30 @@ class SampledTeacher:
 
     Arguments:
         denoiser: The teacher; none as long as it is yet to be trained.
+        later: Reads it when it is first asked for, where there is no `denoiser`: a student is
+            sampled without it.
     """
 
-    def __init__(self, denoiser: Denoiser | None) -> None:
-        self.denoiser = denoiser
+    def __init__(
+        self, denoiser: Denoiser | None, later: Callable[[], Denoiser] | None = None
+    ) -> None:
+        self._denoiser, self._later = denoiser, later
+
+    @property
+    def denoiser(self) -> Denoiser | None:
+        r"""The teacher; none as long as it is yet to be trained."""
+        if self._denoiser is None and self._later is not None:
+            self._denoiser = self._later()
+        return self._denoiser
+
+    @denoiser.setter
+    def denoiser(self, denoiser: Denoiser | None) -> None:
+        self._denoiser = denoiser
+
+    @property
+    def at_hand(self) -> Denoiser | None:
+        r"""The teacher, if it has been read; it is not read now."""
+        return self._denoiser
 
     @property
     def known(self) -> Denoiser:

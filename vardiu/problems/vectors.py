@@ -38,8 +38,10 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
+from ..teachers.origin import Origin
 from .base import Data, Judged, Networks, Problem, Scores, Space
 from .image_teachers import ImageTeacher
+from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, Source
 from .starts import check_start, has_weights, started
 
@@ -62,8 +64,7 @@ class VectorSpace(Space):
     """
 
     def __init__(self, teacher: ImageTeacher, sample: Callable[[], Tensor]) -> None:
-        inner = teacher.known
-        self.shape, self.classes = tuple(inner.shape), teacher.classes
+        self.shape, self.classes = teacher.shape, teacher.classes
         self.conditions = ("label",) if self.classes else ()
         self._make = sample
 
@@ -226,7 +227,7 @@ class VectorData(Data):
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         x, cond = evenly_spaced(*self.compared, n)
-        wanted = self.teacher.known.conditions
+        wanted = self.teacher.wanted
         return x, {name: cond[name] for name in wanted}
 
     @property
@@ -345,6 +346,7 @@ class VectorProblem(Problem):
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, which no command does here.
         own: The own code that a user names for `teacher` and `weak`, by these names.
+        kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -360,10 +362,11 @@ class VectorProblem(Problem):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> None:
         if untaught:
             raise ConfigError("teachers of vectors are your own: there is nothing to teach here")
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.kept_teacher = settings, seed, kept
         teacher = ImageTeacher(
             ImageSettings(
                 name=settings.name,
@@ -372,6 +375,7 @@ class VectorProblem(Problem):
                 weak=settings.weak,
             ),
             own=own,
+            kept=kept,
         )
         if teacher.latent:
             raise ConfigError(
@@ -385,7 +389,7 @@ class VectorProblem(Problem):
         self.scores = VectorScores(self.data)
         if teacher.inner is not None:
             check_start(teacher.inner, settings.student, settings.rank, self.space.classes)
-        if settings.data is not None:
+        if settings.data is not None and kept is None:
             self.data.points  # noqa: B018 (a file that does not fit is refused here)
 
     def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
@@ -400,6 +404,13 @@ class VectorProblem(Problem):
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
         super().save(student, folder, about)
+
+    def kept(self) -> KeptTeacher:
+        return KeptTeacher.of(self._teacher.inner, self.space.classes)
+
+    @property
+    def origin(self) -> Origin | None:
+        return self._teacher.origin
 
 
 def evenly_spaced(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..storage.files import whole_file
+
 __all__ = ["COLOURS", "save_figure"]
 
 
@@ -16,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 def save_figure(figure: Figure, path: Path) -> Path:
     r"""Writes a figure whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.part")
-    figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
     return path

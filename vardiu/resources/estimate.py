@@ -158,7 +158,7 @@ def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
     if task.command == "distill":
-        probe(problem.known_teacher, *problem.data.reference(512))
+        probe(problem.data.unguided, *problem.data.reference(512))
         problem.hashes()
     return problem
 

@@ -209,9 +209,10 @@ def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:
 def probe_table(rows: Sequence[Probe]) -> Table:
     r"""Returns the table of a teacher's denoising error."""
     table = Table(box=None, header_style="bold")
-    for name in ("sigma", "squared error", "a linear denoiser's"):
+    for name in ("sigma", "squared error", "a linear denoiser's", "allowed", ""):
         table.add_column(name, justify="right")
     for row in rows:
         error = f"{row.error:.4g} ± {row.deviation:.2g}"
-        table.add_row(f"{row.sigma:.3g}", error, f"{row.linear:.4g}")
+        numbers = f"{row.sigma:.3g}", error, f"{row.linear:.4g}", f"{row.allowed:.4g}"
+        table.add_row(*numbers, row.status)
     return table

@@ -2,8 +2,11 @@ r"""What ends a command: one clear message and an exit status."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -17,6 +20,38 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["vardiu", *arguments])
 
 
+@contextlib.contextmanager
+def short_warnings() -> Iterator[None]:
+    r"""Has the warnings of this package be one line, without the code that they come from."""
+    full, own = warnings.formatwarning, str(Path(__file__).parent.parent)
+
+    def form(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if filename.startswith(own):
+            return f"warning: {message}\n"
+        return full(message, category, filename, lineno, line)
+
+    warnings.formatwarning = form
+    try:
+        yield
+    finally:
+        warnings.formatwarning = full
+
+
+def print_plainly(console: Console, text: str) -> None:
+    r"""Prints a message as it is: on lines as they are, and with control characters, which a
+    terminal would obey, written out."""
+    safe = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+    console.print(safe, highlight=False, markup=False, soft_wrap=True)
+
+
 def guarded(
     function: Callable[[list[str]], None],
     name: str,
@@ -25,15 +60,20 @@ def guarded(
 ) -> int:
     r"""Runs a command; what a user can cure ends in one clear message."""
     try:
-        function(arguments)
+        with short_warnings():
+            function(arguments)
     except Interrupted as error:
         again = command_line([name, *arguments])
-        errors.print(f"{error}, and saved. To go on: {again}", highlight=False, soft_wrap=True)
+        print_plainly(errors, f"{error}, and saved. To go on: {again}")
+        return 130
+    except KeyboardInterrupt:
+        again = command_line([name, *arguments])
+        print_plainly(errors, f"stopped. What was saved before is kept. To go on: {again}")
         return 130
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
-        errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_plainly(errors, f"vardiu {name}: {error}")
         return 2
     except (Diverged, ExportError, OSError) as error:
-        errors.print(f"vardiu {name}: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_plainly(errors, f"vardiu {name}: {error}")
         return 1
     return 0

@@ -2,12 +2,12 @@ r"""What a run was made from, and whether it is still there: teacher, data, prom
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, shown
 from ..problems.base import Input
+from ..storage.bounded import read_json
 from ..storage.run_folder import RunFolder
 
 __all__ = ["kept_provenance", "refuse_changed_inputs"]
@@ -20,13 +20,13 @@ def kept_provenance(folder: RunFolder) -> dict[str, Any]:
         RunError: It is missing or damaged.
     """
     file = folder.file("provenance.json")
-    cure = f"move {folder.path} away and start anew, or bring the file back from a copy"
+    cure = f"move {shown(folder.path)} away and start anew, or bring the file back from a copy"
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} is missing or damaged: {cure}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("sha256"), dict):
-        raise RunError(f"{file} must be an object with the group sha256: {cure}")
+        found: dict[str, Any] = read_json(file, error=RunError)
+    except RunError as error:
+        raise RunError(f"{error}: {cure}") from error
+    if not isinstance(found.get("sha256"), dict):
+        raise RunError(f"{shown(file)} must be an object with the group sha256: {cure}")
     return found
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
-from ..errors import ConfigError, known, nearest
+from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
 from ..problems.base import Judged, Problem
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
+from ..problems.kept import KeptTeacher
 from ..problems.vectors import VectorProblem
 from ..settings.fields import (
     DensitySettings,
@@ -24,7 +23,8 @@ from ..settings.fields import (
     Training,
     VectorSettings,
 )
-from ..settings.parse import from_mapping
+from ..settings.parse import from_mapping, refuse_not_finite
+from ..storage.bounded import read_yaml
 from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
 from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points, rows_of
@@ -66,6 +66,7 @@ class ProblemClass(Protocol):
         *,
         untaught: bool = False,
         own: Mapping[str, OwnCode] = {},
+        kept: KeptTeacher | None = None,
     ) -> Problem:
         r"""Returns a problem."""
 
@@ -93,7 +94,7 @@ class RunSettings:
     seed: int = 0
     """The seed of the networks, the noise and the data's order."""
     device: str = "auto"
-    """Where to train: auto, cpu, cuda, cuda:1, ..."""
+    """Where to train: auto, cpu, gpu (CUDA, or MPS), cuda, cuda:1, ..."""
     threads: int = 0
     """Threads of torch on a CPU; 0 leaves torch's own choice."""
     reports: int = 40
@@ -150,6 +151,10 @@ class Task:
         return method_of(self.command, self.method) if self.code is None else self.code.method
 
     def __post_init__(self) -> None:
+        refuse_not_finite(self.settings, "method.")
+        refuse_not_finite(self.run, "run.")
+        # A student may be asked at infinite noise; nothing else has a meaning there.
+        refuse_not_finite(self.problem, "problem.", may_be_infinite=("problem.sigma",))
         pairs = getattr(self.settings, "pairs", None)
         sizes = {"batch": self.settings.batch}
         if pairs is not None and pairs.pairs:
@@ -285,15 +290,8 @@ def load_task(
         ConfigError: The file is missing, is not YAML, or holds an unknown setting; or its method
             is from a file that the command line does not name, or that was changed since.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}: {getattr(error, 'problem', '')}"
-        raise ConfigError(f"{path} is not YAML{where}; give a run's config.yaml") from error
-    return task_of(values, str(path), codes, own=own, accept_changed=accept_changed)
+    values = read_yaml(path, object)
+    return task_of(values, shown(path), codes, own=own, accept_changed=accept_changed)
 
 
 def task_of(
@@ -313,15 +311,41 @@ def task_of(
         ConfigError: It holds something else, or an unknown setting; or its method is from a file
             that is not among `codes`, or that was changed since.
     """
+    try:
+        return _task_of(values, where, codes, own, accept_changed)
+    except ConfigError as error:
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _task_of(
+    values: Any,  # noqa: ANN401 (what a file holds)
+    where: str,
+    codes: Sequence[Code],
+    own: Mapping[str, OwnCode],
+    accept_changed: bool,
+) -> Task:
     parts = ("command", "preset", "code", "method", "problem", "run")
     if not isinstance(values, dict) or not set(values) <= set(parts):
         raise ConfigError(
             f"{where} must hold the groups {', '.join(parts)}, as a run's config.yaml"
         )
-    method, problem = dict(values.get("method", {})), dict(values.get("problem", {}))
-    command, name = values.get("command", "distill"), method.pop("name", "")
-    kind = problem.pop("kind", "")
+    method, problem, run = (group_of(values, name) for name in ("method", "problem", "run"))
+    words = {
+        "command": values.get("command", "distill"),
+        "preset": values.get("preset", ""),
+        "method.name": method.pop("name", ""),
+        "problem.kind": problem.pop("kind", ""),
+    }
+    for word, value in words.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{word} must be a word, got {shown(value)}")
+    command, preset, name, kind = words.values()
+    if command not in ("distill", "teach"):
+        raise ConfigError(f"command must be distill or teach, got {shown(command)}")
     if kind not in PROBLEM_KINDS:
+        kind = shown(kind)
         raise ConfigError(f"unknown problem.kind {kind!r}; {nearest(kind, PROBLEM_KINDS)}")
     kept = kept_code(values, where)
     code = None
@@ -331,14 +355,26 @@ def task_of(
     refuse_older_settings(method, chosen.settings, where)
     return Task(
         command=command,
-        preset=values.get("preset", ""),
+        preset=preset,
         problem=from_mapping(PROBLEM_KINDS[kind], problem, "problem."),
         method=name,
         settings=from_mapping(chosen.settings, method, "method."),
-        run=from_mapping(RunSettings, values.get("run", {}), "run."),
+        run=from_mapping(RunSettings, run, "run."),
         code=code,
         own=begun_with(own, kept, where, accept_changed=accept_changed),
     )
+
+
+def group_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    r"""Returns a group of settings; an empty one where there is none.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    group = values.get(name, {})
+    if not isinstance(group, Mapping):
+        raise ConfigError(f"{name} must be a group of settings, got {shown(group)}")
+    return dict(group)
 
 
 def kept_code(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -390,8 +426,13 @@ def refuse_older_settings(values: Mapping[str, Any], settings: type, where: str)
             )
 
 
-def problem_of(task: Task) -> Problem:
-    r"""Returns the problem of a task; a teacher's own problem asks for no teacher."""
+def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
+    r"""Returns the problem of a task; a teacher's own problem asks for no teacher.
+
+    Arguments:
+        task: The task.
+        kept: What its finished run keeps of the teacher, which is then read when it is asked for.
+    """
     cls = PROBLEMS[type(task.problem)]
     untaught = task.command == "teach"
-    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own)
+    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)

@@ -12,7 +12,7 @@ from .. import models
 from ..denoisers.base import Denoiser
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
-from ..teachers.probe import probe
+from ..teachers.probe import measured
 from .events import (
     Broadcaster,
     FinalMeasurementStarted,
@@ -60,7 +60,7 @@ def ship_teacher(run: Execution) -> None:
     problem.teacher = teacher
     data = problem.data.reference(512)
     with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
-        rows = probe(teacher, *data)
+        rows = measured(teacher, *data)
     run.broadcast(TeacherProbed(rows))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
     source = problem.teacher_source()

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, Interrupted
 from .checkpoints import load_state, save_state
-from .files import write_text_atomic
+from .files import open_unlinked, write_text_atomic
 from .interrupts import wish_to_stop
 
 __all__ = ["Artefacts", "Portion", "RehearsedArtefacts"]
@@ -204,6 +205,6 @@ def joined(parts: list[Any]) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     r"""Waits until no other process works in a folder; the system lifts the lock if one dies."""
-    with (folder / ".lock").open("a") as file:
+    with os.fdopen(open_unlinked(folder / ".lock", os.O_WRONLY), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -9,10 +9,13 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
+from .bounded import read_json
 
 __all__ = ["Checkpoints", "digest_of_file", "encode_state", "load_state", "save_state"]
 
@@ -122,7 +126,7 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
             raise ValueError(f"a key of the state must be fit for a file's name, got {part!r}")
     if folder.exists():
         raise FileExistsError(f"{folder} exists: a checkpoint is never overwritten")
-    partial = folder.parent / f".{folder.name}.tmp-{os.getpid()}"
+    partial = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{platform.node() or 'here'}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -142,15 +146,40 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
         _flush(partial)
         partial.rename(folder)
         _flush(folder.parent)
-    except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint {folder} could not be written ({error}). Earlier ones are kept. "
-            "Free some space or choose a folder that can be written, then run the command again"
-        ) from error
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+            raise FileExistsError(f"{folder} exists: a checkpoint is never overwritten") from error
+        raise CheckpointError(unwritten(folder, error)) from error
+    except (RuntimeError, SafetensorError, CheckpointError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(unwritten(folder, error)) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def unwritten(folder: Path, error: Exception) -> str:
+    r"""Returns the message for a checkpoint that could not be written."""
+    return (
+        f"the checkpoint {folder} could not be written ({error}). Earlier ones are kept. "
+        "Free some space or choose a folder that can be written, then run the command again"
+    )
+
+
+def is_left_behind(partial: Path) -> bool:
+    r"""Whether an unfinished checkpoint is of a process that has died: one of another machine is
+    taken to be alive."""
+    pid, _, node = partial.name.rpartition(".tmp-")[2].partition("-")
+    if not pid.isdigit() or node not in ("", platform.node() or "here"):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()
 
 
 def _verify(folder: Path) -> None:
@@ -158,11 +187,14 @@ def _verify(folder: Path) -> None:
     path = folder / "manifest.json"
     cure = f"Delete {folder}, and an earlier checkpoint is taken"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path, error=CheckpointError)
         files = {"state.json": manifest["files"]["state.json"], **manifest["files"]}
         version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({error}). {cure}") from error
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{shown(path)} is missing or damaged ({error}). {cure}") from error
+    odd = [name for name in files if name != Path(name).name or name in (".", "..")]
+    if odd:
+        raise CheckpointError(f"{shown(path)} names a file elsewhere, {shown(odd[0])}. {cure}")
     if version != FORMAT:
         raise CheckpointError(f"{path} must be of format {FORMAT}, got {version!r}. {cure}")
     for name, expected in files.items():
@@ -184,12 +216,16 @@ def load_state(folder: str | Path, device: str = "cpu") -> dict[str, Any]:
     """
     folder = Path(folder)
     _verify(folder)
-    structure = json.loads((folder / "state.json").read_text())
+    path = folder / "state.json"
+    structure = read_json(path, bound="state bytes", error=CheckpointError)
     state = {}
-    for part, value in structure.items():
-        path = folder / f"{part}.safetensors"
-        tensors = load_file(path, device=device) if path.is_file() else {}
-        state[part] = _decode(value, tensors)
+    try:
+        for part, value in structure.items():
+            weights = folder / f"{Path(part).name}.safetensors"
+            tensors = load_file(weights, device=device) if weights.is_file() else {}
+            state[part] = _decode(value, tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{shown(path)} is no state: {shown(str(error))}") from error
     return state
 
 
@@ -218,7 +254,8 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         r"""Writes a checkpoint, then removes what is older than the newest `keep`.
 
-        A damaged checkpoint of the same step is set aside first, under another name. Those of
+        Several processes may save the same step to one folder: the first one's is kept. A damaged
+        checkpoint of the same step is set aside first, under another name. Those of
         later steps, which `newest` skipped, are not counted: they never push this one out.
 
         Raises:
@@ -227,17 +264,21 @@ class Checkpoints:
         path = self.path(step)
         # The leavings of dead writers go first: they may be what fills the disk.
         for partial in self.folder.glob(".*.tmp-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+            if is_left_behind(partial):
+                shutil.rmtree(partial, ignore_errors=True)
         try:
             if path.exists():
                 try:
                     _verify(path)
                     return path
                 except CheckpointError:
-                    path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
-            save_state(path, state)
+                    with contextlib.suppress(FileNotFoundError):  # another process was first
+                        path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
+            with contextlib.suppress(FileExistsError):  # another process was first
+                save_state(path, state)
             for old in [s for s in self.steps() if s <= step][: -self.keep]:
-                shutil.rmtree(self.path(old))
+                with contextlib.suppress(FileNotFoundError):  # another process was first
+                    shutil.rmtree(self.path(old))
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder} cannot be tidied ({error}). Make it writable, then run the "

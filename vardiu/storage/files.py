@@ -6,10 +6,71 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_bytes_atomic", "write_text_atomic"]
+from ..errors import ConfigError, shown
+
+__all__ = [
+    "append_line",
+    "new_file",
+    "open_unlinked",
+    "whole_file",
+    "write_bytes_atomic",
+    "write_text_atomic",
+]
+
+
+def open_unlinked(path: str | Path, flags: int) -> int:
+    r"""Opens a file of a run, made if it is not there, and never through a link.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+    """
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o644)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    r"""Appends a line to a file, never through a link."""
+    with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
+        file.write(line + "\n")
+
+
+def new_file(path: str | Path, option: str = "--out") -> Path:
+    r"""Returns a path where nothing is yet, not even a link to nothing.
+
+    Raises:
+        ConfigError: Something is there.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise ConfigError(
+            f"{shown(path)} exists, and is not written over; give another with {option}"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    r"""Gives a path to write to, of the same suffix; what was written there gets its name.
+
+    A link in the file's place is replaced, and none is followed. Nothing is left of a failure.
+    """
+    path = Path(path)
+    descriptor, partial = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
+    )
+    os.close(descriptor)
+    try:
+        yield Path(partial)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:

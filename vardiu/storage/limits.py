@@ -33,6 +33,12 @@ LIMITS: Mapping[str, Limit] = {
     "settings bytes": Limit(
         2**24, "bytes of a JSON or YAML file of settings", "The longest known ones have 100 kB."
     ),
+    "log bytes": Limit(
+        2**28, "bytes of a run's log", "A report has some kilobytes, a run some thousand reports."
+    ),
+    "state bytes": Limit(
+        2**28, "bytes of a checkpoint's state.json", "It names each tensor once."
+    ),
     "settings depth": Limit(
         100, "levels of lists and mappings in JSON or YAML", "Honest settings have ten."
     ),
@@ -104,6 +110,9 @@ LIMITS: Mapping[str, Limit] = {
         2**17,
         "positions of a transformer, by its sample and patch sizes",
         "The largest known ones have 65,536; a table of them is computed.",
+    ),
+    "weights header bytes": Limit(
+        2**27, "bytes of the names in a file of weights", "safetensors' own limit is 100 MB."
     ),
     "pickle opcodes": Limit(2_000_000, "opcodes of a pickle", "A published network has 50,000."),
     "pickle tuple values": Limit(

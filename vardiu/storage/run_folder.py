@@ -13,10 +13,22 @@ from typing import Any, Literal
 
 import yaml
 
-from ..errors import RunError
-from .files import write_text_atomic
+from ..errors import RunError, shown
+from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
+from .files import open_unlinked, write_text_atomic
 
 __all__ = ["RunFolder"]
+
+
+# Of a row of a log: what is a number wherever it stands.
+COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_rows")
+
+
+# The fields of a metric.
+NEEDED = {"name", "value", "error", "n", "higher_is_better"}
+
+
+WORDS = {"note", "reference", "features"}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (YAML)
@@ -37,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._made: list[Path] = []
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -66,7 +79,11 @@ class RunFolder:
                 self._write_config(plain)
                 return "new"
             if names:
-                rows = [f"  {k}: there {theirs.get(k)!r}, now {ours.get(k)!r}" for k in names]
+                rows = [
+                    f"  {shown(k)}: there {shown_value(theirs.get(k))}, "
+                    f"now {shown_value(ours.get(k))}"
+                    for k in names
+                ]
                 raise RunError(
                     f"{self.path} holds another run, whose settings differ:\n"
                     + "\n".join(rows)
@@ -92,24 +109,22 @@ class RunFolder:
         ours = {"config.yaml", "provenance.json", "artefacts", ".lock"}
         if any(path.name not in ours for path in self.path.iterdir()):
             return False
-        text = self.file("config.yaml").read_text()
+        text = read_text(self.file("config.yaml"), error=RunError)
         return text == yaml.safe_dump(self.config(), sort_keys=False)
 
     def config(self) -> dict[str, Any]:
         r"""Returns the run's settings.
 
         Raises:
-            RunError: There is no run here, or its file is not YAML.
+            RunError: There is no run here, or its file is damaged.
         """
         if not self.exists:
             raise RunError(
                 f"{self.path} holds no run (no config.yaml); give a folder that "
                 "`vardiu distill` or `vardiu teach` wrote"
             )
-        try:
-            return yaml.safe_load(self.file("config.yaml").read_text())
-        except yaml.YAMLError as error:
-            raise RunError(f"{self.file('config.yaml')} is not YAML: {error}") from error
+        found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
+        return found
 
     def _refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
@@ -131,9 +146,11 @@ class RunFolder:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
         self._refuse_foreign()
+        self._refuse_links()
+        self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = self.file(".lock").open("a+")
+            file = os.fdopen(open_unlinked(self.file(".lock"), os.O_RDWR), "r+")
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror}). "
@@ -154,6 +171,31 @@ class RunFolder:
             file.flush()
             yield
 
+    def remove_if_bare(self) -> None:
+        r"""Removes the folder, and what `lock` made above it, if nothing was trained or made here:
+        a start that fails leaves nothing behind."""
+        ours = {"config.yaml", "provenance.json", ".lock"}
+        if not self._made or any(path.name not in ours for path in self.path.iterdir()):
+            return
+        for name in ours:
+            self.file(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else put something there
+            for folder in self._made:
+                folder.rmdir()
+
+    def _refuse_links(self) -> None:
+        r"""Raises a `RunError` if something in the folder is a link: nothing is written through
+        one, to where it was not asked to be written."""
+        for place, folders, files in os.walk(self.path):
+            for name in [*folders, *files]:
+                path = Path(place) / name
+                if path.is_symlink():
+                    raise RunError(
+                        f"{shown(path)} is a link, and nothing in a run's folder is written "
+                        "through a link: put what it leads to in its place, or give another "
+                        "folder with --out"
+                    )
+
     # ------------------------------------------------------------------ log
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -164,7 +206,8 @@ class RunFolder:
             clean[key] = None
         if bad:
             clean["nonfinite"] = bad
-        with self.file("metrics.jsonl").open("ab+") as file:
+        flags = os.O_RDWR | os.O_APPEND
+        with os.fdopen(open_unlinked(self.file("metrics.jsonl"), flags), "ab+") as file:
             file.seek(max(0, file.tell() - 1))
             if file.read(1) not in (b"", b"\n"):  # a crash cut the last line short
                 file.seek(0)
@@ -183,13 +226,13 @@ class RunFolder:
         if not path.is_file():
             return []
         # What follows the last line break is empty, or was cut short.
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = read_bytes(path, "log bytes", RunError).split(b"\n")
         rows = []
         for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise RunError(f"{path}, line {number} is damaged: {error}") from error
+            where = f"{shown(path)}, line {number}"
+            row = parsed_json(decoded_text(line, where, RunError), where, RunError)
+            refuse_odd_row(row, where)
+            rows.append(row)
         return rows
 
     def truncate_metrics(self, stage: str, step: int) -> None:
@@ -204,6 +247,60 @@ class RunFolder:
         write_text_atomic(self.file("result.json"), json.dumps(summary, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        r"""Returns what `finish` wrote, or `None`."""
+        r"""Returns what `finish` wrote, or `None`.
+
+        Raises:
+            RunError: The file is damaged.
+        """
         path = self.file("result.json")
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found: dict[str, Any] = read_json(path, error=RunError)
+        refuse_odd_result(found, shown(path))
+        return found
+
+
+def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
+    r"""Raises a `RunError` if something is no row of a log."""
+    good = isinstance(row, Mapping) and isinstance(row.get("stage", ""), str)
+    good = good and is_number(row.get("step"))
+    # What was not finite was written as null.
+    good = good and all(row[key] is None or is_number(row[key]) for key in COUNTERS if key in row)
+    if not good:
+        raise RunError(f"{where} is damaged: it is no row of a log, got {shown(row)}")
+
+
+def refuse_odd_result(result: Mapping[str, Any], where: str) -> None:
+    r"""Raises a `RunError` if something is not what a finished run has measured."""
+    cure = "Move the run away, or bring the file back from a copy"
+    metrics, cost = result.get("metrics", []), result.get("cost", {})
+    reference = result.get("reference", {})
+    if not (isinstance(metrics, list) and isinstance(cost, Mapping)):
+        raise RunError(f"{where} is damaged: metrics must be a list and cost a group. {cure}")
+    if not isinstance(reference, Mapping) or not isinstance(reference.get("metrics", []), list):
+        raise RunError(f"{where} is damaged: reference must be a group with metrics. {cure}")
+    odd = [row for row in (*metrics, *reference.get("metrics", ())) if not is_metric(row)]
+    if odd:
+        raise RunError(f"{where} is damaged: {shown(odd[0])} is no metric. {cure}")
+    if not all(is_number(value) for value in cost.values()):
+        raise RunError(f"{where} is damaged: its cost must hold numbers. {cure}")
+
+
+def is_metric(row: Any) -> bool:  # noqa: ANN401 (JSON)
+    r"""Whether a value of JSON is the row of a metric, see `vardiu.metrics.Metric`."""
+    if not isinstance(row, Mapping) or not NEEDED <= set(row) <= NEEDED | WORDS:
+        return False
+    numbers = is_number(row["value"]) and (row["error"] is None or is_number(row["error"]))
+    words = isinstance(row["name"], str) and all(isinstance(row.get(w, ""), str) for w in WORDS)
+    direction = row["higher_is_better"]
+    return numbers and words and is_number(row["n"]) and isinstance(direction, bool | None)
+
+
+def shown_value(value: Any) -> str:  # noqa: ANN401 (YAML)
+    r"""Returns a setting as messages have it; a text in quotes."""
+    return repr(shown(value)) if isinstance(value, str) else shown(value)
+
+
+def is_number(value: Any) -> bool:  # noqa: ANN401 (JSON)
+    r"""Whether a value of JSON is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

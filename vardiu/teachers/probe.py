@@ -1,22 +1,40 @@
 r"""Does a teacher denoise? A check of a few calls, before hours are spent on it.
 
-On data of variance :math:`v` a dimension, the best *linear* denoiser has the error
+At each noise level the teacher's squared error a dimension is compared with that of a *linear*
+denoiser of the same data, which anybody can have: the best of all has no more. The linear
+denoiser is
 
-.. math:: \frac{v \sigma^2}{v + \sigma^2}
+.. math:: m + \Sigma (\Sigma + \sigma^2 I)^{-1} (x_t - m)
 
-at each noise level, and the best of all has less. A network whose error is much above that does
-not denoise: its prediction type, its scaling or its weights are wrong.
+with mean and covariance of one half of the samples, shrunk as Ledoit and Wolf have it; its error
+is that on the other half, the mean over both ways. Where few samples are worse than none of it,
+the linear denoiser that scales every value alike takes its place, of error
+:math:`v \sigma^2 / (v + \sigma^2)` for data of variance :math:`v` a dimension.
+
+=====  ============================================================================================
+ok     the error is at most 1.1 times the linear denoiser's
+weak   it is at most what is *allowed*: 1.5 times the linear denoiser's, or a hundredth of
+       :math:`v`; more a hundredth of the noise's variance where the network predicts noise
+fails  it is more: the prediction type, the scaling or the weights are wrong
+=====  ============================================================================================
+
+An error counts less three of its standard errors.
 
 A network that predicts noise is judged by the error of that noise where the level is great: the
 mean is the noisy sample less :math:`\sigma` times the prediction, so that an error of a hundredth
 in the prediction, which no sampler minds, is one of 1.6 in the mean at :math:`\sigma = 157`, where
-the linear schedule of DDPM ends.
+the linear schedule of DDPM ends. Such a level is weak: samplers come through it, and no student
+should be asked there.
+
+References:
+    | A well-conditioned estimator for large-dimensional covariance matrices (Ledoit and Wolf,
+    | 2004), https://doi.org/10.1016/S0047-259X(03)00096-4
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,49 +42,88 @@ from torch import Tensor
 
 from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
 from ..denoisers.base import Denoiser
-from ..errors import NotADenoiser
+from ..errors import ConfigError, NotADenoiser
 from ..functional.tensors import expand_like
 
-__all__ = ["Probe", "checked", "probe"]
+__all__ = [
+    "LinearDenoiser",
+    "Probe",
+    "Rule",
+    "checked",
+    "innermost",
+    "measured",
+    "probe",
+    "verdict",
+]
+
+
+# Fewer samples have no standard error that is one.
+FEWEST = 8
+
+
+class Rule(NamedTuple):
+    r"""What is accepted.
+
+    Arguments:
+        factor: How many times the linear denoiser's error is still accepted.
+        floor: The error that what the network predicts may have at any level, as a share of the
+            data's variance, or of the noise's where it predicts noise: no network is exact.
+        ok: How many times the linear denoiser's error is as good as it.
+        errors: How many standard errors are taken off an error.
+    """
+
+    factor: float = 1.5
+    floor: float = 0.01
+    ok: float = 1.1
+    errors: float = 3.0
 
 
 class Probe(NamedTuple):
-    r"""The denoising error at a level, its standard error, and the best linear denoiser's."""
+    r"""What was found at a level.
+
+    Attributes:
+        sigma: The level.
+        error: The teacher's squared error, a mean over samples and dimensions.
+        deviation: Its standard error.
+        linear: The error of a linear denoiser.
+        allowed: The error that is accepted.
+        status: `"ok"`, `"weak"` or `"fails"`, see the module.
+    """
 
     sigma: float
     error: float
     deviation: float
     linear: float
+    allowed: float
+    status: str
 
 
 @torch.no_grad()
-def probe(
+def measured(
     teacher: Denoiser,
     x: Tensor,
     cond: Mapping[str, Tensor] | None = None,
     *,
     levels: int = 7,
-    factor: float = 1.5,
-    floor: float = 0.01,
+    rule: Rule | None = None,
     seed: int = 0,
 ) -> list[Probe]:
-    r"""Measures the denoising error against the noise level, and refuses what does not denoise.
+    r"""Measures the denoising error against the noise level.
 
     Arguments:
         teacher: The teacher.
         x: Clean samples of its data, with shape :math:`(B, *)`.
         cond: Their conditions.
         levels: The number of levels, log-spaced over the teacher's range.
-        factor: How much worse than the best linear denoiser is still accepted.
-        floor: The error that what the network predicts may have at any level, as a share of the
-            data's variance, or of the noise's where it predicts noise: no network is exact.
+        rule: What is accepted; `Rule()` by default.
         seed: The seed of the noise.
 
     Returns:
-        One row for each level: errors are means over dimensions of squared differences.
+        One row for each level.
 
     Raises:
-        NotADenoiser: An output is not finite, has another shape, or the error is too large.
+        NotADenoiser: An output is not finite, or has another shape.
+        ConfigError: The samples cannot judge anybody: they are too few, or all the same.
         ValueError: The levels of the teacher are not a finite range.
     """
     low, high = teacher.sigma_min, teacher.sigma_max
@@ -75,28 +132,120 @@ def probe(
             f"the teacher must state 0 < sigma_min < sigma_max, got sigma_min={low:g}, "
             f"sigma_max={high:g}"
         )
-    variance = (x - x.mean(0)).square().mean().item()
+    rule = rule or Rule()
+    linear = LinearDenoiser(x)
+    gain = innermost(teacher).noise_gain
     # Data drawn with a small seed of their own must not meet the same numbers again as noise.
     generator = torch.Generator(x.device).manual_seed(seed + 0x9E3779B9)
     rows = []
     first, last = torch.tensor([low, high]).log10().tolist()
     for sigma in torch.logspace(first, last, levels).tolist():
         errors = _errors(teacher, x, cond or {}, sigma, generator)
-        deviation = (errors.std() / len(x) ** 0.5).item()
-        linear = variance * sigma**2 / (variance + sigma**2)
-        rows.append(Probe(sigma, errors.mean().item(), deviation, linear))
-    network = _innermost(teacher)
-    for row in rows:
-        allowed = max(factor * row.linear, floor * variance)
-        allowed += floor * network.noise_gain(row.sigma) ** 2
-        if row.error - 3 * row.deviation > allowed:
-            raise NotADenoiser(
-                f"the teacher does not denoise: at sigma={row.sigma:.3g} its squared error is "
-                f"{row.error:.3g} a dimension, a linear denoiser reaches {row.linear:.3g}. Is it "
-                "a prediction of noise or velocity, taken for one of the clean sample? Are its "
-                "weights loaded, and the data scaled as in its training?"
-            )
+        error, deviation = errors.mean().item(), (errors.std() / len(x) ** 0.5).item()
+        best = linear.error(sigma)
+        allowed = max(rule.factor * best, rule.floor * linear.variance)
+        allowed += rule.floor * gain(sigma) ** 2
+        sure = error - rule.errors * deviation
+        status = "ok" if sure <= rule.ok * best else "weak" if sure <= allowed else "fails"
+        rows.append(Probe(sigma, error, deviation, best, allowed, status))
     return rows
+
+
+def probe(
+    teacher: Denoiser,
+    x: Tensor,
+    cond: Mapping[str, Tensor] | None = None,
+    *,
+    levels: int = 7,
+    rule: Rule | None = None,
+    seed: int = 0,
+) -> list[Probe]:
+    r"""Measures the denoising error, see `measured`, and refuses what does not denoise.
+
+    Raises:
+        NotADenoiser: The error is too large at a level; the error holds the rows. Or an output is
+            not finite, or has another shape.
+        ConfigError: The samples cannot judge anybody.
+        ValueError: The levels of the teacher are not a finite range.
+    """
+    rows = measured(teacher, x, cond, levels=levels, rule=rule, seed=seed)
+    failed = next((row for row in rows if row.status == "fails"), None)
+    if failed is not None:
+        raise NotADenoiser(
+            f"the teacher does not denoise: at sigma={failed.sigma:.3g} its squared error is "
+            f"{failed.error:.3g} a dimension, a linear denoiser reaches {failed.linear:.3g}, "
+            f"allowed is {failed.allowed:.3g}. Is it a prediction of noise or velocity, taken for "
+            "one of the clean sample? Are its weights loaded, and the data scaled as in its "
+            "training?",
+            rows,
+        )
+    return rows
+
+
+class LinearDenoiser:
+    r"""The error of a linear denoiser, fitted to one half of samples and tried on the other.
+
+    Arguments:
+        x: Clean samples, with shape :math:`(B, *)`.
+
+    Attributes:
+        variance: The variance a dimension.
+
+    Raises:
+        ConfigError: There are too few samples, or they are all the same, or not finite.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        if len(x) < FEWEST:
+            raise ConfigError(
+                f"the teacher cannot be judged on {len(x)} clean samples: give at least {FEWEST} "
+                "(--data)"
+            )
+        flat = x.flatten(1).double()
+        self.variance = (flat - flat.mean(0)).square().mean().item()
+        same = bool((flat == flat[:1]).all())
+        if same or not 0 < self.variance < float("inf"):
+            what = "all the same" if same else "not all finite"
+            raise ConfigError(
+                f"the teacher cannot be judged: the {len(x)} clean samples are {what}; give "
+                "samples that differ (--data)"
+            )
+        halves = flat[0::2], flat[1::2]
+        self._fits = [_fit(a, b) for a, b in (halves, halves[::-1])]
+
+    def error(self, sigma: float) -> float:
+        r"""Returns the squared error a dimension at a level."""
+        v, s = self.variance, sigma**2
+        alike = v * s / (v + s)
+        fitted = [
+            ((1 - gain).square() * held + s * gain.square()).mean()
+            for eigenvalues, held in self._fits
+            for gain in [eigenvalues / (eigenvalues + s)]
+        ]
+        return min(alike, torch.stack(fitted).mean().item())
+
+
+def _fit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the shrunk eigenvalues of the covariance of one half of samples, and the mean
+    square of the other half along each of their directions, both of shape `(D,)`."""
+    n, d = a.shape
+    mean = a.mean(0)
+    a, b = a - mean, b - mean
+    rotation, root, _ = torch.linalg.svd(a.T, full_matrices=False)
+    eigenvalues = root.square() / n
+    average = eigenvalues.sum() / d
+    squares = eigenvalues.square().sum()
+    spread = (a.square().sum(1).square().sum() / n - squares) / n
+    distance = squares - d * average**2
+    share = (spread / distance).clamp(0, 1) if distance > 0 else torch.ones(())
+    eigenvalues = (1 - share) * eigenvalues + share * average
+    along = (b @ rotation).square().mean(0)
+    rest = d - len(eigenvalues)
+    if rest > 0:
+        left = (b.square().sum(1).mean() - along.sum()).clamp(min=0) / rest
+        eigenvalues = torch.cat([eigenvalues, (share * average).expand(rest)])
+        along = torch.cat([along, left.expand(rest)])
+    return eigenvalues, along
 
 
 def _errors(
@@ -128,18 +277,63 @@ def _errors(
     return (denoised - x).square().flatten(1).mean(1)
 
 
-def _innermost(teacher: Denoiser) -> Denoiser:
+def innermost(teacher: Denoiser) -> Denoiser:
+    r"""Returns the denoiser that guidance, prompts and the like are made of."""
     inner = getattr(teacher, "denoiser", None)
     while isinstance(inner, Denoiser):
         teacher, inner = inner, getattr(inner, "denoiser", None)
     return teacher
 
 
+# ---------------------------------------------------------------- in words
+
+
+def verdict(rows: Sequence[Probe]) -> str:
+    r"""Returns one sentence of a teacher that was not refused: where it denoises, and how well."""
+    weak = [row for row in rows if row.status == "weak"]
+    better = any(row.error + 3 * row.deviation < 0.95 * row.linear for row in rows)
+    if not weak and better:
+        return "it denoises."
+    parts = []
+    if weak:
+        worst = max(weak, key=lambda row: row.error / row.linear)
+        levels = ", ".join(f"{row.sigma:.3g}" for row in weak)
+        parts.append(
+            f"it is weak at sigma={levels}: at {worst.sigma:.3g} its error is {worst.error:.3g}, "
+            f"a linear denoiser's {worst.linear:.3g}. Train and ask students at other levels "
+            "(--levels.sigma-min, --levels.sigma-max, --sigma)."
+        )
+    if not better:
+        parts.append(
+            "At no level is it better than a linear denoiser: it is barely trained, or its data "
+            "are Gaussian."
+        )
+    return " ".join(parts)
+
+
+def _range(rows: Sequence[Probe], spread: float) -> tuple[Probe, Probe] | None:
+    r"""Returns the ends of the longest row of levels that pass, if it shows a denoiser.
+
+    Below the spread of the data whoever does nothing passes, and far above it whoever gives the
+    mean: one that denoises passes on both sides of it.
+    """
+    runs: list[list[Probe]] = [[]]
+    for row in rows:
+        if row.status == "fails":
+            runs.append([])
+        else:
+            runs[-1].append(row)
+    longest = max(runs, key=len)
+    if not longest or not longest[0].sigma < spread < longest[-1].sigma:
+        return None
+    return longest[0], longest[-1]
+
+
 def _readings(
     teacher: Denoiser, x: Tensor, draw: Callable[[], Tensor] | None
 ) -> Generator[tuple[str, Denoiser, Tensor]]:
     r"""Yields what may have been meant instead, with the denoiser and the data of it."""
-    inner = _innermost(teacher)
+    inner = innermost(teacher)
     if isinstance(inner, AdaptedDenoiser):
         told = inner.prediction
         try:
@@ -175,7 +369,8 @@ def checked(
 
     Raises:
         NotADenoiser: It does not denoise; the message says which other reading of it would, if
-            one does.
+            one does, or at which levels it does.
+        ConfigError: The samples cannot judge anybody.
     """
     try:
         return probe(teacher, x, cond)
@@ -186,8 +381,18 @@ def checked(
                     probe(other, data, cond)
                 except NotADenoiser:
                     continue
-                raise NotADenoiser(f"{error} It would denoise if {words}.") from error
+                again = f"{error} It would denoise if {words}."
+                raise NotADenoiser(again, error.rows) from error
+        ends = _range(error.rows, LinearDenoiser(x).variance ** 0.5)
+        if ends is not None:
+            low, high = (f"{row.sigma:.3g}" for row in ends)
+            raise NotADenoiser(
+                f"{error} It denoises from sigma={low} to {high}, and not beyond: where the "
+                f"teacher is made, state sigma_min={low} and sigma_max={high}.",
+                error.rows,
+            ) from error
         raise NotADenoiser(
             f"{error} No other reading of its output or its data denoises either: most likely the "
-            "weights are not those of a trained network, or are not of this architecture."
+            "weights are not those of a trained network, or are not of this architecture.",
+            error.rows,
         ) from error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError
-from . import diffusers, edm, functions, saved
+from . import diffusers, edm, functions, saved, unread
 
 __all__ = ["READERS", "Reader", "load"]
 
@@ -55,5 +55,8 @@ def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin 
     for plugin in READERS.values():
         if plugin.matches(source):
             return plugin.load(source, **options)
+    found = unread.explained(source)
+    if found is not None:
+        raise ConfigError(found)
     known = "; ".join(plugin.about for plugin in READERS.values())
     raise ConfigError(f"no teacher can be read from {source!r}. What can be read: {known}")

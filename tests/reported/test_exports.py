@@ -1,0 +1,171 @@
+"""Exports of what people really have: half-precision pipelines, images that are not square, pixels'
+networks of latents; and a card that the hub's own reader takes and whose lines run to a picture."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import diffusers
+import pipelines
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from small import autoencoder, unet
+
+from vardiu.denoisers.consistency import ConsistencyDenoiser
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError
+from vardiu.export import EXPORTS, card, export
+from vardiu.export.diffusers import to_diffusers
+from vardiu.nn import MLP, UNet
+from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.pushforward import Pushforward
+from vardiu.teachers.readers import load
+
+
+@pytest.fixture(autouse=True)
+def single():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_pipeline_saved_in_half_precision_is_exported(tmp_path, kind):
+    pipeline = pipelines.stable(tmp_path / "whole")
+    pipeline.to(kind).save_pretrained(tmp_path / "half")
+    teacher = load(str(tmp_path / "half"))
+    student = OneStep(teacher.trainable_copy().eval())
+    assert to_diffusers(student, tmp_path / "out", teacher.origin) < 1e-5
+
+
+def test_a_network_of_pixels_on_latents_is_an_ldm_pipeline(tmp_path):
+    parts = autoencoder(), unet(classes=0, channels=4), diffusers.DDIMScheduler(clip_sample=False)
+    diffusers.LDMPipeline(*parts).save_pretrained(tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    student = OneStep.like(teacher).eval()
+    assert to_diffusers(student, tmp_path / "out", teacher.origin) < 1e-5
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert isinstance(loaded, diffusers.LDMPipeline)
+    calls = []
+    loaded.unet.register_forward_hook(lambda module, inputs, output: calls.append(inputs[1]))
+    loaded()  # nothing said of steps
+    assert len(calls) == 1 and int(calls[0]) == teacher.coordinates.place(student.sigma)
+
+
+def change(path, **settings):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def test_images_that_are_not_square_are_refused_where_stock_diffusers_makes_none(tmp_path):
+    pipelines.pixels(tmp_path / "teacher", classes=0)
+    change(tmp_path / "teacher" / "unet" / "config.json", sample_size=[16, 8])
+    teacher = load(str(tmp_path / "teacher"))
+    assert teacher.shape == (1, 16, 8)
+    with pytest.raises(ConfigError, match="make square images, and the student's are 16 by 8"):
+        to_diffusers(OneStep.like(teacher).eval(), tmp_path / "out", teacher.origin)
+    assert not (tmp_path / "out").exists()
+
+
+def test_stable_diffusion_need_not_be_square(tmp_path):
+    pipelines.stable(tmp_path / "teacher")
+    change(tmp_path / "teacher" / "unet" / "config.json", sample_size=[16, 8])
+    teacher = load(str(tmp_path / "teacher"))
+    assert teacher.shape == (4, 16, 8)
+    student = OneStep.like(teacher).eval()
+    assert to_diffusers(student, tmp_path / "out", teacher.origin) < 1e-5
+
+
+def test_students_of_more_calls_and_consistency_functions_have_their_own_reason(tmp_path):
+    pipelines.pixels(tmp_path / "teacher", classes=0)
+    teacher = load(str(tmp_path / "teacher"))
+    consistency = ConsistencyDenoiser(teacher)
+    for student, words in (
+        (FewStep(teacher, [2.5, 0.5]), "takes 2 calls a sample"),
+        (FewStep(consistency, [2.5, 0.5], floor=consistency.sigma_min), "takes 2 calls a sample"),
+        (OneStep(consistency), "is a consistency function about its denoiser"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            to_diffusers(student.eval(), tmp_path / "out", teacher.origin)
+        assert "not of diffusers" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- cards
+
+
+METRICS = [
+    {"name": "frechet", "value": 3.25, "error": 0.125, "n": 5000, "features": "some features"},
+    {"name": "recall", "value": 0.5, "error": None, "n": 500},
+]
+ABOUT = card.About(
+    "digits", "A method", {"metrics": METRICS}, {}, "@x{y}", None, "my digits/train"
+)
+
+
+def images(classes=0):
+    network = UNet(1, widths=(8, 16), depth=1, classes=classes)
+    return OneStep(
+        PreconditionedDenoiser(
+            network,
+            shape=(1, 8, 8),
+            sigma_data=0.5,
+            sigma_min=0.02,
+            sigma_max=20.0,
+            conditions=("label",) if classes else (),
+        )
+    )
+
+
+def points():
+    network = MLP((2,), (2,), width=8, depth=1)
+    return Pushforward(network, latent_shape=(2,), shape=(2,))
+
+
+def latents(folder):
+    pipelines.stable(folder)
+    teacher = load(str(folder))
+    return OneStep.like(teacher), teacher.origin
+
+
+@pytest.mark.parametrize("to", ["onnx", "safetensors"])
+@pytest.mark.parametrize("kind", ["images", "classes", "points", "latents"])
+def test_the_hub_reads_the_card_and_its_lines_run_to_a_picture(tmp_path, monkeypatch, to, kind):
+    origin = None
+    if kind == "latents":
+        student, origin = latents(tmp_path / "teacher")
+    else:
+        student = {"images": images, "classes": lambda: images(10), "points": points}[kind]()
+    done = export(student, to, tmp_path / "out", origin=origin, about=ABOUT)
+    read = ModelCard.load(done.folder / "README.md")
+    results = read.data.eval_results
+    assert [(r.metric_type, r.metric_value) for r in results] == [
+        ("frechet", 3.25),
+        ("recall", 0.5),
+    ]
+    assert {(r.dataset_name, r.dataset_type) for r in results} == {
+        ("my digits/train", "my-digits-train")
+    }
+    assert read.data.library_name == {"onnx": "onnx", "safetensors": "vardiu"}[to]
+    (code,) = re.findall(r"```python\n(.*?)```", read.content, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("FOLDER", str(done.folder)).replace("TEACHER", str(tmp_path / "teacher"))
+    exec(compile(code, "card", "exec"), {})
+    picture = Image.open(tmp_path / "samples.png")
+    size = {"images": (32, 8), "classes": (32, 8), "latents": (64, 16)}
+    assert kind == "points" or picture.size == size[kind]
+
+
+def test_the_lines_of_a_pipelines_card_run(tmp_path, monkeypatch):
+    pipelines.pixels(tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    student = OneStep.like(teacher)
+    done = export(student, "diffusers", tmp_path / "out", origin=teacher.origin, about=ABOUT)
+    read = ModelCard.load(done.folder / "README.md")
+    assert read.data.library_name == "diffusers"
+    (code,) = re.findall(r"```python\n(.*?)```", read.content, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("FOLDER", str(done.folder)), "card", "exec"), {})
+    assert Image.open(tmp_path / "samples.png").size == (8, 8)
+    assert set(EXPORTS) == {"diffusers", "onnx", "safetensors", "lora"}
+    shutil.rmtree(done.folder)

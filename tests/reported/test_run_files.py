@@ -1,0 +1,282 @@
+"""Files of a run's folder that are damaged, links, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from fuzz import fuzz
+
+from vardiu.cli.main import main
+from vardiu.errors import CheckpointError, ConfigError, RunError
+from vardiu.runs.inputs import kept_provenance
+from vardiu.runs.task import RunSettings, Task, load_task, task_from_preset
+from vardiu.storage.checkpoints import Checkpoints, load_state
+from vardiu.storage.run_folder import RunFolder
+
+# ---------------------------------------------------------------- damaged
+
+
+READERS = {
+    "config.yaml": load_task,
+    "result.json": lambda path: RunFolder(path.parent).result(),
+    "metrics.jsonl": lambda path: RunFolder(path.parent).metrics(),
+    "provenance.json": lambda path: kept_provenance(RunFolder(path.parent)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_of_a_run_are_refused_by_name(small_run, name):
+    path = small_run / name
+    assert fuzz(path, READERS[name], good=path.read_bytes(), n=60) > 10
+    if name == "config.yaml":
+        fuzz(path, lambda p: RunFolder(p.parent).config(), good=path.read_bytes(), n=30)
+        as_json = json.dumps(
+            yaml.safe_load(path.read_text())
+        ).encode()  # YAML too, and values change
+        assert fuzz(path, load_task, good=as_json, n=80) > 30
+
+
+def test_damaged_checkpoints_are_refused_by_name(small_run):
+    folder = next((small_run / "checkpoints").glob("*/0*"))
+    for name in ("state.json", "manifest.json"):
+        path = folder / name
+        fuzz(path, lambda p: load_state(p.parent), good=path.read_bytes(), n=60, name=folder.name)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../config.yaml"] = {"bytes": 1, "sha256": "0"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="names a file elsewhere"):
+        load_state(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "result.json", "provenance.json", "metrics.jsonl"]
+)
+@pytest.mark.parametrize("text", ["", "null\n", "[1]\n", "5\n", '{"a": \n', "\x00\x01\n"])
+def test_commands_name_a_damaged_file(small_run, refused, name, text):
+    (small_run / name).write_text(text)
+    uses = {
+        "config.yaml": ["sample", small_run],
+        "result.json": ["compare", small_run],
+        "provenance.json": ["export", small_run, "--to", "safetensors"],
+        "metrics.jsonl": ["compare", small_run],
+    }
+    if name == "metrics.jsonl" and text in ("", '{"a": \n'):
+        text = "" if not text else text
+    if name == "metrics.jsonl" and not text:
+        return  # a run that has not yet reported
+    assert name in refused(*uses[name])
+
+
+def laughing() -> str:
+    """Ten lists, of which each names the one before ten times."""
+    lines = ["    - &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"    - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    return "\n".join(lines)
+
+
+CONFIGS = {
+    "null": "method: null\nproblem: {kind: density}\n",
+    "number": "method: 5\nproblem: {kind: density}\n",
+    "list for a name": "method: {name: [1]}\nproblem: {kind: density}\n",
+    "list for a kind": "problem: {kind: [1]}\n",
+    "null for run": "run: null\nmethod: {name: vardiu}\nproblem: {kind: density}\n",
+    "number for a setting": "method: {name: vardiu, 1: 2}\nproblem: {kind: density}\n",
+    "number for a list": "method: {name: vardiu}\nproblem: {kind: images, widths: 5}\n",
+    "short list": "method: {name: vardiu}\nproblem: {kind: images, widths: [5]}\n",
+    "words in a list": "method: {name: vardiu}\nproblem: {kind: images, widths: [a, b]}\n",
+    "mapping for a preset": "preset: {a: 1}\nmethod: {name: vardiu}\nproblem: {kind: density}\n",
+    "command": "command: evil\nmethod: {name: vardiu}\nproblem: {kind: density}\n",
+    "brackets": "[" * 20_000,
+    "laughing": f"problem: {{kind: density}}\nmethod:\n  name: vardiu\n  steps:\n{laughing()}",
+    "not a number": "method: {name: vardiu, lr: .nan}\nproblem: {kind: density}\n",
+    "infinite": "method: {name: vardiu}\nproblem: {kind: density, sigma_max: .inf}\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_of_another_shape_are_refused_by_name(here, refused, name):
+    Path("c.yaml").write_text(CONFIGS[name])
+    assert "c.yaml" in refused("distill", "--config", "c.yaml", "--out", "o", "--dry-run")
+    assert not Path("o").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_that_is_none_is_refused(here, refused, value):
+    for option in ("--halflife", "--levels.sigma-min")[: 2 if value == "nan" else 1]:
+        line = refused("distill", "mog40", f"{option}={value}", "--dry-run")
+        assert option.strip("-").replace("-", "_").rpartition(".")[2] in line
+    task = task_from_preset("distill", "mog40")
+    with pytest.raises(ConfigError, match=r"run.save_every must be a finite number"):
+        Task(
+            task.command,
+            "",
+            task.problem,
+            task.method,
+            task.settings,
+            RunSettings(save_every=float(value)),
+        )
+
+
+# ---------------------------------------------------------------- links
+
+
+def test_a_lock_is_not_opened_through_a_link(here):
+    victim = here / "victim"
+    victim.write_text("precious")
+    run = RunFolder(here / "run")
+    run.path.mkdir()
+    run.file(".lock").symlink_to(victim)
+    with pytest.raises(RunError, match=r"\.lock is a link"), run.lock():
+        pass
+    assert victim.read_text() == "precious"
+    bake = here / "bake"
+    bake.mkdir()
+    (bake / ".lock").symlink_to(victim)
+    from vardiu.comparison.workers import alone
+
+    with pytest.raises(OSError), alone(bake):
+        pass
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "student", "checkpoints/deeper"])
+def test_nothing_is_written_through_a_link_in_a_runs_folder(small_run, refused, name):
+    outside = small_run.parent / "outside"
+    path = small_run / name
+    if path.exists():
+        shutil.move(path, outside)
+    else:
+        outside.mkdir()
+    path.symlink_to(outside)
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in outside.parent.glob("outside*"))
+    line = refused("distill", "--config", small_run / "config.yaml", "--out", small_run)
+    assert f"{path} is a link" in line and "--out" in line
+    assert (
+        sorted((p.name, p.stat().st_mtime_ns) for p in outside.parent.glob("outside*")) == before
+    )
+    with pytest.raises((OSError, RunError)):
+        RunFolder(small_run).log({"step": 1}) if name == "metrics.jsonl" else RunFolder(
+            small_run
+        ).lock().__enter__()
+
+
+def test_pictures_and_arrays_replace_a_link_and_do_not_follow_it(small_run):
+    victim = small_run.parent / "victim"
+    victim.write_bytes(b"precious")
+    for name in ("samples-4-seed0.npz", "samples-4-seed0.png", ".samples-4-seed0.part.npz"):
+        (small_run / name).symlink_to(victim)
+    assert main(["sample", str(small_run), "--num", "4"]) == 0
+    assert victim.read_bytes() == b"precious"
+    assert not (small_run / "samples-4-seed0.npz").is_symlink()
+    assert not [
+        p
+        for p in small_run.iterdir()
+        if p.suffix == ".npz" and p.name.startswith(".s") and not p.is_symlink()
+    ]
+
+
+# ---------------------------------------------------------------- what is somebody's own
+
+
+def test_sample_compare_and_export_write_over_nothing(small_run, refused, here):
+    (here / "pics").mkdir()
+    precious = [here / "pics/holiday.png", here / "pics/other.npz", here / "made/comparison.png"]
+    precious += [here / "made2/comparison.html", here / "shipped/notes.txt"]
+    for path in precious:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"precious")
+    (here / "dangling").symlink_to(here / "nowhere")
+    for words in (
+        ["sample", small_run, "--out", "pics/holiday.npz"],
+        ["sample", small_run, "--out", "pics/other.npz"],
+        ["compare", small_run, "--out", "made"],
+        ["compare", small_run, "--out", "made2"],
+        ["export", small_run, "--to", "safetensors", "--out", "shipped"],
+        ["export", small_run, "--to", "safetensors", "--out", "dangling"],
+    ):
+        assert "exists, and is not written over" in refused(*words)
+    assert all(path.read_bytes() == b"precious" for path in precious)
+    assert not list((here / "pics").glob("holiday.npz")) and not (here / "nowhere").exists()
+    assert main(["sample", str(small_run), "--num", "4", "--out", "pics/new.npz"]) == 0
+    assert main(["compare", str(small_run), "--out", "new"]) == 0
+    assert sorted(os.listdir("pics")) == ["holiday.png", "new.npz", "new.png", "other.npz"]
+
+
+def test_names_with_escape_sequences_are_printed_escaped(here, refused):
+    line = refused("sample", "run\x1b[31mred\x07")
+    assert "\\x1b[31mred\\x07" in line and "\x1b" not in line
+
+
+# ---------------------------------------------------------------- starts and stops
+
+
+def test_a_start_that_fails_leaves_no_folder(here, refused, monkeypatch):
+    def fails(*arguments):
+        raise ConfigError("it cannot be")
+
+    monkeypatch.setattr("vardiu.runs.distill.checked", fails)
+    words = ["distill", "mog40", "--samples", "300", "--out", "deep/er/run"]
+    assert "it cannot be" in refused(*words)
+    assert os.listdir(here) == []
+    (here / "deep").mkdir()
+    assert "it cannot be" in refused(*words)
+    assert os.listdir(here) == ["deep"] and os.listdir("deep") == []
+
+
+@pytest.mark.parametrize(
+    "where", ["vardiu.runs.distill.checked", "vardiu.cli.sample.print_metrics"]
+)
+def test_ctrl_c_at_the_start_and_while_measuring_is_one_line(
+    small_run, capsys, monkeypatch, where
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    measuring = "print_metrics" in where
+    words = (
+        ["evaluate", "run", "--num", "100"] if measuring else ["distill", "mog40", "--out", "x"]
+    )
+    capsys.readouterr()
+    assert main(words) == 130
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line and f"To go on: vardiu {' '.join(words)}" in line
+    assert not Path("x").exists()
+
+
+# ---------------------------------------------------------------- two processes, one store
+
+
+def test_two_processes_share_a_store(tmp_path, monkeypatch):
+    import torch
+
+    from vardiu.storage import checkpoints
+
+    mine, state = Checkpoints(tmp_path), {"a": torch.ones(3)}
+    host = checkpoints.platform.node() or "here"
+    alive = tmp_path / f".000000001.tmp-1-{host}"  # the first process of the machine lives
+    away = tmp_path / ".000000001.tmp-999999999-elsewhere"
+    dead = tmp_path / f".000000001.tmp-999999999-{host}"
+    for folder in (alive, away, dead):
+        folder.mkdir(parents=True)
+    mine.save(1, state)
+    assert alive.is_dir() and away.is_dir() and not dead.exists()
+
+    # The other process renames its checkpoint of the same step just before this one does.
+    real = checkpoints._verify
+
+    def overtaken(folder):
+        real(folder)
+        if folder.name.startswith(".000000002"):
+            shutil.copytree(folder, tmp_path / "000000002")
+
+    monkeypatch.setattr(checkpoints, "_verify", overtaken)
+    assert mine.save(2, state) == tmp_path / "000000002"
+    monkeypatch.undo()
+    assert torch.equal(mine.load(2)["a"], state["a"]) and mine.steps() == [1, 2]
+    assert not list(tmp_path.glob(f".000000002.tmp-{os.getpid()}*"))

@@ -1,0 +1,148 @@
+r"""What a run keeps of its teacher: its student is sampled, evaluated and exported alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..denoisers.base import Denoiser
+from ..errors import ConfigError, shown
+from ..settings.parse import from_mapping
+from ..teachers.origin import Origin
+
+__all__ = ["KeptTeacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptTeacher:
+    r"""Facts of a teacher, kept in the description of its student.
+
+    An autoencoder and an encoder of texts are not copied into a run: they are larger than students
+    are. They are read from the teacher when they are asked for.
+    """
+
+    source: str = ""
+    """What the user gave: a path, a hub id, own code."""
+    kind: str = ""
+    """How it was read."""
+    licence: str | None = None
+    """Its licence, where its card states one."""
+    network: str = ""
+    """The class of its network, where a pipeline has to know it."""
+    shape: tuple[int, ...] = ()
+    """The shape of one sample."""
+    conditions: tuple[str, ...] = ()
+    """The names of its conditions."""
+    classes: int = 0
+    """The number of classes, or of prompts; zero without conditions."""
+    null: int | None = None
+    """The class that stands for none."""
+    latent: bool = False
+    """Whether its samples are latents, which a decoder turns into images."""
+    image_shape: tuple[int, ...] = ()
+    """The shape of an image; empty where samples are no images."""
+    is_named: bool = False
+    """Whether this command line names the teacher; a hub is asked for nothing else."""
+
+    @classmethod
+    def of(
+        cls, teacher: Denoiser | None, classes: int, image_shape: tuple[int, ...] = ()
+    ) -> KeptTeacher:
+        r"""Returns the facts of a teacher.
+
+        Arguments:
+            teacher: The teacher, without guidance and without a table of prompts.
+            classes: The number of classes, or of prompts.
+            image_shape: The shape of an image.
+        """
+        if teacher is None:
+            return cls(classes=classes)
+        origin = teacher.origin if isinstance(teacher.origin, Origin) else Origin("", "")
+        return cls(
+            source=origin.source,
+            kind=origin.kind,
+            licence=origin.licence,
+            network=str(origin.about.get("network", "")),
+            shape=tuple(teacher.shape),
+            conditions=tuple(teacher.conditions),
+            classes=classes,
+            null=origin.null,
+            latent=origin.decode is not None,
+            image_shape=image_shape,
+        )
+
+    @classmethod
+    def read(cls, about: Mapping[str, Any], where: str) -> KeptTeacher:
+        r"""Returns the facts that stand beside a student, see `vardiu.models.about_of`.
+
+        Raises:
+            ConfigError: There are none, or they are damaged.
+        """
+        found = about.get("teacher")
+        if not isinstance(found, Mapping):
+            raise ConfigError(
+                f"{where} does not say what its teacher was: it is damaged, or of an older "
+                "version of vardiu. Distil again"
+            )
+        kept = from_mapping(cls, found, f"{where}: teacher.")
+        numbers = (*kept.shape, *kept.image_shape, kept.classes)
+        lengths = len(kept.image_shape) in (0, 3)
+        if any(n < 0 for n in numbers) or not lengths or (kept.latent and not kept.shape):
+            raise ConfigError(f"{where}: teacher has shapes or classes that cannot be")
+        return dataclasses.replace(kept, is_named=False)
+
+    def origin(self, load: Callable[[], Origin]) -> Origin | None:
+        r"""Returns what stood around the teacher; its networks are read when they are asked for.
+
+        Arguments:
+            load: Reads the teacher, and returns its own origin.
+        """
+        if not self.source:
+            return None
+
+        def part(name: str) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:  # noqa: ANN401
+                found = getattr(load(), name)
+                if found is None:
+                    raise ConfigError(
+                        f"the teacher {shown(load().source)} cannot {name}: name the one that "
+                        f"this student is of, {shown(self.source)}, with --teacher"
+                    )
+                return found(*arguments)
+
+            return call
+
+        return Origin(
+            self.source,
+            self.kind,
+            licence=self.licence,
+            classes=self.classes,
+            null=self.null,
+            encode=part("encode") if "text" in self.conditions else None,
+            decode=part("decode") if self.latent else None,
+            compress=part("compress") if self.latent else None,
+            parts=_Parts(load),
+            about={"network": self.network} if self.network else {},
+        )
+
+
+class _Parts(Mapping[str, Any]):
+    r"""The components of a teacher's pipeline, read when the first one is asked for.
+
+    Arguments:
+        load: Reads the teacher, and returns its origin.
+    """
+
+    def __init__(self, load: Callable[[], Origin]) -> None:
+        self._load = load
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 (a model)
+        return self._load().parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load().parts)
+
+    def __len__(self) -> int:
+        return len(self._load().parts)
