@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, Interrupted
+from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
 from ..problems.base import Problem, Source
 from ..storage.artefacts import Artefacts
@@ -37,17 +37,27 @@ __all__ = ["Execution", "StageExecution", "TeacherMeter", "device_of", "executio
 
 
 def device_of(name: str) -> torch.device:
-    r"""Returns the device of a name; `auto` prefers an accelerator.
+    r"""Returns the device of a name; `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS.
 
     Raises:
         ConfigError: The name is unknown, or there is no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "gpu":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise ConfigError("--device gpu: there is no GPU here, neither CUDA nor MPS: take cpu")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"run.device {name!r} cannot be used here: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--device {shown(name)} cannot be used here: {shown(reason)}; take auto, cpu, gpu, "
+            "cuda, cuda:1, ..."
+        ) from error
     return torch.device(name)
 
 

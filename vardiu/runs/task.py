@@ -94,7 +94,7 @@ class RunSettings:
     seed: int = 0
     """The seed of the networks, the noise and the data's order."""
     device: str = "auto"
-    """Where to train: auto, cpu, cuda, cuda:1, ..."""
+    """Where to train: auto, cpu, gpu (CUDA, or MPS), cuda, cuda:1, ..."""
     threads: int = 0
     """Threads of torch on a CPU; 0 leaves torch's own choice."""
     reports: int = 40
