@@ -206,6 +206,7 @@ class Data(abc.ABC):
 
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
+        self.chosen: Sequence[int] | None = None  # the classes that are sampled; all without
 
     def free(self, size: int, seed: int) -> Batches:
         r"""Returns batches for methods without data: a number of rows, and their conditions."""
@@ -225,10 +226,14 @@ class Data(abc.ABC):
         return []
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
+        r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
+        equally often and in turn."""
         if not self.space.classes:
             return {}
-        return {"label": torch.arange(n) % self.space.classes}
+        index = torch.arange(n)
+        if self.chosen is None:
+            return {"label": index % self.space.classes}
+        return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
 
     @property
     def unguided(self) -> Denoiser:
@@ -415,6 +420,20 @@ class Problem(abc.ABC):
             return BesideTeacher(solved, x.cpu(), True)
         solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
         return BesideTeacher(solved, x.cpu(), False)
+
+    def set_classes(self, classes: Sequence[int]) -> None:
+        r"""Has only these classes be sampled, in turn, in place of all of them.
+
+        Raises:
+            ConfigError: There are no classes here, or not these.
+        """
+        count = self.space.classes
+        if not count:
+            raise ConfigError("this student has no classes: leave out --label")
+        for label in classes:
+            if not 0 <= label < count:
+                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
+        self.data.chosen = tuple(classes)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
