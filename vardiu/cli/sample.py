@@ -51,7 +51,7 @@ def sample(arguments: list[str]) -> None:
         new_file(path), new_file(picture)
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     if chosen.label:
-        problem.set_classes(chosen.label)
+        problem.data.choose_classes(chosen.label)
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.student_source(student)(chosen.num, random)

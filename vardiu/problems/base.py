@@ -235,6 +235,20 @@ class Data(abc.ABC):
             return {"label": index % self.space.classes}
         return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
 
+    def choose_classes(self, classes: Sequence[int]) -> None:
+        r"""Has only these classes be sampled, in turn, in place of all of them.
+
+        Raises:
+            ConfigError: There are no classes here, or not these.
+        """
+        count = self.space.classes
+        if not count:
+            raise ConfigError("this student has no classes: leave out --label")
+        for label in classes:
+            if not 0 <= label < count:
+                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
+        self.chosen = tuple(classes)
+
     @property
     def unguided(self) -> Denoiser:
         r"""The teacher without guidance: the denoiser that must denoise."""
@@ -420,20 +434,6 @@ class Problem(abc.ABC):
             return BesideTeacher(solved, x.cpu(), True)
         solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
         return BesideTeacher(solved, x.cpu(), False)
-
-    def set_classes(self, classes: Sequence[int]) -> None:
-        r"""Has only these classes be sampled, in turn, in place of all of them.
-
-        Raises:
-            ConfigError: There are no classes here, or not these.
-        """
-        count = self.space.classes
-        if not count:
-            raise ConfigError("this student has no classes: leave out --label")
-        for label in classes:
-            if not 0 <= label < count:
-                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
-        self.data.chosen = tuple(classes)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
