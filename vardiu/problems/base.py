@@ -207,6 +207,7 @@ class Data(abc.ABC):
 
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
+        self.chosen: Sequence[int] | None = None  # the classes that are sampled; all without
 
     def free(self, size: int, seed: int) -> Batches:
         r"""Returns batches for methods without data: a number of rows, and their conditions."""
@@ -226,10 +227,28 @@ class Data(abc.ABC):
         return []
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
+        r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
+        equally often and in turn."""
         if not self.space.classes:
             return {}
-        return {"label": torch.arange(n) % self.space.classes}
+        index = torch.arange(n)
+        if self.chosen is None:
+            return {"label": index % self.space.classes}
+        return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
+
+    def choose_classes(self, classes: Sequence[int]) -> None:
+        r"""Has only these classes be sampled, in turn, in place of all of them.
+
+        Raises:
+            ConfigError: There are no classes here, or not these.
+        """
+        count = self.space.classes
+        if not count:
+            raise ConfigError("this student has no classes: leave out --label")
+        for label in classes:
+            if not 0 <= label < count:
+                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
+        self.chosen = tuple(classes)
 
     @property
     def unguided(self) -> Denoiser:
