@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
@@ -154,7 +155,7 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
 def test_a_plan_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
     with pytest.raises(ConfigError, match="format 3, got None.*Work in another folder"):
-        plan(bake_of(tmp_path))
+        plan(bake_of(tmp_path), Console(quiet=True))
 
 
 def test_every_contest_has_arms_that_its_teachers_can_train():

@@ -217,7 +217,7 @@ def test_another_method_on_the_same_problem():
         ),
         (["distill", "mog40", "--name", "ring9"], "unknown density 'ring9'; did you mean ring8?"),
         (["distill", "mog40", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["distill", "mog40", "--device", "gpu"], "run.device 'gpu' cannot be used here"),
+        (["distill", "mog40", "--device", "gpu"], "--device gpu: there is no GPU here"),
         (["distill", "--config", "none.yaml"], "none.yaml cannot be read: No such file"),
         (["distill", "digits", "--teacher-run", "none"], "there is no teacher in none: train one"),
         (["sample", "nowhere"], "nowhere holds no run"),

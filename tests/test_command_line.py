@@ -1,13 +1,17 @@
 """The command line's own words: presets of densities, options, help, and what is near to a name."""
 
 import dataclasses
+import json
+import subprocess
 
 import pytest
+import torch
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.cli.options import parse_request
 from vardiu.data.densities import DENSITIES, MixtureSpec
 from vardiu.errors import ConfigError, known
+from vardiu.runs.execute import device_of
 from vardiu.runs.presets import PRESETS, TEACHERS, fitted
 from vardiu.runs.task import task_from_preset
 from vardiu.settings.fields import FrameSettings, LevelSettings, Training, WeightSettings
@@ -139,6 +143,56 @@ def test_a_row_that_may_be_none_is_given_by_its_fields_and_taken_away_by_none():
     assert weight("mog40", "--posterior-weight.scale", "3") == WeightSettings(scale=3.0)
     assert weight("digits-vardiu") == WeightSettings(kind="constant")
     assert weight("digits-vardiu", "--posterior-weight", "none") is None
+
+
+# ---------------------------------------------------------------- for programs and shells
+
+
+def test_what_there_is_can_be_read_by_a_program(capsys):
+    status, out, _ = told(capsys, "list", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert set(found["distill"]) == set(PRESETS) and set(found["teach"]) == set(TEACHERS)
+    assert found["distill"]["two_moons"]["method"] == "vardiu"
+    assert found["methods"]["dmd2"]["needs"] == {"data": True, "teacher": True, "pairs": False}
+    assert set(found["densities"]) == set(DENSITIES)
+
+
+def completed(script, *words):
+    """What bash offers for the last of some words."""
+    line = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+    line += "_vardiu; printf '%s\\n' \"${COMPREPLY[@]}\""
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_presets_options_and_values(capsys, tmp_path):
+    _, out, _ = told(capsys, "completion", "bash")
+    script = tmp_path / "vardiu.bash"
+    script.write_text(out)
+    assert {"distill", "sample", "completion"} <= set(completed(script, "vardiu", "''"))
+    assert completed(script, "vardiu", "distill", "two") == ["two_moons"]
+    flags = completed(script, "vardiu", "distill", "mog40", "--levels.")
+    assert "--levels.sigma-min" in flags and "--steps" not in flags
+    assert "diff_instruct" in completed(script, "vardiu", "distill", "mog40", "--method", "''")
+    assert "onnx" in completed(script, "vardiu", "export", "runs/a", "--to", "''")
+    assert set(completed(script, "vardiu", "list", "--")) == {"--json", "--help"}
+    for shell in ("zsh", "fish"):
+        _, out, _ = told(capsys, "completion", shell)
+        assert "two_moons" in out and "levels.sigma-min" in out
+    status, _, err = told(capsys, "completion", "bsh")
+    assert status == 2 and "unknown shell 'bsh'; did you mean bash" in err
+
+
+def test_gpu_is_whichever_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU here, neither CUDA nor MPS"):
+        device_of("gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_of("gpu").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("gpu").type == "cuda"
 
 
 # ---------------------------------------------------------------- help

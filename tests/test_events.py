@@ -25,7 +25,7 @@ from vardiu.runs import events
 from vardiu.runs.console import ConsoleLines
 from vardiu.runs.distill import distill
 from vardiu.runs.measuring import cures_of
-from vardiu.runs.progress import Pace, ProgressBar, duration
+from vardiu.runs.progress import Pace, ProgressBar, counted, duration
 from vardiu.runs.stages import Stages
 from vardiu.runs.task import RunSettings, Task
 from vardiu.settings.fields import DensitySettings
@@ -288,6 +288,27 @@ def test_a_terminal_has_bars_of_pairs_stages_and_measurements(tmp_path):
     tell(events.WorkProgress("measuring the teacher", 100, 100, finished=True))
     assert bar.progress is None
     assert "measuring the student" not in console.export_text()
+
+
+def test_counted_work_is_told_with_the_time_left():
+    clock, console = Clock(), recorder()
+    with counted(console, "runs", 3, "run", clock) as tell:
+        for done in (1, 2, 3):
+            clock.now = 60.0 * done
+            tell(done, f"seed [{done}]")
+    assert console.export_text().splitlines() == [
+        "runs: 3 runs",
+        "1 of 3: seed [1] (1 min 00 s a run, 2 min 00 s left)",
+        "2 of 3: seed [2] (1 min 00 s a run, 1 min 00 s left)",
+        "3 of 3: seed [3]",
+    ]
+
+
+def test_a_terminal_has_a_bar_of_counted_work():
+    console = Console(record=True, width=120, file=io.StringIO(), force_terminal=True)
+    with counted(console, "runs", 2, "run") as tell:
+        tell(1)
+    assert "runs" in console.export_text(clear=False) and "1/2" in console.export_text()
 
 
 def test_a_pipe_has_no_bar():

@@ -17,9 +17,11 @@ import torch
 from vardiu.cli.options import parse_request
 from vardiu.methods import METHODS
 from vardiu.monitoring.cures import cure_options
+from vardiu.problems.base import beside_teacher
 from vardiu.problems.toy import ToyProblem
 from vardiu.reports.charts import Line, Point, Target, chart, number
 from vardiu.reports.colours import colour_of
+from vardiu.reports.comparisons import Series, quality_charts
 from vardiu.reports.html import FirstScreen, write_report, write_tables
 from vardiu.reports.overview import Measurements, overview
 from vardiu.reports.panels import sample_panels
@@ -191,6 +193,18 @@ def test_the_three_curves_are_headline_coverage_and_the_declared_instrument():
     assert "gap of the scores" in other and "var(--m-dmd2)" in other
 
 
+def test_a_comparison_has_a_colour_a_method_and_a_name_a_series():
+    runs = [Series("low", "vardiu", log()), Series("low", "vardiu", log())]
+    runs += [Series("high", "vardiu", log()), Series("theirs", "dmd2", log())]
+    seconds, calls = quality_charts(runs, "mmd2")
+    assert "MMD^2 against seconds of training" in seconds and "calls of the teacher" in calls
+    assert re.findall("</svg>([^<]+)</li>", seconds) == ["low", "high", "theirs"]
+    lines = re.findall(r"<g class='line' style='--c:var\(--([\w-]+)\)[^>]*>(.*?)</g>", seconds)
+    assert [name for name, _ in lines] == ["m-vardiu"] * 3 + ["m-dmd2"]
+    dashes = [re.findall("stroke-dasharray='([^']*)'", body)[0] for _, body in lines]
+    assert dashes == ["", "", "7 4", ""]
+
+
 def test_a_value_has_its_mark_where_it_belongs():
     text = chart("t", [Line("a", [Point(0, 0.0), Point(50, 5.0), Point(100, 10.0)])], "x")
     places = np.array(re.findall(r"translate\(([\d.]+) ([\d.]+)\)' d", text), dtype=float)[:3]
@@ -275,7 +289,7 @@ def test_teacher_and_student_are_drawn_from_the_same_latents():
     torch.set_default_dtype(torch.float32)
     problem = ToyProblem(student="one_step", classes=2)
     student = problem.networks.student()
-    shown = problem.beside_teacher(student, 16)
+    shown = beside_teacher(problem, student, 16)
     assert shown.same_latents and shown.teacher.shape == shown.student.shape == (16, 2)
     cond = problem.data.conditions(16, torch.Generator())
     z = student.latent(16, torch.Generator().manual_seed(0))
@@ -294,7 +308,7 @@ def test_a_student_of_other_latents_says_so():
     student.latent_shape = (3,)
     student.latent = lambda n, generator=None: torch.zeros(n, 3)
     student.sample = lambda n, **options: torch.zeros(n, 2)
-    assert not problem.beside_teacher(student, 4).same_latents
+    assert not beside_teacher(problem, student, 4).same_latents
 
 
 # ---------------------------------------------------------------- cures, tables

@@ -16,6 +16,8 @@ from vardiu.monitoring.verdicts import (
     RULES,
     STUCK,
     UNJUDGED,
+    Verdict,
+    best_first,
     judge,
     verdict_of,
 )
@@ -30,7 +32,8 @@ MMD = Judged("mmd2", coverage=("modes",))
 
 
 def metric(name, value, error=None):
-    return {"name": name, "value": value, "error": error}
+    about = {"n": 500, "higher_is_better": None, "note": "", "reference": "", "features": ""}
+    return {"name": name, "value": value, "error": error, **about}
 
 
 def log(values, error=0.0, stage="main", modes=None, first=1):
@@ -182,6 +185,12 @@ def test_the_page_shows_the_rules_as_they_are():
     page = (ROOT / "docs/usage/converging.md").read_text()
     for name, rule in RULES.items():
         assert f"| **{name}** | {rule} |" in page
+
+
+def test_a_collapsed_student_never_tops_a_column():
+    rows = [("a", GOOD, 2.0), ("b", COLLAPSED, 0.1), ("c", STUCK, math.nan), ("d", STUCK, 1.0)]
+    found = best_first(rows, lambda row: Verdict(row[1], ""), lambda row: row[2])
+    assert [row[0] for row in found] == ["d", "a", "c", "b"]
 
 
 # ---------------------------------------------------------------- problems and runs

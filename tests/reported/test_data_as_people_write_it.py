@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pipelines import pixels
+from pipelines import pixels, stable
 
 from vardiu.cli.main import main
 from vardiu.data.sources import account, read_data, records
 from vardiu.data.tables import read_prompts
 from vardiu.errors import ConfigError
 from vardiu.problems.image_data import refuse_classes
+from vardiu.problems.images import ImageProblem
+from vardiu.runs.errors import short_warnings
+from vardiu.settings.fields import ImageSettings
 
 SHAPE = (1, 4, 4)
 
@@ -510,3 +513,34 @@ def test_a_probe_says_what_it_read(here, capsys):
     out = capsys.readouterr().out
     assert "data: 10 images\ndata: classes, in natural order of their names: 0 = 0, 1 = 1" in out
     assert "data: left out: 1 of the suffix .heic, which is not read, such as" in out
+
+
+def test_a_teacher_of_texts_takes_the_captions_of_images_that_are_among_its_prompts(here):
+    """And never a class folder for the number of a prompt."""
+    stable("teacher")
+    put(here / "data", "0/a.png", "1/b.png", "1/c.png")
+    (here / "prompts.csv").write_text("prompt\na dog\na cat\na bird\n")
+    row = {"teacher": "teacher", "data": "data", "prompts": "prompts.csv", "reference": 200}
+    with pytest.raises(ConfigError, match="png has no caption"):
+        ImageProblem(ImageSettings(**row)).data.clean(3, 0)
+    texts = [("0/a.png", "a cat"), ("1/b.png", "a bird"), ("1/c.png", "a dog")]
+    write_table(here / "data/metadata.csv", texts, ("file_name", "text"))
+    data = ImageProblem(ImageSettings(**row)).data
+    batch = next(data.clean(3, 0))
+    assert sorted(batch.cond["label"].tolist()) == [0, 1, 2] and set(batch.cond) == {"label"}
+    assert not data.images[1]
+    write_table(
+        here / "data/metadata.csv", [*texts[:2], ("1/c.png", "a fish")], ("file_name", "text")
+    )
+    with pytest.raises(ConfigError, match="data: the caption a fish is none of prompts.csv"):
+        ImageProblem(ImageSettings(**row)).data.clean(3, 0)
+
+
+def test_warnings_of_a_command_are_one_line_each():
+    import vardiu.data.sources as module
+
+    given = (UserWarning("data: left out"), UserWarning)
+    with short_warnings():
+        assert warnings.formatwarning(*given, module.__file__, 3) == "warning: data: left out\n"
+        assert "UserWarning" in warnings.formatwarning(*given, "other.py", 3)
+    assert "UserWarning" in warnings.formatwarning(*given, module.__file__, 3)

@@ -235,13 +235,13 @@ def test_columns_that_are_not_asked_for_are_not_read(tmp_path, monkeypatch):
     table = {"image": [png()] * 4, "label": [0, 1, 0, 1], "text": list("abcd"), "huge": ["x"] * 4}
     parquet.write_table(arrow.table(table), tmp_path / "a.parquet", row_group_size=2)
     asked = []
-    real = parquet.ParquetFile.read_row_group
+    real = parquet.ParquetFile.iter_batches
 
-    def spy(file, group, columns=None, **options):
+    def spy(file, columns=None, **options):
         asked.append(columns)
-        return real(file, group, columns=columns, **options)
+        return real(file, columns=columns, **options)
 
-    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", spy)
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", spy)
     x, cond = read_data(str(tmp_path / "a.parquet"), 4)
     assert cond["label"].tolist() == [0, 1, 0, 1]
     assert asked and all(columns == ["image", "text"] for columns in asked)

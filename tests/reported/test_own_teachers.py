@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +138,49 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+ROADS = {
+    # What is distilled: the preset, the function, the student, and whether to ONNX.
+    "images of classes": ("images", "images", "teacher", True),
+    "an adapter on images": ("images", "images", "lora", False),
+    "latents": ("images", "latents", "teacher", False),
+    "a plane": ("vectors", "plane", "teacher", False),
+    "an adapter on tensors": ("vectors", "tensors", "lora", False),
+    "a function": ("vectors", "closure", "fresh", False),
+}
+
+
+LONG = ("an adapter on images", "a plane")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in ROADS]
+)
+def test_own_code_goes_through_every_command(name, place, capsys):
+    preset, function, student, onnx = ROADS[name]
+    teacher = ["--teacher", f"model.py:{function}"]
+    words = ["distill", preset, *teacher, "--student", student, *SHORT]
+    assert main([*words, "--out", "run"]) == 0, capsys.readouterr().err
+    # Another machine: the run alone, and the code given again, elsewhere.
+    (place / "there").mkdir()
+    for file in ("model.py", "neighbour.py"):
+        shutil.move(place / file, place / "there" / file)
+    shutil.move(place / "run", place / "moved")
+    again = f"there/model.py:{function}"
+    network = [] if student == "fresh" else ["--network", again]
+    if network:
+        assert main(["sample", "moved", "--num", "5"]) == 2
+        assert "--network" in capsys.readouterr().err
+    source = ["--teacher", again]
+    assert main(["sample", "moved", "--num", "5", *network, *source]) == 0, capsys.readouterr().err
+    with np.load(place / "moved" / "samples-5-seed0.npz") as arrays:
+        shape = {"images": (1, 8, 8), "latents": (1, 8, 8), "tensors": (2, 3)}.get(function, (2,))
+        assert arrays["x"].shape == (5, *shape) and np.isfinite(arrays["x"]).all()
+    assert main(["evaluate", "moved", "--num", "100", *network, *source]) == 0
+    if onnx:
+        assert main(["export", "moved", "--to", "onnx", *network, *source]) == 0
+        assert (place / "moved" / "export-onnx" / "model.onnx").is_file()
+
+
 REFUSED = {
     # What is named: the student, and what the one line says.
     "closure": ("teacher", "no weights that a student could start from: give --student fresh"),
@@ -184,6 +230,24 @@ def test_networks_stay_in_evaluation_mode_and_an_origin_is_kept(place):
     )
     origin = load("by_hand.py:mine").origin
     assert (origin.source, origin.kind, origin.licence) == ("my card", "mine", "cc0")
+
+
+def test_a_method_that_asks_for_features_is_refused_before_training(place, capsys):
+    np.save("points.npy", np.random.default_rng(0).normal(size=(64, 2)))
+    words = ["--teacher", "model.py:plane", "--data", "points.npy", "--batch", "8", "--steps", "9"]
+    words += ["--reference", "400", "--method", "dmd2", "--delay", "0", "--out", "run"]
+    assert main(["distill", "vectors", *words]) == 2
+    assert "lists none: give the network `taps`" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_network_with_taps_gives_its_features():
+    network = vardiu.MLP((2,), (2,), width=8, depth=2, noisy=True)
+    teacher = vardiu.FunctionDenoiser(
+        network, shape=(2,), sigma_min=0.1, sigma_max=9.0, data_range=(0, 1), returns="epsilon"
+    )
+    x_t, sigma = torch.randn(3, 2), torch.ones(3)
+    mean, kept = teacher.features(x_t, sigma, (teacher.bottleneck,))
+    assert torch.equal(mean, teacher(x_t, sigma)) and kept["hidden.1"].shape == (3, 8)
 
 
 # ---------------------------------------------------------------- coordinates

@@ -65,7 +65,7 @@ def bake_off(arguments: list[str]) -> None:
         ensure_teacher(task, console_listeners(console))
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
-        todo = list(cells(bake, plan(bake)["prices"]))
+        todo = list(cells(bake, plan(bake, console)["prices"]))
         refuse_changed_runs(todo)
         failures = carry_out(todo, chosen.jobs, console)
         found = {} if chosen.no_study else study(bake, todo, console)

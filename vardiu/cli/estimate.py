@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..runs.errors import errors
 from .console import console
 from .options import Parser, parse_request
 
@@ -18,7 +21,10 @@ def estimate(arguments: list[str]) -> None:
     head.add_argument("--teach", action="store_true")
     known, rest = head.parse_known_args(arguments)
     request = parse_request("teach" if known.teach else "distill", rest, "estimate")
-    found = estimates.estimate(request.task)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=errors, transient=True) as bar:
+        bar.add_task("taking a few steps of each stage, and measuring once")
+        found = estimates.estimate(request.task)
     if known.json:
         print(json.dumps(found, indent=2))
     else:

@@ -20,8 +20,13 @@ PRESET = (
 
 # What else than a preset may stand there.
 FORMS: Mapping[str, tuple[str, ...]] = {
-    "teach": ("--config FILE [options]",),
-    "distill": ("--teacher SOURCE [--data SOURCE] [options]", "--config FILE [options]"),
+    "teach": ("POINTS.csv [options]", "--config FILE [options]"),
+    "distill": (
+        "POINTS.csv [options]",
+        "FILE.py:DENSITY [options]",
+        "--teacher SOURCE [--data SOURCE] [options]",
+        "--config FILE [options]",
+    ),
     "estimate": (
         "--teacher SOURCE [--data SOURCE] [options]",
         "--teach PRESET [options]",

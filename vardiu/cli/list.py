@@ -2,6 +2,11 @@ r"""`vardiu list` and `vardiu cite`."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from rich.table import Table
 
 from ..cite import cited
@@ -9,7 +14,7 @@ from ..data.densities import DENSITIES
 from ..data.sources import BOARD
 from ..export import EXPORTS
 from ..methods import METHODS
-from ..runs.presets import PRESETS, TEACHERS
+from ..runs.presets import PRESETS, TEACHERS, PresetRow
 from ..teachers.readers import READERS
 from .console import console
 from .folders import existing_run
@@ -19,7 +24,11 @@ from .tables import needs
 
 def list_(arguments: list[str]) -> None:
     r"""Prints the tables of what there is."""
-    Parser(prog="list").parse_args(arguments)
+    parser = Parser(prog="list")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    if parser.parse_args(arguments).json:
+        print(json.dumps(there_is(), indent=2))
+        return
     table = Table("method", "name", "trains", "needs", box=None, title="Methods")
     for name, method in METHODS.items():
         table.add_row(name, method.heading, ", ".join(method.networks), needs(method))
@@ -43,7 +52,37 @@ def list_(arguments: list[str]) -> None:
         console.print(f"  {plugin.about}", highlight=False, markup=False)
     data = f"\ndata (--data): {', '.join(BOARD)}, or a folder, .npz, shards, hf://name"
     console.print(data, highlight=False)
-    console.print("\ndensities (--name): " + ", ".join([*DENSITIES, "mixture"]), highlight=False)
+    console.print("\ndensities (presets, too): " + ", ".join(DENSITIES), highlight=False)
+
+
+def there_is() -> dict[str, Any]:
+    r"""Returns what there is, for programs: rows by name."""
+
+    def presets(table: Mapping[str, PresetRow]) -> dict[str, dict[str, str]]:
+        return {
+            name: {"method": row.method, "problem": row.problem.name, "about": row.about}
+            for name, row in table.items()
+        }
+
+    return {
+        "methods": {
+            name: {
+                "title": method.title,
+                "year": method.year,
+                "address": method.address,
+                "trains": list(method.networks),
+                "needs": dataclasses.asdict(method.needs),
+            }
+            for name, method in METHODS.items()
+        },
+        "broken methods": dict(METHODS.broken),
+        "distill": presets(PRESETS),
+        "teach": presets(TEACHERS),
+        "densities": list(DENSITIES),
+        "teachers": {name: reader.about for name, reader in READERS.items()},
+        "data": list(BOARD),
+        "exports": {name: exporter.about for name, exporter in EXPORTS.items()},
+    }
 
 
 def cite(arguments: list[str]) -> None:

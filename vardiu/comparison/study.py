@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from rich.console import Console
 
 from ..denoisers.exact import EmpiricalDenoiser
 from ..denoisers.levels import Levels
@@ -21,6 +22,7 @@ from ..monitoring.gradients import (
     student_marginal,
 )
 from ..problems.base import Problem
+from ..runs.progress import counted
 from ..runs.stages import stages_of
 from ..runs.task import problem_of
 from ..settings import build
@@ -115,7 +117,7 @@ def _slack(
         return slack(log_marginal, student, sigmas)
 
 
-def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]:  # noqa: ANN401
+def study(bake: BakeOff, todo: Sequence[Cell], console: Console) -> dict[str, Any]:
     r"""Returns the study of the first seed's runs under the first budget, kept as it goes.
 
     Densities in two dimensions only: elsewhere no large mixture gives the student's score.
@@ -123,16 +125,16 @@ def study(bake: BakeOff, todo: Sequence[Cell], console: Any) -> dict[str, Any]: 
     found: dict[str, Any] = {}
     if any(settings.name == "digits" for settings in bake.contest.teachers.values()):
         return found
-    for cell in todo:
-        if cell.seed or cell.budget != bake.budgets[0]:
-            continue
-        if RunFolder(cell.folder).result() is None:
-            continue
-        path = cell.folder / "gradients.json"
-        if not path.is_file():
-            console.print(f"gradients of {cell.teacher}, {cell.arm}", highlight=False)
-            write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
-        rows = read_json(path, object)
-        if rows:
-            found.setdefault(cell.teacher, {})[cell.arm] = rows
+    first = [c for c in todo if not c.seed and c.budget == bake.budgets[0]]
+    finished = [c for c in first if RunFolder(c.folder).result() is not None]
+    with counted(console, "gradients", len(finished), "run") as tell:
+        for done, cell in enumerate(finished, start=1):
+            path, words = cell.folder / "gradients.json", ""
+            if not path.is_file():
+                words = f"gradients of {cell.teacher}, {cell.arm}"
+                write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
+            rows = read_json(path, object)
+            if rows:
+                found.setdefault(cell.teacher, {})[cell.arm] = rows
+            tell(done, words)
     return found

@@ -20,6 +20,7 @@ from ..errors import Interrupted, RunError
 from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
+from ..runs.progress import counted
 from ..runs.task import task_of
 from ..storage.code import load_code
 from ..storage.files import open_unlinked
@@ -64,7 +65,10 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
     total, done, failures = len(waiting), 0, []
     context = _context()
     running: dict[Any, Cell] = {}
-    with wish_to_stop() as wish:
+    with (
+        wish_to_stop(lambda: say_stop(console)) as wish,
+        counted(console, "runs", total, "run") as tell,
+    ):
         while (waiting and not wish.asked) or running:
             while waiting and len(running) < jobs and not wish.asked:
                 cell = waiting.pop(0)
@@ -84,13 +88,18 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 where = f"{cell.budget}, {cell.teacher}, {cell.arm}, seed {cell.seed}"
                 if worker.exitcode == 0:
                     done += 1
-                    console.print(f"{done} of {total}: {where}", highlight=False)
+                    tell(done, where)
                 elif not wish.asked:
                     failures.append(f"{where}: {_last_line(cell.folder)}")
                     console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
     if wish.asked:
         raise Interrupted(f"stopped with {done} of {total} runs finished")
     return failures
+
+
+def say_stop(console: Console) -> None:
+    r"""Says that a stop was heard, before what is at hand has ended."""
+    console.print("stopping: the runs under way are being saved ...", highlight=False)
 
 
 def _context() -> Any:  # noqa: ANN401 (each platform has its own)

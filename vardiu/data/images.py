@@ -31,6 +31,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import ConfigError, shown
+from ..storage.bounded import DAMAGED
 from ..storage.limits import refuse_beyond
 from .batch import Batch
 from .batches import Batches
@@ -154,7 +155,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise Corrupt(name, f"it is no image of a format that is read ({known})") from error
-    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+    except DAMAGED as error:
         raise Corrupt(name, f"it is damaged: {error or type(error).__name__}") from error
     return image
 
@@ -247,7 +248,7 @@ def to_tensor(
         image = _plain(image, name, background)
     except Corrupt:
         raise
-    except Exception as error:  # as of a colour space that Pillow does not convert
+    except DAMAGED as error:
         raise Corrupt(name, f"its mode {image.mode} cannot be converted: {error}") from error
     if image.mode != "F":
         image = image.convert("L" if channels == 1 else "RGB")

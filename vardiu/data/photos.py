@@ -63,7 +63,7 @@ def photo(name: str) -> Tensor:
     path = folder / f"{name}{SUFFIXES.get(name, '.png')}"
     if not path.is_file():
         raise ConfigError(f"this version of the package does not carry {path.name}")
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, require, shown
-from ..storage.bounded import read_bytes
+from ..storage.bounded import DAMAGED, read_bytes
 from ..storage.limits import refuse_beyond
 from .images import Corrupt, Item, Records, decode
 from .labels import CAPTIONS, IMAGES, LABELS, numbered
@@ -100,7 +100,7 @@ class Arrays(Records):
                 return {name: loaded[key] for name, key in names.items()}
         except ConfigError:
             raise
-        except Exception as error:  # damaged bytes lead the parsers to errors of many types
+        except DAMAGED as error:
             why = shown(str(error) or type(error).__name__)
             raise ConfigError(f"{shown(path)} cannot be read as an array: {why}") from error
 
@@ -200,7 +200,7 @@ class Hub(Records):
                 self.left_out.add("columns that are not read", other)
         if self.label is not None:
             feature = self.rows.features[self.label]
-            self._numbers, self.classes = numbered(self.rows[self.label])
+            self._numbers, self.classes = numbered(list(self.rows[self.label]))
             self.classes = list(getattr(feature, "names", self.classes))
 
     def __len__(self) -> int:

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import ConfigError, shown
-from ..storage.bounded import decoded_text, parsed_json
+from ..errors import ConfigError, require, shown
+from ..storage.bounded import DAMAGED, decoded_text, parsed_json
 from ..storage.limits import limit, refuse_beyond
 from .folders import SUFFIXES, is_hidden
 from .images import Corrupt, Item, Records, decode
@@ -84,7 +84,7 @@ class Tar(Records):
             _refuse_rest(file, end)
         except ConfigError:
             raise
-        except Exception as error:  # damaged headers lead to errors of many types
+        except DAMAGED as error:
             why = shown(str(error) or type(error).__name__)
             raise ConfigError(
                 f"{shown(file)} is not an uncompressed tar archive, or is cut short: {why}"
@@ -285,6 +285,11 @@ class Parquet(Records):
     def stated_classes(self) -> Sequence[int | None]:
         if self._numbers is None:
             values = [value for file, of in self.columns.items() for value in _labels(file, of)]
+            if len(values) != len(self):
+                raise ConfigError(
+                    f"{shown(next(iter(self.columns)))} is damaged: it has {len(values):,} "
+                    f"classes and {len(self):,} rows"
+                )
             try:
                 self._numbers, self.classes = numbered(values)
             except ValueError as error:
@@ -300,16 +305,7 @@ class Parquet(Records):
         columns = self.columns[file]
         wanted = [columns[key] for key in ("image", "caption") if key in columns]
         if self._read[0] != group:
-            about = parquet_file(file)
-            of_group = about.metadata.row_group(number)
-            sizes = (of_group.column(i) for i in range(of_group.num_columns))
-            size = sum(
-                part.total_uncompressed_size
-                for part in sizes
-                if part.path_in_schema.split(".")[0] in wanted
-            )
-            refuse_beyond("row group bytes", size, f"{file}, row group {number}")
-            self._read = (group, about.read_row_group(number, columns=wanted))
+            self._read = (group, _table_of_group(file, number, wanted))
         place = index - (self.ends[group - 1] if group else 0)
         row = self._read[1].slice(place, 1).to_pylist()[0]
         return {key: row.get(name) for key, name in columns.items()}
@@ -321,7 +317,7 @@ class Parquet(Records):
             row = self._row(index)
         except ConfigError:
             raise
-        except Exception as error:  # damaged pages lead the parser to errors of many types
+        except DAMAGED as error:
             raise Corrupt(name, f"its row cannot be read: {error}") from error
         image, caption = row["image"], row.get("caption")
         data = image.get("bytes") if isinstance(image, dict) else image
@@ -332,6 +328,22 @@ class Parquet(Records):
         return Item(name, decode(data or b"", name), label, caption)
 
 
+def _table_of_group(file: Path, number: int, wanted: Sequence[str]) -> Any:  # noqa: ANN401
+    r"""Returns some columns of a row group.
+
+    What a damaged footer says of the sizes of columns is not asked for: pyarrow aborts the process
+    where that is missing.
+    """
+    arrow = require("pyarrow", "data")
+    parts, size = [], 0
+    about = parquet_file(file)
+    for part in about.iter_batches(batch_size=64, row_groups=[number], columns=wanted):
+        parts.append(part)
+        size += part.nbytes
+        refuse_beyond("row group bytes", size, f"{file}, row group {number}")
+    return arrow.Table.from_batches(parts)
+
+
 def _labels(file: Path, columns: Mapping[str, str]) -> Iterator[Any]:
     about = parquet_file(file)
     if "label" not in columns:
@@ -339,7 +351,7 @@ def _labels(file: Path, columns: Mapping[str, str]) -> Iterator[Any]:
         return
     try:
         yield from about.read(columns=[columns["label"]]).column(0).to_pylist()
-    except Exception as error:  # as above
+    except DAMAGED as error:
         raise ConfigError(
             f"{shown(file)}: the column {columns['label']} cannot be read: {shown(str(error))}"
         ) from error

@@ -231,14 +231,21 @@ def _pattern(source: str) -> list[str]:
     return [source]
 
 
-def account(found: Records) -> list[str]:
+def account(found: Records, are_classes_used: bool = True) -> list[str]:
     r"""Returns what is read of a source, one line each: how many images, their classes and by
-    which rule, and what is left out."""
+    which rule, and what is left out.
+
+    Arguments:
+        found: The images.
+        are_classes_used: Whether classes are asked for; to read them all may take a while.
+    """
     lines = [f"{len(found):,} images"]
-    if found.classes:
-        names = found.classes
-        lines.append(f"classes, in natural order of their names: {mapping(names)}")
-    elif any(label is not None for label in found.stated_classes()):
+    stated = found.stated_classes() if are_classes_used else ()
+    if not are_classes_used:
+        lines.append("their classes are not used: the teacher takes none")
+    elif found.classes:
+        lines.append(f"classes, in natural order of their names: {mapping(found.classes)}")
+    elif any(label is not None for label in stated):
         lines.append("classes as the source numbers them")
     else:
         lines.append(f"no classes: {found.no_classes}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError, nearest, require, shown
-from ..storage.bounded import parsed_json, read_text
+from ..storage.bounded import DAMAGED, parsed_json, read_text
 from ..storage.limits import refuse_beyond
 from .labels import CAPTIONS
 
@@ -114,7 +114,7 @@ def parquet_file(path: Path) -> Any:  # noqa: ANN401 (pyarrow's)
     try:
         file = parquet.ParquetFile(path)
         columns = len(file.schema_arrow.names)
-    except Exception as error:  # damaged bytes lead the parser to errors of many types
+    except DAMAGED as error:
         raise ConfigError(f"{shown(path)} is not a parquet file: {shown(str(error))}") from error
     refuse_beyond("table columns", columns, path)
     return file
@@ -127,7 +127,7 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Table:
     refuse_beyond("table rows", file.metadata.num_rows, path)
     try:
         columns = file.read(columns=chosen).to_pydict() if chosen else {}
-    except Exception as error:  # as above
+    except DAMAGED as error:
         raise ConfigError(f"{shown(path)} cannot be read: {shown(str(error))}") from error
     return Table(names, columns, file.metadata.num_rows)
 

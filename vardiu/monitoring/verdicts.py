@@ -6,8 +6,8 @@ The rules are the table `RULES`, judged from the top; `docs/usage/converging.md`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from ..metrics.metric import title_of
 from ..problems.base import Judged
@@ -21,9 +21,14 @@ __all__ = [
     "STUCK",
     "UNJUDGED",
     "Verdict",
+    "best_first",
     "judge",
     "verdict_of",
 ]
+
+
+# A row of any table.
+Row = TypeVar("Row")
 
 
 COLLAPSED, GOOD, IMPROVING = "COLLAPSED", "GOOD", "STILL IMPROVING"
@@ -66,6 +71,26 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
+
+
+def best_first(
+    rows: Sequence[Row], verdict: Callable[[Row], Verdict], value: Callable[[Row], float]
+) -> list[Row]:
+    r"""Returns the rows of a table from the best to the worst: those that collapsed, and those
+    without a finite value, come after all others.
+
+    Arguments:
+        rows: The rows.
+        verdict: The verdict on a row.
+        value: The headline metric of a row, the smaller the better.
+    """
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        number = value(row)
+        known = math.isfinite(number)
+        return not verdict(row).may_lead, not known, number if known else 0.0
+
+    return sorted(rows, key=place)
 
 
 class Value(NamedTuple):
@@ -145,10 +170,9 @@ def verdict_of(folder: RunFolder, judged: Judged) -> Verdict:
     result = folder.result()
     if result is None:
         return Verdict(UNJUDGED, "the run is not finished")
-    reference = result["reference"]
-    return judge(
-        folder.metrics(), result["metrics"], reference["metrics"], reference["name"], judged
-    )
+    reference = result.get("reference", {})
+    compared, who = reference.get("metrics", []), reference.get("name", "")
+    return judge(folder.metrics(), result.get("metrics", []), compared, who, judged)
 
 
 # ---------------------------------------------------------------- numbers

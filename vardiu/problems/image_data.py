@@ -84,9 +84,7 @@ class ImageData(Data):
     def account(self) -> list[str]:
         if self.settings.data is None:
             return []
-        used = self.space.classes and self.teacher.captions is None
-        unused = [] if used else ["the teacher takes no classes: those of the data are not used"]
-        return [*account(self.source), *(unused if self.source.classes else [])]
+        return account(self.source, bool(self.space.classes) and self.teacher.captions is None)
 
     def _place_in_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
         r"""Returns the place of each caption among the prompts, which a teacher of texts takes.

@@ -8,11 +8,11 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .colours import shape_of
 
-__all__ = ["Line", "Point", "Target", "chart", "number"]
+__all__ = ["Line", "Point", "Target", "chart", "is_finite", "number"]
 
 
 # Of the picture, in its own units; the page scales it to the width of its card.
@@ -68,6 +68,11 @@ def number(value: float) -> str:
         if size >= unit:
             return f"{value / unit:.3g}{name}"
     return f"{value:.3g}"
+
+
+def is_finite(value: Any) -> bool:  # noqa: ANN401 (what JSON has)
+    r"""Whether what a log holds is a number that can be drawn."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def linear(low: float, high: float) -> Scale:

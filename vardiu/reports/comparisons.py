@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics.metric import title_of
-from .colours import style_of
+from .charts import Line, Point, chart, is_finite
+from .colours import css_name, style_of
 from .curves import stages_joined
 from .figures import COLOURS, save_figure
 
-__all__ = ["Series", "comparison", "gradients", "slacks"]
+__all__ = ["Series", "comparison", "gradients", "quality_charts", "slacks"]
 
 
 class Series(NamedTuple):
@@ -36,13 +37,8 @@ class Series(NamedTuple):
 def styles(runs: Sequence[Series]) -> dict[str, dict[str, Any]]:
     r"""Returns how each label is drawn: in its method's colour, dashed and marked apart from the
     method's other labels."""
-    found: dict[str, dict[str, Any]] = {}
-    counts: dict[str, int] = {}
-    for run in runs:
-        if run.label not in found:
-            found[run.label] = style_of(run.method, counts.get(run.method, 0))
-            counts[run.method] = counts.get(run.method, 0) + 1
-    return found
+    methods = {run.label: run.method for run in runs}
+    return {label: style_of(methods[label], place) for label, place in _places(runs)}
 
 
 def comparison(runs: Sequence[Series], metrics: Sequence[str], path: Path) -> Path:
@@ -77,6 +73,43 @@ def line_style(index: int) -> dict[str, Any]:
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": dashes[index // len(COLOURS) % len(dashes)],
     }
+
+
+def quality_charts(runs: Sequence[Series], metric: str) -> list[str]:
+    r"""Returns figures of a metric against seconds of training and against calls of the teacher,
+    for a page: each run in its method's colour, seeds of one label alike.
+
+    Arguments:
+        runs: The runs.
+        metric: The name of the metric, as in the log's `metric/NAME`.
+    """
+    runs = [run._replace(rows=stages_joined(run.rows)) for run in runs]
+    series = {label: i for label, i in _places(runs)}
+    figures = []
+    for axis, title in (("seconds", "seconds of training"), ("calls", "calls of the teacher")):
+        lines, named = [], set[str]()
+        for run in runs:
+            points = [
+                Point(row[axis], row[f"metric/{metric}"], row.get(f"metric/{metric}_error") or 0.0)
+                for row in run.rows
+                if is_finite(row.get(f"metric/{metric}"))
+            ]
+            label = "" if run.label in named else run.label
+            named |= {run.label} if points else set()
+            lines.append(Line(label, points, css_name(run.method), series[run.label]))
+        figures.append(chart(f"{title_of(metric)} against {title}", lines, title))
+    return figures
+
+
+def _places(runs: Sequence[Series]) -> list[tuple[str, int]]:
+    r"""Returns of each label its index among the labels of its method."""
+    places: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    for run in runs:
+        if run.label not in places:
+            places[run.label] = counts.get(run.method, 0)
+            counts[run.method] = counts.get(run.method, 0) + 1
+    return list(places.items())
 
 
 def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:

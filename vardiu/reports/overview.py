@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..metrics.metric import title_of
-from .charts import Line, Point, Target, chart
+from .charts import Line, Point, Target, chart, is_finite
 from .colours import css_name
 from .curves import stages_joined
 
@@ -78,7 +78,7 @@ def _metric(
     lines = [Line("on the way", _points(rows, f"metric/{name}", f"metric/{name}_error"), colour)]
     better = ""
     for row in measured.metrics:
-        if row["name"] == name and _finite(row["value"]) and rows:
+        if row["name"] == name and is_finite(row["value"]) and rows:
             end = Point(rows[-1]["updates"], row["value"], row["error"] or 0.0)
             lines.append(Line(f"at the end, {row['n']:,} samples", [end], colour, 3))
             better = {True: ", higher is better", False: ", lower is better"}.get(
@@ -88,7 +88,7 @@ def _metric(
         (
             Target(row["value"], row["error"] or 0.0, measured.reference_name)
             for row in measured.reference
-            if row["name"] == name and _finite(row["value"])
+            if row["name"] == name and is_finite(row["value"])
         ),
         None,
     )
@@ -111,14 +111,10 @@ def _instrument(rows: Sequence[Mapping[str, Any]], name: str, method: str) -> st
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str, error: str) -> list[Point]:
     return [
-        Point(row["updates"], row[key], row[error] if _finite(row.get(error)) else 0.0)
+        Point(row["updates"], row[key], row[error] if is_finite(row.get(error)) else 0.0)
         for row in rows
-        if _finite(row.get(key))
+        if is_finite(row.get(key))
     ]
-
-
-def _finite(value: Any) -> bool:  # noqa: ANN401 (what JSON has)
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _level(key: str) -> float:

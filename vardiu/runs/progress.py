@@ -2,10 +2,11 @@ r"""How far work has come: its pace, what is left, and a bar of that on a termin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -15,7 +16,7 @@ from ..metrics.metric import title_of
 from . import events
 from .allocator import peak
 
-__all__ = ["Headline", "Pace", "ProgressBar", "duration", "stage_name"]
+__all__ = ["Headline", "Pace", "ProgressBar", "Told", "counted", "duration", "stage_name"]
 
 
 def duration(seconds: float) -> str:
@@ -99,6 +100,49 @@ class Headline:
         r"""Returns the metric, if it was measured, and the most memory held so far."""
         memory = f"{peak(self.device) / 2**30:.1f} GB"
         return f"{self.value}, {memory}" if self.value else memory
+
+
+class Told(Protocol):
+    r"""What counted work is told by: how much is done, and what the latest of it was."""
+
+    def __call__(self, done: int, words: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def counted(
+    console: Console,
+    name: str,
+    total: int,
+    unit: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Told]:
+    r"""Shows how far counted work is: a bar on a terminal, and lines of what was done everywhere.
+
+    Arguments:
+        console: Where to show it.
+        name: What the work is.
+        total: How much there is to do.
+        unit: What is counted, for instance `run`.
+        clock: The time in seconds.
+    """
+    pace = Pace(0, total, clock)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24))
+    shown = (TextColumn("{task.fields[place]}"), TextColumn("{task.fields[words]}", style="dim"))
+    bar = Progress(*columns, *shown, console=console, disable=not console.is_terminal)
+    task = bar.add_task(name, total=total, place=f"0/{total:,}", words="")
+    if not console.is_terminal and total:
+        console.print(f"{name}: {total:,} {unit}s", highlight=False, soft_wrap=True)
+
+    def tell(done: int, words: str = "") -> None:
+        left = pace.words(done, unit)
+        bar.update(task, completed=done, place=f"{done:,}/{total:,}", words=left)
+        if words:
+            more = f" ({left})" if left and done < total else ""
+            line = f"{done} of {total}: {words}{more}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with bar:
+        yield tell
 
 
 def stage_name(event: events.StageStarted) -> str:

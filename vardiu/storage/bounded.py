@@ -6,6 +6,11 @@ import codecs
 import json
 import os
 import stat
+import struct
+import tarfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,23 @@ import yaml
 from ..errors import ConfigError, shown
 from .limits import limit, refuse_beyond
 
-__all__ = ["decoded_text", "parsed_json", "read_bytes", "read_json", "read_text", "read_yaml"]
+__all__ = [
+    "DAMAGED",
+    "decoded_text",
+    "parsed_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_yaml",
+]
+
+
+# What parsers that are not ours raise, led by damaged bytes: the caller says which file it was.
+DAMAGED: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tarfile.TarError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 KINDS = (
