@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ import torch
 from rich.console import Console
 
 from ..errors import ConfigError
+from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import PROBLEMS, ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
@@ -98,15 +100,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    r"""What the finished runs of an arm say."""
+    r"""What the finished runs of an arm say.
+
+    Arguments:
+        arm: Its short name.
+        title: Its name in tables.
+        runs: Its finished runs.
+        missing: The number of runs that are not finished.
+        idle: The number of finished runs whose student was never updated: they are not ranked.
+    """
 
     arm: str
     title: str
     runs: list[dict[str, Any]]
     missing: int
+    idle: int = 0
 
     def values(self, metric: str) -> list[float]:
         return [run["metrics"][metric] for run in self.runs]
+
+    def errors(self, metric: str) -> list[float | None]:
+        return [run["errors"][metric] for run in self.runs]
+
+    @property
+    def verdict(self) -> str:
+        r"""The verdicts on its runs, with their numbers where they are not the same."""
+        counts = Counter(run["verdict"] for run in self.runs)
+        if len(counts) < 2:
+            return next(iter(counts), "–")
+        return ", ".join(f"{name} {n}" for name, n in counts.most_common())
 
     def cost(self, name: str) -> list[float]:
         return [run["cost"][name] for run in self.runs]
@@ -267,16 +289,31 @@ def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> l
     table = []
     for name in bake.arms:
         mine = [c for c in todo if (c.budget, c.teacher, c.arm) == (budget, teacher, name)]
-        runs = []
+        runs, idle = [], 0
         for cell in mine:
             result = RunFolder(cell.folder).result()
-            if result is not None:
-                metrics = {m["name"]: m["value"] for m in result["metrics"]}
-                about = {"seed": cell.seed, "folder": str(cell.folder), "cost": result["cost"]}
-                runs.append({**about, "metrics": metrics})
+            if result is not None and not result["cost"]["student_updates"]:
+                idle += 1
+            elif result is not None:
+                runs.append(_run(cell, result))
         title = bake.contest.arms[name].title
-        table.append(Result(name, title, runs, len(mine) - len(runs)))
+        table.append(Result(name, title, runs, len(mine) - len(runs) - idle, idle))
     return table
+
+
+def _run(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
+    r"""Returns the numbers of a finished run."""
+    metrics = result["metrics"]
+    judged = PROBLEMS[type(cell.task.problem)].judged
+    return {
+        "verdict": verdict_of(RunFolder(cell.folder), judged).name,
+        "seed": cell.seed,
+        "folder": str(cell.folder),
+        "cost": result["cost"],
+        "metrics": {metric["name"]: metric["value"] for metric in metrics},
+        "errors": {metric["name"]: metric["error"] for metric in metrics},
+        "samples": max(metric["n"] for metric in metrics),
+    }
 
 
 def record(bake: BakeOff, todo: Sequence[Cell], command: Sequence[str], more: Any) -> Path:  # noqa: ANN401

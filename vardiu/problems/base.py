@@ -31,7 +31,7 @@ from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
-from ..students.base import ROWS_AT_ONCE, Generator
+from ..students.base import Generator, rows_at_once
 from ..students.framed import Frame
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
@@ -47,6 +47,7 @@ __all__ = [
     "Problem",
     "Scores",
     "Space",
+    "beside_teacher",
 ]
 
 
@@ -375,6 +376,13 @@ class Problem(abc.ABC):
     headline: ClassVar[tuple[str, ...]]
     judged: ClassVar[Judged]
 
+    part: int | None = None
+
+    def visit_in_parts(self, rows: int) -> None:
+        r"""Has large samples be made in parts of so many rows, as a step of training visits them:
+        by the student and by the teacher, see `rows_at_once`."""
+        self.part = self.data.teacher.part = rows
+
     @property
     def teacher(self) -> Denoiser | None:
         r"""The denoiser to distil; none as long as it is yet to be trained."""
@@ -403,7 +411,8 @@ class Problem(abc.ABC):
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.data.conditions(n, random) if generator.conditions else {}
-            x = generator.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond)
+            batch = rows_at_once(self.space.shape, self.part)
+            x = generator.sample(n, generator=random, batch=batch, **cond)
             return x.cpu(), cond
 
         return draw
@@ -411,29 +420,6 @@ class Problem(abc.ABC):
     def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
-
-    def beside_teacher(self, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
-        r"""Returns samples of the teacher and of a student, from the same latents where the
-        teacher's noise has the shape of a latent, or of its first part.
-
-        Arguments:
-            student: The student.
-            n: The number of samples.
-            seed: The seed of the latents.
-        """
-        random, shape = torch.Generator().manual_seed(seed), tuple(self.space.shape)
-        given = {"student": student.conditions, "teacher": self.known_teacher.conditions}
-        drawn = self.data.conditions(n, random) if any(given.values()) else {}
-        cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
-        state = random.get_state()
-        x = student.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond["student"])
-        z = student.latent(n, torch.Generator().set_state(state)).cpu()
-        first = z[:, 0] if tuple(z.shape[2:]) == shape else z
-        if tuple(first.shape[1:]) == shape and first.is_floating_point():
-            solved = self.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
-            return BesideTeacher(solved, x.cpu(), True)
-        solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
-        return BesideTeacher(solved, x.cpu(), False)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
@@ -490,3 +476,29 @@ class Problem(abc.ABC):
         r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet
         to be trained."""
         return {name: Input(folder, sha256) for name, sha256 in self.hashes().items()}
+
+
+def beside_teacher(problem: Problem, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
+    r"""Returns samples of the teacher and of a student, from the same latents where the
+    teacher's noise has the shape of a latent, or of its first part.
+
+    Arguments:
+        problem: The problem.
+        student: The student.
+        n: The number of samples.
+        seed: The seed of the latents.
+    """
+    random, shape = torch.Generator().manual_seed(seed), tuple(problem.space.shape)
+    given = {"student": student.conditions, "teacher": problem.known_teacher.conditions}
+    drawn = problem.data.conditions(n, random) if any(given.values()) else {}
+    cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
+    state = random.get_state()
+    batch = rows_at_once(problem.space.shape, problem.part)
+    x = student.sample(n, generator=random, batch=batch, **cond["student"])
+    z = student.latent(n, torch.Generator().set_state(state)).cpu()
+    first = z[:, 0] if tuple(z.shape[2:]) == shape else z
+    if tuple(first.shape[1:]) == shape and first.is_floating_point():
+        solved = problem.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
+        return BesideTeacher(solved, x.cpu(), True)
+    solved = problem.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
+    return BesideTeacher(solved, x.cpu(), False)
