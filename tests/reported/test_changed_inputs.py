@@ -54,7 +54,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     for name in ("samples", "quick"):
         patch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 100)
     patch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
-    patch.setattr("vardiu.runs.teach.probe", lambda *given: [])
+    patch.setattr("vardiu.runs.teach.measured", lambda *given: [])
     patch.setattr("vardiu.runs.distill.checked", lambda *given: [])
 
 
