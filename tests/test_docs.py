@@ -5,8 +5,10 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ from vardiu.methods.registry import newest_first, own_methods
 from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tables  # noqa: E402
+
 MODULES = [m.name for m in pkgutil.walk_packages(vardiu.__path__, "vardiu.")]
 
 
@@ -66,6 +71,77 @@ def test_the_table_of_methods_is_the_one_that_they_render():
         r"<!-- methods: .*? -->\n(.*?)\n<!-- end of methods -->", text, re.DOTALL
     )
     assert table == methods_table(own_methods_newest_first())
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tables_are_those_of_the_files_of_numbers(page):
+    text = page.read_text()
+    assert tables.written(text) == text, f"python benchmarks/tables.py writes {page}"
+    assert text.count("<!-- table:") == text.count("<!-- end of table -->")
+
+
+def test_a_wrong_number_in_a_table_is_seen():
+    words = "cost docs/results/cost.json"
+    right = f"<!-- table: {words} -->\n{tables.rendered(words)}\n<!-- end of table -->"
+    assert tables.written(right) == right
+    assert "| 1.03 |" in right
+    assert tables.written(right.replace("| 1.03 |", "| 1.04 |")) == right
+
+
+MEASURED = re.compile(r"^\W*-?\d[\d.,e-]*( ± .*)?( (s|ms|MB|nats|%))?\W*$")
+
+
+def test_no_table_of_measurements_is_written_by_hand():
+    """A row with three numbers and more is one of measurements: its table is made from a file."""
+    ours = re.compile(r"<!-- (table|methods|limits|verdicts).*?<!-- end of .*? -->", re.DOTALL)
+    outputs = ROOT / "docs/results"  # a file of numbers itself
+    for page in pages():
+        if outputs in page.parents:
+            continue
+        by_hand = ours.sub("", page.read_text())
+        for row in re.findall(r"^\|(.*)\|$", by_hand, re.MULTILINE):
+            cells = [cell for cell in row.split("|") if MEASURED.match(cell.strip())]
+            assert len(cells) < 3, f"{page.name}: {row}"
+
+
+def test_the_recorded_tables_say_how_they_were_made():
+    recorded = json.loads((ROOT / "docs/results/recorded.json").read_text())["tables"]
+    shown = "".join(page.read_text() for page in pages())
+    for name, table in recorded.items():
+        assert f"<!-- table: recorded {name} docs/results/recorded.json -->" in shown
+        assert table["command"] and table["machine"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}, name
+    # One of them has its raw output as well.
+    raw = json.loads((ROOT / "docs/results/patches.json").read_text())["metrics"]
+    values = {row["name"]: row["value"] for row in raw}
+    student = recorded["patches"]["rows"][1]
+    assert student[1].startswith(f"{values['frechet']:.1f} ")
+    wanted = [values["precision"], values["recall"], values["coverage"]]
+    assert student[2:5] == [f"{value:.3f}" for value in wanted]
+
+
+WORDS = {
+    "Frechet": "write Fréchet",
+    "by the clock": "say wall-clock time",
+    "to the bit": "say equal in every bit",
+    " dear": "say expensive",
+}
+
+
+def test_words_that_readers_did_not_understand_are_not_used():
+    """In documents, and in the docstrings and helps that users see."""
+    sources = [*pages(), *sorted((ROOT / "vardiu").rglob("*.py"))]
+    found = [
+        f"{path.relative_to(ROOT)}: {word!r}: {cure}"
+        for path in sources
+        for word, cure in WORDS.items()
+        if word in path.read_text()
+    ]
+    assert not found, found
 
 
 def test_every_method_has_its_page():

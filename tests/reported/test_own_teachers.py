@@ -232,6 +232,24 @@ def test_networks_stay_in_evaluation_mode_and_an_origin_is_kept(place):
     assert (origin.source, origin.kind, origin.licence) == ("my card", "mine", "cc0")
 
 
+def test_a_method_that_asks_for_features_is_refused_before_training(place, capsys):
+    np.save("points.npy", np.random.default_rng(0).normal(size=(64, 2)))
+    words = ["--teacher", "model.py:plane", "--data", "points.npy", "--batch", "8", "--steps", "9"]
+    words += ["--reference", "400", "--method", "dmd2", "--delay", "0", "--out", "run"]
+    assert main(["distill", "vectors", *words]) == 2
+    assert "lists none: give the network `taps`" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_network_with_taps_gives_its_features():
+    network = vardiu.MLP((2,), (2,), width=8, depth=2, noisy=True)
+    teacher = vardiu.FunctionDenoiser(
+        network, shape=(2,), sigma_min=0.1, sigma_max=9.0, data_range=(0, 1), returns="epsilon"
+    )
+    x_t, sigma = torch.randn(3, 2), torch.ones(3)
+    mean, kept = teacher.features(x_t, sigma, (teacher.bottleneck,))
+    assert torch.equal(mean, teacher(x_t, sigma)) and kept["hidden.1"].shape == (3, 8)
+
+
 # ---------------------------------------------------------------- coordinates
 
 

@@ -101,7 +101,7 @@ class ConsistencyDenoiser(Denoiser):
         ).train()
 
     def _bounded(self, x_t: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-        # A difference of equal levels is zero to the bit; one less their quotient need not be.
+        # A difference of equal levels is exactly zero; one less their quotient need not be.
         moved = expand_like((sigma - self.sigma_min) / sigma, x_t)
         return x_t + moved * (denoised - x_t)
 

@@ -97,7 +97,7 @@ class ConsistencyDistillation(Objective):
         if not 1 <= calls < grid:
             raise ValueError(f"calls must be at least 1 and below grid={grid}, got {calls}")
         levels = karras_grid(grid, network.sigma_min, network.sigma_max, rho)[:-1]
-        # The ends to the bit: roots and powers round, and the boundary is at one of them.
+        # The ends are set exactly: roots and powers round, and the boundary is at one of them.
         levels[0], levels[-1] = network.sigma_max, network.sigma_min
         self.register_buffer("grid", levels, persistent=False)
         self.correct, self.distance, self.weight, self.calls = correct, distance, weight, calls

@@ -21,6 +21,7 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import LogUniform
 from ..discriminators.diffusion import DiffusionDiscriminator, discriminator_on
+from ..errors import ConfigError
 from ..functional.adversarial import softplus_discriminator, softplus_generator
 from ..functional.tensors import expand_like
 from ..settings import build
@@ -156,6 +157,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     critics, batches, head = {"fake": config.fake_optimizer}, problem.data.free, None
     if config.adversarial_weight:
         critics["head"], batches = config.head_optimizer, problem.data.clean
+        if not fake.taps:
+            raise ConfigError(
+                "the classifier of dmd2 reads features of the teacher's network, and it lists "
+                "none: give the network `taps`, `bottleneck` and `features`, see "
+                "docs/usage/features.md, or leave the classifier out, --adversarial-weight 0"
+            )
         head = discriminator_on(fake, (), **problem.data.conditions(1, torch.Generator()))
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..metrics.metric import title_of
+
 __all__ = ["CURES", "Alarm", "alarms"]
 
 
@@ -164,7 +166,9 @@ def _saturation(
     cure = cures["saturation"]
     if snr is not None and snr < NOISE:
         cure = f"the gradient is noise (ratio {snr:.2g}): {cures['noise']}"
-    message = f"{metric} has not improved in the last {late} evaluations, at {progress:.0%}"
+    message = (
+        f"{title_of(metric)} has not improved in the last {late} evaluations, at {progress:.0%}"
+    )
     return Alarm("saturation", seen[-1]["step"], message, cure)
 
 
@@ -179,8 +183,8 @@ def _worsening(
     if now[name] <= WORSE * first[name] + 3 * noise:
         return None
     message = (
-        f"{metric} is {now[name]:.3g}, and was {first[name]:.3g} at step {first['step']}: "
-        "training leads away from where it started"
+        f"{title_of(metric)} is {now[name]:.3g}, and was {first[name]:.3g} at step "
+        f"{first['step']}: training leads away from where it started"
     )
     return Alarm("worsening", now["step"], message, cures["worsening"])
 

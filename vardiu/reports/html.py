@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -129,10 +130,10 @@ def _warnings(run: RunFolder, alarms: Sequence[Mapping[str, Any]] | None) -> lis
     for alarm in alarms:
         head = f"<b>{html.escape(alarm['name'])}</b>, since step {alarm['step']:,}"
         words = f"{head}: {html.escape(alarm['message'])}."
-        cure = f"<p>To try: {html.escape(alarm['cure'])}.</p>"
+        cure = re.sub(r"--[a-z][\w.-]*\w", r"<code>\g<0></code>", html.escape(alarm["cure"]))
         options = alarm.get("options", ())
         again = _code(_again(run, options), "copy") if options else ""
-        parts.append(f"<div class='warning'><p>{words}</p>{cure}{again}</div>")
+        parts.append(f"<div class='warning'><p>{words}</p><p>To try: {cure}.</p>{again}</div>")
     return parts
 
 

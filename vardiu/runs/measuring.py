@@ -70,7 +70,8 @@ def evaluation_due(step: int, steps: int, run: RunSettings) -> bool:
 def gradient_draws(step: int, steps: int, evaluations: int) -> int:
     r"""Returns of how many gradients an evaluation is to take signal and noise.
 
-    A gradient is as dear as a step: they are four in a hundred steps at most, but for the last.
+    A gradient costs as much as a step: there are at most four in a hundred steps, except for the
+    last of a stage.
     """
     between = max(1, steps // evaluations)
     due = step // 100 > (step - between) // 100 or step == steps

@@ -24,6 +24,7 @@ from ..denoisers.schedules import Flow, VariancePreserving
 from ..errors import ConfigError
 from ..functional.tensors import expand_like
 from ..nn.own import OwnNetwork
+from ..nn.taps import Features, ask_features
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from .origin import Origin
 
@@ -132,8 +133,29 @@ class FunctionDenoiser(Denoiser):
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         self.check(x_t, sigma)
         y, level = self.map.there(x_t), self.map.scale * sigma
-        output = self.network(y, level, **cond).to(x_t.dtype)
-        return self.map.back(READINGS[self.returns](output, y, expand_like(level, x_t)))
+        return self._mean(self.network(y, level, **cond), y, level)
+
+    def _mean(self, output: Tensor, y: Tensor, level: Tensor) -> Tensor:
+        read = READINGS[self.returns](output.to(y.dtype), y, expand_like(level, y))
+        return self.map.back(read)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return getattr(self.network, "taps", ())
+
+    @property
+    def bottleneck(self) -> str:
+        return getattr(self.network, "bottleneck", "")
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> Features:
+        if not isinstance(self.network, nn.Module):
+            return super().features(x_t, sigma, at, **cond)
+        self.check(x_t, sigma)
+        y, level = self.map.there(x_t), self.map.scale * sigma
+        output, kept = ask_features(self.network, y, level, at, cond)
+        return self._mean(output, y, level), kept
 
 
 class Posterior(Protocol):

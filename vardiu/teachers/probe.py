@@ -1,21 +1,22 @@
 r"""Does a teacher denoise? A check of a few calls, before hours are spent on it.
 
-At each noise level the teacher's squared error a dimension is compared with that of a *linear*
-denoiser of the same data, which anybody can have: the best of all has no more. The linear
-denoiser is
+At each noise level the teacher's squared error a dimension is compared with those of two linear
+denoisers of the same data, which anybody can have: the best of all has no more. One scales every
+value alike, and has the error :math:`v \sigma^2 / (v + \sigma^2)` for data of variance :math:`v`
+a dimension. The other one is
 
 .. math:: m + \Sigma (\Sigma + \sigma^2 I)^{-1} (x_t - m)
 
 with mean and covariance of one half of the samples, shrunk as Ledoit and Wolf have it; its error
-is that on the other half, the mean over both ways. Where few samples are worse than none of it,
-the linear denoiser that scales every value alike takes its place, of error
-:math:`v \sigma^2 / (v + \sigma^2)` for data of variance :math:`v` a dimension.
+is that on the other half, the mean over both ways, or that of the first one where it is less.
 
 =====  ============================================================================================
-ok     the error is at most 1.1 times the linear denoiser's
-weak   it is at most what is *allowed*: 1.5 times the linear denoiser's, or a hundredth of
+ok     the error is at most 1.1 times that of the second linear denoiser
+weak   it is at most what is *allowed*: 1.5 times that of the first one, or a hundredth of
        :math:`v`; more a hundredth of the noise's variance where the network predicts noise
-fails  it is more: the prediction type, the scaling or the weights are wrong
+fails  it is more: the prediction type, the scaling or the weights are wrong. Or the second one is
+       better than the first by a fifth at some levels, and the teacher at none of them by a
+       twentieth: an untrained network behind a skip connection is the first one
 =====  ============================================================================================
 
 An error counts less three of its standard errors.
@@ -65,7 +66,8 @@ class Rule(NamedTuple):
     r"""What is accepted.
 
     Arguments:
-        factor: How many times the linear denoiser's error is still accepted.
+        factor: How many times the error of the linear denoiser that scales every value alike is
+            still accepted.
         floor: The error that what the network predicts may have at any level, as a share of the
             data's variance, or of the noise's where it predicts noise: no network is exact.
         ok: How many times the linear denoiser's error is as good as it.
@@ -143,12 +145,25 @@ def measured(
         errors = _errors(teacher, x, cond or {}, sigma, generator)
         error, deviation = errors.mean().item(), (errors.std() / len(x) ** 0.5).item()
         best = linear.error(sigma)
-        allowed = max(rule.factor * best, rule.floor * linear.variance)
+        allowed = max(rule.factor * linear.alike(sigma), rule.floor * linear.variance)
         allowed += rule.floor * gain(sigma) ** 2
         sure = error - rule.errors * deviation
         status = "ok" if sure <= rule.ok * best else "weak" if sure <= allowed else "fails"
         rows.append(Probe(sigma, error, deviation, best, allowed, status))
-    return rows
+    return _unless_untrained(rows, linear, rule)
+
+
+def _unless_untrained(rows: Sequence[Probe], linear: LinearDenoiser, rule: Rule) -> list[Probe]:
+    r"""Returns the rows, with a failure where data have structure and the teacher knows none."""
+    bounds = {row.sigma: 0.95 * linear.alike(row.sigma) for row in rows}
+    telling = [row for row in rows if row.linear < 0.8 * linear.alike(row.sigma)]
+    known = any(row.error - rule.errors * row.deviation < bounds[row.sigma] for row in telling)
+    if known or not telling:
+        return list(rows)
+    return [
+        row._replace(allowed=bounds[row.sigma], status="fails") if row in telling else row
+        for row in rows
+    ]
 
 
 def probe(
@@ -213,16 +228,19 @@ class LinearDenoiser:
         halves = flat[0::2], flat[1::2]
         self._fits = [_fit(a, b) for a, b in (halves, halves[::-1])]
 
+    def alike(self, sigma: float) -> float:
+        r"""Returns the error of the linear denoiser that scales every value alike."""
+        return self.variance * sigma**2 / (self.variance + sigma**2)
+
     def error(self, sigma: float) -> float:
         r"""Returns the squared error a dimension at a level."""
-        v, s = self.variance, sigma**2
-        alike = v * s / (v + s)
+        s = sigma**2
         fitted = [
             ((1 - gain).square() * held + s * gain.square()).mean()
             for eigenvalues, held in self._fits
             for gain in [eigenvalues / (eigenvalues + s)]
         ]
-        return min(alike, torch.stack(fitted).mean().item())
+        return min(self.alike(sigma), torch.stack(fitted).mean().item())
 
 
 def _fit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

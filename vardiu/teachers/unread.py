@@ -12,6 +12,7 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -192,6 +193,13 @@ def explained_adapter(folder: Path) -> str:
 # ---------------------------------------------------------------- names of weights
 
 
+# What the reading of a damaged archive ends in; NotImplementedError is a RuntimeError.
+BROKEN = (
+    *(OSError, StopIteration, EOFError, RuntimeError, UnicodeDecodeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 def names_in(path: Path) -> set[str]:
     r"""Returns the names of the weights in a file; of a pickle every text in it.
 
@@ -209,7 +217,7 @@ def names_in(path: Path) -> set[str]:
                 return set(_texts(archive.read(inner)))
         with path.open("rb") as file:
             return set(_texts(file.read(limit("weights header bytes"))))
-    except (OSError, StopIteration, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except BROKEN as error:
         raise ConfigError(
             f"{shown(path)} is damaged, or no file of weights: {shown(str(error))}"
         ) from error

@@ -145,7 +145,7 @@ class Objective(nn.Module, abc.ABC):
         return batch
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        r"""Returns values worth a report now and then, too dear for each step; draws nothing
+        r"""Returns values worth a report now and then, too expensive for each step; draws nothing
         from the streams of training. Called under `no_grad`."""
         return {}
 

@@ -287,10 +287,10 @@ class Trainer:
         return self.average.module
 
     @torch.no_grad()
-    def summary(self, dear: bool = True) -> Report:
+    def summary(self, diagnose: bool = True) -> Report:
         r"""Returns each phase's latest values, and if wanted the objective's diagnostics."""
         assert self.batch is not None
-        diagnostics = self.objective.diagnostics(self.batch, self.step) if dear else {}
+        diagnostics = self.objective.diagnostics(self.batch, self.step) if diagnose else {}
         scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
         return Report(self.step, self.seconds, self.objective.teacher_cost[0], scalars)
 

@@ -1,0 +1,308 @@
+"""Makes the tables of the documents from the files of numbers, and writes them in their places.
+
+    python benchmarks/tables.py            # writes what differs
+    python benchmarks/tables.py --check    # names what differs, and writes nothing
+
+A table stands between two comments, of which the first names the file and how it is shown:
+
+    <!-- table: cost docs/results/cost.json -->
+    <!-- end of table -->
+
+`recorded NAME docs/results/recorded.json` is a table that a command printed and whose other output
+was not kept: the file has the command, the machine and the printed cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PLACE = re.compile(
+    r"(?P<open><!-- table: (?P<words>[^\n]*?) -->\n).*?\n?<!-- end of table -->",
+    re.DOTALL,
+)
+
+# As the documents write them.
+ARMS = {
+    "gaussian": "VarDiU, Gaussian",
+    "mixture": "VarDiU, mixture of 16",
+    "flow": "VarDiU, flow",
+    "particles": "VarDiU, Gaussian, 4 particles",
+    "shared": "VarDiU, minibatch mixture",
+    "diff-instruct-1": "Diff-Instruct, 1 fake update",
+    "diff-instruct-5": "Diff-Instruct, 5",
+    "diff-instruct-10": "Diff-Instruct, 10",
+}
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("|" + "|".join(f" {cell} " for cell in line) + "|" for line in lines).replace(
+        "| --- ", "|---"
+    )
+
+
+def scientific(value: float) -> str:
+    return f"{value * 1e3:.1f}e-3"
+
+
+def median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.median(run["metrics"][name] for run in runs)
+
+
+def three(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Log-density, MMD^2 and modes: medians of the seeds."""
+    density, mmd2, modes = (median(runs, name) for name in ("log_density", "mmd2", "modes"))
+    return f"{density:.2f} / {scientific(mmd2)} / {modes:.0f}"
+
+
+def middle(runs: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.median(run["cost"][name] for run in runs)
+
+
+def bake_off_time(found: Mapping[str, Any], *arms: str) -> str:
+    """Equal time, a teacher a column; some arms only where they are named."""
+    teachers = ("exact", "learned", "kde")
+    more = not arms
+    columns = ["log-density / MMD² / modes", *(f"{name} teacher" for name in teachers)]
+    rows = []
+    for arm in arms or ARMS:
+        runs = {name: found["groups"][f"time-20s/{name}"][arm] for name in teachers}
+        row = [ARMS[arm], *(three(runs[name]) for name in teachers)]
+        if more:
+            row += [f"{middle(runs['exact'], 'student_updates'):,.0f}"]
+            row += [f"{middle(runs['exact'], 'teacher_rows'):,.0f}"]
+        rows.append(row)
+    return markdown(
+        [*columns, *(["updates (exact)", "teacher rows (exact)"] if more else [])], rows
+    )
+
+
+def bake_off_calls(found: Mapping[str, Any]) -> str:
+    rows = []
+    for arm, title in ARMS.items():
+        runs = found["groups"]["calls-256000rows/exact"][arm]
+        seconds, updates = middle(runs, "seconds"), middle(runs, "student_updates")
+        cells = three(runs).split(" / ")
+        rows.append([title, *cells, f"{seconds:.0f}", f"{updates:,.0f}"])
+    return markdown(["arm", "log-density", "MMD²", "modes", "seconds", "updates"], rows)
+
+
+def bake_off_gradients(found: Mapping[str, Any]) -> str:
+    rows = []
+    for arm, title in ARMS.items():
+        points = found["gradients"]["exact"][arm]
+        rows.append(
+            [
+                title,
+                " / ".join(f"{p['cosine']:.2f}" for p in points),
+                " / ".join(f"{p['deviation']:.1f}" for p in points),
+                " / ".join(f"{p['bias']:.2f} ± {p['bias_error']:.2f}" for p in points),
+            ]
+        )
+    return markdown(["arm", "cosine", "deviation", "bias, / norm"], rows)
+
+
+BOUNDS = {
+    "gaussian": "Gaussian",
+    "cholesky": "full Gaussian",
+    "mixture": "mixture of 16",
+    "flow": "flow",
+    "particles": "Gaussian, 4 particles",
+    "shared": "minibatch mixture, 256",
+}
+
+
+def number(value: float) -> str:
+    """One decimal below ten, none above."""
+    text = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
+    return text.replace("-0.0", "0.0")
+
+
+def slack(found: Mapping[str, Any]) -> str:
+    sizes = (2, 8, 32, 128, 512)
+    rows = []
+    for sigma in ("0.3", "3"):
+        cells = found["cells"]
+        information = [cells[f"slack/linear/gaussian/{d}"]["information"][sigma] for d in sizes]
+        rows.append([sigma, "*I*", *map(number, information)])
+        for family, title in BOUNDS.items():
+            values = [cells.get(f"slack/linear/{family}/{d}") for d in sizes]
+            shown = ["" if v is None else number(v["slack"][sigma][0]) for v in values]
+            rows.append(["", title, *shown])
+    return markdown(["σ", "bound", *(f"d = {d}" for d in sizes)], rows)
+
+
+FIXES = {
+    "train/gaussian": "Gaussian, ordinary start",
+    "fixes/gaussian, 8 latents": "8 latents",
+    "fixes/gaussian, sigma from 1": "smallest σ of 1",
+    "fixes/gaussian, posterior first": "posterior trained first",
+    "fixes/gaussian, all levels at once": "all levels from the first step",
+    "fixes/gaussian after pairs": "after pairs",
+    "fixes/framed": "`framed`",
+    "train/shared": "minibatch mixture, ordinary start",
+    "fixes/shared, batch 1024": "the same, batch of 1,024",
+    "fixes/residual student, shared": "residual student, minibatch mixture",
+    "fixes/residual student, gaussian": "residual student, ordinary Gaussian",
+    "fixes/residual student and posterior": "**residual student and posterior**",
+    "fixes/residual student, diff-instruct": "residual student, Diff-Instruct",
+    "fixes/residual student, untrained": "residual student, untrained",
+}
+
+
+def fixes(found: Mapping[str, Any]) -> str:
+    sizes, rows = (8, 32, 128, 512), []
+    for key, title in FIXES.items():
+        cells = [found["cells"][f"{key}/{d}/0"] for d in sizes]
+        rows.append([title, *(f"{signed(c['spread'])} ({signed(c['gap'])})" for c in cells)])
+    return markdown(["student", *(f"d = {d}" for d in sizes)], rows)
+
+
+def signed(value: float) -> str:
+    """Two decimals, and no minus before zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+LONGER = {
+    "fixes/residual student, untrained": "residual student, untrained",
+    "fixes/residual student and posterior": "residual student and posterior",
+    "fixes/residual student, diff-instruct": "residual student, Diff-Instruct",
+    "train/shared": "minibatch mixture, ordinary start",
+}
+
+
+def longer(found: Mapping[str, Any]) -> str:
+    rows = []
+    for key, title in LONGER.items():
+        cells = [found["longer"].get(f"{key}/{d}/0") for d in (8, 32)]
+        shown = ["" if c is None else f"{signed(c['gap'])}; {signed(c['spread'])}" for c in cells]
+        rows.append([title, *shown])
+    return markdown(["student", "d = 8", "d = 32"], rows)
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    rows = []
+    for axis, row in found["axes"].items():
+        sizes = f"{row['sizes'][0]:,} to {row['sizes'][-1]:,}"
+        rows.append([axis, sizes, f"{row['exponent']:.2f}", f"{row['arithmetic']:.2f}"])
+    return markdown(["axis", "sizes", "time", "arithmetic"], rows)
+
+
+PIPELINES = {
+    "digits": ("UNet2DModel, classes", "digits, 1x8x8", "noise"),
+    "flow": ("UNet2DModel", "patches, 3x16x16", "flow"),
+    "pixels": ("UNet2DModel, classes", "patches, 3x32x32", "*v*, zero terminal signal"),
+    "text": ("UNet2DConditionModel, CLIP, guidance 2", "latents, 4x8x8", "*v*"),
+    "dit": ("DiT, classes", "latents, 4x8x8", "noise"),
+    "pixart": ("PixArt, T5", "latents, 4x8x8", "noise"),
+}
+
+
+def pipelines(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, about in PIPELINES.items():
+        di, var = found[name]["diff_instruct"], found[name]["vardiu"]
+        students = [
+            f"{d:.3g} ± {e:.2g}" for d, e in (row["student"]["frechet"] for row in (di, var))
+        ]
+        recalls = [f"{r['recall'][0]:.2f}" for r in (di["teacher"], di["student"], var["student"])]
+        off = max(*di["differences"].values(), *var["differences"].values())
+        rows.append(
+            [*about, f"{di['teacher']['frechet'][0]:.3g}", *students, *recalls, f"{off:.0e}"]
+        )
+    columns = ["network", "data", "predicts", "Fréchet: teacher", "Diff-Instruct", "VarDiU"]
+    return markdown(
+        [*columns, "recall: teacher", "Diff-Instruct", "VarDiU", "export differs by"], rows
+    )
+
+
+def recorded(found: Mapping[str, Any], name: str) -> str:
+    return markdown(found["tables"][name]["columns"], found["tables"][name]["rows"])
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """The README's one table, of the tables that `docs/measured.md` has in full."""
+    tables = found["tables"]
+    digits, patches, toy = (tables[name]["rows"] for name in ("digits", "patches", "mog40"))
+    runs = [row for row in toy if row[0] == "`mog40`"]
+    mmd2, seconds = sorted((row[3] for row in runs), key=float), sorted(int(r[5]) for r in runs)
+    rows = [
+        ["8x8 digits", "Fréchet distance; recall", f"{digits[0][2]}; {digits[0][4]}"]
+        + [f"{digits[1][2]}; {digits[1][4]}", "Diff-Instruct", digits[1][7]],
+        ["8x8 digits", "the same", f"{digits[0][2]}; {digits[0][4]}"]
+        + [f"{digits[2][2]}; {digits[2][4]}", "VarDiU, `framed`", digits[2][7]],
+        ["16x16 photo patches", "Fréchet distance; recall", f"{patches[0][1]}; {patches[0][3]}"]
+        + [f"{patches[1][1]}; {patches[1][3]}", "Diff-Instruct", patches[1][5]],
+        ["MoG-40", "modes of 40; MMD²", "true samples: 40; 1.9e-4"]
+        + [f"40; {mmd2[2]} (median of 5 seeds)", "VarDiU, `shared`", f"{seconds[2]} s"],
+    ]
+    columns = ["data", "measure", "teacher, 69 calls", "student, 1 call", "method", "training"]
+    return markdown(columns, rows)
+
+
+def floors(found: Mapping[str, Any]) -> str:
+    rows = [
+        [title, *(f"{row['value']:.3g} ± {row['error']:.2g}" for row in space.values())]
+        for title, space in found["spaces"].items()
+    ]
+    names = next(iter(found["spaces"].values()))
+    return markdown(["Fréchet distance in", *names], rows)
+
+
+RENDERERS: Mapping[str, Callable[..., str]] = {
+    "bake-off-time": bake_off_time,
+    "bake-off-calls": bake_off_calls,
+    "bake-off-gradients": bake_off_gradients,
+    "slack": slack,
+    "fixes": fixes,
+    "longer": longer,
+    "cost": cost,
+    "pipelines": pipelines,
+    "recorded": recorded,
+    "summary": summary,
+    "floors": floors,
+}
+
+
+def rendered(words: str) -> str:
+    """The table that a comment asks for: a renderer, its arguments, and the file last."""
+    name, *arguments, file = words.split()
+    return RENDERERS[name](json.loads((ROOT / file).read_text()), *arguments)
+
+
+def written(text: str) -> str:
+    """A page with its tables made anew."""
+    return PLACE.sub(lambda m: f"{m['open']}{rendered(m['words'])}\n<!-- end of table -->", text)
+
+
+def pages() -> Iterator[Path]:
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    different = 0
+    for page in pages():
+        text = page.read_text()
+        new = written(text)
+        if new != text:
+            different += 1
+            print(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new)
+    return int(check and different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
