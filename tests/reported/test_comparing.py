@@ -15,6 +15,7 @@ from vardiu.comparison.plan import BakeOff, Cell, cells, results
 from vardiu.comparison.series import differences, series_names
 from vardiu.comparison.tables import table
 from vardiu.methods import vardiu
+from vardiu.metrics import Metric
 from vardiu.reports.tables import show_table
 from vardiu.runs.task import Task, task_from_preset
 from vardiu.settings.fields import DensitySettings
@@ -102,7 +103,7 @@ def test_numbers_are_whole_at_every_width(width, terminal):
 
 def finished(folder: RunFolder, task: Task, value: float, updates: int = 5) -> None:
     folder.open(task.to_mapping())
-    metric = {"name": "mmd2", "value": value, "error": 0.01, "n": 500}
+    metric = Metric("mmd2", value, 0.01, 500, False).row()
     cost = {"seconds": 1.0, "teacher_calls": 7, "teacher_rows": 70, "student_updates": updates}
     folder.finish({"metrics": [metric], "cost": {**cost, "steps": 5}})
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ import torch
 from rich.console import Console
 
 from ..errors import ConfigError
+from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import PROBLEMS, ROLES, RunSettings, Task, problem_of
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
@@ -119,6 +121,14 @@ class Result:
 
     def errors(self, metric: str) -> list[float | None]:
         return [run["errors"][metric] for run in self.runs]
+
+    @property
+    def verdict(self) -> str:
+        r"""The verdicts on its runs, with their numbers where they are not the same."""
+        counts = Counter(run["verdict"] for run in self.runs)
+        if len(counts) < 2:
+            return next(iter(counts), "–")
+        return ", ".join(f"{name} {n}" for name, n in counts.most_common())
 
     def cost(self, name: str) -> list[float]:
         return [run["cost"][name] for run in self.runs]
@@ -294,7 +304,9 @@ def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> l
 def _run(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
     r"""Returns the numbers of a finished run."""
     metrics = result["metrics"]
+    judged = PROBLEMS[type(cell.task.problem)].judged
     return {
+        "verdict": verdict_of(RunFolder(cell.folder), judged).name,
         "seed": cell.seed,
         "folder": str(cell.folder),
         "cost": result["cost"],

@@ -2,6 +2,7 @@ r"""What a bake-off found: tables, pictures, one page."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 
 from .. import models
+from ..monitoring.verdicts import COLLAPSED, Verdict, best_first
 from ..reports import comparisons
-from ..reports.comparisons import Series, comparison, gradients
+from ..reports.comparisons import Series, comparison, gradients, quality_charts
 from ..reports.html import write_tables
 from ..reports.tables import value_with_error
 from ..runs.task import PROBLEMS, problem_of
@@ -42,10 +44,14 @@ def interval(
 
 
 def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]]:
-    r"""Returns the rows of a table: median and range of each metric and of the cost."""
+    r"""Returns the rows of a table: median and range of each metric and of the cost.
+
+    They are in the order of the first metric, which is to be low; an arm with a run that collapsed
+    comes after all others.
+    """
     lines = []
-    for row in rows:
-        line = {"arm": row.title}
+    for row in best_first(rows, worst_verdict, lambda row: middle_value(row, metrics[0])):
+        line = {"arm": row.title, "verdict": row.verdict}
         line |= {n: interval(row.values(n), errors=row.errors(n)) for n in metrics}
         counts = sorted({run["samples"] for run in row.runs})
         line["samples"] = " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
@@ -57,6 +63,19 @@ def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]
         }
         lines.append(line)
     return lines
+
+
+def worst_verdict(row: Result) -> Verdict:
+    r"""Returns the verdict on an arm: that it collapsed if any of its runs did."""
+    names = [run["verdict"] for run in row.runs]
+    return Verdict(COLLAPSED if COLLAPSED in names else row.verdict, "")
+
+
+def middle_value(row: Result, metric: str) -> float:
+    r"""Returns the median of a metric over an arm's runs; NaN without runs."""
+    values = row.values(metric)
+    known = bool(values) and all(math.isfinite(value) for value in values)
+    return statistics.median(values) if known else math.nan
 
 
 def complete(row: Result) -> str:
@@ -77,16 +96,21 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
 # ---------------------------------------------------------------- pictures and the page
 
 
-def pictures(
-    bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
-) -> list[tuple[str, Path]]:
-    r"""Draws quality against cost, and samples of the first seed."""
+def series_of(bake: BakeOff, rows: Sequence[Result]) -> list[Series]:
+    r"""Returns the finished runs of all arms, those of one arm under one name."""
     methods = {name: arm.method for name, arm in bake.contest.arms.items()}
-    runs = [
+    return [
         Series(row.title, methods[row.arm], RunFolder(run["folder"]).metrics())
         for row in rows
         for run in row.runs
     ]
+
+
+def pictures(
+    bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    r"""Draws quality against cost, and samples of the first seed."""
+    runs = series_of(bake, rows)
     stem = group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
@@ -143,7 +167,7 @@ def write(
     bake: BakeOff, todo: Sequence[Cell], found: Mapping[str, Any]
 ) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
     r"""Writes `results.md` and `bakeoff.html`; returns both and the tables."""
-    tables, drawn = [], []
+    tables, drawn, charts = [], [], []
     for budget in bake.budgets:
         for teacher in bake.teachers:
             found_rows = results(bake, todo, budget, teacher)
@@ -158,6 +182,7 @@ def write(
             tables.append((title, table(found_rows, headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             drawn += pictures(bake, mine, rows, group, headline[:2])
+            charts.append((group, quality_charts(series_of(bake, rows), headline[0])))
     for teacher, arms in found.items():
         tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
     drawn += study_pictures(bake, found)
@@ -173,5 +198,7 @@ def write(
         title=f"Bake-off: {bake.contest.about}",
         tables=tables,
         pictures=drawn,
+        charts=charts,
+        methods=[arm.method for arm in bake.contest.arms.values()],
     )
     return words, page, tables

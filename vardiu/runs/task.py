@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
-from ..problems.base import Problem, visit_in_parts
+from ..problems.base import Judged, Problem, visit_in_parts
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem

@@ -288,6 +288,8 @@ class ImageSettings:
     data: str | None = None
     """Clean images to compare with, and for methods that need them: a folder, .npz, shards, or a
     set on board. Without them the teacher's own samples stand for the data."""
+    conditional: bool = True
+    """`vardiu teach`: whether the classes of the data, if they have any, are asked for."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
     held_out: str | None = None
