@@ -23,16 +23,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
 from ..runs.task import PROBLEMS, ROLES, RunSettings, Task, problem_of
+from ..storage.bounded import read_json
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, is_number
 from .contests import Competitor, Contest
 from .prices import Price, Rehearsal
 
@@ -216,12 +217,13 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
     path = bake.out / "plan.json"
     known: dict[str, Any] = {"format": FORMAT, "prices": {}}
     if path.is_file():
-        known = json.loads(path.read_text())
+        known = read_json(path)
     if known.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version "
-            "wrote it. Work in another folder, with --out"
+            f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
+            "older version wrote it. Work in another folder, with --out"
         )
+    refuse_odd_prices(known.get("prices"), shown(path))
     if set(bake.budgets) == {"own"}:
         return known
     units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())
@@ -234,6 +236,18 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
                 known["prices"][teacher] = calibrate(bake, teacher, rounds, tell)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
+
+
+def refuse_odd_prices(prices: Any, where: str) -> None:  # noqa: ANN401 (JSON)
+    r"""Raises a `ConfigError` if something is not what `calibrate` returns, by teacher."""
+    level = [prices]
+    for _ in range(3):  # by teacher, by arm, by unit
+        good = all(isinstance(group, Mapping) for group in level)
+        level = [value for group in level for value in group.values()] if good else [None]
+    fields = set(Price._fields)
+    rows = [isinstance(row, Mapping) and set(row) == fields for row in level]
+    if not all(rows) or not all(is_number(v) for row in level for v in row.values()):
+        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
 
 
 def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -> Task:
