@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from vardiu.cli.main import main
+from vardiu.problems.base import visit_in_parts
 from vardiu.problems.densities import DensityProblem
 from vardiu.runs.task import problem_of, task_from_preset
 from vardiu.settings.fields import DensitySettings
@@ -79,7 +80,7 @@ def test_a_student_of_large_samples_is_asked_for_no_more_rows_than_a_step_holds(
     draws = []
     for part in (None, 16, 10**6):
         if part is not None:
-            problem.visit_in_parts(part)
+            visit_in_parts(problem, part)
         student.rows.clear()
         draws.append(problem.student_source(student)(50, torch.Generator().manual_seed(1))[0])
         assert max(student.rows) == (50 if part != 16 else 16) and sum(student.rows) == 50

@@ -376,12 +376,8 @@ class Problem(abc.ABC):
     headline: ClassVar[tuple[str, ...]]
     judged: ClassVar[Judged]
 
+    # Rows of a step of training, see `visit_in_parts`.
     part: int | None = None
-
-    def visit_in_parts(self, rows: int) -> None:
-        r"""Has large samples be made in parts of so many rows, as a step of training visits them:
-        by the student and by the teacher, see `rows_at_once`."""
-        self.part = self.data.teacher.part = rows
 
     @property
     def teacher(self) -> Denoiser | None:
@@ -472,10 +468,17 @@ class Problem(abc.ABC):
         """
         return {}
 
-    def taught_input(self, folder: str) -> Mapping[str, Input]:
-        r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet
-        to be trained."""
-        return {name: Input(folder, sha256) for name, sha256 in self.hashes().items()}
+
+def taught_input(problem: Problem, folder: str) -> Mapping[str, Input]:
+    r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet to be
+    trained."""
+    return {name: Input(folder, sha256) for name, sha256 in problem.hashes().items()}
+
+
+def visit_in_parts(problem: Problem, rows: int) -> None:
+    r"""Has large samples be made in parts of so many rows, as a step of training visits them: by
+    the student and by the teacher, see `rows_at_once`."""
+    problem.part = problem.data.teacher.part = rows
 
 
 def beside_teacher(problem: Problem, student: Generator, n: int, seed: int = 0) -> BesideTeacher:

@@ -27,7 +27,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
 from ..teachers.origin import Origin
-from .base import Input, Networks, Problem
+from .base import Input, Networks, Problem, taught_input
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
@@ -159,7 +159,7 @@ class ImageProblem(Problem):
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
         taught = self._teacher.at_hand is not None
-        found = dict(self.taught_input(self._teacher.place)) if taught else {}
+        found = dict(taught_input(self, self._teacher.place)) if taught else {}
         files = {
             "data files": row.data,
             "held-out files": row.held_out,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
-from ..problems.base import Judged, Problem
+from ..problems.base import Judged, Problem, visit_in_parts
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
@@ -441,5 +441,5 @@ def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
     cls = PROBLEMS[type(task.problem)]
     untaught = task.command == "teach"
     problem = cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
-    problem.visit_in_parts(task.settings.batch // task.run.accumulate)
+    visit_in_parts(problem, task.settings.batch // task.run.accumulate)
     return problem

@@ -384,10 +384,3 @@ class VectorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
-        if self.reference < 200:
-            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
-        for name in ("rank", "calls", "width", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
-        if self.fourier < 0:
-            raise ConfigError(f"problem.fourier must be at least 0, got {self.fourier}")
