@@ -34,7 +34,7 @@ __all__ = [
 # What parsers that are not ours raise, led by damaged bytes: the caller says which file it was.
 DAMAGED: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tarfile.TarError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 

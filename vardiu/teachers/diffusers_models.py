@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require, shown
-from ..storage.bounded import read_json
+from ..storage.bounded import DAMAGED, read_json
 from ..storage.limits import refuse_beyond
 from .diffusers_files import AUTOENCODERS, TEXT_WEIGHTS, WEIGHTS, variant_of
 
 __all__ = ["Codec", "autoencoder", "checked_network", "encoded", "strictly", "texts"]
+
+
+# What a class raises that is given what it was not written for.
+MISFITS: tuple[type[Exception], ...] = (*DAMAGED, SafetensorError)
 
 
 TEXTS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -72,7 +77,7 @@ def strictly(name: str, folder: Path, part: str, library: str = "diffusers") -> 
             local_files_only=True,
             **options,
         )
-    except Exception as error:  # the class was given what it was not written for
+    except MISFITS as error:
         raise ConfigError(
             f"the weights of {shown(where)} do not load as a {name} from safetensors: "
             f"{shown(str(error))}"
@@ -156,7 +161,7 @@ def _refuse_beyond_its_weights(
                 if library == "diffusers"
                 else cls(cls.config_class.from_dict(dict(config)))
             )
-    except Exception as error:  # the class was given what it was not written for
+    except MISFITS as error:
         raise ConfigError(
             f"{library} makes no {cls.__name__} of {shown(where / 'config.json')}: "
             f"{shown(str(error))}"
@@ -306,7 +311,7 @@ def texts(folder: Path, parts: Mapping[str, str]) -> tuple[Any, Any]:
         tokenizer = getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
             str(where), local_files_only=True
         )
-    except Exception as error:  # the class was given what it was not written for
+    except MISFITS as error:
         raise ConfigError(
             f"{shown(where)} does not load as a {name}: {shown(str(error))}"
         ) from error

@@ -39,6 +39,7 @@ from ..denoisers.schedules import (
 )
 from ..errors import ConfigError, nearest, require, shown
 from ..nn.diffusers import DiffusersNetwork, Told
+from ..storage.bounded import DAMAGED
 from ..storage.limits import refuse_beyond
 
 __all__ = ["SCHEDULERS", "denoiser_of"]
@@ -108,7 +109,7 @@ def _made(name: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401 (a sch
         refuse_beyond("schedule times", len(betas), "trained_betas")
     try:
         return getattr(require("diffusers", "hub"), name).from_config(dict(settings))
-    except Exception as error:  # the class was given what it was not written for
+    except DAMAGED as error:
         raise ConfigError(
             f"diffusers makes no {name} of these settings: {shown(str(error))}"
         ) from error
