@@ -12,6 +12,7 @@ from fuzz import OURS, fuzz
 from PIL import Image
 
 from vardiu.data.images import Corrupt, TooManyCorrupt
+from vardiu.data.points import read_points
 from vardiu.data.sources import account, read_data, records
 from vardiu.data.tables import TABLES, read_prompts
 
@@ -81,6 +82,11 @@ GOOD = {
     ),
     "g/metadata.csv": lambda: b'file_name,label,text\na.png,0,"x, y"\nb/c.png,1,z\n',
     "g/metadata.parquet": lambda: parquet(file_name=["a.png", "b/c.png"], label=["x", "y"]),
+    "q.npz": lambda: array(np.savez, x=X[..., 0, 0].astype(float), label=np.arange(3)),
+    "q.npy": lambda: array(lambda stream, x: np.save(stream, x), x=X[..., 0, 0].astype(float)),
+    "q.csv": lambda: b"x1,x2,label\n0.5,1e-3,0\n-2,3,1\n",
+    "q.tsv": lambda: b"0.5\t1\n-2\t3\n",
+    "q.txt": lambda: b"# points\n0.5 1\n-2 3\n",
     "p.txt": lambda: "a cat\ntwo dogs é\n".encode(),
     "p.csv": lambda: b'id,prompt\n1,"a, b"\n2,c\n',
     "p.tsv": lambda: b"id\tprompt\n1\ta\n",
@@ -94,6 +100,10 @@ def read(path, root):
     """What a command reads of the data that a file belongs to."""
     if path.name.startswith("p.") and path.parent == root:
         return read_prompts(str(path))
+    if path.name.startswith("q."):
+        classes = 0 if path.suffix in (".tsv", ".txt", ".npy") else 3
+        width = 4 if path.suffix in (".npz", ".npy") else 2
+        return read_points(str(path), (width,), classes)
     found = records(str(path if path.parent == root else path.parent))
     account(found)
     return read_data(found, 9, shape=(3, 4, 4))

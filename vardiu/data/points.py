@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, shown
+from ..storage.bounded import DAMAGED
 from ..storage.limits import refuse_beyond
+from .labels import LABELS
 
 __all__ = ["SUFFIXES", "read_points"]
 
@@ -24,10 +26,6 @@ SEPARATORS: Mapping[str, str | None] = {".csv": ",", ".tsv": "\t", ".txt": None}
 
 # What a table of points may end in.
 SUFFIXES = (".npy", ".npz", *SEPARATORS)
-
-
-# How an array or a column of classes is called.
-LABELS = ("label", "labels", "class", "y")
 
 
 def read_points(
@@ -133,7 +131,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             arrays = {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
-    except Exception as error:  # damaged bytes lead the parsers to errors of many types
+    except DAMAGED as error:
         why = shown(str(error) or type(error).__name__)
         raise ConfigError(f"{shown(path)} cannot be read as an array of numbers: {why}") from error
     named = [name for name in LABELS if name in arrays]
