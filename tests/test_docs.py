@@ -40,7 +40,8 @@ def test_examples_of_docstrings(name):
 
 def test_quick_start_word_for_word():
     torch.set_default_dtype(torch.float32)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, section = (ROOT / "README.md").read_text().split("## In Python\n")
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     names: dict = {}
     exec(code, names)
     assert names["x"].shape == (64, 2)
