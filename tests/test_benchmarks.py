@@ -158,7 +158,7 @@ def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, cap
     torch.set_default_dtype(torch.float32)
     pairs = ("--pairs.pairs", "128", "--pairs.steps", "6", "--pairs.solver-steps", "4")
     frame = ("--frame.samples", "600", "--frame.solver-steps", "4")
-    short = ("--batch", "32", "--evaluations", "1", "--reports", "2")
+    short = ("--delay", "0", "--batch", "32", "--evaluations", "1", "--reports", "2")
     methods = {
         "diff_instruct": (*pairs, "--steps", "4", *short),
         "vardiu": ("--method", "vardiu", *frame, "--frame.clusters", "2", *short),

@@ -71,7 +71,7 @@ def run(*words):
 
 def distilled(folder, out, *more):
     pairs = ["--pairs.pairs", "256", "--pairs.steps", "8", "--pairs.solver-steps", "4"]
-    short = ["--steps", "4", "--batch", "32", *SHORT]
+    short = ["--steps", "4", "--delay", "0", "--batch", "32", *SHORT]
     run("distill", "--teacher", folder, *pairs, *short, "--out", out, *more)
 
 
@@ -113,7 +113,7 @@ def test_a_pipeline_becomes_a_pipeline(folder, tmp_path, capsys):
 def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
     frame = ["--posterior", "framed", "--frame.samples", "500", "--frame.solver-steps", "4"]
     frame += ["--frame.clusters", "1", "--frame.components", "8"]
-    short = ["--steps", "4", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
+    short = ["--steps", "4", "--delay", "0", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
     more = ["--levels.sigma-min", "0.15", "--levels.sigma-max", "5.0"]
     run("distill", "--method", "vardiu", "--teacher", folder, *frame, *more, *short)
     student = models.load(tmp_path / "run" / "student")
@@ -125,7 +125,7 @@ def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
 def test_classes_of_few_samples_can_share_a_frame(folder, tmp_path, capsys):
     frame = ["--posterior", "framed", "--frame.samples", "80", "--frame.solver-steps", "2"]
     frame += ["--frame.clusters", "2", "--frame.components", "12"]
-    short = ["--steps", "2", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
+    short = ["--steps", "2", "--delay", "0", "--batch", "16", *SHORT, "--out", tmp_path / "run"]
     words = ["distill", "--method", "vardiu", "--teacher", folder, *frame, *short]
     assert main([str(word) for word in words]) == 2
     assert "--frame.no-by-class" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import torch
 from vardiu.cli.options import parse_request
 from vardiu.methods import METHODS
 from vardiu.monitoring.cures import cure_options
+from vardiu.problems.base import beside_teacher
 from vardiu.problems.toy import ToyProblem
 from vardiu.reports.charts import Line, Point, Target, chart, number
 from vardiu.reports.colours import colour_of
@@ -288,7 +289,7 @@ def test_teacher_and_student_are_drawn_from_the_same_latents():
     torch.set_default_dtype(torch.float32)
     problem = ToyProblem(student="one_step", classes=2)
     student = problem.networks.student()
-    shown = problem.beside_teacher(student, 16)
+    shown = beside_teacher(problem, student, 16)
     assert shown.same_latents and shown.teacher.shape == shown.student.shape == (16, 2)
     cond = problem.data.conditions(16, torch.Generator())
     z = student.latent(16, torch.Generator().manual_seed(0))
@@ -307,7 +308,7 @@ def test_a_student_of_other_latents_says_so():
     student.latent_shape = (3,)
     student.latent = lambda n, generator=None: torch.zeros(n, 3)
     student.sample = lambda n, **options: torch.zeros(n, 2)
-    assert not problem.beside_teacher(student, 4).same_latents
+    assert not beside_teacher(problem, student, 4).same_latents
 
 
 # ---------------------------------------------------------------- cures, tables

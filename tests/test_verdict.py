@@ -32,7 +32,8 @@ MMD = Judged("mmd2", coverage=("modes",))
 
 
 def metric(name, value, error=None):
-    return {"name": name, "value": value, "error": error}
+    about = {"n": 500, "higher_is_better": None, "note": "", "reference": "", "features": ""}
+    return {"name": name, "value": value, "error": error, **about}
 
 
 def log(values, error=0.0, stage="main", modes=None, first=1):

@@ -54,7 +54,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     for name in ("samples", "quick"):
         patch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 100)
     patch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
-    patch.setattr("vardiu.runs.teach.probe", lambda *given: [])
+    patch.setattr("vardiu.runs.teach.measured", lambda *given: [])
     patch.setattr("vardiu.runs.distill.checked", lambda *given: [])
 
 
@@ -152,8 +152,8 @@ def test_a_digest_sees_names_sizes_and_bytes_of_folders_and_large_files(tmp_path
     (folder / "0" / "c.png").write_bytes(b"x" * 99 + b"y")
     assert len({first, renamed, digest_of_data(str(folder))}) == 3
     assert digest_of_data("photos") is None and digest_of_data("hf://mnist") is None
-    monkeypatch.setattr("vardiu.data.sources.WHOLE", 50)
-    monkeypatch.setattr("vardiu.data.sources.END", 10)
+    monkeypatch.setattr("vardiu.data.digests.WHOLE", 50)
+    monkeypatch.setattr("vardiu.data.digests.END", 10)
     large = tmp_path / "large.npy"
     digests = set()
     for place in (0, 99, 50):

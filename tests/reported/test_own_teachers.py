@@ -177,7 +177,7 @@ def test_own_code_goes_through_every_command(name, place, capsys):
         assert arrays["x"].shape == (5, *shape) and np.isfinite(arrays["x"]).all()
     assert main(["evaluate", "moved", "--num", "100", *network, *source]) == 0
     if onnx:
-        assert main(["export", "moved", "--to", "onnx", *network, *source]) == 0
+        assert main(["export", "moved", "--to", "onnx", *network]) == 0
         assert (place / "moved" / "export-onnx" / "model.onnx").is_file()
 
 

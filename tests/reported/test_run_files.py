@@ -12,9 +12,11 @@ import yaml
 from fuzz import fuzz
 
 from vardiu.cli.main import main
+from vardiu.comparison.plan import refuse_odd_prices
 from vardiu.errors import CheckpointError, ConfigError, RunError
 from vardiu.runs.inputs import kept_provenance
 from vardiu.runs.task import RunSettings, Task, load_task, task_from_preset
+from vardiu.storage.bounded import read_json
 from vardiu.storage.checkpoints import Checkpoints, load_state
 from vardiu.storage.run_folder import RunFolder
 
@@ -51,6 +53,20 @@ def test_damaged_checkpoints_are_refused_by_name(small_run):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="names a file elsewhere"):
         load_state(folder)
+
+
+def test_damaged_prices_of_a_bake_off_are_refused_by_name(tmp_path):
+    row = {"fixed": 1.0, "update": 2, "delayed": 0.0}
+    good = {"exact": {"vardiu": {"rows": row, "seconds": row}}}
+    refuse_odd_prices(good, "plan.json")
+    refuse_odd_prices({}, "plan.json")
+
+    def read(path):
+        refuse_odd_prices(read_json(path).get("prices"), str(path))
+
+    assert (
+        fuzz(tmp_path / "plan.json", read, good=json.dumps({"prices": good}).encode(), n=120) > 60
+    )
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_a_student_of_pixels_is_used_without_its_teacher(here, of_pixels, refuse
     kept = json.loads(Path(run, "result.json").read_text())["reference"]
     shown = json.loads(Path(run, "evaluation-100-seed0.json").read_text())["reference"]
     assert shown == kept and kept["name"] in capsys.readouterr().out.replace("\n", " ")
-    np.savez("real.npz", x=np.zeros((300, 8, 8, 1), "uint8"), label=np.zeros(300, "int64"))
+    x = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), "uint8")
+    np.savez("real.npz", x=x, label=np.arange(300) % 10)
     assert main(["evaluate", run, "--num", "101", "--data", "real.npz"]) == 0
 
 

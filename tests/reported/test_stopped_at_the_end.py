@@ -13,7 +13,7 @@ import torch
 from vardiu.cli.main import main
 from vardiu.runs.events import StepTaken
 
-WORDS = ["distill", "mog40", "--name", "ring8", "--width", "8", "--depth", "1", "--steps", "4"]
+WORDS = ["distill", "ring8", "--width", "8", "--depth", "1", "--steps", "4"]
 WORDS += ["--batch", "8", "--samples", "100", "--reports", "1", "--evaluations", "1"]
 WORDS += ["--threads", "1", "--posterior", "gaussian"]
 PAIRS = ["--pairs.pairs", "8", "--pairs.steps", "3", "--pairs.batch", "8"]

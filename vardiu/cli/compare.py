@@ -2,12 +2,18 @@ r"""`vardiu compare`."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from ..comparison.series import differences, series_names
 from ..errors import ConfigError, RunError, known, shown
-from ..reports.comparisons import Series, comparison
+from ..metrics.metric import title_of
+from ..monitoring.verdicts import best_first, verdict_of
+from ..problems.base import Judged
+from ..reports.comparisons import Series, comparison, quality_charts
 from ..reports.html import write_tables
+from ..reports.tables import value_with_error
 from ..runs.task import PROBLEMS, Task
 from ..storage.files import new_file
 from ..storage.run_folder import RunFolder
@@ -28,7 +34,7 @@ def compare(arguments: list[str]) -> None:
     if chosen.out:
         new_file(out / "comparison.png"), new_file(out / "comparison.html")
     folders = [existing_run(path) for path in chosen.runs]
-    rows, series, tasks = [], [], []
+    rows, tasks = [], []
     for folder in folders:
         result = folder.result()
         if result is None:
@@ -36,31 +42,57 @@ def compare(arguments: list[str]) -> None:
         task = task_of_run(folder, chosen)
         tasks.append(task)
         rows.append(_row(folder, task, result))
-        series.append(Series(task.preset, task.method, folder.metrics()))
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
-    headline = PROBLEMS[type(tasks[0].problem)].headline
-    metric = chosen.metric or headline[0]
+    metric = chosen.metric or PROBLEMS[type(tasks[0].problem)].headline[0]
     names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     metric = known(metric, names, "metric")
     out.mkdir(parents=True, exist_ok=True)
+    labels = series_names(tasks)
+    series = [
+        Series(label, task.method, folder.metrics())
+        for label, task, folder in zip(labels, tasks, folders, strict=True)
+    ]
+    judged = PROBLEMS[type(tasks[0].problem)].judged
+    verdicts = [verdict_of(folder, judged) for folder in folders]
+    ranked = best_first(
+        list(zip(labels, verdicts, rows, folders, strict=True)),
+        lambda entry: entry[1],
+        lambda entry: headline_value(entry[3], judged),
+    )
+    rows = [{"series": label, "verdict": v.name, **row} for label, v, row, _ in ranked]
+    why = [{"series": label, "verdict": v.name, "why": v.sentence} for label, v, _, _ in ranked]
+    count = f"Measured: {len(rows)} of {len(rows)} runs are complete"
     picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
     page = write_tables(
         out / "comparison.html",
         title="Comparison",
-        tables=[("Measured", rows)],
-        pictures=[(f"{metric} against cost", picture)],
+        tables=[(count, rows), ("Verdicts", why), ("Series", differences(tasks))],
+        pictures=[("As one picture", picture)],
+        charts=[(f"{title_of(metric)} against cost", quality_charts(series, metric))],
+        methods=[task.method for task in tasks],
     )
-    print_rows("", rows)
+    print_rows(count, rows)
+    print_rows("Series, and the settings in which they differ", differences(tasks))
     console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
+
+
+def headline_value(folder: RunFolder, judged: Judged) -> float:
+    r"""Returns the headline metric of a finished run, the smaller the better; NaN without one."""
+    metrics = (folder.result() or {}).get("metrics", [])
+    value = next((m["value"] for m in metrics if m["name"] == judged.metric), math.nan)
+    return value if judged.lower_is_better else -value
 
 
 def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": shown(folder.path), "method": task.method, "seed": task.run.seed}
+    counts = {metric["n"] for metric in result["metrics"]}
     for metric in result["metrics"]:
-        error = "" if metric["error"] is None else f" ± {metric['error']:.1g}"
-        row[metric["name"]] = f"{metric['value']:.4g}{error}"
+        text = value_with_error(metric["value"], metric["error"])
+        row[metric["name"]] = text if len(counts) == 1 else f"{text} (n {metric['n']:,})"
+    if len(counts) == 1:
+        row["n"] = f"{counts.pop():,}"
     cost = result.get("cost", {})
     for name in ("seconds", "teacher_calls"):
         if name not in cost:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
+from ..reports.tables import show_table
 from ..runs.task import Task
 
 __all__ = ["console", "print_rows", "print_settings"]
@@ -18,14 +18,9 @@ console = Console(emoji=False)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    r"""Prints rows as a table, whose columns are those of the first row."""
-    table = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in rows[0]))
-    # A wide table is better cut by the terminal than folded into columns of single letters.
-    console.print(table, width=max(console.width, 160), crop=False)
+    r"""Prints rows as a table, whose columns are those of the first row; numbers are whole at any
+    width, see `show_table`."""
+    show_table(console, title, rows)
 
 
 def print_settings(task: Task) -> None:

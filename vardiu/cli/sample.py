@@ -30,12 +30,19 @@ def sample(arguments: list[str]) -> None:
         "--out", help="the .npz file to write; a new one beside the run by default"
     )
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
+    parser.add_argument(
+        "--label",
+        type=int,
+        action="append",
+        help="a class; may be given several times; all of them in turn by default",
+    )
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.num < 1:
         raise ConfigError(f"--num must be at least 1, got {chosen.num}")
     folder = existing_run(chosen.run)
-    name = f"samples-{chosen.num}-seed{chosen.seed}.npz"
+    of = "".join(f"-label{label}" for label in chosen.label or ())
+    name = f"samples-{chosen.num}-seed{chosen.seed}{of}.npz"
     path = Path(chosen.out) if chosen.out else folder.file(name)
     picture = path.with_suffix(".png")
     if path.suffix != ".npz":
@@ -43,6 +50,8 @@ def sample(arguments: list[str]) -> None:
     if chosen.out:
         new_file(path), new_file(picture)
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
+    if chosen.label:
+        problem.data.choose_classes(chosen.label)
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.student_source(student)(chosen.num, random)

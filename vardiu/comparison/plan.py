@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
+from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import PROBLEMS, ROLES, RunSettings, Task, problem_of
+from ..storage.bounded import read_json
 from ..storage.code import is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, is_number
 from .contests import Competitor, Contest
 from .prices import Price, Rehearsal
 
@@ -98,15 +101,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    r"""What the finished runs of an arm say."""
+    r"""What the finished runs of an arm say.
+
+    Arguments:
+        arm: Its short name.
+        title: Its name in tables.
+        runs: Its finished runs.
+        missing: The number of runs that are not finished.
+        idle: The number of finished runs whose student was never updated: they are not ranked.
+    """
 
     arm: str
     title: str
     runs: list[dict[str, Any]]
     missing: int
+    idle: int = 0
 
     def values(self, metric: str) -> list[float]:
         return [run["metrics"][metric] for run in self.runs]
+
+    def errors(self, metric: str) -> list[float | None]:
+        return [run["errors"][metric] for run in self.runs]
+
+    @property
+    def verdict(self) -> str:
+        r"""The verdicts on its runs, with their numbers where they are not the same."""
+        counts = Counter(run["verdict"] for run in self.runs)
+        if len(counts) < 2:
+            return next(iter(counts), "–")
+        return ", ".join(f"{name} {n}" for name, n in counts.most_common())
 
     def cost(self, name: str) -> list[float]:
         return [run["cost"][name] for run in self.runs]
@@ -194,12 +217,13 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
     path = bake.out / "plan.json"
     known: dict[str, Any] = {"format": FORMAT, "prices": {}}
     if path.is_file():
-        known = json.loads(path.read_text())
+        known = read_json(path)
     if known.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} must be of format {FORMAT}, got {known.get('format')}: an older version "
-            "wrote it. Work in another folder, with --out"
+            f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
+            "older version wrote it. Work in another folder, with --out"
         )
+    refuse_odd_prices(known.get("prices"), shown(path))
     if set(bake.budgets) == {"own"}:
         return known
     units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())
@@ -212,6 +236,18 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
                 known["prices"][teacher] = calibrate(bake, teacher, rounds, tell)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
+
+
+def refuse_odd_prices(prices: Any, where: str) -> None:  # noqa: ANN401 (JSON)
+    r"""Raises a `ConfigError` if something is not what `calibrate` returns, by teacher."""
+    level = [prices]
+    for _ in range(3):  # by teacher, by arm, by unit
+        good = all(isinstance(group, Mapping) for group in level)
+        level = [value for group in level for value in group.values()] if good else [None]
+    fields = set(Price._fields)
+    rows = [isinstance(row, Mapping) and set(row) == fields for row in level]
+    if not all(rows) or not all(is_number(v) for row in level for v in row.values()):
+        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
 
 
 def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -> Task:
@@ -267,16 +303,31 @@ def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> l
     table = []
     for name in bake.arms:
         mine = [c for c in todo if (c.budget, c.teacher, c.arm) == (budget, teacher, name)]
-        runs = []
+        runs, idle = [], 0
         for cell in mine:
             result = RunFolder(cell.folder).result()
-            if result is not None:
-                metrics = {m["name"]: m["value"] for m in result["metrics"]}
-                about = {"seed": cell.seed, "folder": str(cell.folder), "cost": result["cost"]}
-                runs.append({**about, "metrics": metrics})
+            if result is not None and not result["cost"]["student_updates"]:
+                idle += 1
+            elif result is not None:
+                runs.append(_run(cell, result))
         title = bake.contest.arms[name].title
-        table.append(Result(name, title, runs, len(mine) - len(runs)))
+        table.append(Result(name, title, runs, len(mine) - len(runs) - idle, idle))
     return table
+
+
+def _run(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
+    r"""Returns the numbers of a finished run."""
+    metrics = result["metrics"]
+    judged = PROBLEMS[type(cell.task.problem)].judged
+    return {
+        "verdict": verdict_of(RunFolder(cell.folder), judged).name,
+        "seed": cell.seed,
+        "folder": str(cell.folder),
+        "cost": result["cost"],
+        "metrics": {metric["name"]: metric["value"] for metric in metrics},
+        "errors": {metric["name"]: metric["error"] for metric in metrics},
+        "samples": max(metric["n"] for metric in metrics),
+    }
 
 
 def record(bake: BakeOff, todo: Sequence[Cell], command: Sequence[str], more: Any) -> Path:  # noqa: ANN401

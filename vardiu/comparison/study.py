@@ -27,6 +27,7 @@ from ..runs.stages import stages_of
 from ..runs.task import problem_of
 from ..settings import build
 from ..storage.artefacts import Artefacts
+from ..storage.bounded import read_json
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -132,7 +133,7 @@ def study(bake: BakeOff, todo: Sequence[Cell], console: Console) -> dict[str, An
             if not path.is_file():
                 words = f"gradients of {cell.teacher}, {cell.arm}"
                 write_text_atomic(path, json.dumps(gradients(cell), indent=1) + "\n")
-            rows = json.loads(path.read_text())
+            rows = read_json(path, object)
             if rows:
                 found.setdefault(cell.teacher, {})[cell.arm] = rows
             tell(done, words)

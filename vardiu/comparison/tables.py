@@ -2,6 +2,7 @@ r"""What a bake-off found: tables, pictures, one page."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 
 from .. import models
+from ..monitoring.verdicts import COLLAPSED, Verdict, best_first
 from ..reports import comparisons
-from ..reports.comparisons import Series, comparison, gradients
+from ..reports.comparisons import Series, comparison, gradients, quality_charts
 from ..reports.html import write_tables
+from ..reports.tables import value_with_error
 from ..runs.task import PROBLEMS, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -25,8 +28,10 @@ __all__ = ["markdown", "table", "write"]
 # ---------------------------------------------------------------- tables
 
 
-def interval(values: Sequence[float], form: str = ".4g") -> str:
-    r"""Returns the median and the range of some values.
+def interval(
+    values: Sequence[float], form: str = ".4g", errors: Sequence[float | None] = ()
+) -> str:
+    r"""Returns the median and the range of some values; of one value its standard error.
 
     The range of five covers the median of their distribution with a probability of 15/16.
     """
@@ -34,24 +39,51 @@ def interval(values: Sequence[float], form: str = ".4g") -> str:
         return "–"
     middle = f"{statistics.median(values):{form}}"
     if len(values) == 1:
-        return middle
+        return value_with_error(values[0], errors[0]) if errors else middle
     return f"{middle} [{min(values):{form}}, {max(values):{form}}]"
 
 
 def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]]:
-    r"""Returns the rows of a table: median and range of each metric and of the cost."""
+    r"""Returns the rows of a table: median and range of each metric and of the cost.
+
+    They are in the order of the first metric, which is to be low; an arm with a run that collapsed
+    comes after all others.
+    """
     lines = []
-    for row in rows:
-        line = {"arm": row.title}
-        line |= {name: interval(row.values(name)) for name in metrics}
+    for row in best_first(rows, worst_verdict, lambda row: middle_value(row, metrics[0])):
+        line = {"arm": row.title, "verdict": row.verdict}
+        line |= {n: interval(row.values(n), errors=row.errors(n)) for n in metrics}
+        counts = sorted({run["samples"] for run in row.runs})
+        line["samples"] = " to ".join(f"{n:,}" for n in dict.fromkeys(counts[:1] + counts[-1:]))
         line |= {
             "seconds": interval(row.cost("seconds"), ".0f"),
             "teacher rows": interval(row.cost("teacher_rows")[:1], ",.0f"),
             "updates": interval(row.cost("student_updates")[:1], ",.0f"),
-            "runs": f"{len(row.runs)}" + (f" ({row.missing} missing)" if row.missing else ""),
+            "runs": complete(row),
         }
         lines.append(line)
     return lines
+
+
+def worst_verdict(row: Result) -> Verdict:
+    r"""Returns the verdict on an arm: that it collapsed if any of its runs did."""
+    names = [run["verdict"] for run in row.runs]
+    return Verdict(COLLAPSED if COLLAPSED in names else row.verdict, "")
+
+
+def middle_value(row: Result, metric: str) -> float:
+    r"""Returns the median of a metric over an arm's runs; NaN without runs."""
+    values = row.values(metric)
+    known = bool(values) and all(math.isfinite(value) for value in values)
+    return statistics.median(values) if known else math.nan
+
+
+def complete(row: Result) -> str:
+    r"""Returns how many runs of an arm are complete, and what the others lack."""
+    total = len(row.runs) + row.missing + row.idle
+    lacking = [f"{row.missing} missing"] if row.missing else []
+    lacking += [f"{row.idle} never updated: not ranked"] if row.idle else []
+    return f"{len(row.runs)} of {total}" + (f" ({', '.join(lacking)})" if lacking else "")
 
 
 def markdown(lines: Sequence[Mapping[str, str]]) -> str:
@@ -64,16 +96,21 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
 # ---------------------------------------------------------------- pictures and the page
 
 
-def pictures(
-    bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
-) -> list[tuple[str, Path]]:
-    r"""Draws quality against cost, and samples of the first seed."""
+def series_of(bake: BakeOff, rows: Sequence[Result]) -> list[Series]:
+    r"""Returns the finished runs of all arms, those of one arm under one name."""
     methods = {name: arm.method for name, arm in bake.contest.arms.items()}
-    runs = [
+    return [
         Series(row.title, methods[row.arm], RunFolder(run["folder"]).metrics())
         for row in rows
         for run in row.runs
     ]
+
+
+def pictures(
+    bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    r"""Draws quality against cost, and samples of the first seed."""
+    runs = series_of(bake, rows)
     stem = group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
@@ -130,21 +167,29 @@ def write(
     bake: BakeOff, todo: Sequence[Cell], found: Mapping[str, Any]
 ) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
     r"""Writes `results.md` and `bakeoff.html`; returns both and the tables."""
-    tables, drawn = [], []
+    tables, drawn, charts = [], [], []
     for budget in bake.budgets:
         for teacher in bake.teachers:
-            rows = [r for r in results(bake, todo, budget, teacher) if r.runs]
+            found_rows = results(bake, todo, budget, teacher)
+            rows = [r for r in found_rows if r.runs]
             if not rows:
                 continue
+            done = sum(len(row.runs) for row in found_rows)
+            total = done + sum(row.missing + row.idle for row in found_rows)
             headline = PROBLEMS[type(todo[0].task.problem)].headline
             group = f"{bake.group(budget)}/{teacher}"
-            tables.append((group, table(rows, headline)))
+            title = f"{group}: {done} of {total} runs are complete"
+            tables.append((title, table(found_rows, headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             drawn += pictures(bake, mine, rows, group, headline[:2])
+            charts.append((group, quality_charts(series_of(bake, rows), headline[0])))
     for teacher, arms in found.items():
         tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
     drawn += study_pictures(bake, found)
-    text = [f"# Bake-off: {bake.contest.about}\n", "Median of the seeds, and their range."]
+    text = [
+        f"# Bake-off: {bake.contest.about}\n",
+        "Median of the seeds, and their range; of one seed its standard error.",
+    ]
     text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in tables]
     text += [f"\n![{caption}]({path.name})" for caption, path in drawn]
     words = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")
@@ -153,5 +198,7 @@ def write(
         title=f"Bake-off: {bake.contest.about}",
         tables=tables,
         pictures=drawn,
+        charts=charts,
+        methods=[arm.method for arm in bake.contest.arms.values()],
     )
     return words, page, tables

@@ -112,7 +112,8 @@ pyplot.savefig("samples.png")"""
 
 def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]:
     r"""Returns the imports and the lines that make `samples.png` of samples `x`."""
-    parts = {} if origin is None else origin.parts
+    # The teacher is read for its components; a student of images needs none of them.
+    parts = {} if origin is None or origin.decode is None else origin.parts
     if len(student.shape) != 3:
         return ["from matplotlib import pyplot"], POINTS
     imports, lines, channels = ["import numpy", "from PIL import Image"], "", student.shape[0]

@@ -377,6 +377,10 @@ def exact(denoiser: Denoiser) -> TypeGuard[ExactDenoiser]:
     return isinstance(denoiser, ExactDenoiser)
 
 
+# The families whose samples have a gradient.
+REPARAMETRISED = ("gaussian", "residual", "cholesky", "flow")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(Training):
     r"""VarDiU."""
@@ -414,6 +418,15 @@ class Settings(Training):
     """A regression before, on the teacher's pairs; not with framed."""
     frame: FrameSettings = FrameSettings()
     """framed: the mixture of principal components."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.particles and self.posterior not in REPARAMETRISED:
+            raise ConfigError(
+                f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
+                f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
+            )
+
     anchor: AnchorSettings = AnchorSettings()
     """anchored: the lagging copy of the student."""
     ratio: int = 1

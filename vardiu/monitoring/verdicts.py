@@ -170,10 +170,9 @@ def verdict_of(folder: RunFolder, judged: Judged) -> Verdict:
     result = folder.result()
     if result is None:
         return Verdict(UNJUDGED, "the run is not finished")
-    reference = result["reference"]
-    return judge(
-        folder.metrics(), result["metrics"], reference["metrics"], reference["name"], judged
-    )
+    reference = result.get("reference", {})
+    compared, who = reference.get("metrics", []), reference.get("name", "")
+    return judge(folder.metrics(), result.get("metrics", []), compared, who, judged)
 
 
 # ---------------------------------------------------------------- numbers

@@ -31,7 +31,7 @@ from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
 from ..storage.run_folder import RunFolder
-from ..students.base import ROWS_AT_ONCE, Generator
+from ..students.base import Generator, rows_at_once
 from ..students.framed import Frame
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
@@ -47,6 +47,7 @@ __all__ = [
     "Problem",
     "Scores",
     "Space",
+    "beside_teacher",
 ]
 
 
@@ -206,6 +207,7 @@ class Data(abc.ABC):
 
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
+        self.chosen: Sequence[int] | None = None  # the classes that are sampled; all without
 
     def free(self, size: int, seed: int) -> Batches:
         r"""Returns batches for methods without data: a number of rows, and their conditions."""
@@ -225,10 +227,28 @@ class Data(abc.ABC):
         return []
 
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions of `n` rows to sample with: every class equally often, in turn."""
+        r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
+        equally often and in turn."""
         if not self.space.classes:
             return {}
-        return {"label": torch.arange(n) % self.space.classes}
+        index = torch.arange(n)
+        if self.chosen is None:
+            return {"label": index % self.space.classes}
+        return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
+
+    def choose_classes(self, classes: Sequence[int]) -> None:
+        r"""Has only these classes be sampled, in turn, in place of all of them.
+
+        Raises:
+            ConfigError: There are no classes here, or not these.
+        """
+        count = self.space.classes
+        if not count:
+            raise ConfigError("this student has no classes: leave out --label")
+        for label in classes:
+            if not 0 <= label < count:
+                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
+        self.chosen = tuple(classes)
 
     @property
     def unguided(self) -> Denoiser:
@@ -356,6 +376,9 @@ class Problem(abc.ABC):
     headline: ClassVar[tuple[str, ...]]
     judged: ClassVar[Judged]
 
+    # Rows of a step of training, see `visit_in_parts`.
+    part: int | None = None
+
     @property
     def teacher(self) -> Denoiser | None:
         r"""The denoiser to distil; none as long as it is yet to be trained."""
@@ -384,7 +407,8 @@ class Problem(abc.ABC):
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             cond = self.data.conditions(n, random) if generator.conditions else {}
-            x = generator.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond)
+            batch = rows_at_once(self.space.shape, self.part)
+            x = generator.sample(n, generator=random, batch=batch, **cond)
             return x.cpu(), cond
 
         return draw
@@ -392,29 +416,6 @@ class Problem(abc.ABC):
     def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
-
-    def beside_teacher(self, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
-        r"""Returns samples of the teacher and of a student, from the same latents where the
-        teacher's noise has the shape of a latent, or of its first part.
-
-        Arguments:
-            student: The student.
-            n: The number of samples.
-            seed: The seed of the latents.
-        """
-        random, shape = torch.Generator().manual_seed(seed), tuple(self.space.shape)
-        given = {"student": student.conditions, "teacher": self.known_teacher.conditions}
-        drawn = self.data.conditions(n, random) if any(given.values()) else {}
-        cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
-        state = random.get_state()
-        x = student.sample(n, generator=random, batch=ROWS_AT_ONCE, **cond["student"])
-        z = student.latent(n, torch.Generator().set_state(state)).cpu()
-        first = z[:, 0] if tuple(z.shape[2:]) == shape else z
-        if tuple(first.shape[1:]) == shape and first.is_floating_point():
-            solved = self.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
-            return BesideTeacher(solved, x.cpu(), True)
-        solved = self.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
-        return BesideTeacher(solved, x.cpu(), False)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
@@ -467,7 +468,40 @@ class Problem(abc.ABC):
         """
         return {}
 
-    def taught_input(self, folder: str) -> Mapping[str, Input]:
-        r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet
-        to be trained."""
-        return {name: Input(folder, sha256) for name, sha256 in self.hashes().items()}
+
+def taught_input(problem: Problem, folder: str) -> Mapping[str, Input]:
+    r"""Returns a teacher that was read from a folder as an input; nothing of one that is yet to be
+    trained."""
+    return {name: Input(folder, sha256) for name, sha256 in problem.hashes().items()}
+
+
+def visit_in_parts(problem: Problem, rows: int) -> None:
+    r"""Has large samples be made in parts of so many rows, as a step of training visits them: by
+    the student and by the teacher, see `rows_at_once`."""
+    problem.part = problem.data.teacher.part = rows
+
+
+def beside_teacher(problem: Problem, student: Generator, n: int, seed: int = 0) -> BesideTeacher:
+    r"""Returns samples of the teacher and of a student, from the same latents where the
+    teacher's noise has the shape of a latent, or of its first part.
+
+    Arguments:
+        problem: The problem.
+        student: The student.
+        n: The number of samples.
+        seed: The seed of the latents.
+    """
+    random, shape = torch.Generator().manual_seed(seed), tuple(problem.space.shape)
+    given = {"student": student.conditions, "teacher": problem.known_teacher.conditions}
+    drawn = problem.data.conditions(n, random) if any(given.values()) else {}
+    cond = {who: {name: drawn[name] for name in names} for who, names in given.items()}
+    state = random.get_state()
+    batch = rows_at_once(problem.space.shape, problem.part)
+    x = student.sample(n, generator=random, batch=batch, **cond["student"])
+    z = student.latent(n, torch.Generator().set_state(state)).cpu()
+    first = z[:, 0] if tuple(z.shape[2:]) == shape else z
+    if tuple(first.shape[1:]) == shape and first.is_floating_point():
+        solved = problem.data.teacher.solve_from(first, cond["teacher"], SOLVER_STEPS)
+        return BesideTeacher(solved, x.cpu(), True)
+    solved = problem.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
+    return BesideTeacher(solved, x.cpu(), False)

@@ -31,7 +31,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space, taught_input
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 from .targets import Target, target_of
@@ -279,7 +279,7 @@ class DensityProblem(Problem):
         found: dict[str, Input] = {}
         if self.data.teacher.at_hand is not None and row.teacher == "learned":
             words = row.source or row.name
-            found |= self.taught_input(find_teacher(row.teacher_run, row.name, words=words))
+            found |= taught_input(self, find_teacher(row.teacher_run, row.name, words=words))
         if row.source is not None and not is_source(row.source):
             sha256 = digest_of_data(row.source)
             assert sha256 is not None  # it was read

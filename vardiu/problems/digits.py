@@ -26,7 +26,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space, taught_input
 from .kept import KeptTeacher
 from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
@@ -227,7 +227,7 @@ class DigitsProblem(Problem):
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
         untaught = self.data.teacher.at_hand is None
-        return {} if untaught else self.taught_input(find_teacher(row.teacher_run, row.name))
+        return {} if untaught else taught_input(self, find_teacher(row.teacher_run, row.name))
 
 
 def copy_weights(teacher: nn.Module, network: nn.Module) -> None:

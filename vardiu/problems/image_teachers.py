@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.sources import records
 from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Autoguided, Guided
@@ -53,7 +54,7 @@ class ImageTeacher(SampledTeacher):
         kept: KeptTeacher | None = None,
     ) -> None:
         super().__init__(None, None if kept is None else lambda: self._guided(self._asked_for()))
-        self.settings, self.own, self.kept = settings, own, kept
+        self.settings, self.own, self.kept, self.untaught = settings, own, kept, untaught
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
         self._captions: Captions | None = None
@@ -206,6 +207,10 @@ class ImageTeacher(SampledTeacher):
             return len(self._captions)
         if self.kept is not None:
             return self.kept.classes
+        if self.denoiser is None and self.untaught:
+            row = self.settings
+            named = row.data is not None and row.conditional
+            return len(records(row.data).classes) if named and row.data is not None else 0
         if self.denoiser is None or not self.denoiser.conditions:
             return 0
         if self.origin is not None and self.origin.classes:

@@ -27,7 +27,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
 from ..teachers.origin import Origin
-from .base import Input, Networks, Problem
+from .base import Input, Networks, Problem, taught_input
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
@@ -131,6 +131,7 @@ class ImageProblem(Problem):
         self.space = ImageSpace(
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
+        refuse_channels(self.space)
         self.networks = ImageNetworks(self.space, self._teacher, settings)
         self.data = ImageData(self.space, self._teacher, settings, seed)
         self.scores = ImageScores(self.data)
@@ -158,7 +159,7 @@ class ImageProblem(Problem):
     def inputs(self) -> Mapping[str, Input]:
         row = self.settings
         taught = self._teacher.at_hand is not None
-        found = dict(self.taught_input(self._teacher.place)) if taught else {}
+        found = dict(taught_input(self, self._teacher.place)) if taught else {}
         files = {
             "data files": row.data,
             "held-out files": row.held_out,
@@ -200,6 +201,16 @@ class ImageProblem(Problem):
     @property
     def origin(self) -> Origin | None:
         return self._teacher.origin
+
+
+def refuse_channels(space: ImageSpace) -> None:
+    r"""Raises a `ConfigError` if samples are images of another number of channels than 1 or 3,
+    which could be trained, and neither measured against files nor drawn."""
+    if len(space.shape) == 3 and not space.latent and space.shape[0] not in (1, 3):
+        raise ConfigError(
+            f"images must have 1 or 3 channels, got {space.shape[0]}: give --channels 1 or 3, or, "
+            "for a teacher of latents, one with its decoder"
+        )
 
 
 class WithoutConditions(nn.Module):

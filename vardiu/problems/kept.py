@@ -3,7 +3,7 @@ r"""What a run keeps of its teacher: its student is sampled, evaluated and expor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,11 @@ class KeptTeacher:
         if not self.source:
             return None
 
+        # What this teacher has not got is known without reading it.
+        absent = {"vae"} if not self.latent else set()
+        if "text" not in self.conditions:
+            absent |= {"text_encoder", "tokenizer"}
+
         def part(name: str) -> Callable[..., Any]:
             def call(*arguments: Any) -> Any:  # noqa: ANN401
                 found = getattr(load(), name)
@@ -123,7 +128,7 @@ class KeptTeacher:
             encode=part("encode") if "text" in self.conditions else None,
             decode=part("decode") if self.latent else None,
             compress=part("compress") if self.latent else None,
-            parts=_Parts(load),
+            parts=_Parts(load, absent),
             about={"network": self.network} if self.network else {},
         )
 
@@ -133,12 +138,15 @@ class _Parts(Mapping[str, Any]):
 
     Arguments:
         load: Reads the teacher, and returns its origin.
+        absent: The names of components that it has not got.
     """
 
-    def __init__(self, load: Callable[[], Origin]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], Origin], absent: Collection[str]) -> None:
+        self._load, self._absent = load, absent
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 (a model)
+        if name in self._absent:
+            raise KeyError(name)
         return self._load().parts[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..samplers.ode import ROWS_AT_ONCE, Heun
+from ..students.base import rows_at_once
 from ..teachers.saved import matches
 
 __all__ = ["SOLVER_CALLS", "SOLVER_STEPS", "TEACHER", "SampledTeacher", "Source", "find_teacher"]
@@ -40,6 +41,7 @@ class SampledTeacher:
         self, denoiser: Denoiser | None, later: Callable[[], Denoiser] | None = None
     ) -> None:
         self._denoiser, self._later = denoiser, later
+        self.part: int | None = None
 
     @property
     def denoiser(self) -> Denoiser | None:
@@ -91,8 +93,9 @@ class SampledTeacher:
     ) -> Tensor:
         r"""Returns `n` samples by so many steps of Heun's method, on the CPU."""
         solver, device, there = self._solver(cond, steps)
+        rows = min(ROWS_AT_ONCE, rows_at_once(self.known.shape, self.part))
         x = solver.sample(
-            n, generator=random, device=device, dtype=torch.float32, batch=ROWS_AT_ONCE, **there
+            n, generator=random, device=device, dtype=torch.float32, batch=rows, **there
         )
         return x.cpu()
 

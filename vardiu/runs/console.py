@@ -15,6 +15,7 @@ from ..metrics import Metric
 from ..metrics.metric import title_of
 from ..metrics.sets import mean_ratio
 from ..monitoring.verdicts import COLLAPSED, GOOD, IMPROVING, STUCK, Verdict
+from ..reports.tables import show_table, value_with_error
 from ..teachers.probe import Probe
 from . import events
 from .progress import Headline, Pace, duration, stage_name
@@ -166,22 +167,21 @@ def print_metrics(
     console: Console, metrics: Sequence[Metric], reference: Sequence[Metric], reference_name: str
 ) -> None:
     r"""Prints metrics beside those of a reference."""
-    table = Table(box=None, header_style="bold")
-    for name in ("metric", "student", reference_name, "better", "n"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
     known = {metric.name: metric for metric in reference}
+    rows = []
     for metric in metrics:
-        error = "" if metric.error is None else f" ± {metric.error:.2g}"
         other = known.get(metric.name)
-        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
-        table.add_row(
-            title_of(metric.name),
-            f"{metric.value:.4g}{error}",
-            "" if other is None else f"{other.value:.4g}",
-            better,
-            f"{metric.n:,}",
+        beside = "" if other is None else value_with_error(other.value, other.error)
+        rows.append(
+            {
+                "metric": title_of(metric.name),
+                "student": value_with_error(metric.value, metric.error),
+                reference_name: beside,
+                "better": {True: "higher", False: "lower", None: ""}[metric.higher_is_better],
+                "n": f"{metric.n:,}",
+            }
         )
-    console.print(table)
+    show_table(console, "", rows)
 
 
 def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:

@@ -52,6 +52,7 @@ def distill(
         teacher, data = problem.data.unguided, problem.data.reference(512)
         with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
             checked(teacher, *data, problem.data.resample)
+        run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"{task.preset}: {task.chosen.heading}"
         run.broadcast.listeners += [

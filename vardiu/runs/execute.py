@@ -27,9 +27,10 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
-from .inputs import refuse_changed_inputs
+from .inputs import refuse_changed_inputs, refuse_other_version
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
+from .rehearsal import rehearse
 from .stages import stages_of
 from .task import RunSettings, Task, problem_of
 
@@ -175,6 +176,15 @@ class Execution:
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
+
+    def rehearse(self) -> None:
+        r"""Refuses settings with which the run could not be finished, before its first step.
+
+        Raises:
+            ConfigError: There are such settings.
+        """
+        if not self.folder.file("checkpoints").is_dir():
+            rehearse(self.task, self.problem, device_of(self.task.run.device))
 
     def tell_portions(self, name: str, done: int, total: int) -> None:
         r"""Tells how much there is of something that is made once."""
@@ -333,6 +343,8 @@ def execution(
     device_of(task.run.device)
     with folder.lock():
         run = Execution(task, problem, folder, listeners)
+        if folder.exists and folder.file("checkpoints").is_dir():
+            refuse_other_version(folder, task.to_mapping())
         run.is_finished = folder.open(task.to_mapping()) == "finished"
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))

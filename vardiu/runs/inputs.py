@@ -7,10 +7,11 @@ from typing import Any
 
 from ..errors import RunError, shown
 from ..problems.base import Input
+from ..settings.parse import flattened
 from ..storage.bounded import read_json
 from ..storage.run_folder import RunFolder
 
-__all__ = ["kept_provenance", "refuse_changed_inputs"]
+__all__ = ["kept_provenance", "refuse_changed_inputs", "refuse_other_version"]
 
 
 def kept_provenance(folder: RunFolder) -> dict[str, Any]:
@@ -46,3 +47,36 @@ def refuse_changed_inputs(folder: RunFolder, inputs: Mapping[str, Input]) -> Non
                 f"(SHA-256 {str(then)[:12]} then, {now.sha256[:12]} now). Put back what was "
                 "there, or start a new run in another folder, with --out"
             )
+
+
+def refuse_other_version(folder: RunFolder, settings: Mapping[str, Any]) -> None:
+    r"""Raises a `RunError` if a run of the same kind has settings of other names: another version
+    of the library began it.
+
+    Arguments:
+        folder: The run's folder.
+        settings: The settings of the run that is to go on in it, see `Task.to_mapping`.
+    """
+    theirs, ours = flattened(folder.config()), flattened(settings)
+    kind = ("command", "method.name", "problem.kind")
+    if any(theirs.get(name) != ours.get(name) for name in kind):
+        return
+    gone, new = (
+        sorted(name for name in mine if not any(met(name, other) for other in others))
+        for mine, others in ((theirs, ours), (ours, theirs))
+    )
+    if gone or new:
+        parts = [
+            f"{words}: {', '.join(names)}"
+            for words, names in (("it has", gone), ("it lacks", new))
+            if names
+        ]
+        raise RunError(
+            f"{folder.file('config.yaml')} is of another version of vardiu, whose runs are not "
+            f"gone on with ({'; '.join(parts)}). Start a new run in another folder, with --out"
+        )
+
+
+def met(name: str, other: str) -> bool:
+    r"""Whether two names are one, or one is a group of the other: a group may be none."""
+    return name == other or other.startswith(f"{name}.") or name.startswith(f"{other}.")

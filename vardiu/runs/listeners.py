@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..monitoring.alarms import alarms
 from ..monitoring.cures import cure_options
-from ..problems.base import Problem
+from ..problems.base import Problem, beside_teacher
 from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
 from ..reports.colours import css_name
 from ..reports.curves import convergence, curves
@@ -183,7 +183,7 @@ class ReportPage:
         with announced_calls(
             self.broadcast, "drawing the teacher", self.problem.teacher, SOLVER_CALLS * n
         ):
-            shown = self.problem.beside_teacher(shipped.student, n)
+            shown = beside_teacher(self.problem, shipped.student, n)
         same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
         return FirstScreen(
             verdict=(results.verdict.name, results.verdict.sentence),

@@ -23,6 +23,7 @@ from ..settings.fields import (
     ImageSettings,
     Training,
     VectorSettings,
+    WeightSettings,
 )
 from ..settings.grounds import MOG40, rescaled
 from ..storage.code import OwnCode, is_source
@@ -43,6 +44,10 @@ __all__ = [
 
 # The density whose presets were tuned: those of the others are its rows, rescaled.
 TUNED = "mog40"
+
+
+# Where modes are twenty grains apart, a weight that is bounded loses some: docs/usage/points.md.
+WEIGHTS: Mapping[str, WeightSettings] = {"grid25": WeightSettings(kind="square")}
 
 
 class PresetRow(NamedTuple):
@@ -188,7 +193,10 @@ class Presets(Mapping[str, PresetRow]):
         if TUNED in rows:
             for name, make in DENSITIES.items():
                 if name not in rows:
-                    rows[name] = on_density(rows[TUNED], about_density(make), name=name)
+                    row = on_density(rows[TUNED], about_density(make), name=name)
+                    own = WEIGHTS.get(name) if hasattr(row.settings, "weight") else None
+                    changes: dict[str, Any] = {} if own is None else {"weight": own}
+                    rows[name] = row._replace(settings=replace(row.settings, **changes))
         return rows
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
-from ..problems.base import Judged, Problem
+from ..problems.base import Judged, Problem, visit_in_parts
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
@@ -24,6 +24,7 @@ from ..settings.fields import (
     VectorSettings,
 )
 from ..settings.parse import from_mapping, refuse_not_finite
+from ..settings.ranges import check_ranges
 from ..storage.bounded import read_yaml
 from ..storage.code import OwnCode, recognised
 from ..training.economy import Economy
@@ -87,6 +88,9 @@ RENAMED: Mapping[str, str] = {
 }
 
 
+LEAST_SAMPLES = 100  # of a final measurement: fewer have no standard errors to speak of
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     r"""How a run is carried out."""
@@ -113,11 +117,12 @@ class RunSettings:
     """How networks save time and memory."""
 
     def __post_init__(self) -> None:
-        for name in ("reports", "evaluations", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"run.{name} must be at least 1, got {getattr(self, name)}")
-        if self.milestones < 0:
-            raise ConfigError(f"run.milestones must be at least 0, got {self.milestones}")
+        check_ranges("run.", self)
+        if 0 < self.samples < LEAST_SAMPLES:
+            raise ConfigError(
+                f"run.samples must be 0, for the problem's own number, or at least "
+                f"{LEAST_SAMPLES}, got {self.samples}"
+            )
 
 
 @dataclass(frozen=True)
@@ -435,4 +440,6 @@ def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
     """
     cls = PROBLEMS[type(task.problem)]
     untaught = task.command == "teach"
-    return cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
+    problem = cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
+    visit_in_parts(problem, task.settings.batch // task.run.accumulate)
+    return problem

@@ -43,6 +43,7 @@ def teach(
     with execution(task, out, listeners, command) as run:
         if run.is_finished:
             return run.folder
+        run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"teacher: {task.preset}"
         page = ReportPage(task, run.folder, run.problem, title, False, run.broadcast)

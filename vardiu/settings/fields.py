@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
+from .ranges import check_ranges
 
 __all__ = [
     "DensitySettings",
@@ -53,6 +54,7 @@ class LevelSettings:
     """log_normal: the standard deviation of log sigma."""
 
     def __post_init__(self) -> None:
+        check_ranges("levels.", self)
         if not 0 < self.sigma_min < self.sigma_max:
             raise ConfigError(
                 "levels.sigma_min must be positive and below levels.sigma_max, "
@@ -78,6 +80,9 @@ class WeightSettings:
     power: float = 1.0
     """power: the exponent."""
 
+    def __post_init__(self) -> None:
+        check_ranges("weight.", self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairSettings:
@@ -93,6 +98,9 @@ class PairSettings:
     """Pairs of an update."""
     lr: float = 1e-3
     """The learning rate of the regression."""
+
+    def __post_init__(self) -> None:
+        check_ranges("pairs.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,9 @@ class FrameSettings:
     """Principal components a cluster: the latent's dimensions, less one for the cluster."""
     sigma: float = 0.2
     """The level at which the student asks its denoiser for what the frame leaves out."""
+
+    def __post_init__(self) -> None:
+        check_ranges("frame.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +143,9 @@ class AnchorSettings:
     """Steps after each refresh in which the fake alone is trained."""
     gain: float = 1.0
     """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+
+    def __post_init__(self) -> None:
+        check_ranges("anchor.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,19 +170,7 @@ class NetworkOptimizer:
     """The largest norm of the network's gradient."""
 
     def __post_init__(self) -> None:
-        check_row("", self)
-
-
-def check_row(where: str, row: NetworkOptimizer | Training) -> None:
-    r"""Raises a `ConfigError` where a number of an optimiser's row is out of its range."""
-    for name in ("lr", "clip"):
-        value = getattr(row, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{where}{name} must be positive, got {value}")
-    for name in ("delay", "warmup", "weight_decay"):
-        value = getattr(row, name)
-        if value is not None and not value >= 0:
-            raise ConfigError(f"{where}{name} must be at least 0, got {value}")
+        check_ranges("", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +203,7 @@ class Training:
     """The half-life of the student's average, in samples."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_row("", self)
+        check_ranges("", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +251,7 @@ class DensitySettings:
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
-        if self.calls < 1:
-            raise ConfigError(f"problem.calls must be at least 1, got {self.calls}")
+        check_ranges("problem.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +274,7 @@ class DigitsSettings:
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
-        if self.calls < 1:
-            raise ConfigError(f"problem.calls must be at least 1, got {self.calls}")
+        check_ranges("problem.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +288,8 @@ class ImageSettings:
     data: str | None = None
     """Clean images to compare with, and for methods that need them: a folder, .npz, shards, or a
     set on board. Without them the teacher's own samples stand for the data."""
+    conditional: bool = True
+    """`vardiu teach`: whether the classes of the data, if they have any, are asked for."""
     corrupt: int = 0
     """How many corrupt images of the data are allowed before the run stops."""
     held_out: str | None = None
@@ -335,11 +334,10 @@ class ImageSettings:
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
-        if self.reference < 200:
-            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
-        for name in ("rank", "calls", "side", "channels", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges("problem.", self)
+        for width in self.widths:
+            if not 1 <= width <= 65_536:
+                raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")
         if self.side % 2:
             raise ConfigError(f"problem.side must be even, got {self.side}")
 
@@ -385,10 +383,4 @@ class VectorSettings:
     """What networks compute in; everything around them is float32."""
 
     def __post_init__(self) -> None:
-        if self.reference < 200:
-            raise ConfigError(f"problem.reference must be at least 200, got {self.reference}")
-        for name in ("rank", "calls", "width", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"problem.{name} must be at least 1, got {getattr(self, name)}")
-        if self.fourier < 0:
-            raise ConfigError(f"problem.fourier must be at least 0, got {self.fourier}")
+        check_ranges("problem.", self)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError, nearest, shown
 
-__all__ = ["from_mapping", "refuse_not_finite", "to_mapping"]
+__all__ = ["flattened", "from_mapping", "refuse_not_finite", "to_mapping"]
 
 
 C = TypeVar("C")
@@ -35,6 +35,15 @@ def from_mapping(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         raise ConfigError(f"unknown setting {where + name!r}; {nearest(name, hints)}")
     built = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     return cls(**built)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    r"""Returns groups of settings as one mapping, by names with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def refuse_not_finite(

@@ -9,6 +9,8 @@ lattice) is of no concern to it.
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ..nn.backbones import Interface
 
-__all__ = ["Draws", "Generator"]
+__all__ = ["Draws", "Generator", "rows_at_once"]
 
 
 class Draws(Protocol):
@@ -54,7 +56,30 @@ class IndependentDraws:
         return u.to(like.device)
 
 
-ROWS_AT_ONCE = 4096
+# Of samples of up to so many numbers, so many are made at once; of larger ones as many fewer.
+ROWS_AT_ONCE, NUMBERS = 4096, 1024
+
+
+def rows_at_once(shape: Sequence[int], part: int | None = None) -> int:
+    r"""Returns how many samples to make at once.
+
+    Small samples are made 4,096 at a time. Of larger ones no more are made than four million
+    numbers, and no more rows than a step of training holds: that many fit, gradients included. A
+    row does not depend on those beside it but by rounding.
+
+    Arguments:
+        shape: The shape of one sample.
+        part: The rows that a step of training visits at once.
+
+    Example:
+        >>> rows_at_once((1, 8, 8), part=32), rows_at_once((3, 64, 64), part=32)
+        (4096, 32)
+    """
+    size = math.prod(shape)
+    if size <= NUMBERS:
+        return ROWS_AT_ONCE
+    fit = max(1, ROWS_AT_ONCE * NUMBERS // size)
+    return fit if part is None else max(1, min(fit, part))
 
 
 class Generator(Interface, abc.ABC):

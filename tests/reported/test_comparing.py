@@ -1,0 +1,140 @@
+"""Runs side by side: what is one series, how it is called, and numbers at every width."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from vardiu.cli.main import main
+from vardiu.comparison.contests import Competitor, Contest
+from vardiu.comparison.plan import BakeOff, Cell, cells, results
+from vardiu.comparison.series import differences, series_names
+from vardiu.comparison.tables import table
+from vardiu.methods import vardiu
+from vardiu.metrics import Metric
+from vardiu.reports.tables import show_table
+from vardiu.runs.task import Task, task_from_preset
+from vardiu.settings.fields import DensitySettings
+from vardiu.storage.run_folder import RunFolder
+
+
+def task(preset: str = "mog40", method: str | None = None, run=None, problem=None, **settings):
+    found = task_from_preset("distill", preset, method)
+    return dataclasses.replace(
+        found,
+        settings=dataclasses.replace(found.settings, **settings),
+        run=dataclasses.replace(found.run, **(run or {})),
+        problem=dataclasses.replace(found.problem, **(problem or {})),
+    )
+
+
+MACHINE = {"seed": 3, "device": "cpu", "threads": 2, "save_every": 5.0, "milestones": 2}
+
+
+def test_seeds_and_machines_are_one_series_and_every_other_setting_is_another():
+    assert len(set(series_names([task(), task(run=MACHINE)]))) == 1
+    others = {
+        "lr 0.005": task(lr=0.005),
+        "batch 64": task(batch=64),
+        "accumulate 2": task(run={"accumulate": 2}),
+        "width 8": task(problem={"width": 8}),
+        "levels.sigma_min 0.3": task(
+            levels=dataclasses.replace(task().settings.levels, sigma_min=0.3)
+        ),
+    }
+    for name, other in others.items():
+        first, second, third = series_names([task(), other, task(run=MACHINE)])
+        assert first == third != second == name
+
+
+def test_methods_from_one_preset_have_names_of_their_own():
+    """Their `preset` is the same: it was their name, their colour and their averaged band."""
+    runs = [task(), task(method="diff_instruct"), task(method="diff_instruct", ratio=7)]
+    runs += [dataclasses.replace(runs[2], run=dataclasses.replace(runs[2].run, seed=1))]
+    assert series_names(runs) == [
+        "vardiu",
+        "diff_instruct, ratio 5",
+        "diff_instruct, ratio 7",
+        "diff_instruct, ratio 7",
+    ]
+    rows = differences(runs)
+    assert [row["series"] for row in rows] == series_names(runs)[:3]
+    assert rows[2] | {"runs": "2", "seeds": "0, 1", "ratio": "7"} == rows[2]
+
+
+def test_presets_that_differ_in_much_are_named_by_their_names_and_never_share_one():
+    runs = [task("mog40"), task("mog40-gaussian"), task("mog40-flow")]
+    assert series_names(runs) == ["mog40", "mog40-gaussian", "mog40-flow"]
+    changed = {"lr": 0.1, "batch": 8, "steps": 5, "clip": 1.0}
+    names = series_names([task(), task(**changed), task("mog40-gaussian")])
+    assert len(set(names)) == 3 and names[2] == "mog40-gaussian"
+    assert "lr 0.1" in names[1] and "clip 1" in names[1]
+
+
+ROWS = [
+    {
+        "run": "runs/" + "long-name-" * i,
+        **{f"metric {k}": f"{k}.1234 ± 0.0{k}" for k in range(1, 8)},
+    }
+    for i in (3, 9)
+]
+
+
+@pytest.mark.parametrize("width", [30, 80, 400])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_numbers_are_whole_at_every_width(width, terminal):
+    file = io.StringIO()
+    show_table(
+        Console(file=file, width=width, force_terminal=terminal, color_system=None), "t", ROWS
+    )
+    told = file.getvalue()
+    for row in ROWS:
+        for cell in row.values():
+            assert cell in told
+    assert "…" not in told
+    if terminal:
+        lines = [line for line in told.splitlines() if "runs/" not in line]
+        assert max(map(len, lines)) <= width
+
+
+def finished(folder: RunFolder, task: Task, value: float, updates: int = 5) -> None:
+    folder.open(task.to_mapping())
+    metric = Metric("mmd2", value, 0.01, 500, False).row()
+    cost = {"seconds": 1.0, "teacher_calls": 7, "teacher_rows": 70, "student_updates": updates}
+    folder.finish({"metrics": [metric], "cost": {**cost, "steps": 5}})
+
+
+def test_compare_says_what_each_number_is_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vardiu.cli.compare.comparison", lambda *given: tmp_path / "x.png")
+    monkeypatch.setattr("vardiu.cli.compare.write_tables", lambda *given, **more: "page")
+    finished(RunFolder("a"), task(), 0.5)
+    finished(RunFolder("b"), task(method="diff_instruct", run={"seed": 1}), 0.25)
+    assert main(["compare", "a", "b"]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 2 runs are complete" in told
+    for text in ("0.5 ± 0.01", "0.25 ± 0.01", "500", "diff_instruct"):
+        assert text in told
+
+
+def test_an_arm_that_was_never_updated_is_not_ranked_and_runs_are_counted(tmp_path):
+    arm = Competitor("Gaussian", "vardiu", vardiu.Settings(steps=60))
+    contest = Contest("", {"exact": DensitySettings()}, {"a": arm, "b": arm}, seconds=1, rows=1)
+    bake = BakeOff("x", contest, tmp_path, 3, 1, 1, ("own",), ("exact",), ("a", "b"))
+    todo: list[Cell] = list(cells(bake, {}))
+    updates = {("a", 0): 60, ("a", 1): 0, ("b", 0): 60, ("b", 1): 60, ("b", 2): 60}
+    for cell in todo:
+        if (cell.arm, cell.seed) in updates:
+            folder = RunFolder(cell.folder)
+            finished(folder, cell.task, 1.0 + cell.seed, updates[cell.arm, cell.seed])
+    first, second = table(results(bake, todo, "own", "exact"), ["mmd2"])
+    assert first["runs"] == "1 of 3 (1 missing, 1 never updated: not ranked)"
+    assert first["mmd2"] == "1 ± 0.01"  # the run that was not updated is not in it
+    assert second["runs"] == "3 of 3" and second["mmd2"] == "2 [1, 3]"
+    assert first["samples"] == second["samples"] == "500"
+    (kept,) = results(bake, todo, "own", "exact")[0].runs
+    assert json.loads(json.dumps(kept))["errors"] == {"mmd2": 0.01}

@@ -1,0 +1,75 @@
+"""A teacher and two students of images of one's own, with classes, from the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vardiu import models
+from vardiu.cli.main import main
+
+SMALL = "--batch 8 --evaluations 1 --reports 1 --threads 1 --seed 0".split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    for name in ("quick", "samples"):
+        monkeypatch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 60)
+
+
+def write_folder(folder="shapes"):
+    """Two classes of 8x8 images: a bright left half, and a bright upper half."""
+    random = np.random.default_rng(0)
+    for name in ("left", "up"):
+        (Path(folder) / name).mkdir(parents=True)
+        for i in range(120):
+            image = random.integers(0, 60, (8, 8))
+            (image[:, :4] if name == "left" else image[:4])[:] += 180
+            Image.fromarray(image.astype("uint8")).save(Path(folder) / name / f"{i}.png")
+
+
+def test_two_methods_on_images_of_ones_own_with_classes(capsys):
+    """The story of the documentation: a folder of class folders, a teacher, two students."""
+    write_folder()
+    data = ["--data", "shapes", "--reference", "200"]
+    words = ["teach", "patches", "--name", "shapes", *data, "--side", "8", "--channels", "1"]
+    words += ["--widths", "8", "16", "--depth", "1", "--precision", "float32"]
+    assert main([*words, *SMALL, "--batch", "32", "--steps", "200", "--halflife", "600"]) == 0
+    teacher = models.load("runs/teach-patches/teacher")
+    assert tuple(teacher.conditions) == ("label",) and tuple(teacher.shape) == (1, 8, 8)
+    # A class is not a wish: each half is bright in its own class.
+    x = torch.zeros(2, 1, 8, 8) + 5.0 * torch.randn(2, 1, 8, 8)
+    mean = teacher(x, torch.full((2,), 15.0), label=torch.tensor([0, 1]))
+    left, up = mean[:, 0, :, :4].mean((1, 2)), mean[:, 0, :4].mean((1, 2))
+    assert left[0] > up[0] and up[1] > left[1]
+    start = ["distill", "--teacher", "runs/teach-patches", *data, *SMALL, "--steps", "2"]
+    pairs = ["--pairs.pairs", "64", "--pairs.steps", "2", "--pairs.batch", "8"]
+    pairs += ["--pairs.solver-steps", "2", "--delay", "0"]
+    frame = "--frame.samples 64 --frame.solver-steps 2 --frame.clusters 2 --delay 0".split()
+    frame += ["--frame.components", "2"]
+    assert main([*start, *pairs, "--out", "runs/a"]) == 0
+    assert main([*start, "--method", "vardiu", *frame, "--out", "runs/b"]) == 0
+    assert main(["compare", "runs/a", "runs/b"]) == 0
+    capsys.readouterr()
+    assert main(["sample", "runs/a", "--num", "6", "--label", "1"]) == 0
+    assert np.load("runs/a/samples-6-seed0-label1.npz")["label"].tolist() == [1] * 6
+    assert main(["sample", "runs/a", "--num", "4", "--label", "1", "--label", "0"]) == 0
+    assert np.load("runs/a/samples-4-seed0-label1-label0.npz")["label"].tolist() == [1, 0, 1, 0]
+    assert main(["sample", "runs/a", "--num", "4"]) == 0
+    assert np.load("runs/a/samples-4-seed0.npz")["label"].tolist() == [0, 1, 0, 1]
+    for label in ("2", "-1"):
+        assert main(["sample", "runs/a", f"--label={label}", "--out", "new.npz"]) == 2
+        assert f"--label must be within 0 and 1, got {label}" in capsys.readouterr().err
+    assert not Path("new.npz").exists()
+
+
+def test_classes_are_not_asked_for_where_they_are_not_wanted():
+    write_folder()
+    words = ["teach", "patches", "--data", "shapes", "--reference", "200", "--side", "8"]
+    words += ["--channels", "1", "--widths", "8", "16", "--depth", "1", "--no-conditional"]
+    assert main([*words, *SMALL, "--steps", "1", "--out", "runs/t"]) == 0
+    assert not models.load("runs/t/teacher").conditions

@@ -1,0 +1,77 @@
+r"""The end of a run, before its beginning: what fails only after the training fails here.
+
+The stages of the recipe are built one after another, without a step; what comes out of the last
+one is measured with few samples, written, and read back. Nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import models
+from ..problems.base import Problem
+from ..settings.fields import FrameSettings, PairSettings
+from ..storage.artefacts import Artefacts
+from ..storage.run_folder import RunFolder
+from ..students.base import Generator
+from ..training.stage import Stage
+from ..training.trainer import Trainer
+from .stages import stages_of
+from .task import LEAST_SAMPLES, Task
+
+__all__ = ["rehearse"]
+
+
+PAIRS, SOLVER_STEPS = 4, 2
+
+
+def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
+    r"""Builds every stage of a run, and measures, writes and reads what comes out of it.
+
+    Arguments:
+        task: The run.
+        problem: Its problem.
+        device: Where pairs and samples of the teacher are made, a few of them.
+
+    Raises:
+        ConfigError: The run could not be finished with these settings.
+        ValueError: The same, as an objective or a network says it.
+    """
+    settings = with_little_made(task.settings)
+    stages = stages_of(dataclasses.replace(task, settings=settings), problem, Artefacts(), device)
+    stage: Stage | None = stages.first()
+    while stage is not None:
+        objective = stage.objective.to(device)
+        accumulate = task.run.accumulate
+        trainer = Trainer(objective, stage.optimisation, steps=stage.steps, accumulate=accumulate)
+        stage = stages.after(trainer)
+    result = stages.result.requires_grad_(False).eval().cpu()
+    with tempfile.TemporaryDirectory() as place:
+        if isinstance(result, Generator):
+            problem.scores.measure(problem.student_source(result), LEAST_SAMPLES)
+            problem.save(result, RunFolder(place), {})
+            models.load(Path(place) / "student")
+        else:
+            models.save(result, Path(place) / "teacher")
+
+
+def with_little_made(settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+    r"""Returns a method's settings with a few pairs, and a frame of a few samples."""
+    changes: dict[str, Any] = {}
+    pairs, frame = getattr(settings, "pairs", None), getattr(settings, "frame", None)
+    if isinstance(pairs, PairSettings) and pairs.pairs:
+        steps = min(pairs.solver_steps, SOLVER_STEPS)
+        changes["pairs"] = dataclasses.replace(
+            pairs, pairs=min(pairs.pairs, PAIRS), solver_steps=steps
+        )
+    if isinstance(frame, FrameSettings):
+        rows = min(frame.samples, 2 * (frame.components + 2))
+        changes["frame"] = dataclasses.replace(
+            frame, samples=rows, clusters=1, by_class=False, solver_steps=SOLVER_STEPS
+        )
+    return dataclasses.replace(settings, **changes)

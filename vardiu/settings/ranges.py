@@ -1,0 +1,109 @@
+r"""The ranges of all numbers among the settings, in one table.
+
+A number out of its range is refused where its row of settings is made: before anything is read,
+trained or written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+
+__all__ = ["RANGES", "Range", "check_ranges"]
+
+
+class Range(NamedTuple):
+    r"""The numbers that a setting may have.
+
+    Arguments:
+        low: The smallest one.
+        high: The largest one.
+        open: Whether `low` itself is left out.
+    """
+
+    low: float
+    high: float
+    open: bool = False
+
+    def refusal(self, value: float) -> str | None:
+        r"""Returns what a number must be, if it is out of the range."""
+        if self.low < value <= self.high or (value == self.low and not self.open):
+            return None
+        if math.isnan(value) or (math.isinf(value) and math.isfinite(self.high)):
+            return "be a finite number"
+        if value > self.high:
+            return f"be at most {self.high:,.12g}"
+        return "be positive" if self.open and not self.low else f"be at least {self.low:g}"
+
+
+LARGEST = 1.7e308  # of what is finite
+
+
+FINITE, POSITIVE, AT_LEAST_0 = (
+    Range(-LARGEST, LARGEST),
+    Range(0, LARGEST, open=True),
+    Range(0, LARGEST),
+)
+
+
+COUNT, SIZE, MANY = Range(0, 1_000_000_000), Range(1, 1_048_576), Range(1, 1_000_000_000)
+
+
+# By the name of a field, or of its class and itself. Upper limits are far above any use; they
+# stand where a slip of the finger would fill the memory.
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(("steps", "rho_every"), MANY),
+    **dict.fromkeys(("delay", "warmup", "refresh", "settle", "corrupt"), COUNT),
+    **dict.fromkeys(("batch", "accumulate", "components", "clusters", "modes", "rank"), SIZE),
+    **dict.fromkeys(("reports", "evaluations"), SIZE),
+    **dict.fromkeys(("width", "hidden", "latent", "side", "channels"), Range(1, 65_536)),
+    **dict.fromkeys(("depth", "transforms", "calls", "solver_steps"), Range(1, 10_000)),
+    **dict.fromkeys(("pairs", "FrameSettings.samples", "points"), Range(1, 100_000_000)),
+    "PairSettings.pairs": Range(0, 100_000_000),
+    "dim": Range(2, 65_536),
+    "fourier": Range(0, 64),
+    "particles": Range(0, 10_000),
+    "ratio": Range(1, 10_000),
+    "grid": Range(2, 100_000),
+    "reference": Range(200, 100_000_000),
+    "milestones": Range(0, 1_000_000),
+    "threads": Range(0, 4_096),
+    "seed": Range(0, 2**32 - 1),
+    "samples": Range(0, 100_000_000),
+    **dict.fromkeys(("lr", "std", "scale", "rho", "rho_end", "grid_max"), POSITIVE),
+    "FrameSettings.sigma": POSITIVE,
+    # A student may be asked at infinite noise.
+    "sigma": Range(0, math.inf, open=True),
+    **dict.fromkeys(("DensitySettings.sigma_min", "DensitySettings.sigma_max"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "halflife", "bandwidth", "save_every"), AT_LEAST_0),
+    **dict.fromkeys(("regression_weight", "adversarial_weight", "classifier_weight"), AT_LEAST_0),
+    **dict.fromkeys(("beta_1", "beta_2"), Range(0, 1 - 2**-53)),
+    **dict.fromkeys(("rate", "rate_end"), Range(0, 1, open=True)),
+    "trust": POSITIVE,
+    "clip": Range(0, math.inf, open=True),
+}
+
+
+def check_ranges(where: str, row: Any) -> None:  # noqa: ANN401 (any dataclass of settings)
+    r"""Raises a `ConfigError` at the first number of a row that is out of its range.
+
+    A number of which the table does not know must be finite.
+
+    Arguments:
+        where: What comes before the field's name in messages: its group, with a dot.
+        row: A row of settings.
+    """
+    kinds = [cls.__name__ for cls in type(row).__mro__]
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        names = [*(f"{kind}.{field.name}" for kind in kinds), field.name]
+        found = next((RANGES[name] for name in names if name in RANGES), FINITE)
+        wanted = found.refusal(value)
+        if wanted is not None:
+            raise ConfigError(f"{where}{field.name} must {wanted}, got {value:g}")
