@@ -146,7 +146,7 @@ def test_a_researcher_adds_a_method_and_a_contest(here, capsys):
     assert set(group) == {"mine", "other"} and not results["failures"]
     assert all(run["metrics"]["mmd2"] > 0 for (run,) in group.values())
     spent = [run["cost"]["teacher_rows"] for (run,) in group.values()]
-    assert all(25_000 < rows <= 30_000 for rows in spent), spent
+    assert all(abs(rows - 30_000) < 512 for rows in spent), spent  # whole updates
     told = capsys.readouterr().out
     assert "My method" in told and "Diff-Instruct" in told
 
