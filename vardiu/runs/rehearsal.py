@@ -55,7 +55,8 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         if isinstance(result, Generator):
             problem.scores.measure(problem.student_source(result), LEAST_SAMPLES)
             problem.save(result, RunFolder(place), {})
-            models.load(Path(place) / "student")
+            codes = models.codes_in(result)
+            models.load(Path(place) / "student", codes, accept_changed=True)
         else:
             models.save(result, Path(place) / "teacher")
 
