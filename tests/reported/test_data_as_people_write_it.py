@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 import unicodedata
 import warnings
@@ -569,11 +570,14 @@ def test_a_probe_says_what_it_read(here, capsys):
     put(here / "data", *(f"{i}/a.png" for i in range(10)))
     (here / "data" / "0" / "b.heic").write_bytes(b"x")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *told, **_: print(told[0], file=sys.stderr)
         main(["probe", "--teacher", "teacher", "--data", "data"])
-    out = capsys.readouterr().out
+    out, errors = capsys.readouterr()
     assert "data: 10 images\ndata: classes, in natural order of their names: 0 = 0, 1 = 1" in out
-    assert "data: left out: 1 of the suffix .heic, which is not read, such as" in out
+    # What is left out is told once, whoever opens the data again.
+    assert errors.count("left out") == 1 and "left out" not in out
+    assert "data: left out: 1 of the suffix .heic, which is not read, such as" in errors
 
 
 def test_a_teacher_of_texts_takes_the_captions_of_images_that_are_among_its_prompts(here):

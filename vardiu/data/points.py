@@ -89,7 +89,8 @@ def _points(x: np.ndarray, shape: Sequence[int], path: Path) -> Tensor:
             f"shape {x.shape}; one point a row is expected"
         )
     with np.errstate(over="ignore"):  # what float32 does not hold is not finite below
-        points = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(rows, *shape)
+        # A copy: torch warns of memory that cannot be written, as that of a file is.
+        points = torch.from_numpy(np.array(x, np.float32, order="C")).reshape(rows, *shape)
     bad = ~points.flatten(1).isfinite().all(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
