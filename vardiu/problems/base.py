@@ -226,6 +226,11 @@ class Data(abc.ABC):
         r"""Returns what was read of the user's own data, a line each."""
         return []
 
+    def left_out(self) -> list[str]:
+        r"""Returns what of the user's own data is not read, a line each: they are warned of where
+        the data are opened, and kept with a run."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
         equally often and in turn."""

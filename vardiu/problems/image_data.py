@@ -86,6 +86,9 @@ class ImageData(Data):
             return []
         return account(self.source, bool(self.space.classes) and self.teacher.captions is None)
 
+    def left_out(self) -> list[str]:
+        return [] if self.settings.data is None else self.source.left_out.lines
+
     def _place_in_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
         r"""Returns the place of each caption among the prompts, which a teacher of texts takes.
 
