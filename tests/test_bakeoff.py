@@ -154,7 +154,7 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
 
 def test_a_plan_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
-    with pytest.raises(ConfigError, match="format 3, got None.*Work in another folder"):
+    with pytest.raises(ConfigError, match="format 4, got None.*Work in another folder"):
         plan(bake_of(tmp_path), Console(quiet=True))
 
 

@@ -44,7 +44,7 @@ __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 BUDGETS = ("time", "calls", "own")
 
 
-FORMAT = 3  # of `plan.json`
+FORMAT = 4  # of `plan.json`
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -101,6 +101,15 @@ class BakeOff:
         r"""Returns a budget with its amount, the name of a folder."""
         amount = {"time": f"-{self.seconds:g}s", "calls": f"-{self.rows}rows", "own": ""}
         return budget + amount[budget]
+
+    def title(self, budget: str, teacher: str) -> str:
+        r"""Returns a budget and a teacher in words, for headings."""
+        words = {
+            "time": f"{self.seconds:g} seconds of training",
+            "calls": f"{self.rows:,} rows of the teacher",
+            "own": "each arm's own number of updates",
+        }
+        return f"{words[budget]}, {teacher} teacher"
 
 
 @dataclass(frozen=True)
