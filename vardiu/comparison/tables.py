@@ -80,6 +80,8 @@ def middle_value(row: Result, metric: str) -> float:
 
 def complete(row: Result) -> str:
     r"""Returns how many runs of an arm are complete, and what the others lack."""
+    if row.failed:
+        return "failed: it diverged while it was timed"
     total = len(row.runs) + row.missing + row.idle
     lacking = [f"{row.missing} missing"] if row.missing else []
     lacking += [f"{row.idle} never updated: not ranked"] if row.idle else []
@@ -164,13 +166,23 @@ def study_table(bake: BakeOff, arms: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def write(
-    bake: BakeOff, todo: Sequence[Cell], found: Mapping[str, Any]
+    bake: BakeOff,
+    todo: Sequence[Cell],
+    found: Mapping[str, Any],
+    failed: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
-    r"""Writes `results.md` and `bakeoff.html`; returns both and the tables."""
+    r"""Writes `results.md` and `bakeoff.html`; returns both and the tables.
+
+    Arguments:
+        bake: What was asked for.
+        todo: The runs.
+        found: The study of the gradients.
+        failed: Why arms failed while they were timed, by teacher and arm.
+    """
     tables, drawn, charts = [], [], []
     for budget in bake.budgets:
         for teacher in bake.teachers:
-            found_rows = results(bake, todo, budget, teacher)
+            found_rows = results(bake, todo, budget, teacher, failed)
             rows = [r for r in found_rows if r.runs]
             if not rows:
                 continue
