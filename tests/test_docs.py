@@ -145,6 +145,22 @@ def test_words_that_readers_did_not_understand_are_not_used():
     assert not found, found
 
 
+def test_a_help_does_not_refer_to_the_row_above():
+    """An option is read by itself."""
+    from vardiu.methods import METHODS
+    from vardiu.settings import fields
+
+    modules = [fields, *(importlib.import_module(m.settings.__module__) for m in METHODS.values())]
+    helps = [
+        text
+        for module in modules
+        for text in re.findall(r'^    """(.*?)"""', inspect.getsource(module), re.MULTILINE | re.S)
+    ]
+    assert len(helps) > 80
+    above = re.compile(r"^(Their|Its|Of them|The same)\b|none for the same|that regression")
+    assert not [text for text in helps if above.search(text)]
+
+
 def test_every_method_has_its_page():
     for method in own_methods_newest_first():
         page = (ROOT / "docs" / "methods" / f"{method.name}.md").read_text()

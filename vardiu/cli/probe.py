@@ -9,7 +9,7 @@ from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.measuring import announced_calls
 from ..runs.task import problem_of
-from ..teachers.probe import checked, innermost, verdict
+from ..teachers.probe import LEVELS, checked, innermost, verdict
 from .console import console
 from .options import parse_request
 
@@ -31,7 +31,8 @@ def probe(arguments: list[str]) -> None:
     try:
         with announced_calls(broadcast, doing, innermost(teacher)):
             data = problem.data.reference(512)
-        with announced_calls(broadcast, "probing the teacher", innermost(teacher)):
+        total = LEVELS * len(data[0])
+        with announced_calls(broadcast, "probing the teacher", innermost(teacher), total):
             rows = checked(teacher, *data, problem.data.resample)
     except NotADenoiser as error:
         if error.rows:

@@ -35,7 +35,7 @@ def read_points(
 
     Of `.npy` the array; of `.npz` the array `x`, or the only one beside the classes; of a table of
     text one point a line, with or without a line of names. Classes are an array or a column named
-    `label`, `labels`, `class` or `y`.
+    `label`, `labels`, `class` or `y`; beside a column `x`, `y` is a coordinate.
 
     Arguments:
         source: The file.
@@ -163,10 +163,16 @@ def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | 
     if not rows:
         raise ConfigError(f"{shown(path)} holds no point")
     x = np.array(rows)
-    found = [i for i, name in enumerate(names) if name in LABELS]
-    if not found or x.shape[1] != len(names):
+    if x.shape[1] != len(names):
         return x, None
-    return np.delete(x, found[0], axis=1), x[:, found[0]]
+    # Beside x the letter y is a place.
+    known = [name for name in LABELS if name in names and (name != "y" or "x" not in names)]
+    if not known:
+        return x, None
+    if names.count(known[0]) > 1:
+        raise ConfigError(f"{shown(path)} has two columns of the name {known[0]}: keep one")
+    place = names.index(known[0])
+    return np.delete(x, place, axis=1), x[:, place]
 
 
 def _is_numbers(row: Sequence[str]) -> bool:
