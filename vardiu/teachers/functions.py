@@ -427,6 +427,7 @@ def rehearse(denoiser: Denoiser, code: OwnCode) -> None:
 def rehearse_codec(origin: Origin, x: Tensor, code: OwnCode) -> None:
     r"""Raises a `ConfigError` where own code makes no images of latents `x`, or no latents of
     images."""
+    assert origin.decode is not None
     try:
         images = origin.decode(x)
     except CODE_ERRORS as error:
