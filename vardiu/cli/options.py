@@ -148,6 +148,12 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
         help="where the teacher is now; asked for where its decoder, its encoder of texts or its "
         "samples are needed",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto (CUDA if there is one), cpu, gpu, cuda, cuda:1 or mps",
+    )
 
 
 def codes_of(sources: Sequence[str] | None) -> list[Code]:

@@ -71,7 +71,8 @@ def ship_teacher(run: Execution) -> None:
         metrics = problem.scores.measure(source, n)
     results = Results(metrics, [], "", run.cost)
     about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
-    models.save(teacher, run.folder.file("teacher"), about)
+    names = list(problem.data.names)
+    models.save(teacher, run.folder.file("teacher"), {**about, "classes": names})
     run.finish(results, source, "teacher, 69 calls")
 
 

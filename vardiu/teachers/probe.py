@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
-from ..denoisers.base import Denoiser
+from ..denoisers.base import Denoiser, place_of
 from ..errors import ConfigError, NotADenoiser
 from ..functional.tensors import expand_like
 
@@ -349,7 +349,9 @@ def _errors(
     level = x.new_full((len(x),), sigma).clamp(teacher.sigma_min, teacher.sigma_max)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     noisy = x + expand_like(level, x) * noise
-    denoised = teacher(noisy, level, **cond)
+    device = place_of(teacher, x.device)
+    given = {name: value.to(device) for name, value in cond.items()}
+    denoised = teacher(noisy.to(device), level.to(device), **given).to(x.device)
     if denoised.shape != x.shape:
         raise NotADenoiser(
             f"the teacher must return the shape of its input, {tuple(x.shape)}, "
