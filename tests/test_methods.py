@@ -82,6 +82,10 @@ def test_every_module_has_one_object_and_one_class_of_settings():
         ({"year": "2026"}, "year must be a number, got '2026'"),
         ({"address": "arxiv.org"}, "must begin with https://, got 'arxiv.org'"),
         ({"networks": "student"}, r'a tuple such as \("student",\), got \'student\''),
+        (
+            {"cures": {"colapse": "raise --batch"}},
+            "it has a cure of the alarm 'colapse'; did you mean collapse?",
+        ),
         ({"settings": dict}, "settings must be a subclass of Training"),
         ({"recipe": None}, "its recipe a function"),
         (

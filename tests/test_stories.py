@@ -1,4 +1,4 @@
-"""Two users, from the words of the README and of the pages that it links, with tiny settings.
+"""Three users, from the words of the README and of the pages that it links, with tiny settings.
 
 The commands are those of the fenced blocks. Paths are put in for the README's placeholders, and
 options that make the work small are appended; nothing else is.
@@ -40,16 +40,20 @@ def block(page: str, word: str, language: str = "") -> str:
 
 
 def carry_out(commands: str, small: dict[str, str], **places: str) -> list[str]:
-    """Runs each line of a block, with the options that make its command small; returns them."""
+    """Runs each line of a block, with the options that make its command small; returns them.
+
+    The options are those of the longest beginning of a command.
+    """
     done = []
-    for line in commands.strip().split("\n"):
+    for line in filter(None, commands.split("\n")):
         words = shlex.split(line, comments=True)
+        key = max((key for key in small if f"vardiu {key}" in line), key=len, default="")
         words = [places.get(word, word) for word in words]
         if words[0] == "cp":
             shutil.copy(ROOT / words[1], words[2])
         else:
             assert words[0] == "vardiu", line
-            assert main([*words[1:], *small.get(words[1], "").split()]) == 0, line
+            assert main([*words[1:], *small.get(key, "").split()]) == 0, line
         done.append(words[1] if words[0] == "vardiu" else words[0])
     return done
 
@@ -94,6 +98,38 @@ def write_images(folder: Path) -> None:
         place = folder / str(int(label[i]))
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(((x[i, 0] + 1) * 127.5).byte().numpy()).save(place / f"{i}.png")
+
+
+def test_a_student_compares_two_methods_on_her_own_data(here, capsys):
+    """Reads the section `Two methods on your own data`: points, then images by class."""
+    random = np.random.default_rng(0)
+    angles = random.uniform(0, 2 * np.pi, 400)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) + 0.1 * random.normal(
+        size=(400, 2)
+    )
+    np.savetxt("points.csv", points, delimiter=",")
+    write_images(here / "faces")
+    short = "--batch 8 --evaluations 1 --reports 1 --threads 1"
+    images = f"{short} --steps 2 --delay 0 --reference 200"
+    frame = "--frame.samples 300 --frame.solver-steps 2 --frame.clusters 1 --frame.components 2"
+    small = {
+        "distill points.csv": f"{short} --steps 4 --samples 300 --width 8",
+        "distill points.csv --method": f"{short} --steps 4 --samples 300 --width 8 --delay 0",
+        "teach": f"{short} --batch 32 --steps 200 --lr 3e-3 --reference 200 --widths 8 16 --depth 1 "
+        "--side 8 --channels 1 --precision float32 --halflife 300",
+        "distill --teacher": f"{images} --pairs.pairs 64 --pairs.steps 2 --pairs.solver-steps 2",
+        "distill --teacher runs/teach-faces --data faces/ --method": f"{images} {frame}",
+        "sample": "--num 4",
+    }
+    done = carry_out(block("README.md", "vardiu distill points.csv"), small)
+    assert done == ["distill"] * 2 + ["compare", "teach"] + ["distill"] * 2 + ["compare", "sample"]
+    told = capsys.readouterr().out
+    for run in ("runs/points-diff_instruct", "runs/faces-vardiu"):
+        assert (here / run / "result.json").is_file() and Path(run).name in told
+    pages = "".join(page.read_text() for page in here.rglob("comparison*.html"))
+    assert "diff_instruct" in pages or "Diff-Instruct" in pages
+    with np.load(next((here / "runs/faces").glob("samples-4-*.npz"))) as shown:
+        assert shown["x"].shape == (4, 1, 8, 8) and shown["label"].tolist() == [3] * 4
 
 
 def test_an_engineer_ships_a_pipeline_as_onnx(here, capsys):

@@ -14,6 +14,7 @@ from .. import models
 from ..errors import ConfigError, RunError, shown
 from ..problems.base import Problem
 from ..problems.kept import KeptTeacher
+from ..runs.execute import device_of
 from ..runs.task import Task, problem_of
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS, is_source, load_code
@@ -38,8 +39,8 @@ def existing_run(path: str) -> RunFolder:
 def trained_student(
     folder: RunFolder, chosen: argparse.Namespace, prompts: Sequence[str] | None = None
 ) -> tuple[Generator, Problem, Task]:
-    r"""Returns the student of a finished run, with the conditions of its problem, that, and the
-    task.
+    r"""Returns the student of a finished run on the device that is asked for, with the conditions
+    of its problem, that, and the task.
 
     Arguments:
         folder: The run's folder.
@@ -54,7 +55,9 @@ def trained_student(
     student, problem, task = shipped_student(folder, chosen)
     if prompts:
         problem.set_prompts(prompts)
-    return problem.with_prompts(student), problem, task
+    device = device_of(chosen.device)
+    problem.data.teacher.device = device
+    return problem.with_prompts(student).to(device), problem, task
 
 
 def shipped_student(
@@ -66,6 +69,7 @@ def shipped_student(
 
     Arguments and errors are those of `trained_student`.
     """
+    device_of(chosen.device)  # one that is not here is refused before anything is read
     own = code_in(["--teacher", chosen.teacher or ""])
     task = task_of_run(folder, chosen, own)
     if folder.result() is None:
