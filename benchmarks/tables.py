@@ -237,7 +237,7 @@ def summary(found: Mapping[str, Any]) -> str:
     rows = [
         ["8x8 digits", "Fréchet distance; recall", f"{digits[0][2]}; {digits[0][4]}"]
         + [f"{digits[1][2]}; {digits[1][4]}", "Diff-Instruct", digits[1][7]],
-        ["8x8 digits", "the same", f"{digits[0][2]}; {digits[0][4]}"]
+        ["8x8 digits", "Fréchet distance; recall", f"{digits[0][2]}; {digits[0][4]}"]
         + [f"{digits[2][2]}; {digits[2][4]}", "VarDiU, `framed`", digits[2][7]],
         ["16x16 photo patches", "Fréchet distance; recall", f"{patches[0][1]}; {patches[0][3]}"]
         + [f"{patches[1][1]}; {patches[1][3]}", "Diff-Instruct", patches[1][5]],

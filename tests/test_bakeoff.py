@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
-from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, plan, updates_of
+from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, cells, plan, updates_of
 from vardiu.comparison.prices import StageCost, price
 from vardiu.comparison.tables import interval, markdown
 from vardiu.comparison.workers import alone
@@ -154,7 +154,7 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
 
 def test_a_plan_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
-    with pytest.raises(ConfigError, match="format 3, got None.*Work in another folder"):
+    with pytest.raises(ConfigError, match="format 4, got None.*Work in another folder"):
         plan(bake_of(tmp_path), Console(quiet=True))
 
 
@@ -223,12 +223,71 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
         (("tiny", "--arms", "gausian"), "did you mean gaussian"),
         (("tiny", "--teachers", "none"), "unknown value of --teachers: 'none'"),
         (("digits", "--budgets", "tim"), "unknown value of --budgets: 'tim'"),
+        (("tiny", "--budgets", "own,calls,own"), "--budgets names own twice"),
+        (("tiny", "--arms", "fake,Fake"), "--arms names fake twice"),
+        (("tiny", "--seconds", "0"), "--seconds must be a positive, finite number, got 0"),
+        (("tiny", "--seconds", "nan"), "--seconds must be a positive, finite number, got nan"),
+        (("tiny", "--seconds", "inf"), "--seconds must be a positive, finite number, got inf"),
+        (("tiny", "--seconds", "-3"), "--seconds must be a positive, finite number, got -3"),
+        (("tiny", "--calls", "0"), "--calls must be a positive, finite number, got 0"),
+        (("tiny", "--calls", "-1"), "--calls must be a positive, finite number, got -1"),
+        (("tiny", "--seeds", "-1"), "--seeds must be at least 1"),
+        (("tiny", "--threads", "0"), "--threads must be at least 1, got 0"),
+        (("tiny", "--threads", "5000"), "run.threads must be at most 4,096, got 5000"),
     ],
 )
 def test_bad_input_is_named(tiny, capsys, words, message):
     assert bake_off(*words) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("number", ["1", "99", "-5"])
+def test_too_few_samples_are_refused_before_an_arm_is_timed(tiny, capsys, number):
+    assert main(["bake-off", "tiny", "--samples", number]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "run.samples must be" in line and f"got {number}" in line
+    assert not Path("runs").exists()
+
+
+def test_an_arm_that_diverges_while_it_is_timed_is_one_failed_arm(tiny, monkeypatch, capsys):
+    bad = Competitor("Bad", "vardiu", vardiu.Settings(batch=16, lr=1e30, clip=1e30))
+    arms = {"gaussian": TINY.arms["gaussian"], "bad": bad}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
+    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
+    stamps = []
+    for _ in range(2):
+        assert bake_off(*words) == 2
+        told, error = capsys.readouterr()
+        assert "1 runs failed:" in error and "calls, exact, bad: Bad cannot be timed" in error
+        stamps.append(Path("runs/bake-off-tiny/plan.json").stat().st_mtime_ns)
+    assert stamps[0] == stamps[1]  # what failed is kept: nothing is timed again
+    (line,) = [
+        row
+        for row in Path("runs/bake-off-tiny/results.md").read_text().splitlines()
+        if row.startswith("| Bad")
+    ]
+    assert line.endswith("| failed: it diverged while it was timed |")
+    result = json.loads(Path("runs/bake-off-tiny/results.json").read_text())
+    assert len(result["groups"]["calls-2000rows/exact"]["gaussian"]) == 1
+    assert result["groups"]["calls-2000rows/exact"]["bad"] == []
+    # Its own number of updates needs no price: there it is run, and fails as a run does.
+    bake = bake_of(tiny, contest=CONTESTS["tiny"], arms=("gaussian", "bad"))
+    failed = json.loads(Path("runs/bake-off-tiny/plan.json").read_text())["failed"]
+    assert [
+        cell.arm for cell in cells(dataclasses.replace(bake, budgets=("own",)), {}, failed)
+    ] == [
+        "gaussian",
+        "bad",
+    ]
+
+
+def test_timing_says_in_a_pipe_how_far_it_is(tmp_path):
+    heard = []
+    calibrate(bake_of(tmp_path), "exact", 1, lambda done, words="": heard.append((done, words)))
+    assert [done for done, _ in heard] == [1, 2, 2, 3, 4, 4]
+    said = [words for _, words in heard if words]
+    assert said == ["2 arms, round 1 of 2", "2 arms, round 2 of 2"]
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -323,7 +323,9 @@ def test_a_learned_teacher_is_taught_then_distilled(capsys):
     assert main(["teach", "ring8"]) == 2
     assert "unknown preset 'ring8'" in capsys.readouterr().err
     words = ["--steps", "300", "--width", "32", "--depth", "2", "--batch", "256", "--threads", "1"]
-    assert main(["teach", "mog40", *words]) == 0
+    assert main(["teach", "mog40", *words, "--samples", "300"]) == 0
+    measured = RunFolder("runs/teach-mog40").result()["metrics"]
+    assert measured and {metric["n"] for metric in measured} == {300}
     told = capsys.readouterr().out
     assert "a linear denoiser's" in told
     assert main(["distill", "mog40-learned", *QUICK]) == 0

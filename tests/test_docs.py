@@ -40,7 +40,8 @@ def test_examples_of_docstrings(name):
 
 def test_quick_start_word_for_word():
     torch.set_default_dtype(torch.float32)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, section = (ROOT / "README.md").read_text().split("## In Python\n")
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     names: dict = {}
     exec(code, names)
     assert names["x"].shape == (64, 2)
@@ -52,8 +53,8 @@ def test_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     used = set(re.findall(r"^vardiu ([\w-]+)", text, re.MULTILINE))
     assert used == set(COMMANDS)
-    for name in re.findall(r"vardiu distill ([a-z0-9-]+)", text):
-        assert name in PRESETS or name.startswith("--")
+    for name in re.findall(r"vardiu distill ([a-z0-9.-]+)", text):
+        assert name in PRESETS or name.startswith("--") or name.endswith(".csv")
     for target in ("demo", "test", "lint", "slow"):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
@@ -142,6 +143,22 @@ def test_words_that_readers_did_not_understand_are_not_used():
         if word in path.read_text()
     ]
     assert not found, found
+
+
+def test_a_help_does_not_refer_to_the_row_above():
+    """An option is read by itself."""
+    from vardiu.methods import METHODS
+    from vardiu.settings import fields
+
+    modules = [fields, *(importlib.import_module(m.settings.__module__) for m in METHODS.values())]
+    helps = [
+        text
+        for module in modules
+        for text in re.findall(r'^    """(.*?)"""', inspect.getsource(module), re.MULTILINE | re.S)
+    ]
+    assert len(helps) > 80
+    above = re.compile(r"^(Their|Its|Of them|The same)\b|none for the same|that regression")
+    assert not [text for text in helps if above.search(text)]
 
 
 def test_every_method_has_its_page():

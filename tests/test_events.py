@@ -18,7 +18,6 @@ from vardiu.errors import Interrupted
 from vardiu.methods import METHODS, Code
 from vardiu.methods.denoising import Denoising, Settings
 from vardiu.methods.vardiu import VarDiU
-from vardiu.monitoring.alarms import CURES
 from vardiu.monitoring.verdicts import COLLAPSED, RULES, Verdict
 from vardiu.problems.toy import ToyProblem
 from vardiu.runs import events
@@ -33,6 +32,7 @@ from vardiu.storage.artefacts import Artefacts
 from vardiu.storage.interrupts import wish_to_stop
 from vardiu.storage.run_folder import RunFolder
 from vardiu.students.few_step import OneStep
+from vardiu.training.cures import CURES
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.stage import Context, Stage
 from vardiu.training.trainer import Trainer

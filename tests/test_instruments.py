@@ -23,7 +23,7 @@ from vardiu.errors import RunError
 from vardiu.methods.vardiu import Draw, VarDiU
 from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
-from vardiu.monitoring.alarms import CURES, alarms
+from vardiu.monitoring.alarms import alarms
 from vardiu.monitoring.gradients import gradient_quality
 from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, variance_ratio
 from vardiu.problems.base import KnownSpace
@@ -37,6 +37,7 @@ from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.settings.fields import DensitySettings, DigitsSettings
 from vardiu.storage.run_folder import RunFolder
 from vardiu.students.base import Generator
+from vardiu.training.cures import CURES
 from vardiu.training.objective import Loss, Objective, Phase
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer

@@ -82,6 +82,10 @@ def test_every_module_has_one_object_and_one_class_of_settings():
         ({"year": "2026"}, "year must be a number, got '2026'"),
         ({"address": "arxiv.org"}, "must begin with https://, got 'arxiv.org'"),
         ({"networks": "student"}, r'a tuple such as \("student",\), got \'student\''),
+        (
+            {"cures": {"colapse": "raise --batch"}},
+            "it has a cure of the alarm 'colapse'; did you mean collapse?",
+        ),
         ({"settings": dict}, "settings must be a subclass of Training"),
         ({"recipe": None}, "its recipe a function"),
         (
@@ -204,6 +208,18 @@ def test_a_file_may_import_its_neighbour_and_a_module_is_named_without_a_file(he
     assert code.method.name == "skeleton" and len(code.sha256) == 64
     assert load_method("uses.py:METHOD").method is code.method  # executed once
     assert load_method("beside_the_skeleton:METHOD").method is code.method
+
+
+def test_a_file_that_a_neighbour_imported_is_not_executed_again(here):
+    (here / "method_of_two.py").write_text(SKELETON.read_text())
+    (here / "first.py").write_text("from method_of_two import METHOD\n")
+    (here / "second.py").write_text("from method_of_two import METHOD as AGAIN\n")
+    first = load_method("first.py:METHOD").method
+    assert load_method("method_of_two.py:METHOD").method is first
+    assert load_method("second.py:AGAIN").method is first
+    changed = SKELETON.read_text() + "CHANGED = True\n"
+    (here / "method_of_two.py").write_text(changed)
+    assert load_method("method_of_two.py:METHOD").method is not first
 
 
 # ---------------------------------------------------------------- runs by a file's method

@@ -32,7 +32,7 @@ def write_folder(folder="shapes"):
             Image.fromarray(image.astype("uint8")).save(Path(folder) / name / f"{i}.png")
 
 
-def test_two_methods_on_images_of_ones_own_with_classes(capsys):
+def test_two_methods_on_images_of_ones_own_with_classes(capsys, monkeypatch):
     """The story of the documentation: a folder of class folders, a teacher, two students."""
     write_folder()
     data = ["--data", "shapes", "--reference", "200"]
@@ -60,7 +60,21 @@ def test_two_methods_on_images_of_ones_own_with_classes(capsys):
     assert main(["sample", "runs/a", "--num", "4", "--label", "1", "--label", "0"]) == 0
     assert np.load("runs/a/samples-4-seed0-label1-label0.npz")["label"].tolist() == [1, 0, 1, 0]
     assert main(["sample", "runs/a", "--num", "4"]) == 0
-    assert np.load("runs/a/samples-4-seed0.npz")["label"].tolist() == [0, 1, 0, 1]
+    drawn = np.load("runs/a/samples-4-seed0.npz")
+    assert drawn["label"].tolist() == [0, 1, 0, 1] and drawn["names"].tolist() == ["left", "up"]
+    # By their names as well: the teacher and the run keep those of the folders.
+    capsys.readouterr()
+    titles = []
+    monkeypatch.setattr(
+        "vardiu.problems.image_scores.image_grid", lambda rows, path: titles.append(rows[0][0])
+    )
+    for name in ("up", "UP"):
+        assert main(["sample", "runs/a", "--num", "5", "--label", name]) == 0
+        assert "classes: up (number 1)\n" in capsys.readouterr().out
+    assert np.load("runs/a/samples-5-seed0-label1.npz")["label"].tolist() == [1] * 5
+    assert titles == ["5 samples of up"] * 2
+    assert main(["sample", "runs/a", "--label", "lefft"]) == 2
+    assert "unknown class 'lefft'; did you mean left?" in capsys.readouterr().err
     for label in ("2", "-1"):
         assert main(["sample", "runs/a", f"--label={label}", "--out", "new.npz"]) == 2
         assert f"--label must be within 0 and 1, got {label}" in capsys.readouterr().err

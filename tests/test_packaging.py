@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -43,6 +44,43 @@ def test_constraints_pin_every_dependency():
         wanted |= names(extra)
     assert wanted - {"vardiu"} <= pinned
     assert "torch==2.13.0" in lines and not {"torchvision", "nvidia-cublas-cu12"} & pinned
+
+
+def imported(package: Path):
+    """Yields the modules that the code imports, and where: `at once` with its own module, `later`
+    within a function, or in the extra that `require` names; "" where that names none."""
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            when = "at once" if node in tree.body else "later"
+            if isinstance(node, ast.Import):
+                yield from ((alias.name.split(".")[0], when) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield node.module.split(".")[0], when
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+                first, *rest = node.args
+                if isinstance(first, ast.Constant):
+                    yield first.value.split(".")[0], rest[0].value if rest else ""
+
+
+def test_every_package_that_the_code_imports_is_stated_with_a_lower_bound():
+    extras = dict(PROJECT["optional-dependencies"])
+    del extras["dev"]
+    lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    assert all(re.search(r">=\d", line) for line in lines), lines
+    owners = {k: names(v) for k, v in metadata.packages_distributions().items()}
+    found = {(name, when) for name, when in imported(ROOT / "vardiu") if when}
+    assert {("PIL", "at once"), ("ot", "later"), ("onnx", "onnx")} <= found
+    for name, when in sorted(found):
+        if name in sys.stdlib_module_names or name == "vardiu":
+            continue
+        if when == "at once":
+            stated = names(PROJECT["dependencies"])
+        else:
+            stated = names(lines if when == "later" else extras[when])
+        # What is not installed here has most often its module's name.
+        owner = owners.get(name, {name.lower().replace("_", "-")})
+        assert owner & stated, f"{name}, imported {when}, is not among {sorted(stated)}"
 
 
 def test_reference_curves_are_shipped_from_where_they_are_read():

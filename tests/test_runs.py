@@ -142,14 +142,17 @@ def test_report_is_one_file_without_requests_and_escaped(tmp_path):
         metrics=[metric],
         reference=[metric | {"value": 2e-4}],
         reference_name="true samples",
-        cost={"seconds": 3.0, "teacher_calls": 7},
+        cost={"seconds": 3.0, "teacher_calls": 7, "teacher_rows": 1234},
         pictures=[("Training", picture)],
     )
     text = path.read_text()
     assert "<script>" not in text and "&lt;script&gt;" in text and "A &amp; B" in text
     assert "http" not in text and text.count("data:image/png;base64,") == 1
-    for part in ("0.001 ± 0.0001", "0.0002", "ab12", "teacher_calls", about["versions"]["torch"]):
+    for part in ("0.001 ± 0.0001", "0.0002", "ab12", about["versions"]["torch"]):
         assert part in text
+    folded = text[text.index("<summary>Cost</summary>") :].partition("</details>")[0]
+    for part in ("<th>teacher calls</th>", "<th>teacher rows</th>", ">3<", ">7<", ">1234<"):
+        assert part in folded
 
 
 def test_pictures_show_what_they_are_given(tmp_path):

@@ -36,6 +36,10 @@ class ConfigError(ValueError):
     r"""A setting that is unknown, of another type, or out of its range."""
 
 
+# Names that a message lists at most.
+OFFERED = 100
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     r"""Returns the part of a message that offers what was perhaps meant.
 
@@ -44,9 +48,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
         'did you mean mog40? One of: digits, mog40'
     """
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = [shown(match) for match in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}One of: {', '.join(names)}" if hint else f"one of: {', '.join(names)}"
+    offer = ", ".join(shown(known) for known in names[:OFFERED])
+    if len(names) > OFFERED:
+        offer += f" and {len(names) - OFFERED:,} others"
+    return f"{hint}One of: {offer}" if hint else f"one of: {offer}"
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 import unicodedata
 import warnings
@@ -242,6 +243,32 @@ def test_a_dataset_json_that_is_damaged_is_named(tmp_path, text):
         records(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metadata.csv", "file_name,label\na.png,1\nb.png,\n", "states no class for b.png"),
+        ("metadata.csv", "file_name,label\na.png,1\nb.png,  \n", "states no class for b.png"),
+        ("metadata.csv", "file_name,label,label\na.png,1,2\nb.png,1,2\n", "two columns .* label"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "label": NaN}\n{"file_name": "b.png", "label": 0}',
+            "its class is nan",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "label": 1, "label": 2}\n{"file_name": "b.png", "label": 0}',
+            "line 1 is not JSON: it states label twice",
+        ),
+        ("metadata.csv", "file_name,label\na.png,1\nb.png,0\n\0", "has a null character"),
+    ],
+)
+def test_what_a_table_leaves_open_is_refused_by_its_name(tmp_path, name, text, words):
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"{name}.*{words}"):
+        records(str(tmp_path))
+
+
 def test_a_dataset_json_without_classes_means_none(tmp_path):
     """EDM's tool writes null, and images in folders 00000, 00001 that are no classes."""
     put(tmp_path, "00000/img00000000.png", "00001/img00001000.png")
@@ -393,6 +420,41 @@ def test_what_is_not_read_is_refused_with_the_cure(tmp_path):
 # ---------------------------------------------------------------- prompts
 
 
+def test_a_caption_of_the_web_is_one_line(tmp_path):
+    for name, end in (("a.txt", "\n"), ("b.txt", "\r\n"), ("c.txt", "\r")):
+        text = end.join(["a cat\u2028on a mat", "", "a\x0bdog\x85"]) + end
+        (tmp_path / name).write_bytes(text.encode())
+        assert read_prompts(str(tmp_path / name)) == ["a cat\u2028on a mat", "a\x0bdog"]
+
+
+def test_rows_without_a_prompt_are_counted(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": " "}\n')
+    with pytest.warns(UserWarning, match="left out: 2 rows without a prompt, such as row 2"):
+        assert read_prompts(str(tmp_path / "p.jsonl")) == ["a"]
+
+
+def test_letters_of_two_bytes_without_a_mark_are_no_prompts(tmp_path):
+    (tmp_path / "p.txt").write_bytes("a cat\n".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"p.txt is not text: it has a null character"):
+        read_prompts(str(tmp_path / "p.txt"))
+
+
+def test_two_statements_of_a_class_in_a_shard_agree(tmp_path):
+    image = ("a.png", png())
+    shard = tar(tmp_path / "a.tar", image, ("a.cls", b"1"), ("a.json", b'{"label": 2}'))
+    with pytest.raises(ValueError, match="a.png: .*.cls states the class 1 and .json 2"):
+        read_data(str(shard), 1, shape=SHAPE)
+    for about in (b'{"label": 1}', b'{"label": "cat"}', b"{}"):
+        shard = tar(tmp_path / "b.tar", image, ("a.cls", b"1"), ("a.json", about))
+        assert labels(shard) == {0: 1}
+
+
+def test_an_array_of_no_image_is_refused_by_name(tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((0, 4, 4), np.uint8))
+    with pytest.raises(ConfigError, match="none.npy holds no image"):
+        records(str(tmp_path / "none.npy"))
+
+
 def test_prompts_from_every_table(tmp_path):
     wanted = ["a cat", "two, dogs", "é"]
     write = {
@@ -508,11 +570,14 @@ def test_a_probe_says_what_it_read(here, capsys):
     put(here / "data", *(f"{i}/a.png" for i in range(10)))
     (here / "data" / "0" / "b.heic").write_bytes(b"x")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *told, **_: print(told[0], file=sys.stderr)
         main(["probe", "--teacher", "teacher", "--data", "data"])
-    out = capsys.readouterr().out
+    out, errors = capsys.readouterr()
     assert "data: 10 images\ndata: classes, in natural order of their names: 0 = 0, 1 = 1" in out
-    assert "data: left out: 1 of the suffix .heic, which is not read, such as" in out
+    # What is left out is told once, whoever opens the data again.
+    assert errors.count("left out") == 1 and "left out" not in out
+    assert "data: left out: 1 of the suffix .heic, which is not read, such as" in errors
 
 
 def test_a_teacher_of_texts_takes_the_captions_of_images_that_are_among_its_prompts(here):

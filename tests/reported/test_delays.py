@@ -84,6 +84,23 @@ def test_a_network_that_waits_longer_than_the_run_is_refused_before_it(tmp_path,
         Trainer(objective, Optimisation(rows), steps=10)
 
 
+def test_a_later_stage_that_trains_nothing_is_refused_before_the_first_one(
+    tmp_path, capsys, monkeypatch
+):
+    """The pairs are made and learned first: hours, after which the second stage was refused."""
+
+    def taken(trainer, batches):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(Trainer, "advance", taken)
+    words = ["distill", "mog40-diff-instruct", "--width", "8", "--batch", "8", "--samples", "100"]
+    words += ["--pairs.pairs", "8", "--pairs.steps", "2", "--pairs.batch", "8"]
+    words += ["--pairs.solver-steps", "2", "--steps", "6", "--delay", "600"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "the generator would never be updated" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("method", sorted(SETTINGS))
 def test_a_budget_pays_for_what_a_delayed_run_really_asks(method, tmp_path, monkeypatch):
     settings = dataclasses.replace(SETTINGS[method], delay=20)

@@ -175,6 +175,8 @@ def test_our_own_flow_export_is_read_back(pixels, tmp_path):
         ({"num_train_timesteps": 10**9}, "1,000,000,000 times of a schedule, and at most 100,000"),
         ({"num_train_timesteps": 2.5}, "num_train_timesteps must be a whole number, got 2.5"),
         ({"trained_betas": [0.1] * 100_001}, "at most 100,000 are read"),
+        ({"trained_betas": []}, "trained_betas has 0 numbers and num_train_timesteps is 1,000"),
+        ({"trained_betas": [0.01] * 50}, "state as many of one as of the other"),
         ({"prediction_type": ["epsilon"]}, "expected one of: epsilon, v_prediction"),
         ({"beta_schedule": "bent"}, "diffusers makes no DDIMScheduler of these settings: bent"),
         ({"beta_start": None}, "makes no DDIMScheduler of these settings"),

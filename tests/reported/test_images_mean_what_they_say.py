@@ -57,6 +57,37 @@ def test_what_is_transparent_shows_the_background_whatever_is_below(mode, value)
             assert torch.allclose(found, torch.full(shape, x), atol=1e-6), (mode, background)
 
 
+def png_of(bits, colour, pixels, clear):
+    """A PNG of two pixels in the bits of the file, as Pillow does not write it."""
+
+    def chunk(name, data):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0))
+    body = chunk(b"tRNS", clear) + chunk(b"IDAT", zlib.compress(b"\0" + pixels))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "pixels", "clear"),
+    [
+        (1, 0, b"\x40", struct.pack(">H", 0)),
+        (2, 0, b"\x70", struct.pack(">H", 1)),
+        (4, 0, b"\x5f", struct.pack(">H", 5)),
+        (8, 0, b"\x05\xff", struct.pack(">H", 5)),
+        (16, 0, b"\x12\x34\xff\xff", struct.pack(">H", 0x1234)),
+        (8, 2, bytes([1, 2, 3, 255, 255, 255]), struct.pack(">3H", 1, 2, 3)),
+        (16, 2, bytes(range(6)) + b"\xff" * 6, bytes(range(6))),
+    ],
+)
+def test_the_transparent_colour_of_a_png_is_in_the_bits_of_its_file(bits, colour, pixels, clear):
+    for background, x in (("black", -1.0), ("grey", 128 / 127.5 - 1)):
+        data = png_of(bits, colour, pixels, clear)
+        found = values(data, (1, 1, 2), background=background).flatten().tolist()
+        assert found == pytest.approx([x, 1.0], abs=1e-6)
+
+
 def test_half_transparent_is_half_of_each():
     data = encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 128)))
     red, green, _ = values(data, (3, 8, 8), background="black")[:, 0, 0]

@@ -7,9 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pipelines
 import pytest
+import small
 import torch
 import yaml
 
@@ -80,6 +82,28 @@ def of_texts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def of_latents(tmp_path_factory) -> Path:
+    def make(place):
+        codec, network = small.autoencoder(), small.unet(classes=0, channels=4)
+        codec.register_to_config(scaling_factor=0.5)
+        parts = codec, network, diffusers.DDIMScheduler(clip_sample=False)
+        diffusers.LDMPipeline(*parts).save_pretrained(place / "ldm")
+
+    return distilled(tmp_path_factory, "latents", make, "--teacher", "ldm")
+
+
+def test_a_student_of_latents_is_exported_without_its_teacher(here, of_latents, refused):
+    """But to stock diffusers, whose pipeline has the teacher's own autoencoder in it."""
+    shutil.copytree(of_latents / "moved", here / "run")
+    assert main(["export", "run", "--to", "safetensors"]) == 0
+    text = Path("run/export-safetensors/README.md").read_text()
+    assert 'AutoencoderKL.from_pretrained("TEACHER", subfolder="vqvae")' in text
+    assert "torch.from_numpy(x) / 0.5 + 0.0" in text
+    line = refused("export", "run", "--to", "diffusers")
+    assert "needs the student's teacher, ldm, which is not there" in line and "--teacher" in line
+
+
+@pytest.fixture(scope="module")
 def of_own_code(tmp_path_factory) -> Path:
     def make(place):
         (place / "mine.py").write_text(OWN)
@@ -125,7 +149,13 @@ def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(here, of_t
     words = ["sample", "run", "--num", "4", "--seed", "1", "--prompt", "a tree", *told]
     assert main(words) == 0
     assert np.load("run/samples-4-seed1.npz")["label"].tolist() == [0] * 4
-    assert main(["export", "run", "--to", "safetensors", *told]) == 0
+    # What these forms say of the teacher's parts stands in the run's folder.
+    kept = json.loads(Path("run/student/model.json").read_text())["about"]["teacher"]
+    assert kept["codec"] == "AutoencoderKL" and kept["codec_place"] == "vae"
+    assert main(["export", "run", "--to", "onnx"]) == 0
+    text = Path("run/export-onnx/README.md").read_text()
+    assert 'AutoencoderKL.from_pretrained("TEACHER", subfolder="vae")' in text
+    assert f"/ {kept['codec_scale']} + 0.0" in text and str((4, *kept["text_shape"])) in text
     # A hub is asked only for what this command line names.
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     config["problem"]["teacher"] = "someone/model"
@@ -167,7 +197,22 @@ def test_a_student_of_a_learned_density_needs_no_teacher(small_run, refused):
 
 @pytest.mark.parametrize(
     "teacher",
-    [None, [], {"classes": "x"}, {"shape": [-1]}, {"shape": 5}, {"other": 1}, {"latent": True}],
+    [
+        None,
+        [],
+        {"classes": "x"},
+        {"shape": [-1]},
+        {"shape": 5},
+        {"other": 1},
+        {"latent": True},
+        {"names": ["a"], "classes": 2},
+        {"names": [1]},
+        {"codec": "os"},
+        {"codec_scale": 0.0},
+        {"codec_shift": float("nan")},
+        {"text_shape": [2]},
+        {"codec_place": "../x"},
+    ],
 )
 def test_damaged_facts_of_the_teacher_are_refused_by_name(small_run, refused, teacher):
     path = small_run / "student" / "model.json"

@@ -63,10 +63,13 @@ def test_the_last_step_of_a_stage_that_is_not_the_last_stops_the_run(monkeypatch
 def test_killed_while_it_is_measured_it_is_finished_by_the_same_command(monkeypatch):
     assert main([*WORDS, "--out", "whole"]) == 0
 
-    def killed(run):
-        raise KeyboardInterrupt
+    class Killed(BaseException):
+        """What no command hears of."""
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    def killed(run):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("vardiu.runs.distill.ship_student", killed)
         main([*WORDS, "--out", "killed"])
     assert main([*WORDS, "--out", "killed"]) == 0

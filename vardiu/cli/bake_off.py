@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ..comparison.contests import CONTESTS, Contest, entered, load_contest
-from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_changed_runs
+from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_changed_runs, untimed
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
@@ -38,9 +38,8 @@ def bake_off(arguments: list[str]) -> None:
     parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
     parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
     chosen = parser.parse_args(arguments)
-    for name in ("seeds", "jobs", "threads", "evaluations"):
-        if getattr(chosen, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    if chosen.jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, got {chosen.jobs}")
     name, contest = _contest(chosen.contest, chosen.source)
     contest = entered(name, contest, codes_of(chosen.method))
     bake = BakeOff(
@@ -48,8 +47,8 @@ def bake_off(arguments: list[str]) -> None:
         contest=contest,
         out=Path(chosen.out or f"runs/bake-off-{name}"),
         seeds=chosen.seeds,
-        seconds=chosen.seconds or contest.seconds,
-        rows=chosen.calls or contest.rows,
+        seconds=contest.seconds if chosen.seconds is None else chosen.seconds,
+        rows=contest.rows if chosen.calls is None else chosen.calls,
         budgets=contest.budgets
         if chosen.budgets is None
         else chosen_names(chosen.budgets, BUDGETS, "--budgets"),
@@ -65,11 +64,13 @@ def bake_off(arguments: list[str]) -> None:
         ensure_teacher(task, console_listeners(console))
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
-        todo = list(cells(bake, plan(bake, console)["prices"]))
+        planned = plan(bake, console)
+        failed = planned["failed"]
+        todo = list(cells(bake, planned["prices"], failed))
         refuse_changed_runs(todo)
-        failures = carry_out(todo, chosen.jobs, console)
+        failures = untimed(bake, failed) + carry_out(todo, chosen.jobs, console)
         found = {} if chosen.no_study else study(bake, todo, console)
-        words, page, tables = write(bake, todo, found)
+        words, page, tables = write(bake, todo, found, failed)
         more = {"gradients": found, "failures": failures}
         path = record(bake, todo, ["vardiu", "bake-off", *arguments], more)
     for title, lines in tables:

@@ -148,6 +148,12 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
         help="where the teacher is now; asked for where its decoder, its encoder of texts or its "
         "samples are needed",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto (CUDA if there is one), cpu, gpu, cuda, cuda:1 or mps",
+    )
 
 
 def codes_of(sources: Sequence[str] | None) -> list[Code]:
@@ -362,9 +368,13 @@ def chosen_names(text: str | None, names: Iterable[str], option: str) -> tuple[s
     r"""Returns the names that an option lists, all of them without it.
 
     Raises:
-        ConfigError: A name is not known.
+        ConfigError: A name is not known, or there twice.
     """
     names = tuple(names)
     if text is None:
         return names
-    return tuple(known(part.strip(), names, f"value of {option}:") for part in text.split(","))
+    found = [known(part.strip(), names, f"value of {option}:") for part in text.split(",")]
+    for name in found:
+        if found.count(name) > 1:
+            raise ConfigError(f"{option} names {name} twice: name it once")
+    return tuple(found)

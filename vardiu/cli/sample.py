@@ -3,6 +3,7 @@ r"""`vardiu sample` and `vardiu evaluate`."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
+from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
 from .console import console
 from .folders import existing_run, trained_student
 from .options import Parser, add_student_options
+
+# Classes that a line names.
+MOST = 8
 
 
 def sample(arguments: list[str]) -> None:
@@ -32,26 +37,28 @@ def sample(arguments: list[str]) -> None:
     parser.add_argument("--prompt", action="append", help="a text; may be given several times")
     parser.add_argument(
         "--label",
-        type=int,
+        metavar="CLASS",
         action="append",
-        help="a class; may be given several times; all of them in turn by default",
+        help="a class, by its name or number; may be given several times; all of them in turn by "
+        "default",
     )
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
-    if chosen.num < 1:
-        raise ConfigError(f"--num must be at least 1, got {chosen.num}")
+    _refuse_out_of_range(chosen.num, chosen.seed, 1)
     folder = existing_run(chosen.run)
-    of = "".join(f"-label{label}" for label in chosen.label or ())
-    name = f"samples-{chosen.num}-seed{chosen.seed}{of}.npz"
-    path = Path(chosen.out) if chosen.out else folder.file(name)
-    picture = path.with_suffix(".png")
-    if path.suffix != ".npz":
-        raise ConfigError(f"--out must end in .npz, got {shown(path)}")
     if chosen.out:
-        new_file(path), new_file(picture)
+        path = Path(chosen.out)
+        if path.suffix != ".npz":
+            raise ConfigError(f"--out must end in .npz, got {shown(path)}")
+        new_file(path), new_file(path.with_suffix(".png"))
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
     if chosen.label:
         problem.data.choose_classes(chosen.label)
+    numbers, names = problem.data.chosen or (), problem.data.names
+    if not chosen.out:
+        of = "".join(f"-label{number}" for number in numbers)
+        path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
+    picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
     x, cond = problem.student_source(student)(chosen.num, random)
@@ -59,11 +66,33 @@ def sample(arguments: list[str]) -> None:
         "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
+    if "label" in arrays and names:
+        arrays["names"] = np.array(names)
     with whole_file(path) as partial:
         np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
-    problem.scores.plot_samples(x, picture)
     told = f"samples: {shown(path)}\npicture: {shown(picture)}"
+    of = ""
+    if numbers:
+        of = f" of {in_words(numbers, names)}"
+        told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
+    problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def in_words(numbers: Sequence[int], names: Sequence[str], *, numbered: bool = False) -> str:
+    r"""Returns classes as one line shows them: by their names where they have some.
+
+    Arguments:
+        numbers: Their numbers, in turn.
+        names: The names of all classes.
+        numbered: Whether the numbers are shown beside the names.
+    """
+    once = dict.fromkeys(numbers)
+    words = [
+        f"{shown(names[i])}{f' (number {i})' if numbered else ''}" if names else f"class {i}"
+        for i in once
+    ]
+    return ", ".join([*words[:MOST], *(["..."] if len(words) > MOST else [])])
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -75,12 +104,11 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--data", help="where the images to compare with are now")
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
+    _refuse_out_of_range(100 if chosen.num is None else chosen.num, chosen.seed, 100)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
     refuse_changed_inputs(folder, problem.inputs())
-    n = chosen.num or problem.scores.samples
-    if n < 100:
-        raise ConfigError(f"--num must be at least 100, got {n}")
+    n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student)
     metrics = problem.scores.measure(source, n, chosen.seed)
     reference, who = stored_reference(folder)
@@ -97,6 +125,16 @@ def evaluate(arguments: list[str]) -> None:
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_out_of_range(num: int, seed: int, least: int) -> None:
+    for option, value, allowed in (
+        ("--num", num, Range(least, 1_000_000_000)),
+        ("--seed", seed, RANGES["seed"]),
+    ):
+        refusal = allowed.refusal(value)
+        if refusal is not None:
+            raise ConfigError(f"{option} must {refusal}, got {value:,}")
 
 
 def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, Diverged, shown
 from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
@@ -43,7 +44,7 @@ __all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
 BUDGETS = ("time", "calls", "own")
 
 
-FORMAT = 3  # of `plan.json`
+FORMAT = 4  # of `plan.json`
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -66,6 +67,9 @@ class BakeOff:
         threads: Threads of torch in each run.
         evaluations: How often a student is measured on the way.
         samples: Samples of a run's final measurement; 0 for the problem's own number.
+
+    Raises:
+        ConfigError: A number is out of its range, or an arm cannot be run with it.
     """
 
     name: str
@@ -81,10 +85,31 @@ class BakeOff:
     evaluations: int = 6
     samples: int = 0
 
+    def __post_init__(self) -> None:
+        for name, value in (("--seconds", self.seconds), ("--calls", self.rows)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a positive, finite number, got {value:g}")
+        for name in ("seeds", "threads", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for teacher in self.teachers:
+            for name in self.arms:
+                arm = self.contest.arms[name]
+                _task(self, teacher, arm, self.seeds - 1, arm.settings.steps)
+
     def group(self, budget: str) -> str:
         r"""Returns a budget with its amount, the name of a folder."""
         amount = {"time": f"-{self.seconds:g}s", "calls": f"-{self.rows}rows", "own": ""}
         return budget + amount[budget]
+
+    def title(self, budget: str, teacher: str) -> str:
+        r"""Returns a budget and a teacher in words, for headings."""
+        words = {
+            "time": f"{self.seconds:g} seconds of training",
+            "calls": f"{self.rows:,} rows of the teacher",
+            "own": "each arm's own number of updates",
+        }
+        return f"{words[budget]}, {teacher} teacher"
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,7 @@ class Result:
         runs: Its finished runs.
         missing: The number of runs that are not finished.
         idle: The number of finished runs whose student was never updated: they are not ranked.
+        failed: Why it was never run: it diverged while it was timed.
     """
 
     arm: str
@@ -116,6 +142,7 @@ class Result:
     runs: list[dict[str, Any]]
     missing: int
     idle: int = 0
+    failed: str = ""
 
     def values(self, metric: str) -> list[float]:
         return [run["metrics"][metric] for run in self.runs]
@@ -179,7 +206,11 @@ def updates_of(
 
 
 def calibrate(
-    bake: BakeOff, teacher: str, rounds: int = 5, tell: Told = lambda done, words="": None
+    bake: BakeOff,
+    teacher: str,
+    rounds: int = 5,
+    tell: Told = lambda done, words="": None,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     r"""Walks through the recipes of all arms of the contest, in turn.
 
@@ -188,23 +219,37 @@ def calibrate(
         teacher: The name of the teacher.
         rounds: The number of times that each is timed; 0 counts the teacher's rows alone.
         tell: Is told the number of walks that are done.
+        failed: Takes why an arm diverged, by its name; the others are timed all the same.
 
     Returns:
         For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
         an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`; no
         seconds without rounds.
+
+    Raises:
+        Diverged: An arm diverged, and `failed` is none.
     """
     torch.set_num_threads(bake.threads)
     rehearsals = {
         name: Rehearsal(_task(bake, teacher, arm, 0, arm.settings.steps), arm.title)
         for name, arm in bake.contest.arms.items()
     }
+    total, done = len(rehearsals), 0
     for turn in range(rounds + 1):
-        for place, rehearsal in enumerate(rehearsals.values()):
-            tell(turn * len(rehearsals) + place)
-            rehearsal.walk(0.25 if rounds else 0.0)
+        done = turn * total
+        for name, rehearsal in list(rehearsals.items()):
+            try:
+                rehearsal.walk(0.25 if rounds else 0.0)
+            except Diverged as error:
+                if failed is None:
+                    raise
+                failed[name] = str(error)
+                del rehearsals[name]
             if rounds and not turn:  # the first one warms up
                 rehearsal.forget_seconds()
+            done += 1
+            tell(done, failed.get(name, "") if failed and name not in rehearsals else "")
+        tell((turn + 1) * total, f"{len(rehearsals)} arms, round {turn + 1} of {rounds + 1}")
     units = ("rows", "seconds") if rounds else ("rows",)
     return {
         name: {unit: price._asdict() for unit, price in rehearsal.prices(units).items()}
@@ -213,9 +258,10 @@ def calibrate(
 
 
 def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
-    r"""Returns the prices of all arms by teacher: from `plan.json`, measured where it has none."""
+    r"""Returns the prices of all arms by teacher, and why arms failed while they were timed: from
+    `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known: dict[str, Any] = {"format": FORMAT, "prices": {}}
+    known: dict[str, Any] = {"format": FORMAT, "prices": {}, "failed": {}}
     if path.is_file():
         known = read_json(path)
     if known.get("format") != FORMAT:
@@ -223,31 +269,40 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
             f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
             "older version wrote it. Work in another folder, with --out"
         )
-    refuse_odd_prices(known.get("prices"), shown(path))
+    refuse_odd_plan(known, shown(path))
     if set(bake.budgets) == {"own"}:
         return known
     units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())
     for teacher in bake.teachers:
-        prices = known["prices"].get(teacher, {})
-        if any(not units <= set(prices.get(name, {})) for name in bake.contest.arms):
+        prices, failed = (known[part].get(teacher, {}) for part in ("prices", "failed"))
+        arms = set(bake.contest.arms) - set(failed)
+        if any(not units <= set(prices.get(name, {})) for name in arms):
             rounds = 5 if "time" in bake.budgets else 0
             walks = (rounds + 1) * len(bake.contest.arms)
             with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
-                known["prices"][teacher] = calibrate(bake, teacher, rounds, tell)
+                known["failed"][teacher] = failed = {}
+                known["prices"][teacher] = calibrate(bake, teacher, rounds, tell, failed)
             write_text_atomic(path, json.dumps(known, indent=1) + "\n")
     return known
 
 
-def refuse_odd_prices(prices: Any, where: str) -> None:  # noqa: ANN401 (JSON)
-    r"""Raises a `ConfigError` if something is not what `calibrate` returns, by teacher."""
-    level = [prices]
-    for _ in range(3):  # by teacher, by arm, by unit
+def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:
+    r"""Raises a `ConfigError` if a plan does not hold what `calibrate` returns and finds."""
+    fields = set(Price._fields)
+    rows = _leaves(plan.get("prices"), 3)  # by teacher, by arm, by unit
+    good = all(isinstance(row, Mapping) and set(row) == fields for row in rows)
+    good = good and all(is_number(value) for row in rows for value in row.values())
+    if not good or not all(isinstance(text, str) for text in _leaves(plan.get("failed"), 2)):
+        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+
+
+def _leaves(tree: Any, depth: int) -> list[Any]:  # noqa: ANN401 (JSON)
+    r"""Returns the leaves of a tree of mappings; `[None]` where it is none."""
+    level = [tree]
+    for _ in range(depth):
         good = all(isinstance(group, Mapping) for group in level)
         level = [value for group in level for value in group.values()] if good else [None]
-    fields = set(Price._fields)
-    rows = [isinstance(row, Mapping) and set(row) == fields for row in level]
-    if not all(rows) or not all(is_number(v) for row in level for v in row.values()):
-        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+    return level
 
 
 def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -> Task:
@@ -270,18 +325,39 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
 
 
-def cells(bake: BakeOff, prices: dict[str, Any]) -> Iterator[Cell]:
-    r"""Yields the runs, seed by seed, so that an unfinished table is even."""
+def cells(
+    bake: BakeOff, prices: dict[str, Any], failed: Mapping[str, Any] | None = None
+) -> Iterator[Cell]:
+    r"""Yields the runs, seed by seed, so that an unfinished table is even; none of an arm that
+    failed while it was timed, under a budget that its price is needed for."""
     for budget in bake.budgets:
         for teacher in bake.teachers:
             for seed in range(bake.seeds):
                 for name in bake.arms:
+                    if _failure(failed, budget, teacher, name):
+                        continue
                     arm = bake.contest.arms[name]
                     rates = prices.get(teacher, {}).get(name, {})
                     steps = updates_of(arm, rates, bake, budget)
                     folder = bake.out / "runs" / bake.group(budget) / teacher / f"{name}-{seed}"
                     task = _task(bake, teacher, arm, seed, steps)
                     yield Cell(budget, teacher, name, seed, folder, task)
+
+
+def untimed(bake: BakeOff, failed: Mapping[str, Any]) -> list[str]:
+    r"""Returns the arms that are not run, since they failed while they were timed, a line each."""
+    return [
+        f"{budget}, {teacher}, {arm}: {words}"
+        for budget in bake.budgets
+        for teacher in bake.teachers
+        for arm in bake.arms
+        if (words := _failure(failed, budget, teacher, arm))
+    ]
+
+
+def _failure(failed: Mapping[str, Any] | None, budget: str, teacher: str, arm: str) -> str:
+    r"""Returns why an arm has no price where it needs one."""
+    return "" if budget == "own" else (failed or {}).get(teacher, {}).get(arm, "")
 
 
 def refuse_changed_runs(todo: Sequence[Cell]) -> None:
@@ -298,8 +374,15 @@ def refuse_changed_runs(todo: Sequence[Cell]) -> None:
 # ---------------------------------------------------------------- the results
 
 
-def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> list[Result]:
-    r"""Returns what the finished runs of each arm say, under one budget with one teacher."""
+def results(
+    bake: BakeOff,
+    todo: Sequence[Cell],
+    budget: str,
+    teacher: str,
+    failed: Mapping[str, Any] | None = None,
+) -> list[Result]:
+    r"""Returns what the finished runs of each arm say, under one budget with one teacher; and
+    which arms failed while they were timed, see `plan`."""
     table = []
     for name in bake.arms:
         mine = [c for c in todo if (c.budget, c.teacher, c.arm) == (budget, teacher, name)]
@@ -311,7 +394,8 @@ def results(bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str) -> l
             elif result is not None:
                 runs.append(_run(cell, result))
         title = bake.contest.arms[name].title
-        table.append(Result(name, title, runs, len(mine) - len(runs) - idle, idle))
+        why = _failure(failed, budget, teacher, name)
+        table.append(Result(name, title, runs, len(mine) - len(runs) - idle, idle, why))
     return table
 
 

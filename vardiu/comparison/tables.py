@@ -80,6 +80,8 @@ def middle_value(row: Result, metric: str) -> float:
 
 def complete(row: Result) -> str:
     r"""Returns how many runs of an arm are complete, and what the others lack."""
+    if row.failed:
+        return "failed: it diverged while it was timed"
     total = len(row.runs) + row.missing + row.idle
     lacking = [f"{row.missing} missing"] if row.missing else []
     lacking += [f"{row.idle} never updated: not ranked"] if row.idle else []
@@ -110,12 +112,11 @@ def pictures(
     bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
 ) -> list[tuple[str, Path]]:
     r"""Draws quality against cost, and samples of the first seed."""
-    runs = series_of(bake, rows)
-    stem = group.replace("/", "-")
+    cell, runs = todo[0], series_of(bake, rows)
+    words, stem = bake.title(cell.budget, cell.teacher), group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
     first = [(row.title, row.runs[0]) for row in rows if row.runs]
-    cell = todo[0]
     problem = problem_of(cell.task)
     panels = []
     for title, run in first:
@@ -125,8 +126,8 @@ def pictures(
         panels.append((title, x))
     samples = problem.scores.plot_side_by_side(panels, bake.out / f"samples-{stem}.png")
     return [
-        (f"{group}: quality against cost; median and range of the seeds", quality),
-        (f"{group}: samples of seed {first[0][1]['seed']}", samples),
+        (f"{words}: quality against cost; median and range of the seeds", quality),
+        (f"{words}: samples of seed {first[0][1]['seed']}", samples),
     ]
 
 
@@ -164,13 +165,23 @@ def study_table(bake: BakeOff, arms: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def write(
-    bake: BakeOff, todo: Sequence[Cell], found: Mapping[str, Any]
+    bake: BakeOff,
+    todo: Sequence[Cell],
+    found: Mapping[str, Any],
+    failed: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
-    r"""Writes `results.md` and `bakeoff.html`; returns both and the tables."""
+    r"""Writes `results.md` and `bakeoff.html`; returns both and the tables.
+
+    Arguments:
+        bake: What was asked for.
+        todo: The runs.
+        found: The study of the gradients.
+        failed: Why arms failed while they were timed, by teacher and arm.
+    """
     tables, drawn, charts = [], [], []
     for budget in bake.budgets:
         for teacher in bake.teachers:
-            found_rows = results(bake, todo, budget, teacher)
+            found_rows = results(bake, todo, budget, teacher, failed)
             rows = [r for r in found_rows if r.runs]
             if not rows:
                 continue
@@ -178,11 +189,12 @@ def write(
             total = done + sum(row.missing + row.idle for row in found_rows)
             headline = PROBLEMS[type(todo[0].task.problem)].headline
             group = f"{bake.group(budget)}/{teacher}"
-            title = f"{group}: {done} of {total} runs are complete"
+            words = bake.title(budget, teacher)
+            title = f"{words}: {done} of {total} runs are complete"
             tables.append((title, table(found_rows, headline)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             drawn += pictures(bake, mine, rows, group, headline[:2])
-            charts.append((group, quality_charts(series_of(bake, rows), headline[0])))
+            charts.append((words, quality_charts(series_of(bake, rows), headline[0])))
     for teacher, arms in found.items():
         tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
     drawn += study_pictures(bake, found)
@@ -192,7 +204,7 @@ def write(
     ]
     text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in tables]
     text += [f"\n![{caption}]({path.name})" for caption, path in drawn]
-    words = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")
+    markdown_file = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")
     page = write_tables(
         bake.out / "bakeoff.html",
         title=f"Bake-off: {bake.contest.about}",
@@ -201,4 +213,4 @@ def write(
         charts=charts,
         methods=[arm.method for arm in bake.contest.arms.values()],
     )
-    return words, page, tables
+    return markdown_file, page, tables

@@ -13,7 +13,7 @@ from ..errors import ConfigError, shown
 from ..storage.bounded import decoded_text, read_bytes, read_json
 from ..storage.limits import refuse_beyond
 from .images import Corrupt, Item, Records, decode
-from .labels import CAPTIONS, LABELS, mapping, natural, numbered, whole
+from .labels import CAPTIONS, LABELS, absent, mapping, natural, numbered, whole
 from .left_out import LeftOut
 from .tables import read_table
 
@@ -169,11 +169,12 @@ class Folder(Records):
 
     def _state(self, known: dict[str, object], name: str, value: object, path: Path) -> None:
         key = _key(name)
-        if known.setdefault(key, value) != value:
+        before = known.setdefault(key, value)
+        if before is not value and before != value:  # one that is not a number differs from itself
             raise ConfigError(f"{shown(path)} states two classes for {shown(name)}")
 
     def _of_all(self, known: Mapping[str, object], path: Path) -> list[int]:
-        missing = next((key for key in self.keys if known.get(key) is None), None)
+        missing = next((key for key in self.keys if absent(known.get(key))), None)
         if missing is not None:
             raise ConfigError(f"{shown(path)} states no class for {shown(missing)}")
         there = set(self.keys)

@@ -147,7 +147,9 @@ def decode(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # of its size Pillow warns; it is refused below
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             refuse_beyond("image pixels", image.width * image.height, "it", _TooLarge)
+            tiles = getattr(image, "tile", [])  # of which none is left when they are read
             image.load()
+            _clear_in_eight_bits(image, tiles)
             # A camera that was turned says so beside the pixels.
             ImageOps.exif_transpose(image, in_place=True)
     except (_TooLarge, Image.DecompressionBombError) as error:
@@ -162,6 +164,20 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 class _TooLarge(ValueError):
     pass
+
+
+def _clear_in_eight_bits(image: Image.Image, tiles: Sequence[Any]) -> None:
+    r"""Brings the colour that a PNG calls transparent to eight bits, as Pillow brought the pixels.
+
+    A PNG states it in the bits of its file: 2 of 0 to 3 is a grey of 170.
+    """
+    clear, bits = image.info.get("transparency"), str(tiles[0][3]) if tiles else ""
+    if image.format != "PNG":
+        return
+    if isinstance(clear, int) and bits in ("L;2", "L;4"):
+        image.info["transparency"] = clear * (85 if bits == "L;2" else 17)
+    elif isinstance(clear, tuple) and bits == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def channels_of(image: Image.Image | Tensor) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import shown
 from ..storage.limits import limit
 
-__all__ = ["CAPTIONS", "IMAGES", "LABELS", "mapping", "natural", "numbered", "whole"]
+__all__ = ["CAPTIONS", "IMAGES", "LABELS", "absent", "mapping", "natural", "numbered", "whole"]
 
 
 # Names of columns, arrays and keys, the first that is there before the others.
@@ -48,6 +48,11 @@ def whole(value: object) -> int:
     return int(value)
 
 
+def absent(value: object) -> bool:
+    r"""Whether a cell of a table states nothing."""
+    return value is None or isinstance(value, str) and not value.strip()
+
+
 def numbered(values: Sequence[object]) -> tuple[list[int | None], list[str]]:
     r"""Returns the classes of a column, and their names where it holds words.
 
@@ -57,15 +62,15 @@ def numbered(values: Sequence[object]) -> tuple[list[int | None], list[str]]:
     Raises:
         ValueError: A value is neither, or there are both.
     """
-    there = [v for v in values if v is not None and v != ""]
+    there = [v for v in values if not absent(v)]
     words = sorted({v for v in there if isinstance(v, str)}, key=natural)
     if any(not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", word) for word in words):
         other = next((v for v in there if not isinstance(v, str)), None)
         if other is not None:
             raise ValueError(f"classes are words and others: {shown(words[0])} and {shown(other)}")
         place = {word: i for i, word in enumerate(words)}
-        return [None if v is None or v == "" else place[str(v)] for v in values], words
-    return [None if v is None or v == "" else whole(v) for v in values], []
+        return [None if absent(v) else place[str(v)] for v in values], words
+    return [None if absent(v) else whole(v) for v in values], []
 
 
 def mapping(names: Sequence[str], most: int = 20) -> str:

@@ -43,6 +43,7 @@ class LeftOut:
         return lines
 
     def warn(self, source: object) -> None:
-        r"""Warns of each line."""
+        r"""Warns of each line: once a process, whoever asks for the source again."""
         for line in self.lines:
-            warnings.warn(f"{shown(source)}: {line}", stacklevel=4)
+            # From one place: Python tells the same line of the same place once.
+            warnings.warn(f"{shown(source)}: {line}", stacklevel=2)

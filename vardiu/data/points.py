@@ -35,7 +35,7 @@ def read_points(
 
     Of `.npy` the array; of `.npz` the array `x`, or the only one beside the classes; of a table of
     text one point a line, with or without a line of names. Classes are an array or a column named
-    `label`, `labels`, `class` or `y`.
+    `label`, `labels`, `class` or `y`; beside a column `x`, `y` is a coordinate.
 
     Arguments:
         source: The file.
@@ -89,7 +89,8 @@ def _points(x: np.ndarray, shape: Sequence[int], path: Path) -> Tensor:
             f"shape {x.shape}; one point a row is expected"
         )
     with np.errstate(over="ignore"):  # what float32 does not hold is not finite below
-        points = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(rows, *shape)
+        # A copy: torch warns of memory that cannot be written, as that of a file is.
+        points = torch.from_numpy(np.array(x, np.float32, order="C")).reshape(rows, *shape)
     bad = ~points.flatten(1).isfinite().all(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
@@ -162,10 +163,16 @@ def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | 
     if not rows:
         raise ConfigError(f"{shown(path)} holds no point")
     x = np.array(rows)
-    found = [i for i, name in enumerate(names) if name in LABELS]
-    if not found or x.shape[1] != len(names):
+    if x.shape[1] != len(names):
         return x, None
-    return np.delete(x, found[0], axis=1), x[:, found[0]]
+    # Beside x the letter y is a place.
+    known = [name for name in LABELS if name in names and (name != "y" or "x" not in names)]
+    if not known:
+        return x, None
+    if names.count(known[0]) > 1:
+        raise ConfigError(f"{shown(path)} has two columns of the name {known[0]}: keep one")
+    place = names.index(known[0])
+    return np.delete(x, place, axis=1), x[:, place]
 
 
 def _is_numbers(row: Sequence[str]) -> bool:

@@ -61,6 +61,8 @@ class Arrays(Records):
         super().__init__()
         arrays = self._load(path)
         self.x = _images(arrays["x"], path)
+        if not len(self.x):
+            raise ConfigError(f"{shown(path)} holds no image: its array has shape {self.x.shape}")
         self.path, self.label = path, arrays.get("label")
         self._numbers: Sequence[int | None] = [None] * len(self.x)
         if self.label is None:

@@ -214,8 +214,11 @@ def _beside(stream: IO[bytes], name: str, parts: Parts) -> tuple[int | None, str
             raise ValueError(f".json must hold a mapping, got {shown(about)}")
         label = next((about[key] for key in LABELS if key in about), None)
         caption = next((about[key] for key in CAPTIONS if key in about), None)
-        label = texts.get(".cls", label)
-        number = None if label is None else whole(label)
+        stated = texts.get(".cls", label)
+        number = None if stated is None else whole(stated)
+        # A word in the one and a number in the other may well be the same class.
+        if isinstance(label, int) and label != number:
+            raise ValueError(f".cls states the class {number} and .json {shown(label)}")
     except Corrupt:
         raise
     except ValueError as error:

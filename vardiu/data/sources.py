@@ -232,8 +232,8 @@ def _pattern(source: str) -> list[str]:
 
 
 def account(found: Records, are_classes_used: bool = True) -> list[str]:
-    r"""Returns what is read of a source, one line each: how many images, their classes and by
-    which rule, and what is left out.
+    r"""Returns what is read of a source, one line each: how many images, and their classes and by
+    which rule. Of what is left out `records` warns.
 
     Arguments:
         found: The images.
@@ -249,7 +249,7 @@ def account(found: Records, are_classes_used: bool = True) -> list[str]:
         lines.append("classes as the source numbers them")
     else:
         lines.append(f"no classes: {found.no_classes}")
-    return lines + found.left_out.lines
+    return lines
 
 
 def shape_of(found: Records) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from ..errors import ConfigError, nearest, require, shown
 from ..storage.bounded import DAMAGED, parsed_json, read_text
 from ..storage.limits import refuse_beyond
 from .labels import CAPTIONS
+from .left_out import LeftOut
 
 __all__ = ["TABLES", "Table", "parquet_file", "read_prompts", "read_table"]
 
@@ -50,6 +52,9 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
         raise ConfigError(f"{shown(path)} is no table; {nearest(suffix, TABLES)}")
     table = TABLES[suffix](path, wanted)
     refuse_beyond("table rows", table.rows, path)
+    twice = next((n for n in table.columns if table.names.count(n) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{shown(path)} has two columns of the name {shown(twice)}: keep one")
     return table
 
 
@@ -162,11 +167,13 @@ def read_prompts(path: str) -> list[str]:
                 f"of {', '.join(CAPTIONS)}"
             )
         lines = table.columns[name]
+        _tell_rows_without(lines, file)
         bad = next((v for v in lines if v is not None and not isinstance(v, str)), None)
         if bad is not None:
             raise ConfigError(f"{shown(path)}: a prompt must be a text, got {shown(bad)}")
     elif suffix in ("", ".txt", ".text", ".prompts", ".md"):
-        lines = read_text(file, "table bytes").splitlines()
+        # Other marks that Unicode ends a line at stand within captions of the web.
+        lines = re.split(r"\r\n|\r|\n", read_text(file, "table bytes"))
     else:
         kinds = ", ".join([".txt", *TABLES])
         raise ConfigError(f"{shown(path)} is of no kind that prompts are read from: {kinds}")
@@ -176,3 +183,11 @@ def read_prompts(path: str) -> list[str]:
     refuse_beyond("table rows", len(found), path)
     refuse_beyond("prompt characters", max(map(len, found)), path)
     return found
+
+
+def _tell_rows_without(lines: Sequence[Any], file: Path) -> None:
+    left_out = LeftOut()
+    for number, line in enumerate(lines, start=1):
+        if line is None or isinstance(line, str) and not line.strip():
+            left_out.add("rows without a prompt", f"row {number:,}")
+    left_out.warn(file)

@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import abc
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..nn.backbones import Interface
 from ..storage.code import OwnCode
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "place_of"]
 
 
 class Denoiser(Interface, abc.ABC):
@@ -164,3 +166,9 @@ class Denoiser(Interface, abc.ABC):
             )
         if not x_t.is_floating_point():
             raise ValueError(f"x_t must be of a floating-point type, got {x_t.dtype}")
+
+
+def place_of(module: nn.Module, otherwise: torch.device | str = "cpu") -> torch.device:
+    r"""Returns the device of a module's tensors; another one if it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device(otherwise))

@@ -17,6 +17,7 @@ import yaml
 from .. import __version__
 from ..students.base import Generator
 from ..teachers.origin import Origin
+from .onnx import conditions
 
 __all__ = ["About", "write"]
 
@@ -100,8 +101,8 @@ IMAGES = """rows = (255 * (x / 2 + 0.5).clip(0, 1)).round().astype("uint8").tran
 Image.fromarray(numpy.concatenate(list(rows), axis=1){squeezed}).save("samples.png")"""
 
 
-LATENTS = """codec = {codec}.from_pretrained("TEACHER", subfolder="vae")  # that of the teacher
-latents = torch.from_numpy(x) / codec.config.scaling_factor + {shift}
+LATENTS = """codec = {codec}.from_pretrained("TEACHER", subfolder="{place}")  # the teacher's
+latents = torch.from_numpy(x) / {scale} + {shift}
 x = codec.decode(latents).sample.detach().numpy()
 """
 
@@ -112,16 +113,15 @@ pyplot.savefig("samples.png")"""
 
 def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]:
     r"""Returns the imports and the lines that make `samples.png` of samples `x`."""
-    # The teacher is read for its components; a student of images needs none of them.
-    parts = {} if origin is None or origin.decode is None else origin.parts
+    about = {} if origin is None else origin.about
     if len(student.shape) != 3:
         return ["from matplotlib import pyplot"], POINTS
     imports, lines, channels = ["import numpy", "from PIL import Image"], "", student.shape[0]
-    if "vae" in parts:
-        codec = type(parts["vae"])
-        shift = getattr(parts["vae"].config, "shift_factor", None) or 0.0
-        imports += ["import torch", f"from diffusers import {codec.__name__}"]
-        lines = LATENTS.format(codec=codec.__name__, shift=shift)
+    if "codec" in about:  # the teacher is not read for it
+        ends = ("", "_place", "_scale", "_shift")
+        codec, place, scale, shift = (about[f"codec{end}"] for end in ends)
+        imports += ["import torch", f"from diffusers import {codec}"]
+        lines = LATENTS.format(codec=codec, place=place, scale=scale, shift=shift)
         channels = 3
     if channels not in (1, 3):
         return ["import numpy"], 'numpy.save("samples.npy", x)'
@@ -136,7 +136,7 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
         if name == "label":
             lines.append(f"label = {'torch' if tensors else 'numpy'}.arange({ROWS})")
         elif origin is not None and origin.encode is not None:
-            shape = (ROWS, *origin.encode([""])[name].shape[1:])
+            shape = tuple(conditions(student, ROWS, origin)[name].shape)
             kind = "numpy.int64" if name == "mask" else "numpy.float32"
             value = f"numpy.ones({shape}, dtype={kind})"
             value = f"torch.from_numpy({value})" if tensors else value

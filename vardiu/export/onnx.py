@@ -55,19 +55,28 @@ class Named(nn.Module):
 
 
 def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, Tensor]:
-    r"""Returns conditions of so many rows: classes, or the embeddings of prompts.
+    r"""Returns conditions of so many rows: classes, or the embeddings of prompts; random ones of
+    their shape where that is known, as a form is compared that takes any.
 
     Raises:
-        ValueError: The student takes a text, and its encoder is not known.
+        ValueError: The student takes a text, and neither its encoder nor a shape is known.
     """
     if not student.conditions:
         return {}
     if "label" in student.conditions and len(student.conditions) == 1:
         return {"label": torch.arange(n) % 2}
+    shape = () if origin is None else origin.about.get("text_shape", ())
+    if shape:
+        random = torch.Generator().manual_seed(n)
+        given = {
+            "text": torch.randn(n, *shape, generator=random, dtype=torch.float32),
+            "mask": torch.ones(n, shape[0], dtype=torch.long),
+        }
+        return {name: given[name] for name in student.conditions}
     if origin is None or origin.encode is None:
         raise ValueError(
-            f"the student takes {list(student.conditions)}, and no encoder of texts is known: the "
-            "teacher's folder must still be where it was"
+            f"the student takes {list(student.conditions)}, and no encoder of texts is known: "
+            "name the teacher with --teacher"
         )
     return origin.encode([f"picture {i}" for i in range(n)])
 

@@ -16,6 +16,7 @@ from ..settings.fields import (
     Training,
     VectorSettings,
 )
+from ..training.cures import CURES
 from ..training.stage import Recipe
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class Method:
             student exact, and as the student is at each call; none if there is no such objective.
 
     Raises:
-        ConfigError: A field is of another kind, or settings are not of the method's class.
+        ConfigError: A field is of another kind, or settings are not of the method's class; or it
+            claims or cures what there is not.
     """
 
     name: str
@@ -169,6 +171,8 @@ class Method:
             yield "its settings must be a dataclass, and its recipe a function"
         for claim in sorted(set(self.claims) - set(CLAIMS)):
             yield f"it claims {claim!r}; {nearest(claim, CLAIMS)}"
+        for alarm in sorted(set(self.cures) - set(CURES)):
+            yield f"it has a cure of the alarm {alarm!r}; {nearest(alarm, CURES)}"
         if self.claims and self.ideal is None:
             yield "what it claims is tested on its ideal, and it has none"
         rows: dict[str, Preset | Arm | Example] = {

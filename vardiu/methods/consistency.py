@@ -147,7 +147,7 @@ class Settings(Training):
     grid: int = 40
     """Levels of a trajectory; the paper has 18 for CIFAR-10."""
     rho: float = 7.0
-    """The exponent of their spacing."""
+    """The exponent of the spacing of the levels."""
     grid_max: float | None = None
     """The largest level of the grid; none for the teacher's."""
     solver: Literal["heun", "euler"] = "heun"
@@ -159,7 +159,7 @@ class Settings(Training):
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a level."""
     sampling_steps: int = 1
-    """The student's calls."""
+    """The number of the student's calls."""
     optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
     """The student's optimiser; the paper's rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
 

@@ -84,11 +84,11 @@ class Fakes(NamedTuple):
     z: Tensor
     """What the network was shown: the latents; of a later call the states, see `DMD2`."""
     x: Tensor
-    """What it made of them."""
+    """What the network made of what it was shown."""
     batch: Batch
-    """Their conditions, and clean samples where there are any."""
+    """The conditions of the rows, and clean samples where there are any."""
     call: int = 0
-    """The call of a few-step student that made them, from zero."""
+    """The call of a few-step student that made the samples, from zero."""
 
 
 def shown(objective: Objective, batch: Batch) -> tuple[Tensor, int]:
@@ -256,13 +256,13 @@ class Settings(Training):
     r"""Diff-Instruct."""
 
     ratio: int = 5
-    """Updates of the fake a student update."""
+    """The number of updates of the fake for each update of the student."""
     normalised: bool = False
     """Divide each row's direction by the teacher's mean absolute correction, as DMD does."""
     pairs: PairSettings = PairSettings()
-    """A regression before, on the teacher's pairs."""
+    """A regression on the teacher's pairs, before the method's own training."""
     regression_weight: float = 0.0
-    """The weight of that regression beside the method's own loss, as in DMD."""
+    """The weight of the regression on pairs in the method's own training, as in DMD."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the fake is updated."""
     lattice: bool = False
@@ -270,7 +270,7 @@ class Settings(Training):
     levels: LevelSettings = LevelSettings()
     """The noise levels of the student."""
     weight: WeightSettings = WeightSettings()
-    """Their weight."""
+    """The weight of a noise level."""
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

@@ -145,7 +145,7 @@ class Settings(diff_instruct.Settings):
     adversarial_weight: float = 3e-3
     """The weight of the student's adversarial loss; at 0 there is no head and no data."""
     classifier_weight: float = 1e-2
-    """The weight of the classifier's loss beside the fake's."""
+    """The weight of the classifier's loss in the training of the fake."""
     head_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the head is updated."""
 

@@ -399,7 +399,7 @@ class Settings(Training):
     transforms: int = 3
     """flow: the number of transformations."""
     hidden: int = 64
-    """flow: the width of each of the two hidden layers of their networks."""
+    """flow: the width of each of the two hidden layers of each transformation's network."""
     particles: int = 0
     """The number K of further latents in the importance-weighted bound."""
     lattice: bool = False
@@ -407,15 +407,15 @@ class Settings(Training):
     antithetic: bool = True
     """Use each latent and level with noise of both signs."""
     control_variate: bool = True
-    """Drop the part of zero mean from the teacher's score."""
+    """Leave out the part of the teacher's score whose mean is zero."""
     levels: LevelSettings = LevelSettings()
     """The noise levels."""
     weight: WeightSettings = WeightSettings()
-    """Their weight."""
+    """The weight of a noise level."""
     posterior_weight: WeightSettings | None = None
-    """Their weight in the posterior's own gradient; none for the same."""
+    """The weight of a noise level in the posterior's own gradient; none takes --weight."""
     pairs: PairSettings = PairSettings()
-    """A regression before, on the teacher's pairs; not with framed."""
+    """A regression on the teacher's pairs, before the method's own training; not with framed."""
     frame: FrameSettings = FrameSettings()
     """framed: the mixture of principal components."""
 
@@ -430,7 +430,7 @@ class Settings(Training):
     anchor: AnchorSettings = AnchorSettings()
     """anchored: the lagging copy of the student."""
     ratio: int = 1
-    """anchored: updates of the fake an update of the student."""
+    """anchored: the number of updates of the fake for each update of the student."""
     normalised: bool = False
     """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
     does; no bound then."""

@@ -10,22 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..metrics.metric import title_of
+from ..training.cures import CURES
 
-__all__ = ["CURES", "Alarm", "alarms"]
-
-
-# What to try against each kind of alarm, by options that every method's training has. A method
-# that knows better gives its own. `noise` is a saturation whose gradient is mostly noise.
-CURES: Mapping[str, str] = {
-    "collapse": "lower --lr, or raise --batch",
-    "saturation": "the gradient is not noise: what is minimised may be loose here; lower --lr",
-    "noise": "raise --batch or lower --lr",
-    "worsening": "fewer --steps, or a lower --lr",
-    "posterior": "lower the student's --lr",
-    "anchor": "lower the student's --lr",
-    "fake": "lower the student's --lr",
-    "divergence": "lower --lr",
-}
+__all__ = ["Alarm", "alarms"]
 
 
 # Below half of the data's variance whole modes or whole directions are missing.

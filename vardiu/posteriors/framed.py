@@ -1,4 +1,4 @@
-r"""A frame: latents whose posterior is known before anything is trained.
+r"""A frame: latents whose posterior is nearly known before anything is trained.
 
 A student that maps sixty-four dimensions of noise to an image has a posterior that no simple
 family holds; what the family misses is slack in the variational bound, and a student that
@@ -9,7 +9,8 @@ of probabilistic principal components (Tipping and Bishop, 1999), a few clusters
     z \sim \mathcal{N}(0, I_k).
 
 The student starts as a denoiser of :math:`m_c + V_c \Lambda_c^{1/2} z`, and the posterior as that
-of this model, which is exact:
+of this model, in closed form. It is exact for samples of the model. The student's samples are what
+its denoiser makes of these, so that the bound has some slack at the start as well:
 
 .. math:: z \mid x_t, c \sim \mathcal{N} \left( \frac{\Lambda^{1/2}}{\Lambda + v} V^\top (x_t -
     m_c), \frac{v}{\Lambda + v} \right), \qquad v = \sigma^2 + \rho_c, \qquad

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from .. import models
 from ..data.batches import Batches, DataFree
+from ..data.labels import whole
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings
@@ -226,6 +227,11 @@ class Data(abc.ABC):
         r"""Returns what was read of the user's own data, a line each."""
         return []
 
+    def left_out(self) -> list[str]:
+        r"""Returns what of the user's own data is not read, a line each: they are warned of where
+        the data are opened, and kept with a run."""
+        return []
+
     def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
         r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
         equally often and in turn."""
@@ -236,19 +242,23 @@ class Data(abc.ABC):
             return {"label": index % self.space.classes}
         return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
 
-    def choose_classes(self, classes: Sequence[int]) -> None:
+    @property
+    def names(self) -> tuple[str, ...]:
+        r"""The names of the classes, in their order; empty where they have none."""
+        return ()
+
+    def choose_classes(self, classes: Sequence[str]) -> None:
         r"""Has only these classes be sampled, in turn, in place of all of them.
+
+        Arguments:
+            classes: Names of classes, or their numbers; what is both is a name.
 
         Raises:
             ConfigError: There are no classes here, or not these.
         """
-        count = self.space.classes
-        if not count:
+        if not self.space.classes:
             raise ConfigError("this student has no classes: leave out --label")
-        for label in classes:
-            if not 0 <= label < count:
-                raise ConfigError(f"--label must be within 0 and {count - 1}, got {label}")
-        self.chosen = tuple(classes)
+        self.chosen = tuple(number_of(text, self.names, self.space.classes) for text in classes)
 
     @property
     def unguided(self) -> Denoiser:
@@ -292,6 +302,28 @@ class Data(abc.ABC):
     def frame_classes(self, cond: Mapping[str, Tensor]) -> Tensor | None:
         r"""Returns the classes that each have a part of a frame to themselves."""
         return cond.get("label")
+
+
+def number_of(text: str, names: Sequence[str], count: int) -> int:
+    r"""Returns the number of a class of its name or number.
+
+    Raises:
+        ConfigError: There is no such class; the message has the nearest names.
+    """
+    if text in names:
+        return list(names).index(text)
+    try:
+        number = whole(text)
+    except ValueError as error:
+        if not names:
+            raise ConfigError(
+                f"--label must be the number of a class, 0 to {count - 1}, as these have no "
+                f"names, got {shown(text)}"
+            ) from error
+        return list(names).index(known(text, names, "class"))
+    if not 0 <= number < count:
+        raise ConfigError(f"--label must be within 0 and {count - 1}, got {shown(text)}")
+    return number
 
 
 class Scores(abc.ABC):
@@ -339,8 +371,14 @@ class Scores(abc.ABC):
         return next((m.value for m in known if m.name == self.judged.metric), None)
 
     @abc.abstractmethod
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        r"""Draws given samples, and nothing beside them."""
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        r"""Draws given samples, and nothing beside them.
+
+        Arguments:
+            x: The samples.
+            path: The picture's file.
+            of: What they are of, for the title: names of classes.
+        """
 
     @abc.abstractmethod
     def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
@@ -441,7 +479,7 @@ class Problem(abc.ABC):
 
     def kept(self) -> KeptTeacher:
         r"""Returns what a run keeps of the teacher."""
-        return KeptTeacher.of(self.teacher, self.space.classes)
+        return KeptTeacher.of(self.teacher, self.space.classes, names=self.data.names)
 
     @property
     def origin(self) -> Origin | None:

@@ -200,8 +200,8 @@ class DensityScores(Scores):
         name = "target" if self.target.points is None else "points held out"
         return self.plot_side_by_side([(name, truth), (title, source(4000, random)[0])], path)
 
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        return self.plot_side_by_side([(f"{len(x):,} samples{of}", x)], path)
 
     def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         # The first two dimensions; over contours where there are no others.

@@ -101,6 +101,10 @@ class DigitsData(Data):
         cond = {"label": self.label[:n]} if self.space.classes else {}
         return self.x[:n], cond
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(str(digit) for digit in range(self.space.classes))
+
 
 class DigitsScores(Scores):
     r"""Distances in the features of a classifier of digits, and its classes.
@@ -158,8 +162,8 @@ class DigitsScores(Scores):
             return self.measure(self.data.teacher_source(), n), TEACHER
         return [Metric(**row) for row in rows], TEACHER
 
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        return image_grid([(f"{len(x):,} samples", x.numpy())], path)
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        return image_grid([(f"{len(x):,} samples{of}", x.numpy())], path)
 
     def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         rows = [(title, x[:40].numpy()) for title, x in samples]

@@ -86,6 +86,18 @@ class ImageData(Data):
             return []
         return account(self.source, bool(self.space.classes) and self.teacher.captions is None)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        r"""The names of the classes: the teacher's own, or else those of the data's."""
+        given, row = self.teacher.names, self.settings
+        if given or self.teacher.kept is not None or row.data is None or self.teacher.takes_text:
+            return given
+        found = tuple(self.source.classes) if self.space.classes else ()
+        return found if len(found) == self.space.classes else ()
+
+    def left_out(self) -> list[str]:
+        return [] if self.settings.data is None else self.source.left_out.lines
+
     def _place_in_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
         r"""Returns the place of each caption among the prompts, which a teacher of texts takes.
 

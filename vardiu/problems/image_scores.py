@@ -77,8 +77,8 @@ class ImageScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER
 
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        return image_grid([(f"{len(x):,} samples", self.space.images(x).numpy())], path)
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        return image_grid([(f"{len(x):,} samples{of}", self.space.images(x).numpy())], path)
 
     def plot_side_by_side(self, samples: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         rows = [(title, self.space.images(x[:40]).numpy()) for title, x in samples]

@@ -197,6 +197,13 @@ class ImageTeacher(SampledTeacher):
         return self.origin is not None and self.origin.decode is not None
 
     @property
+    def names(self) -> tuple[str, ...]:
+        r"""The names of its classes, in their order; empty where they have none."""
+        if self.kept is not None:
+            return self.kept.names
+        return () if self.origin is None else self.origin.names
+
+    @property
     def classes(self) -> int:
         r"""The number of classes or of prompts; zero without conditions.
 

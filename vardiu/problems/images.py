@@ -196,7 +196,8 @@ class ImageProblem(Problem):
 
     def kept(self) -> KeptTeacher:
         inner = self._teacher.inner
-        return KeptTeacher.of(inner, self.space.classes, self.space.image_shape)
+        space, names = self.space, self.data.names
+        return KeptTeacher.of(inner, space.classes, space.image_shape, names)
 
     @property
     def origin(self) -> Origin | None:

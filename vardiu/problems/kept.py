@@ -3,16 +3,29 @@ r"""What a run keeps of its teacher: its student is sampled, evaluated and expor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..settings.parse import from_mapping
+from ..teachers.diffusers_files import AUTOENCODERS
+from ..teachers.diffusers_models import AUTOENCODER_CLASSES
 from ..teachers.origin import Origin
 
 __all__ = ["KeptTeacher"]
+
+
+# What is known of an autoencoder without reading it.
+CODEC = ("codec", "codec_place", "codec_scale", "codec_shift")
+
+
+# A card has their names in a line of code: no others are written there.
+CLASSES, PLACES = ("", *AUTOENCODER_CLASSES), ("", *AUTOENCODERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +33,8 @@ class KeptTeacher:
     r"""Facts of a teacher, kept in the description of its student.
 
     An autoencoder and an encoder of texts are not copied into a run: they are larger than students
-    are. They are read from the teacher when they are asked for.
+    are. They are read from the teacher when they are asked for; what an export into another form
+    than a pipeline says of them is kept.
     """
 
     source: str = ""
@@ -39,6 +53,18 @@ class KeptTeacher:
     """The number of classes, or of prompts; zero without conditions."""
     null: int | None = None
     """The class that stands for none."""
+    names: tuple[str, ...] = ()
+    """The names of the classes, in their order; empty where they have none."""
+    codec: str = ""
+    """The class of its autoencoder in diffusers; empty where it has none of that."""
+    codec_place: str = ""
+    """The name of its folder in the teacher's."""
+    codec_scale: float = 1.0
+    """What that multiplies its latents by."""
+    codec_shift: float = 0.0
+    """What it takes off them before."""
+    text_shape: tuple[int, ...] = ()
+    """The shape of one prompt's embeddings, tokens by width; empty where it takes no texts."""
     latent: bool = False
     """Whether its samples are latents, which a decoder turns into images."""
     image_shape: tuple[int, ...] = ()
@@ -48,7 +74,11 @@ class KeptTeacher:
 
     @classmethod
     def of(
-        cls, teacher: Denoiser | None, classes: int, image_shape: tuple[int, ...] = ()
+        cls,
+        teacher: Denoiser | None,
+        classes: int,
+        image_shape: tuple[int, ...] = (),
+        names: Sequence[str] = (),
     ) -> KeptTeacher:
         r"""Returns the facts of a teacher.
 
@@ -56,9 +86,10 @@ class KeptTeacher:
             teacher: The teacher, without guidance and without a table of prompts.
             classes: The number of classes, or of prompts.
             image_shape: The shape of an image.
+            names: The names of the classes, in their order.
         """
         if teacher is None:
-            return cls(classes=classes)
+            return cls(classes=classes, names=tuple(names))
         origin = teacher.origin if isinstance(teacher.origin, Origin) else Origin("", "")
         return cls(
             source=origin.source,
@@ -69,6 +100,9 @@ class KeptTeacher:
             conditions=tuple(teacher.conditions),
             classes=classes,
             null=origin.null,
+            names=tuple(names),
+            **{name: origin.about[name] for name in CODEC if name in origin.about},
+            text_shape=embedded_shape(teacher, origin),
             latent=origin.decode is not None,
             image_shape=image_shape,
         )
@@ -87,10 +121,18 @@ class KeptTeacher:
                 "version of vardiu. Distil again"
             )
         kept = from_mapping(cls, found, f"{where}: teacher.")
-        numbers = (*kept.shape, *kept.image_shape, kept.classes)
+        numbers = (*kept.shape, *kept.image_shape, *kept.text_shape, kept.classes)
         lengths = len(kept.image_shape) in (0, 3)
+        lengths = lengths and len(kept.text_shape) in (0, 2) and kept.codec_scale > 0
+        lengths = lengths and math.isfinite(kept.codec_shift)
+        lengths = lengths and kept.codec in CLASSES and kept.codec_place in PLACES
         if any(n < 0 for n in numbers) or not lengths or (kept.latent and not kept.shape):
-            raise ConfigError(f"{where}: teacher has shapes or classes that cannot be")
+            raise ConfigError(f"{where}: teacher has shapes, classes or a codec that cannot be")
+        if kept.names and len(kept.names) != kept.classes:
+            raise ConfigError(
+                f"{where}: teacher.names must be {kept.classes:,}, one a class, got "
+                f"{len(kept.names):,}"
+            )
         return dataclasses.replace(kept, is_named=False)
 
     def origin(self, load: Callable[[], Origin]) -> Origin | None:
@@ -129,8 +171,23 @@ class KeptTeacher:
             decode=part("decode") if self.latent else None,
             compress=part("compress") if self.latent else None,
             parts=_Parts(load, absent),
-            about={"network": self.network} if self.network else {},
+            names=self.names,
+            about=self._about(),
         )
+
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {"network": self.network} if self.network else {}
+        if self.codec:
+            about |= {name: getattr(self, name) for name in CODEC}
+        return about | ({"text_shape": self.text_shape} if self.text_shape else {})
+
+
+@torch.no_grad()
+def embedded_shape(teacher: Denoiser, origin: Origin) -> tuple[int, ...]:
+    r"""Returns the shape of one prompt's embeddings; empty where there are none."""
+    if "text" not in teacher.conditions or origin.encode is None:
+        return ()
+    return tuple(origin.encode([""])["text"].shape[1:])
 
 
 class _Parts(Mapping[str, Any]):

@@ -2,13 +2,12 @@ r"""Teachers that are sampled, and where those lie that this library trained."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ..denoisers.base import Denoiser
+from ..denoisers.base import Denoiser, place_of
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..samplers.ode import ROWS_AT_ONCE, Heun
@@ -42,6 +41,7 @@ class SampledTeacher:
     ) -> None:
         self._denoiser, self._later = denoiser, later
         self.part: int | None = None
+        self.device: torch.device | None = None  # where it is sampled; where it is without
 
     @property
     def denoiser(self) -> Denoiser | None:
@@ -110,9 +110,10 @@ class SampledTeacher:
     ) -> tuple[Heun, torch.device, dict[str, Tensor]]:
         r"""Returns Heun's method, and the device of the teacher with the conditions on it."""
         teacher = self.known
+        if self.device is not None:
+            teacher.to(self.device)
         grid = karras_grid(steps, teacher.sigma_min, teacher.sigma_max)
-        tensors = itertools.chain(teacher.parameters(), teacher.buffers())
-        device = next((t.device for t in tensors), torch.device("cpu"))
+        device = place_of(teacher)
         return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
 
 

@@ -184,8 +184,8 @@ class ToyScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.draw, n), "true samples"
 
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        return self.plot_side_by_side([(f"{len(x):,} samples{of}", x)], path)
 
     def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         n, random = self.samples, torch.Generator().manual_seed(seed)

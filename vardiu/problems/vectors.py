@@ -189,6 +189,10 @@ class VectorData(Data):
         super().__init__(space, teacher)
         self.settings, self.seed = settings, seed
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.teacher.names
+
     @functools.cached_property
     def points(self) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""The points of the file, all of them.
@@ -312,8 +316,8 @@ class VectorScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         return self.measure(self.data.teacher_source(), n), TEACHER
 
-    def plot_samples(self, x: Tensor, path: Path) -> Path:
-        return self.plot_side_by_side([(f"{len(x):,} samples", x)], path)
+    def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
+        return self.plot_side_by_side([(f"{len(x):,} samples{of}", x)], path)
 
     def plot_beside_data(self, source: Source, path: Path, title: str, seed: int = 0) -> Path:
         real = evenly_spaced(*self.data.compared, 4_000)[0]
@@ -378,9 +382,16 @@ class VectorProblem(Problem):
             kept=kept,
         )
         if teacher.latent:
+            if len(teacher.shape) == 3:
+                raise ConfigError(
+                    "the teacher has a decoder, and its samples stand for images: vardiu distill "
+                    "images --teacher ..."
+                )
             raise ConfigError(
-                "the teacher has a decoder, and its samples stand for images: vardiu distill "
-                "images --teacher ..."
+                f"the teacher has a decoder, and its latents are vectors, of shape "
+                f"{teacher.shape}, where those of images have channels, height and width: leave "
+                "decode out of its wrapper; the student then makes latents, which are measured "
+                "as vectors, and which you decode"
             )
         self._teacher = teacher
         self.space: VectorSpace = VectorSpace(teacher, lambda: self.data.compared[0])
@@ -406,7 +417,7 @@ class VectorProblem(Problem):
         super().save(student, folder, about)
 
     def kept(self) -> KeptTeacher:
-        return KeptTeacher.of(self._teacher.inner, self.space.classes)
+        return KeptTeacher.of(self._teacher.inner, self.space.classes, names=self.data.names)
 
     @property
     def origin(self) -> Origin | None:

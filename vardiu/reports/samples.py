@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .figures import COLOURS, save_figure
+from .figures import save_figure
 
 __all__ = ["image_grid", "scatter_grid"]
+
+
+# Of samples: no method's colour, whose panels are told apart by their titles.
+INK = "#333333"
 
 
 def scatter_grid(
@@ -50,7 +54,7 @@ def scatter_grid(
                 linestyles="solid",
             )
         x, y = samples.T
-        ax.scatter(x, y, s=4, alpha=0.35, color=COLOURS[i % 2], linewidths=0)
+        ax.scatter(x, y, s=4, alpha=0.35, color=INK, linewidths=0)
         outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
         title = f"{title} ({outside:,} outside)" if outside else title
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)

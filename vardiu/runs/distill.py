@@ -14,7 +14,7 @@ from ..monitoring.verdicts import judge
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from ..teachers.probe import checked
+from ..teachers.probe import LEVELS, checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
@@ -50,7 +50,8 @@ def distill(
             return run.folder
         problem = run.problem
         teacher, data = problem.data.unguided, problem.data.reference(512)
-        with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
+        rows = LEVELS * len(data[0])
+        with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
             checked(teacher, *data, problem.data.resample)
         run.rehearse()
         torch.manual_seed(task.run.seed)

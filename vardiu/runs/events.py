@@ -120,7 +120,7 @@ class DataRead(Event):
     r"""The user's data have been found.
 
     Arguments:
-        lines: What is read of them, with the classes and their rule, and what is left out.
+        lines: What is read of them, with the classes and their rule.
     """
 
     lines: tuple[str, ...]

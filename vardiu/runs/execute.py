@@ -388,6 +388,6 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
-    if lines := run.problem.data.account():
+    if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:
         about["data"] = lines
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")

@@ -12,10 +12,10 @@ from torch import nn
 
 from ..methods import Method
 from ..monitoring import references
-from ..monitoring.alarms import CURES
 from ..monitoring.measures import measure_convergence
 from ..problems.base import Problem
 from ..students.base import Generator
+from ..training.cures import CURES
 from ..training.trainer import Trainer
 from .events import Listener, WorkProgress
 from .presets import PRESETS

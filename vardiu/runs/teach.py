@@ -12,7 +12,7 @@ from .. import models
 from ..denoisers.base import Denoiser
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
-from ..teachers.probe import measured
+from ..teachers.probe import LEVELS, measured
 from .events import (
     Broadcaster,
     FinalMeasurementStarted,
@@ -60,18 +60,20 @@ def ship_teacher(run: Execution) -> None:
     assert isinstance(teacher, Denoiser)
     problem.teacher = teacher
     data = problem.data.reference(512)
-    with announced_calls(run.broadcast, "probing the teacher", teacher, 7 * len(data[0])):
-        rows = measured(teacher, *data)
-    run.broadcast(TeacherProbed(rows))
+    rows = LEVELS * len(data[0])
+    with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
+        probed = measured(teacher, *data)
+    run.broadcast(TeacherProbed(probed))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
     source = problem.teacher_source()
-    n = problem.scores.samples
+    n = run.task.run.samples or problem.scores.samples
     calls = SOLVER_CALLS * n
     with announced_calls(run.broadcast, "measuring the teacher", teacher, calls):
         metrics = problem.scores.measure(source, n)
     results = Results(metrics, [], "", run.cost)
     about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
-    models.save(teacher, run.folder.file("teacher"), about)
+    names = list(problem.data.names)
+    models.save(teacher, run.folder.file("teacher"), {**about, "classes": names})
     run.finish(results, source, "teacher, 69 calls")
 
 

@@ -37,13 +37,14 @@ class LevelSettings:
     sigma_max: float = 20.0
     """The largest level."""
     start_min: float | None = None
-    """The smallest level at the first step, annealed to sigma_min; none for no annealing."""
+    """The smallest level at the first step, which falls to sigma_min during training; none takes
+    sigma_min from the start."""
     anneal: float = 1.0
-    """The share of the steps in which the smallest level goes from start_min to sigma_min."""
+    """The share of the steps in which the smallest level falls from start_min to sigma_min."""
     rho: float = 1.0
     """power_law: the exponent at the first step."""
     rho_end: float | None = None
-    """power_law: the exponent at the end; none for a constant."""
+    """power_law: the exponent at the end; none keeps the first one."""
     rho_increment: float = 0.01
     """power_law: what is added to the exponent each time."""
     rho_every: int = 1000
@@ -89,13 +90,13 @@ class PairSettings:
     r"""Regression on the teacher's pairs of noise and sample, before the method itself."""
 
     pairs: int = 0
-    """The number of pairs; 0 for no regression."""
+    """The number of the teacher's pairs; with 0 there is no regression."""
     solver_steps: int = 10
-    """Heun's steps that solve a pair."""
+    """The number of Heun's steps that solve a pair."""
     steps: int = 2_500
-    """Updates of the regression."""
+    """The number of updates of the regression."""
     batch: int = 128
-    """Pairs of an update."""
+    """The number of pairs of an update."""
     lr: float = 1e-3
     """The learning rate of the regression."""
 
@@ -108,15 +109,16 @@ class FrameSettings:
     r"""A mixture of principal components of the teacher's samples, where a student starts."""
 
     samples: int = 16_000
-    """Samples of the teacher that the frame is fitted to."""
+    """The number of the teacher's samples that the frame is fitted to."""
     solver_steps: int = 10
-    """Heun's steps that make a sample."""
+    """The number of Heun's steps that make a sample."""
     clusters: int = 8
-    """Clusters a class."""
+    """The number of clusters for each class."""
     by_class: bool = True
     """Whether each class has clusters of its own, or all share one set of them."""
     components: int = 16
-    """Principal components a cluster: the latent's dimensions, less one for the cluster."""
+    """The number of principal components of each cluster. The latent has a dimension for each of
+    them, and one for the cluster."""
     sigma: float = 0.2
     """The level at which the student asks its denoiser for what the frame leaves out."""
 
@@ -132,7 +134,7 @@ class AnchorSettings:
     """The share of the student that a moving average takes after each of its updates; 1 makes it
     the student."""
     rate_end: float | None = None
-    """The share at the end of training, approached geometrically; none for the same."""
+    """The share at the end of training, approached geometrically; none keeps the first share."""
     refresh: int = 0
     """Updates of the student for which the anchor is held, then becomes the student; 0 for a
     moving average."""
@@ -150,24 +152,25 @@ class AnchorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptimizer:
-    r"""How a network beside the student is updated; what is none is as the student's."""
+    r"""How another network than the student is updated. A field that is none takes the value of
+    the student's optimiser."""
 
     kind: Literal["adam", "adamw", "radam", "sgd"] | None = None
-    """The optimiser."""
+    """The network's optimiser; none takes the student's."""
     lr: float | None = None
-    """The learning rate."""
+    """The network's learning rate; none takes the student's."""
     beta_1: float | None = None
-    """The decay rate of the first moment; of sgd the momentum."""
+    """The decay rate of the first moment, for sgd the momentum; none takes the student's."""
     beta_2: float | None = None
-    """The decay rate of the second moment."""
+    """The decay rate of the second moment; none takes the student's."""
     weight_decay: float | None = None
-    """The weight decay."""
+    """The network's weight decay; none takes the student's."""
     warmup: int | None = None
-    """Steps in which the learning rate grows from zero."""
+    """Steps in which the learning rate grows from zero; none takes the student's."""
     delay: int = 0
-    """Steps before the first update; not as the student's."""
+    """Steps before the network's first update, whatever the student's delay."""
     clip: float | None = None
-    """The largest norm of the network's gradient."""
+    """The largest norm of the network's gradient; none takes the student's."""
 
     def __post_init__(self) -> None:
         check_ranges("", self)
@@ -175,24 +178,25 @@ class NetworkOptimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    r"""What every method is trained with; the optimiser's row is the student's."""
+    r"""What every method is trained with. The optimiser is the student's."""
 
     steps: int = 10_000
-    """Student updates."""
+    """The number of updates of the student."""
     batch: int = 512
-    """Samples of a student update (pairs of opposite noise count once)."""
+    """The number of samples of an update of the student. A pair of opposite noise counts once."""
     lr: float = 1e-3
     """The student's learning rate."""
     optimizer: Literal["adam", "adamw", "radam", "sgd"] = "adam"
     """The student's optimiser."""
     beta_1: float = 0.9
-    """The optimiser's decay rate of the first moment; of sgd the momentum."""
+    """The optimiser's decay rate of the first moment; for sgd the momentum."""
     beta_2: float = 0.999
     """The optimiser's decay rate of the second moment."""
     weight_decay: float = 0.0
     """The student's weight decay."""
     decay: Literal["constant", "cosine", "trapezoid"] = "cosine"
-    """The learning rate's course; trapezoid: constant for 3/8 of it, then linear to 1/50."""
+    """How the learning rate changes. trapezoid: it stays for 3/8 of the steps, then falls linearly
+    to 1/50."""
     delay: int = 0
     """Steps before the student's first update; its posterior or critic learns meanwhile."""
     warmup: int = 0
@@ -217,7 +221,7 @@ class DensitySettings:
     dim: int = 2
     """mixture: the number of dimensions."""
     modes: int = 40
-    """mixture: the number of its Gaussians."""
+    """mixture: the number of Gaussians."""
     teacher: Literal["exact", "kde", "learned"] = "exact"
     """The exact score; that of the noised empirical distribution; or a network from `teach`."""
     teacher_run: str | None = None
@@ -236,9 +240,9 @@ class DensitySettings:
     width: int = 256
     """The width of the student's, the posterior's and the fake's hidden layers."""
     depth: int = 3
-    """The number of their hidden layers."""
+    """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
-    """Octaves of sines and cosines of the latent that the student sees beside it."""
+    """The octaves of sines and cosines of the latent that the student's input has as well."""
     residual: bool = False
     """Whether the student adds its latent to its network's output, and so starts as spread as the
     data; the latent then has the dimensions of a sample."""
@@ -374,9 +378,9 @@ class VectorSettings:
     width: int = 256
     """The width of the hidden layers of a fresh student, of a posterior and of a fresh fake."""
     depth: int = 3
-    """The number of their hidden layers."""
+    """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
-    """fresh: octaves of sines and cosines of the latent that the student sees beside it."""
+    """fresh: the octaves of sines and cosines of the latent that the student sees as well."""
     reference: int = 10_000
     """Points that metrics compare with: of the data, or half as many of the teacher's own."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -11,7 +11,8 @@ import tarfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,17 @@ def decoded_text(data: bytes, name: object, error: type[ValueError] = ConfigErro
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(
             f"{shown(name)} is not text in UTF-8 (byte {problem.start:,}); save it as UTF-8"
         ) from problem
+    if "\0" in text:  # UTF-16 without a mark is UTF-8 with a null after each letter
+        raise error(
+            f"{shown(name)} is not text: it has a null character (number "
+            f"{text.index(chr(0)):,}); save it as UTF-8"
+        )
+    return text
 
 
 def read_text(
@@ -113,13 +120,25 @@ def parsed_json(text: str, name: object, error: type[ValueError] = ConfigError) 
         ValueError: It is none, or is nested too deeply.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as problem:
         why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
         empty = "it is empty" if not text.strip() else why
         raise error(f"{shown(name)} is not JSON: {empty}") from problem
     _refuse_depth(value, name, error)
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    r"""Returns the mapping of pairs, and refuses a key that comes twice: which one is meant?"""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"it states {shown(_twice(key for key, _ in pairs))} twice")
+    return found
+
+
+def _twice(keys: Iterable[Hashable]) -> Hashable:
+    return next(key for key, count in Counter(keys).items() if count > 1)
 
 
 def read_json(
@@ -149,6 +168,12 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.aliases, self.depth = 0, 0
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401 (yaml's)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"it states {shown(_twice(keys))} twice")
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 (yaml's own)
         if self.check_event(yaml.AliasEvent):

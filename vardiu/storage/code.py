@@ -18,6 +18,7 @@ import re
 import sys
 import traceback
 import types
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,11 @@ class OwnCode:
         path = self.source.rpartition(":")[0]
         where = f"{what} failed, " if what else ""
         return ConfigError(f"{self.source}{_line(error, path)}: {where}{_words(error)}")
+
+
+# The SHA-256 of modules that own code imported by their plain names. A file that is named later on
+# is not executed a second time: its classes would be other ones.
+NEIGHBOURS: weakref.WeakKeyDictionary[types.ModuleType, str] = weakref.WeakKeyDictionary()
 
 
 def load_code(source: str) -> OwnCode:
@@ -227,8 +233,9 @@ def _execute(path: Path) -> tuple[types.ModuleType, str]:
     # Two objects of one file belong together: the same bytes are executed once in a process.
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
     name = f"{path.stem}_{place[:8]}_{sha256[:12]}"
-    if name in sys.modules:
-        return sys.modules[name], sha256
+    known = _neighbour(path.resolve(), sha256) or sys.modules.get(name)
+    if known is not None:
+        return known, sha256
     module = types.ModuleType(name)
     module.__file__ = str(path)
     # Dataclasses look up the types of their fields in the module of this name.
@@ -238,7 +245,27 @@ def _execute(path: Path) -> tuple[types.ModuleType, str]:
     except CODE_ERRORS as error:
         del sys.modules[name]
         raise ConfigError(f"{path}{_line(error, str(path))}: {_words(error)}") from error
+    _note_neighbours(path.resolve().parent)
     return module, sha256
+
+
+def _note_neighbours(folder: Path) -> None:
+    r"""Keeps which files of a folder have been imported by their plain names."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not name.isidentifier() or not isinstance(file, str) or module in NEIGHBOURS:
+            continue
+        if Path(file).parent == folder and Path(file).is_file():
+            NEIGHBOURS[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _neighbour(path: Path, sha256: str) -> types.ModuleType | None:
+    r"""Returns the module that own code imported of this file, if its bytes are the same."""
+    for module, executed in NEIGHBOURS.items():
+        same = executed == sha256 and Path(str(module.__file__)).resolve() == path
+        if same and sys.modules.get(module.__name__) is module:
+            return module
+    return None
 
 
 def _import(name: str) -> tuple[types.ModuleType, str]:

@@ -105,7 +105,7 @@ def _origin(
         decode=None if codec is None else codec.decode,
         compress=None if codec is None else codec.encode,
         parts=around,
-        about={"network": network.name},
+        about={"network": network.name, **({} if codec is None else codec.about(parts))},
     )
 
 

@@ -20,7 +20,15 @@ from ..storage.bounded import DAMAGED, read_json
 from ..storage.limits import refuse_beyond
 from .diffusers_files import AUTOENCODERS, TEXT_WEIGHTS, WEIGHTS, variant_of
 
-__all__ = ["Codec", "autoencoder", "checked_network", "encoded", "strictly", "texts"]
+__all__ = [
+    "AUTOENCODER_CLASSES",
+    "Codec",
+    "autoencoder",
+    "checked_network",
+    "encoded",
+    "strictly",
+    "texts",
+]
 
 
 # What a class raises that is given what it was not written for.
@@ -250,6 +258,19 @@ class Codec:
         self.shift = getattr(config, "shift_factor", None) or 0.0
         self._copies = {autoencoder.device: autoencoder}
         self._first = autoencoder
+
+    def about(self, parts: Mapping[str, str]) -> dict[str, Any]:
+        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`.
+
+        Arguments:
+            parts: The classes of the components of its pipeline, by the names of their folders.
+        """
+        return {
+            "codec": type(self._first).__name__,
+            "codec_place": next((part for part in AUTOENCODERS if part in parts), "vae"),
+            "codec_scale": float(self.factor),
+            "codec_shift": float(self.shift),
+        }
 
     def _near(self, x: Tensor) -> Any:  # noqa: ANN401 (a model)
         if x.device not in self._copies:

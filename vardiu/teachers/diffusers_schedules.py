@@ -107,6 +107,11 @@ def _made(name: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401 (a sch
         if not isinstance(betas, list) or not all(isinstance(b, int | float) for b in betas):
             raise ConfigError(f"trained_betas must be a list of numbers, got {shown(betas)}")
         refuse_beyond("schedule times", len(betas), "trained_betas")
+        if len(betas) != times:
+            raise ConfigError(
+                f"trained_betas has {len(betas):,} numbers and num_train_timesteps is {times:,}: "
+                "state as many of one as of the other"
+            )
     try:
         return getattr(require("diffusers", "hub"), name).from_config(dict(settings))
     except DAMAGED as error:

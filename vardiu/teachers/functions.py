@@ -420,8 +420,14 @@ def rehearse(denoiser: Denoiser, code: OwnCode) -> None:
     except CODE_ERRORS as error:
         raise code.failure(error, f"its call with x {tuple(x.shape)} and two levels") from error
     check_output(output, x.shape, f"{code.source}: the denoiser")
-    if origin.decode is None:
-        return
+    if origin.decode is not None:
+        rehearse_codec(origin, x, code)
+
+
+def rehearse_codec(origin: Origin, x: Tensor, code: OwnCode) -> None:
+    r"""Raises a `ConfigError` where own code makes no images of latents `x`, or no latents of
+    images."""
+    assert origin.decode is not None
     try:
         images = origin.decode(x)
     except CODE_ERRORS as error:
@@ -431,6 +437,18 @@ def rehearse(denoiser: Denoiser, code: OwnCode) -> None:
         raise ConfigError(
             f"{code.source}: decode makes images (2, channels, height, width) of two latents, "
             f"with one channel or three, got {shape or type(images).__name__}"
+        )
+    if origin.compress is None:
+        return
+    try:
+        latents = origin.compress(images.clamp(-1, 1))
+    except CODE_ERRORS as error:
+        raise code.failure(error, f"its compress of images {shape}") from error
+    found = tuple(latents.shape) if isinstance(latents, Tensor) else ()
+    if found != tuple(x.shape):
+        raise ConfigError(
+            f"{code.source}: compress makes latents {tuple(x.shape)} of two images {shape}, got "
+            f"{found or type(latents).__name__}"
         )
 
 

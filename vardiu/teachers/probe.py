@@ -21,6 +21,10 @@ fails  it is more: the prediction type, the scaling or the weights are wrong. Or
 
 An error counts less three of its standard errors.
 
+Whether the teacher is better than a linear denoiser is told on the same noisy samples, where most
+of the chance is common to both: its error is less by a fiftieth and three standard errors of the
+difference. The fiftieth is what the linear one loses by being fitted to half of the samples.
+
 A network that predicts noise is judged by the error of that noise where the level is great: the
 mean is the noisy sample less :math:`\sigma` times the prediction, so that an error of a hundredth
 in the prediction, which no sampler minds, is one of 1.6 in the mean at :math:`\sigma = 157`, where
@@ -42,11 +46,12 @@ import torch
 from torch import Tensor
 
 from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
-from ..denoisers.base import Denoiser
+from ..denoisers.base import Denoiser, place_of
 from ..errors import ConfigError, NotADenoiser
 from ..functional.tensors import expand_like
 
 __all__ = [
+    "LEVELS",
     "LinearDenoiser",
     "Probe",
     "Rule",
@@ -56,6 +61,10 @@ __all__ = [
     "probe",
     "verdict",
 ]
+
+
+# The number of noise levels that a teacher is asked at.
+LEVELS = 7
 
 
 # Fewer samples have no standard error that is one.
@@ -90,6 +99,7 @@ class Probe(NamedTuple):
         linear: The error of a linear denoiser.
         allowed: The error that is accepted.
         status: `"ok"`, `"weak"` or `"fails"`, see the module.
+        better: Whether it is surely better than the linear denoiser on the same noisy samples.
     """
 
     sigma: float
@@ -98,6 +108,7 @@ class Probe(NamedTuple):
     linear: float
     allowed: float
     status: str
+    better: bool
 
 
 @torch.no_grad()
@@ -106,7 +117,7 @@ def measured(
     x: Tensor,
     cond: Mapping[str, Tensor] | None = None,
     *,
-    levels: int = 7,
+    levels: int = LEVELS,
     rule: Rule | None = None,
     seed: int = 0,
 ) -> list[Probe]:
@@ -142,14 +153,15 @@ def measured(
     rows = []
     first, last = torch.tensor([low, high]).log10().tolist()
     for sigma in torch.logspace(first, last, levels).tolist():
-        errors = _errors(teacher, x, cond or {}, sigma, generator)
+        errors, noisy = _errors(teacher, x, cond or {}, sigma, generator)
         error, deviation = errors.mean().item(), (errors.std() / len(x) ** 0.5).item()
         best = linear.error(sigma)
         allowed = max(rule.factor * linear.alike(sigma), rule.floor * linear.variance)
         allowed += rule.floor * gain(sigma) ** 2
         sure = error - rule.errors * deviation
         status = "ok" if sure <= rule.ok * best else "weak" if sure <= allowed else "fails"
-        rows.append(Probe(sigma, error, deviation, best, allowed, status))
+        better = linear.is_beaten(errors, x, noisy, sigma, rule.errors)
+        rows.append(Probe(sigma, error, deviation, best, allowed, status, better))
     return _unless_untrained(rows, linear, rule)
 
 
@@ -171,7 +183,7 @@ def probe(
     x: Tensor,
     cond: Mapping[str, Tensor] | None = None,
     *,
-    levels: int = 7,
+    levels: int = LEVELS,
     rule: Rule | None = None,
     seed: int = 0,
 ) -> list[Probe]:
@@ -225,6 +237,7 @@ class LinearDenoiser:
                 f"the teacher cannot be judged: the {len(x)} clean samples are {what}; give "
                 "samples that differ (--data)"
             )
+        self.mean = flat.mean(0)
         halves = flat[0::2], flat[1::2]
         self._fits = [_fit(a, b) for a, b in (halves, halves[::-1])]
 
@@ -234,22 +247,76 @@ class LinearDenoiser:
 
     def error(self, sigma: float) -> float:
         r"""Returns the squared error a dimension at a level."""
+        return min(self.alike(sigma), self._fitted(sigma))
+
+    def _fitted(self, sigma: float) -> float:
+        r"""Returns the error of the linear denoiser with mean and covariance."""
         s = sigma**2
-        fitted = [
-            ((1 - gain).square() * held + s * gain.square()).mean()
-            for eigenvalues, held in self._fits
-            for gain in [eigenvalues / (eigenvalues + s)]
+        errors = [
+            ((1 - gain).square() * fit.along + s * gain.square()).mean()
+            for fit in self._fits
+            for gain in [fit.gain(sigma)]
         ]
-        return min(self.alike(sigma), torch.stack(fitted).mean().item())
+        return torch.stack(errors).mean().item()
+
+    def is_beaten(
+        self, errors: Tensor, x: Tensor, noisy: Tensor, sigma: float, deviations: float
+    ) -> bool:
+        r"""Returns whether a teacher is surely better on the same noisy samples, see the module.
+
+        Arguments:
+            errors: The teacher's error of each row, with shape :math:`(B,)`.
+            x: The clean samples.
+            noisy: The noisy ones.
+            sigma: The level.
+            deviations: How many standard errors of the difference count against the teacher.
+        """
+        clean, y = x.flatten(1).double(), noisy.flatten(1).double()
+        if self.alike(sigma) <= self._fitted(sigma):
+            gain = self.variance / (self.variance + sigma**2)
+            denoised = self.mean + gain * (y - self.mean)
+        else:
+            denoised = torch.empty_like(y)
+            for i, fit in enumerate(self._fits):  # each on the half that it has not seen
+                denoised[1 - i :: 2] = fit.denoised(y[1 - i :: 2], sigma)
+        own = (denoised - clean).square().mean(1)
+        less = own - errors.double()
+        margin = 0.02 * own.mean() + deviations * less.std() / len(x) ** 0.5
+        return bool(less.mean() > margin)
 
 
-def _fit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Returns the shrunk eigenvalues of the covariance of one half of samples, and the mean
-    square of the other half along each of their directions, both of shape `(D,)`."""
+class _Fit(NamedTuple):
+    r"""A linear denoiser of one half of samples.
+
+    Attributes:
+        mean: The mean, with shape `(D,)`.
+        rotation: Directions, with shape `(K, D)`.
+        eigenvalues: The shrunk eigenvalues, with shape `(D,)`; those after `K` are all the same.
+        along: The mean square of the other half along each direction, with shape `(D,)`.
+    """
+
+    mean: Tensor
+    rotation: Tensor
+    eigenvalues: Tensor
+    along: Tensor
+
+    def gain(self, sigma: float) -> Tensor:
+        return self.eigenvalues / (self.eigenvalues + sigma**2)
+
+    def denoised(self, y: Tensor, sigma: float) -> Tensor:
+        r"""Returns what it makes of noisy samples, with shape `(B, D)`."""
+        gain, k = self.gain(sigma), len(self.rotation)
+        y = y - self.mean
+        rest = gain[-1] if len(gain) > k else gain.new_zeros(())
+        return self.mean + rest * y + (y @ self.rotation.T) * (gain[:k] - rest) @ self.rotation
+
+
+def _fit(a: Tensor, b: Tensor) -> _Fit:
+    r"""Returns the linear denoiser of one half of samples, which the other half tries."""
     n, d = a.shape
     mean = a.mean(0)
     a, b = a - mean, b - mean
-    rotation, root, _ = torch.linalg.svd(a.T, full_matrices=False)
+    _, root, rotation = torch.linalg.svd(a, full_matrices=False)
     eigenvalues = root.square() / n
     average = eigenvalues.sum() / d
     squares = eigenvalues.square().sum()
@@ -257,13 +324,13 @@ def _fit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     distance = squares - d * average**2
     share = (spread / distance).clamp(0, 1) if distance > 0 else torch.ones(())
     eigenvalues = (1 - share) * eigenvalues + share * average
-    along = (b @ rotation).square().mean(0)
+    along = (b @ rotation.T).square().mean(0)
     rest = d - len(eigenvalues)
     if rest > 0:
         left = (b.square().sum(1).mean() - along.sum()).clamp(min=0) / rest
         eigenvalues = torch.cat([eigenvalues, (share * average).expand(rest)])
         along = torch.cat([along, left.expand(rest)])
-    return eigenvalues, along
+    return _Fit(mean, rotation, eigenvalues, along)
 
 
 def _errors(
@@ -272,15 +339,19 @@ def _errors(
     cond: Mapping[str, Tensor],
     sigma: float,
     generator: torch.Generator,
-) -> Tensor:
-    r"""Returns the squared error of each row at a level, a mean over dimensions, `(B,)`.
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the squared error of each row at a level, a mean over dimensions, `(B,)`, and the
+    noisy samples.
 
     Raises:
         NotADenoiser: The output is not finite, or has another shape.
     """
     level = x.new_full((len(x),), sigma).clamp(teacher.sigma_min, teacher.sigma_max)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    denoised = teacher(x + expand_like(level, x) * noise, level, **cond)
+    noisy = x + expand_like(level, x) * noise
+    device = place_of(teacher, x.device)
+    given = {name: value.to(device) for name, value in cond.items()}
+    denoised = teacher(noisy.to(device), level.to(device), **given).to(x.device)
     if denoised.shape != x.shape:
         raise NotADenoiser(
             f"the teacher must return the shape of its input, {tuple(x.shape)}, "
@@ -292,7 +363,7 @@ def _errors(
             f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
             "Check its weights, and its precision: float16 overflows at large levels"
         )
-    return (denoised - x).square().flatten(1).mean(1)
+    return (denoised - x).square().flatten(1).mean(1), noisy
 
 
 def innermost(teacher: Denoiser) -> Denoiser:
@@ -309,7 +380,7 @@ def innermost(teacher: Denoiser) -> Denoiser:
 def verdict(rows: Sequence[Probe]) -> str:
     r"""Returns one sentence of a teacher that was not refused: where it denoises, and how well."""
     weak = [row for row in rows if row.status == "weak"]
-    better = any(row.error + 3 * row.deviation < 0.95 * row.linear for row in rows)
+    better = any(row.better for row in rows)
     if not weak and better:
         return "it denoises."
     parts = []

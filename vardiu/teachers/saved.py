@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import models
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from .origin import Origin
 
 __all__ = ["load", "matches"]
@@ -34,5 +34,8 @@ def load(source: str) -> Denoiser:
     teacher = models.load(folder)
     if not isinstance(teacher, Denoiser):
         raise ConfigError(f"{folder} holds a {type(teacher).__name__}, not a denoiser")
-    teacher.origin = Origin(source, "run")
+    names = models.about_of(folder).get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{shown(folder / 'model.json')}: classes must be a list of names")
+    teacher.origin = Origin(source, "run", classes=len(names), names=tuple(names))
     return teacher

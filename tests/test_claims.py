@@ -1,0 +1,127 @@
+"""What the documents claim in words is what the files of numbers say."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+
+
+def words(page: str) -> str:
+    """The text of a page on one line."""
+    return " ".join((ROOT / page).read_text().split())
+
+
+def numbers(file: str) -> dict:
+    return json.loads((RESULTS / file).read_text())
+
+
+@pytest.fixture(scope="module")
+def groups() -> dict:
+    return numbers("bake-off-mog40/results.json")["groups"]
+
+
+def values(runs: list[dict], name: str) -> list[float]:
+    return [run["metrics"][name] for run in runs]
+
+
+def overlapping(arms: dict, name: str) -> set[str]:
+    """Arms whose range over the seeds overlaps with that of the minibatch mixture."""
+    own = values(arms["shared"], name)
+    return {
+        arm
+        for arm, runs in arms.items()
+        if arm != "shared"
+        and min(values(runs, name)) <= max(own)
+        and max(values(runs, name)) >= min(own)
+    }
+
+
+def test_which_ranges_of_the_seeds_overlap(groups):
+    said = words("docs/comparison.md")
+    assert "overlaps with that of no other arm, for any of the three teachers" in said
+    for teacher in ("exact", "learned", "kde"):
+        assert not overlapping(groups[f"time-20s/{teacher}"], "mmd2")
+    assert "Two other ranges do overlap" in said
+    assert overlapping(groups["time-20s/exact"], "log_density") == set()
+    assert overlapping(groups["time-20s/exact"], "modes") == {"diff-instruct-5"}
+    assert overlapping(groups["time-20s/learned"], "log_density") == {"gaussian"}
+    assert overlapping(groups["time-20s/learned"], "modes") == set()
+
+
+def test_how_far_the_seeds_lie_apart(groups):
+    """Every arm is in the sentence, with its distances from the median."""
+    said = words("docs/comparison.md")
+    for runs in groups["time-20s/exact"].values():
+        mmd2 = values(runs, "mmd2")
+        middle = statistics.median(mmd2)
+        low, high = (round(100 * (end(mmd2) / middle - 1)) for end in (min, max))
+        assert f"{low} to +{high} %" in said, (low, high)
+
+
+def test_the_second_in_distance_with_the_kde_teacher(groups):
+    arms = groups["time-20s/kde"]
+    order = sorted(arms, key=lambda arm: statistics.median(values(arms[arm], "mmd2")))
+    assert order[:4] == ["shared", "diff-instruct-5", "diff-instruct-10", "diff-instruct-1"]
+
+
+def test_where_a_bound_is_the_tightest():
+    cells = numbers("dimensions.json")["cells"]
+    families = ("gaussian", "cholesky", "mixture", "flow", "particles", "shared")
+
+    def tightest(student: str, d: int, sigma: str) -> str:
+        found = {
+            family: cells[f"slack/{student}/{family}/{d}"]["slack"][sigma][0]
+            for family in families
+            if f"slack/{student}/{family}/{d}" in cells
+        }
+        return min(found, key=found.__getitem__)
+
+    assert all(tightest("linear", d, "3") == "shared" for d in (2, 8, 32, 128, 512))
+    assert all(tightest("linear", 2, sigma) != "shared" for sigma in ("0.1", "0.3"))
+    assert tightest("linear", 32, "1") != "shared"
+    levels = ("0.1", "0.3", "1", "3")
+    assert all(tightest("clustered", 2, sigma) == "shared" for sigma in levels)
+    students = ("linear", "clustered")
+    assert all(tightest(s, 512, sigma) == "shared" for s in students for sigma in levels)
+    eight = cells["slack/linear/shared/8"]
+    predicted = eight["information"]["0.1"] - math.log(256)
+    said = words("docs/dimensions.md")
+    assert f"the prediction is {predicted:.2f} and the measurement" in said
+    assert f"the measurement {eight['slack']['0.1'][0]:.2f}" in said
+    far = cells["slack/linear/gaussian/128"]
+    missed, known = far["slack"]["0.3"][0], far["information"]["0.3"]
+    assert f"it misses {missed:.0f} of {known:.0f} nats" in said
+
+
+def test_what_the_readme_says_of_pipelines_and_patches():
+    said = words("README.md")
+    found = numbers("pipelines.json")
+    better = [
+        name
+        for name, row in found.items()
+        if row["diff_instruct"]["student"]["frechet"][0] < row["vardiu"]["student"]["frechet"][0]
+    ]
+    assert len(better) == 5 and len(found) == 6 and "on five of six image pipelines" in said
+    differences = [
+        off for row in found.values() for m in row.values() for off in m["differences"].values()
+    ]
+    assert f"{max(differences):.0e}" == "2e-06" and "at most 2e-6" in said
+    held_out = numbers("floors.json")["spaces"]["random filters"]["held-out patches"]["value"]
+    assert f"(a distance of {held_out:.0f})" in said
+    teacher = numbers("recorded.json")["tables"]["patches"]["rows"][0][1]
+    assert f"than the teacher's samples ({teacher})" in said
+
+
+def test_the_speed_is_stated_in_the_same_type_first():
+    said = words("README.md")
+    assert "takes 1.35 times as long in the authors' procedure as here in the same number" in said
+    rows = numbers("recorded.json")["tables"]["step"]["rows"]
+    ratios = [float(row[3].split()[0]) for row in rows]
+    assert f"{statistics.mean(ratios):.1f} times as long as here in bfloat16" in said
