@@ -334,3 +334,26 @@ def test_random_features_tell_what_an_eye_tells():
         assert frechet(scaled, features(images)).value > 3 * floor, name
     with pytest.raises(ValueError, match="images must have shape"):
         features(torch.zeros(2, 1, 8, 8))
+
+
+def test_digits_are_measured_in_two_spaces():
+    from vardiu.problems.digits import DigitsProblem
+    from vardiu.settings.fields import DigitsSettings
+
+    torch.set_default_dtype(torch.float32)
+    scores = DigitsProblem(DigitsSettings(), untaught=True).scores
+    x, _ = digits()
+
+    def real(n, random):
+        return x[torch.randperm(len(x), generator=random)[:n]], {}
+
+    def noisy(n, random):
+        images, _ = real(n, random)
+        return images + 0.5 * torch.randn(images.shape, generator=random), {}
+
+    good, bad = (scores.measure_spaces(source, 400, seed=3) for source in (real, noisy))
+    assert [m.name for m in good[:3]] == ["frechet", "frechet_real", "frechet_ratio"]
+    assert good[0].features.startswith("digits classifier") and good[0].n == 400
+    assert good[3].features.startswith("256 random filters")
+    for clear, noised in zip(good[2::3], bad[2::3], strict=True):
+        assert clear.name == "frechet_ratio" and noised.value > 2 * clear.value, (clear, noised)

@@ -13,7 +13,7 @@ from vardiu.data.points import read_points
 from vardiu.errors import ConfigError
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.targets import kernel_width, target_of
-from vardiu.runs.presets import on_points
+from vardiu.runs.presets import PRESETS, on_points
 from vardiu.runs.task import task_from_preset
 from vardiu.settings.fields import DensitySettings
 from vardiu.settings.grounds import MOG40
@@ -91,6 +91,15 @@ def test_tables_with_classes_or_text_or_of_no_name_are_refused():
 
 
 # ---------------------------------------------------------------- what is distilled
+
+
+def test_the_grid_has_a_weight_and_a_course_of_its_own():
+    grid, ring = PRESETS["grid25"].settings, PRESETS["ring8"].settings
+    assert (grid.weight.kind, grid.levels.anneal) == ("square", 0.6)
+    assert (ring.weight.kind, ring.levels.anneal) == ("bounded", 1.0)
+    # All else fits the grid's lengths, 0.1 and 2.83.
+    assert grid.levels.sigma_min == pytest.approx(0.015, rel=0.02)
+    assert grid.levels.start_min == pytest.approx(0.43 * 2.83, rel=0.02)
 
 
 def test_the_kernel_is_the_likeliest_and_a_fifth_is_held_out():

@@ -94,6 +94,27 @@ def test_damaged_weights_whose_hash_was_made_to_fit_are_refused_by_name(saved):
     assert fuzz(path, read, good=path.read_bytes(), n=120, name="model.json") > 60
 
 
+def test_weights_that_are_not_finite_are_refused_whoever_wrote_them(saved):
+    module = models.load(saved)
+    with torch.no_grad():
+        next(module.parameters())[0] = torch.nan
+    models.save(module, saved)
+    with pytest.raises(ConfigError, match=r"student, which model.json describes, hold \d+ values"):
+        models.load(saved)
+
+
+@pytest.mark.parametrize("dtype", ["__doc__", "float8_e4m3fn", "int64", "load", 5])
+def test_a_description_names_no_attribute_of_torch_but_types(here, dtype):
+    network = Precision(MLP((2,), (2,), width=8, depth=1), "bfloat16")
+    models.save(Pushforward(network, latent_shape=(2,), shape=(2,)), here / "student")
+    path = here / "student" / "model.json"
+    description = json.loads(path.read_text())
+    description["model"]["network"]["dtype"] = dtype
+    path.write_text(json.dumps(description))
+    with pytest.raises(ConfigError, match="model.json .*compute in bfloat16, float16"):
+        models.load(here / "student")
+
+
 @pytest.mark.parametrize("size", [2**17, 2**40, 10**30])
 def test_a_description_of_a_huge_network_is_refused_before_it_is_filled(saved, size):
     path = saved / "model.json"
@@ -110,9 +131,8 @@ def test_a_student_on_own_code_is_weights_a_reference_and_a_hash(here, name, pre
     (here / "mine.py").write_text(OWN)
     teacher = teachers.load(f"mine.py:{name}")
     inner = teacher.trainable_copy()
-    part = "network" if name == "make" else "function"
     if precision is not None:
-        setattr(inner, part, Precision(getattr(inner, part), precision))
+        inner.network = Precision(inner.network, precision)
     student = OneStep(inner, 5.0).eval()
     with torch.no_grad():
         for parameter in student.parameters():

@@ -223,6 +223,40 @@ def test_sample_compare_and_export_write_over_nothing(small_run, refused, here):
     assert sorted(os.listdir("pics")) == ["holiday.png", "new.npz", "new.png", "other.npz"]
 
 
+@pytest.mark.parametrize("changes", [{"shape": [3]}, {"shape": [0]}, {"latent_shape": [3]}])
+def test_a_well_formed_description_of_no_student_is_one_line(small_run, refused, changes):
+    path = small_run / "student" / "model.json"
+    description = json.loads(path.read_text())
+    description["model"] |= changes
+    path.write_text(json.dumps(description))
+    for words in (["sample", small_run], ["export", small_run, "--to", "safetensors"]):
+        assert f"{path} describes a student that makes no sample" in refused(*words)
+
+
+def test_numbers_of_a_command_that_cannot_be_are_refused_by_the_option(small_run, refused):
+    for words in (["--seed", "-1"], ["--seed", str(2**70)], ["--num", "0"], ["--num", 10**15]):
+        assert f"{words[0]} must be at" in refused("sample", small_run, *words)
+        assert f"{words[0]} must be at" in refused("evaluate", small_run, *words)
+
+
+def test_a_log_holds_finite_numbers(small_run, refused):
+    path = small_run / "metrics.jsonl"
+    good = path.read_text()
+    for row in ('{"stage": "a", "step": NaN}', '{"stage": "a", "step": 1, "loss": 1e999}'):
+        path.write_text(good + row + "\n")
+        assert f"{path}, line" in refused("compare", small_run)
+
+
+def test_a_home_folder_is_meant_by_its_mark_and_a_long_name_is_refused(
+    small_run, refused, here, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert main(["sample", str(small_run), "--num", "2", "--out=~/some.npz"]) == 0
+    assert (here / "home" / "some.npz").is_file() and not (here / "~").exists()
+    line = refused("distill", "mog40", "--steps", "4", "--out", "x" * 300)
+    assert "cannot be written (File name too long)" in line
+
+
 def test_names_with_escape_sequences_are_printed_escaped(here, refused):
     line = refused("sample", "run\x1b[31mred\x07")
     assert "\\x1b[31mred\\x07" in line and "\x1b" not in line

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import models
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, shown
 from ..problems.base import Problem
 from ..problems.kept import KeptTeacher
 from ..runs.execute import device_of
 from ..runs.task import Task, problem_of
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
-from ..storage.code import is_source, load_code
+from ..storage.code import CODE_ERRORS, is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from .options import code_in, task_of_run
@@ -79,10 +82,30 @@ def shipped_student(
     student = models.load(place, codes, accept_changed=chosen.accept_changed_code)
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
+    _refuse_unusable(student, place)
     kept = KeptTeacher.read(models.about_of(place), str(place / "model.json"))
     kept = dataclasses.replace(kept, is_named=chosen.teacher is not None)
     task = dataclasses.replace(task, problem=_found_again(folder, task.problem, chosen))
     return student, problem_of(task, kept), task
+
+
+def _refuse_unusable(student: Generator, place: Path) -> None:
+    r"""Raises a `ConfigError` if a student of a folder makes no sample: what describes it may be
+    well-formed, and its parts not fit each other."""
+    if not set(student.conditions) <= {"label"}:
+        return  # conditions of another kind are the problem's to make
+    cond = {name: torch.zeros(1, dtype=torch.long) for name in student.conditions}
+    try:
+        x = student.sample(1, generator=torch.Generator().manual_seed(0), batch=1, **cond)
+        good = tuple(x.shape[1:]) == tuple(student.shape) and bool(x.isfinite().all())
+        why = f"a sample has shape {tuple(x.shape[1:])}, or is not finite"
+    except CODE_ERRORS as error:
+        good, why = False, f"{type(error).__name__}: {shown(str(error))}"
+    if not good:
+        raise ConfigError(
+            f"{shown(place / 'model.json')} describes a student that makes no sample ({why}): "
+            "take a copy that is whole"
+        )
 
 
 def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -> Any:  # noqa: ANN401

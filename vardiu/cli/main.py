@@ -3,6 +3,7 @@ r"""The command line. Only a chosen command is imported: `--help` does not pay f
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"vardiu {__version__}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = arguments[0], [_at_home(word) for word in arguments[1:]]
     from ..errors import ConfigError, known
 
     try:
@@ -88,6 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     command: Callable[[list[str]], None] = module.COMMANDS[name]
     return guarded(command, name, rest)
+
+
+def _at_home(word: str) -> str:
+    r"""Returns a word of the command line with the home folder for `~/`: a shell puts it into
+    `--out ~/run` and leaves `--out=~/run` as it is."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
+from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
 from .console import console
@@ -43,8 +44,7 @@ def sample(arguments: list[str]) -> None:
     )
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
-    if chosen.num < 1:
-        raise ConfigError(f"--num must be at least 1, got {chosen.num}")
+    _refuse_out_of_range(chosen.num, chosen.seed, 1)
     folder = existing_run(chosen.run)
     if chosen.out:
         path = Path(chosen.out)
@@ -104,12 +104,11 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--data", help="where the images to compare with are now")
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
+    _refuse_out_of_range(100 if chosen.num is None else chosen.num, chosen.seed, 100)
     folder = existing_run(chosen.run)
     student, problem, _ = trained_student(folder, chosen)
     refuse_changed_inputs(folder, problem.inputs())
-    n = chosen.num or problem.scores.samples
-    if n < 100:
-        raise ConfigError(f"--num must be at least 100, got {n}")
+    n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student)
     metrics = problem.scores.measure(source, n, chosen.seed)
     reference, who = stored_reference(folder)
@@ -126,6 +125,16 @@ def evaluate(arguments: list[str]) -> None:
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_out_of_range(num: int, seed: int, least: int) -> None:
+    for option, value, allowed in (
+        ("--num", num, Range(least, 1_000_000_000)),
+        ("--seed", seed, RANGES["seed"]),
+    ):
+        refusal = allowed.refusal(value)
+        if refusal is not None:
+            raise ConfigError(f"{option} must {refusal}, got {value:,}")
 
 
 def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:

@@ -197,8 +197,8 @@ def load(
 
     Raises:
         FileNotFoundError: The folder holds no model; the message says what was looked for.
-        ConfigError: The description is damaged or of another format, the weights do not fit it, or
-            the network is own code that is not named.
+        ConfigError: The description is damaged or of another format, the weights do not fit it or
+            are not finite, or the network is own code that is not named.
         CheckpointError: The weights are not those that were written.
     """
     folder = Path(folder)
@@ -225,6 +225,12 @@ def load(
             f"{shown(path)} describes no network that can be made "
             f"({type(error).__name__}: {shown(str(error))}): {cure}"
         ) from error
+    bad = sum(int((~p.isfinite()).sum()) for p in module.parameters() if p.is_floating_point())
+    if bad:
+        raise ConfigError(
+            f"the weights in {shown(folder)}, which {DESCRIPTION} describes, hold {bad:,} values "
+            f"that are not finite: {cure}"
+        )
     return module.eval()
 
 

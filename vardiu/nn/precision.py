@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import shown
 from .backbones import Interface
 from .taps import Features, Wrapper, ask_features
 
 __all__ = ["Precision", "with_precision"]
+
+
+# The types that autocast computes in; a description names no other attribute of torch.
+TYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 class Precision(Wrapper, Interface):
@@ -22,13 +27,19 @@ class Precision(Wrapper, Interface):
     Arguments:
         network: The network.
         dtype: The type to compute in, for instance `torch.bfloat16`, or its name.
+
+    Raises:
+        ValueError: It is none of `TYPES`.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype | str) -> None:
         super().__init__()
         self.network = network
-        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        self.arguments = {"dtype": str(self.dtype).removeprefix("torch.")}
+        name = str(dtype).removeprefix("torch.")
+        if name not in TYPES:
+            raise ValueError(f"networks compute in {', '.join(TYPES)}, got {shown(name)}")
+        self.dtype: torch.dtype = getattr(torch, name)
+        self.arguments = {"dtype": name}
 
     def forward(self, x: Tensor, *args: Tensor, **cond: Tensor) -> Tensor:
         # The cache of cast weights would outlive an optimiser's step inside an outer autocast.

@@ -50,6 +50,10 @@ TUNED = "mog40"
 WEIGHTS: Mapping[str, WeightSettings] = {"grid25": WeightSettings(kind="square")}
 
 
+# And the weight of small levels is then small: more of the training is at the smallest one.
+ANNEAL: Mapping[str, float] = {"grid25": 0.6}
+
+
 class PresetRow(NamedTuple):
     r"""A preset, and whose it is.
 
@@ -196,6 +200,8 @@ class Presets(Mapping[str, PresetRow]):
                     row = on_density(rows[TUNED], about_density(make), name=name)
                     own = WEIGHTS.get(name) if hasattr(row.settings, "weight") else None
                     changes: dict[str, Any] = {} if own is None else {"weight": own}
+                    if name in ANNEAL and hasattr(row.settings, "levels"):
+                        changes["levels"] = replace(row.settings.levels, anneal=ANNEAL[name])
                     rows[name] = row._replace(settings=replace(row.settings, **changes))
         return rows
 

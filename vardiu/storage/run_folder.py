@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        return self.file("config.yaml").is_file()
+        return os.path.isfile(self.file("config.yaml"))  # a name may be too long to ask for
 
     def open(self, config: Mapping[str, Any]) -> Literal["new", "resumed", "finished"]:
         r"""Makes the folder for a run with these settings, or finds that it is this run's.
@@ -130,7 +130,7 @@ class RunFolder:
         r"""Raises a `RunError` if the folder holds something, and no run."""
         # A process killed while it made the folder leaves its lock and a partial file.
         left = (".lock", ".config.yaml.")
-        if self.exists or not self.path.is_dir():
+        if self.exists or not os.path.isdir(self.path):
             return
         if any(not p.name.startswith(left) for p in self.path.iterdir()):
             raise RunError(
@@ -266,6 +266,7 @@ def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
     good = good and is_number(row.get("step"))
     # What was not finite was written as null.
     good = good and all(row[key] is None or is_number(row[key]) for key in COUNTERS if key in row)
+    good = good and not any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
     if not good:
         raise RunError(f"{where} is damaged: it is no row of a log, got {shown(row)}")
 
