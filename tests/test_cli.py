@@ -320,8 +320,8 @@ def test_probe_measures_a_teacher(preset, capsys):
 
 
 def test_a_learned_teacher_is_taught_then_distilled(capsys):
-    assert main(["teach", "ring8"]) == 2
-    assert "unknown preset 'ring8'" in capsys.readouterr().err
+    assert main(["teach", "ring9"]) == 2
+    assert "unknown preset 'ring9'" in capsys.readouterr().err
     words = ["--steps", "300", "--width", "32", "--depth", "2", "--batch", "256", "--threads", "1"]
     assert main(["teach", "mog40", *words, "--samples", "300"]) == 0
     measured = RunFolder("runs/teach-mog40").result()["metrics"]
