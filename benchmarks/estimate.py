@@ -122,7 +122,7 @@ class Images(Problem):
 
     headline = ImagesScores.headline
 
-    def __init__(self, settings: ImagesSettings, seed: int = 0, untaught: bool = False) -> None:
+    def __init__(self, settings: ImagesSettings, seed: int = 0, **teacher: object) -> None:
         self.settings, self.seed = settings, seed
         self.space = KnownSpace(SHAPE, torch.zeros(()), 0.5, 0.25)
         teacher = SampledTeacher(unet(settings.widths))

@@ -152,9 +152,9 @@ def test_a_changed_checkpoint_is_skipped_and_said(capsys, monkeypatch):
             raise KeyboardInterrupt
         return real(self, batch, step)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(VarDiU, "loss", broken)
-        distill("--save-every", "0")
+        assert distill("--save-every", "0") == 130
     store = Checkpoints("runs/mog40/checkpoints/0-vardiu")
     assert store.steps() == [24, 25]
     path = store.path(25) / "networks.safetensors"
@@ -282,7 +282,7 @@ def test_settings_are_read_strictly():
         from_mapping(LevelSettings, {"sigma_mim": 1.0}, "levels.")
     with pytest.raises(ConfigError, match="levels.kind must be one of log_uniform"):
         from_mapping(LevelSettings, {"kind": "uniform"}, "levels.")
-    with pytest.raises(ConfigError, match="levels.sigma_min must be of type float, got 'a'"):
+    with pytest.raises(ConfigError, match="levels.sigma_min must be of type float, got a"):
         from_mapping(LevelSettings, {"sigma_min": "a"}, "levels.")
     assert nearest("zzz", ["a"]) == "one of: a"
 

@@ -346,13 +346,13 @@ def test_a_moving_average_follows_updates_by_a_rate_that_falls():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"rate": 0.0}, r"within \(0, 1\]"),
-        ({"rate": float("nan")}, r"within \(0, 1\]"),
-        ({"rate_end": 1.5}, r"within \(0, 1\]"),
+        ({"rate": 0.0}, "anchor.rate must be positive, got 0"),
+        ({"rate": float("nan")}, "anchor.rate must be a finite number"),
+        ({"rate_end": 1.5}, "anchor.rate_end must be at most 1, got 1.5"),
         ({"refresh": -1}, "at least 0"),
         ({"settle": 3}, "give a refresh"),
         ({"trust": 3.0}, "give a refresh"),
-        ({"refresh": 3, "trust": float("nan")}, "positive"),
+        ({"refresh": 3, "trust": float("nan")}, "anchor.trust must be a finite number"),
     ],
 )
 def test_wrong_anchors_are_refused(row, message):

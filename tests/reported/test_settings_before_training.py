@@ -170,5 +170,5 @@ def test_images_of_two_channels_are_refused_before_they_are_trained(quick, capsy
     words = ["--data", "two.npz", "--side", "8", "--channels", "2", "--reference", "200"]
     assert main(["teach", "patches", *words, "--steps", "2", "--batch", "8", "--out", "t"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "1 or 3 channels, got 2" in line
+    assert "must have one channel or three, got shape (200, 2, 8, 8)" in line
     assert not RunFolder("t").exists

@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See {self.prog} --help")
 
-    def parse_args(  # type: ignore[override]
+    def parse_args(  # type: ignore[override]  # there is one kind of namespace here
         self, args: Sequence[str] | None = None, namespace: None = None
     ) -> argparse.Namespace:
         r"""Returns what was typed; an unknown option is refused with the nearest one."""

@@ -76,28 +76,18 @@ class Anchor(Target):
         steps: The steps of the training.
 
     Raises:
-        ValueError: A number is out of its range, or two exclude each other.
+        ValueError: Two numbers exclude each other.
     """
 
     since: Tensor
 
     def __init__(self, network: Generator, row: AnchorSettings, ratio: int, steps: int) -> None:
         super().__init__("generator", network, 0.0)
-        rates = [row.rate] if row.rate_end is None else [row.rate, row.rate_end]
-        if not all(0 < rate <= 1 for rate in rates):
-            raise ValueError(f"the rate of an anchor must be within (0, 1], got {rates}")
-        if row.refresh < 0 or row.settle < 0:
-            raise ValueError(
-                f"an anchor's refresh and settle must be at least 0, got {row.refresh} and "
-                f"{row.settle}"
-            )
         if not row.refresh and (row.settle or row.trust is not None):
             raise ValueError(
                 "only an anchor that is held settles, or is refreshed by trust: give a refresh, "
                 "the updates of the student from one refresh to the next"
             )
-        if row.trust is not None and not row.trust > 0:
-            raise ValueError(f"an anchor's trust must be positive, in nats, got {row.trust}")
         self.row, self.ratio, self.steps = row, ratio, steps
         # Steps since the last refresh; the fake settles on the first student too.
         self.register_buffer("since", torch.zeros((), dtype=torch.long))

@@ -181,7 +181,8 @@ def print_metrics(
                 "n": f"{metric.n:,}",
             }
         )
-    show_table(console, "", rows)
+    if rows:
+        show_table(console, "", rows)
 
 
 def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:
