@@ -74,7 +74,8 @@ def test_a_frame_is_not_made_again_by_a_run_that_goes_on(single, monkeypatch):
     made, real = [], Data.frame_samples
 
     def frame_samples(self, row, seed):
-        made.append(seed)
+        if row.samples == 300:  # the rehearsal of a run takes a few
+            made.append(seed)
         return real(self, row, seed)
 
     monkeypatch.setattr(Data, "frame_samples", frame_samples)
@@ -99,7 +100,8 @@ def test_a_stop_while_pairs_are_made_is_gone_on_with_to_the_bit(single, monkeypa
     solved, real = [], regression.teacher_pairs
 
     def teacher_pairs(teacher, z, cond, *, steps):
-        solved.append(len(z))
+        if len(z) > 4:  # the rehearsal of a run solves a few
+            solved.append(len(z))
         if len(solved) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(teacher, z, cond, steps=steps)
@@ -109,7 +111,7 @@ def test_a_stop_while_pairs_are_made_is_gone_on_with_to_the_bit(single, monkeypa
     assert main([*WORDS, *PAIRS, "--out", "stopped"]) == 130
     told = capsys.readouterr().err
     assert "stopped after portion 2 of 4 of the pairs, and saved." in told
-    assert "To go on: vardiu distill mog40" in told and "--out stopped" in told
+    assert "To go on: vardiu distill ring8" in told and "--out stopped" in told
     assert not Path("stopped/student").exists()
     assert main([*WORDS, *PAIRS, "--out", "stopped"]) == 0
     assert solved == [512, 512, 512, 64]

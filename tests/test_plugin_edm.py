@@ -314,7 +314,9 @@ def test_a_teacher_of_digits_is_accepted(tmp_path):
     rows = probe(loaded, x[:200], {"label": label[:200]})
     leaves_as_a_graph(tmp_path)
     middle = next(row for row in rows if row.sigma > 0.3)
-    assert middle.error + 5 * middle.deviation < middle.linear  # it learnt more than any linear map can
+    assert (
+        middle.error + 5 * middle.deviation < middle.linear
+    )  # it learnt more than any linear map can
     with torch.no_grad():
         loaded.network.map_layer1.weight.mul_(-1.0)
         loaded.network.dec["8x8_aux_conv"].weight.mul_(-1.0)

@@ -261,8 +261,8 @@ NETWORKS = [
     Mutant(
         "student detached: VarDiU",
         VARDIU,
-        "        x_t = x + expand_like(sigma, x) * noise\n        with torch.no_grad():",
-        "        x_t = x.detach() + expand_like(sigma, x) * noise\n        with torch.no_grad():",
+        "        x_t = x + expand_like(sigma, x) * noise\n        weight = self.weight(sigma)",
+        "        x_t = x.detach() + expand_like(sigma, x) * noise\n        weight = self.weight(sigma)",
         contract(f"{FIXED} and vardiu"),
     ),
     Mutant(
@@ -311,7 +311,7 @@ NETWORKS = [
     Mutant(
         "stale target: it never moves",
         "training/memory.py",
-        "mine.lerp_(its.to(mine.dtype), 1 - self.decay)",
+        "mine.lerp_(its.to(mine.dtype), share)",
         "mine.lerp_(its.to(mine.dtype), 0.0)",
         ("tests/test_memory.py",),
     ),
@@ -332,7 +332,7 @@ NETWORKS = [
     Mutant(
         "every network free in every phase: the trainer",
         TRAINER,
-        "with only(self.objective, phase.updates) as free:",
+        "with only(self.objective, self.due(phase)) as free:",
         "with only(self.objective, self.objective.trained) as free:",
         contract("trainer_step and (diff-instruct or dmd2)"),
     ),
@@ -346,19 +346,19 @@ NETWORKS = [
     Mutant(
         "average taken before the step",
         TRAINER,
-        """                optimizer.step()
-                self.updates[name] += 1
-                if name == "generator":
-                    self.average.update(
-                        self.objective.generator, samples * self.objective.streams.world
-                    )
+        """            optimizer.step()
+            self.updates[name] += 1
+            if name == "generator":
+                self.average.update(
+                    self.objective.generator, samples * self.objective.streams.world
+                )
 """,
-        """                if name == "generator":
-                    self.average.update(
-                        self.objective.generator, samples * self.objective.streams.world
-                    )
-                optimizer.step()
-                self.updates[name] += 1
+        """            if name == "generator":
+                self.average.update(
+                    self.objective.generator, samples * self.objective.streams.world
+                )
+            optimizer.step()
+            self.updates[name] += 1
 """,
         contract("trainer_step and (diff-instruct or dmd2)"),
     ),
@@ -659,8 +659,8 @@ STATED = [
     Mutant(
         "error: the probe, divided by n",
         "teachers/probe.py",
-        "deviation = (errors.std() / len(x) ** 0.5).item()",
-        "deviation = (errors.std() / len(x)).item()",
+        "error, deviation = errors.mean().item(), (errors.std() / len(x) ** 0.5).item()",
+        "error, deviation = errors.mean().item(), (errors.std() / len(x)).item()",
         errors("probe"),
     ),
 ]
