@@ -102,8 +102,8 @@ def test_a_stop_while_pairs_are_made_is_gone_on_with_to_the_bit(single, monkeypa
     def teacher_pairs(teacher, z, cond, *, steps):
         if len(z) > 4:  # the rehearsal of a run solves a few
             solved.append(len(z))
-        if len(solved) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if len(solved) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
         return real(teacher, z, cond, steps=steps)
 
     monkeypatch.setattr(regression, "teacher_pairs", teacher_pairs)
