@@ -127,7 +127,7 @@ STARTED = dataclasses.replace(
 
 def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
     # 1,200 pairs at five calls each, a regression that asks nothing, then 32 rows an update.
-    bake = bake_of(tiny, contest=STARTED)
+    bake = bake_of(tiny, contest=STARTED, arms=("started", "pairs"))
     prices = calibrate(bake, "exact", rounds=0)
     each = {"fixed": 6_000.0, "delayed": 0.0}
     assert prices["started"] == {"rows": {**each, "update": 32.0}}

@@ -84,7 +84,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
         ("a: &a [*a]", "levels of lists"),
         ("a: !!python/object/apply:os.abort []", "is not YAML"),
         ("a: " + "[" * 500 + "]" * 500, "levels of lists|deeply"),
-        ("a: \x00", "is not YAML"),
+        ("a: \x00", "null character"),
         (
             "a0: &a0 [x]\n"
             + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)),

@@ -12,7 +12,7 @@ import yaml
 from fuzz import fuzz
 
 from vardiu.cli.main import main
-from vardiu.comparison.plan import refuse_odd_prices
+from vardiu.comparison.plan import refuse_odd_plan
 from vardiu.errors import CheckpointError, ConfigError, RunError
 from vardiu.runs.inputs import kept_provenance
 from vardiu.runs.task import RunSettings, Task, load_task, task_from_preset
@@ -55,18 +55,19 @@ def test_damaged_checkpoints_are_refused_by_name(small_run):
         load_state(folder)
 
 
-def test_damaged_prices_of_a_bake_off_are_refused_by_name(tmp_path):
+def test_a_damaged_plan_of_a_bake_off_is_refused_by_name(tmp_path):
     row = {"fixed": 1.0, "update": 2, "delayed": 0.0}
-    good = {"exact": {"vardiu": {"rows": row, "seconds": row}}}
-    refuse_odd_prices(good, "plan.json")
-    refuse_odd_prices({}, "plan.json")
+    prices = {"exact": {"vardiu": {"rows": row, "seconds": row}}}
+    good = {"prices": prices, "failed": {"exact": {"dmd2": "its loss is nan"}}}
+    refuse_odd_plan(good, "plan.json")
+    for odd in ({**good, "prices": {"exact": [row]}}, {**good, "failed": {"exact": 3}}):
+        with pytest.raises(ConfigError, match="plan.json is damaged: delete it"):
+            refuse_odd_plan(odd, "plan.json")
 
     def read(path):
-        refuse_odd_prices(read_json(path).get("prices"), str(path))
+        refuse_odd_plan(read_json(path), str(path))
 
-    assert (
-        fuzz(tmp_path / "plan.json", read, good=json.dumps({"prices": good}).encode(), n=120) > 60
-    )
+    assert fuzz(tmp_path / "plan.json", read, good=json.dumps(good).encode(), n=120) > 60
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError, Diverged, shown
+from ..errors import ConfigError, Diverged, nearest, shown
 from ..monitoring.verdicts import verdict_of
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
@@ -92,6 +92,9 @@ class BakeOff:
         for name in ("seeds", "threads", "evaluations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        unknown = [name for name in self.arms if name not in self.contest.arms]
+        if unknown:
+            raise ConfigError(f"--arms {unknown[0]}: {nearest(unknown[0], self.contest.arms)}")
         for teacher in self.teachers:
             for name in self.arms:
                 arm = self.contest.arms[name]
