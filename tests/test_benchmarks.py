@@ -151,6 +151,7 @@ def test_every_benchmark_starts():
     assert "OneStep" in done.stdout and len(names) > 10
 
 
+@pytest.mark.slow  # stories and images go the same way in a quarter of the time
 def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, capsys):
     """A seconds-long teacher by stock diffusers, both students of it, and all that they leave as."""
     import end_to_end
