@@ -194,6 +194,8 @@ class Settings(Training):
     r"""Regression on pairs, and nothing after it. Of the training, the number of updates and the
     half-life are used."""
 
+    steps: int = PairSettings.steps
+    """Updates of the regression, in place of --pairs.steps."""
     pairs: PairSettings = PairSettings(pairs=16_000)
     """The pairs and their regression; the number of its updates is --steps."""
 
