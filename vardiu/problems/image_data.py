@@ -19,6 +19,7 @@ from ..settings.fields import FrameSettings, ImageSettings
 from .base import Data
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
+from .starts import refuse_other_starts
 
 __all__ = ["ImageData"]
 
@@ -194,12 +195,7 @@ class ImageData(Data):
         return lambda: self.teacher.solve(n, self._random(), cond, STEPS)
 
     def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
-        chosen = self.settings
-        if chosen.calls != 1 or chosen.student == "fresh" or chosen.sigma is not None:
-            raise ConfigError(
-                "method.posterior framed starts from the teacher, asked once at "
-                "method.frame.sigma: leave problem.calls, problem.sigma and --student fresh out"
-            )
+        refuse_other_starts(self.settings)
         return super().frame_samples(row, seed)
 
     def frame_classes(self, cond: Mapping[str, Tensor]) -> Tensor | None:

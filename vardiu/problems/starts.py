@@ -11,14 +11,24 @@ from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..nn import Precision, with_precision
+from ..settings.fields import ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS
 
-__all__ = ["check_start", "has_weights", "started"]
+__all__ = ["check_start", "has_weights", "refuse_other_starts", "started"]
 
 
 def has_weights(denoiser: Denoiser) -> bool:
     r"""Whether a denoiser has weights that a student could start from."""
     return next(denoiser.parameters(), None) is not None
+
+
+def refuse_other_starts(row: ImageSettings | VectorSettings) -> None:
+    r"""Raises a `ConfigError` if settings ask for a student that a frame does not start."""
+    if row.calls != 1 or row.student == "fresh" or row.sigma is not None:
+        raise ConfigError(
+            "method.posterior framed starts from the teacher, asked once at "
+            "method.frame.sigma: leave problem.calls, problem.sigma and --student fresh out"
+        )
 
 
 def started(teacher: Denoiser, student: str, rank: int, precision: str) -> Denoiser:

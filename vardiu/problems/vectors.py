@@ -43,7 +43,7 @@ from .base import Data, Judged, Networks, Problem, Scores, Space
 from .image_teachers import ImageTeacher
 from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, Source
-from .starts import check_start, has_weights, started
+from .starts import check_start, has_weights, refuse_other_starts, started
 
 __all__ = ["VectorProblem"]
 
@@ -247,12 +247,7 @@ class VectorData(Data):
         return lambda: self.teacher.solve(n, self._random(), cond, STEPS)
 
     def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
-        chosen = self.settings
-        if chosen.calls != 1 or chosen.student == "fresh" or chosen.sigma is not None:
-            raise ConfigError(
-                "method.posterior framed starts from the teacher, asked once at "
-                "method.frame.sigma: leave problem.calls, problem.sigma and --student fresh out"
-            )
+        refuse_other_starts(self.settings)
         return super().frame_samples(row, seed)
 
 
