@@ -61,6 +61,38 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
 
 
+OWN = [
+    Mutant(
+        "own: the number of rows without a row's own weight",
+        "functional/bounds.py",
+        "count = count - (1 - own)",
+        "count = count - 0.0",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: the weight of another row",
+        "functional/bounds.py",
+        "exponents[rows, rows % len(x)] +=",
+        "exponents[rows, (rows + 1) % len(x)] +=",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: reported with the weight of training",
+        VARDIU,
+        "if self.shared:  # with weights of one, whatever those of training are",
+        "if self.shared and self.own == 1:",
+        method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "codes: the intervals not of equal probability",
+        "nn/mlp.py",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / codes",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / (codes + 1)",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+]
+
+
 SIGNS = [
     Mutant(
         "sign: VarDiU",
@@ -731,7 +763,7 @@ ANCHOR = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR]
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *OWN]
 
 
 class NotOnce(Exception):

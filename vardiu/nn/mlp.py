@@ -10,7 +10,29 @@ from torch import Tensor, nn
 from .recompute import Recomputed
 from .taps import Tap, Tapped
 
-__all__ = ["MLP"]
+__all__ = ["Coding", "MLP"]
+
+
+class Coding(nn.Module):
+    r"""An embedding of the interval that a standard normal number falls in.
+
+    Arguments:
+        codes: The number of intervals, of equal probability.
+        width: The width of the embedding.
+    """
+
+    edges: Tensor
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        inner = torch.arange(1, codes, dtype=torch.float64) / codes
+        edges = torch.special.ndtri(inner).to(torch.get_default_dtype())
+        self.register_buffer("edges", edges, persistent=False)
+        self.table = nn.Embedding(codes, width)
+
+    def forward(self, u: Tensor) -> Tensor:
+        # Comparisons are exact everywhere: a graph in another tool finds the same interval.
+        return self.table((u[:, None] >= self.edges).sum(1))
 
 
 class MLP(Recomputed, Tapped):
@@ -32,6 +54,9 @@ class MLP(Recomputed, Tapped):
         fourier: The number of octaves :math:`2^0, 2^1, \ldots` at which sines and cosines of the
             input are appended to it; they let a small network change fast, as a map that tears
             one Gaussian into many must (Tancik et al., 2020, https://arxiv.org/abs/2006.10739).
+        codes: The number of intervals, equally likely under a normal, that the input's last
+            coordinate is told apart by; each has an embedding, added to the first layer. Such a
+            map has jumps: it need not stretch between what the intervals become. With 0, none.
 
     Example:
         >>> MLP((2,), (2,), noisy=True)(torch.zeros(5, 2), torch.zeros(5)).shape
@@ -49,6 +74,7 @@ class MLP(Recomputed, Tapped):
         classes: int = 0,
         final: bool = True,
         fourier: int = 0,
+        codes: int = 0,
     ) -> None:
         super().__init__()
         if depth < 1 or width < 1:
@@ -68,11 +94,13 @@ class MLP(Recomputed, Tapped):
             "classes": classes,
             "final": final,
             "fourier": fourier,
+            "codes": codes,
         }
         self.octaves = [2.0**i for i in range(fourier)]
         size = int(torch.Size(inputs).numel()) * (1 + 2 * fourier) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
+        self.coding = Coding(codes, width) if codes else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
@@ -95,6 +123,7 @@ class MLP(Recomputed, Tapped):
         if (label is not None) != (self.embedding is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
         h = x.flatten(1)
+        last = h[:, -1]
         if self.octaves:
             angles = torch.cat([octave * h for octave in self.octaves], dim=1)
             h = torch.cat([h, angles.sin(), angles.cos()], dim=1)
@@ -103,6 +132,8 @@ class MLP(Recomputed, Tapped):
         h = self.first(h)
         if label is not None and self.embedding is not None:
             h = h + self.embedding(label)
+        if self.coding is not None:
+            h = h + self.coding(last)
         h = nn.functional.silu(h)
         tap("hidden.0", h)
         for i, layer in enumerate(self.hidden, start=1):

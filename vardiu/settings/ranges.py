@@ -66,6 +66,8 @@ RANGES: Mapping[str, Range] = {
     "PairSettings.pairs": Range(0, 100_000_000),
     "dim": Range(2, 65_536),
     "fourier": Range(0, 64),
+    "codes": Range(0, 4_096),
+    "own": Range(0, 1),
     "particles": Range(0, 10_000),
     "ratio": Range(1, 10_000),
     "grid": Range(2, 100_000),
