@@ -27,6 +27,7 @@ DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 SDS = "methods/sds.py"
+FREEFLOW = "methods/freeflow.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -731,7 +732,46 @@ ANCHOR = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR]
+FLOWS = [
+    Mutant(
+        "sign: FreeFlow's prediction moves away from the teacher",
+        FREEFLOW,
+        "error = (answer - denoised - along) / self.sigma_data",
+        "error = (denoised + along - answer) / self.sigma_data",
+        method("freeflow", "relaxes"),
+    ),
+    Mutant(
+        "sign: FreeFlow's correction moves away from the teacher",
+        FREEFLOW,
+        "gap = (fake - real) / self.sigma_data",
+        "gap = (real - fake) / self.sigma_data",
+        method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "dropped: FreeFlow's derivative",
+        FREEFLOW,
+        "(answer - denoised - along)",
+        "(answer - denoised)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "place: FreeFlow asks the teacher at the start",
+        FREEFLOW,
+        "self.teacher(moved(x_t, t, s, answer), s, **cond)",
+        "self.teacher(x_t, t, **cond)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "factor: FreeFlow's correction without the time of the noise",
+        FREEFLOW,
+        "return x, gap / expand_like(self.time(r), gap), t",
+        "return x, gap, t",
+        method("freeflow", "closed_form"),
+    ),
+]
+
+
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *FLOWS]
 
 
 class NotOnce(Exception):
