@@ -86,7 +86,7 @@ def test_the_velocity_of_the_exact_map_is_the_teachers(derivative, slack, below)
     f = objective(exact, derivative=derivative, below=below)
     _, error, t = f.predicted(torch.randn(64, 1), {}, 0)
     assert float(error.abs().max()) < slack
-    assert bool((t < TOP).sum() == round(64 * below))
+    assert abs(int((t < TOP).sum()) - 64 * below) <= 24 * below * 2  # six standard deviations
     # And sees a map that is off by a hundredth.
     g = objective(lambda t, s: 1.01 * exact(t, s), derivative=derivative, below=below)
     assert float(g.predicted(torch.randn(64, 1), {}, 0)[1].abs().max()) > 100 * slack

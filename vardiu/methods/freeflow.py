@@ -99,8 +99,8 @@ class FreeFlow(Objective):
         No data, no gradient of the teacher, one or two of its calls a row.
 
     Deviations:
-        - A share of the rows starts at a lower level :math:`t`, at the student's own samples of one
-          call, noised and without a gradient: so the map is learned from any level, and one
+        - A share of the rows starts at a lower level :math:`t`, at the student's own samples of
+          one call, noised and without a gradient: so the map is learned from any level, and one
           network makes samples in any number of calls. In the paper all start at noise.
         - :math:`\lambda` balances the two directions as they are applied, :math:`w` included.
         - The fake's loss has EDM's weight; in the paper it is flow matching.
@@ -206,17 +206,21 @@ class FreeFlow(Objective):
 
     def starts(self, z: Tensor, cond: Mapping[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
         r"""Returns the states to start from, `(B, *)`, and their levels, `(B,)`: noise, and of
-        the first rows the student's own noised samples."""
+        some rows the student's own noised samples."""
         x_t = self.flow.start(z)
         t = z.new_full((len(z),), self.flow.sigmas[0])
-        m = round(len(z) * self.below)
-        if m == 0:
+        if self.below == 0:
             return x_t, t
-        lower = self.levels(self.uniform(m, "start level"), step).minimum(t[:m])
-        with torch.no_grad():
-            x = self.flow.sampled(x_t[:m], t[:m], **cut(cond, slice(m)))
-            state = x + expand_like(lower, x) * self.noise_like(x, "start noise")
-        return torch.cat([state, x_t[m:]]), torch.cat([lower, t[m:]])
+        # Each row draws for itself: processes choose as one would.
+        chosen = self.uniform(len(z), "start") < self.below
+        lower = self.levels(self.uniform(len(z), "start level"), step).minimum(t)
+        noise = self.noise_like(z, "start noise")[chosen]
+        if bool(chosen.any()):
+            kept = {name: value[chosen] for name, value in cond.items()}
+            with torch.no_grad():
+                x = self.flow.sampled(x_t[chosen], t[chosen], **kept)
+            x_t[chosen] = x + expand_like(lower[chosen], x) * noise
+        return x_t, torch.where(chosen, lower, t)
 
     def predicted(
         self, z: Tensor, cond: Mapping[str, Tensor], step: int
