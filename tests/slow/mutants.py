@@ -27,6 +27,7 @@ DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 SDS = "methods/sds.py"
+ADM, ADP = "methods/adm.py", "methods/adp.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -131,6 +132,41 @@ SIGNS = [
         "self.teacher(x_t, sigma",
         "self.teacher(x, sigma",
         method("sds", "noised_twice"),
+    ),
+    Mutant(
+        "sign: ADM's discriminator",
+        ADM,
+        "generated, real_logits = logits.chunk",
+        "real_logits, generated = logits.chunk",
+        method("adm", "game_of_gaussians"),
+    ),
+    Mutant(
+        "place: ADM's logits at the level before the step",
+        ADM,
+        "logits = self.logits(torch.cat(ends), torch.cat([lower, lower]), both)",
+        "logits = self.logits(torch.cat(ends), torch.cat([sigma, sigma]), both)",
+        method("adm", "laws_of_the_closed_form"),
+    ),
+    Mutant(
+        "gradient: ADM's student goes around the fake",
+        ADM,
+        "        if self.detach_fake:",
+        "        if True:",
+        method("adm", "through_the_fake"),
+    ),
+    Mutant(
+        "sign: ADP's student",
+        ADP,
+        'value = hinge_generator(self.logits(x, pairs.cond, step, "student")).mean()',
+        'value = -hinge_generator(self.logits(x, pairs.cond, step, "student")).mean()',
+        method("adm", "hinge_game_on_pairs"),
+    ),
+    Mutant(
+        "place: ADP shows noise alone to all rows",
+        ADP,
+        '"pure") < self.row.pure',
+        '"pure") < 1.0',
+        method("adm", "between_or_noise_alone"),
     ),
     Mutant(
         "sign: regression",
