@@ -397,5 +397,5 @@ def test_a_contest_and_a_method_from_files_are_carried_out(here, capsys):
 
 
 def test_needs_say_what_a_teacher_is_for():
-    assert Needs() == Needs(data=False, teacher=True, pairs=False)
+    assert Needs() == Needs(data=False, teacher=True, pairs=False, gradient=False)
     assert METHODS["regression"].needs.pairs and METHODS["denoising"].needs.data

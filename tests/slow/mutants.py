@@ -26,7 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-SDS = "methods/sds.py"
+SDS, SID = "methods/sds.py", "methods/sid.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -767,7 +767,52 @@ ANCHOR = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR]
+IDENTITY = [
+    Mutant(
+        "sid: alpha and one less alpha swapped",
+        SID,
+        "self.alpha * factor * dot(gap, gap)",
+        "(1 - self.alpha) * factor * dot(gap, gap)",
+        method("sid", "decimals"),
+    ),
+    Mutant(
+        "sid: the noisy sample without its graph",
+        SID,
+        "x_t = x + expand_like(sigma, x) * noise",
+        "x_t = (x + expand_like(sigma, x) * noise).detach()",
+        method("sid", "half_that"),
+    ),
+    Mutant(
+        "sid: the fake held",
+        SID,
+        "gap = real - self.fake(x_t, sigma, **cond) - offset",
+        "gap = real - self.fake(x_t, sigma, **cond).detach() - offset",
+        method("sid", "half_that"),
+    ),
+    Mutant(
+        "sid: the divisor differentiated",
+        SID,
+        "mean_correction(real.detach(), x.detach(), self.FLOOR)",
+        "mean_correction(real, x, self.FLOOR)",
+        method("sid", "weighted_and_divided"),
+    ),
+    Mutant(
+        "sid: projected on the teacher's mean alone",
+        SID,
+        "factor * dot(gap, real - x)",
+        "factor * dot(gap, real)",
+        method("sid", "decimals"),
+    ),
+    Mutant(
+        "sid: a teacher without a gradient is not looked for",
+        "runs/distill.py",
+        "if task.chosen.needs.gradient:",
+        "if task.chosen.needs.pairs:",
+        method("sid", "without_a_gradient"),
+    ),
+]
+
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY]
 
 
 class NotOnce(Exception):

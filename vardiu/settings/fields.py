@@ -22,6 +22,7 @@ __all__ = [
     "PairSettings",
     "StartSettings",
     "Training",
+    "VariableSettings",
     "VectorSettings",
     "WeightSettings",
 ]
@@ -171,6 +172,29 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableSettings:
+    r"""What a direction moves: the student that a method of directions trains."""
+
+    kind: Literal["generator", "particles", "picture"] = "generator"
+    """The problem's student; a table of samples; or one picture, a network of places in it. Of
+    classes, each has particles, or a picture, of its own."""
+    particles: int = 1_000
+    """particles: their number, for each class."""
+    std: float = 1.0
+    """particles: their standard deviation where they start, about the data's mean; picture: the
+    factor of its network. In units of the data's standard deviation."""
+    width: int = 64
+    """picture: the width of its network's layers."""
+    depth: int = 3
+    """picture: the number of its network's layers."""
+    fourier: int = 4
+    """picture: the octaves of sines and cosines of a place that its network sees."""
+
+    def __post_init__(self) -> None:
+        check_ranges("variables.", self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ RANGES: Mapping[str, Range] = {
     "dim": Range(2, 65_536),
     "fourier": Range(0, 64),
     "particles": Range(0, 10_000),
+    "VariableSettings.particles": MANY,
     "ratio": Range(1, 10_000),
     "grid": Range(2, 100_000),
     "reference": Range(200, 100_000_000),

@@ -4,8 +4,10 @@ from .affine import Affine
 from .base import Generator
 from .few_step import FewStep, OneStep, State
 from .framed import Frame, Framed
+from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
+from .table import Table
 
 __all__ = [
     "Affine",
@@ -15,7 +17,9 @@ __all__ = [
     "State",
     "Frame",
     "Framed",
+    "Picture",
     "with_prompts",
     "without_prompts",
     "Pushforward",
+    "Table",
 ]
