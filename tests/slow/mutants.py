@@ -28,6 +28,7 @@ ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -167,6 +168,34 @@ SIGNS = [
         '"pure") < self.row.pure',
         '"pure") < 1.0',
         method("adm", "between_or_noise_alone"),
+    ),
+    Mutant(
+        "sign: f-distill's ratio",
+        F_DISTILL,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("f_distill", "raises_the_logits_of_data"),
+    ),
+    Mutant(
+        "factor: f-distill forgets its weight",
+        F_DISTILL,
+        "        if self.head is None:",
+        "        if True:",
+        method("f_distill", "weighted_by_the_mean_logit"),
+    ),
+    Mutant(
+        "factor: Jensen-Shannon's weight is the softened reverse one",
+        DIVERGENCES,
+        "lambda t: 0.5 * t.sigmoid()",
+        "lambda t: 0.5 * (-t).sigmoid()",
+        method("f_distill", "jensen_shannon"),
+    ),
+    Mutant(
+        "factor: a ratio without its square",
+        DIVERGENCES,
+        "lambda t: 2 * (2 * t).exp()",
+        "lambda t: 2 * t.exp()",
+        method("f_distill", "chi_squared"),
     ),
     Mutant(
         "sign: regression",
