@@ -119,6 +119,11 @@ class Space(abc.ABC):
         @property
         def variance(self) -> float: ...
 
+    @property
+    def decodes(self) -> bool:
+        r"""Whether samples are latents, which `decode` turns into images."""
+        return False
+
     def decode(self, x: Tensor) -> Tensor:
         r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
         device; samples that are no latents are returned as they are."""

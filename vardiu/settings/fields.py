@@ -21,6 +21,7 @@ __all__ = [
     "LevelSettings",
     "NetworkOptimizer",
     "PairSettings",
+    "StartSettings",
     "Training",
     "VariableSettings",
     "VectorSettings",
@@ -104,6 +105,28 @@ class PairSettings:
 
     def __post_init__(self) -> None:
         check_ranges("pairs.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSettings:
+    r"""How a student learns the teacher's pairs before a method of discriminators."""
+
+    kind: Literal["regression", "adversarial"] = "regression"
+    """By a distance to each pair's sample, or by discriminators of samples (ADP)."""
+    pure: float = 0.25
+    """adversarial: the share of rows whose input is noise alone, as when one samples; the others'
+    is between a pair's noise and its sample."""
+    head_lr: float = 1e-3
+    """adversarial: the learning rate of the discriminators."""
+    pixel_weight: float = 0.0
+    """adversarial: the weight of the discriminator of decoded images, the other's is one less it;
+    the paper has 0.15."""
+    squared_weight: float = 0.0
+    """adversarial: the weight of the squared distance to each pair's sample, beside; the paper
+    has none."""
+
+    def __post_init__(self) -> None:
+        check_ranges("start.", self)
 
 
 @dataclass(frozen=True, kw_only=True)

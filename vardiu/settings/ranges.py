@@ -84,7 +84,10 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("weight_decay", "halflife", "bandwidth", "save_every"), AT_LEAST_0),
     **dict.fromkeys(("regression_weight", "adversarial_weight", "classifier_weight"), AT_LEAST_0),
     **dict.fromkeys(("beta_1", "beta_2"), Range(0, 1 - 2**-53)),
-    **dict.fromkeys(("rate", "rate_end"), Range(0, 1, open=True)),
+    **dict.fromkeys(("rate", "rate_end", "stride"), Range(0, 1, open=True)),
+    **dict.fromkeys(("pure", "pixel_weight"), Range(0, 1)),
+    **dict.fromkeys(("head_lr", "limit"), POSITIVE),
+    "squared_weight": AT_LEAST_0,
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
 }
