@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
@@ -112,6 +113,41 @@ SIGNS = [
         "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
         "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
         method("consistency"),
+    ),
+    Mutant(
+        "sign: EMD",
+        EMD,
+        "direction = -expand_like(scale, eps)",
+        "direction = expand_like(scale, eps)",
+        method("emd", "chains_moments"),
+    ),
+    Mutant(
+        "factor: EMD, what a chain takes",
+        EMD,
+        " / gain(row.steps, row.gamma_eps)",
+        "",
+        method("emd", "is_diff_instruct"),
+    ),
+    Mutant(
+        "place: EMD, the student at the end of its chain",
+        EMD,
+        "self.generator(end.z, **cond)",
+        "self.generator(drawn.z, **cond)",
+        method("emd", "chains_moments"),
+    ),
+    Mutant(
+        "order: a chain's latent is moved from the step's own start",
+        CHAINS,
+        "            kept = (1 - gamma_z) * z + gamma_z * pull",
+        "            kept = z + gamma_z * pull",
+        method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "noise: a chain of states keeps the noise of its start",
+        CHAINS,
+        "moved, quiet = x + s * eps, x",
+        "moved, quiet = x + s * eps, x + s * eps",
+        method("emd", "latent_stays"),
     ),
     Mutant(
         "sign: SDS",

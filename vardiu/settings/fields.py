@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .ranges import check_ranges
 
 __all__ = [
+    "ChainSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -172,6 +173,35 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings:
+    r"""A chain of Langevin's method on the noise and the latent of a sample."""
+
+    steps: int = 8
+    """The number of steps of a chain."""
+    gamma_eps: float = 0.16
+    """The step size of the noise; of the noisy state it is multiplied by sigma^2."""
+    gamma_z: float = 1.6e-5
+    """The step size of the latent; at 0 it stays where it was drawn."""
+    form: Literal["noise", "state"] = "noise"
+    """What is moved beside the latent: the noise, or the noisy state."""
+    cancel: Literal["none", "last", "all"] = "all"
+    """Which of a chain's noise is taken out of what the student is moved by: none, that of the
+    last step, or that of all steps and of the start."""
+
+    def __post_init__(self) -> None:
+        check_ranges("chain.", self)
+        for name, value, fits, words in (
+            ("gamma_eps", self.gamma_eps, 0 < self.gamma_eps < 1, "above 0"),
+            ("gamma_z", self.gamma_z, 0 <= self.gamma_z < 1, "at least 0"),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"chain.{name} must be {words} and below 1, from where on a chain need not be "
+                    f"stable, got {value:g}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

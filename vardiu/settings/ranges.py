@@ -62,6 +62,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("reports", "evaluations"), SIZE),
     **dict.fromkeys(("width", "hidden", "latent", "side", "channels"), Range(1, 65_536)),
     **dict.fromkeys(("depth", "transforms", "calls", "solver_steps"), Range(1, 10_000)),
+    "ChainSettings.steps": Range(1, 10_000),
     **dict.fromkeys(("pairs", "FrameSettings.samples", "points"), Range(1, 100_000_000)),
     "PairSettings.pairs": Range(0, 100_000_000),
     "dim": Range(2, 65_536),
