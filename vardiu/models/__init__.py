@@ -38,6 +38,7 @@ from ..storage.files import write_bytes_atomic, write_text_atomic
 from ..students.few_step import FewStep, OneStep
 from ..students.flow_map import FlowMap
 from ..students.framed import Frame, Framed
+from ..students.picture import Picture
 from ..students.pushforward import Pushforward
 from ..students.table import Table
 from .own import KIND, build_own, code_of, codes_in, describe_own
@@ -76,6 +77,7 @@ KINDS: Mapping[str, Kind] = {
     "mlp": Kind(MLP),
     "mlp_head": Kind(MLPHead),
     "one_step": Kind(OneStep, ("denoiser",)),
+    "picture": Kind(Picture),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "evaluated": Kind(OwnNetwork, ("network",)),

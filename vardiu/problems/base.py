@@ -30,10 +30,12 @@ from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..posteriors.encoder import Encoder
-from ..settings.fields import FrameSettings
+from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from ..students.framed import Frame
+from ..students.picture import Picture
+from ..students.table import Table
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
@@ -117,6 +119,11 @@ class Space(abc.ABC):
         @property
         def variance(self) -> float: ...
 
+    @property
+    def decodes(self) -> bool:
+        r"""Whether samples are latents, which `decode` turns into images."""
+        return False
+
     def decode(self, x: Tensor) -> Tensor:
         r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
         device; samples that are no latents are returned as they are."""
@@ -191,6 +198,28 @@ class Networks(abc.ABC):
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""
+
+    def variables(self, row: VariableSettings) -> Generator:
+        r"""Returns what a direction moves: the student, particles, or one picture.
+
+        Arguments:
+            row: Which, and where it starts.
+        """
+        space = self.space
+        if row.kind == "generator":
+            return self.student()
+        classes, mean, std = space.classes, space.mean, row.std * space.sigma_data
+        if row.kind == "particles":
+            return Table(row.particles, space.shape, classes=classes, mean=mean, std=std)
+        return Picture(
+            space.shape,
+            classes=classes,
+            mean=mean,
+            std=std,
+            width=row.width,
+            depth=row.depth,
+            fourier=row.fourier,
+        )
 
     @abc.abstractmethod
     def encoder(self) -> Encoder:

@@ -5,8 +5,10 @@ from .base import Generator
 from .few_step import FewStep, OneStep, State
 from .flow_map import FlowMap
 from .framed import Frame, Framed
+from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
+from .table import Table
 
 __all__ = [
     "Affine",
@@ -17,7 +19,9 @@ __all__ = [
     "FlowMap",
     "Frame",
     "Framed",
+    "Picture",
     "with_prompts",
     "without_prompts",
     "Pushforward",
+    "Table",
 ]
