@@ -12,7 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vardiu.settings.fields import LevelSettings, PairSettings, WeightSettings
+from vardiu.settings.fields import (
+    LevelSettings,
+    PairSettings,
+    VariableSettings,
+    WeightSettings,
+)
 from vardiu.training.stage import Stage
 from vardiu.training.streams import Streams
 
@@ -86,6 +91,8 @@ NEEDED: dict[tuple[type, str], dict[str, Any]] = {
     (LevelSettings, "std"): {"kind": "log_normal"},
     (WeightSettings, "scale"): {"kind": "bounded"},
     (WeightSettings, "power"): {"kind": "power"},
+    **{(VariableSettings, name): {"kind": "particles"} for name in ("particles", "std")},
+    **{(VariableSettings, name): {"kind": "picture"} for name in ("width", "depth", "fourier")},
     **{(PairSettings, name): {"pairs": 20} for name in ("solver_steps", "steps", "batch", "lr")},
 }
 

@@ -11,11 +11,16 @@ from torch import Tensor
 from vardiu import models
 from vardiu.data.batch import Batch
 from vardiu.denoisers.levels import LogUniform
+from vardiu.errors import ConfigError
+from vardiu.export import export
 from vardiu.methods.diff_instruct import DiffInstruct, Settings, recipe
 from vardiu.methods.vardiu import VarDiU
+from vardiu.problems.base import KnownSpace
 from vardiu.problems.linear import LinearProblem
 from vardiu.runs.stages import Stages
-from vardiu.settings.fields import LevelSettings
+from vardiu.settings.fields import LevelSettings, VariableSettings
+from vardiu.students.affine import Affine
+from vardiu.students.picture import Picture
 from vardiu.students.table import Table
 from vardiu.training.stage import Context
 from vardiu.training.streams import LatticeDraws, StreamDraws, Streams
@@ -135,3 +140,55 @@ def test_what_does_not_fit_is_refused():
     problem = LinearProblem(dim=2, latent=2)
     with pytest.raises(ValueError, match="needs a student of normal latents, got a Table"):
         VarDiU(problem.teacher, Table(3, (2,)), levels=LogUniform(1.0, 2.0), shared=True)
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_particles_start_about_a_mean(classes):
+    mean = torch.tensor([30.0, -20.0])
+    table = Table(4_000, (2,), classes=classes, mean=mean, std=0.5)
+    n = len(table.table)
+    assert n == 4_000 * max(1, classes)
+    # Of the mean of n normal numbers, and of their standard deviation.
+    assert (table.table.mean(0) - mean).abs().max() < 5 * 0.5 / math.sqrt(n)
+    assert (table.table.std(0) - 0.5).abs().max() < 5 * 0.5 / math.sqrt(2 * n)
+
+
+def test_a_picture_is_moved_as_a_whole_and_has_each_place_its_own(tmp_path):
+    picture = Picture((3, 2, 4), classes=2, mean=0.25, std=2.0, width=16, depth=2, fourier=1)
+    z = picture.latent(4)
+    label = torch.tensor([0, 1, 1, 0])
+    x = picture(z, label=label)
+    assert torch.equal(z, torch.zeros(4, dtype=torch.long)) and x.shape == (4, 3, 2, 4)
+    assert torch.equal(x[0], x[3]) and torch.equal(x[1], x[2]) and not torch.equal(x[0], x[1])
+    # Of the network itself: channel c of class k at a row and a column, from -1 to 1.
+    place = torch.tensor([[1.0, -1 / 3]])
+    assert torch.allclose(x[1, 2, 1, 1], 0.25 + 2 * picture.network(place)[0, 3 * 1 + 2])
+    models.save(picture, tmp_path)
+    loaded = models.load(tmp_path)
+    assert type(loaded) is Picture and torch.equal(loaded(z, label=label), x)
+    assert Picture((5,)).places.shape == (5, 1) and Picture((5,))(z).shape == (4, 5)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3, 2)])
+def test_a_problem_has_particles_and_a_picture_about_its_data(shape):
+    mean, row = torch.full(shape, 7.0), VariableSettings(kind="particles", particles=3, std=1e-3)
+    networks = LinearProblem(dim=2, latent=2).networks
+    networks.space = KnownSpace(shape, mean, 0.5, 0.25, classes=2)
+    table = networks.variables(row)
+    assert table.shape == shape and table.classes == 2 and len(table.table) == 6
+    assert (table.table - 7).abs().max() < 5 * 0.5e-3  # 5 of its 18 numbers' own deviations
+    picture = networks.variables(VariableSettings(kind="picture", std=0.1, width=8, depth=2))
+    assert isinstance(picture, Picture) and picture.shape == shape and picture.std == 0.05
+    assert picture.arguments["width"] == 8 and torch.equal(picture.mean, mean)
+    assert isinstance(networks.variables(VariableSettings()), Affine)
+    with pytest.raises(ConfigError, match=r"variables\.particles must be at least 1, got 0"):
+        VariableSettings(kind="particles", particles=0)
+
+
+def test_particles_are_exported_for_this_library_alone(tmp_path):
+    table = Table(3, (2,), classes=2).float()
+    found = export(table, "safetensors", tmp_path / "here")
+    assert found.difference == 0 and "normal" not in (found.folder / "README.md").read_text()
+    with pytest.raises(ConfigError, match="a table has no latent .* export it --to safetensors"):
+        export(table, "onnx", tmp_path / "there")
+    assert not (tmp_path / "there").exists()

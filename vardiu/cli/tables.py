@@ -25,6 +25,7 @@ def needs(method: Method) -> str:
     r"""Returns what a method needs, in words."""
     wanted = {
         "teacher": method.needs.teacher,
+        "its gradient": method.needs.gradient,
         "its pairs": method.needs.pairs,
         "data": method.needs.data,
     }

@@ -241,7 +241,8 @@ def write(
         lines += ["![Samples](samples.png)", ""]
     lines += ["## Use", "", _usage(usage, student, origin), ""]
     shape = "x".join(map(str, student.latent_shape))
-    lines += [f"The latent is standard normal, of shape {shape}; it computes in float32.", ""]
+    latent = f"The latent is standard normal, of shape {shape}; it" if shape else "It"
+    lines += [f"{latent} computes in float32.", ""]
     lines += [
         f"Loaded again and compared when it was written: its samples differ from the student's by "
         f"at most {difference:.1e}.",

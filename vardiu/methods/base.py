@@ -42,11 +42,13 @@ class Needs:
         data: Whether it needs clean data.
         teacher: Whether it needs a teacher; a method without one trains teachers.
         pairs: Whether it needs pairs of the teacher's noise and sample.
+        gradient: Whether it needs the teacher's gradient with respect to the noisy sample.
     """
 
     data: bool = False
     teacher: bool = True
     pairs: bool = False
+    gradient: bool = False
 
 
 @dataclass(frozen=True)

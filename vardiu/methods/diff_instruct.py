@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ __all__ = [
     "Fakes",
     "METHOD",
     "Settings",
+    "options_of",
     "recipe",
     "score_difference",
     "shown",
@@ -232,10 +233,21 @@ class DiffInstruct(Objective):
             if self.normalised:
                 size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)
-        direction = expand_like(self.weight(sigma), x) * difference
+            factor = self.weight(sigma) * self.importance(x_t, sigma, cond)
+        direction = expand_like(factor, x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+
+    def importance(self, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        r"""Returns the factor of each row's direction beside its level's weight, `(B,)`: one.
+
+        Arguments:
+            x_t: Noisy samples of the student, with shape :math:`(B, *)`.
+            sigma: Their levels, with shape :math:`(B)`.
+            cond: Their conditions.
+        """
+        return torch.ones_like(sigma)
 
     def regressed(self, loss: Loss, n: int) -> Loss:
         r"""Returns a loss of the student, and beside it that of its regression if there is one."""
@@ -273,6 +285,29 @@ class Settings(Training):
     """The weight of a noise level."""
 
 
+def options_of(
+    problem: Problem, config: Settings, steps: int, pairs: Pairs | None
+) -> dict[str, Any]:
+    r"""Returns what settings say of `DiffInstruct` and of what is made from it.
+
+    Arguments:
+        problem: The problem.
+        config: The settings.
+        steps: The steps of the training.
+        pairs: The pairs of the student's start, if it had one.
+    """
+    return {
+        "levels": build.levels(config.levels, steps),
+        "weight": build.weight(config.weight),
+        "ratio": config.ratio,
+        "normalised": config.normalised,
+        "regression": pairs if config.regression_weight else None,
+        "regression_weight": config.regression_weight,
+        "lattice": config.lattice,
+        "sigma_data": problem.space.sigma_data,
+    }
+
+
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the fake at each step and the student at each `ratio`-th, after a start by pairs."""
     steps = config.steps * config.ratio
@@ -280,19 +315,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
-    objective = DiffInstruct(
-        problem.known_teacher,
-        student,
-        problem.networks.fake(),
-        levels=build.levels(config.levels, steps),
-        weight=build.weight(config.weight),
-        ratio=config.ratio,
-        normalised=config.normalised,
-        regression=pairs if config.regression_weight else None,
-        regression_weight=config.regression_weight,
-        lattice=config.lattice,
-        sigma_data=problem.space.sigma_data,
-    )
+    fake, options = problem.networks.fake(), options_of(problem, config, steps, pairs)
+    objective = DiffInstruct(problem.known_teacher, student, fake, **options)
     optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
     trained = yield Stage(

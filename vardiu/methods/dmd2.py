@@ -32,7 +32,7 @@ from ..training.objective import Loss, Phase
 from ..training.stage import Context, Recipe, Stage
 from . import diff_instruct, regression
 from .base import Arm, Example, Method, Needs, Preset
-from .diff_instruct import DMD, DiffInstruct, Fakes, shown
+from .diff_instruct import DMD, DiffInstruct, Fakes, options_of, shown
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -172,16 +172,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         student,
         fake,
         head,
-        levels=build.levels(config.levels, steps),
-        weight=build.weight(config.weight),
-        ratio=config.ratio,
-        normalised=config.normalised,
         adversarial_weight=config.adversarial_weight,
         classifier_weight=config.classifier_weight,
-        regression=pairs if config.regression_weight else None,
-        regression_weight=config.regression_weight,
-        lattice=config.lattice,
-        sigma_data=problem.space.sigma_data,
+        **options_of(problem, config, steps, pairs),
     )
     rows, optimisation = batches(config.batch, context.seed), build.optimisation(config, **critics)
     trained = yield Stage(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .ends import EndEmbedding, check_end
 from .recompute import Recomputed
 from .taps import Tap, Tapped
 
@@ -75,6 +76,7 @@ class MLP(Recomputed, Tapped):
         final: bool = True,
         fourier: int = 0,
         codes: int = 0,
+        ends: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or width < 1:
@@ -95,12 +97,14 @@ class MLP(Recomputed, Tapped):
             "final": final,
             "fourier": fourier,
             "codes": codes,
+            "ends": ends,
         }
         self.octaves = [2.0**i for i in range(fourier)]
         size = int(torch.Size(inputs).numel()) * (1 + 2 * fourier) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
         self.coding = Coding(codes, width) if codes else None
+        self.end = EndEmbedding(width) if ends else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
@@ -115,13 +119,23 @@ class MLP(Recomputed, Tapped):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    def end_embedding(self) -> EndEmbedding:
+        r"""Returns a fresh embedding of an end."""
+        return EndEmbedding(self.first.out_features)
+
     def run_layers(
-        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+        self,
+        tap: Tap,
+        x: Tensor,
+        c_noise: Tensor | None = None,
+        label: Tensor | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
         if (c_noise is not None) != self.noisy:
             raise ValueError("a noise level must be given where `noisy`, and nowhere else")
         if (label is not None) != (self.embedding is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
+        check_end(end, self.end)
         h = x.flatten(1)
         last = h[:, -1]
         if self.octaves:
@@ -134,6 +148,8 @@ class MLP(Recomputed, Tapped):
             h = h + self.embedding(label)
         if self.coding is not None:
             h = h + self.coding(last)
+        if end is not None and self.end is not None:
+            h = h + self.end(end)
         h = nn.functional.silu(h)
         tap("hidden.0", h)
         for i, layer in enumerate(self.hidden, start=1):

@@ -30,10 +30,12 @@ from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..posteriors.encoder import Encoder
-from ..settings.fields import FrameSettings
+from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from ..students.framed import Frame
+from ..students.picture import Picture
+from ..students.table import Table
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
@@ -117,6 +119,11 @@ class Space(abc.ABC):
         @property
         def variance(self) -> float: ...
 
+    @property
+    def decodes(self) -> bool:
+        r"""Whether samples are latents, which `decode` turns into images."""
+        return False
+
     def decode(self, x: Tensor) -> Tensor:
         r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
         device; samples that are no latents are returned as they are."""
@@ -173,9 +180,46 @@ class Networks(abc.ABC):
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
 
+    settings: Any = None
+
+    @property
+    def calls(self) -> int:
+        r"""The number of calls that a student is asked for."""
+        calls: int = getattr(self.settings, "calls", 1)
+        return calls
+
+    @property
+    def sigma(self) -> float | None:
+        r"""The level at which a student is to ask its network first; none where that is left to
+        the network."""
+        sigma: float | None = getattr(self.settings, "sigma", None)
+        return sigma
+
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""
+
+    def variables(self, row: VariableSettings) -> Generator:
+        r"""Returns what a direction moves: the student, particles, or one picture.
+
+        Arguments:
+            row: Which, and where it starts.
+        """
+        space = self.space
+        if row.kind == "generator":
+            return self.student()
+        classes, mean, std = space.classes, space.mean, row.std * space.sigma_data
+        if row.kind == "particles":
+            return Table(row.particles, space.shape, classes=classes, mean=mean, std=std)
+        return Picture(
+            space.shape,
+            classes=classes,
+            mean=mean,
+            std=std,
+            width=row.width,
+            depth=row.depth,
+            fourier=row.fourier,
+        )
 
     @abc.abstractmethod
     def encoder(self) -> Encoder:

@@ -14,7 +14,7 @@ from ..monitoring.verdicts import judge
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from ..teachers.probe import LEVELS, checked
+from ..teachers.probe import LEVELS, check_gradient, checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
@@ -53,6 +53,8 @@ def distill(
         rows = LEVELS * len(data[0])
         with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
             checked(teacher, *data, problem.data.resample)
+            if task.chosen.needs.gradient:
+                check_gradient(problem.known_teacher, *data, task.chosen.name)
         run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"{task.preset}: {task.chosen.heading}"

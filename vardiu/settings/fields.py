@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .ranges import check_ranges
 
 __all__ = [
+    "ChainSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -20,7 +21,9 @@ __all__ = [
     "LevelSettings",
     "NetworkOptimizer",
     "PairSettings",
+    "StartSettings",
     "Training",
+    "VariableSettings",
     "VectorSettings",
     "WeightSettings",
 ]
@@ -105,6 +108,28 @@ class PairSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartSettings:
+    r"""How a student learns the teacher's pairs before a method of discriminators."""
+
+    kind: Literal["regression", "adversarial"] = "regression"
+    """By a distance to each pair's sample, or by discriminators of samples (ADP)."""
+    pure: float = 0.25
+    """adversarial: the share of rows whose input is noise alone, as when one samples; the others'
+    is between a pair's noise and its sample."""
+    head_lr: float = 1e-3
+    """adversarial: the learning rate of the discriminators."""
+    pixel_weight: float = 0.0
+    """adversarial: the weight of the discriminator of decoded images, the other's is one less it;
+    the paper has 0.15."""
+    squared_weight: float = 0.0
+    """adversarial: the weight of the squared distance to each pair's sample, beside; the paper
+    has none."""
+
+    def __post_init__(self) -> None:
+        check_ranges("start.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameSettings:
     r"""A mixture of principal components of the teacher's samples, where a student starts."""
 
@@ -148,6 +173,58 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings:
+    r"""A chain of Langevin's method on the noise and the latent of a sample."""
+
+    steps: int = 8
+    """The number of steps of a chain."""
+    gamma_eps: float = 0.16
+    """The step size of the noise; of the noisy state it is multiplied by sigma^2."""
+    gamma_z: float = 1.6e-5
+    """The step size of the latent; at 0 it stays where it was drawn."""
+    form: Literal["noise", "state"] = "noise"
+    """What is moved beside the latent: the noise, or the noisy state."""
+    cancel: Literal["none", "last", "all"] = "all"
+    """Which of a chain's noise is taken out of what the student is moved by: none, that of the
+    last step, or that of all steps and of the start."""
+
+    def __post_init__(self) -> None:
+        check_ranges("chain.", self)
+        for name, value, fits, words in (
+            ("gamma_eps", self.gamma_eps, 0 < self.gamma_eps < 1, "above 0"),
+            ("gamma_z", self.gamma_z, 0 <= self.gamma_z < 1, "at least 0"),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"chain.{name} must be {words} and below 1, from where on a chain need not be "
+                    f"stable, got {value:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableSettings:
+    r"""What a direction moves: the student that a method of directions trains."""
+
+    kind: Literal["generator", "particles", "picture"] = "generator"
+    """The problem's student; a table of samples; or one picture, a network of places in it. Of
+    classes, each has particles, or a picture, of its own."""
+    particles: int = 1_000
+    """particles: their number, for each class."""
+    std: float = 1.0
+    """particles: their standard deviation where they start, about the data's mean; picture: the
+    factor of its network. In units of the data's standard deviation."""
+    width: int = 64
+    """picture: the width of its network's layers."""
+    depth: int = 3
+    """picture: the number of its network's layers."""
+    fourier: int = 4
+    """picture: the octaves of sines and cosines of a place that its network sees."""
+
+    def __post_init__(self) -> None:
+        check_ranges("variables.", self)
 
 
 @dataclass(frozen=True, kw_only=True)

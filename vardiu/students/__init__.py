@@ -3,9 +3,12 @@ r"""Students: generators from a latent to a sample, which is what is trained and
 from .affine import Affine
 from .base import Generator
 from .few_step import FewStep, OneStep, State
+from .flow_map import FlowMap
 from .framed import Frame, Framed
+from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
+from .table import Table
 
 __all__ = [
     "Affine",
@@ -13,9 +16,12 @@ __all__ = [
     "FewStep",
     "OneStep",
     "State",
+    "FlowMap",
     "Frame",
     "Framed",
+    "Picture",
     "with_prompts",
     "without_prompts",
     "Pushforward",
+    "Table",
 ]

@@ -130,6 +130,20 @@ class Generator(Interface, abc.ABC):
         `(B, *)`, without a gradient; of a student of one call the latents."""
         return z
 
+    def with_calls(self, calls: int) -> Generator:
+        r"""Returns the same network asked another number of times, where it knows more than one.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if calls != self.calls:
+            raise ValueError(
+                f"this student makes a sample in {self.calls} "
+                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: only "
+                "a flow map (--method freeflow) knows others"
+            )
+        return self
+
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))

@@ -3,6 +3,7 @@ r"""Particles: a student without a network, whose samples are the rows of a tabl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +28,21 @@ class Table(Generator):
         particles: The number :math:`K` of particles, of each class where there are classes.
         shape: The shape of one particle.
         classes: The number of classes; with some, the condition `label` chooses the class.
-        std: The standard deviation of the particles where they start, around zero.
+        mean: Where the particles start: a number, or a tensor that broadcasts with a particle.
+        std: The standard deviation of the particles where they start, around that mean.
 
     Raises:
         ValueError: There is no particle.
     """
 
     def __init__(
-        self, particles: int, shape: Sequence[int], *, classes: int = 0, std: float = 1.0
+        self,
+        particles: int,
+        shape: Sequence[int],
+        *,
+        classes: int = 0,
+        mean: Tensor | Sequence[Any] | float = 0.0,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         if particles < 1:
@@ -46,9 +54,11 @@ class Table(Generator):
             "particles": particles,
             "shape": list(shape),
             "classes": classes,
+            "mean": torch.as_tensor(mean).tolist(),
             "std": std,
         }
-        self.table = nn.Parameter(std * torch.randn(max(1, classes) * particles, *shape))
+        start = std * torch.randn(max(1, classes) * particles, *shape)
+        self.table = nn.Parameter(torch.as_tensor(mean).to(start) + start)
 
     @classmethod
     def of(cls, x: Tensor) -> Table:

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
 from ..denoisers.base import Denoiser, place_of
-from ..errors import ConfigError, NotADenoiser
+from ..errors import ConfigError, NotADenoiser, shown
 from ..functional.tensors import expand_like
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "LinearDenoiser",
     "Probe",
     "Rule",
+    "check_gradient",
     "checked",
     "innermost",
     "measured",
@@ -440,6 +441,48 @@ def _readings(
     factor = None if "vae" not in parts else parts["vae"].config.scaling_factor
     if factor is not None:
         yield f"latents are not scaled by {factor:g}", teacher, x / factor
+
+
+def check_gradient(teacher: Denoiser, x: Tensor, cond: Mapping[str, Tensor], method: str) -> None:
+    r"""Refuses a teacher that cannot be differentiated, for a method that has to.
+
+    A part of the gradient that is cut off inside of the teacher is not noticed.
+
+    Arguments:
+        teacher: The teacher.
+        x: Clean samples, of which two are looked at, with shape :math:`(B, *)`.
+        cond: Their conditions.
+        method: The name of the method.
+
+    Raises:
+        ConfigError: Its output carries no gradient to its input, or one that is not finite.
+    """
+    wanted = f"{method} needs the gradient of the teacher"
+    if teacher.origin is not None:
+        wanted += f" {shown(teacher.origin.source)}"
+    clean, low, high = x[:2], max(teacher.sigma_min, 1e-3), teacher.sigma_max
+    sigma = clean.new_full((len(clean),), (low * min(high, 1e3)) ** 0.5)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+    with torch.enable_grad():
+        x_t = (clean + expand_like(sigma, clean) * noise).requires_grad_(True)
+        output = teacher(x_t, sigma, **{name: value[:2] for name, value in cond.items()})
+        found = (
+            torch.autograd.grad(output.sum(), x_t, allow_unused=True)[0]
+            if output.requires_grad
+            else None
+        )
+    if found is None:
+        raise ConfigError(
+            f"{wanted}, and its output carries none to its input: take torch.no_grad, "
+            "inference_mode, detach and numpy out of its forward, or give another --method "
+            "(diff_instruct needs no gradient)"
+        )
+    if not bool(found.isfinite().all()):
+        raise ConfigError(
+            f"{wanted}, and at sigma={sigma[0].item():.3g} it is not finite: mend its forward "
+            "(the root of zero has no gradient), or give another --method (diff_instruct needs "
+            "no gradient)"
+        )
 
 
 def checked(
