@@ -101,5 +101,6 @@ def discriminator_on(
     sigma = weight.new_full((1,), min(max(1.0, denoiser.sigma_min), denoiser.sigma_max))
     with torch.no_grad():
         example = weight.new_zeros(1, *denoiser.shape)
-        _, features = denoiser.features(example, sigma, at=at, **cond)
+        there = {name: value.to(weight.device) for name, value in cond.items()}
+        _, features = denoiser.features(example, sigma, at=at, **there)
     return DiffusionDiscriminator([head_for(features[name]) for name in at], at)
