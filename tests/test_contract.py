@@ -92,6 +92,14 @@ def state_of(objective: Objective) -> dict[str, object]:
 # -------------------------------------------------------------------------------- phases
 
 
+def is_shift(name: str, key: str) -> bool:
+    """Whether a parameter shifts all logits of a hinge: within its margins no loss changes."""
+    return EXAMPLES[name][0].name in HINGED and key.endswith("last.bias") and key[:5] == "head."
+
+
+HINGED = ("adm",)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_what_a_phase_names_and_nothing_else(name):
     objective = make(name)
@@ -104,6 +112,8 @@ def test_gradients_reach_what_a_phase_names_and_nothing_else(name):
         for key, parameter in objective.named_parameters():
             named = key.split(".")[0] in phase.updates and parameter.requires_grad
             reached = parameter.grad is not None and bool((parameter.grad != 0).any())
+            if is_shift(name, key):
+                reached = parameter.grad is not None
             assert reached == named, f"{phase.name}: {key}"
         assert before == {key: p.requires_grad for key, p in objective.named_parameters()}
 
@@ -291,6 +301,8 @@ def test_conditions_go_with_their_rows(name):
 WITHOUT_IDEAL = {
     "denoising": "it trains a denoiser and no student; test_denoising has its minimum",
     "sds": "its mean gradient is zero at a point and not at the teacher's law; test_sds has both",
+    "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",
+    "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
 }
 
@@ -447,7 +459,7 @@ def test_what_a_user_froze_does_not_move(name):
         id(p) for m in objective.children() if isinstance(m, Memory) for p in m.parameters()
     }
     for key, parameter in objective.named_parameters():
-        if id(parameter) not in remembered:
+        if id(parameter) not in remembered and not is_shift(name, key):
             moved = not torch.equal(before[key], parameter)
             assert moved == (id(parameter) in free), key
 

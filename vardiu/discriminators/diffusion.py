@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
-from .heads import head_for
+from ..errors import ConfigError, known
+from ..nn.taps import GivesFeatures
+from .heads import MLPHead, head_for
 
-__all__ = ["DiffusionDiscriminator", "discriminator_on"]
+__all__ = ["DiffusionDiscriminator", "EncodedDiscriminator", "discriminator_on", "named_taps"]
 
 
 class DiffusionDiscriminator(nn.Module):
@@ -63,7 +65,7 @@ class DiffusionDiscriminator(nn.Module):
         self.at = tuple(at)
 
     def forward(
-        self, denoiser: Denoiser, y_t: Tensor, sigma: Tensor, **cond: Tensor
+        self, denoiser: GivesFeatures, y_t: Tensor, sigma: Tensor, **cond: Tensor
     ) -> list[Tensor]:
         r"""Returns the logit of each tap, of shape :math:`(B)`, large for what seems real.
 
@@ -73,11 +75,62 @@ class DiffusionDiscriminator(nn.Module):
             sigma: The noise level of each row, with shape :math:`(B)`.
             cond: The denoiser's conditions.
         """
-        _, features = denoiser.features(y_t, sigma, at=self.at, **cond)
+        _, features = denoiser.features(y_t, sigma, self.at, **cond)
         return [head(features[name]) for head, name in zip(self.heads, self.at, strict=True)]
 
     def extra_repr(self) -> str:
         return f"at={self.at}"
+
+
+class EncodedDiscriminator(nn.Module):
+    r"""A discriminator with a network of its own, trained whole: for a teacher without features.
+
+    It is called as a `DiffusionDiscriminator` is, and looks at no denoiser.
+
+    Arguments:
+        encoder: The module :math:`(y_t, \sigma, \ldots) \mapsto` features, `(B, F)`.
+        features: The number :math:`F` of features.
+    """
+
+    def __init__(self, encoder: nn.Module, features: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, MLPHead(features)
+
+    def forward(
+        self, denoiser: GivesFeatures | None, y_t: Tensor, sigma: Tensor, **cond: Tensor
+    ) -> list[Tensor]:
+        r"""Returns one logit a row, `(B,)`, large for what seems real.
+
+        Arguments:
+            denoiser: Not looked at.
+            y_t: Noisy samples, with shape :math:`(B, *)`.
+            sigma: The noise level of each row, with shape :math:`(B)`.
+            cond: The encoder's conditions.
+        """
+        return [self.head(self.encoder(y_t, sigma, **cond))]
+
+
+def named_taps(denoiser: Denoiser, names: str, whose: str) -> tuple[str, ...]:
+    r"""Returns the taps of a denoiser that are named; its bottleneck where none is.
+
+    Arguments:
+        denoiser: The denoiser.
+        names: Names of taps, separated by commas.
+        whose: Whose network it is, for messages.
+
+    Raises:
+        ConfigError: The denoiser has no taps, or not these.
+    """
+    if not denoiser.taps:
+        raise ConfigError(
+            f"the discriminator reads features of the {whose}'s network, and it lists none: give "
+            "the network `taps`, `bottleneck` and `features`, see docs/usage/features.md, or the "
+            "discriminator a network of its own, --critic own"
+        )
+    found = [known(name.strip(), denoiser.taps, "tap") for name in names.split(",") if name]
+    if len(set(found)) != len(found):
+        raise ConfigError(f"taps must name each tap once, got {', '.join(found)}")
+    return tuple(found) or (denoiser.bottleneck,)
 
 
 def discriminator_on(
@@ -95,6 +148,7 @@ def discriminator_on(
     Raises:
         TypeError: The denoiser lists no taps.
         ValueError: There is no tap of a name in `at`.
+        ConfigError: A feature is not finite: the denoiser's weights are damaged.
     """
     at = at or (denoiser.bottleneck,)
     weight = next(denoiser.parameters(), torch.empty(()))
@@ -103,4 +157,11 @@ def discriminator_on(
         example = weight.new_zeros(1, *denoiser.shape)
         there = {name: value.to(weight.device) for name, value in cond.items()}
         _, features = denoiser.features(example, sigma, at=at, **there)
+    for name in at:
+        if not bool(features[name].isfinite().all()):
+            raise ConfigError(
+                f"the discriminator would be fed numbers that are not finite: the tap {name!r} of "
+                f"a {type(denoiser).__name__} gives them of zeros at the level {sigma.item():g}; "
+                "its weights are damaged, give another teacher"
+            )
     return DiffusionDiscriminator([head_for(features[name]) for name in at], at)

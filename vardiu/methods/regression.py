@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..errors import ConfigError
 from ..functional.distances import pseudo_huber
 from ..samplers.pairs import Pairs, teacher_pairs
 from ..settings import build
@@ -123,6 +124,9 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         problem: The problem, whose teacher is asked :math:`2 n - 1` times a portion.
         row: The number of pairs and of Heun's steps :math:`n`.
         context: The run's seed, device and artefacts.
+
+    Raises:
+        ConfigError: A sample is not finite.
     """
     portion = min(PORTION, row.pairs)
     conditions, teacher = problem.data.free(portion, context.seed + 1), problem.known_teacher
@@ -143,6 +147,11 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         "seed": context.seed,
     }
     found = context.artefacts.get("pairs", description, math.ceil(row.pairs / portion), solve)
+    if not bool(found["x"].isfinite().all()):
+        raise ConfigError(
+            f"of the teacher's {row.pairs:,} pairs some samples are not finite: its weights are "
+            "damaged, or its smallest level is too small for its precision; see vardiu probe"
+        )
     cond = {name.removeprefix("cond."): v for name, v in found.items() if "cond." in name}
     return Pairs(found["z"], found["x"], cond)
 

@@ -121,6 +121,11 @@ class Space(abc.ABC):
         @property
         def variance(self) -> float: ...
 
+    @property
+    def decodes(self) -> bool:
+        r"""Whether samples are latents, which `decode` turns into images."""
+        return False
+
     def decode(self, x: Tensor) -> Tensor:
         r"""Returns the images of latents, :math:`(B, *)`, with their gradients and on their
         device; samples that are no latents are returned as they are."""
@@ -176,6 +181,21 @@ class Networks(abc.ABC):
 
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
+
+    settings: Any = None
+
+    @property
+    def calls(self) -> int:
+        r"""The number of calls that a student is asked for."""
+        calls: int = getattr(self.settings, "calls", 1)
+        return calls
+
+    @property
+    def sigma(self) -> float | None:
+        r"""The level at which a student is to ask its network first; none where that is left to
+        the network."""
+        sigma: float | None = getattr(self.settings, "sigma", None)
+        return sigma
 
     @abc.abstractmethod
     def student(self) -> Generator:

@@ -52,6 +52,10 @@ class ImageSpace(Space):
     def variance(self) -> float:
         return float(self._sample.flatten(1).var(dim=0).mean())
 
+    @property
+    def decodes(self) -> bool:
+        return self.origin is not None and self.origin.decode is not None
+
     def decode(self, x: Tensor) -> Tensor:
         decode = None if self.origin is None else self.origin.decode
         return x if decode is None else decode(x)

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .ranges import check_ranges
 
 __all__ = [
+    "ChainSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -20,6 +21,7 @@ __all__ = [
     "LevelSettings",
     "NetworkOptimizer",
     "PairSettings",
+    "StartSettings",
     "Training",
     "VariableSettings",
     "VectorSettings",
@@ -106,6 +108,28 @@ class PairSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartSettings:
+    r"""How a student learns the teacher's pairs before a method of discriminators."""
+
+    kind: Literal["regression", "adversarial"] = "regression"
+    """By a distance to each pair's sample, or by discriminators of samples (ADP)."""
+    pure: float = 0.25
+    """adversarial: the share of rows whose input is noise alone, as when one samples; the others'
+    is between a pair's noise and its sample."""
+    head_lr: float = 1e-3
+    """adversarial: the learning rate of the discriminators."""
+    pixel_weight: float = 0.0
+    """adversarial: the weight of the discriminator of decoded images, the other's is one less it;
+    the paper has 0.15."""
+    squared_weight: float = 0.0
+    """adversarial: the weight of the squared distance to each pair's sample, beside; the paper
+    has none."""
+
+    def __post_init__(self) -> None:
+        check_ranges("start.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameSettings:
     r"""A mixture of principal components of the teacher's samples, where a student starts."""
 
@@ -149,6 +173,35 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings:
+    r"""A chain of Langevin's method on the noise and the latent of a sample."""
+
+    steps: int = 8
+    """The number of steps of a chain."""
+    gamma_eps: float = 0.16
+    """The step size of the noise; of the noisy state it is multiplied by sigma^2."""
+    gamma_z: float = 1.6e-5
+    """The step size of the latent; at 0 it stays where it was drawn."""
+    form: Literal["noise", "state"] = "noise"
+    """What is moved beside the latent: the noise, or the noisy state."""
+    cancel: Literal["none", "last", "all"] = "all"
+    """Which of a chain's noise is taken out of what the student is moved by: none, that of the
+    last step, or that of all steps and of the start."""
+
+    def __post_init__(self) -> None:
+        check_ranges("chain.", self)
+        for name, value, fits, words in (
+            ("gamma_eps", self.gamma_eps, 0 < self.gamma_eps < 1, "above 0"),
+            ("gamma_z", self.gamma_z, 0 <= self.gamma_z < 1, "at least 0"),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"chain.{name} must be {words} and below 1, from where on a chain need not be "
+                    f"stable, got {value:g}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +320,9 @@ class DensitySettings:
     """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
     """The octaves of sines and cosines of the latent that the student's input has as well."""
+    codes: int = 0
+    """Intervals of equal probability of the latent's last coordinate, which the student tells
+    apart by an embedding each; its map may jump between them. 0 for a continuous map."""
     residual: bool = False
     """Whether the student adds its latent to its network's output, and so starts as spread as the
     data; the latent then has the dimensions of a sample."""
@@ -280,6 +336,11 @@ class DensitySettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        if self.codes and self.calls > 1:
+            raise ConfigError(
+                f"problem.codes must be 0 for a student of {self.calls} calls, got {self.codes}: "
+                "it is a network of noisy samples, not of a latent"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

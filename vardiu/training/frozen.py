@@ -55,7 +55,7 @@ class Frozen(nn.Module, Generic[M]):
             return offload.call(self.module, x.device, x, *arguments, **named)
         return self.module(x, *arguments, **named)
 
-    def features(self, x: Tensor, *arguments: Any, **named: Any) -> Features:  # noqa: ANN401
+    def features(self, x: Tensor, /, *arguments: Any, **named: Any) -> Features:  # noqa: ANN401
         r"""Returns the module's output and its features, counted as one evaluation.
 
         Raises:

@@ -1,0 +1,378 @@
+r"""ADM: a discriminator tells the teacher's step from the fake's, at the student's noisy samples.
+
+Of a noisy sample :math:`x_t` of the student the teacher and the *fake*, a denoiser of the
+student's samples, each take one step of the probability-flow equation, to a level
+:math:`\sigma' < \sigma`:
+
+.. math:: x_\mathrm{real} = D + \tfrac{\sigma'}{\sigma} (x_t - D), \qquad
+    x_\mathrm{fake} = D_\phi + \tfrac{\sigma'}{\sigma} (x_t - D_\phi).
+
+A hinge discriminator learns which is which, and the student makes the fake's step look like the
+teacher's. The laws of the two are equal only if the student's is the teacher's; in place of the
+reverse divergence of DMD stands their total variation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..discriminators.diffusion import EncodedDiscriminator, discriminator_on, named_taps
+from ..errors import ConfigError
+from ..functional.adversarial import hinge_discriminator, hinge_generator
+from ..functional.scores import mean_correction
+from ..functional.tensors import expand_like
+from ..functional.trajectories import step as solver_step
+from ..settings import build
+from ..settings.fields import (
+    DigitsSettings,
+    LevelSettings,
+    NetworkOptimizer,
+    PairSettings,
+    StartSettings,
+    Training,
+    WeightSettings,
+)
+from ..settings.grounds import COARSE_TO_FINE, MOG40
+from ..students.base import Generator
+from ..training.objective import Loss, Phase
+from ..training.stage import Context, Recipe, Stage, Stages
+from . import regression
+from .adp import train_adversarially
+from .base import Arm, Example, Method, Preset
+from .diff_instruct import DiffInstruct, Fakes, shown
+
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+__all__ = ["ADM", "METHOD", "Settings", "critic_of", "recipe"]
+
+
+class ADM(DiffInstruct):
+    r"""Adversarial distribution matching.
+
+    .. math:: \mathcal{L}_D = \mathbb{E} \left[ \max(0, 1 + D_\tau(x_\mathrm{fake}, \sigma')) +
+        \max(0, 1 - D_\tau(x_\mathrm{real}, \sigma')) \right], \qquad
+        \mathcal{L}_g = - \mathbb{E} \left[ w(\sigma) \, D_\tau(x_\mathrm{fake}, \sigma') \right]
+
+    A step updates the fake, then the discriminator's heads; each `ratio`-th step the student after
+    them. Over functions the least :math:`\mathcal{L}_D` is :math:`2 - 2 \, \mathrm{TV}`; the
+    signal is proportional to the step: a loss near two is no sign of convergence.
+
+    Needs:
+        No data, no gradient of the teacher but through its features.
+
+    Deviations:
+        - A step is a share of the range of :math:`\log \sigma`, not of a time.
+        - The weight of a level; one by default.
+
+    References:
+        | Adversarial Distribution Matching for Diffusion Distillation Towards Efficient Image and
+        | Video Synthesis (Lu et al., 2025), https://arxiv.org/abs/2507.18569
+
+    Arguments:
+        teacher: The denoiser to distil, guided or not.
+        generator: The student. Of a few-step one, one call a step is trained, see `DMD2`.
+        fake: The denoiser :math:`D_\phi` of the student's samples, never guided.
+        head: The discriminator.
+        shrink: The ratio :math:`\sigma' / \sigma` of a step, in (0, 1).
+        reads: Whose features the discriminator reads: `teacher` or `fake`.
+        detach_fake: Whether the student's gradient goes around the fake's network.
+        options: See `DiffInstruct`.
+
+    Raises:
+        ValueError: The ratio is out of its range.
+    """
+
+    def __init__(
+        self,
+        teacher: Denoiser,
+        generator: Generator,
+        fake: Denoiser,
+        head: nn.Module,
+        *,
+        shrink: float,
+        reads: str = "teacher",
+        detach_fake: bool = False,
+        **options: Any,  # noqa: ANN401 (those of Diff-Instruct)
+    ) -> None:
+        super().__init__(
+            teacher, generator, fake, **{"weight": torch.ones_like, "ratio": 1, **options}
+        )
+        if not 0 < shrink < 1:
+            raise ValueError(f"shrink must be within (0, 1), got {shrink:g}")
+        self.head, self.shrink, self.reads, self.detach_fake = head, shrink, reads, detach_fake
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("fake", self.fake_loss, updates=("fake",)),
+            Phase("head", self.head_loss, updates=("head",)),
+            Phase("student", self.student_loss, updates=("generator",), every=self.ratio),
+        )
+
+    def prepare(self, batch: Batch, step: int) -> Fakes:
+        state, index = shown(self, batch)
+        return Fakes(state, self.generator.call(index, state, **batch.cond), batch, index)
+
+    def lower(self, sigma: Tensor) -> Tensor:
+        r"""Returns the levels on which a step from these lands, `(B,)`."""
+        return (self.shrink * sigma).clamp_min(self.teacher.module.sigma_min)
+
+    def logits(self, y_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        r"""Returns the logits of states at their levels, one a head, with shape `(K, B)`."""
+        read = self.fake if self.reads == "fake" else self.teacher
+        return torch.stack(self.head(read, y_t, sigma, **cond))
+
+    def head_loss(self, drawn: Fakes, step: int) -> Loss:
+        x, cond = drawn.x, drawn.batch.cond
+        sigma = self.levels(self.quantiles(len(x), "head level", "head order"), step)
+        x_t, lower = (
+            x + expand_like(sigma, x) * self.noise_like(x, "head noise"),
+            self.lower(sigma),
+        )
+        with torch.no_grad():
+            fake, real = (d(x_t, sigma, **cond) for d in (self.fake, self.teacher))
+            ends = [solver_step(x_t, sigma, lower, denoised) for denoised in (fake, real)]
+            # DMD's loss of the same sample, which nothing descends.
+            size = expand_like(mean_correction(real, x, self.FLOOR), x)
+            dmd = 0.5 * ((fake - real) / size).square().mean()
+        both = {name: torch.cat([value, value]) for name, value in cond.items()}
+        logits = self.logits(torch.cat(ends), torch.cat([lower, lower]), both)
+        generated, real_logits = logits.chunk(2, dim=1)
+        error = hinge_discriminator(real_logits, generated).mean()
+        gap = (ends[0] - ends[1]).flatten(1).norm(dim=1).mean()
+        return Loss(error, {"hinge": error.detach(), "gap": gap, "dmd": dmd})
+
+    def student_loss(self, drawn: Fakes, step: int) -> Loss:
+        cond = drawn.batch.cond
+        x = self.generator.call(drawn.call, drawn.z, **cond)
+        sigma = self.levels(self.quantiles(len(x)), step)
+        x_t, lower = x + expand_like(sigma, x) * self.noise_like(x), self.lower(sigma)
+        if self.detach_fake:
+            with torch.no_grad():
+                fake = self.fake(x_t, sigma, **cond)
+        else:
+            fake = self.fake(x_t, sigma, **cond)
+        logits = self.logits(solver_step(x_t, sigma, lower, fake), lower, cond)
+        value = (self.weight(sigma) * hinge_generator(logits).mean(0)).mean()
+        return Loss(value, {"logit": logits.mean().detach()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Training):
+    r"""Adversarial distribution matching; after an adversarial start it is DMDX."""
+
+    ratio: int = 1
+    """The number of updates of fake and discriminator for each update of the student."""
+    stride: float = 1 / 64
+    """The solver's step, as a share of the range of log sigma."""
+    critic: Literal["teacher", "fake", "own"] = "teacher"
+    """What the discriminator reads: the frozen teacher's features, the fake's, or the sample
+    itself by a network of its own."""
+    taps: str = ""
+    """The features that are read, separated by commas; the bottleneck by default."""
+    detach_fake: bool = False
+    """Whether the student's gradient goes around the fake's network."""
+    pairs: PairSettings = PairSettings()
+    """The teacher's pairs, and the length, batch and rate of the start on them."""
+    start: StartSettings = StartSettings()
+    """How the student starts on the pairs."""
+    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """How the fake is updated."""
+    head_optimizer: NetworkOptimizer = NetworkOptimizer()
+    """How the discriminator is updated."""
+    lattice: bool = False
+    """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
+    levels: LevelSettings = LevelSettings()
+    """The noise levels from which steps are taken."""
+    weight: WeightSettings = WeightSettings(kind="constant")
+    """The weight of a noise level in the student's loss."""
+
+
+def critic_of(problem: Problem, kind: str, taps: str, fake: Denoiser | None) -> nn.Module:
+    r"""Returns a fresh discriminator of noisy samples.
+
+    Arguments:
+        problem: The problem.
+        kind: Whose features it reads: `teacher`, `fake`, or `own` for a network of its own.
+        taps: The names of the features, separated by commas.
+        fake: The fake; none where there is none.
+
+    Raises:
+        ConfigError: There are no such features.
+    """
+    if kind == "own":
+        if taps:
+            raise ConfigError("--critic own reads no features: leave out --taps")
+        encoder = problem.networks.encoder()
+        return EncodedDiscriminator(encoder, encoder.features)
+    read = fake if kind == "fake" else problem.known_teacher
+    if read is None:
+        raise ConfigError("an adversarial start has no fake: give --critic teacher or own")
+    cond = problem.data.conditions(1, torch.Generator())
+    return discriminator_on(read, named_taps(read, taps, kind), **cond)
+
+
+def started(problem: Problem, config: Settings, context: Context) -> Stages[Generator]:
+    r"""Yields the start of a student on the teacher's pairs, and returns it."""
+    student = problem.networks.student()
+    if not config.pairs.pairs or config.start.kind == "regression":
+        found, _ = yield from regression.train_on_pairs(
+            problem, student, config.pairs, config, context
+        )
+        return found
+    noisy = critic_of(problem, config.critic, config.taps, None)
+    levels, rows = build.levels(config.levels, config.pairs.steps), (config.pairs, config.start)
+    return (yield from train_adversarially(problem, student, noisy, levels, config, rows, context))
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains fake and discriminator at each step and the student at each `ratio`-th, after a
+    start by pairs: of DMDX the second stage."""
+    steps, levels = config.steps * config.ratio, config.levels
+    fake = problem.networks.fake()
+    head = critic_of(problem, config.critic, config.taps, fake)
+    student = yield from started(problem, config, context)
+    objective = ADM(
+        problem.known_teacher,
+        student,
+        fake,
+        head,
+        shrink=(levels.sigma_min / levels.sigma_max) ** config.stride,
+        reads=config.critic,
+        detach_fake=config.detach_fake,
+        levels=build.levels(levels, steps),
+        weight=build.weight(config.weight),
+        ratio=config.ratio,
+        lattice=config.lattice,
+        sigma_data=problem.space.sigma_data,
+    )
+    optimisation = build.optimisation(
+        config, fake=config.fake_optimizer, head=config.head_optimizer
+    )
+    batches = problem.data.free(config.batch, context.seed)
+    of = 2 if config.pairs.pairs else 1
+    trained = yield Stage("adm", objective, steps, batches, optimisation, of=of)
+    return trained.network
+
+
+CURES: Mapping[str, str] = {
+    "collapse": "start on pairs (--pairs.pairs), lower --lr, or take a longer --stride",
+    "saturation": "the gradient is not noise: the fake may lag; raise --ratio or "
+    "--fake-optimizer.lr",
+    "worsening": "lower --lr, or raise --ratio: the student moves faster than what judges it",
+    "divergence": "lower --lr or raise --levels.sigma-min",
+}
+
+
+LU = """@inproceedings{lu2025adm,
+  title     = {Adversarial Distribution Matching for Diffusion Distillation Towards Efficient
+               Image and Video Synthesis},
+  author    = {Lu, Yanzuo and Ren, Yuxi and Xia, Xin and Lin, Shanchuan and Wang, Xing and Xiao,
+               Xuefeng and Ma, Andy J. and Xie, Xiaohua and Lai, Jian-Huang},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year      = {2025}
+}"""
+
+
+# A step of a tenth of the range: in two dimensions that of the paper leaves next to no signal.
+MIXTURE = Settings(
+    steps=3_000,
+    batch=256,
+    lr=5e-4,
+    beta_1=0.0,
+    beta_2=0.99,
+    delay=200,
+    stride=0.1,
+    critic="own",
+    levels=COARSE_TO_FINE,
+    fake_optimizer=NetworkOptimizer(lr=2e-3),
+    head_optimizer=NetworkOptimizer(lr=1e-3),
+    halflife=40_000.0,
+)
+MIXTURE_DMDX = replace(
+    MIXTURE,
+    steps=1_500,
+    lr=2e-4,
+    levels=LevelSettings(sigma_min=0.2, sigma_max=20.0),
+    pairs=PairSettings(pairs=20_000, steps=3_000, batch=256, lr=5e-4),
+    start=StartSettings(kind="adversarial"),
+)
+# The student moves slowly: from a good start at a tenth of the rates of Diff-Instruct.
+DIGITS = Settings(
+    steps=800,
+    batch=128,
+    lr=2e-5,
+    beta_1=0.0,
+    beta_2=0.99,
+    delay=100,
+    warmup=50,
+    decay="trapezoid",
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    fake_optimizer=NetworkOptimizer(lr=4e-4),
+    head_optimizer=NetworkOptimizer(lr=4e-4),
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+)
+DIGITS_DMDX = replace(
+    DIGITS,
+    pairs=PairSettings(pairs=16_000, steps=2_500, lr=2e-4),
+    start=StartSettings(kind="adversarial", head_lr=4e-4),
+)
+PRESETS = {
+    "mog40-adm": Preset("adversarial distribution matching, without a start", MOG40, MIXTURE),
+    "mog40-dmdx": Preset("DMDX: an adversarial start on pairs, then ADM", MOG40, MIXTURE_DMDX),
+    "digits-adm": Preset(
+        "8x8 real images by class; ADM after a regression on pairs", DigitsSettings(), DIGITS
+    ),
+    "digits-dmdx": Preset(
+        "8x8 real images by class; DMDX: an adversarial start on pairs, then ADM",
+        DigitsSettings(),
+        DIGITS_DMDX,
+    ),
+}
+ARMS = {
+    "mog40": {"adm": Arm("ADM", MIXTURE), "dmdx": Arm("DMDX", MIXTURE_DMDX)},
+    "digits": {"adm": Arm("ADM after pairs", DIGITS), "dmdx": Arm("DMDX", DIGITS_DMDX)},
+}
+TINY = Settings(
+    steps=10,
+    batch=8,
+    critic="own",
+    stride=0.1,
+    levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0),
+)
+METHOD = Method(
+    name="adm",
+    title="ADM",
+    year=2025,
+    address="https://arxiv.org/abs/2507.18569",
+    networks=("student", "fake", "head"),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"adm": LU, **regression.METHOD.bibtex},
+    cites_by=lambda config: ("adm", *(["luhman"] if config.pairs.pairs else [])),
+    presets=PRESETS,
+    cures=CURES,
+    arms=ARMS,
+    examples={
+        "adm": Example(TINY),
+        "adm-classes": Example(replace(TINY, critic="fake"), classes=2),
+        "adm-few-step": Example(replace(TINY, ratio=2, detach_fake=True), student="few_step"),
+        "adm-dmdx": Example(
+            replace(
+                TINY,
+                lattice=True,
+                pairs=replace(regression.TINY.pairs, pairs=20),
+                start=StartSettings(kind="adversarial"),
+            ),
+        ),
+    },
+)
