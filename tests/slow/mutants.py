@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+FREEFLOW = "methods/freeflow.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
@@ -62,6 +63,38 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 
 # One label for all rows: what takes a label still gets one.
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+OWN = [
+    Mutant(
+        "own: the number of rows without a row's own weight",
+        "functional/bounds.py",
+        "count = count - (1 - own)",
+        "count = count - 0.0",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: the weight of another row",
+        "functional/bounds.py",
+        "exponents[rows, rows % len(x)] +=",
+        "exponents[rows, (rows + 1) % len(x)] +=",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: reported with the weight of training",
+        VARDIU,
+        "if self.shared:  # with weights of one, whatever those of training are",
+        "if self.shared and self.own == 1:",
+        method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "codes: the intervals not of equal probability",
+        "nn/mlp.py",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / codes",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / (codes + 1)",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+]
 
 
 SIGNS = [
@@ -832,6 +865,45 @@ ANCHOR = [
     ),
 ]
 
+FLOWS = [
+    Mutant(
+        "sign: FreeFlow's prediction moves away from the teacher",
+        FREEFLOW,
+        "error = (answer - denoised - along) / self.sigma_data",
+        "error = (denoised + along - answer) / self.sigma_data",
+        method("freeflow", "relaxes"),
+    ),
+    Mutant(
+        "sign: FreeFlow's correction moves away from the teacher",
+        FREEFLOW,
+        "gap = (fake - real) / self.sigma_data",
+        "gap = (real - fake) / self.sigma_data",
+        method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "dropped: FreeFlow's derivative",
+        FREEFLOW,
+        "(answer - denoised - along)",
+        "(answer - denoised)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "place: FreeFlow asks the teacher at the start",
+        FREEFLOW,
+        "self.teacher(moved(x_t, t, s, answer), s, **cond)",
+        "self.teacher(x_t, t, **cond)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "factor: FreeFlow's correction without the time of the noise",
+        FREEFLOW,
+        "return x, gap / expand_like(self.time(r), gap), t",
+        "return x, gap, t",
+        method("freeflow", "closed_form"),
+    ),
+]
+
+
 IDENTITY = [
     Mutant(
         "sid: alpha and one less alpha swapped",
@@ -877,7 +949,7 @@ IDENTITY = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY]
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS, *OWN]
 
 
 class NotOnce(Exception):
