@@ -457,6 +457,9 @@ class Settings(Training):
     normalised: bool = False
     """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
     does; no bound then."""
+    regression_weight: float = 0.0
+    """anchored: the weight of the regression on pairs beside the bound; it is the bound of another
+    posterior, the teacher's own, see docs/methods/vardiu.md."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """anchored: how the fake is updated."""
 
@@ -544,9 +547,11 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
             "--posterior-weight, and keep --control-variate"
         )
     student = problem.networks.student()
-    student, _ = yield from regression.train_on_pairs(
+    student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
+    if config.regression_weight and pairs is None:
+        raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
     objective = AnchoredVarDiU(
         problem.known_teacher,
@@ -559,6 +564,8 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         weight=build.weight(config.weight),
         ratio=config.ratio,
         normalised=config.normalised,
+        regression=pairs if config.regression_weight else None,
+        regression_weight=config.regression_weight,
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )
