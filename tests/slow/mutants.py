@@ -65,6 +65,38 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
 
 
+OWN = [
+    Mutant(
+        "own: the number of rows without a row's own weight",
+        "functional/bounds.py",
+        "count = count - (1 - own)",
+        "count = count - 0.0",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: the weight of another row",
+        "functional/bounds.py",
+        "exponents[rows, rows % len(x)] +=",
+        "exponents[rows, (rows + 1) % len(x)] +=",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: reported with the weight of training",
+        VARDIU,
+        "if self.shared:  # with weights of one, whatever those of training are",
+        "if self.shared and self.own == 1:",
+        method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "codes: the intervals not of equal probability",
+        "nn/mlp.py",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / codes",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / (codes + 1)",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+]
+
+
 SIGNS = [
     Mutant(
         "sign: VarDiU",
@@ -156,6 +188,20 @@ SIGNS = [
         "* surrogate(x, scores)).mean())",
         "* surrogate(x, -scores)).mean())",
         method("sds", "closed_form"),
+    ),
+    Mutant(
+        "factor: VSD, a weight of noises",
+        SDS,
+        "return sigma * self.weight(sigma)",
+        "return self.weight(sigma)",
+        method("sds", "one_particle"),
+    ),
+    Mutant(
+        "place: SDI shows the teacher the inversion",
+        SDS,
+        "if not self.steps:",
+        "if self.steps:",
+        method("sds", "near_the_mode"),
     ),
     Mutant(
         "factor: SDS, a level of the difference of noises",
@@ -917,7 +963,7 @@ IDENTITY = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS]
+MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS, *OWN]
 
 
 class NotOnce(Exception):

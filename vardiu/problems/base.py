@@ -104,11 +104,13 @@ class Space(abc.ABC):
         mean: The mean of the data, one number or one a dimension.
         sigma_data: The standard deviation of the data, a dimension.
         variance: The variance of the data about its mean, an average over dimensions.
+        device: Where latents are decoded and images encoded; none where they are.
     """
 
     shape: tuple[int, ...]
     classes: int
     conditions: tuple[str, ...]
+    device: torch.device | None = None
 
     if TYPE_CHECKING:  # attributes, or computed when they are asked for
 
@@ -484,6 +486,11 @@ class Problem(abc.ABC):
         problem's presets are multiples of the data's standard deviation; else as they are."""
         return settings
 
+    def compute_on(self, device: torch.device) -> None:
+        r"""Has the teacher be asked, and latents be decoded, on a device from now on."""
+        self.data.teacher.device = device
+        self.space.device = device
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -537,10 +544,12 @@ class Problem(abc.ABC):
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
         if self.teacher is None:
             return {}
-        # One tensor at a time: a copy of all in float64 would be twice the teacher's size.
+        # The bytes as they are, one tensor at a time: no copy in a wider type.
         digest = hashlib.sha256()
         for tensor in self.teacher.state_dict().values():
-            digest.update(tensor.detach().cpu().flatten().double().contiguous().numpy().data)
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(raw.numpy().data)
         return {"teacher": digest.hexdigest()[:12]}
 
     def inputs(self) -> Mapping[str, Input]:

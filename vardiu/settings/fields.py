@@ -320,6 +320,9 @@ class DensitySettings:
     """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
     """The octaves of sines and cosines of the latent that the student's input has as well."""
+    codes: int = 0
+    """Intervals of equal probability of the latent's last coordinate, which the student tells
+    apart by an embedding each; its map may jump between them. 0 for a continuous map."""
     residual: bool = False
     """Whether the student adds its latent to its network's output, and so starts as spread as the
     data; the latent then has the dimensions of a sample."""
@@ -333,6 +336,11 @@ class DensitySettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        if self.codes and self.calls > 1:
+            raise ConfigError(
+                f"problem.codes must be 0 for a student of {self.calls} calls, got {self.codes}: "
+                "it is a network of noisy samples, not of a latent"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
