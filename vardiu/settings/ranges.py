@@ -89,7 +89,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("regression_weight", "adversarial_weight", "classifier_weight"), AT_LEAST_0),
     **dict.fromkeys(("beta_1", "beta_2"), Range(0, 1 - 2**-53)),
     **dict.fromkeys(("balance", "adaptive"), AT_LEAST_0),
-    **dict.fromkeys(("correction", "below"), Range(0, 1)),
+    **dict.fromkeys(("correction", "below", "lead"), Range(0, 1)),
     **dict.fromkeys(("rate", "rate_end", "stride"), Range(0, 1, open=True)),
     **dict.fromkeys(("pure", "pixel_weight"), Range(0, 1)),
     **dict.fromkeys(("head_lr", "limit"), POSITIVE),
