@@ -92,6 +92,35 @@ def test_a_run_from_the_first_command_to_the_last(capsys):
     assert "wang2025vardiu" in cited and "yin2018sivi" in cited and "durkan2019nsf" not in cited
 
 
+def test_a_flow_map_is_sampled_and_measured_with_any_number_of_calls(capsys):
+    words = ["--steps", "4", "--batch", "16", "--samples", "200", "--evaluations", "1"]
+    words += ["--width", "16", "--depth", "1", "--calls", "2", "--device", "cpu"]
+    assert main(["distill", "mog40-freeflow", *words]) == 0
+    run = "runs/mog40-freeflow"
+    found = {}
+    for calls in ("", "1", "2", "3"):
+        told = ["--calls", calls] if calls else []
+        assert main(["sample", run, "--num", "50", *told]) == 0
+        of = f"-calls{calls}" if calls else ""
+        found[calls] = np.load(f"{run}/samples-50-seed0{of}.npz")["x"]
+        assert main(["evaluate", run, "--num", "200", *told]) == 0
+        measured = json.loads(Path(f"{run}/evaluation-200-seed0{of}.json").read_text())
+        assert {m["n"] for m in measured["metrics"]} == {200}
+    assert np.array_equal(found[""], found["2"])  # the number that it was trained with
+    assert not np.allclose(found["1"], found["2"]) and not np.allclose(found["3"], found["2"])
+    assert distill() == 0
+    capsys.readouterr()
+    for command in ("sample", "evaluate"):
+        assert main([command, "runs/mog40", "--calls", "2"]) == 2
+        assert "makes a sample in 1 call and no other number, got 2" in told_in_one_line(capsys)
+        assert main([command, run, "--calls", "0"]) == 2
+        assert "--calls must be at least 1, got 0" in told_in_one_line(capsys)
+
+
+def told_in_one_line(capsys) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_the_saved_settings_give_the_same_student():
     assert distill() == 0
     assert main(["distill", "--config", "runs/mog40/config.yaml", "--out", "again"]) == 0

@@ -299,7 +299,9 @@ def test_nats_bound_the_divergence_from_the_anchors_law():
         assert gaussian_kl(*mine, *law(anchor.matrix, anchor.shift)) < value
 
 
-def turns(row: AnchorSettings, ratio: int, steps: int) -> tuple[list[int], list[int]]:
+def turns(
+    row: AnchorSettings, ratio: int, steps: int, delay: int = 0
+) -> tuple[list[int], list[int]]:
     """The steps at which the student is updated, and after which the anchor is the student."""
     problem = LinearGaussian(2, 2)
     anchor = Anchor(problem.generator, row, ratio, steps)
@@ -307,7 +309,8 @@ def turns(row: AnchorSettings, ratio: int, steps: int) -> tuple[list[int], list[
     objective = AnchoredVarDiU(
         problem.teacher, problem.generator, fake, levels=LEVEL, anchor=anchor, ratio=ratio
     )
-    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-3, "generator": 0.1}), steps=steps)
+    optimisation = Optimisation.adam({"fake": 1e-3, "generator": 0.1}, delay=delay)
+    trainer = Trainer(objective, optimisation, steps=steps)
     batches, updated, refreshed = DataFree(8), [], []
     for step in range(steps):
         before = trainer.updates["generator"]
@@ -325,6 +328,12 @@ def test_a_held_anchor_is_refreshed_and_then_the_fake_settles():
     # Until the student moves again it is its own anchor.
     assert refreshed == [6, 7, 8, 9, 13, 14, 15, 16, 20]
     assert steps_of(AnchorSettings(refresh=2, settle=3), 6, 2) == 21
+
+
+def test_a_held_anchor_may_be_trained_with_a_delay():
+    # No turn is due at step 0: turns come by what happens on the way.
+    updated, _ = turns(AnchorSettings(refresh=2, settle=3), ratio=2, steps=21, delay=6)
+    assert updated == [10, 12, 17, 19]
 
 
 def test_a_held_anchor_is_refreshed_when_the_student_has_left_it():

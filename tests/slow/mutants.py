@@ -26,9 +26,12 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+FREEFLOW = "methods/freeflow.py"
+EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
 
@@ -61,6 +64,38 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 
 # One label for all rows: what takes a label still gets one.
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+OWN = [
+    Mutant(
+        "own: the number of rows without a row's own weight",
+        "functional/bounds.py",
+        "count = count - (1 - own)",
+        "count = count - 0.0",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: the weight of another row",
+        "functional/bounds.py",
+        "exponents[rows, rows % len(x)] +=",
+        "exponents[rows, (rows + 1) % len(x)] +=",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: reported with the weight of training",
+        VARDIU,
+        "if self.shared:  # with weights of one, whatever those of training are",
+        "if self.shared and self.own == 1:",
+        method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "codes: the intervals not of equal probability",
+        "nn/mlp.py",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / codes",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / (codes + 1)",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+]
 
 
 SIGNS = [
@@ -114,11 +149,60 @@ SIGNS = [
         method("consistency"),
     ),
     Mutant(
+        "sign: EMD",
+        EMD,
+        "direction = -expand_like(scale, eps)",
+        "direction = expand_like(scale, eps)",
+        method("emd", "chains_moments"),
+    ),
+    Mutant(
+        "factor: EMD, what a chain takes",
+        EMD,
+        " / gain(row.steps, row.gamma_eps)",
+        "",
+        method("emd", "is_diff_instruct"),
+    ),
+    Mutant(
+        "place: EMD, the student at the end of its chain",
+        EMD,
+        "self.generator(end.z, **cond)",
+        "self.generator(drawn.z, **cond)",
+        method("emd", "chains_moments"),
+    ),
+    Mutant(
+        "order: a chain's latent is moved from the step's own start",
+        CHAINS,
+        "            kept = (1 - gamma_z) * z + gamma_z * pull",
+        "            kept = z + gamma_z * pull",
+        method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "noise: a chain of states keeps the noise of its start",
+        CHAINS,
+        "moved, quiet = x + s * eps, x",
+        "moved, quiet = x + s * eps, x + s * eps",
+        method("emd", "latent_stays"),
+    ),
+    Mutant(
         "sign: SDS",
         SDS,
         "* surrogate(x, scores)).mean())",
         "* surrogate(x, -scores)).mean())",
         method("sds", "closed_form"),
+    ),
+    Mutant(
+        "factor: VSD, a weight of noises",
+        SDS,
+        "return sigma * self.weight(sigma)",
+        "return self.weight(sigma)",
+        method("sds", "one_particle"),
+    ),
+    Mutant(
+        "place: SDI shows the teacher the inversion",
+        SDS,
+        "if not self.steps:",
+        "if self.steps:",
+        method("sds", "near_the_mode"),
     ),
     Mutant(
         "factor: SDS, a level of the difference of noises",
@@ -168,6 +252,34 @@ SIGNS = [
         '"pure") < self.row.pure',
         '"pure") < 1.0',
         method("adm", "between_or_noise_alone"),
+    ),
+    Mutant(
+        "sign: f-distill's ratio",
+        F_DISTILL,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("f_distill", "raises_the_logits_of_data"),
+    ),
+    Mutant(
+        "factor: f-distill forgets its weight",
+        F_DISTILL,
+        "        if self.head is None:",
+        "        if True:",
+        method("f_distill", "weighted_by_the_mean_logit"),
+    ),
+    Mutant(
+        "factor: Jensen-Shannon's weight is the softened reverse one",
+        DIVERGENCES,
+        "lambda t: 0.5 * t.sigmoid()",
+        "lambda t: 0.5 * (-t).sigmoid()",
+        method("f_distill", "jensen_shannon"),
+    ),
+    Mutant(
+        "factor: a ratio without its square",
+        DIVERGENCES,
+        "lambda t: 2 * (2 * t).exp()",
+        "lambda t: 2 * t.exp()",
+        method("f_distill", "chi_squared"),
     ),
     Mutant(
         "sign: regression",
@@ -768,6 +880,45 @@ ANCHOR = [
     ),
 ]
 
+FLOWS = [
+    Mutant(
+        "sign: FreeFlow's prediction moves away from the teacher",
+        FREEFLOW,
+        "error = (answer - denoised - along) / self.sigma_data",
+        "error = (denoised + along - answer) / self.sigma_data",
+        method("freeflow", "relaxes"),
+    ),
+    Mutant(
+        "sign: FreeFlow's correction moves away from the teacher",
+        FREEFLOW,
+        "gap = (fake - real) / self.sigma_data",
+        "gap = (real - fake) / self.sigma_data",
+        method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "dropped: FreeFlow's derivative",
+        FREEFLOW,
+        "(answer - denoised - along)",
+        "(answer - denoised)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "place: FreeFlow asks the teacher at the start",
+        FREEFLOW,
+        "self.teacher(moved(x_t, t, s, answer), s, **cond)",
+        "self.teacher(x_t, t, **cond)",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "factor: FreeFlow's correction without the time of the noise",
+        FREEFLOW,
+        "return x, gap / expand_like(self.time(r), gap), t",
+        "return x, gap, t",
+        method("freeflow", "closed_form"),
+    ),
+]
+
+
 IDENTITY = [
     Mutant(
         "sid: alpha and one less alpha swapped",
@@ -858,7 +1009,18 @@ TRANSPORTED = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *TRANSPORTED]
+MUTANTS = [
+    *SIGNS,
+    *DROPPED,
+    *NETWORKS,
+    *SETTINGS,
+    *STATED,
+    *ANCHOR,
+    *IDENTITY,
+    *FLOWS,
+    *OWN,
+    *TRANSPORTED,
+]
 
 
 class NotOnce(Exception):

@@ -19,6 +19,7 @@ from ..runs.measuring import trained_features
 from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
+from ..students.base import Generator
 from .console import console
 from .folders import existing_run, trained_student
 from .options import Parser, add_student_options
@@ -44,9 +45,10 @@ def sample(arguments: list[str]) -> None:
         help="a class, by its name or number; may be given several times; all of them in turn by "
         "default",
     )
+    add_calls_option(parser)
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
-    _refuse_out_of_range(chosen.num, chosen.seed, 1)
+    _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
     folder = existing_run(chosen.run)
     if chosen.out:
         path = Path(chosen.out)
@@ -54,11 +56,13 @@ def sample(arguments: list[str]) -> None:
             raise ConfigError(f"--out must end in .npz, got {shown(path)}")
         new_file(path), new_file(path.with_suffix(".png"))
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
+    student = asked(student, chosen.calls)
     if chosen.label:
         problem.data.choose_classes(chosen.label)
     numbers, names = problem.data.chosen or (), problem.data.names
     if not chosen.out:
         of = "".join(f"-label{number}" for number in numbers)
+        of = of_calls(chosen.calls) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
     picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,11 +108,14 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
     parser.add_argument("--data", help="where the images to compare with are now")
+    add_calls_option(parser)
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
-    _refuse_out_of_range(100 if chosen.num is None else chosen.num, chosen.seed, 100)
+    number = 100 if chosen.num is None else chosen.num
+    _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
     folder = existing_run(chosen.run)
     student, problem, task = trained_student(folder, chosen)
+    student = asked(student, chosen.calls)
     refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
@@ -118,7 +125,7 @@ def evaluate(arguments: list[str]) -> None:
     print_metrics(console, metrics, reference, who)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
-    path = folder.file(f"evaluation-{n}-seed{chosen.seed}.json")
+    path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of_calls(chosen.calls)}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],
         "version": __version__,
@@ -134,12 +141,39 @@ def evaluate(arguments: list[str]) -> None:
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _refuse_out_of_range(num: int, seed: int, least: int) -> None:
+def add_calls_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--calls",
+        type=int,
+        metavar="N",
+        help="calls of the network a sample; of a student that knows more than one number of them",
+    )
+
+
+def asked(student: Generator, calls: int | None) -> Generator:
+    r"""Returns a student of so many calls; as it is where none are asked for.
+
+    Raises:
+        ConfigError: It knows no such number.
+    """
+    try:
+        return student if calls is None else student.with_calls(calls)
+    except ValueError as error:
+        raise ConfigError(f"--calls: {error}") from error
+
+
+def of_calls(calls: int | None) -> str:
+    r"""Returns what the name of a file has of the calls that are asked for."""
+    return "" if calls is None else f"-calls{calls}"
+
+
+def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> None:
     for option, value, allowed in (
         ("--num", num, Range(least, 1_000_000_000)),
         ("--seed", seed, RANGES["seed"]),
+        ("--calls", calls, RANGES["calls"]),
     ):
-        refusal = allowed.refusal(value)
+        refusal = None if value is None else allowed.refusal(value)
         if refusal is not None:
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
 

@@ -86,16 +86,21 @@ class Captioned(Denoiser):
     def features(
         self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.denoiser.features(x_t, sigma, at, **self.captions(cond["label"]))
+        return self.denoiser.features(x_t, sigma, at, **self._looked_up(cond))
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
-        return self.denoiser(x_t, sigma, **self.captions(cond["label"]))
+        return self.denoiser(x_t, sigma, **self._looked_up(cond))
 
     def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
-        return self.denoiser.generate(z, sigma, **self.captions(cond["label"]))
+        return self.denoiser.generate(z, sigma, **self._looked_up(cond))
 
     def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
         return self.denoiser.pure_noise(z, sigma)
+
+    def _looked_up(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        r"""Returns the conditions of the prompts; what else the network is told stays."""
+        more = {name: value for name, value in cond.items() if name != "label"}
+        return {**self.captions(cond["label"]), **more}
 
     def trainable_copy(self) -> Denoiser:
         r"""Returns a trainable copy that looks up the same captions."""

@@ -20,6 +20,7 @@ from .bounds import (
     shared_log_marginal,
     standard_normal_log_prob,
 )
+from .divergences import DIVERGENCES, Divergence
 from .scores import (
     Weight,
     denoised_to_score,
@@ -49,6 +50,8 @@ __all__ = [
     "same_condition",
     "shared_log_marginal",
     "standard_normal_log_prob",
+    "DIVERGENCES",
+    "Divergence",
     "Weight",
     "denoised_to_score",
     "denoising",

@@ -14,7 +14,16 @@ __all__ = [
     "log_sum_exp",
     "pairwise_square",
     "scale_gradient",
+    "sent",
 ]
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    r"""Returns a tensor on a device; to a CUDA device it is copied from page-locked memory, and
+    the host does not wait."""
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def expand_like(a: Tensor, x: Tensor) -> Tensor:

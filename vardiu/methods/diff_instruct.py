@@ -233,10 +233,21 @@ class DiffInstruct(Objective):
             if self.normalised:
                 size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)
-        direction = expand_like(self.weight(sigma), x) * difference
+            factor = self.weight(sigma) * self.importance(x_t, sigma, cond)
+        direction = expand_like(factor, x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+
+    def importance(self, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        r"""Returns the factor of each row's direction beside its level's weight, `(B,)`: one.
+
+        Arguments:
+            x_t: Noisy samples of the student, with shape :math:`(B, *)`.
+            sigma: Their levels, with shape :math:`(B)`.
+            cond: Their conditions.
+        """
+        return torch.ones_like(sigma)
 
     def regressed(self, loss: Loss, n: int) -> Loss:
         r"""Returns a loss of the student, and beside it that of its regression if there is one."""

@@ -148,6 +148,8 @@ class VarDiU(Objective):
             have reparametrised samples.
         shared: Whether all rows of a batch share their latents, which makes the student's marginal
             that of the minibatch. It goes with the prior, and with no particles.
+        own: The weight of a row's own sample in that mixture: 1 for a bound, see
+            `vardiu.functional.bounds.shared_log_marginal`.
         lattice: Whether latents and levels are spread evenly, see `Objective`. For shared latents
             the bound holds and is tighter: the mixture of the batch has the student's marginal
             for its mean, and the divergence is convex.
@@ -172,6 +174,7 @@ class VarDiU(Objective):
         posterior_weight: Weight | None = None,
         particles: int = 0,
         shared: bool = False,
+        own: float = 1.0,
         lattice: bool = False,
         antithetic: bool = True,
         control_variate: bool = True,
@@ -193,6 +196,13 @@ class VarDiU(Objective):
             )
         if shared and particles:
             raise ValueError("shared latents take no further particles: set particles=0")
+        if particles and generator.jumps:
+            raise ConfigError(
+                f"particles need a student that is continuous in its latent, and this "
+                f"{type(generator).__name__} jumps: set particles=0, or codes=0 where it has codes"
+            )
+        if not 0 <= own <= 1 or (own != 1 and not shared):
+            raise ValueError(f"own must be within [0, 1], and 1 unless shared, got {own}")
         if posterior_weight is not None and (shared or particles):
             raise ValueError(
                 "a weight of the posterior's own takes no particles or shared latents"
@@ -201,6 +211,7 @@ class VarDiU(Objective):
         self.levels, self.weight = levels, weight
         self.posterior_weight = posterior_weight
         self.particles, self.shared, self.lattice = particles, shared, lattice
+        self.own = own
         self.antithetic, self.control_variate = antithetic, control_variate
 
     @property
@@ -282,7 +293,8 @@ class VarDiU(Objective):
             role: The stream of the particles.
         """
         if self.shared:
-            return shared_log_marginal(x_t, x_0, sigma, same_condition(cond, len(x_0)))
+            same = same_condition(cond, len(x_0))
+            return shared_log_marginal(x_t, x_0, sigma, same, self.own)
         r = self.posterior(x_t, sigma, **cond)
         z = z.flatten(1)
         # The entropies of the prior and of the kernel are exact: only log r is estimated.
@@ -323,7 +335,10 @@ class VarDiU(Objective):
         z, noise, sigma, cond = draw
         x = self.generator(z, **cond) if x is None else x
         x_t = x + expand_like(sigma, x) * noise
-        value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
+        if self.shared:  # with weights of one, whatever those of training are
+            value = shared_log_marginal(x_t, x, sigma, same_condition(cond, len(x)))
+        else:
+            value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
         teacher = self.teacher.module
         return value - teacher.log_prob(x_t, sigma, **cond) if exact(teacher) else value
 
@@ -402,6 +417,9 @@ class Settings(Training):
     """flow: the width of each of the two hidden layers of each transformation's network."""
     particles: int = 0
     """The number K of further latents in the importance-weighted bound."""
+    own: float = 1.0
+    """shared: the weight of a row's own sample in the minibatch mixture, from 0 to 1. Only at 1
+    there is a bound; at 1/2 independent rows make no error of the first order in 1 / batch."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
     antithetic: bool = True
@@ -426,6 +444,11 @@ class Settings(Training):
                 f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
                 f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
             )
+        if self.own != 1 and self.posterior != "shared":
+            raise ConfigError(
+                f"own must be 1 with posterior {self.posterior}, got {self.own:g}: it weighs a "
+                "row's own sample in the minibatch mixture, --posterior shared"
+            )
 
     anchor: AnchorSettings = AnchorSettings()
     """anchored: the lagging copy of the student."""
@@ -434,6 +457,9 @@ class Settings(Training):
     normalised: bool = False
     """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
     does; no bound then."""
+    regression_weight: float = 0.0
+    """anchored: the weight of the regression on pairs beside the bound; it is the bound of another
+    posterior, the teacher's own, see docs/methods/vardiu.md."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """anchored: how the fake is updated."""
 
@@ -495,6 +521,7 @@ def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[
         posterior_weight=None if own is None else build.weight(own),
         particles=config.particles,
         shared=config.posterior == "shared",
+        own=config.own,
         lattice=config.lattice,
         antithetic=config.antithetic,
         control_variate=config.control_variate,
@@ -520,9 +547,11 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
             "--posterior-weight, and keep --control-variate"
         )
     student = problem.networks.student()
-    student, _ = yield from regression.train_on_pairs(
+    student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
+    if config.regression_weight and pairs is None:
+        raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
     objective = AnchoredVarDiU(
         problem.known_teacher,
@@ -535,6 +564,8 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         weight=build.weight(config.weight),
         ratio=config.ratio,
         normalised=config.normalised,
+        regression=pairs if config.regression_weight else None,
+        regression_weight=config.regression_weight,
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )

@@ -36,6 +36,7 @@ from ..storage.checkpoints import digest_of_file
 from ..storage.code import CODE_ERRORS, OwnCode
 from ..storage.files import write_bytes_atomic, write_text_atomic
 from ..students.few_step import FewStep, OneStep
+from ..students.flow_map import FlowMap
 from ..students.framed import Frame, Framed
 from ..students.picture import Picture
 from ..students.pushforward import Pushforward
@@ -68,6 +69,7 @@ KINDS: Mapping[str, Kind] = {
     "edm2_unet": Kind(EDM2UNet),
     "few_step": Kind(FewStep, ("denoiser",)),
     "flow": Kind(Flow),
+    "flow_map": Kind(FlowMap, ("denoiser",)),
     "frame": Kind(Frame),
     "framed": Kind(Framed, ("denoiser", "frame")),
     "iddpm_levels": Kind(IDDPMLevels),

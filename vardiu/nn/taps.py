@@ -91,9 +91,14 @@ class Tapped(nn.Module, abc.ABC):
         r"""Returns the output, and calls `tap` with every activation that has a name."""
 
     def forward(
-        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor | None = None,
+        label: Tensor | None = None,
+        **cond: Tensor,
     ) -> Tensor:
-        return self.run_layers(untapped, x, c_noise, label)
+        # Beside the class, a network may take more, see `vardiu.nn.ends`.
+        return self.run_layers(untapped, x, c_noise, **{"label": label, **cond})
 
     def features(
         self, x: Tensor, c_noise: Tensor | None = None, at: Sequence[str] = (), **cond: Tensor

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .ends import EndEmbedding, check_end
 from .recompute import Recomputed
 from .taps import Tap, Tapped, required_level
 
@@ -83,6 +84,7 @@ class UNet(Recomputed, Tapped):
         embedding: The width of the embedding of level and class.
         final: Whether the image is returned. Without it, the half-resolution features are, pooled
             and flattened, with shape `(B, features)`: the trunk of a posterior or a critic.
+        ends: Whether it is told where the map that it stands for ends, see `vardiu.nn.ends`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class UNet(Recomputed, Tapped):
         classes: int = 0,
         embedding: int = 128,
         final: bool = True,
+        ends: bool = False,
     ) -> None:
         super().__init__()
         full, half = widths
@@ -104,12 +107,14 @@ class UNet(Recomputed, Tapped):
             "classes": classes,
             "embedding": embedding,
             "final": final,
+            "ends": ends,
         }
         self.width, self.classes = embedding, classes
         self.level = nn.Sequential(
             nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
+        self.end = EndEmbedding(embedding) if ends else None
         self.stem = nn.Conv2d(channels, full, 3, padding=1)
         self.enter = ResidualBlock(full, full, embedding)
         self.down = nn.Conv2d(full, half, 2, stride=2)
@@ -126,14 +131,26 @@ class UNet(Recomputed, Tapped):
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
 
+    def end_embedding(self) -> EndEmbedding:
+        r"""Returns a fresh embedding of an end."""
+        return EndEmbedding(self.width)
+
     def run_layers(
-        self, tap: Tap, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+        self,
+        tap: Tap,
+        x: Tensor,
+        c_noise: Tensor | None = None,
+        label: Tensor | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
         if (label is not None) != (self.label is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
+        check_end(end, self.end)
         embedding = self.level(fourier(required_level(c_noise, self), self.width))
         if label is not None and self.label is not None:
             embedding = embedding + self.label(label)
+        if end is not None and self.end is not None:
+            embedding = embedding + self.end(end)
         embedding = nn.functional.silu(embedding)
         skip = self.run(self.enter, self.stem(x), embedding)
         tap("down.0", skip)

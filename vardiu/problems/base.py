@@ -120,11 +120,13 @@ class Space(abc.ABC):
         mean: The mean of the data, one number or one a dimension.
         sigma_data: The standard deviation of the data, a dimension.
         variance: The variance of the data about its mean, an average over dimensions.
+        device: Where latents are decoded and images encoded; none where they are.
     """
 
     shape: tuple[int, ...]
     classes: int
     conditions: tuple[str, ...]
+    device: torch.device | None = None
 
     if TYPE_CHECKING:  # attributes, or computed when they are asked for
 
@@ -195,6 +197,21 @@ class Networks(abc.ABC):
 
     def __init__(self, space: Space, teacher: SampledTeacher) -> None:
         self.space, self.teacher = space, teacher
+
+    settings: Any = None
+
+    @property
+    def calls(self) -> int:
+        r"""The number of calls that a student is asked for."""
+        calls: int = getattr(self.settings, "calls", 1)
+        return calls
+
+    @property
+    def sigma(self) -> float | None:
+        r"""The level at which a student is to ask its network first; none where that is left to
+        the network."""
+        sigma: float | None = getattr(self.settings, "sigma", None)
+        return sigma
 
     @abc.abstractmethod
     def student(self) -> Generator:
@@ -490,6 +507,11 @@ class Problem(abc.ABC):
         problem's presets are multiples of the data's standard deviation; else as they are."""
         return settings
 
+    def compute_on(self, device: torch.device) -> None:
+        r"""Has the teacher be asked, and latents be decoded, on a device from now on."""
+        self.data.teacher.device = device
+        self.space.device = device
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -543,10 +565,12 @@ class Problem(abc.ABC):
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
         if self.teacher is None:
             return {}
-        # One tensor at a time: a copy of all in float64 would be twice the teacher's size.
+        # The bytes as they are, one tensor at a time: no copy in a wider type.
         digest = hashlib.sha256()
         for tensor in self.teacher.state_dict().values():
-            digest.update(tensor.detach().cpu().flatten().double().contiguous().numpy().data)
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(raw.numpy().data)
         return {"teacher": digest.hexdigest()[:12]}
 
     def inputs(self) -> Mapping[str, Input]:

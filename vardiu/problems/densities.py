@@ -73,7 +73,12 @@ class DensityNetworks(Networks):
         if row.calls > 1:
             return FewStep.on_grid(self.fake(), row.calls)
         network = MLP(
-            (row.latent,), space.shape, width=row.width, depth=row.depth, fourier=row.fourier
+            (row.latent,),
+            space.shape,
+            width=row.width,
+            depth=row.depth,
+            fourier=row.fourier,
+            codes=row.codes,
         )
         if row.residual:
             network.start_at_zero()

@@ -64,9 +64,11 @@ class ImageNetworks(Networks):
         found = started(inner, row.student, row.rank, row.precision)
         return found if captions is None else Captioned(found, captions)
 
+    def student_denoiser(self) -> Denoiser:
+        return self.denoiser() if self.settings.student == "fresh" else self.fake()
+
     def student(self) -> Generator:
-        row = self.settings
-        denoiser = self.denoiser() if row.student == "fresh" else self.fake()
+        row, denoiser = self.settings, self.student_denoiser()
         if row.calls == 1:
             return OneStep(denoiser, row.sigma)
         return FewStep.on_grid(denoiser, row.calls, row.sigma, row.rule)

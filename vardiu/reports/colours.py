@@ -23,6 +23,7 @@ METHODS: Mapping[str, Colour] = {
     "dmd2": Colour("#00855F", "#2CC9A0"),
     "consistency": Colour("#B0478D", "#EB8FCB"),
     "regression": Colour("#9A7400", "#E3BC3F"),
+    "emd": Colour("#A65300", "#E8A05C"),
     "sds": Colour("#6A4BBC", "#B49CFA"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }

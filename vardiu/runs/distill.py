@@ -50,7 +50,7 @@ def distill(
         if run.is_finished:
             return run.folder
         problem = run.problem
-        teacher, data = problem.data.unguided, problem.data.reference(512)
+        teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
         rows = LEVELS * len(data[0])
         with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
             checked(teacher, *data, problem.data.resample)
@@ -85,7 +85,7 @@ def judged_results(
 def ship_student(run: Execution) -> None:
     r"""Measures the trained student, writes it, and finishes the run with what is read back."""
     task, problem = run.task, run.problem
-    student = run.result.cpu()
+    student = run.result.to(run.device)
     assert isinstance(student, Generator)
     run.broadcast(FinalMeasurementStarted("the student"))
     n = task.run.samples or problem.scores.samples
@@ -106,5 +106,5 @@ def ship_student(run: Execution) -> None:
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
     calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
-    student = problem.with_prompts(shipped)
+    student = problem.with_prompts(shipped).to(run.device)
     run.finish(results, problem.student_source(student), f"student, {calls}", student)

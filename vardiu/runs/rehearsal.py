@@ -50,7 +50,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         accumulate = task.run.accumulate
         trainer = Trainer(objective, stage.optimisation, steps=stage.steps, accumulate=accumulate)
         stage = stages.after(trainer)
-    result = stages.result.requires_grad_(False).eval().cpu()
+    result = stages.result.requires_grad_(False).eval()
     with tempfile.TemporaryDirectory() as place:
         if isinstance(result, Generator):
             problem.scores.measure(problem.student_source(result), LEAST_SAMPLES)

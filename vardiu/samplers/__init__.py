@@ -1,6 +1,7 @@
 r"""Many calls of a denoiser, from noise to a sample."""
 
 from ..functional.trajectories import step
+from .chains import run_chain
 from .ode import DDIM, Ancestral, Euler, Heun, Sampler
 from .pairs import Pairs, teacher_pairs
 from .trajectories import trajectory
@@ -15,4 +16,5 @@ __all__ = [
     "teacher_pairs",
     "trajectory",
     "step",
+    "run_chain",
 ]

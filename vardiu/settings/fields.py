@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .ranges import check_ranges
 
 __all__ = [
+    "ChainSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -191,6 +192,35 @@ class AnchorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChainSettings:
+    r"""A chain of Langevin's method on the noise and the latent of a sample."""
+
+    steps: int = 8
+    """The number of steps of a chain."""
+    gamma_eps: float = 0.16
+    """The step size of the noise; of the noisy state it is multiplied by sigma^2."""
+    gamma_z: float = 1.6e-5
+    """The step size of the latent; at 0 it stays where it was drawn."""
+    form: Literal["noise", "state"] = "noise"
+    """What is moved beside the latent: the noise, or the noisy state."""
+    cancel: Literal["none", "last", "all"] = "all"
+    """Which of a chain's noise is taken out of what the student is moved by: none, that of the
+    last step, or that of all steps and of the start."""
+
+    def __post_init__(self) -> None:
+        check_ranges("chain.", self)
+        for name, value, fits, words in (
+            ("gamma_eps", self.gamma_eps, 0 < self.gamma_eps < 1, "above 0"),
+            ("gamma_z", self.gamma_z, 0 <= self.gamma_z < 1, "at least 0"),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"chain.{name} must be {words} and below 1, from where on a chain need not be "
+                    f"stable, got {value:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VariableSettings:
     r"""What a direction moves: the student that a method of directions trains."""
 
@@ -306,6 +336,9 @@ class DensitySettings:
     """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
     """The octaves of sines and cosines of the latent that the student's input has as well."""
+    codes: int = 0
+    """Intervals of equal probability of the latent's last coordinate, which the student tells
+    apart by an embedding each; its map may jump between them. 0 for a continuous map."""
     residual: bool = False
     """Whether the student adds its latent to its network's output, and so starts as spread as the
     data; the latent then has the dimensions of a sample."""
@@ -319,6 +352,11 @@ class DensitySettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        if self.codes and self.calls > 1:
+            raise ConfigError(
+                f"problem.codes must be 0 for a student of {self.calls} calls, got {self.codes}: "
+                "it is a network of noisy samples, not of a latent"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@ r"""Students: generators from a latent to a sample, which is what is trained and
 from .affine import Affine
 from .base import Generator
 from .few_step import FewStep, OneStep, State
+from .flow_map import FlowMap
 from .framed import Frame, Framed
 from .picture import Picture
 from .prompted import with_prompts, without_prompts
@@ -15,6 +16,7 @@ __all__ = [
     "FewStep",
     "OneStep",
     "State",
+    "FlowMap",
     "Frame",
     "Framed",
     "Picture",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 
 from ..denoisers.base import Denoiser
+from ..denoisers.exact import GaussianDenoiser
 from .base import Generator
 
-__all__ = ["Affine", "AffineDenoiser"]
+__all__ = ["Affine", "AffineDenoiser", "AffineRatio"]
 
 
 class Affine(Generator):
@@ -68,3 +70,31 @@ class AffineDenoiser(Denoiser):
         noise = torch.eye(len(b)).to(b) * sigma.square()[:, None, None]
         solved = torch.linalg.solve(covariance + noise, (x_t - b)[..., None])
         return b + (covariance @ solved).squeeze(-1) + 0 * self.unused
+
+
+class AffineRatio(nn.Module):
+    r"""The exact log-ratio of a Gaussian teacher's noisy density to an affine student's.
+
+    .. math:: c(x_t, \sigma) = \log \mathcal{N}(x_t; m, C + \sigma^2 I)
+        - \log \mathcal{N}(x_t; b, A A^\top + \sigma^2 I)
+
+    It is the best discriminator of real and generated noisy samples, called as one, and has
+    nothing to train. It is of the student as it is at each call.
+
+    Arguments:
+        student: The student.
+        teacher: The teacher.
+    """
+
+    def __init__(self, student: Affine, teacher: GaussianDenoiser) -> None:
+        super().__init__()
+        # Out of the modules: their weights are trained and saved elsewhere.
+        self.__dict__["both"] = student, teacher
+
+    def forward(self, denoiser: object, y_t: Tensor, sigma: Tensor) -> list[Tensor]:
+        r"""Returns the log-ratio of each row, `(B,)`; `denoiser` is not looked at."""
+        student, teacher = self.__dict__["both"]
+        a, b = student.matrix.detach(), student.shift.detach()
+        noise = torch.eye(len(b)).to(b) * sigma.square()[:, None, None]
+        own = MultivariateNormal(b, a @ a.T + noise)
+        return [teacher.log_prob(y_t, sigma) - own.log_prob(y_t)]

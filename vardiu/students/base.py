@@ -91,12 +91,15 @@ class Generator(Interface, abc.ABC):
         shape: The shape of one sample.
         conditions: The names of its conditions.
         calls: The number of network evaluations a sample costs.
+        jumps: Whether a sample may jump as its latent moves: its gradient in the latent is then
+            not that of a mean over latents, which particles from a posterior would need.
     """
 
     latent_shape: tuple[int, ...]
     shape: tuple[int, ...]
     conditions: tuple[str, ...] = ()
     calls: int = 1
+    jumps: bool = False
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 
@@ -126,6 +129,20 @@ class Generator(Interface, abc.ABC):
         r"""Returns the input of a call as the student's own calls before it make it of latents,
         `(B, *)`, without a gradient; of a student of one call the latents."""
         return z
+
+    def with_calls(self, calls: int) -> Generator:
+        r"""Returns the same network asked another number of times, where it knows more than one.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if calls != self.calls:
+            raise ValueError(
+                f"this student makes a sample in {self.calls} "
+                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: only "
+                "a flow map (--method freeflow) knows others"
+            )
+        return self
 
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""

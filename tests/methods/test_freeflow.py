@@ -1,0 +1,382 @@
+"""FreeFlow against closed forms: of Gaussians of variance 1/4, where the flow map is linear."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import denoiser
+from torch import Tensor, nn
+
+from vardiu.data.batch import Batch
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.ends import told_ends
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.levels import Levels, LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError
+from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, difference, forward, recipe
+from vardiu.nn import Precision, UNet
+from vardiu.problems.toy import ToyProblem
+from vardiu.students.flow_map import FlowMap
+from vardiu.training.stage import Context
+
+V, TOP = 0.25, 80.0
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def exact(t: Tensor, s: Tensor) -> Tensor:
+    """G of N(0, V) per unit of x_t: the state is x_t sqrt((V + s^2) / (V + t^2))."""
+    moved = ((V + s**2) / (V + t**2)).sqrt()
+    return (moved - s / t) / (1 - s / t)
+
+
+class Stub(Denoiser):
+    """A function G = f(t, s) x_t of the levels in place of a network; s from its feature."""
+
+    def __init__(self, f, shape=(1,)) -> None:
+        super().__init__()
+        self.f, self.shape = f, shape
+        self.sigma_min, self.sigma_max = 1e-4, TOP
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x_t: Tensor, sigma: Tensor, *, end: Tensor, **cond: Tensor) -> Tensor:
+        s = (4 * end).exp() - 8e-3  # the feature's own offset, 1e-4 T
+        return self.f(sigma, s)[:, None] * x_t + 0 * self.unused
+
+
+def teacher() -> GaussianDenoiser:
+    return GaussianDenoiser(torch.zeros(1), V * torch.eye(1), sigma_min=1e-4, sigma_max=TOP)
+
+
+def objective(f, **options) -> FreeFlow:
+    levels = options.pop("levels", LogUniform(1e-2, TOP))
+    options = {"correction": 0.0, "below": 0.0, "adaptive": 0.0, **options}
+    return FreeFlow(
+        teacher(),
+        FlowMap(Stub(f), [TOP]),
+        options.pop("fake", None),
+        levels=levels,
+        noise_levels=options.pop("noise_levels", levels),
+        **options,
+    )
+
+
+# G* of z = 1, x_T = 80, with T = 80.
+@pytest.mark.parametrize(
+    "s, wanted",
+    [(0.0, 0.4999902), (0.1, 0.4104050), (0.5, 0.2083954), (1.0, 0.1195060), (2.0, 0.0630898)],
+)
+def test_the_exact_answer_has_the_known_decimals(s, wanted):
+    t, s = torch.tensor([TOP]), torch.tensor([s])
+    flow = FlowMap(Stub(exact), [TOP])
+    assert abs(float(flow.answer(flow.start(torch.ones(1, 1)), t, s)) - wanted) < 1e-7
+
+
+@pytest.mark.parametrize("below", [0.0, 0.5])
+@pytest.mark.parametrize("derivative, slack", [("forward", 1e-8), ("difference", 2e-5)])
+def test_the_velocity_of_the_exact_map_is_the_teachers(derivative, slack, below):
+    f = objective(exact, derivative=derivative, below=below)
+    _, error, t = f.predicted(torch.randn(64, 1), {}, 0)
+    assert float(error.abs().max()) < slack
+    assert abs(int((t < TOP).sum()) - 64 * below) <= 24 * below * 2  # six standard deviations
+    # And sees a map that is off by a hundredth.
+    g = objective(lambda t, s: 1.01 * exact(t, s), derivative=derivative, below=below)
+    assert float(g.predicted(torch.randn(64, 1), {}, 0)[1].abs().max()) > 100 * slack
+
+
+def rho(delta: Tensor) -> Tensor:
+    return (delta**2 * V + (1 - delta) ** 2).sqrt()
+
+
+# Of a map f(delta) = r(delta) z from noise in flow coordinates, T infinite: the rate of the stub's
+# fixed point at delta 0.5 and 1.
+STUBS = {
+    "no derivative": (0.625, math.inf),
+    "teacher at the noise": (0.4184246, 0.3068528),
+    "the wrong tangent": (0.4761905, 0.4),
+    "one step of Euler": (0.5, 0.0),
+}
+
+
+def stub_map(name: str, delta: Tensor) -> Tensor:
+    r = rho(delta)
+    return {
+        "no derivative": r**2 / (1 - delta),
+        "teacher at the noise": 1 + r.log(),
+        "the wrong tangent": 2 * r**2 / (1 + r**2),
+        "one step of Euler": 1 - delta,
+    }[name]
+
+
+@pytest.mark.parametrize("name", STUBS)
+def test_maps_of_other_identities_are_seen_to_be_wrong(name):
+    """The fixed points of what could be trained by mistake have another velocity than the
+    teacher's where they are."""
+    half = float(stub_map(name, torch.tensor(0.5)))
+    assert abs(half - STUBS[name][0]) < 1e-6
+    end = float(stub_map(name, torch.tensor(1.0 - 1e-12)))
+    assert abs(end - STUBS[name][1]) < 1e-5 or (end > 1e9 and STUBS[name][1] == math.inf)
+
+    def f(t: Tensor, s: Tensor) -> Tensor:
+        # y = r z at time tau = s / (1 + s), with data of unit scale in the coordinates.
+        tau = s / (1 + s)
+        state = (1 + s) * stub_map(name, 1 - tau) / t
+        return (state - s / t) / (1 - s / t)
+
+    error = objective(f, levels=LogUniform(0.2, 5.0)).predicted(torch.ones(64, 1), {}, 0)[1]
+    assert float(error.abs().mean()) > 0.05
+    exact_error = objective(exact, levels=LogUniform(0.2, 5.0)).predicted(torch.ones(64, 1), {}, 0)
+    assert float(exact_error[1].abs().max()) < 1e-8
+
+
+def test_derivatives_agree_and_the_difference_has_the_stated_error():
+    """At delta 0.6, where the mean velocity's derivative is known: by h^2 / 6 of the third."""
+
+    def f(s: Tensor) -> Tensor:
+        return s.log().sin()[:, None]
+
+    s, tangent = torch.tensor([0.3, 2.0]), torch.tensor([0.7, -0.2])
+    value, along = forward(f, s, tangent)
+    torch.testing.assert_close(along[:, 0], tangent / s * s.log().cos())
+    torch.testing.assert_close(value, f(s))
+    for h in (0.1, 0.01):
+        rough = difference(f, s, tangent, h)[1]
+        # In ln s, of sin: the third derivative is -cos, and s (1 + h) is not s e^h: h^2 / 2 more.
+        third, second = -s.log().cos(), -s.log().sin()
+        bias = h**2 / 6 * (third - 3 * second + 2 * s.log().cos())
+        torch.testing.assert_close(
+            rough[:, 0] - along[:, 0], tangent / s * bias, rtol=4 * h, atol=1e-12
+        )
+
+
+class Fixed(Levels):
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def __call__(self, u: Tensor, step: int = 0) -> Tensor:
+        return torch.full_like(u, self.level)
+
+
+class Scale(Stub):
+    """G = c z at all levels."""
+
+    def __init__(self, c: float) -> None:
+        super().__init__(lambda t, s: 1 / t)
+        self.c = nn.Parameter(torch.tensor(c))
+
+    def forward(self, x_t: Tensor, sigma: Tensor, *, end: Tensor, **cond: Tensor) -> Tensor:
+        return self.c * super().forward(x_t, sigma, end=end)
+
+
+class FakeOf(Denoiser):
+    def __init__(self, c: float) -> None:
+        super().__init__()
+        self.c, self.shape, self.sigma_min, self.sigma_max = c, (1,), 1e-4, 1e3
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        return x_t * (self.c**2 / (self.c**2 + sigma**2))[:, None]
+
+
+@pytest.mark.parametrize("r, wanted", [(0.25, 0.44413), (1.0, 0.30439), (4.0, 0.02308)])
+def test_the_gradient_of_the_correction_is_the_closed_form(r, wanted):
+    """Of a student c z with its own exact score: c r (1 + r) (c^2 - v) / ((c^2 + r^2) (v + r^2)),
+    times 1 / tau(T) = (1 + T) / T."""
+    c = 0.8
+    assert abs(c * r * (1 + r) * (c**2 - V) / ((c**2 + r**2) * (V + r**2)) - wanted) < 1e-5
+    found = FreeFlow(
+        teacher(),
+        FlowMap(Scale(c), [TOP]),
+        FakeOf(c),
+        levels=LogUniform(0.1, 1.0),
+        noise_levels=Fixed(r),
+        correction=1.0,
+        below=0.0,
+    )
+    gradients = []
+    for _ in range(40):
+        loss = found.student_loss(found.prepare(Batch(4096), 0), 0)
+        gradients.append(torch.autograd.grad(loss.value, found.generator.denoiser.c)[0])
+    mean, error = torch.stack(gradients).mean(), torch.stack(gradients).std() / 40**0.5
+    # Five standard errors, each a few thousandths of the value.
+    assert abs(float(mean) - wanted * (1 + TOP) / TOP) < 5 * float(error) < 0.1 * wanted
+
+
+class Listed(Levels):
+    """These levels, one a row."""
+
+    def __init__(self, levels: Tensor) -> None:
+        self.levels = levels
+
+    def __call__(self, u: Tensor, step: int = 0) -> Tensor:
+        return self.levels
+
+
+class Table(Stub):
+    """F of z = 1 by linear interpolation over the flow time delta from the start."""
+
+    def __init__(self, knots: int) -> None:
+        super().__init__(exact)
+        self.values = torch.full((knots + 1,), -1.0)
+
+    def forward(self, x_t: Tensor, sigma: Tensor, *, end: Tensor, **cond: Tensor) -> Tensor:
+        s = (4 * end).exp() - 8e-3
+        last = TOP / (1 + TOP)
+        place = (1 - s / (1 + s) / last) * (len(self.values) - 1)
+        hats = (1 - (place[:, None] - torch.arange(len(self.values))).abs()).clamp_min(0)
+        return last * (hats @ self.values + 1)[:, None] + 0 * self.unused
+
+
+def test_a_table_relaxes_at_the_known_speed():
+    """In function space, at unit rate from F = -1: f(1) at times 0.5, 1, 2, 3. The error moves
+    along delta as a wave, from noise to data."""
+    wanted, n, steps = {0.5: 0.39602, 1.0: 0.48009, 2.0: 0.49848, 3.0: 0.49983}, 120, 100
+    table, last = Table(n), TOP / (1 + TOP)
+    # A hair to the side of noise of each knot: its slope is the one from there.
+    tau = last * (1 - (torch.arange(1, n + 1) - 1e-6) / n)
+    found = FreeFlow(
+        teacher(),
+        FlowMap(table, [TOP]),
+        levels=Listed(tau / (1 - tau)),
+        noise_levels=LogUniform(0.1, 1.0),
+        correction=0.0,
+        below=0.0,
+        adaptive=0.0,
+    )
+    z, ends = torch.ones(n, 1), {}
+    for i in range(1, 3 * steps + 1):
+        with torch.no_grad():
+            error = found.predicted(z, {}, 0)[1]
+        table.values[1:] -= error[:, 0] / steps
+        if i / steps in wanted:
+            ends[i / steps] = last * (1 + float(table.values[-1]))
+    for time, number in wanted.items():
+        assert abs(ends[time] - number) < 6e-3, (time, ends)
+
+
+# ---------------------------------------------------------------------------------- the student
+
+
+def test_exact_maps_lead_by_any_path_to_the_same_end():
+    z, t = torch.randn(5, 1), torch.full((5,), TOP)
+    flow = FlowMap(Stub(exact), [TOP])
+    torch.testing.assert_close(flow(z), 0.4999902345 * z, rtol=1e-7, atol=1e-9)
+    for path in ([20.0, 0.0], [30.0, 3.0, 0.3, 0.0]):
+        x, here = flow.start(z), t
+        for level in path:
+            there = torch.full_like(t, level)
+            x, here = flow.move(x, here, there), there
+        torch.testing.assert_close(x, flow(z), rtol=1e-7, atol=1e-9)
+    other = FlowMap(Stub(exact), [TOP], spread=math.sqrt(TOP**2 + V))
+    torch.testing.assert_close(other(z), 0.5 * z)  # of a start as spread as the noised data
+
+
+def test_exact_maps_make_samples_of_the_law_in_any_number_of_calls():
+    """Of n calls x <- a(t) (x + t e): the variance stays V, as x + t e has V + t^2 of it."""
+    flow = FlowMap(Stub(exact), [TOP], spread=math.sqrt(TOP**2 + V))
+    for calls in (1, 2, 3, 7):
+        student = flow.with_calls(calls)
+        assert student.calls == calls == len(student.sigmas)
+        assert student.latent_shape == ((1,) if calls == 1 else (calls, 1))
+        z = torch.eye(calls).reshape(calls, *student.latent_shape)  # each part alone
+        assert float((student(z) ** 2).sum()) == pytest.approx(V, rel=1e-7)  # it is linear
+        states = [student.simulated(i, z) for i in range(calls)]
+        last = student.call(calls - 1, states[-1])
+        torch.testing.assert_close(last, student(z))
+    with pytest.raises(ValueError, match="at least 1"):
+        flow.with_calls(0)
+
+
+def test_the_student_starts_as_the_teachers_denoiser_and_heeds_its_end_once_trained():
+    for network in (
+        denoiser(2),
+        ToyProblem(2, "one_step").networks.student_denoiser(),
+    ):
+        told = told_ends(network)
+        x, t, cond = torch.randn(4, 2), torch.full((4,), 3.0), {"label": torch.arange(4) % 2}
+        end = torch.linspace(-1, 1, 4)
+        torch.testing.assert_close(told(x, t, end=end, **cond), network(x, t, **cond))
+        with torch.no_grad():
+            for name, parameter in told.named_parameters():
+                if ".end." in name:
+                    parameter += torch.randn_like(parameter)
+        assert not torch.allclose(told(x, t, end=end, **cond), told(x, t, end=-end, **cond))
+    with pytest.raises(ValueError, match="an end must be given"):
+        told(x, t, **cond)
+    with pytest.raises(TypeError, match="MixtureDenoiser has no network"):
+        told_ends(ToyProblem().known_teacher)
+
+
+def test_the_forward_mode_goes_through_attention_and_a_unet():
+    """Against centred differences of the same network, attention and normalisation included."""
+    torch.manual_seed(0)
+    network = UNet(1, widths=(8, 16), depth=2, embedding=16, classes=3, ends=True)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    x, level = torch.randn(3, 1, 8, 8), torch.tensor([0.2, 0.4, 0.3])
+    label, s = torch.arange(3), torch.tensor([0.1, 1.0, 5.0])
+
+    def f(s: Tensor) -> Tensor:
+        return network(x, level, label=label, end=(s + 0.01).log() / 4)
+
+    value, along = forward(f, s, s)
+    rough = difference(f, s, s, 1e-4)[1]
+    torch.testing.assert_close(along, rough, rtol=1e-4, atol=1e-6)
+    assert float(along.abs().max()) > 1e-3 and not along.requires_grad
+    value.sum().backward()
+    assert network.end.linear.weight.grad.abs().max() > 0
+
+
+def test_a_student_of_a_teacher_in_bfloat16_computes_in_the_type_of_its_weights():
+    torch.manual_seed(0)
+    network = UNet(1, widths=(8, 16), depth=1, embedding=16)
+    inner = PreconditionedDenoiser(
+        Precision(network, "bfloat16"),
+        shape=(1, 4, 4),
+        sigma_data=0.5,
+        sigma_min=0.02,
+        sigma_max=8.0,
+    )
+    flow, z = FlowMap.of(inner), torch.randn(3, 1, 4, 4)
+    assert not any(isinstance(m, Precision) for m in flow.modules())
+    s, t = torch.tensor([0.1, 1.0, 3.0]), torch.full((3,), 8.0)
+    value, along = forward(lambda s: flow.answer(flow.start(z), t, s), s, s)
+    assert value.dtype == along.dtype == torch.float64 and value.shape == z.shape
+
+
+def test_prediction_leads_and_the_correction_joins():
+    settings = replace(METHOD.examples["freeflow"].settings, lead=0.5)
+    stage = next(recipe(ToyProblem(student="one_step"), settings, Context()))
+    found = stage.objective
+    drawn = found.prepare(Batch(16), 0)
+    assert found.lead == 5
+    assert set(found.student_loss(drawn, 4).info) == {"prediction"}
+    assert set(found.student_loss(drawn, 5).info) == {"prediction", "correction"}
+    with pytest.raises(ConfigError, match="lead: correction alone has no prediction"):
+        replace(settings, correction=1.0)
+
+
+def test_what_the_network_cannot_be_told_is_refused_before_any_training():
+    problem = ToyProblem()
+    problem.networks.denoiser = problem.networks.student_denoiser = lambda: problem.known_teacher
+    with pytest.raises(ConfigError, match="has no network that could be told where a map ends"):
+        next(recipe(problem, Settings(), Context()))
+    for wrong in (
+        {"below": 1.0},
+        {"correction": 1.5},
+        {"below": -0.1},
+        {"balance": -1.0},
+        {"lead": 2.0},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Settings(**wrong)
