@@ -64,6 +64,8 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("depth", "transforms", "calls", "solver_steps"), Range(1, 10_000)),
     "ChainSettings.steps": Range(1, 10_000),
     **dict.fromkeys(("pairs", "FrameSettings.samples", "points"), Range(1, 100_000_000)),
+    "MemorySettings.rows": Range(2, 100_000_000),
+    "MemorySettings.decay": Range(0, 1 - 2**-53),
     "PairSettings.pairs": Range(0, 100_000_000),
     "dim": Range(2, 65_536),
     "fourier": Range(0, 64),
