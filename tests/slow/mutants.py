@@ -198,6 +198,13 @@ SIGNS = [
         method("emd", "gaussian_chain"),
     ),
     Mutant(
+        "guard: a chain's latent is moved as far as its drift says",
+        CHAINS,
+        "(longest / length).clamp_max(1.0)",
+        "(longest / length).clamp_min(1.0)",
+        method("emd", "no_further"),
+    ),
+    Mutant(
         "noise: a chain of states keeps the noise of its start",
         CHAINS,
         "moved, quiet = x + s * eps, x",
