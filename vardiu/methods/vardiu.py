@@ -743,6 +743,8 @@ ARMS = {
         "shared": Arm("VarDiU, minibatch mixture", SHARED),
     },
     "digits": {"vardiu": Arm("VarDiU, framed", FRAMED)},
+    "images": {"vardiu": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings)},
+    "vectors": {"vardiu": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }
 
 
