@@ -29,6 +29,7 @@ CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 FREEFLOW = "methods/freeflow.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
+FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
 DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
@@ -978,7 +979,63 @@ IDENTITY = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS, *OWN]
+TRANSPORTED = [
+    Mutant(
+        "fd_loss: the batch alone without its memory",
+        FD_LOSS,
+        "self.pull(h, self.memory.blended(drawn.h))",
+        "self.pull(h, Moments.of(h))",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: a memory that does not move",
+        FD_LOSS,
+        "        self.mean.copy_(mean)\n        self.second.copy_(second)\n",
+        "        pass\n",
+        method("fd_loss", "memory_moves"),
+    ),
+    Mutant(
+        "fd_loss: the transport's sign",
+        FD_LOSS,
+        "2 * (gap + centred - centred @ matrix)",
+        "2 * (gap + centred + centred @ matrix)",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the root of the distance",
+        FD_LOSS,
+        "scale = 1 / (distance + self.SOFTNESS)",
+        "scale = 0.5 / (distance + self.SOFTNESS).sqrt()",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the class is left out of the features",
+        FD_LOSS,
+        "if not self.classes:",
+        "if True:",
+        method("fd_loss", "forgotten"),
+    ),
+    Mutant(
+        "fd_loss: trained features judge",
+        "metrics/sets.py",
+        "return not features.endswith(TRAINED)",
+        "return True",
+        method("fd_loss", "judges_nobody"),
+    ),
+]
+
+MUTANTS = [
+    *SIGNS,
+    *DROPPED,
+    *NETWORKS,
+    *SETTINGS,
+    *STATED,
+    *ANCHOR,
+    *IDENTITY,
+    *FLOWS,
+    *OWN,
+    *TRANSPORTED,
+]
 
 
 class NotOnce(Exception):

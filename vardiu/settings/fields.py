@@ -19,6 +19,7 @@ __all__ = [
     "FrameSettings",
     "ImageSettings",
     "LevelSettings",
+    "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
     "StartSettings",
@@ -127,6 +128,21 @@ class StartSettings:
 
     def __post_init__(self) -> None:
         check_ranges("start.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    r"""What is remembered of the features of earlier samples."""
+
+    kind: Literal["ema", "queue"] = "ema"
+    """A moving average of the first two moments, or the latest rows themselves."""
+    decay: float = 0.999
+    """ema: the share of the moments that a step keeps."""
+    rows: int = 10_000
+    """The samples of the first student that it is filled with; queue: the rows that it holds."""
+
+    def __post_init__(self) -> None:
+        check_ranges("memory.", self)
 
 
 @dataclass(frozen=True, kw_only=True)
