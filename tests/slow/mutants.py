@@ -78,8 +78,8 @@ OWN = [
     Mutant(
         "own: the weight of another row",
         "functional/bounds.py",
-        "exponents[rows, rows % len(x)] +=",
-        "exponents[rows, (rows + 1) % len(x)] +=",
+        "exponents[index, index % rows] +=",
+        "exponents[index, (index + 1) % rows] +=",
         method("vardiu", "rows_own_weight"),
     ),
     Mutant(
@@ -88,6 +88,27 @@ OWN = [
         "if self.shared:  # with weights of one, whatever those of training are",
         "if self.shared and self.own == 1:",
         method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "bank: without the row's own sample",
+        "methods/banked.py",
+        "return torch.cat([drawn.x, self.anchored(drawn.call, z, tiled)])",
+        "return torch.cat([0 * drawn.x, self.anchored(drawn.call, z, tiled)])",
+        method("banked", "large_bank or class"),
+    ),
+    Mutant(
+        "bank: the fake at large levels",
+        "methods/banked.py",
+        "small = sigma < self.above",
+        "small = sigma > self.above",
+        method("banked", "large_bank"),
+    ),
+    Mutant(
+        "bank: classes mixed",
+        "methods/banked.py",
+        "if same is not None:\n            same = same.repeat(1, self.bank + 1)",
+        "if same is not None:\n            same = None",
+        method("banked", "class"),
     ),
     Mutant(
         "codes: the intervals not of equal probability",

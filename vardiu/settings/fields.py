@@ -186,9 +186,19 @@ class AnchorSettings:
     """Steps after each refresh in which the fake alone is trained."""
     gain: float = 1.0
     """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+    bank: int = 0
+    """Samples of the anchor for each row of a batch, beside the batch's own, whose exact mean
+    stands in the fake's place; 0 for the fake alone."""
+    bank_above: float = 0.0
+    """The smallest level at which the bank stands in the fake's place."""
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+        if self.bank_above and not self.bank:
+            raise ConfigError(
+                f"anchor.bank_above must be 0 without a bank, got {self.bank_above:g}: give the "
+                "number of its samples for each row, anchor.bank"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

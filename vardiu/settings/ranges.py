@@ -71,6 +71,8 @@ RANGES: Mapping[str, Range] = {
     "fourier": Range(0, 64),
     "codes": Range(0, 4_096),
     "own": Range(0, 1),
+    "bank": Range(0, 10_000),
+    "bank_above": AT_LEAST_0,
     "particles": Range(0, 10_000),
     "VariableSettings.particles": MANY,
     "ratio": Range(1, 10_000),
