@@ -288,7 +288,7 @@ def test_conditions_go_with_their_rows(name):
     for network, first in both[0].items():
         for (x, a), (y, b) in zip(first, both[1][network], strict=True):
             assert len(x) == len(a)
-            moved = (x != y).flatten(1).any(1)
+            moved = (x != y).reshape(len(x), -1).any(1)  # of particles x is one number a row
             assert not bool((moved & (a == b)).any()), network
             flipped += int((a != b).sum())
     assert flipped > 0
@@ -443,6 +443,8 @@ def test_every_trained_network_is_saved_and_loaded(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_user_froze_does_not_move(name):
     objective = make(name)
+    if len(list(objective.generator.parameters())) == 1:
+        pytest.skip("of particles nothing else is left to train")
     frozen = next(p for p in objective.generator.parameters() if p.numel() > 4)
     frozen.requires_grad_(False)
     before = {k: v.clone() for k, v in objective.named_parameters()}

@@ -190,6 +190,20 @@ SIGNS = [
         method("sds", "closed_form"),
     ),
     Mutant(
+        "factor: VSD, a weight of noises",
+        SDS,
+        "return sigma * self.weight(sigma)",
+        "return self.weight(sigma)",
+        method("sds", "one_particle"),
+    ),
+    Mutant(
+        "place: SDI shows the teacher the inversion",
+        SDS,
+        "if not self.steps:",
+        "if self.steps:",
+        method("sds", "near_the_mode"),
+    ),
+    Mutant(
         "factor: SDS, a level of the difference of noises",
         SDS,
         "(sigma * self.weight(sigma) * surrogate",

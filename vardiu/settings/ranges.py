@@ -72,6 +72,8 @@ RANGES: Mapping[str, Range] = {
     "particles": Range(0, 10_000),
     "VariableSettings.particles": MANY,
     "ratio": Range(1, 10_000),
+    "inversion_steps": Range(1, 10_000),
+    "eta": Range(0, 1),
     "grid": Range(2, 100_000),
     "reference": Range(200, 100_000_000),
     "milestones": Range(0, 1_000_000),
