@@ -141,8 +141,8 @@ def test_a_row_that_may_be_none_is_given_by_its_fields_and_taken_away_by_none():
 
     assert weight("mog40") is None
     assert weight("mog40", "--posterior-weight.scale", "3") == WeightSettings(scale=3.0)
-    assert weight("digits-vardiu") == WeightSettings(kind="constant")
-    assert weight("digits-vardiu", "--posterior-weight", "none") is None
+    assert weight("digits-framed") == WeightSettings(kind="constant")
+    assert weight("digits-framed", "--posterior-weight", "none") is None
 
 
 # ---------------------------------------------------------------- for programs and shells
