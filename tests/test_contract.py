@@ -299,6 +299,7 @@ def test_conditions_go_with_their_rows(name):
 
 # Why a method has no ideal: each is tested against closed forms of its own instead.
 WITHOUT_IDEAL = {
+    "fd_loss": "its fixed points are all laws with the data's moments; test_fd_loss has them",
     "denoising": "it trains a denoiser and no student; test_denoising has its minimum",
     "sds": "its mean gradient is zero at a point and not at the teacher's law; test_sds has both",
     "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",

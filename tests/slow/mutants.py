@@ -29,6 +29,7 @@ CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 FREEFLOW = "methods/freeflow.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
+FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
@@ -76,8 +77,8 @@ OWN = [
     Mutant(
         "own: the weight of another row",
         "functional/bounds.py",
-        "exponents[rows, rows % len(x)] +=",
-        "exponents[rows, (rows + 1) % len(x)] +=",
+        "exponents[index, index % rows] +=",
+        "exponents[index, (index + 1) % rows] +=",
         method("vardiu", "rows_own_weight"),
     ),
     Mutant(
@@ -86,6 +87,27 @@ OWN = [
         "if self.shared:  # with weights of one, whatever those of training are",
         "if self.shared and self.own == 1:",
         method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "bank: without the row's own sample",
+        "methods/banked.py",
+        "return torch.cat([drawn.x, self.anchored(drawn.call, z, tiled)])",
+        "return torch.cat([0 * drawn.x, self.anchored(drawn.call, z, tiled)])",
+        method("banked", "large_bank or class"),
+    ),
+    Mutant(
+        "bank: the fake at large levels",
+        "methods/banked.py",
+        "small = sigma < self.above",
+        "small = sigma > self.above",
+        method("banked", "large_bank"),
+    ),
+    Mutant(
+        "bank: classes mixed",
+        "methods/banked.py",
+        "if same is not None:\n            same = same.repeat(1, self.bank + 1)",
+        "if same is not None:\n            same = None",
+        method("banked", "class"),
     ),
     Mutant(
         "codes: the intervals not of equal probability",
@@ -963,7 +985,63 @@ IDENTITY = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS, *OWN]
+TRANSPORTED = [
+    Mutant(
+        "fd_loss: the batch alone without its memory",
+        FD_LOSS,
+        "self.pull(h, self.memory.blended(drawn.h))",
+        "self.pull(h, Moments.of(h))",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: a memory that does not move",
+        FD_LOSS,
+        "        self.mean.copy_(mean)\n        self.second.copy_(second)\n",
+        "        pass\n",
+        method("fd_loss", "memory_moves"),
+    ),
+    Mutant(
+        "fd_loss: the transport's sign",
+        FD_LOSS,
+        "2 * (gap + centred - centred @ matrix)",
+        "2 * (gap + centred + centred @ matrix)",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the root of the distance",
+        FD_LOSS,
+        "scale = 1 / (distance + self.SOFTNESS)",
+        "scale = 0.5 / (distance + self.SOFTNESS).sqrt()",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the class is left out of the features",
+        FD_LOSS,
+        "if not self.classes:",
+        "if True:",
+        method("fd_loss", "forgotten"),
+    ),
+    Mutant(
+        "fd_loss: trained features judge",
+        "metrics/sets.py",
+        "return not features.endswith(TRAINED)",
+        "return True",
+        method("fd_loss", "judges_nobody"),
+    ),
+]
+
+MUTANTS = [
+    *SIGNS,
+    *DROPPED,
+    *NETWORKS,
+    *SETTINGS,
+    *STATED,
+    *ANCHOR,
+    *IDENTITY,
+    *FLOWS,
+    *OWN,
+    *TRANSPORTED,
+]
 
 
 class NotOnce(Exception):

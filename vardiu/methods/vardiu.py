@@ -28,6 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
@@ -78,6 +79,7 @@ from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
 from .anchored import Anchor, AnchoredVarDiU, steps_of
+from .banked import BankedVarDiU
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -418,7 +420,7 @@ class Settings(Training):
     particles: int = 0
     """The number K of further latents in the importance-weighted bound."""
     own: float = 1.0
-    """shared: the weight of a row's own sample in the minibatch mixture, from 0 to 1. Only at 1
+    """shared, and a bank: the weight of a row's own sample in the mixture, from 0 to 1. Only at 1
     there is a bound; at 1/2 independent rows make no error of the first order in 1 / batch."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
@@ -444,10 +446,12 @@ class Settings(Training):
                 f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
                 f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
             )
-        if self.own != 1 and self.posterior != "shared":
+        banked = self.posterior == "anchored" and self.anchor.bank
+        if self.own != 1 and self.posterior != "shared" and not banked:
             raise ConfigError(
                 f"own must be 1 with posterior {self.posterior}, got {self.own:g}: it weighs a "
-                "row's own sample in the minibatch mixture, --posterior shared"
+                "row's own sample in the minibatch mixture (--posterior shared) or in a bank "
+                "(--anchor.bank)"
             )
 
     anchor: AnchorSettings = AnchorSettings()
@@ -553,7 +557,11 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     if config.regression_weight and pairs is None:
         raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
-    objective = AnchoredVarDiU(
+    kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
+    if config.anchor.bank:
+        row = config.anchor
+        kind = partial(BankedVarDiU, bank=row.bank, above=row.bank_above, own=config.own)
+    objective = kind(
         problem.known_teacher,
         student,
         problem.networks.fake(),
@@ -569,7 +577,9 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    # A bank for all levels leaves the fake untrained.
+    others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
+    optimisation = build.optimisation(config, **others)
     batches = problem.data.free(config.batch, context.seed)
     of = 2 if config.pairs.pairs else 1
     return Stage("vardiu", objective, steps, batches, optimisation, of=of)
@@ -857,6 +867,15 @@ EXAMPLES = {
         replace(TINY, posterior="anchored", normalised=True, lattice=True), classes=2
     ),
     "vardiu-anchored-few-step": Example(replace(TINY, posterior="anchored"), student="few_step"),
+    "vardiu-anchored-bank": Example(
+        replace(
+            TINY,
+            posterior="anchored",
+            own=0.5,
+            anchor=AnchorSettings(rate=1.0, bank=2, bank_above=0.6),
+        ),
+        classes=2,
+    ),
     "vardiu-framed": Example(
         replace(
             TINY,

@@ -29,6 +29,7 @@ from ..data.labels import whole
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
+from ..metrics.sets import TrainingSpace
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
@@ -50,6 +51,7 @@ __all__ = [
     "Problem",
     "Scores",
     "Space",
+    "TrainingGround",
     "beside_teacher",
 ]
 
@@ -92,6 +94,20 @@ class BesideTeacher(NamedTuple):
     teacher: Tensor
     student: Tensor
     same_latents: bool
+
+
+class TrainingGround(NamedTuple):
+    r"""What students may be trained on a distance of, and are never judged by.
+
+    Arguments:
+        space: The features.
+        real: Real samples, of which those that judge are other ones where there are enough.
+        label: Their classes; none without.
+    """
+
+    space: TrainingSpace
+    real: Tensor
+    label: Tensor | None = None
 
 
 class Space(abc.ABC):
@@ -395,6 +411,11 @@ class Scores(abc.ABC):
         r"""Returns what `frechet_ratio` finds in each of two spaces of features, of up to `n`
         samples of a source; nothing where samples are no images."""
         return []
+
+    def training_ground(self) -> TrainingGround | None:
+        r"""Returns features that a student may be trained in, other than those that judge it;
+        none where the problem has no other."""
+        return None
 
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:

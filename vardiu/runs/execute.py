@@ -216,6 +216,8 @@ class Execution:
         self.broadcast(events.Shipped(source, title, results, student))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
+        if results.trained_on:
+            summary["trained_on"] = results.trained_on
         if results.verdict is not None:
             summary = {"verdict": results.verdict._asdict(), **summary}
         self.folder.finish(summary)

@@ -19,6 +19,7 @@ __all__ = [
     "FrameSettings",
     "ImageSettings",
     "LevelSettings",
+    "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
     "StartSettings",
@@ -130,6 +131,21 @@ class StartSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    r"""What is remembered of the features of earlier samples."""
+
+    kind: Literal["ema", "queue"] = "ema"
+    """A moving average of the first two moments, or the latest rows themselves."""
+    decay: float = 0.999
+    """ema: the share of the moments that a step keeps."""
+    rows: int = 10_000
+    """The samples of the first student that it is filled with; queue: the rows that it holds."""
+
+    def __post_init__(self) -> None:
+        check_ranges("memory.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameSettings:
     r"""A mixture of principal components of the teacher's samples, where a student starts."""
 
@@ -170,9 +186,19 @@ class AnchorSettings:
     """Steps after each refresh in which the fake alone is trained."""
     gain: float = 1.0
     """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+    bank: int = 0
+    """Samples of the anchor for each row of a batch, beside the batch's own, whose exact mean
+    stands in the fake's place; 0 for the fake alone."""
+    bank_above: float = 0.0
+    """The smallest level at which the bank stands in the fake's place."""
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+        if self.bank_above and not self.bank:
+            raise ConfigError(
+                f"anchor.bank_above must be 0 without a bank, got {self.bank_above:g}: give the "
+                "number of its samples for each row, anchor.bank"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
