@@ -31,6 +31,7 @@ EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -301,6 +302,20 @@ SIGNS = [
         "lambda t: 2 * (2 * t).exp()",
         "lambda t: 2 * t.exp()",
         method("f_distill", "chi_squared"),
+    ),
+    Mutant(
+        "sign: DiffRatio's slope",
+        DIFF_RATIO,
+        "direction = -expand_like(self.weight(sigma), x) * slope",
+        "direction = expand_like(self.weight(sigma), x) * slope",
+        method("diff_ratio", "slope_of_its_logit"),
+    ),
+    Mutant(
+        "sign: DiffRatio's discriminator",
+        DIFF_RATIO,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("diff_ratio", "teachers_samples"),
     ),
     Mutant(
         "sign: regression",
