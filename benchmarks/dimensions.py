@@ -1,12 +1,13 @@
 """Where does each bound stop being useful? Slack and training against the number of dimensions.
 
-    python benchmarks/dimensions.py [--part slack|train|fixes|all] [--seconds 10] [--quick]
+    python benchmarks/dimensions.py [--part slack|train|fixes|presets|all] [--seconds 10] [--quick]
 
 slack: the student is held fixed and its marginal is known (a linear map with a decaying spectrum;
 a map onto a mixture), so that the bound less the exact entropy is the slack, in nats. The
 posterior is fitted for the same seconds at every dimension and family.
 train: VarDiU with every family, and Diff-Instruct, on a random mixture, the same seconds a cell.
 fixes: what helps where it fails.
+presets: the presets of mixtures, and the anchored posterior with other settings.
 
 Each cell is a line of `cells.jsonl`; finished ones are kept. At the end the pictures are drawn.
 """
@@ -41,6 +42,7 @@ from vardiu.problems.densities import DensityProblem
 from vardiu.reports.comparisons import line_style
 from vardiu.reports.figures import COLOURS, save_figure
 from vardiu.settings.fields import (
+    AnchorSettings,
     DensitySettings,
     FrameSettings,
     LevelSettings,
@@ -209,13 +211,31 @@ FAKE = diff_instruct.Settings(
 )
 
 
+ANCHORED = vardiu.Settings(
+    posterior="anchored",
+    batch=256,
+    lr=1e-3,
+    fake_optimizer=NetworkOptimizer(lr=2e-3),
+    beta_1=0.9,
+    beta_2=0.99,
+    delay=100,
+    anchor=AnchorSettings(rate=0.2),
+    lattice=True,
+    levels=replace(LEVELS, start_min=None),
+    weight=BASE.weight,
+    halflife=20_000.0,
+)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One training: its method, its settings (none: untrained), and changes of the problem's."""
+    """One training: its method, its settings (none: untrained), changes of the problem's, and that
+    (none: the ordinary one)."""
 
     settings: Any
     method: str = "vardiu"
     problem: tuple[tuple[str, Any], ...] = ()
+    row: DensitySettings | None = None
 
 
 def families(d: int) -> dict[str, Plan]:
@@ -257,11 +277,49 @@ def fixes(d: int) -> dict[str, Plan]:
     }
 
 
+def presets(d: int) -> dict[str, Plan]:
+    """The presets of mixtures, and what the anchored posterior makes of the last one's ground."""
+    ours, theirs = vardiu.METHOD.presets, diff_instruct.METHOD.presets
+    of = {
+        "mixture": ours["mixture"],
+        "mixture-residual": ours["mixture-residual"],
+        "mixture-diff-instruct": theirs["mixture-diff-instruct"],
+    }
+    plans = {
+        name: Plan(
+            row.settings, "vardiu" if row in ours.values() else "diff_instruct", (), row.problem
+        )
+        for name, row in of.items()
+    }
+    ground = of["mixture-diff-instruct"].problem
+    codes = (("codes", 256),)
+    plans["diff-instruct, codes"] = replace(plans["mixture-diff-instruct"], problem=codes)
+    for rate in (0.5, 0.2, 0.05):
+        for beta in (0.5, 0.9):
+            settings = replace(ANCHORED, anchor=AnchorSettings(rate=rate), beta_1=beta)
+            plans[f"anchored, rate {rate}, beta {beta}"] = Plan(settings, row=ground)
+    plans["anchored, codes"] = Plan(ANCHORED, problem=codes, row=ground)
+    falling = replace(ANCHORED, anchor=AnchorSettings(rate=0.5, rate_end=0.02))
+    plans["anchored, rate falls"] = Plan(falling, row=ground)
+    plans["anchored, lr 5e-4"] = Plan(replace(ANCHORED, lr=5e-4), row=ground)
+    low = replace(ANCHORED.levels, sigma_max=5.0)
+    plans["anchored, levels to 5"] = Plan(replace(ANCHORED, levels=low), row=ground)
+    high = replace(ANCHORED.levels, sigma_min=0.5)
+    plans["anchored, levels from 0.5"] = Plan(replace(ANCHORED, levels=high), row=ground)
+    long = replace(ANCHORED, halflife=100_000.0)
+    plans["anchored, long average"] = Plan(long, row=ground)
+    plans["anchored, codes, long average"] = Plan(long, problem=codes, row=ground)
+    wide = (("width", 512),)
+    plans["anchored, 512 wide"] = Plan(ANCHORED, problem=wide, row=ground)
+    return plans
+
+
 def train_cell(d: int, plan: Plan, seconds: float, seed: int = 0) -> dict[str, Any]:
     """Trains one student for so many seconds of this process; returns what it became."""
     row = DensitySettings(
         name="mixture", dim=d, modes=40, latent=d, width=256, depth=3, fourier=0, sigma_max=20.0
     )
+    row = row if plan.row is None else replace(plan.row, dim=d, latent=d)
     problem = DensityProblem(replace(row, **dict(plan.problem)), seed)
     torch.manual_seed(seed)
     student, steps, cost = problem.networks.student(), 0, 0.0
@@ -277,7 +335,7 @@ def trained(
     method, clock = METHODS[plan.method], time.process_time
     # A pilot of a few steps tells how many the seconds pay for: annealing needs to know its end.
     started = clock()
-    pilot = replace(plan.settings, steps=10)
+    pilot = replace(plan.settings, steps=10, delay=0)
     _, cost = run(method.recipe(problem, pilot, Context(seed)), seed)
     start = clock() - started - cost * 10
     steps = max(20, int((seconds - max(0.0, start)) / cost))
@@ -331,10 +389,10 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str
                     if family != "cholesky" or d <= CHOLESKY_LIMIT:
                         given = (student, d, family, seconds / 2)
                         yield f"slack/{student}/{family}/{d}", lambda g=given: slack_cell(*g)
-        for part, table in (("train", families), ("fixes", fixes)):
+        for part, table in (("train", families), ("fixes", fixes), ("presets", presets)):
             if args.part in (part, "all"):
                 for name, plan in table(d).items():
-                    if (name == "cholesky" and d > CHOLESKY_LIMIT) or (part == "fixes" and d < 8):
+                    if (name == "cholesky" and d > CHOLESKY_LIMIT) or (part != "train" and d < 8):
                         continue
                     for seed in range(args.seeds if not args.quick else 1):
                         given = (d, plan, seconds, seed)
@@ -422,7 +480,9 @@ def series(found: dict, prefix: str, value: Callable[[dict], Any]) -> tuple[list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("slack", "train", "fixes", "all"), default="all")
+    parser.add_argument(
+        "--part", choices=("slack", "train", "fixes", "presets", "all"), default="all"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/dimensions"))
     parser.add_argument("--seconds", type=float, default=10.0, help="of each cell (slack: half)")
     parser.add_argument("--seeds", type=int, default=1)
@@ -444,8 +504,9 @@ def main() -> None:
     about = provenance(["python", "benchmarks/dimensions.py"], 0)
     content = {"provenance": about, "seconds": args.seconds, "batch": BATCH, "cells": found}
     (args.out / "dimensions.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(draw_slack(found, args.out / "dimensions-slack.png"))
-    for part in ("train", "fixes"):
+    if any(key.startswith("slack/") for key in found):
+        print(draw_slack(found, args.out / "dimensions-slack.png"))
+    for part in ("train", "fixes", "presets"):
         if any(key.startswith(f"{part}/") for key in found):
             print(draw_training(found, part, args.out / f"dimensions-{part}.png"))
 

@@ -257,6 +257,54 @@ def floors(found: Mapping[str, Any]) -> str:
     return markdown(["Fréchet distance in", *names], rows)
 
 
+# The headings of metrics, and how many digits are shown.
+HEADINGS = {
+    "log_density": ("log-density", "{:.2f}"),
+    "mmd2": ("MMD²", "{:.2e}"),
+    "modes": ("modes", "{:.0f}"),
+    "sliced_w2": ("sliced W2", "{:.2f}"),
+    "frechet": ("Fréchet distance", "{:.3g}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "classes": ("classes", "{:.0f}"),
+    "agreement": ("agreement", "{:.3f}"),
+}
+
+
+def measured(name: str, values: Sequence[float]) -> str:
+    shape = HEADINGS[name][1]
+    value, error = values[0], values[1]
+    if shape == "{:.0f}":
+        return shape.format(value)
+    return (
+        f"{shape.format(value)} ± {error:.1g}"
+        if "e" not in shape
+        else (f"{value * 1e3:.2f}e-3 ± {error * 1e3:.1g}e-3")
+    )
+
+
+def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
+    """Runs that `benchmarks/collect.py` kept: a row a run, and what they are compared with.
+
+    `names` are metrics by commas; `only` is a word of the command, a preset's name.
+    """
+    metrics, rows, references = names.split(","), [], dict[str, list[str]]()
+    for run in found["runs"]:
+        words = run["command"].removeprefix("vardiu distill ").split()
+        if only and only not in words:
+            continue
+        cells = [measured(name, run["metrics"][name]) for name in metrics]
+        cost = [f"{run['cost']['student_updates']:,}", f"{run['cost']['seconds']:.0f}"]
+        rows.append([f"`{' '.join(words)}`", str(run["seed"]), *cells, *cost, run["device"]])
+        against = run["reference"]
+        if all(name in against["metrics"] for name in metrics):
+            known = [measured(name, against["metrics"][name]) for name in metrics]
+            references.setdefault(against["name"], [against["name"], "", *known, "", "", ""])
+    columns = ["run", "seed", *(HEADINGS[name][0] for name in metrics)]
+    return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
+
+
 RENDERERS: Mapping[str, Callable[..., str]] = {
     "bake-off-time": bake_off_time,
     "bake-off-calls": bake_off_calls,
@@ -269,6 +317,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "recorded": recorded,
     "summary": summary,
     "floors": floors,
+    "runs": runs,
 }
 
 

@@ -265,7 +265,7 @@ def test_images_and_vectors_take_the_nearest_arms():
     patches, digits = entered(name, patches), entered("digits", CONTESTS["digits"])
     assert set(patches.arms) == set(digits.arms)
     assert patches.arms["sid"].settings == digits.arms["sid"].settings
-    assert patches.arms["vardiu"].settings.frame.components == 64  # its own arm of images
+    assert patches.arms["framed"].settings.frame.components == 64  # its own arm of images
     name, images = contest_of("images", ImageSettings(teacher="some/where"))
     images = entered(name, images)
     assert images.arms == patches.arms

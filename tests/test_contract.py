@@ -288,7 +288,7 @@ def test_conditions_go_with_their_rows(name):
     for network, first in both[0].items():
         for (x, a), (y, b) in zip(first, both[1][network], strict=True):
             assert len(x) == len(a)
-            moved = (x != y).flatten(1).any(1)
+            moved = (x != y).reshape(len(x), -1).any(1)  # of particles x is one number a row
             assert not bool((moved & (a == b)).any()), network
             flipped += int((a != b).sum())
     assert flipped > 0
@@ -299,8 +299,10 @@ def test_conditions_go_with_their_rows(name):
 
 # Why a method has no ideal: each is tested against closed forms of its own instead.
 WITHOUT_IDEAL = {
+    "fd_loss": "its fixed points are all laws with the data's moments; test_fd_loss has them",
     "denoising": "it trains a denoiser and no student; test_denoising has its minimum",
     "sds": "its mean gradient is zero at a point and not at the teacher's law; test_sds has both",
+    "mean_shift": "it stops at modes and not at the teacher's law; test_mean_shift has where",
     "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
@@ -443,6 +445,8 @@ def test_every_trained_network_is_saved_and_loaded(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_user_froze_does_not_move(name):
     objective = make(name)
+    if len(list(objective.generator.parameters())) == 1:
+        pytest.skip("of particles nothing else is left to train")
     frozen = next(p for p in objective.generator.parameters() if p.numel() > 4)
     frozen.requires_grad_(False)
     before = {k: v.clone() for k, v in objective.named_parameters()}

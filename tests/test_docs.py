@@ -22,6 +22,7 @@ from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import collect  # noqa: E402
 import tables  # noqa: E402
 
 MODULES = [m.name for m in pkgutil.walk_packages(vardiu.__path__, "vardiu.")]
@@ -189,3 +190,12 @@ def test_help_is_the_one_in_the_documents():
     from vardiu.cli.main import usage
 
     assert (ROOT / "docs" / "help.txt").read_text() == usage() + "\n"
+
+
+def test_a_run_is_kept_without_the_folders_of_its_machine():
+    words = ["vardiu", "distill", "digits", "--seed", "3", "--out", "/x/y", "--lr=1e-3"]
+    assert collect.command_of([*words, "--teacher-run", "/z"]) == "vardiu distill digits --lr=1e-3"
+    machine = {"accelerator": "a card"}
+    assert collect.made_on_gpu(words, machine)
+    assert not collect.made_on_gpu([*words, "--device", "cpu"], machine)
+    assert not collect.made_on_gpu(words, {"accelerator": None})

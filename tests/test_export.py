@@ -43,8 +43,8 @@ def denoiser(precision=None):
     )
 
 
-def pushforward(residual=False):
-    network = MLP((2,), (2,), width=16, depth=2, fourier=3)
+def pushforward(residual=False, codes=0):
+    network = MLP((2,), (2,), width=16, depth=2, fourier=3, codes=codes)
     return Pushforward(
         network, latent_shape=(2,), shape=(2,), mean=0.5, std=3.0, residual=residual
     )
@@ -58,6 +58,7 @@ def framed(classes=10):
 KINDS = {
     "pushforward": pushforward,
     "residual": lambda: pushforward(residual=True),
+    "codes": lambda: pushforward(codes=7),
     "one": lambda: OneStep(denoiser()),
     "half": lambda: OneStep(denoiser("bfloat16")),
     "few": lambda: FewStep(denoiser(), [20.0, 1.0]),

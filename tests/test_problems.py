@@ -205,6 +205,23 @@ def test_students_of_a_density_with_several_calls_are_denoisers_as_the_fake():
             kind(calls=0)
 
 
+def test_codes_cut_the_last_coordinate_into_equal_shares_between_which_a_student_jumps():
+    problem = DensityProblem(replace(SMALL, codes=4, latent=3))
+    student = problem.networks.student()
+    assert student.jumps and student.latent_shape == (3,)
+    coding = student.network.coding
+    counts = (torch.randn(4_000)[:, None] >= coding.edges).sum(1).bincount(minlength=4)
+    assert (counts - 1_000).abs().max() < 5 * (4_000 * 0.25 * 0.75) ** 0.5
+    # On either side of an edge two embeddings, within an interval one.
+    z = torch.zeros(4, 3)
+    z[:, 2] = torch.tensor([-1e-6, 0.0, 1e-6, 0.6])
+    x = student(z)
+    assert (x[0] - x[1]).norm() > 1e-2 and (x[1] - x[2]).norm() < 1e-3
+    assert not DensityProblem(SMALL).networks.student().jumps
+    with pytest.raises(ConfigError, match=r"problem\.codes must be 0 for a student of 2 calls"):
+        replace(SMALL, codes=4, calls=2)
+
+
 def test_a_students_denoiser_starts_from_a_teacher_with_weights_or_sees_octaves():
     problem = DensityProblem(replace(SMALL, fourier=3))
     octaves = problem.networks.student_denoiser().network.octaves

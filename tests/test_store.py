@@ -51,6 +51,9 @@ MODELS = {
         shape=(2,),
         mean=torch.tensor([1.0, 2.0]),
     ),
+    "codes": lambda: Pushforward(
+        MLP((2,), (2,), width=8, depth=1, codes=5), latent_shape=(2,), shape=(2,)
+    ),
     "framed": lambda: framed().generator,
     "unet": unet,
 }

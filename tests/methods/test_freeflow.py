@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.ends import told_ends
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import Levels, LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
-from vardiu.methods.freeflow import FreeFlow, Settings, difference, forward, recipe
-from vardiu.nn import UNet
+from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, difference, forward, recipe
+from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
 from vardiu.students.flow_map import FlowMap
 from vardiu.training.stage import Context
@@ -335,11 +337,46 @@ def test_the_forward_mode_goes_through_attention_and_a_unet():
     assert network.end.linear.weight.grad.abs().max() > 0
 
 
+def test_a_student_of_a_teacher_in_bfloat16_computes_in_the_type_of_its_weights():
+    torch.manual_seed(0)
+    network = UNet(1, widths=(8, 16), depth=1, embedding=16)
+    inner = PreconditionedDenoiser(
+        Precision(network, "bfloat16"),
+        shape=(1, 4, 4),
+        sigma_data=0.5,
+        sigma_min=0.02,
+        sigma_max=8.0,
+    )
+    flow, z = FlowMap.of(inner), torch.randn(3, 1, 4, 4)
+    assert not any(isinstance(m, Precision) for m in flow.modules())
+    s, t = torch.tensor([0.1, 1.0, 3.0]), torch.full((3,), 8.0)
+    value, along = forward(lambda s: flow.answer(flow.start(z), t, s), s, s)
+    assert value.dtype == along.dtype == torch.float64 and value.shape == z.shape
+
+
+def test_prediction_leads_and_the_correction_joins():
+    settings = replace(METHOD.examples["freeflow"].settings, lead=0.5)
+    stage = next(recipe(ToyProblem(student="one_step"), settings, Context()))
+    found = stage.objective
+    drawn = found.prepare(Batch(16), 0)
+    assert found.lead == 5
+    assert set(found.student_loss(drawn, 4).info) == {"prediction"}
+    assert set(found.student_loss(drawn, 5).info) == {"prediction", "correction"}
+    with pytest.raises(ConfigError, match="lead: correction alone has no prediction"):
+        replace(settings, correction=1.0)
+
+
 def test_what_the_network_cannot_be_told_is_refused_before_any_training():
     problem = ToyProblem()
     problem.networks.denoiser = problem.networks.student_denoiser = lambda: problem.known_teacher
     with pytest.raises(ConfigError, match="has no network that could be told where a map ends"):
         next(recipe(problem, Settings(), Context()))
-    for wrong in ({"below": 1.0}, {"correction": 1.5}, {"below": -0.1}, {"balance": -1.0}):
+    for wrong in (
+        {"below": 1.0},
+        {"correction": 1.5},
+        {"below": -0.1},
+        {"balance": -1.0},
+        {"lead": 2.0},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Settings(**wrong)

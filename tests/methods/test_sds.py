@@ -8,17 +8,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import student
+from cases import stages_of, student
 from problems import Affine, LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
 from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.denoisers.levels import LogUniform
-from vardiu.methods.sds import SDS, Settings, recipe
+from vardiu.methods.base import Example
+from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.registry import METHODS
+from vardiu.methods.sds import SDS, OfNoises, Settings, recipe
 from vardiu.problems.linear import LinearProblem
 from vardiu.runs.stages import Stages
-from vardiu.settings.fields import LevelSettings, WeightSettings
+from vardiu.samplers.trajectories import inversion
+from vardiu.settings.fields import LevelSettings, VariableSettings, WeightSettings
+from vardiu.students.affine import AffineDenoiser
+from vardiu.students.table import Table
 from vardiu.training.stage import Context
 from vardiu.training.trainer import Trainer
 
@@ -126,3 +132,163 @@ def test_a_linear_student_contracts_to_the_mean_at_the_known_rate(steps):
     assert float((found.shift - law.mean - b).abs().max()) < slack
     if steps == 60:  # a thousandth of the teacher's variance
         assert float(found.matrix.square().sum()) < 1e-3 * float(law.covariance.trace())
+
+
+# -------------------------------------------------------------------------------- two modes
+
+
+def pushed(x: float, level: float, **options: object) -> Tensor:
+    """By batch, the derivative of a constant student's loss between modes at -2 and 2."""
+    teacher = MixtureDenoiser(torch.tensor([[2.0], [-2.0]]), 0.5)
+    constant = Affine(torch.zeros(1, 1), torch.tensor([x]))
+    levels = LogUniform(level, level * (1 + 1e-9))
+    objective = SDS(teacher, constant, levels, torch.ones_like, **options)
+    return gradients(objective, *((2, 1) if options else (20, 4_000)))[1]
+
+
+@pytest.mark.parametrize("level", [1.5, 1.75, 1.95])
+def test_above_its_threshold_sds_stops_between_the_modes(level):
+    """x = a E tanh(a (x + s e) / v) has a solution beside zero while a^2 / v E sech^2(a s e / v)
+    is above one, v = 1/4 + s^2: to the level 1.3312."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+
+    def slope(s: float) -> float:
+        v = 0.25 + s**2
+        return 4 / v * weights @ np.cosh(2 * s * nodes / v) ** -2 / math.sqrt(2 * math.pi)
+
+    assert slope(1.3312) == pytest.approx(1, abs=2e-4) and slope(level) < 1
+    shift = pushed(0.6, level)
+    assert float(shift.mean()) > 5 * float(standard_error(shift))
+
+
+# By the level: where SDI stops (SDS: 1.9993, 1.7427, 1.0054), and from where on it goes there. The
+# probability-flow equation keeps quantiles: x = D(F_s^-1(F_0(x)), s), solved beforehand.
+@pytest.mark.parametrize(
+    "level, start, stop", [(0.5, 0.6556, 2.0), (1.0, 1.3706, 1.9899), (1.25, 1.7834, 1.8493)]
+)
+def test_a_constant_student_of_sdi_stops_near_the_mode_itself(level, start, stop):
+    def push(x: float) -> float:
+        shift = pushed(x, level, steps=400)
+        assert float(shift.std()) < 1e-7  # nothing is drawn
+        return float(shift[0])
+
+    assert push(start - 0.02) > 0 > push(start + 0.02)
+    assert push(stop - 0.02) < 0 < push(stop + 0.02)
+
+
+def test_sdi_stops_between_the_modes_at_high_levels():
+    assert all(float(pushed(x, 1.5, steps=100).min()) > 0 for x in (0.1, 1.0, 1.8))
+
+
+# -------------------------------------------------------------------------------- the inversion
+
+
+def test_an_inversion_of_a_gaussian_is_its_flow():
+    """x_t - m = (x - m) sqrt((C + s^2) / (C + s_0^2)); Euler's error falls as the step's length."""
+    problem = LinearGaussian(1, 1)
+    c, m = problem.covariance[0, 0], problem.mean
+    x, low, high = torch.tensor([[3.0], [-2.0]]), 0.1, torch.tensor([1.0, 2.5])
+    exact = m + (x - m) * ((c + high[:, None] ** 2) / (c + low**2)).sqrt()
+    errors = []
+    for steps in (50, 100):
+        grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
+        found = inversion(problem.teacher, x, torch.stack(grid))
+        errors.append((found - exact).abs().max())
+    assert errors[0] < 0.1 and 1.9 < errors[0] / errors[1] < 2.1
+
+
+def test_an_inversions_fresh_noise_is_that_of_a_step_back():
+    teacher, x, sigmas = mixture_teacher(), torch.randn(3, 2), torch.tensor([[0.5], [2.0]])
+    sigmas, noise = sigmas.expand(2, 3), torch.randn(3, 2)
+    plain = inversion(teacher, x, sigmas)
+    found = inversion(teacher, x, sigmas, eta=0.3, noise=[noise])
+    torch.testing.assert_close(found, plain + 0.3 * 0.5 * math.sqrt(1 - 1 / 16) * noise)
+    with pytest.raises(ValueError, match="needs noise for each step"):
+        inversion(teacher, x, sigmas, eta=0.3)
+    with pytest.raises(ValueError, match="must be positive and not decrease"):
+        inversion(teacher, x, sigmas.flip(0))
+
+
+# -------------------------------------------------------------------------------- VSD
+
+
+def test_vsd_of_one_particle_is_sds():
+    """The exact fake of one particle is the particle, whatever the noise."""
+
+    def weight(sigma: Tensor) -> Tensor:
+        return 1 + sigma
+
+    torch.manual_seed(0)
+    particle, levels = Table.of(torch.tensor([[0.7, -0.4]])), LogUniform(0.2, 5.0)
+    point = Affine(torch.zeros(2, 2), particle.table[0].detach())
+    fake = AffineDenoiser(point, sigma_min=0.1, sigma_max=10.0)
+    found = []
+    for objective in (
+        SDS(mixture_teacher(), copy.deepcopy(particle), levels, weight),
+        DiffInstruct(
+            mixture_teacher(),
+            copy.deepcopy(particle),
+            fake,
+            levels=levels,
+            weight=OfNoises(weight),
+        ),
+    ):
+        loss = objective.phases[-1].loss
+        loss(objective.prepare(Batch(32), 0), 0).value.backward()
+        found.append(objective.generator.table.grad)
+    torch.testing.assert_close(*found)
+    assert bool(found[0].all())
+
+
+def test_vsd_is_diff_instruct_with_the_weight_of_noises():
+    settings = Settings(steps=3, batch=8, variant="vsd", ratio=4)
+    (stage,) = stages_of(METHODS["sds"], Example(settings))
+    objective = stage.objective
+    assert type(objective) is DiffInstruct and (stage.steps, objective.ratio) == (12, 4)
+    sigma = torch.tensor([0.5, 2.0])
+    torch.testing.assert_close(objective.weight(sigma), sigma**3 / (sigma**2 + 1))
+
+
+@pytest.mark.parametrize("variant, stays", [("sds", 0), ("vsd", 4)])
+def test_particles_gather_at_a_point_by_sds_and_keep_the_spread_by_vsd(variant, stays):
+    """A teacher of four corners at one level: SDS's particles all go to the middle, between all
+    modes; with an exact fake of the particles each corner keeps its share."""
+    corners = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [-2.0, -2.0], [2.0, -2.0]])
+    table = Table.of(corners.repeat(8, 1) + 0.3 * torch.randn(32, 2))
+    level = LogUniform(2.0, 2.0 * (1 + 1e-9))
+
+    class Own(MixtureDenoiser):
+        """The exact denoiser of the particles as they are."""
+
+        def forward(self, x_t, sigma, **cond):
+            self.means.copy_(table.table.detach())
+            return super().forward(x_t, sigma, **cond)
+
+    if variant == "sds":
+        objective = SDS(mixture_teacher(), table, level, torch.ones_like, lattice=True)
+    else:
+        objective = DiffInstruct(
+            mixture_teacher(),
+            table,
+            Own(table.table.detach().clone(), 0.0),
+            levels=level,
+            weight=OfNoises(torch.ones_like),
+            lattice=True,
+        )
+    optimizer = torch.optim.SGD([table.table], lr=30.0)
+    for _ in range(60):
+        loss = objective.phases[-1].loss(objective.prepare(Batch(512), 0), 0)
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+    x = table.table.detach()
+    near = torch.cdist(x, corners).min(1)
+    full = [int(((near.indices == i) & (near.values < 1.5)).sum()) >= 5 for i in range(4)]
+    assert sum(full) == stays
+
+
+def test_variables_are_what_is_moved():
+    for kind, name in (("particles", "Table"), ("picture", "Picture")):
+        settings = Settings(steps=3, batch=8, variables=VariableSettings(kind=kind, particles=5))
+        (stage,) = stages_of(METHODS["sds"], Example(settings))
+        assert type(stage.objective.generator).__name__ == name

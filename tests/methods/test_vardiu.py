@@ -15,7 +15,7 @@ from vardiu.functional.bounds import gaussian_kl, same_condition, shared_log_mar
 from vardiu.functional.scores import denoised_to_score
 from vardiu.functional.tensors import lattice_normal
 from vardiu.methods.diff_instruct import score_difference
-from vardiu.methods.vardiu import Draw, VarDiU
+from vardiu.methods.vardiu import Draw, Settings, VarDiU
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.posteriors.families import GaussianPosterior, MixturePosterior
@@ -230,6 +230,81 @@ def test_shared_marginal_has_the_gradient_of_its_value():
         torch.autograd.gradcheck(
             lambda a, b, m=mask: shared_log_marginal(a, b, sigma, m), (x_t, x)
         )
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
+def test_a_rows_own_weight_decides_the_error_of_the_first_order(own):
+    """One dimension: V = A^2 / sigma^2, whose mean error is (c - 1/2) V / N."""
+    sigma, n, draws = 1.25, 20, 2_000
+    random = torch.Generator().manual_seed(3)
+    z = torch.randn(draws, n, 1, generator=random)
+    x_t = z + sigma * torch.randn(draws, n, 1, generator=random)
+    variance = 1 + sigma**2
+    exact = (-0.5 * x_t.square() / variance - 0.5 * math.log(2 * math.pi * variance)).squeeze(2)
+    level = torch.full((n,), sigma)
+    got = [shared_log_marginal(a, b, level, own=own) for a, b in zip(x_t, z, strict=True)]
+    off = (torch.stack(got) - exact).mean(1)
+    error, wanted = float(off.std()) / draws**0.5, (own - 0.5) / sigma**2 / n
+    # What is left is of the second order: at c = 0 or 1 the first is five times as large.
+    assert abs(float(off.mean()) - wanted) < 4 * error + 0.2 * 0.5 / sigma**2 / n
+    assert own == 0.5 or abs(float(off.mean())) > 4 * error
+
+
+@pytest.mark.parametrize("own", [0.0, 0.3])
+def test_a_rows_own_weight_has_the_gradient_of_its_value(own):
+    x, sigma = torch.randn(4, 2), torch.rand(8) + 0.5
+    x_t = torch.cat([x, x]) + torch.randn(8, 2)
+    x.requires_grad_(True), x_t.requires_grad_(True)
+    same = torch.rand(8, 4) > 0.4
+    same[torch.arange(8), torch.arange(8) % 4] = True
+    same[:, 0] = True
+
+    def by_hand(a, b):
+        log_w = -0.5 * torch.cdist(a, b).square() / sigma[:, None] ** 2
+        weight = torch.where(same, 1.0, 0.0)
+        weight[torch.arange(8), torch.arange(8) % 4] *= own
+        value = (weight * log_w.exp()).sum(1).log() - weight.sum(1).log()
+        return value - 2 * (sigma.log() + 0.5 * math.log(2 * math.pi))
+
+    rows = torch.tensor([1, 2, 3, 5, 6, 7]) if own == 0 else torch.arange(8)
+    got = shared_log_marginal(x_t, x, sigma, same, own)[rows]
+    torch.testing.assert_close(got, by_hand(x_t, x)[rows], rtol=1e-12, atol=1e-12)
+    wanted = torch.autograd.grad(by_hand(x_t, x)[rows].sum(), (x_t, x))
+    found = torch.autograd.grad(got.sum(), (x_t, x))
+    for mine, its in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_reported_is_a_bound_whatever_a_rows_own_weight():
+    problem = LinearGaussian(2, 2)
+    plain, weighted = (
+        VarDiU(problem.teacher, problem.generator, levels=LogUniform(0.5, 2.0), shared=True, own=c)
+        for c in (1.0, 0.5)
+    )
+    draw = draw_of(problem, 64, 1.0)
+    assert torch.equal(plain.bound(draw), weighted.bound(draw))
+    assert plain.evaluate(draw).value != weighted.evaluate(draw).value
+
+
+def test_particles_are_refused_for_a_student_that_jumps():
+    student = Pushforward(
+        MLP((2,), (2,), width=8, depth=1, codes=3), latent_shape=(2,), shape=(2,)
+    )
+    teacher = mixture_teacher()
+    posterior = GaussianPosterior(
+        Encoder(MLP((2,), (8,), width=8, depth=1, noisy=True, final=False), 8, UnitScale(2.0)), 2
+    )
+    options = {"levels": LogUniform(0.5, 2.0)}
+    with pytest.raises(ValueError, match="continuous in its latent, and this Pushforward jumps"):
+        VarDiU(teacher, student, posterior, particles=2, **options)
+    VarDiU(teacher, student, posterior, **options)
+    for own, shared in ((1.5, True), (0.5, False), (float("nan"), True)):
+        with pytest.raises(ValueError, match=r"own must be within \[0, 1\], and 1 unless shared"):
+            VarDiU(
+                teacher, student, None if shared else posterior, shared=shared, own=own, **options
+            )
+    with pytest.raises(ValueError, match="own must be 1 with posterior gaussian, got 0.5"):
+        Settings(own=0.5)
 
 
 def test_own_weight_of_the_posterior_changes_its_gradient_alone():

@@ -26,10 +26,12 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-FREEFLOW = "methods/freeflow.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
+FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -63,6 +65,59 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 
 # One label for all rows: what takes a label still gets one.
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+OWN = [
+    Mutant(
+        "own: the number of rows without a row's own weight",
+        "functional/bounds.py",
+        "count = count - (1 - own)",
+        "count = count - 0.0",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: the weight of another row",
+        "functional/bounds.py",
+        "exponents[index, index % rows] +=",
+        "exponents[index, (index + 1) % rows] +=",
+        method("vardiu", "rows_own_weight"),
+    ),
+    Mutant(
+        "own: reported with the weight of training",
+        VARDIU,
+        "if self.shared:  # with weights of one, whatever those of training are",
+        "if self.shared and self.own == 1:",
+        method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "bank: without the row's own sample",
+        "methods/banked.py",
+        "return torch.cat([drawn.x, self.anchored(drawn.call, z, tiled)])",
+        "return torch.cat([0 * drawn.x, self.anchored(drawn.call, z, tiled)])",
+        method("banked", "large_bank or class"),
+    ),
+    Mutant(
+        "bank: the fake at large levels",
+        "methods/banked.py",
+        "small = sigma < self.above",
+        "small = sigma > self.above",
+        method("banked", "large_bank"),
+    ),
+    Mutant(
+        "bank: classes mixed",
+        "methods/banked.py",
+        "if same is not None:\n            same = same.repeat(1, self.bank + 1)",
+        "if same is not None:\n            same = None",
+        method("banked", "class"),
+    ),
+    Mutant(
+        "codes: the intervals not of equal probability",
+        "nn/mlp.py",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / codes",
+        "inner = torch.arange(1, codes, dtype=torch.float64) / (codes + 1)",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+]
 
 
 SIGNS = [
@@ -158,6 +213,20 @@ SIGNS = [
         method("sds", "closed_form"),
     ),
     Mutant(
+        "factor: VSD, a weight of noises",
+        SDS,
+        "return sigma * self.weight(sigma)",
+        "return self.weight(sigma)",
+        method("sds", "one_particle"),
+    ),
+    Mutant(
+        "place: SDI shows the teacher the inversion",
+        SDS,
+        "if not self.steps:",
+        "if self.steps:",
+        method("sds", "near_the_mode"),
+    ),
+    Mutant(
         "factor: SDS, a level of the difference of noises",
         SDS,
         "(sigma * self.weight(sigma) * surrogate",
@@ -233,6 +302,20 @@ SIGNS = [
         "lambda t: 2 * (2 * t).exp()",
         "lambda t: 2 * t.exp()",
         method("f_distill", "chi_squared"),
+    ),
+    Mutant(
+        "sign: DiffRatio's slope",
+        DIFF_RATIO,
+        "direction = -expand_like(self.weight(sigma), x) * slope",
+        "direction = expand_like(self.weight(sigma), x) * slope",
+        method("diff_ratio", "slope_of_its_logit"),
+    ),
+    Mutant(
+        "sign: DiffRatio's discriminator",
+        DIFF_RATIO,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("diff_ratio", "teachers_samples"),
     ),
     Mutant(
         "sign: regression",
@@ -869,6 +952,34 @@ FLOWS = [
         "return x, gap, t",
         method("freeflow", "closed_form"),
     ),
+    Mutant(
+        "sign: mean shift moves away from the mean",
+        MEAN_SHIFT,
+        "surrogate(x, -shift)",
+        "surrogate(x, shift)",
+        method("mean_shift", "less_the_mean"),
+    ),
+    Mutant(
+        "place: mean shift asks the denoiser at a noised point",
+        MEAN_SHIFT,
+        "return self.teacher(x, x.new_full",
+        "return self.teacher(x + width * self.noise_like(x), x.new_full",
+        method("mean_shift", "smoothed_once"),
+    ),
+    Mutant(
+        "factor: the kernel's pull in the level, not in half its square",
+        "samplers/products.py",
+        "passed = (sigma.square() - target.square()) / (2 * torch",
+        "passed = (sigma - target) / (torch",
+        method("mean_shift", "decimals or stable"),
+    ),
+    Mutant(
+        "sign: the product's kernel pushes",
+        "samplers/products.py",
+        "expand_like((-passed).exp(), x)",
+        "expand_like(passed.exp(), x)",
+        method("mean_shift", "stable"),
+    ),
 ]
 
 
@@ -917,7 +1028,63 @@ IDENTITY = [
     ),
 ]
 
-MUTANTS = [*SIGNS, *DROPPED, *NETWORKS, *SETTINGS, *STATED, *ANCHOR, *IDENTITY, *FLOWS]
+TRANSPORTED = [
+    Mutant(
+        "fd_loss: the batch alone without its memory",
+        FD_LOSS,
+        "self.pull(h, self.memory.blended(drawn.h))",
+        "self.pull(h, Moments.of(h))",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: a memory that does not move",
+        FD_LOSS,
+        "        self.mean.copy_(mean)\n        self.second.copy_(second)\n",
+        "        pass\n",
+        method("fd_loss", "memory_moves"),
+    ),
+    Mutant(
+        "fd_loss: the transport's sign",
+        FD_LOSS,
+        "2 * (gap + centred - centred @ matrix)",
+        "2 * (gap + centred + centred @ matrix)",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the root of the distance",
+        FD_LOSS,
+        "scale = 1 / (distance + self.SOFTNESS)",
+        "scale = 0.5 / (distance + self.SOFTNESS).sqrt()",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the class is left out of the features",
+        FD_LOSS,
+        "if not self.classes:",
+        "if True:",
+        method("fd_loss", "forgotten"),
+    ),
+    Mutant(
+        "fd_loss: trained features judge",
+        "metrics/sets.py",
+        "return not features.endswith(TRAINED)",
+        "return True",
+        method("fd_loss", "judges_nobody"),
+    ),
+]
+
+MUTANTS = [
+    *SIGNS,
+    *DROPPED,
+    *NETWORKS,
+    *SETTINGS,
+    *STATED,
+    *ANCHOR,
+    *IDENTITY,
+    *FLOWS,
+    *OWN,
+    *TRANSPORTED,
+]
 
 
 class NotOnce(Exception):

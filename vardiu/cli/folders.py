@@ -56,7 +56,7 @@ def trained_student(
     if prompts:
         problem.set_prompts(prompts)
     device = device_of(chosen.device)
-    problem.data.teacher.device = device
+    problem.compute_on(device)
     return problem.with_prompts(student).to(device), problem, task
 
 

@@ -21,7 +21,7 @@ def probe(arguments: list[str]) -> None:
     task = parse_request("distill", arguments, "probe").task
     device = device_of(task.run.device)
     problem = problem_of(task)
-    problem.data.teacher.device = device
+    problem.compute_on(device)
     for line in problem.data.account():
         console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)
     teacher = problem.data.unguided.to(device)

@@ -12,8 +12,10 @@ import torch
 from .. import __version__
 from ..errors import ConfigError, shown
 from ..metrics import Metric
+from ..metrics.sets import marked_trained, trained_warning
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
+from ..runs.measuring import trained_features
 from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -112,15 +114,16 @@ def evaluate(arguments: list[str]) -> None:
     number = 100 if chosen.num is None else chosen.num
     _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
     folder = existing_run(chosen.run)
-    student, problem, _ = trained_student(folder, chosen)
+    student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls)
     refuse_changed_inputs(folder, problem.inputs())
+    features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student)
-    metrics = problem.scores.measure(source, n, chosen.seed)
+    metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
     reference, who = stored_reference(folder)
     print_metrics(console, metrics, reference, who)
-    spaces = problem.scores.measure_spaces(source, n, chosen.seed)
+    spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of_calls(chosen.calls)}.json")
     content = {
@@ -130,6 +133,10 @@ def evaluate(arguments: list[str]) -> None:
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
         "spaces": [metric.row() for metric in spaces],
     }
+    if features:
+        words = f"{task.chosen.trained_on} in {features}"
+        content["trained_on"] = words
+        console.print(trained_warning(words), highlight=False, markup=False, soft_wrap=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 

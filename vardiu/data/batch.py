@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional.tensors import sent
+
 __all__ = ["Batch", "divided_rows"]
 
 
@@ -33,9 +35,10 @@ class Batch(NamedTuple):
         return cls(len(x), x, cond or {})
 
     def to(self, device: torch.device | str) -> Batch:
-        r"""Returns the batch on a device."""
-        x, truth = (t if t is None else t.to(device) for t in (self.x, self.truth))
-        return Batch(self.rows, x, {k: v.to(device) for k, v in self.cond.items()}, truth)
+        r"""Returns the batch on a device, which need not wait for it."""
+        x, truth = (t if t is None else sent(t, device) for t in (self.x, self.truth))
+        cond = {name: sent(value, device) for name, value in self.cond.items()}
+        return Batch(self.rows, x, cond, truth)
 
     def clean(self) -> Tensor:
         r"""Returns the samples.

@@ -14,7 +14,9 @@ def told_ends(denoiser: Denoiser) -> Denoiser:
     r"""Returns a denoiser that takes the keyword `end`, a feature with shape `(B,)`.
 
     Its network is a copy with an embedding of that, which starts at zero: until it is trained,
-    the denoiser answers as the given one at any end.
+    the denoiser answers as the given one at any end. It computes in the type of its weights:
+    a derivative by the end is lost in the eight bits of bfloat16, and torch has no forward mode
+    of convolutions under autocast.
 
     Raises:
         TypeError: The denoiser has no network, or one that cannot be told.
@@ -24,7 +26,7 @@ def told_ends(denoiser: Denoiser) -> Denoiser:
         if isinstance(inner, Denoiser):
             return with_child(denoiser, name, told_ends(inner))
         if isinstance(inner, Precision):
-            return with_child(denoiser, name, Precision(with_end(inner.network), inner.dtype))
+            return with_child(denoiser, name, with_end(inner.network))
         if inner is not None:
             return with_child(denoiser, name, with_end(inner))
     raise TypeError(

@@ -155,7 +155,8 @@ def discriminator_on(
     sigma = weight.new_full((1,), min(max(1.0, denoiser.sigma_min), denoiser.sigma_max))
     with torch.no_grad():
         example = weight.new_zeros(1, *denoiser.shape)
-        _, features = denoiser.features(example, sigma, at=at, **cond)
+        there = {name: value.to(weight.device) for name, value in cond.items()}
+        _, features = denoiser.features(example, sigma, at=at, **there)
     for name in at:
         if not bool(features[name].isfinite().all()):
             raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .. import __version__
+from ..metrics.sets import judges, trained_warning
 from ..students.base import Generator
 from ..teachers.origin import Origin
 from .onnx import conditions
@@ -185,6 +186,7 @@ def _front(
     if licence is None:
         front["license_name"] = "not-stated"
     rows = [] if about is None else about.result.get("metrics", ())
+    rows = [row for row in rows if judges(row.get("features", ""))]
     if about is not None and rows:
         # The hub's reader wants a task and a dataset of every result.
         dataset = about.dataset or "not stated"
@@ -250,6 +252,8 @@ def write(
     ]
     if about is not None:
         lines += ["## Measured", "", *_metrics(about.result.get("metrics", ())), ""]
+        warning = trained_warning(about.result.get("trained_on", ""))
+        lines += [f"**{warning}**", ""] if warning else []
         lines += _cost(about.result.get("cost", {}))
     lines += ["## Origin", ""]
     source = "not stated" if origin is None else origin.source

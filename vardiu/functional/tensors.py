@@ -14,7 +14,16 @@ __all__ = [
     "log_sum_exp",
     "pairwise_square",
     "scale_gradient",
+    "sent",
 ]
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    r"""Returns a tensor on a device; to a CUDA device it is copied from page-locked memory, and
+    the host does not wait."""
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def expand_like(a: Tensor, x: Tensor) -> Tensor:
@@ -98,7 +107,8 @@ def log_sum_exp(exponents: Tensor) -> tuple[Tensor, Tensor]:
     # The largest share is at least 1 / N: its logarithm is exact to rounding.
     value = peak - share.amax(dim=1).log()
     empty = peak == -math.inf
-    if bool(empty.any()):
+    # A GPU would make the host wait for the answer.
+    if empty.device.type != "cpu" or bool(empty.any()):
         share = share.masked_fill(empty[:, None], 0.0)
         value = value.masked_fill(empty, -math.inf)
     return value, share

@@ -47,7 +47,8 @@ def step(
     Arguments:
         x: The state, with shape :math:`(B, *)`.
         sigma: Its level :math:`\sigma > 0`, with shape :math:`(B)`.
-        target: The level :math:`0 \leq \sigma' \leq \sigma`, with shape :math:`(B)`.
+        target: The level :math:`\sigma' \geq 0`, with shape :math:`(B)`; above :math:`\sigma` only
+            without fresh noise, which is a step of an inversion.
         denoised: The mean :math:`D` of the clean sample given the state, with its shape.
         noise: Standard normal noise :math:`\varepsilon`, with the state's shape.
         eta: The share :math:`\eta \in [0, 1]` of fresh noise.

@@ -284,7 +284,7 @@ LU = """@inproceedings{lu2025adm,
 
 # A step of a tenth of the range: in two dimensions that of the paper leaves next to no signal.
 MIXTURE = Settings(
-    steps=3_000,
+    steps=6_000,
     batch=256,
     lr=5e-4,
     beta_1=0.0,
@@ -299,10 +299,10 @@ MIXTURE = Settings(
 )
 MIXTURE_DMDX = replace(
     MIXTURE,
-    steps=1_500,
+    steps=2_500,
     lr=2e-4,
     levels=LevelSettings(sigma_min=0.2, sigma_max=20.0),
-    pairs=PairSettings(pairs=20_000, steps=3_000, batch=256, lr=5e-4),
+    pairs=PairSettings(pairs=20_000, steps=5_000, batch=256, lr=5e-4),
     start=StartSettings(kind="adversarial"),
 )
 # The student moves slowly: from a good start at a tenth of the rates of Diff-Instruct.

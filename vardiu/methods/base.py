@@ -119,6 +119,9 @@ class Method:
         examples: Trainings of a few steps, by name.
         instruments: What of the log tells best that it converges, most telling first: the prefix
             of entries such as `bound/SIGMA`, or a name.
+        trained_on: The metric that its students are trained on, in the features of
+            `Scores.training_ground`; empty for none. What these features say of such a student is
+            marked wherever it is shown, and judges nobody.
         claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
         ideal: Of a linear problem and an affine student, the objective with everything beside the
             student exact, and as the student is at each call; none if there is no such objective.
@@ -144,6 +147,7 @@ class Method:
     cures: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Example] = field(default_factory=dict)
     instruments: tuple[str, ...] = ("score_gap",)
+    trained_on: str = ""
     claims: frozenset[str] = frozenset()
     ideal: Callable[[LinearProblem, Affine], Objective] | None = None
     family: str = ""

@@ -248,11 +248,16 @@ WANG = """@article{wang2025uniinstruct,
 MIXTURE = Settings(
     steps=4_000,
     batch=256,
+    lr=1e-3,
+    beta_1=0.5,
+    beta_2=0.99,
+    delay=200,
     levels=COARSE_TO_FINE,
     weight=BOUNDED,
-    ratio=5,
+    lattice=True,
+    ratio=2,
     critic="own",
-    head_optimizer=NetworkOptimizer(beta_1=0.5),
+    fake_optimizer=NetworkOptimizer(lr=2e-3),
 )
 IMAGES = Settings(
     **{**vars(diff_instruct.IMAGES), "regression_weight": 0.0},

@@ -103,6 +103,7 @@ class FreeFlow(Objective):
           one call, noised and without a gradient: so the map is learned from any level, and one
           network makes samples in any number of calls. In the paper all start at noise.
         - :math:`\lambda` balances the two directions as they are applied, :math:`w` included.
+        - Prediction may train alone at first (`lead`); in the paper both start together.
         - The fake's loss has EDM's weight; in the paper it is flow matching.
 
     References:
@@ -118,6 +119,7 @@ class FreeFlow(Objective):
             correction alone.
         balance: The factor :math:`a`.
         adaptive: The power :math:`k`.
+        lead: The steps in which prediction trains alone; the fake learns meanwhile.
         below: The share of the rows that start below :math:`T`.
         derivative: `forward` or `difference`.
         ratio: The number of the fake's updates for each update of the student.
@@ -141,6 +143,7 @@ class FreeFlow(Objective):
         correction: float = 0.25,
         balance: float = 1.0,
         adaptive: float = 1.0,
+        lead: int = 0,
         below: float = 0.25,
         derivative: str = "forward",
         ratio: int = 1,
@@ -154,10 +157,15 @@ class FreeFlow(Objective):
                 "correction must be within [0, 1], below within [0, 1), ratio at least 1 and "
                 f"sigma_data positive, got {correction}, {below}, {ratio} and {sigma_data}"
             )
+        if lead and correction == 1:
+            raise ValueError(
+                f"correction alone has no prediction that could lead, got lead={lead}"
+            )
         if fake is not None:
             self.fake = fake
         self.levels, self.noise_levels = levels, noise_levels
         self.correction, self.balance, self.adaptive = correction, balance, adaptive
+        self.lead = lead
         self.below, self.derivative, self.ratio = below, DERIVATIVES[derivative], ratio
         self.sigma_data = sigma_data
 
@@ -267,7 +275,7 @@ class FreeFlow(Objective):
             size = weighted.flatten(1).norm(dim=1).mean()
             value = (1 - self.correction) * self.applied(answer, weighted, t)
             info["prediction"] = square.mean().sqrt()
-        if self.correction > 0:
+        if self.correction > 0 and step >= self.lead:
             rows = self.correcting(n)
             x, gap, t = self.corrected(z[rows], cut(cond, rows), step)
             length = gap.flatten(1).norm(dim=1).mean()
@@ -300,6 +308,9 @@ class Settings(Training):
     """The size of the correction's direction against the prediction's."""
     adaptive: float = 1.0
     """The power k of the weight of a row of the prediction; 0 for none."""
+    lead: float = 0.0
+    """The share of the steps in which prediction trains alone. Before it has arrived at the data,
+    the correction gathers samples at modes."""
     below: float = 0.25
     """The share of the rows that start below the highest level, at the student's own noised
     samples: what samples of several calls are learned from."""
@@ -321,6 +332,8 @@ class Settings(Training):
         super().__post_init__()
         if not self.below < 1:
             raise ConfigError(f"below must be within [0, 1), got {self.below:g}")
+        if self.lead and self.correction == 1:
+            raise ConfigError("lead: correction alone has no prediction that could lead; give 0")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
@@ -336,6 +349,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         correction=config.correction,
         balance=config.balance,
         adaptive=config.adaptive,
+        lead=round(config.lead * steps),
         below=config.below,
         derivative=config.derivative,
         ratio=config.ratio,
@@ -390,17 +404,19 @@ MIXTURE = Settings(
     beta_1=0.5,
     beta_2=0.99,
     correction=0.5,
+    lead=0.2,
     levels=LevelSettings(sigma_min=0.2, sigma_max=80.0),
     noise_levels=COARSE_TO_FINE,
 )
 DIGITS = Settings(
-    steps=4_000,
+    steps=3_000,
     batch=128,
     lr=5e-4,
     fake_optimizer=NetworkOptimizer(lr=8e-4),
     warmup=50,
     beta_2=0.99,
     halflife=20_000.0,
+    lead=0.3,
     levels=LevelSettings(sigma_min=0.02, sigma_max=20.0),
 )
 WIDE = replace(MOG40, sigma_max=80.0)
@@ -408,12 +424,12 @@ PRESETS = {
     "mog40-freeflow": Preset("a flow map from noise alone, any number of calls", WIDE, MIXTURE),
     "digits-freeflow": Preset(
         "8x8 real images by class; a flow map from noise alone, any number of calls",
-        DigitsSettings(precision="float32"),
+        DigitsSettings(),
         DIGITS,
     ),
     "patches-freeflow": Preset(
         "16x16 patches of photographs; a flow map from noise alone, any number of calls",
-        replace(PATCHES, precision="float32"),
+        PATCHES,
         DIGITS,
     ),
 }

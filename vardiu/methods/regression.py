@@ -110,9 +110,11 @@ class Regression(Objective):
 
 def drawn_pairs(objective: Objective, pairs: Pairs, n: int, role: str = "pair") -> Pairs:
     r"""Returns pairs drawn at random, with replacement, on the objective's device."""
-    like = objective.like
-    drawn = pairs.select((objective.uniform(n, role) * len(pairs.z)).long())
-    return Pairs(drawn.z.to(like), drawn.x.to(like), drawn.cond)
+    like, place = objective.like, pairs.z.device
+    # Drawn where the pairs lie: an index from the student's device would have to be waited for.
+    u = objective.streams.uniform(role, n, device=place, dtype=like.dtype)
+    drawn = pairs.select((u * len(pairs.z)).long()).to(like.device)
+    return Pairs(drawn.z.to(like.dtype), drawn.x.to(like.dtype), drawn.cond)
 
 
 def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:

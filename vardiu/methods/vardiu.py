@@ -28,6 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
@@ -71,13 +72,14 @@ from ..settings.fields import (
     VectorSettings,
     WeightSettings,
 )
-from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
+from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
 from ..students.base import Generator
 from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
 from .anchored import Anchor, AnchoredVarDiU, steps_of
+from .banked import BankedVarDiU
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -148,6 +150,8 @@ class VarDiU(Objective):
             have reparametrised samples.
         shared: Whether all rows of a batch share their latents, which makes the student's marginal
             that of the minibatch. It goes with the prior, and with no particles.
+        own: The weight of a row's own sample in that mixture: 1 for a bound, see
+            `vardiu.functional.bounds.shared_log_marginal`.
         lattice: Whether latents and levels are spread evenly, see `Objective`. For shared latents
             the bound holds and is tighter: the mixture of the batch has the student's marginal
             for its mean, and the divergence is convex.
@@ -172,6 +176,7 @@ class VarDiU(Objective):
         posterior_weight: Weight | None = None,
         particles: int = 0,
         shared: bool = False,
+        own: float = 1.0,
         lattice: bool = False,
         antithetic: bool = True,
         control_variate: bool = True,
@@ -193,6 +198,13 @@ class VarDiU(Objective):
             )
         if shared and particles:
             raise ValueError("shared latents take no further particles: set particles=0")
+        if particles and generator.jumps:
+            raise ConfigError(
+                f"particles need a student that is continuous in its latent, and this "
+                f"{type(generator).__name__} jumps: set particles=0, or codes=0 where it has codes"
+            )
+        if not 0 <= own <= 1 or (own != 1 and not shared):
+            raise ValueError(f"own must be within [0, 1], and 1 unless shared, got {own}")
         if posterior_weight is not None and (shared or particles):
             raise ValueError(
                 "a weight of the posterior's own takes no particles or shared latents"
@@ -201,6 +213,7 @@ class VarDiU(Objective):
         self.levels, self.weight = levels, weight
         self.posterior_weight = posterior_weight
         self.particles, self.shared, self.lattice = particles, shared, lattice
+        self.own = own
         self.antithetic, self.control_variate = antithetic, control_variate
 
     @property
@@ -282,7 +295,8 @@ class VarDiU(Objective):
             role: The stream of the particles.
         """
         if self.shared:
-            return shared_log_marginal(x_t, x_0, sigma, same_condition(cond, len(x_0)))
+            same = same_condition(cond, len(x_0))
+            return shared_log_marginal(x_t, x_0, sigma, same, self.own)
         r = self.posterior(x_t, sigma, **cond)
         z = z.flatten(1)
         # The entropies of the prior and of the kernel are exact: only log r is estimated.
@@ -323,7 +337,10 @@ class VarDiU(Objective):
         z, noise, sigma, cond = draw
         x = self.generator(z, **cond) if x is None else x
         x_t = x + expand_like(sigma, x) * noise
-        value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
+        if self.shared:  # with weights of one, whatever those of training are
+            value = shared_log_marginal(x_t, x, sigma, same_condition(cond, len(x)))
+        else:
+            value = self.negative_entropy(z, x, x, x_t, sigma, cond, "diagnostic particle")
         teacher = self.teacher.module
         return value - teacher.log_prob(x_t, sigma, **cond) if exact(teacher) else value
 
@@ -402,6 +419,9 @@ class Settings(Training):
     """flow: the width of each of the two hidden layers of each transformation's network."""
     particles: int = 0
     """The number K of further latents in the importance-weighted bound."""
+    own: float = 1.0
+    """shared, and a bank: the weight of a row's own sample in the mixture, from 0 to 1. Only at 1
+    there is a bound; at 1/2 independent rows make no error of the first order in 1 / batch."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
     antithetic: bool = True
@@ -426,6 +446,13 @@ class Settings(Training):
                 f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
                 f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
             )
+        banked = self.posterior == "anchored" and self.anchor.bank
+        if self.own != 1 and self.posterior != "shared" and not banked:
+            raise ConfigError(
+                f"own must be 1 with posterior {self.posterior}, got {self.own:g}: it weighs a "
+                "row's own sample in the minibatch mixture (--posterior shared) or in a bank "
+                "(--anchor.bank)"
+            )
 
     anchor: AnchorSettings = AnchorSettings()
     """anchored: the lagging copy of the student."""
@@ -434,6 +461,9 @@ class Settings(Training):
     normalised: bool = False
     """anchored: divide each row's direction by the teacher's mean absolute correction, as DMD
     does; no bound then."""
+    regression_weight: float = 0.0
+    """anchored: the weight of the regression on pairs beside the bound; it is the bound of another
+    posterior, the teacher's own, see docs/methods/vardiu.md."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """anchored: how the fake is updated."""
 
@@ -495,6 +525,7 @@ def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[
         posterior_weight=None if own is None else build.weight(own),
         particles=config.particles,
         shared=config.posterior == "shared",
+        own=config.own,
         lattice=config.lattice,
         antithetic=config.antithetic,
         control_variate=config.control_variate,
@@ -520,11 +551,17 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
             "--posterior-weight, and keep --control-variate"
         )
     student = problem.networks.student()
-    student, _ = yield from regression.train_on_pairs(
+    student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
+    if config.regression_weight and pairs is None:
+        raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
-    objective = AnchoredVarDiU(
+    kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
+    if config.anchor.bank:
+        row = config.anchor
+        kind = partial(BankedVarDiU, bank=row.bank, above=row.bank_above, own=config.own)
+    objective = kind(
         problem.known_teacher,
         student,
         problem.networks.fake(),
@@ -535,10 +572,14 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         weight=build.weight(config.weight),
         ratio=config.ratio,
         normalised=config.normalised,
+        regression=pairs if config.regression_weight else None,
+        regression_weight=config.regression_weight,
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    # A bank for all levels leaves the fake untrained.
+    others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
+    optimisation = build.optimisation(config, **others)
     batches = problem.data.free(config.batch, context.seed)
     of = 2 if config.pairs.pairs else 1
     return Stage("vardiu", objective, steps, batches, optimisation, of=of)
@@ -649,6 +690,28 @@ FRAMED = Settings(
 )
 
 
+# A start from pairs, then the bound of a lagging copy of the student, see docs/methods/vardiu.md.
+ANCHORED = Settings(
+    posterior="anchored",
+    steps=800,
+    batch=128,
+    lr=2e-4,
+    beta_1=0.5,
+    beta_2=0.99,
+    fake_optimizer=NetworkOptimizer(lr=8e-4, beta_1=0.0),
+    delay=100,
+    warmup=50,
+    decay="trapezoid",
+    clip=100.0,
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    weight=WeightSettings(kind="square"),
+    antithetic=False,
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+    regression_weight=2.0,
+)
+
+
 PUBLISHED = Settings(
     posterior="gaussian",
     steps=1_000_000,
@@ -710,12 +773,27 @@ PRESETS = {
         replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
     ),
     "digits-vardiu": Preset(
-        "8x8 real images by class; VarDiU from a frame of the teacher's samples",
+        "8x8 real images by class; VarDiU with the posterior of a lagging student",
+        DigitsSettings(),
+        ANCHORED,
+    ),
+    "patches-vardiu": Preset(
+        "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
+        PATCHES,
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "images-vardiu": Preset(
+        "any teacher of images; VarDiU with the posterior of a lagging student",
+        ImageSettings(),
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "digits-framed": Preset(
+        "8x8 real images by class; VarDiU from a frame of the teacher's samples, without a fake",
         DigitsSettings(),
         FRAMED,
     ),
-    "images-vardiu": Preset(
-        "any teacher of images; VarDiU from a frame of the teacher's samples",
+    "images-framed": Preset(
+        "any teacher of images; VarDiU from a frame of the teacher's samples, without a fake",
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
@@ -742,9 +820,15 @@ ARMS = {
         "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
         "shared": Arm("VarDiU, minibatch mixture", SHARED),
     },
-    "digits": {"vardiu": Arm("VarDiU, framed", FRAMED)},
-    "images": {"vardiu": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings)},
-    "vectors": {"vardiu": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
+    "digits": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", FRAMED),
+    },
+    "images": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings),
+    },
+    "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }
 
 
@@ -788,6 +872,15 @@ EXAMPLES = {
         replace(TINY, posterior="anchored", normalised=True, lattice=True), classes=2
     ),
     "vardiu-anchored-few-step": Example(replace(TINY, posterior="anchored"), student="few_step"),
+    "vardiu-anchored-bank": Example(
+        replace(
+            TINY,
+            posterior="anchored",
+            own=0.5,
+            anchor=AnchorSettings(rate=1.0, bank=2, bank_above=0.6),
+        ),
+        classes=2,
+    ),
     "vardiu-framed": Example(
         replace(
             TINY,

@@ -3,6 +3,7 @@ r"""Features to compare images by. A distance is of no use without their name.""
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ __all__ = [
     "ClassifierFeatures",
     "DigitsClassifier",
     "PrincipalComponents",
+    "RandomCosines",
     "RandomFeatures",
     "digits_classifier",
 ]
@@ -169,17 +171,19 @@ class RandomFeatures:
         r"""Returns the features of images in [-1, 1], with shape `(N, F)`."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images must have shape (N, {self.shape}), got {tuple(x.shape)}")
-        return torch.cat([(self._found(part) - self.mean) / self.std for part in x.split(1024)])
+        return torch.cat([self.of(part.float().cpu()) for part in x.split(1024)])
 
-    def _found(self, x: Tensor) -> Tensor:
-        x, found = x.float().cpu(), []
-        pool = nn.functional.adaptive_avg_pool2d
+    def of(self, x: Tensor) -> Tensor:
+        r"""Returns the features of images with their gradient, on the images' device."""
+        found, pool = [], nn.functional.adaptive_avg_pool2d
+        mean, std = self.mean.to(x), self.std.to(x)
+        raw, shift, edges = self.raw.to(x), self.shift.to(x), self.edges.to(x)
         for _ in range(self.halves):
-            shapes = nn.functional.conv2d(x, self.raw, self.shift, padding=1).relu()
-            energy = pool(nn.functional.conv2d(x, self.edges).square(), 2)
+            shapes = nn.functional.conv2d(x, raw, shift, padding=1).relu()
+            energy = pool(nn.functional.conv2d(x, edges).square(), 2)
             found += [pool(shapes, 2).flatten(1), (energy + self.FLAT).log().flatten(1)]
             x = nn.functional.avg_pool2d(x, 2)
-        return torch.cat(found, dim=1)
+        return (torch.cat(found, dim=1) - mean) / std
 
 
 class PrincipalComponents:
@@ -203,7 +207,7 @@ class PrincipalComponents:
 
     def __init__(self, x: Tensor, count: int = 64) -> None:
         self.shape = tuple(x.shape[1:])
-        pixels = self._pixels(x)
+        pixels = torch.cat([self._pixels(part.float().cpu()) for part in x.split(1024)])
         self.mean = pixels.mean(0)
         values, vectors = torch.linalg.eigh((pixels - self.mean).T.cov())
         keep = values > self.LEAST * values[-1]
@@ -218,11 +222,65 @@ class PrincipalComponents:
         r"""Returns the features of images, with shape `(N, F)`."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images must have shape (N, {self.shape}), got {tuple(x.shape)}")
-        return (self._pixels(x) - self.mean) @ self.matrix
+        return torch.cat([self.of(part.float().cpu()) for part in x.split(1024)])
+
+    def of(self, x: Tensor) -> Tensor:
+        r"""Returns the features of images with their gradient, in float64, on their device."""
+        pixels = self._pixels(x)
+        return (pixels - self.mean.to(pixels)) @ self.matrix.to(pixels)
 
     def _pixels(self, x: Tensor) -> Tensor:
         size = min(x.shape[2], self.SIDE), min(x.shape[3], self.SIDE)
-        parts = [
-            nn.functional.adaptive_avg_pool2d(part.float().cpu(), size) for part in x.split(1024)
-        ]
-        return torch.cat(parts).flatten(1).double()
+        return nn.functional.adaptive_avg_pool2d(x, size).flatten(1).double()
+
+
+class RandomCosines:
+    r"""Features of points: random cosines at several lengths, and the coordinates.
+
+    .. math:: \sqrt2 \cos \left( \langle w, x - m \rangle / \ell + b \right), \qquad
+        w \sim \mathcal{N}(0, I), \quad b \sim \mathcal{U}[0, 2 \pi)
+
+    Two moments of cosines hold those of their sums and differences: what they miss is much finer
+    than the smallest length.
+
+    References:
+        | Random Features for Large-Scale Kernel Machines (Rahimi and Recht, 2007)
+
+    Arguments:
+        x: Points to scale by, with shape :math:`(N, *)`: lengths are shares of their standard
+            deviation a dimension.
+        lengths: The shares.
+        count: The number of cosines of each length.
+
+    Attributes:
+        name: The name to state beside a distance on these features.
+    """
+
+    def __init__(
+        self, x: Tensor, lengths: tuple[float, ...] = (1.0, 0.25, 0.06), count: int = 64
+    ) -> None:
+        flat = x.flatten(1).double()
+        generator = torch.Generator().manual_seed(0)
+        d, self.mean = flat.shape[1], flat.mean(0)
+        self.std = (flat - self.mean).square().mean().sqrt()
+        scale = torch.tensor(lengths, dtype=torch.float64).repeat_interleave(count)
+        w = torch.randn(len(scale), d, generator=generator, dtype=torch.float64)
+        self.matrix = w / (scale[:, None] * self.std)
+        u = torch.rand(len(scale), generator=generator, dtype=torch.float64)
+        self.phase = 2 * math.pi * u
+        self.shape = tuple(x.shape[1:])
+        self.name = f"{len(self.phase)} random cosines, {fingerprint(self.matrix)}"
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        r"""Returns the features of points, with shape `(N, F)`."""
+        return self.of(x.cpu())
+
+    def of(self, x: Tensor) -> Tensor:
+        r"""Returns the features of points with their gradient, in float64, on their device."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"points must have shape (N, {self.shape}), got {tuple(x.shape)}")
+        flat = x.flatten(1).double()
+        moved = flat - self.mean.to(flat)
+        angles = moved @ self.matrix.to(flat).T + self.phase.to(flat)
+        return torch.cat([moved / self.std.to(flat), 2**0.5 * angles.cos()], dim=1)

@@ -8,26 +8,20 @@ import math
 import torch
 from torch import Tensor
 
+from ..functional.frechet import Moments, frechet_square
 from .metric import Metric, check_pair, fingerprint
 
 __all__ = ["frechet", "frechet_of_moments", "frechet_ratio", "kernel_distance"]
 
 
 def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
-    r"""Returns the squared 2-Wasserstein distance of two Gaussians.
-
-    .. math:: \| m_x - m_y \|^2 + \mathrm{tr} \left( C_x + C_y - 2 (C_x^{1/2} C_y C_x^{1/2})^{1/2}
-        \right)
+    r"""Returns the squared 2-Wasserstein distance of two Gaussians, see `frechet_square`.
 
     References:
         | GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017)
         | https://arxiv.org/abs/1706.08500
     """
-    values, vectors = torch.linalg.eigh(cov_x)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
-    square = (mean_x - mean_y).square().sum()
-    return (square + cov_x.trace() + cov_y.trace() - 2 * cross).item()
+    return frechet_square(Moments(mean_x, cov_x), Moments(mean_y, cov_y)).item()
 
 
 def frechet(
@@ -49,7 +43,7 @@ def frechet(
     real, fake = check_pair(real, fake, ("real", "fake"))
 
     def distance(x: Tensor, y: Tensor) -> float:
-        return frechet_of_moments(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
+        return frechet_square(Moments.of(x), Moments.of(y)).item()
 
     generator = torch.Generator().manual_seed(seed)
     values = []

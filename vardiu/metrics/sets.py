@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +13,20 @@ from .frechet import frechet, frechet_ratio, kernel_distance
 from .metric import Metric
 from .neighbours import density_coverage, precision_recall
 
-__all__ = ["FeatureSpace", "feature_metrics", "mean_ratio", "space_metrics"]
+__all__ = [
+    "FeatureSpace",
+    "TrainingSpace",
+    "feature_metrics",
+    "judges",
+    "marked_trained",
+    "mean_ratio",
+    "space_metrics",
+    "trained_warning",
+]
+
+
+# What stands behind the name of features that a student was trained in.
+TRAINED = " (TRAINED ON)"
 
 
 class FeatureSpace(Protocol):
@@ -22,6 +36,44 @@ class FeatureSpace(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class TrainingSpace(FeatureSpace, Protocol):
+    r"""A space of features that samples can be trained in."""
+
+    def of(self, x: Tensor) -> Tensor:
+        r"""Returns the features of samples with their gradient, on the samples' device."""
+
+
+def judges(features: str) -> bool:
+    r"""Whether a student was not trained in features of this name, see `marked_trained`."""
+    return not features.endswith(TRAINED)
+
+
+def trained_warning(trained_on: str) -> str:
+    r"""Returns what is said beside the numbers of a student that was trained on a metric.
+
+    Arguments:
+        trained_on: The metric and its features; empty for none, of which nothing is said.
+    """
+    if not trained_on:
+        return ""
+    return f"TRAINED ON {trained_on}: what these features say does not judge this student."
+
+
+def marked_trained(metrics: Sequence[Metric], features: str) -> list[Metric]:
+    r"""Returns metrics of a student that was trained in a space of features: those in that space
+    are marked in the name of their features, and come last.
+
+    Arguments:
+        metrics: The metrics.
+        features: The name of the features that the student was trained in; empty for none.
+    """
+    if not features:
+        return list(metrics)
+    own = [metric for metric in metrics if metric.features == features]
+    held_out = [metric for metric in metrics if metric.features != features]
+    return held_out + [replace(metric, features=features + TRAINED) for metric in own]
 
 
 def feature_metrics(real: Tensor, fake: Tensor, features: str) -> list[Metric]:
@@ -60,6 +112,13 @@ def space_metrics(
 
 def mean_ratio(metrics: Sequence[Metric]) -> float:
     r"""Returns the geometric mean of the ratios among metrics: an arithmetic one would be ruled
-    by the space whose real images are nearest."""
-    ratios = [metric.value for metric in metrics if metric.name == "frechet_ratio"]
+    by the space whose real images are nearest. Spaces that the student was trained in say nothing
+    and do not count; without any other it is not a number."""
+    ratios = [
+        metric.value
+        for metric in metrics
+        if metric.name == "frechet_ratio" and judges(metric.features)
+    ]
+    if not ratios:
+        return math.nan
     return math.exp(sum(map(math.log, ratios)) / len(ratios))

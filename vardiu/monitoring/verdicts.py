@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ..metrics.metric import title_of
+from ..metrics.sets import judges
 from ..problems.base import Judged
 from ..storage.run_folder import RunFolder
 
@@ -115,7 +116,7 @@ def judge(
 
     What is compared with the start was measured on the way, what is compared with the reference
     at the end: with equal numbers of samples each. A number that is missing or not finite passes
-    no comparison.
+    no comparison. Nor does one in features that the student was trained in.
 
     Arguments:
         rows: The run's log, of all stages.
@@ -125,6 +126,7 @@ def judge(
         judged: By which metrics the problem is judged.
     """
     who = called(reference_name)
+    metrics = [row for row in metrics if judges(row.get("features", ""))]
     covered = [_coverage(rows, metrics, reference, name) for name in judged.coverage]
     lost = [
         words for name in judged.coverage for words in _losses(rows, metrics, reference, who, name)

@@ -11,7 +11,29 @@ from .ends import EndEmbedding, check_end
 from .recompute import Recomputed
 from .taps import Tap, Tapped
 
-__all__ = ["MLP"]
+__all__ = ["Coding", "MLP"]
+
+
+class Coding(nn.Module):
+    r"""An embedding of the interval that a standard normal number falls in.
+
+    Arguments:
+        codes: The number of intervals, of equal probability.
+        width: The width of the embedding.
+    """
+
+    edges: Tensor
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        inner = torch.arange(1, codes, dtype=torch.float64) / codes
+        edges = torch.special.ndtri(inner).to(torch.get_default_dtype())
+        self.register_buffer("edges", edges, persistent=False)
+        self.table = nn.Embedding(codes, width)
+
+    def forward(self, u: Tensor) -> Tensor:
+        # Comparisons are exact everywhere: a graph in another tool finds the same interval.
+        return self.table((u[:, None] >= self.edges).sum(1))
 
 
 class MLP(Recomputed, Tapped):
@@ -33,6 +55,9 @@ class MLP(Recomputed, Tapped):
         fourier: The number of octaves :math:`2^0, 2^1, \ldots` at which sines and cosines of the
             input are appended to it; they let a small network change fast, as a map that tears
             one Gaussian into many must (Tancik et al., 2020, https://arxiv.org/abs/2006.10739).
+        codes: The number of intervals, equally likely under a normal, that the input's last
+            coordinate is told apart by; each has an embedding, added to the first layer. Such a
+            map has jumps: it need not stretch between what the intervals become. With 0, none.
 
     Example:
         >>> MLP((2,), (2,), noisy=True)(torch.zeros(5, 2), torch.zeros(5)).shape
@@ -50,6 +75,7 @@ class MLP(Recomputed, Tapped):
         classes: int = 0,
         final: bool = True,
         fourier: int = 0,
+        codes: int = 0,
         ends: bool = False,
     ) -> None:
         super().__init__()
@@ -70,12 +96,14 @@ class MLP(Recomputed, Tapped):
             "classes": classes,
             "final": final,
             "fourier": fourier,
+            "codes": codes,
             "ends": ends,
         }
         self.octaves = [2.0**i for i in range(fourier)]
         size = int(torch.Size(inputs).numel()) * (1 + 2 * fourier) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
+        self.coding = Coding(codes, width) if codes else None
         self.end = EndEmbedding(width) if ends else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
@@ -109,6 +137,7 @@ class MLP(Recomputed, Tapped):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
         check_end(end, self.end)
         h = x.flatten(1)
+        last = h[:, -1]
         if self.octaves:
             angles = torch.cat([octave * h for octave in self.octaves], dim=1)
             h = torch.cat([h, angles.sin(), angles.cos()], dim=1)
@@ -117,6 +146,8 @@ class MLP(Recomputed, Tapped):
         h = self.first(h)
         if label is not None and self.embedding is not None:
             h = h + self.embedding(label)
+        if self.coding is not None:
+            h = h + self.coding(last)
         if end is not None and self.end is not None:
             h = h + self.end(end)
         h = nn.functional.silu(h)

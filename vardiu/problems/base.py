@@ -29,6 +29,7 @@ from ..data.labels import whole
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
+from ..metrics.sets import TrainingSpace
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
@@ -50,6 +51,7 @@ __all__ = [
     "Problem",
     "Scores",
     "Space",
+    "TrainingGround",
     "beside_teacher",
 ]
 
@@ -94,6 +96,20 @@ class BesideTeacher(NamedTuple):
     same_latents: bool
 
 
+class TrainingGround(NamedTuple):
+    r"""What students may be trained on a distance of, and are never judged by.
+
+    Arguments:
+        space: The features.
+        real: Real samples, of which those that judge are other ones where there are enough.
+        label: Their classes; none without.
+    """
+
+    space: TrainingSpace
+    real: Tensor
+    label: Tensor | None = None
+
+
 class Space(abc.ABC):
     r"""Where samples live.
 
@@ -104,11 +120,13 @@ class Space(abc.ABC):
         mean: The mean of the data, one number or one a dimension.
         sigma_data: The standard deviation of the data, a dimension.
         variance: The variance of the data about its mean, an average over dimensions.
+        device: Where latents are decoded and images encoded; none where they are.
     """
 
     shape: tuple[int, ...]
     classes: int
     conditions: tuple[str, ...]
+    device: torch.device | None = None
 
     if TYPE_CHECKING:  # attributes, or computed when they are asked for
 
@@ -394,6 +412,11 @@ class Scores(abc.ABC):
         samples of a source; nothing where samples are no images."""
         return []
 
+    def training_ground(self) -> TrainingGround | None:
+        r"""Returns features that a student may be trained in, other than those that judge it;
+        none where the problem has no other."""
+        return None
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""
@@ -484,6 +507,11 @@ class Problem(abc.ABC):
         problem's presets are multiples of the data's standard deviation; else as they are."""
         return settings
 
+    def compute_on(self, device: torch.device) -> None:
+        r"""Has the teacher be asked, and latents be decoded, on a device from now on."""
+        self.data.teacher.device = device
+        self.space.device = device
+
     def student_source(self, generator: Generator) -> Source:
         r"""Returns the source that a student is."""
 
@@ -537,10 +565,12 @@ class Problem(abc.ABC):
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
         if self.teacher is None:
             return {}
-        # One tensor at a time: a copy of all in float64 would be twice the teacher's size.
+        # The bytes as they are, one tensor at a time: no copy in a wider type.
         digest = hashlib.sha256()
         for tensor in self.teacher.state_dict().values():
-            digest.update(tensor.detach().cpu().flatten().double().contiguous().numpy().data)
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(raw.numpy().data)
         return {"teacher": digest.hexdigest()[:12]}
 
     def inputs(self) -> Mapping[str, Input]:

@@ -19,6 +19,7 @@ from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..metrics import Metric
 from ..metrics.density import log_density, mode_masses, modes_covered
+from ..metrics.features import RandomCosines
 from ..metrics.mmd import PAPER_BANDWIDTHS, mmd2
 from ..metrics.neighbours import precision_recall
 from ..metrics.transport import wasserstein2_sliced
@@ -31,7 +32,18 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
-from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space, taught_input
+from .base import (
+    Data,
+    Input,
+    Judged,
+    KnownSpace,
+    Networks,
+    Problem,
+    Scores,
+    Space,
+    TrainingGround,
+    taught_input,
+)
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, Source, find_teacher
 from .targets import Target, target_of
@@ -61,7 +73,12 @@ class DensityNetworks(Networks):
         if row.calls > 1:
             return FewStep.on_grid(self.fake(), row.calls)
         network = MLP(
-            (row.latent,), space.shape, width=row.width, depth=row.depth, fourier=row.fourier
+            (row.latent,),
+            space.shape,
+            width=row.width,
+            depth=row.depth,
+            fourier=row.fourier,
+            codes=row.codes,
         )
         if row.residual:
             network.start_at_zero()
@@ -156,6 +173,8 @@ class DensityScores(Scores):
     quick = 4_000
     samples = 10_000
 
+    TRAINED = 50_000  # samples that moments are taken of
+
     def __init__(self, space: Space, target: Target) -> None:
         self.space, self.target, self.spec = space, target, target.spec
 
@@ -173,6 +192,12 @@ class DensityScores(Scores):
         if self.target.points is not None and len(truth) > 10:
             found += precision_recall(truth[:NEIGHBOURS], x[:NEIGHBOURS], features="coordinates")
         return found
+
+    def training_ground(self) -> TrainingGround:
+        x = self.target.points
+        if x is None:
+            x = self.spec.sample(self.TRAINED, torch.Generator().manual_seed(3))
+        return TrainingGround(RandomCosines(x), x)
 
     @property
     def bandwidths(self) -> Sequence[float]:

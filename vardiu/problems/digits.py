@@ -26,7 +26,18 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load
-from .base import Data, Input, Judged, KnownSpace, Networks, Problem, Scores, Space, taught_input
+from .base import (
+    Data,
+    Input,
+    Judged,
+    KnownSpace,
+    Networks,
+    Problem,
+    Scores,
+    Space,
+    TrainingGround,
+    taught_input,
+)
 from .kept import KeptTeacher
 from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
@@ -138,9 +149,20 @@ class DigitsScores(Scores):
             metrics.append(class_agreement(predicted, cond["label"]))
         return metrics
 
-    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+    def training_ground(self) -> TrainingGround:
+        order = self._halves[0]
+        real, label = self.data.x[order], self.data.label[order]
+        space = RandomFeatures(self.SHAPE, real)
+        return TrainingGround(space, real, label if self.settings.conditional else None)
+
+    @property
+    def _halves(self) -> tuple[Tensor, ...]:
+        r"""The rows of two halves of the data."""
         order = torch.randperm(len(self.data.x), generator=torch.Generator().manual_seed(0))
-        real, held_out = self.data.x[order].chunk(2)
+        return order.chunk(2)
+
+    def measure_spaces(self, source: Source, n: int, seed: int = 0) -> list[Metric]:
+        real, held_out = (self.data.x[rows] for rows in self._halves)
         n = min(n, len(held_out))
         x, _ = source(n, torch.Generator().manual_seed(seed))
         spaces = ClassifierFeatures(digits_classifier()), RandomFeatures(self.SHAPE, real)

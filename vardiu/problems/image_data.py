@@ -179,7 +179,7 @@ class ImageData(Data):
         images, cond = self.images
         rows = evenly_spaced_rows(len(images), COMPRESSED)
         with torch.no_grad():
-            x = self.space.encode(images[rows])
+            x = self.space.encode(images[rows].to(self.space.near)).cpu()
         return x, {name: value[rows] for name, value in cond.items()}
 
     @property

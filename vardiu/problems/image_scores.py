@@ -13,7 +13,7 @@ from ..metrics import Metric
 from ..metrics.features import PrincipalComponents, RandomFeatures
 from ..metrics.sets import FeatureSpace, feature_metrics, space_metrics
 from ..reports.samples import image_grid
-from .base import Judged, Scores
+from .base import Judged, Scores, TrainingGround
 from .image_data import ImageData
 from .sampled_teachers import TEACHER, Source
 
@@ -59,6 +59,10 @@ class ImageScores(Scores):
     @functools.cached_property
     def _spaces(self) -> tuple[FeatureSpace, FeatureSpace]:
         return self.features, PrincipalComponents(self.data.split[0])
+
+    def training_ground(self) -> TrainingGround:
+        real = self.data.split[0]
+        return TrainingGround(PrincipalComponents(real), real)
 
     def histogram(self, x: Tensor) -> list[float]:
         # By brightness: which of ten equal shares of the real images a sample is as bright as.

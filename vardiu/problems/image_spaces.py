@@ -74,8 +74,17 @@ class ImageSpace(Space):
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:
         x = x.float().cpu()
-        images = torch.cat([self.decode(part) for part in x.split(64)]) if self.latent else x
-        return images.clamp(-1, 1)
+        if self.latent:
+            x = torch.cat([self.decode(part.to(self.near)).cpu() for part in x.split(64)])
+        return x.clamp(-1, 1)
+
+    @property
+    def near(self) -> torch.device:
+        r"""Where latents and images are brought to for the autoencoder; the CPU for one of the
+        user's own, which need not follow."""
+        origin = self.origin
+        follows = origin is not None and origin.kind == "diffusers" and self.device is not None
+        return self.device if follows and self.device is not None else torch.device("cpu")
 
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from ..teachers.origin import Origin
 from ..teachers.readers import load
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, find_teacher
+from .starts import denoiser_with_precision
 
 __all__ = ["ImageTeacher"]
 
@@ -162,8 +163,13 @@ class ImageTeacher(SampledTeacher):
             raise ConfigError("the teacher takes text, and was read without what encodes prompts")
         return encode(prompts)
 
+    def _precise(self, inner: Denoiser) -> Denoiser:
+        precision = self.settings.precision
+        return inner if precision == "float32" else denoiser_with_precision(inner, precision)
+
     def _guided(self, inner: Denoiser) -> Denoiser:
-        row, teacher = self.settings, inner
+        row, inner = self.settings, self._precise(inner)
+        teacher = inner
         if row.weak is not None:
             teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
         elif row.guidance != 1:
@@ -187,7 +193,7 @@ class ImageTeacher(SampledTeacher):
     def unguided(self) -> Denoiser:
         r"""The teacher without guidance; with guidance it is no conditional mean."""
         known = self.known
-        return known if self.inner is None else self._with_captions(self.inner)
+        return known if self.inner is None else self._with_captions(self._precise(self.inner))
 
     @property
     def latent(self) -> bool:

@@ -14,7 +14,13 @@ from ..nn import Precision, with_precision
 from ..settings.fields import ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS
 
-__all__ = ["check_start", "has_weights", "refuse_other_starts", "started"]
+__all__ = [
+    "check_start",
+    "denoiser_with_precision",
+    "has_weights",
+    "refuse_other_starts",
+    "started",
+]
 
 
 def has_weights(denoiser: Denoiser) -> bool:

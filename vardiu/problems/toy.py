@@ -19,6 +19,7 @@ from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
 from ..metrics import Metric
 from ..metrics.density import mode_masses, modes_covered
+from ..metrics.features import RandomCosines
 from ..metrics.mmd import mmd2
 from ..nn import MLP
 from ..posteriors.encoder import Encoder, UnitScale
@@ -26,7 +27,7 @@ from ..reports.samples import scatter_grid
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
-from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space
+from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space, TrainingGround
 from .sampled_teachers import SampledTeacher, Source
 
 __all__ = ["ToyProblem", "ToySettings", "mixture_teacher"]
@@ -173,6 +174,10 @@ class ToyScores(Scores):
         x, _ = source(n, torch.Generator().manual_seed(seed))
         truth, _ = self.data.draw(n, torch.Generator().manual_seed(seed + 10_000))
         return [*mmd2(x, truth), modes_covered(x, self.spec.means, threshold=0.1)]
+
+    def training_ground(self) -> TrainingGround:
+        x, cond = self.data.draw(self.data.ROWS, torch.Generator().manual_seed(self.data.seed))
+        return TrainingGround(RandomCosines(x, (1.0, 0.25), count=4), x, cond.get("label"))
 
     def histogram(self, x: Tensor) -> list[float]:
         return mode_masses(x, self.spec.means).tolist()

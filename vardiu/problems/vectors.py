@@ -25,6 +25,7 @@ from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError
 from ..metrics import Metric
+from ..metrics.features import RandomCosines
 from ..metrics.mmd import mmd2
 from ..metrics.neighbours import density_coverage, precision_recall
 from ..metrics.transport import wasserstein2_sliced
@@ -39,7 +40,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
 from ..teachers.origin import Origin
-from .base import Data, Judged, Networks, Problem, Scores, Space
+from .base import Data, Judged, Networks, Problem, Scores, Space, TrainingGround
 from .image_teachers import ImageTeacher
 from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, Source
@@ -287,6 +288,10 @@ class VectorScores(Scores):
             *density_coverage(real, x, features=name),
         ]
         return [dataclasses.replace(metric, features=name) for metric in found]
+
+    def training_ground(self) -> TrainingGround:
+        x = self.data.compared[0]
+        return TrainingGround(RandomCosines(x), x)
 
     @functools.cached_property
     def _direction(self) -> Tensor:

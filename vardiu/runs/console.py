@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..metrics import Metric
 from ..metrics.metric import title_of
-from ..metrics.sets import mean_ratio
+from ..metrics.sets import judges, mean_ratio
 from ..monitoring.verdicts import COLLAPSED, GOOD, IMPROVING, STUCK, Verdict
 from ..reports.tables import show_table, value_with_error
 from ..teachers.probe import Probe
@@ -148,6 +148,8 @@ class ConsoleLines:
         self.line(f"{cost['seconds']:.0f} s of training{calls if cost['teacher_calls'] else ''}")
         for alarm in results.alarms:
             self.print_alarm(alarm)
+        if results.warning:
+            self.line(escape(results.warning))
         if results.verdict is not None:
             self.print_verdict(results.verdict)
         self.print_paths(event.folder)
@@ -203,6 +205,8 @@ def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:
         cells = [f"{metric.value:.4g} ± {metric.error or 0:.2g}" for metric in row]
         table.add_row(features, *cells, f"{row[0].n:,}")
     console.print(table)
+    if not any(judges(metric.features) for metric in metrics):
+        return
     mean = f"geometric mean of the ratios: {mean_ratio(metrics):.3g}; real images have 1"
     console.print(mean, highlight=False, soft_wrap=True)
 

@@ -10,6 +10,7 @@ import torch
 
 from .. import models
 from ..metrics import Metric
+from ..metrics.sets import marked_trained
 from ..monitoring.verdicts import judge
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage.run_folder import RunFolder
@@ -18,7 +19,7 @@ from ..teachers.probe import LEVELS, check_gradient, checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
-from .measuring import announced_calls
+from .measuring import announced_calls, trained_features
 from .task import Task
 
 __all__ = ["distill"]
@@ -49,7 +50,7 @@ def distill(
         if run.is_finished:
             return run.folder
         problem = run.problem
-        teacher, data = problem.data.unguided, problem.data.reference(512)
+        teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
         rows = LEVELS * len(data[0])
         with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
             checked(teacher, *data, problem.data.resample)
@@ -84,21 +85,26 @@ def judged_results(
 def ship_student(run: Execution) -> None:
     r"""Measures the trained student, writes it, and finishes the run with what is read back."""
     task, problem = run.task, run.problem
-    student = run.result.cpu()
+    student = run.result.to(run.device)
     assert isinstance(student, Generator)
     run.broadcast(FinalMeasurementStarted("the student"))
     n = task.run.samples or problem.scores.samples
     with announced_calls(run.broadcast, "measuring the student", student, n):
         metrics = problem.scores.measure(problem.student_source(student), n)
+    features = trained_features(task.chosen, problem)
+    metrics = marked_trained(metrics, features)
     rows = SOLVER_CALLS * n
     with announced_calls(run.broadcast, "measuring the teacher", problem.teacher, rows):
         reference = problem.scores.teacher_metrics(n)
     results = judged_results(run, metrics, *reference)
+    if features:
+        words = f"{task.chosen.trained_on} in {features}"
+        results = dataclasses.replace(results, trained_on=words)
     about = {"cost": run.cost, "preset": task.preset, "method": task.method}
     problem.save(student, run.folder, {"metrics": results.metric_rows(), **about})
     codes = [*task.own.values()]
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
     calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
-    student = problem.with_prompts(shipped)
+    student = problem.with_prompts(shipped).to(run.device)
     run.finish(results, problem.student_source(student), f"student, {calls}", student)

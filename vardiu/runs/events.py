@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import Metric
+from ..metrics.sets import trained_warning
 from ..monitoring.alarms import Alarm
 from ..monitoring.verdicts import Verdict
 from ..problems.base import Source
@@ -99,6 +100,7 @@ class Results:
         cost: Seconds, teacher calls and rows, student updates and steps.
         verdict: What the student is worth; `None` for a teacher.
         alarms: What was raised on the way, as in the log.
+        trained_on: The metric that the student was trained on, and its features; empty for none.
     """
 
     metrics: Sequence[Metric]
@@ -107,6 +109,12 @@ class Results:
     cost: Mapping[str, Any]
     verdict: Verdict | None = None
     alarms: Sequence[Mapping[str, Any]] = ()
+    trained_on: str = ""
+
+    @property
+    def warning(self) -> str:
+        r"""What a reader of the numbers must know; empty for nothing."""
+        return trained_warning(self.trained_on)
 
     def metric_rows(self) -> list[dict[str, Any]]:
         return [metric.row() for metric in self.metrics]

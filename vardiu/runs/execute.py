@@ -128,6 +128,7 @@ class Execution:
     Attributes:
         is_finished: Whether the run was finished before: nothing is left to do.
         broadcast: Tells an event to the listeners.
+        device: Where is trained and measured.
         cost: Seconds, teacher calls and rows, student updates and steps so far.
         result: The trained and averaged network, after the last stage.
     """
@@ -141,6 +142,9 @@ class Execution:
     ) -> None:
         self.task, self.problem, self.folder = task, problem, folder
         self.is_finished = False
+        self.device = device_of(task.run.device)
+        if not task.run.economy.offload:
+            problem.compute_on(self.device)
         self.broadcast = events.Broadcaster([Log(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)
@@ -149,7 +153,7 @@ class Execution:
     def stages(self) -> Iterator[StageExecution]:
         r"""Yields the stages, each as it stands in its newest checkpoint; whoever asks for the
         next one has trained the one before."""
-        device, meter = device_of(self.task.run.device), TeacherMeter(self.problem.teacher)
+        device, meter = self.device, TeacherMeter(self.problem.teacher)
         artefacts = Artefacts(
             self.folder.file("artefacts"), self.tell_portions, meter, self.tell_stop("portion")
         )
@@ -184,7 +188,7 @@ class Execution:
             ConfigError: There are such settings.
         """
         if not self.folder.file("checkpoints").is_dir():
-            rehearse(self.task, self.problem, device_of(self.task.run.device))
+            rehearse(self.task, self.problem, self.device)
 
     def tell_portions(self, name: str, done: int, total: int) -> None:
         r"""Tells how much there is of something that is made once."""
@@ -212,6 +216,8 @@ class Execution:
         self.broadcast(events.Shipped(source, title, results, student))
         reference = {"name": results.reference_name, "metrics": results.reference_rows()}
         summary = {"metrics": results.metric_rows(), "reference": reference, "cost": results.cost}
+        if results.trained_on:
+            summary["trained_on"] = results.trained_on
         if results.verdict is not None:
             summary = {"verdict": results.verdict._asdict(), **summary}
         self.folder.finish(summary)
@@ -339,8 +345,8 @@ def execution(
         ConfigError: The task cannot be carried out.
         RunError: The folder holds something else, or another process writes to it.
     """
+    device_of(task.run.device)  # one that is not here is refused before anything is read
     problem, folder = problem_of(task), RunFolder(out)
-    device_of(task.run.device)
     with folder.lock():
         run = Execution(task, problem, folder, listeners)
         if folder.exists and folder.file("checkpoints").is_dir():

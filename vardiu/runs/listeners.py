@@ -192,7 +192,7 @@ class ReportPage:
                 measured, judged.metric, judged.coverage, method.instruments, method.name
             ),
             methods=[method.name],
-            note=same,
+            note=" ".join([same, results.warning]).strip(),
         )
 
     def panels(self, *samples: tuple[str, Tensor]) -> list[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "gradient_draws",
     "reference_curves",
     "student_values",
+    "trained_features",
 ]
 
 
@@ -101,6 +102,13 @@ def student_values(
     return values | measure_convergence(
         problem, trainer.objective, samples, trainer.batch, trainer.step, draws
     )
+
+
+def trained_features(method: Method, problem: Problem) -> str:
+    r"""Returns the name of the features that students of a method are trained in; empty for
+    none."""
+    ground = problem.scores.training_ground() if method.trained_on else None
+    return "" if ground is None else ground.space.name
 
 
 def cures_of(method: Method) -> Mapping[str, str]:

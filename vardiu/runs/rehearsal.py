@@ -15,7 +15,7 @@ import torch
 
 from .. import models
 from ..problems.base import Problem
-from ..settings.fields import FrameSettings, PairSettings
+from ..settings.fields import FrameSettings, MemorySettings, PairSettings
 from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
@@ -50,7 +50,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         accumulate = task.run.accumulate
         trainer = Trainer(objective, stage.optimisation, steps=stage.steps, accumulate=accumulate)
         stage = stages.after(trainer)
-    result = stages.result.requires_grad_(False).eval().cpu()
+    result = stages.result.requires_grad_(False).eval()
     with tempfile.TemporaryDirectory() as place:
         if isinstance(result, Generator):
             problem.scores.measure(problem.student_source(result), LEAST_SAMPLES)
@@ -62,7 +62,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
 
 
 def with_little_made(settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
-    r"""Returns a method's settings with a few pairs, and a frame of a few samples."""
+    r"""Returns a method's settings with a few pairs, and a frame and a memory of a few samples."""
     changes: dict[str, Any] = {}
     pairs, frame = getattr(settings, "pairs", None), getattr(settings, "frame", None)
     if isinstance(pairs, PairSettings) and pairs.pairs:
@@ -70,6 +70,10 @@ def with_little_made(settings: Any) -> Any:  # noqa: ANN401 (each method has its
         changes["pairs"] = dataclasses.replace(
             pairs, pairs=min(pairs.pairs, PAIRS), solver_steps=steps
         )
+    memory = getattr(settings, "memory", None)
+    if isinstance(memory, MemorySettings):
+        rows = min(memory.rows, max(2, settings.batch))
+        changes["memory"] = dataclasses.replace(memory, rows=rows)
     if isinstance(frame, FrameSettings):
         rows = min(frame.samples, 2 * (frame.components + 2))
         changes["frame"] = dataclasses.replace(

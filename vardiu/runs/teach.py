@@ -56,7 +56,7 @@ def teach(
 
 def ship_teacher(run: Execution) -> None:
     r"""Measures the trained teacher, writes it, and finishes the run."""
-    problem, teacher = run.problem, run.result.cpu()
+    problem, teacher = run.problem, run.result.to(run.device)
     assert isinstance(teacher, Denoiser)
     problem.teacher = teacher
     data = problem.data.reference(512)

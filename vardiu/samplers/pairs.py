@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
+from ..functional.tensors import sent
 from .ode import Heun
 
 __all__ = ["Pairs", "teacher_pairs"]
@@ -27,10 +28,14 @@ class Pairs(NamedTuple):
     cond: Mapping[str, Tensor]
 
     def select(self, rows: Tensor) -> Pairs:
-        r"""Returns the pairs of these rows `(B,)`, on the device of the index."""
-        index = rows.to(self.z.device)
-        cond = {name: value[index].to(rows.device) for name, value in self.cond.items()}
-        return Pairs(self.z[index].to(rows.device), self.x[index].to(rows.device), cond)
+        r"""Returns the pairs of these rows, an index `(B,)` on the pairs' own device."""
+        cond = {name: value[rows] for name, value in self.cond.items()}
+        return Pairs(self.z[rows], self.x[rows], cond)
+
+    def to(self, device: torch.device | str) -> Pairs:
+        r"""Returns the pairs on a device, which need not wait for them."""
+        cond = {name: sent(value, device) for name, value in self.cond.items()}
+        return Pairs(sent(self.z, device), sent(self.x, device), cond)
 
 
 @torch.no_grad()

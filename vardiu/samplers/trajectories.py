@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..functional.tensors import expand_like
-from ..functional.trajectories import slope, step
+from ..functional.trajectories import fresh_noise, slope, step
 
-__all__ = ["require_decreasing", "trajectory"]
+__all__ = ["inversion", "require_decreasing", "trajectory"]
 
 
 def require_decreasing(sigmas: Tensor) -> None:
@@ -73,6 +73,48 @@ def trajectory(
         raise ValueError(f"a corrected step has no fresh noise: eta must be 0, got {eta:g}")
     levels = sigmas.to(x) if sigmas.ndim == 2 else sigmas.to(x)[:, None].expand(-1, len(x))
     return _states(denoiser, x, levels, correct, eta, iter(() if noise is None else noise), cond)
+
+
+def inversion(
+    denoiser: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    eta: float = 0.0,
+    noise: Iterable[Tensor] = (),
+    **cond: Tensor,
+) -> Tensor:
+    r"""Returns the state at the last level of which the sampler makes a given state at the first.
+
+    Euler's steps of the probability-flow equation from low levels to high ones. With
+    :math:`\eta > 0` each adds the noise that a step back would draw anew.
+
+    References:
+        | Score Distillation via Reparametrized DDIM (Lukoianov et al., 2024)
+        | https://arxiv.org/abs/2405.15891
+
+    Arguments:
+        denoiser: The denoiser :math:`D(x_t, \sigma)`, with levels of shape :math:`(B)`.
+        x: The state at the first level, with shape :math:`(B, *)`.
+        sigmas: The levels, positive and not decreasing, with shape :math:`(N + 1, B)`.
+        eta: The share of fresh noise.
+        noise: Standard normal noise, one tensor of the shape of `x` for each step.
+        cond: The denoiser's conditions.
+
+    Raises:
+        ValueError: The levels decrease or are not positive, or there is too little noise.
+    """
+    if not bool((sigmas.diff(dim=0) >= 0).all() and (sigmas[0] > 0).all()):
+        raise ValueError("the levels of an inversion must be positive and not decrease")
+    fresh = iter(noise)
+    for sigma, target in zip(sigmas, sigmas[1:], strict=False):
+        x = step(x, sigma, target, denoiser(x, sigma, **cond))
+        if eta > 0:
+            drawn = next(fresh, None)
+            if drawn is None:
+                raise ValueError(f"an inversion of eta={eta:g} needs noise for each step")
+            x = x + expand_like(fresh_noise(target, sigma, eta), x) * drawn
+    return x
 
 
 def _states(

@@ -18,7 +18,9 @@ __all__ = [
     "DigitsSettings",
     "FrameSettings",
     "ImageSettings",
+    "KernelSettings",
     "LevelSettings",
+    "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
     "StartSettings",
@@ -130,6 +132,21 @@ class StartSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    r"""What is remembered of the features of earlier samples."""
+
+    kind: Literal["ema", "queue"] = "ema"
+    """A moving average of the first two moments, or the latest rows themselves."""
+    decay: float = 0.999
+    """ema: the share of the moments that a step keeps."""
+    rows: int = 10_000
+    """The samples of the first student that it is filled with; queue: the rows that it holds."""
+
+    def __post_init__(self) -> None:
+        check_ranges("memory.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameSettings:
     r"""A mixture of principal components of the teacher's samples, where a student starts."""
 
@@ -170,9 +187,19 @@ class AnchorSettings:
     """Steps after each refresh in which the fake alone is trained."""
     gain: float = 1.0
     """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+    bank: int = 0
+    """Samples of the anchor for each row of a batch, beside the batch's own, whose exact mean
+    stands in the fake's place; 0 for the fake alone."""
+    bank_above: float = 0.0
+    """The smallest level at which the bank stands in the fake's place."""
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+        if self.bank_above and not self.bank:
+            raise ConfigError(
+                f"anchor.bank_above must be 0 without a bank, got {self.bank_above:g}: give the "
+                "number of its samples for each row, anchor.bank"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +252,33 @@ class VariableSettings:
 
     def __post_init__(self) -> None:
         check_ranges("variables.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    r"""A Gaussian kernel around what is moved; its width falls geometrically during training."""
+
+    width: float = 3.0
+    """The kernel's standard deviation at the first step, in units of the data: about the distance
+    of modes."""
+    width_end: float = 0.3
+    """That at the last step, where the search stops: about the finest detail."""
+    low: float = 0.0
+    """The kernel pulls in steps of the sampler that end at this noise level or above,"""
+    high: float | None = None
+    """and begin at this one or below; none for all."""
+
+    def __post_init__(self) -> None:
+        check_ranges("kernel.", self)
+        if not self.width_end <= self.width:
+            raise ConfigError(
+                "kernel.width_end must be at most kernel.width: the kernel narrows, got "
+                f"{self.width_end:g} and {self.width:g}"
+            )
+        if self.high is not None and not self.low < self.high:
+            raise ConfigError(
+                f"kernel.low must be below kernel.high, got {self.low:g} and {self.high:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +374,9 @@ class DensitySettings:
     """The number of hidden layers of these networks: student, posterior and fake."""
     fourier: int = 5
     """The octaves of sines and cosines of the latent that the student's input has as well."""
+    codes: int = 0
+    """Intervals of equal probability of the latent's last coordinate, which the student tells
+    apart by an embedding each; its map may jump between them. 0 for a continuous map."""
     residual: bool = False
     """Whether the student adds its latent to its network's output, and so starts as spread as the
     data; the latent then has the dimensions of a sample."""
@@ -333,6 +390,11 @@ class DensitySettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        if self.codes and self.calls > 1:
+            raise ConfigError(
+                f"problem.codes must be 0 for a student of {self.calls} calls, got {self.codes}: "
+                "it is a network of noisy samples, not of a latent"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,12 +91,15 @@ class Generator(Interface, abc.ABC):
         shape: The shape of one sample.
         conditions: The names of its conditions.
         calls: The number of network evaluations a sample costs.
+        jumps: Whether a sample may jump as its latent moves: its gradient in the latent is then
+            not that of a mean over latents, which particles from a posterior would need.
     """
 
     latent_shape: tuple[int, ...]
     shape: tuple[int, ...]
     conditions: tuple[str, ...] = ()
     calls: int = 1
+    jumps: bool = False
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 

@@ -188,6 +188,8 @@ class Framed(Generator):
         ValueError: `sigma` is not a level of the denoiser.
     """
 
+    jumps = True  # from one cluster to the next
+
     def __init__(self, denoiser: Denoiser, frame: Frame, sigma: float) -> None:
         super().__init__()
         if not denoiser.sigma_min <= sigma <= denoiser.sigma_max:

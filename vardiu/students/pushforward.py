@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..nn.mlp import Coding
 from .base import Generator
 
 __all__ = ["Pushforward"]
@@ -50,6 +51,7 @@ class Pushforward(Generator):
                 f"got {tuple(latent_shape)}"
             )
         self.network, self.residual = network, residual
+        self.jumps = any(isinstance(part, Coding) for part in network.modules())
         self.latent_shape, self.shape = tuple(latent_shape), tuple(shape)
         self.conditions = tuple(conditions)
         self.arguments = {

@@ -1,6 +1,6 @@
 r"""Time and memory of networks, without a change of what they compute.
 
-Three of the four options act on the *backbones*, the networks inside of the denoisers, generators
+Three of the five options act on the *backbones*, the networks inside of the denoisers, generators
 and encoders that give their outputs a meaning. All act in place, on modules as they are: weights
 keep their names, and what was trained with an option is loaded without it.
 """
@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from ..denoisers.exact import ExactDenoiser
 from ..errors import ConfigError, nearest
 from ..nn.backbones import backbones
 from .frozen import Frozen
@@ -45,6 +46,8 @@ class Economy:
     """Networks whose images lie in memory with their channels together."""
     offload: bool = False
     """Whether the teacher waits in host memory and is on the device for its calls only."""
+    tf32: bool = False
+    """Whether a GPU may round the factors of products in float32 to ten bits of mantissa."""
 
     def __post_init__(self) -> None:
         if self.backend not in ("inductor", "aot_eager", "eager"):
@@ -74,9 +77,27 @@ class Economy:
             for module in chosen(objective, text, trained=function is recompute):
                 for network in backbones(module):
                     function(network)
+        if self.tf32:
+            refuse_rounding(objective)
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         held = [m for m in objective.children() if isinstance(m, Frozen)]
         for frozen in held if self.offload else ():
             frozen.offload()
+
+
+def refuse_rounding(objective: Objective) -> None:
+    r"""Raises a `ConfigError` where an exact score would be computed with rounded factors."""
+    exact = (m for frozen in objective.children() for m in frozen_modules(frozen))
+    if any(isinstance(module, ExactDenoiser) for module in exact):
+        raise ConfigError(
+            "--economy.tf32 would round the means of a density's exact score to ten bits: leave "
+            "it out, or take a learned teacher"
+        )
+
+
+def frozen_modules(module: nn.Module) -> Iterable[nn.Module]:
+    r"""Yields the modules in one, and in what it holds frozen."""
+    yield from (module.module if isinstance(module, Frozen) else module).modules()
 
 
 def words(text: str) -> list[str]:

@@ -349,7 +349,8 @@ def refuse_networks_never_updated(
     last = dict.fromkeys(objective.trained, -1)
     for phase in objective.phases:
         turns = (s for s in range(steps - 1, max(-1, steps - 1 - phase.cycle), -1) if phase.due(s))
-        turn = next(turns, -1)
+        # Turns that depend on what happens on the way are not known yet.
+        turn = next(turns, -1 if phase.when is None else steps - 1)
         for name in phase.updates:
             last[name] = max(last[name], turn)
     for name, step in last.items():

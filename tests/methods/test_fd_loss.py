@@ -1,0 +1,388 @@
+"""FD-loss against closed forms, and against the ways in which it can be wrong unnoticed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from cases import student
+from problems import Affine, mixture_teacher
+from rich.console import Console
+from torch import Tensor
+
+from vardiu.cli.main import main
+from vardiu.data.batch import Batch
+from vardiu.data.batches import DataFree
+from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.errors import ConfigError
+from vardiu.functional.frechet import Moments, frechet_square, symmetric_root, transport
+from vardiu.methods import METHODS
+from vardiu.methods.fd_loss import (
+    METHOD,
+    PORTION,
+    TINY,
+    Average,
+    FDLoss,
+    Features,
+    Recent,
+    features_of,
+    filled_memory,
+)
+from vardiu.metrics import Metric, mean_ratio
+from vardiu.metrics.features import RandomCosines
+from vardiu.metrics.sets import TRAINED, marked_trained
+from vardiu.monitoring.verdicts import UNJUDGED, judge
+from vardiu.problems.base import Judged
+from vardiu.problems.digits import DigitsProblem
+from vardiu.problems.linear import LinearProblem
+from vardiu.problems.toy import ToyProblem
+from vardiu.runs.console import print_spaces
+from vardiu.settings.fields import MemorySettings
+from vardiu.training.optimizers import Optimisation, OptimizerRow
+from vardiu.training.stage import Context
+from vardiu.training.trainer import Trainer
+
+A = torch.tensor([[1.0, 0.0], [0.3, 0.8]], dtype=torch.float64)
+B = torch.tensor([1.0, -0.5], dtype=torch.float64)
+C = torch.tensor([[2.0, -0.4], [-0.4, 1.0]], dtype=torch.float64)
+REAL = Moments(torch.zeros_like(B), C)
+
+
+class Coordinates:
+    """Samples are their own features."""
+
+    name = "coordinates"
+
+    def of(self, x: Tensor) -> Tensor:
+        return x
+
+    __call__ = of
+
+
+IDENTITY = Features(Coordinates(), lambda x: x)
+
+
+def points(n: int) -> Tensor:
+    """Points whose moments up to the third are those of n standard normal numbers."""
+    ends = math.sqrt(n) * torch.eye(n)
+    return torch.cat([ends, -ends])
+
+
+class Exact(Average):
+    """The memory of all samples of an affine student, at all times."""
+
+    def __init__(self, of: Affine) -> None:
+        super().__init__(of.shape[0], 0.5)
+        self.__dict__["followed"] = of
+
+    def blended(self, h: Tensor) -> Moments:
+        a, b = self.followed.matrix.detach(), self.followed.shift.detach()
+        return Moments(b.clone(), a @ a.T)
+
+    def follow(self, objective, drawn, step) -> None:
+        pass
+
+
+def affine(matrix: Tensor, shift: Tensor, real: Moments = REAL, memory=None) -> FDLoss:
+    d = len(shift)
+    teacher = GaussianDenoiser(real.mean, real.covariance + torch.eye(d))
+    start = Affine(matrix, shift)
+    return FDLoss(teacher, start, IDENTITY, real, memory or Exact(start))
+
+
+class Shown(NamedTuple):
+    z: Tensor
+    h: Tensor
+    batch: Batch
+
+
+def gradients(objective: FDLoss, z: Tensor) -> tuple[float, Tensor, Tensor]:
+    """The distance, and its gradients by matrix and shift: the loss has that of log(FD + c)."""
+    start = objective.generator
+    with torch.no_grad():
+        shown = Shown(z, start(z), Batch(len(z)))
+    loss = objective.loss(shown, 0)
+    distance = float(loss.info["trained_distance"])
+    found = torch.autograd.grad(loss.value, (start.matrix, start.shift))
+    assert loss.value.item() == pytest.approx(distance / (distance + 0.01), abs=1e-12)
+    return distance, *(g * (distance + 0.01) for g in found)
+
+
+# ---------------------------------------------------------------- the closed form
+
+
+def test_the_decimals_of_two_dimensions():
+    distance, matrix, shift = gradients(affine(A, B), points(2))
+    assert distance == pytest.approx(1.6624332804, abs=1e-9)
+    torch.testing.assert_close(shift, torch.tensor([2.0, -1.0]), rtol=0, atol=1e-9)
+    wanted = torch.tensor([[-0.74707769, 0.67347175], [0.69264478, -0.39785308]])
+    torch.testing.assert_close(matrix, wanted, rtol=0, atol=1e-8)
+    moved, _ = transport(symmetric_root(REAL.covariance), A @ A.T)
+    torch.testing.assert_close(moved @ A @ A.T @ moved, REAL.covariance)
+    distance, *found = gradients(affine(moved @ A, torch.zeros(2)), points(2))
+    assert abs(distance) < 1e-12 and all(float(g.abs().max()) < 1e-7 for g in found)
+
+
+def test_the_decimals_of_one_dimension_are_of_the_square_and_not_of_its_root():
+    real = Moments(torch.zeros(1), torch.eye(1))
+    distance, matrix, shift = gradients(
+        affine(torch.tensor([[0.6]]), torch.tensor([0.5]), real), points(1)
+    )
+    assert distance == pytest.approx(0.41, abs=1e-10)
+    assert matrix.item() == pytest.approx(-0.8, abs=1e-10)
+    assert shift.item() == pytest.approx(1.0, abs=1e-10)
+
+
+# ---------------------------------------------------------------- the memory
+
+
+def memories() -> list[Average | Recent]:
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 3, generator=random) @ torch.randn(3, 3, generator=random) + 1
+    found = [Average(3, 0.9), Recent(40, 3)]
+    for memory in found:
+        memory.fill(rows)
+    return found
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_gradient_of_a_row_is_that_of_finite_differences(index):
+    """(2 (1 - beta)/B) [(m - m_r) + (I - T)(h - m)] of an average; of a queue 2/N and 2/(N - 1)."""
+    memory = memories()[index]
+    random = torch.Generator().manual_seed(1)
+    h, other = torch.randn(5, 3, generator=random), torch.randn(3, 3, generator=random)
+    real = Moments(torch.randn(3, generator=random), other @ other.T + 0.2 * torch.eye(3))
+    objective = FDLoss(GaussianDenoiser(torch.zeros(3), torch.eye(3)),
+                       Affine(torch.eye(3), torch.zeros(3)), IDENTITY, real, memory)  # fmt: skip
+    moments = memory.blended(h)
+    distance, direction = objective.pull(h, moments)
+    torch.testing.assert_close(distance, frechet_square(moments, real))
+    free = h.clone().requires_grad_(True)
+    (wanted,) = torch.autograd.grad(frechet_square(memory.blended(free), real), free)
+    if index == 0:
+        got = direction * (1 - 0.9) / 5
+    else:
+        gap = 2 * (moments.mean - real.mean)
+        got = gap / 40 + (direction - gap) / 39
+    torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-10)
+    for i, j in ((0, 0), (4, 2)):  # and literally
+        step = 1e-5 * torch.eye(3)[j]
+        ends = []
+        for sign in (1, -1):
+            moved = h.clone()
+            moved[i] += sign * step
+            ends.append(frechet_square(memory.blended(moved), real))
+        assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float(wanted[i, j]), abs=1e-7)
+
+
+def test_a_memory_moves_to_what_was_blended():
+    average, recent = memories()
+    h = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    for memory in (average, recent):
+        wanted = memory.blended(h)
+        memory.follow(None, [Shown(h, h, Batch(4))], 0)
+        if memory is average:
+            got = Moments(memory.mean, memory.second - memory.mean.outer(memory.mean))
+        else:
+            got = Moments.of(memory.rows)
+            assert torch.equal(memory.rows[:4], h)  # the oldest
+        torch.testing.assert_close(got.mean, wanted.mean)
+        torch.testing.assert_close(got.covariance, wanted.covariance)
+    again = recent.blended(h)
+    assert not torch.allclose(again.mean, wanted.mean)  # the next four are replaced
+
+
+def shrunk(decay: float, updates: int) -> float:
+    """The scale of a student s z of N(0, I_64), after stochastic descent with batches of 64."""
+    torch.manual_seed(0)
+    memory = Average(64, decay)
+    rows = torch.randn(4096, 64)
+    memory.fill(rows)
+    start = Affine(torch.eye(64), torch.zeros(64))
+    start.shift.requires_grad_(False)
+    scale = torch.ones(())
+    real = Moments(torch.zeros(64), torch.eye(64))
+    objective = FDLoss(GaussianDenoiser(torch.zeros(64), torch.eye(64)), start, IDENTITY, real,
+                       memory)  # fmt: skip
+    kept = []
+    for step in range(updates):
+        h = scale * torch.randn(64, 64)
+        _, direction = objective.pull(h, memory.blended(h))
+        slope = (direction * h / scale).sum(1).mean() / 64
+        scale = scale - 0.02 * slope
+        memory.follow(objective, [Shown(h, h, Batch(64))], step)
+        kept.append(float(scale))
+    return sum(kept[updates // 2 :]) / (updates - updates // 2)
+
+
+def test_without_a_memory_diversity_is_lost():
+    """64 samples in 64 dimensions shrink the student to .830; a memory of beta .98 to .994."""
+    assert shrunk(0.0, 500) == pytest.approx(0.830, abs=0.01)
+    assert shrunk(0.98, 500) == pytest.approx(0.9935, abs=0.004)
+
+
+def test_descent_reaches_the_moments():
+    objective = affine(A, B, memory=Average(2, 0.9))
+    objective.memory.fill(points(2) @ A.T + B)
+    row = OptimizerRow(kind="adam", lr=0.02)
+    trainer = Trainer(objective, Optimisation({"generator": row}, lambda t: 1 - t), steps=500)
+    trainer.fit(DataFree(512))
+    start = objective.generator
+    found = Moments(start.shift.detach(), (start.matrix @ start.matrix.T).detach())
+    assert float(frechet_square(found, REAL)) < 0.01
+    assert objective.teacher.calls == 0
+
+
+# ---------------------------------------------------------------- what it does not see
+
+
+def test_a_class_that_is_not_among_the_features_may_be_forgotten():
+    """Samples of swapped classes have the moments of the right ones; with the class they have not."""
+    problem = ToyProblem(classes=2)
+    ground = problem.scores.training_ground()
+    distances = {}
+    for weight in (0.0, 1.0):
+        settings = METHOD.settings(label_weight=weight)
+        features, real = features_of(problem, settings)
+        for name, label in (("right", ground.label), ("swapped", 1 - ground.label)):
+            h = features.joined(ground.space(ground.real), {"label": label})
+            distances[weight, name] = float(frechet_square(Moments.of(h), real))
+    assert distances[0.0, "right"] == distances[0.0, "swapped"] == pytest.approx(0, abs=1e-6)
+    assert distances[1.0, "right"] == pytest.approx(0, abs=1e-6)
+    assert distances[1.0, "swapped"] > 0.3
+
+
+def test_coordinates_alone_do_not_see_modes_and_cosines_do():
+    """Four corners against the single Gaussian of their moments."""
+    problem = ToyProblem()
+    x, _ = problem.data.draw(20_000, torch.Generator().manual_seed(0))
+    moments = Moments.of(x)
+    root = symmetric_root(moments.covariance)
+    random = torch.Generator().manual_seed(1)
+    y = moments.mean + torch.randn(20_000, 2, generator=random) @ root
+    cosines = RandomCosines(x, (1.0, 0.25), count=16)
+    raw = float(frechet_square(Moments.of(x), Moments.of(y)))
+    seen = float(frechet_square(Moments.of(cosines(x)), Moments.of(cosines(y))))
+    assert raw < 1e-3 and seen > 100 * raw and seen > 0.5
+
+
+# ---------------------------------------------------------------- what judges
+
+
+def test_what_was_trained_on_is_marked_comes_last_and_judges_nobody():
+    rows = [
+        Metric("frechet_ratio", 0.2, 0.1, 100, False, features="mine"),
+        Metric("frechet_ratio", 4.0, 0.1, 100, False, features="other"),
+    ]
+    found = marked_trained(rows, "mine")
+    assert [metric.features for metric in found] == ["other", "mine (TRAINED ON)"]
+    assert mean_ratio(found) == pytest.approx(4.0) and mean_ratio(rows) < 1
+    assert math.isnan(mean_ratio(found[1:])) and marked_trained(rows, "") == rows
+    line = {"metric/frechet": 1.0, "metric/frechet_error": 0.1, "step": 9, "stage": "fd_loss"}
+    mine = Metric("frechet", 0.1, 0.01, 100, False, features="mine").row()
+    for features, name in (("mine", "GOOD"), ("mine" + TRAINED, UNJUDGED)):
+        verdict = judge(
+            [line], [{**mine, "features": features}], [mine], "teacher", Judged("frechet")
+        )
+        assert verdict.name == name, verdict
+
+
+def test_a_student_is_marked_wherever_its_numbers_are_shown(tmp_path, monkeypatch, capsys):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.TRAINED", 2_000)
+    words = ["--steps", "4", "--batch", "16", "--samples", "500", "--width", "8", "--threads", "1"]
+    words += ["--memory.rows", "500", "--reports", "1", "--evaluations", "1", "--out", "run"]
+    assert main(["distill", "mog40-fd-loss", *words]) == 0, capsys.readouterr().err
+    mark = "TRAINED ON the Fréchet distance in 192 random cosines"
+    assert mark in " ".join(capsys.readouterr().out.split())
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["trained_on"].startswith("the Fréchet distance in 192 random cosines, ")
+    assert mark in Path("run/report.html").read_text()
+    assert main(["evaluate", "run", "--num", "200"]) == 0
+    assert mark in " ".join(capsys.readouterr().out.split())
+    found = json.loads(Path("run/evaluation-200-seed0.json").read_text())
+    assert found["trained_on"] == result["trained_on"]
+    assert main(["export", "run", "--to", "safetensors"]) == 0
+    assert f"**{mark}" in Path("run/export-safetensors/README.md").read_text()
+    for arms in METHOD.arms.values():  # a bake-off's tables have the title
+        assert all("trained on FD" in arm.title for arm in arms.values())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_spaces_that_were_trained_in_are_shown_last_and_do_not_count(count):
+    rows = [
+        Metric(name, value, 0.1, 100, None, features=features)
+        for features, value in (("mine", 0.5), ("other", 4.0))[:count]
+        for name in ("frechet", "frechet_real", "frechet_ratio")
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    print_spaces(console, marked_trained(rows, "mine"))
+    told = console.file.getvalue()
+    assert "mine (TRAINED ON)" in told
+    if count == 2:
+        assert told.index("other") < told.index("mine") and "ratios: 4;" in told
+    else:
+        assert "ratios:" not in told
+
+
+def test_the_features_of_digits_are_not_those_that_judge():
+    assert [name for name, m in METHODS.items() if m.trained_on] == ["fd_loss"]
+    data = DigitsProblem(METHOD.presets["digits-fd-loss"].problem, untaught=True)
+    ground, source = data.scores.training_ground(), lambda n, random: (data.data.x[:n], {})
+    judging = {m.features for m in data.scores.measure(source, 500)}
+    assert ground.space.name not in judging and "classifier" in judging.pop() + judging.pop()
+    spaces = [m.features for m in data.scores.measure_spaces(source, 500)]
+    assert ground.space.name in spaces and len(set(spaces)) == 2
+    assert len(ground.real) == len(ground.label) == 899  # a half; the other half judges beside it
+    problem = LinearProblem(2, 2)
+    with pytest.raises(ConfigError, match="no features to train in: the problem 'linear'"):
+        features_of(problem, TINY)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def test_a_memory_is_filled_with_the_first_student():
+    problem = ToyProblem(classes=2)
+    features, _ = features_of(problem, TINY)
+    own = problem.networks.student()
+    settings = METHOD.settings(batch=8, memory=MemorySettings(rows=PORTION + 3))
+    memory = filled_memory(problem, own, features, settings, Context(seed=5))
+    random = torch.Generator().manual_seed(36)
+    cond = problem.data.conditions(PORTION + 3, random)
+    h = features(own.sample(PORTION + 3, generator=random, **cond), cond)
+    torch.testing.assert_close(memory.mean, h.mean(0))
+    torch.testing.assert_close(memory.second, h.T @ h / len(h))
+    with pytest.raises(
+        ConfigError, match=r"memory\.rows must be at least a batch \(8\) of a queue, got 4"
+    ):
+        METHOD.settings(batch=8, memory=MemorySettings(kind="queue", rows=4))
+
+
+def test_cosines_are_those_of_the_formula_and_have_a_gradient():
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    space = RandomCosines(x, (0.5,), count=4)
+    h = space(x).numpy()
+    flat, std = x.numpy() - x.numpy().mean(0), float(space.std)
+    angles = flat @ space.matrix.numpy().T + space.phase.numpy()
+    np.testing.assert_allclose(h[:, 2:], 2**0.5 * np.cos(angles), atol=1e-12)
+    np.testing.assert_allclose(h[:, :2], flat / std, atol=1e-12)
+    assert (flat**2).mean() == pytest.approx(std**2)
+    assert torch.autograd.gradcheck(space.of, x[:3].clone().requires_grad_(True))
+    with pytest.raises(ValueError, match="points must have shape"):
+        space(torch.zeros(3, 5))
+
+
+def test_accumulated_gradients_are_refused():
+    objective = FDLoss(mixture_teacher(), student(), IDENTITY, REAL, Average(2, 0.9))
+    rows = {"generator": OptimizerRow()}
+    with pytest.raises(ValueError, match="moments of the whole batch"):
+        Trainer(objective, Optimisation(rows), steps=2, accumulate=2)

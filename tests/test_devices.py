@@ -1,0 +1,99 @@
+"""Where tensors lie, how wide they are, and what rounds them; on a CPU, as far as it shows there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import mixture_teacher
+from torch import nn
+
+from vardiu.denoisers.levels import LogUniform
+from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+from vardiu.errors import ConfigError
+from vardiu.functional.tensors import sent
+from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.regression import Regression, drawn_pairs
+from vardiu.nn import MLP
+from vardiu.nn.precision import Precision
+from vardiu.problems.densities import DensityProblem
+from vardiu.problems.starts import denoiser_with_precision
+from vardiu.runs.presets import PRESETS
+from vardiu.samplers.pairs import Pairs
+from vardiu.students.few_step import OneStep
+from vardiu.training.economy import Economy
+
+
+def learned(dtype: torch.dtype = torch.float32) -> PreconditionedDenoiser:
+    torch.manual_seed(0)
+    network = MLP((2,), (2,), width=8, depth=2, noisy=True)
+    return PreconditionedDenoiser(
+        network, shape=(2,), sigma_data=1.0, sigma_min=0.1, sigma_max=10.0
+    ).to(dtype)
+
+
+def problem() -> DensityProblem:
+    return DensityProblem(PRESETS["mog40"].problem, 0)
+
+
+def test_the_hash_of_a_teacher_is_that_of_its_bytes():
+    found, hashes = problem(), []
+    for teacher in (learned(), learned(), learned(torch.bfloat16), learned(torch.float64)):
+        found.teacher = teacher
+        hashes.append(found.hashes()["teacher"])
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+    with torch.no_grad():
+        next(teacher.parameters()).view(-1)[0] += 1e-12
+    assert found.hashes()["teacher"] not in hashes
+
+
+def test_a_problem_computes_where_it_is_told():
+    found = problem()
+    found.compute_on(torch.device("meta"))
+    assert found.data.teacher.device == found.space.device == torch.device("meta")
+
+
+def test_what_is_sent_keeps_its_values():
+    x = torch.randn(3, 2)
+    assert sent(x, "cpu") is x
+    assert sent(x, torch.device("meta")).device.type == "meta"
+
+
+def test_pairs_are_drawn_where_they_lie():
+    z, x = torch.randn(5, 2).float(), torch.randn(5, 2).float()
+    pairs = Pairs(z, x, {"label": torch.arange(5)})
+    objective = Regression(mixture_teacher(), OneStep(learned(), 1.0), pairs)
+    objective.streams.reset(0)
+    drawn = drawn_pairs(objective, pairs, 4)
+    for row in range(4):
+        assert torch.equal(drawn.z[row], z[drawn.cond["label"][row]])
+        assert torch.equal(drawn.x[row], x[drawn.cond["label"][row]])
+    assert pairs.to("meta").cond["label"].device.type == "meta"
+
+
+def test_a_teacher_computes_in_the_precision_of_the_run():
+    teacher = learned()
+    narrow = denoiser_with_precision(teacher, "bfloat16")
+    assert any(isinstance(module, Precision) for module in narrow.modules())
+    x, sigma = torch.randn(64, 2).float(), torch.full((64,), 0.5).float()
+    assert {p.data_ptr() for p in narrow.parameters()} == {
+        p.data_ptr() for p in teacher.parameters()
+    }
+    error = (narrow(x, sigma) - teacher(x, sigma)).abs().max()
+    assert 0 < error < 0.05
+
+
+def objective(teacher: nn.Module) -> DiffInstruct:
+    return DiffInstruct(teacher, OneStep(learned(), 1.0), learned(), levels=LogUniform(0.1, 2.0))
+
+
+def test_products_are_rounded_where_that_is_asked_for_and_nothing_exact_is():
+    before = torch.get_float32_matmul_precision()
+    try:
+        Economy(tf32=True).apply(objective(learned()))
+        assert torch.get_float32_matmul_precision() == "high"
+        Economy().apply(objective(learned()))
+        assert torch.get_float32_matmul_precision() == "highest"
+        with pytest.raises(ConfigError, match="economy.tf32 would round the means"):
+            Economy(tf32=True).apply(objective(mixture_teacher()))
+    finally:
+        torch.set_float32_matmul_precision(before)
