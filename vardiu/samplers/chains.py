@@ -106,8 +106,7 @@ def run_chain(
             leaf = z.detach().requires_grad_(gamma_z > 0)
             made = g(leaf)
         x = made.detach()
-        if states and i == 0:
-            moved, quiet = x + s * eps, x
+        moved, quiet = (x + s * eps, x) if states and i == 0 else (moved, quiet)
         delta = difference(moved if states else x + s * moved)
         force = (moved - x) / s.square() if states else delta
         drift = x + s.square() * delta if states else s * delta
@@ -116,8 +115,8 @@ def run_chain(
         quiet = (1 - gamma_eps) * quiet + gamma_eps * drift
         if gamma_z > 0:
             (pull,) = torch.autograd.grad(made, leaf, force)
-            kept = (1 - gamma_z) * z + within(gamma_z * pull, gamma_z, trust)
-            z = kept + math.sqrt(2 * gamma_z) * noise("latent", z)
+            pull = within(gamma_z * pull, gamma_z, trust)
+            z = (1 - gamma_z) * z + pull + math.sqrt(2 * gamma_z) * noise("latent", z)
     left = {"none": moved, "last": moved - fresh, "all": quiet}[cancel]
     if states:
         with torch.no_grad():
