@@ -119,7 +119,6 @@ def run_chain(
             z = (1 - gamma_z) * z + pull + math.sqrt(2 * gamma_z) * noise("latent", z)
     left = {"none": moved, "last": moved - fresh, "all": quiet}[cancel]
     if states:
-        with torch.no_grad():
-            x = g(z)
+        x = g(z).detach()
         moved, left = (moved - x) / s, (left - x) / s
     return End(z.detach(), moved, left)
