@@ -26,7 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-FREEFLOW = "methods/freeflow.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 FD_LOSS = "methods/fd_loss.py"
@@ -194,15 +194,22 @@ SIGNS = [
     Mutant(
         "order: a chain's latent is moved from the step's own start",
         CHAINS,
-        "            kept = (1 - gamma_z) * z + gamma_z * pull",
-        "            kept = z + gamma_z * pull",
+        "z = (1 - gamma_z) * z + pull",
+        "z = z + pull",
         method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "guard: a chain's latent is moved as far as its drift says",
+        CHAINS,
+        "(longest / length).clamp_max(1.0)",
+        "(longest / length).clamp_min(1.0)",
+        method("emd", "no_further"),
     ),
     Mutant(
         "noise: a chain of states keeps the noise of its start",
         CHAINS,
-        "moved, quiet = x + s * eps, x",
-        "moved, quiet = x + s * eps, x + s * eps",
+        "(x + s * eps, x) if states",
+        "(x + s * eps, x + s * eps) if states",
         method("emd", "latent_stays"),
     ),
     Mutant(
@@ -951,6 +958,34 @@ FLOWS = [
         "return x, gap / expand_like(self.time(r), gap), t",
         "return x, gap, t",
         method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "sign: mean shift moves away from the mean",
+        MEAN_SHIFT,
+        "surrogate(x, -shift)",
+        "surrogate(x, shift)",
+        method("mean_shift", "less_the_mean"),
+    ),
+    Mutant(
+        "place: mean shift asks the denoiser at a noised point",
+        MEAN_SHIFT,
+        "return self.teacher(x, x.new_full",
+        "return self.teacher(x + width * self.noise_like(x), x.new_full",
+        method("mean_shift", "smoothed_once"),
+    ),
+    Mutant(
+        "factor: the kernel's pull in the level, not in half its square",
+        "samplers/products.py",
+        "passed = (sigma.square() - target.square()) / (2 * torch",
+        "passed = (sigma - target) / (torch",
+        method("mean_shift", "decimals or stable"),
+    ),
+    Mutant(
+        "sign: the product's kernel pushes",
+        "samplers/products.py",
+        "expand_like((-passed).exp(), x)",
+        "expand_like(passed.exp(), x)",
+        method("mean_shift", "stable"),
     ),
 ]
 
