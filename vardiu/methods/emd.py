@@ -214,7 +214,7 @@ XIE = """@inproceedings{xie2024emd,
 }"""
 
 TWO = ChainSettings(steps=2)
-# Where a student tears one Gaussian into forty, a latent that moves at all lands elsewhere.
+# Where a student tears one Gaussian into forty, latents that move made it worse.
 STILL = ChainSettings(steps=4, gamma_z=0.0)
 MIXTURE = Settings(steps=2_800, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, chain=STILL)
 IMAGES = Settings(**{**vars(diff_instruct.IMAGES), "chain": TWO})
