@@ -26,11 +26,12 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-FREEFLOW = "methods/freeflow.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -77,8 +78,8 @@ OWN = [
     Mutant(
         "own: the weight of another row",
         "functional/bounds.py",
-        "exponents[rows, rows % len(x)] +=",
-        "exponents[rows, (rows + 1) % len(x)] +=",
+        "exponents[index, index % rows] +=",
+        "exponents[index, (index + 1) % rows] +=",
         method("vardiu", "rows_own_weight"),
     ),
     Mutant(
@@ -87,6 +88,27 @@ OWN = [
         "if self.shared:  # with weights of one, whatever those of training are",
         "if self.shared and self.own == 1:",
         method("vardiu", "is_a_bound_whatever"),
+    ),
+    Mutant(
+        "bank: without the row's own sample",
+        "methods/banked.py",
+        "return torch.cat([drawn.x, self.anchored(drawn.call, z, tiled)])",
+        "return torch.cat([0 * drawn.x, self.anchored(drawn.call, z, tiled)])",
+        method("banked", "large_bank or class"),
+    ),
+    Mutant(
+        "bank: the fake at large levels",
+        "methods/banked.py",
+        "small = sigma < self.above",
+        "small = sigma > self.above",
+        method("banked", "large_bank"),
+    ),
+    Mutant(
+        "bank: classes mixed",
+        "methods/banked.py",
+        "if same is not None:\n            same = same.repeat(1, self.bank + 1)",
+        "if same is not None:\n            same = None",
+        method("banked", "class"),
     ),
     Mutant(
         "codes: the intervals not of equal probability",
@@ -172,15 +194,22 @@ SIGNS = [
     Mutant(
         "order: a chain's latent is moved from the step's own start",
         CHAINS,
-        "            kept = (1 - gamma_z) * z + gamma_z * pull",
-        "            kept = z + gamma_z * pull",
+        "z = (1 - gamma_z) * z + pull",
+        "z = z + pull",
         method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "guard: a chain's latent is moved as far as its drift says",
+        CHAINS,
+        "(longest / length).clamp_max(1.0)",
+        "(longest / length).clamp_min(1.0)",
+        method("emd", "no_further"),
     ),
     Mutant(
         "noise: a chain of states keeps the noise of its start",
         CHAINS,
-        "moved, quiet = x + s * eps, x",
-        "moved, quiet = x + s * eps, x + s * eps",
+        "(x + s * eps, x) if states",
+        "(x + s * eps, x + s * eps) if states",
         method("emd", "latent_stays"),
     ),
     Mutant(
@@ -280,6 +309,20 @@ SIGNS = [
         "lambda t: 2 * (2 * t).exp()",
         "lambda t: 2 * t.exp()",
         method("f_distill", "chi_squared"),
+    ),
+    Mutant(
+        "sign: DiffRatio's slope",
+        DIFF_RATIO,
+        "direction = -expand_like(self.weight(sigma), x) * slope",
+        "direction = expand_like(self.weight(sigma), x) * slope",
+        method("diff_ratio", "slope_of_its_logit"),
+    ),
+    Mutant(
+        "sign: DiffRatio's discriminator",
+        DIFF_RATIO,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("diff_ratio", "teachers_samples"),
     ),
     Mutant(
         "sign: regression",
@@ -915,6 +958,34 @@ FLOWS = [
         "return x, gap / expand_like(self.time(r), gap), t",
         "return x, gap, t",
         method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "sign: mean shift moves away from the mean",
+        MEAN_SHIFT,
+        "surrogate(x, -shift)",
+        "surrogate(x, shift)",
+        method("mean_shift", "less_the_mean"),
+    ),
+    Mutant(
+        "place: mean shift asks the denoiser at a noised point",
+        MEAN_SHIFT,
+        "return self.teacher(x, x.new_full",
+        "return self.teacher(x + width * self.noise_like(x), x.new_full",
+        method("mean_shift", "smoothed_once"),
+    ),
+    Mutant(
+        "factor: the kernel's pull in the level, not in half its square",
+        "samplers/products.py",
+        "passed = (sigma.square() - target.square()) / (2 * torch",
+        "passed = (sigma - target) / (torch",
+        method("mean_shift", "decimals or stable"),
+    ),
+    Mutant(
+        "sign: the product's kernel pushes",
+        "samplers/products.py",
+        "expand_like((-passed).exp(), x)",
+        "expand_like(passed.exp(), x)",
+        method("mean_shift", "stable"),
     ),
 ]
 

@@ -18,6 +18,7 @@ __all__ = [
     "importance_log_marginal",
     "same_condition",
     "shared_log_marginal",
+    "shared_mean",
     "standard_normal_log_prob",
 ]
 
@@ -114,6 +115,46 @@ def shared_log_marginal(
     return _LogMixture.apply(x_t.flatten(1), x.flatten(1), sigma, same, own)
 
 
+def shared_mean(
+    x_t: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    same: Tensor | None = None,
+    own: float = 1.0,
+    rows: int | None = None,
+) -> Tensor:
+    r"""Returns the minibatch mixture's posterior mean of the clean sample, `(B, *)`.
+
+    It is the denoiser whose score is the gradient of `shared_log_marginal` in `x_t` with `x` held.
+
+    Arguments:
+        x_t: See there, as for all but the last.
+        x: See there.
+        sigma: See there.
+        same: See there.
+        own: See there.
+        rows: How many of the clean samples, the first ones, the noisy ones were made of; by
+            default all.
+    """
+    exponents = _exponents(x_t.flatten(1), x.flatten(1), sigma, same, own, rows)
+    share = log_sum_exp(exponents)[1]
+    return (x.flatten(1).T @ share.T).T.reshape(x_t.shape)
+
+
+def _exponents(
+    x_t: Tensor, x: Tensor, sigma: Tensor, same: Tensor | None, own: float, rows: int | None = None
+) -> Tensor:
+    r"""Returns the logarithms of the mixture's terms, without their constant, `(B, N)`."""
+    exponents = pairwise_square(x_t, x).div_(-2 * sigma.square()[:, None])
+    if same is not None:
+        exponents.masked_fill_(~same, -math.inf)
+    if own != 1:
+        rows = len(x) if rows is None else rows
+        index = torch.arange(len(x_t), device=x_t.device)
+        exponents[index, index % rows] += math.log(own) if own else -math.inf
+    return exponents
+
+
 class _LogMixture(torch.autograd.Function):
     r"""The minibatch mixture's log-density, with its gradient in closed form.
 
@@ -134,15 +175,9 @@ class _LogMixture(torch.autograd.Function):
         same: Tensor | None,
         own: float,
     ) -> Tensor:
-        exponents = pairwise_square(x_t, x).div_(-2 * sigma.square()[:, None])
-        count = torch.full_like(sigma, len(x))
-        if same is not None:
-            exponents.masked_fill_(~same, -math.inf)
-            count = same.sum(1).to(sigma)
-        if own != 1:
-            rows = torch.arange(len(x_t), device=x_t.device)
-            exponents[rows, rows % len(x)] += math.log(own) if own else -math.inf
-            count = count - (1 - own)
+        exponents = _exponents(x_t, x, sigma, same, own)
+        count = torch.full_like(sigma, len(x)) if same is None else same.sum(1).to(sigma)
+        count = count - (1 - own)
         value, responsibilities = log_sum_exp(exponents)
         ctx.save_for_backward(x_t, x, sigma, responsibilities)
         constant = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))

@@ -220,9 +220,21 @@ class AnchoredVarDiU(DiffInstruct):
             x, gap, sigma = torch.cat([x, x]), torch.cat([gap, gap]), torch.cat([sigma, sigma])
             noise = torch.cat([noise, -noise])
             cond = {name: torch.cat([value, value]) for name, value in cond.items()}
-        loss = self.matched(x, sigma, noise, cond, self.gain * gap)
+        loss = self.bounded(drawn, x, sigma, noise, cond, self.gain * gap)
         loss = Loss(loss.value, {**loss.info, **info})
         return self.regressed(loss, drawn.batch.rows)
+
+    def bounded(
+        self,
+        drawn: Fakes,
+        x: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        cond: Mapping[str, Tensor],
+        gap: Tensor,
+    ) -> Loss:
+        r"""Returns the loss of given random numbers, see `matched`, of what was drawn."""
+        return self.matched(x, sigma, noise, cond, gap)
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
         r"""Returns how far the student has left its anchor, in nats at eight levels, each with

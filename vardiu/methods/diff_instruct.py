@@ -227,9 +227,24 @@ class DiffInstruct(Objective):
         """
         x_t = (x + expand_like(sigma, x) * noise).detach()
         with torch.no_grad():
-            fake = self.fake(x_t, sigma, **cond) + offset
+            mean = self.fake(x_t, sigma, **cond) + offset
+        return self.directed(x, x_t, sigma, cond, mean)
+
+    def directed(
+        self, x: Tensor, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor], mean: Tensor
+    ) -> Loss:
+        r"""Returns the loss whose gradient moves samples against the difference of scores.
+
+        Arguments:
+            x: Samples of the student, with shape :math:`(B, *)`.
+            x_t: Noisy ones, with shape :math:`(B, *)`.
+            sigma: Their levels, with shape :math:`(B)`.
+            cond: Their conditions.
+            mean: What the fake makes of the noisy samples, with shape :math:`(B, *)`.
+        """
+        with torch.no_grad():
             real = self.teacher(x_t, sigma, **cond)
-            difference = score_difference(fake, real, sigma)
+            difference = score_difference(mean, real, sigma)
             if self.normalised:
                 size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)
@@ -463,6 +478,7 @@ ARMS = {
         for ratio in (1, 5, 10)
     },
     "digits": {"diff-instruct": Arm("Diff-Instruct after pairs", IMAGES)},
+    "vectors": {"diff-instruct": Arm("Diff-Instruct after pairs", VECTORS)},
 }
 
 

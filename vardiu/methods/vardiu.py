@@ -28,6 +28,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import torch
@@ -71,13 +72,14 @@ from ..settings.fields import (
     VectorSettings,
     WeightSettings,
 )
-from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
+from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
 from ..students.base import Generator
 from ..students.framed import Frame, Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
 from .anchored import Anchor, AnchoredVarDiU, steps_of
+from .banked import BankedVarDiU
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -418,7 +420,7 @@ class Settings(Training):
     particles: int = 0
     """The number K of further latents in the importance-weighted bound."""
     own: float = 1.0
-    """shared: the weight of a row's own sample in the minibatch mixture, from 0 to 1. Only at 1
+    """shared, and a bank: the weight of a row's own sample in the mixture, from 0 to 1. Only at 1
     there is a bound; at 1/2 independent rows make no error of the first order in 1 / batch."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
@@ -444,10 +446,12 @@ class Settings(Training):
                 f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
                 f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
             )
-        if self.own != 1 and self.posterior != "shared":
+        banked = self.posterior == "anchored" and self.anchor.bank
+        if self.own != 1 and self.posterior != "shared" and not banked:
             raise ConfigError(
                 f"own must be 1 with posterior {self.posterior}, got {self.own:g}: it weighs a "
-                "row's own sample in the minibatch mixture, --posterior shared"
+                "row's own sample in the minibatch mixture (--posterior shared) or in a bank "
+                "(--anchor.bank)"
             )
 
     anchor: AnchorSettings = AnchorSettings()
@@ -553,7 +557,11 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     if config.regression_weight and pairs is None:
         raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
-    objective = AnchoredVarDiU(
+    kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
+    if config.anchor.bank:
+        row = config.anchor
+        kind = partial(BankedVarDiU, bank=row.bank, above=row.bank_above, own=config.own)
+    objective = kind(
         problem.known_teacher,
         student,
         problem.networks.fake(),
@@ -569,7 +577,9 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
+    # A bank for all levels leaves the fake untrained.
+    others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
+    optimisation = build.optimisation(config, **others)
     batches = problem.data.free(config.batch, context.seed)
     of = 2 if config.pairs.pairs else 1
     return Stage("vardiu", objective, steps, batches, optimisation, of=of)
@@ -680,6 +690,28 @@ FRAMED = Settings(
 )
 
 
+# A start from pairs, then the bound of a lagging copy of the student, see docs/methods/vardiu.md.
+ANCHORED = Settings(
+    posterior="anchored",
+    steps=800,
+    batch=128,
+    lr=2e-4,
+    beta_1=0.5,
+    beta_2=0.99,
+    fake_optimizer=NetworkOptimizer(lr=8e-4, beta_1=0.0),
+    delay=100,
+    warmup=50,
+    decay="trapezoid",
+    clip=100.0,
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    weight=WeightSettings(kind="square"),
+    antithetic=False,
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+    regression_weight=2.0,
+)
+
+
 PUBLISHED = Settings(
     posterior="gaussian",
     steps=1_000_000,
@@ -741,12 +773,27 @@ PRESETS = {
         replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
     ),
     "digits-vardiu": Preset(
-        "8x8 real images by class; VarDiU from a frame of the teacher's samples",
+        "8x8 real images by class; VarDiU with the posterior of a lagging student",
+        DigitsSettings(),
+        ANCHORED,
+    ),
+    "patches-vardiu": Preset(
+        "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
+        PATCHES,
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "images-vardiu": Preset(
+        "any teacher of images; VarDiU with the posterior of a lagging student",
+        ImageSettings(),
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "digits-framed": Preset(
+        "8x8 real images by class; VarDiU from a frame of the teacher's samples, without a fake",
         DigitsSettings(),
         FRAMED,
     ),
-    "images-vardiu": Preset(
-        "any teacher of images; VarDiU from a frame of the teacher's samples",
+    "images-framed": Preset(
+        "any teacher of images; VarDiU from a frame of the teacher's samples, without a fake",
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
@@ -773,7 +820,15 @@ ARMS = {
         "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
         "shared": Arm("VarDiU, minibatch mixture", SHARED),
     },
-    "digits": {"vardiu": Arm("VarDiU, framed", FRAMED)},
+    "digits": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", FRAMED),
+    },
+    "images": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings),
+    },
+    "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }
 
 
@@ -817,6 +872,15 @@ EXAMPLES = {
         replace(TINY, posterior="anchored", normalised=True, lattice=True), classes=2
     ),
     "vardiu-anchored-few-step": Example(replace(TINY, posterior="anchored"), student="few_step"),
+    "vardiu-anchored-bank": Example(
+        replace(
+            TINY,
+            posterior="anchored",
+            own=0.5,
+            anchor=AnchorSettings(rate=1.0, bank=2, bank_above=0.6),
+        ),
+        classes=2,
+    ),
     "vardiu-framed": Example(
         replace(
             TINY,

@@ -18,6 +18,7 @@ __all__ = [
     "DigitsSettings",
     "FrameSettings",
     "ImageSettings",
+    "KernelSettings",
     "LevelSettings",
     "MemorySettings",
     "NetworkOptimizer",
@@ -186,9 +187,19 @@ class AnchorSettings:
     """Steps after each refresh in which the fake alone is trained."""
     gain: float = 1.0
     """What the student's distance from the anchor is multiplied by; only at 1 there is a bound."""
+    bank: int = 0
+    """Samples of the anchor for each row of a batch, beside the batch's own, whose exact mean
+    stands in the fake's place; 0 for the fake alone."""
+    bank_above: float = 0.0
+    """The smallest level at which the bank stands in the fake's place."""
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+        if self.bank_above and not self.bank:
+            raise ConfigError(
+                f"anchor.bank_above must be 0 without a bank, got {self.bank_above:g}: give the "
+                "number of its samples for each row, anchor.bank"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +217,9 @@ class ChainSettings:
     cancel: Literal["none", "last", "all"] = "all"
     """Which of a chain's noise is taken out of what the student is moved by: none, that of the
     last step, or that of all steps and of the start."""
+    trust: float | None = 1.0
+    """The longest move of a latent by its drift in a step, in lengths of the step's noise; none
+    for any."""
 
     def __post_init__(self) -> None:
         check_ranges("chain.", self)
@@ -241,6 +255,33 @@ class VariableSettings:
 
     def __post_init__(self) -> None:
         check_ranges("variables.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    r"""A Gaussian kernel around what is moved; its width falls geometrically during training."""
+
+    width: float = 3.0
+    """The kernel's standard deviation at the first step, in units of the data: about the distance
+    of modes."""
+    width_end: float = 0.3
+    """That at the last step, where the search stops: about the finest detail."""
+    low: float = 0.0
+    """The kernel pulls in steps of the sampler that end at this noise level or above,"""
+    high: float | None = None
+    """and begin at this one or below; none for all."""
+
+    def __post_init__(self) -> None:
+        check_ranges("kernel.", self)
+        if not self.width_end <= self.width:
+            raise ConfigError(
+                "kernel.width_end must be at most kernel.width: the kernel narrows, got "
+                f"{self.width_end:g} and {self.width:g}"
+            )
+        if self.high is not None and not self.low < self.high:
+            raise ConfigError(
+                f"kernel.low must be below kernel.high, got {self.low:g} and {self.high:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

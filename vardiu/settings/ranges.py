@@ -73,6 +73,8 @@ RANGES: Mapping[str, Range] = {
     "fourier": Range(0, 64),
     "codes": Range(0, 4_096),
     "own": Range(0, 1),
+    "bank": Range(0, 10_000),
+    "bank_above": AT_LEAST_0,
     "particles": Range(0, 10_000),
     "VariableSettings.particles": MANY,
     "ratio": Range(1, 10_000),
@@ -98,6 +100,9 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("pure", "pixel_weight"), Range(0, 1)),
     **dict.fromkeys(("head_lr", "limit"), POSITIVE),
     "squared_weight": AT_LEAST_0,
+    **dict.fromkeys(("KernelSettings.width", "width_end", "high"), POSITIVE),
+    "low": AT_LEAST_0,
+    "draws": Range(1, 10_000),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
 }
