@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ class Energy(Objective):
         share = share * (self.teacher_steps / max(self.teacher_steps - 1, 1))
         high, low = sigma ** (1 / self.RHO), lowest ** (1 / self.RHO)
         sigmas = torch.cat([(high + share * (low - high)) ** self.RHO, 0 * sigma[None]])
-        *_, y = trajectory(self.teacher, x_t, sigmas, correct=True, **cond)
+        *_, y = trajectory(partial(self.teacher, **cond), x_t, sigmas, correct=True)
         return y
 
     def loss(self, drawn: Drawn, step: int) -> Loss:
