@@ -38,7 +38,7 @@ from vardiu.training.stage import Context
 from vardiu.training.trainer import Report, Trainer
 
 ROOT = Path(__file__).parent.parent
-SAMPLES = 4_000
+SAMPLES, WIDTH = 4_000, 256
 
 GROUND = Settings(
     steps=400,
@@ -69,7 +69,7 @@ CELLS: Mapping[str, ChainSettings] = {
 def trained(settings: Settings, seed: int) -> dict[str, Any]:
     """What a training ends with."""
     torch.manual_seed(seed)
-    problem = DensityProblem(replace(MOG40, precision="float32"))
+    problem = DensityProblem(replace(MOG40, precision="float32", width=WIDTH))
     stages = Stages(METHOD.recipe(problem, settings, Context(seed)))
     stage = stages.first()
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)

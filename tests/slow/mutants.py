@@ -194,15 +194,22 @@ SIGNS = [
     Mutant(
         "order: a chain's latent is moved from the step's own start",
         CHAINS,
-        "            kept = (1 - gamma_z) * z + gamma_z * pull",
-        "            kept = z + gamma_z * pull",
+        "z = (1 - gamma_z) * z + pull",
+        "z = z + pull",
         method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "guard: a chain's latent is moved as far as its drift says",
+        CHAINS,
+        "(longest / length).clamp_max(1.0)",
+        "(longest / length).clamp_min(1.0)",
+        method("emd", "no_further"),
     ),
     Mutant(
         "noise: a chain of states keeps the noise of its start",
         CHAINS,
-        "moved, quiet = x + s * eps, x",
-        "moved, quiet = x + s * eps, x + s * eps",
+        "(x + s * eps, x) if states",
+        "(x + s * eps, x + s * eps) if states",
         method("emd", "latent_stays"),
     ),
     Mutant(
