@@ -222,14 +222,12 @@ def calibrate(
         rounds: The number of times that each is timed; 0 counts the teacher's rows, and times
             once and roughly.
         tell: Is told the number of walks that are done.
-        failed: Takes why an arm could not be walked through, by its name; the others are timed
-            all the same.
+        failed: Takes why an arm could not be walked through; the others are timed all the same.
         arms: The arms; those that are asked for without.
 
     Returns:
-        For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
-        an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`;
-        without rounds in seconds that are `rough`.
+        For each arm what a run costs, see `vardiu.comparison.prices`, in `rows` of the teacher
+        and, of medians over the rounds, in `seconds`; without rounds these are `rough`.
 
     Raises:
         Diverged: An arm diverged, and `failed` is none.
