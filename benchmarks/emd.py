@@ -124,7 +124,8 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def draw(files: Sequence[Path], out: Path) -> None:
     """Writes the means over the seeds, and the figure of them."""
     seeds = [json.loads(file.read_text()) for file in files]
-    cells = {n: over_seeds([seed["cells"][n] for seed in seeds]) for n in seeds[0]["cells"]}
+    names = [name for name in CELLS if all(name in seed["cells"] for seed in seeds)]
+    cells = {name: over_seeds([seed["cells"][name] for seed in seeds]) for name in names}
     kept = {
         "about": f"python benchmarks/emd.py; {seeds[0]['updates']:,} updates",
         "seeds": [seed["seed"] for seed in seeds],
