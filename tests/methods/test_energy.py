@@ -139,3 +139,15 @@ def test_settings_out_of_range_are_refused(changes, message):
         options = {"levels": LogUniform(0.2, 5.0), **changes}
         with pytest.raises(ValueError, match="must be"):
             Energy(mixture_teacher(), student(), **options)
+
+
+def test_only_rows_of_one_condition_are_compared():
+    objective = Energy(mixture_teacher(labels=True), student(2), levels=LogUniform(0.2, 5.0))
+    label = torch.arange(8) % 2
+    with torch.no_grad():
+        drawn = objective.prepare(Batch(8, cond={"label": label}), 0)
+        x = objective.generator(drawn.z, label=label)
+        got = objective.loss(drawn, 0).value
+    parts = [energy_distance(x[label == i], drawn.y[label == i]) for i in (0, 1)]
+    torch.testing.assert_close(got, sum(parts) / 2)
+    assert (got - energy_distance(x, drawn.y)).abs() > 1e-3

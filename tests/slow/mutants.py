@@ -1055,7 +1055,7 @@ DISTANCES = [
         "methods/energy.py",
         "same = same_condition(cond, len(x)) if cond else None",
         "same = None",
-        contract("test_conditions_go and energy"),
+        method("energy", "one_condition"),
     ),
     Mutant(
         "energy: rows of a step have levels of their own",
