@@ -839,7 +839,7 @@ ARMS = {
     },
     "images": {
         "anchored": Arm("VarDiU, anchored", ANCHORED),
-        "framed": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings),
+        "framed": Arm("VarDiU, framed", PRESETS["images-framed"].settings),
     },
     "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }
