@@ -71,8 +71,6 @@ class Kind:
     condition: str = "label"
     vae: tuple[int, ...] = ()
     distill: tuple[str, ...] = ()
-    components: int = 64  # of VarDiU's frame
-    updates: int = 300  # of VarDiU
 
 
 @dataclass
@@ -86,13 +84,12 @@ class Texts:
     def __post_init__(self) -> None:
         about = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         coded = self.tokens([*PROMPTS, ""], max_length=24, **about)
-        self.given = {name: coded[name] for name in ("input_ids", "attention_mask")}
+        place = next(self.encoder.parameters()).device
+        self.given = {name: coded[name].to(place) for name in ("input_ids", "attention_mask")}
 
 
 KINDS: Mapping[str, Kind] = {
-    "digits": Kind(
-        8, lambda n: small.unet(n, 1, 8, (32, 64)), small.scheduler, 2500, 128, 2e-3, components=24
-    ),
+    "digits": Kind(8, lambda n: small.unet(n, 1, 8, (32, 64)), small.scheduler, 2500, 128, 2e-3),
     "flow": Kind(
         16,
         lambda n: small.unet(0, 3, 16, (32, 64)),
@@ -100,7 +97,6 @@ KINDS: Mapping[str, Kind] = {
         2000,
         64,
         condition="",
-        updates=150,
     ),
     "pixels": Kind(
         32,
@@ -109,7 +105,6 @@ KINDS: Mapping[str, Kind] = {
         2500,
         64,
         distill=("--batch", "64"),
-        updates=150,
     ),
     "text": Kind(
         16,
@@ -141,13 +136,11 @@ KINDS: Mapping[str, Kind] = {
 }
 
 PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
-FRAME = ("--frame.samples", "3000", "--frame.clusters", "4")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
-    "vardiu": ("--method", "vardiu", *FRAME),
+    "vardiu": ("--method", "vardiu", *PAIRS),
 }
-# The frame before VarDiU's network is no part of a stock pipeline.
-FORMS = {"diff_instruct": ("onnx", "diffusers"), "vardiu": ("onnx",)}
+FORMS = ("onnx", "diffusers")
 
 
 # ---------------------------------------------------------------- data and teachers
@@ -226,7 +219,15 @@ def teach(name: str, folder: Path, share: float) -> Path:
     x, label = data(kind, folder / "data.npz")
     if (out / "model_index.json").is_file():
         return out
-    started = time.monotonic()
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu") as device:
+        seconds = taught(name, x.to(device), label.to(device), folder, share)
+    (folder / "teacher.json").write_text(json.dumps({"seconds": seconds}))
+    return out
+
+
+def taught(name: str, x: Tensor, label: Tensor, folder: Path, share: float) -> float:
+    """Trains the parts where the data are, and saves the pipeline; returns the seconds."""
+    kind, started = KINDS[name], time.monotonic()
     vae, texts = None, None
     if kind.vae:
         vae = autoencoder(kind, x, max(2, int(1000 * share)))
@@ -265,9 +266,11 @@ def teach(name: str, folder: Path, share: float) -> Path:
                 f"{name}: step {step} of {steps}, {loss.item():.3f}, {seconds:.0f} s", flush=True
             )
     network.load_state_dict(average.module.state_dict())
-    saved(name, network.eval(), schedule, vae, texts).save_pretrained(out)
-    (folder / "teacher.json").write_text(json.dumps({"seconds": time.monotonic() - started}))
-    return out
+    for part in (network, vae, texts and texts.encoder):
+        if part is not None:
+            part.cpu()
+    saved(name, network.eval(), schedule, vae, texts).save_pretrained(folder / "teacher")
+    return time.monotonic() - started
 
 
 def saved(name, network, schedule, vae, texts) -> diffusers.DiffusionPipeline:
@@ -292,13 +295,11 @@ def vardiu(*words: object) -> None:
 def distil(name: str, method: str, folder: Path, options: list[str]) -> Path:
     run, kind = folder / method, KINDS[name]
     words = ["--teacher", folder / "teacher", "--data", folder / "data.npz", *kind.distill]
-    if method == "vardiu":
-        words += ["--frame.components", kind.components, "--steps", kind.updates]
     if kind.condition == "text":
         (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
         words += ["--prompts", folder / "prompts.txt"]
     vardiu("distill", *words, *METHODS[method], *options, "--out", run)
-    for form in FORMS[method]:
+    for form in FORMS:
         if not (run / f"export-{form}").is_dir():
             vardiu("export", run, "--to", form)
     return run
@@ -343,7 +344,7 @@ def distilled(name: str, method: str, folder: Path, options: list[str]) -> dict[
     run = distil(name, method, folder, options)
     result = json.loads((run / "result.json").read_text())
     differences, shown = {}, np.empty(0)
-    for form in FORMS[method]:
+    for form in FORMS:
         shown, own = images_of(name, run, form, 20)
         # Of images in [0, 1], as exports are compared.
         differences[form] = float(np.abs(np.clip(shown, -1, 1) - own).max()) / 2
@@ -376,7 +377,9 @@ def picture(folders: Mapping[str, Path], path: Path) -> Path:
         rows.append(("teacher, 69 calls", drawn_by_teacher(folder / "diff_instruct", 20)))
         one = np.load(folder / "diff_instruct" / "shown.npy")
         rows.append(("Diff-Instruct, one call, stock diffusers", one))
-        rows.append(("VarDiU, one call, onnxruntime", np.load(folder / "vardiu" / "shown.npy")))
+        rows.append(
+            ("VarDiU, one call, stock diffusers", np.load(folder / "vardiu" / "shown.npy"))
+        )
     return image_grid(rows, path)
 
 

@@ -1,7 +1,7 @@
 """What the instruments cost: their part of the processor time of a whole run.
 
     python benchmarks/instruments.py mog40 mog40-gaussian mog40-diff-instruct
-    python benchmarks/instruments.py digits-vardiu --teacher-run runs/teach-digits
+    python benchmarks/instruments.py digits-framed --teacher-run runs/teach-digits
 
 Steps and instruments take turns in one process; times are of the process, so that other work on
 the machine does not count. The first round is left out: it warms caches.

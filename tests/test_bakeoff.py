@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,17 +13,34 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from vardiu.cli.main import COMMANDS, main
-from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered
+from vardiu.comparison.contests import (
+    CONTESTS,
+    Competitor,
+    Contest,
+    contest_of,
+    entered,
+    without_data,
+)
 from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, cells, plan, updates_of
 from vardiu.comparison.prices import StageCost, price
+from vardiu.comparison.results import Result, differences, in_order
+from vardiu.comparison.screening import may_go_on
 from vardiu.comparison.tables import interval, markdown
 from vardiu.comparison.workers import alone
-from vardiu.errors import ConfigError, RunError
+from vardiu.errors import ConfigError, Interrupted, RunError
 from vardiu.methods import METHODS, diff_instruct, regression, vardiu
-from vardiu.settings.fields import DensitySettings, NetworkOptimizer, PairSettings
+from vardiu.runs.presets import PRESETS
+from vardiu.settings.fields import (
+    DensitySettings,
+    ImageSettings,
+    NetworkOptimizer,
+    PairSettings,
+    VectorSettings,
+)
 from vardiu.storage.run_folder import RunFolder
 
 SMALL = DensitySettings(name="ring8", width=16, depth=1)
@@ -107,8 +125,9 @@ def test_a_run_costs_its_fixed_part_and_a_price_an_update():
 def test_prices_count_the_teachers_rows(tmp_path):
     prices = calibrate(bake_of(tmp_path), "exact", rounds=0)
     # Pairs of opposite noise, 16 latents; 32 rows where the fake is updated twice an update.
-    each = {"rows": {"fixed": 0.0, "update": 32.0, "delayed": 0.0}}
-    assert prices == {"gaussian": each, "fake": each}
+    each = {"fixed": 0.0, "update": 32.0, "delayed": 0.0}
+    assert {name: row["rows"] for name, row in prices.items()} == {"gaussian": each, "fake": each}
+    assert all(row["rough"]["update"] > 0 for row in prices.values())
     timed = calibrate(bake_of(tmp_path), "exact", rounds=1)
     assert all(price["seconds"]["update"] > 0 for price in timed.values())
 
@@ -130,8 +149,8 @@ def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
     bake = bake_of(tiny, contest=STARTED, arms=("started", "pairs"))
     prices = calibrate(bake, "exact", rounds=0)
     each = {"fixed": 6_000.0, "delayed": 0.0}
-    assert prices["started"] == {"rows": {**each, "update": 32.0}}
-    assert prices["pairs"] == {"rows": {**each, "update": 0.0}}
+    assert prices["started"]["rows"] == {**each, "update": 32.0}
+    assert prices["pairs"]["rows"] == {**each, "update": 0.0}
     monkeypatch.setitem(CONTESTS, "tiny", STARTED)
     words = ("tiny", "--budgets", "calls", "--arms", "started", "--teachers", "exact")
     words += ("--seeds", "1", "--no-study")
@@ -146,7 +165,7 @@ def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
 def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, capsys):
     monkeypatch.setitem(CONTESTS, "tiny", STARTED)
     words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--calls", "5000")
-    assert bake_off(*words) == 2
+    assert bake_off(*words, "--arms", "started,pairs") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "Started spends 6000 rows before its first update" in error
     assert "the budget is 5000 rows: raise --calls to 7600 at least" in error
@@ -154,7 +173,7 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
 
 def test_a_plan_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text('{"prices": {"exact": {"fake": {"rows": 32.0}}}}')
-    with pytest.raises(ConfigError, match="format 4, got None.*Work in another folder"):
+    with pytest.raises(ConfigError, match="format 5, got None.*Work in another folder"):
         plan(bake_of(tmp_path), Console(quiet=True))
 
 
@@ -215,10 +234,133 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
     assert groups["own/exact"]["bad"] == []
 
 
+def test_any_density_takes_the_arms_of_mog40_with_levels_of_its_own():
+    tuned = entered("mog40", CONTESTS["mog40"])
+    for word in ("ring8", "spiral"):
+        name, contest = contest_of(word)
+        contest = entered(name, contest)
+        assert list(contest.arms) == list(tuned.arms)
+        row, before = PRESETS[word], PRESETS["mog40"]
+        # The default arm is the density's own preset, but for what was tuned for its sake.
+        assert contest.arms["shared"].settings.levels == row.settings.levels
+        assert row.settings.levels != before.settings.levels
+        assert contest.teachers["exact"] == row.problem
+        assert set(contest.teachers) == {"exact", "learned", "kde"}
+
+
+def test_a_table_of_points_is_a_contest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    angle = torch.linspace(0, 6, 300)
+    rows = torch.stack([30 * angle.cos(), 30 * angle.sin()], 1)
+    Path("circle.csv").write_text("\n".join(f"{x},{y}" for x, y in rows.tolist()))
+    name, contest = contest_of("circle.csv")
+    assert (name, list(contest.teachers)) == ("circle", ["exact"])
+    (ground,) = contest.grounds
+    levels = entered(name, contest).arms["shared"].settings.levels
+    assert levels.sigma_max == pytest.approx(20.0 * ground.spread, rel=1e-2)
+
+
+def test_images_and_vectors_take_the_nearest_arms():
+    name, patches = contest_of("patches")
+    patches, digits = entered(name, patches), entered("digits", CONTESTS["digits"])
+    assert set(patches.arms) == set(digits.arms)
+    assert patches.arms["sid"].settings == digits.arms["sid"].settings
+    assert patches.arms["framed"].settings.frame.components == 64  # its own arm of images
+    name, images = contest_of("images", ImageSettings(teacher="some/where"))
+    images = entered(name, images)
+    assert images.arms == patches.arms
+    wanting = {"dmd2", "consistency", "f-distill"}
+    assert wanting <= set(without_data(images, "given"))
+    assert without_data(patches, "learned") == without_data(digits, "learned") == []
+    name, vectors = contest_of("vectors", VectorSettings(teacher="some/where"))
+    vectors = entered(name, vectors)
+    # Levels are multiples of the data's standard deviation, MoG-40's are of one of about 25.
+    assert vectors.arms["sid"].settings.levels.sigma_max < 2.5
+    assert (
+        vectors.arms["diff-instruct"].settings
+        == METHODS["diff_instruct"].presets["vectors"].settings
+    )
+
+
+def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, capsys):
+    slow = Competitor("Slow", "vardiu", vardiu.Settings(batch=16, lr=1e-9))
+    bad = Competitor("Bad", "vardiu", vardiu.Settings(batch=16, lr=1e30, clip=1e30))
+    arms = {**TINY.arms, "slow": slow, "bad": bad}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
+    words = ("tiny", "--budgets", "calls", "--calls", "8000", "--teachers", "exact", "--no-study")
+    words += ("--seeds", "2", "--screen", "1", "--out", "bake")
+    assert bake_off(*words, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "to be run: a screening of 3 runs (0 complete) and at most 4 runs (0 complete)" in told
+    assert not Path("bake/runs").exists()
+    monkeypatch.setattr("vardiu.cli.bake_off.decide", interrupt)
+    assert bake_off(*words) == 130  # after the screening, before what it decides is kept
+    monkeypatch.undo()
+    monkeypatch.chdir(tiny)
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
+    heats = {p: p.stat().st_mtime_ns for p in Path("bake/runs").rglob("result.json")}
+    assert len(heats) == 3
+    assert bake_off(*words) == 2  # one arm diverged while it was timed
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in heats.items())
+    result = json.loads(Path("bake/results.json").read_text())
+    (decided,) = result["screening"].values()
+    assert "fake" in decided["kept"] and "bad" not in decided["kept"] and len(decided["kept"]) < 3
+    group = result["groups"]["calls-8000rows/exact"]
+    assert {arm: len(runs) for arm, runs in group.items() if runs} == dict.fromkeys(
+        decided["kept"], 2
+    )
+    assert "left out by the screening" in result["left_out"]["calls-8000rows/exact"].values()
+    text = Path("bake/results.md").read_text()
+    assert "## screening: 2,000 rows of the teacher, exact teacher: 3 of 3 runs" in text
+    assert "| yes, the baseline |" in text and "| no |" in text
+    assert json.loads(Path("bake/plan.json").read_text())["screening"] == result["screening"]
+
+
+def interrupt(*_):
+    raise Interrupted("stopped")
+
+
+def result_of(arm: str, *values: float, verdict: str = "GOOD", first: int = 0) -> Result:
+    runs = [
+        {"seed": seed, "metrics": {"mmd2": value}, "verdict": verdict}
+        for seed, value in enumerate(values, start=first)
+    ]
+    return Result(arm, arm.title(), runs, 0)
+
+
+def test_paired_differences_have_an_interval_of_students_distribution():
+    a, b = result_of("a", 1.0, 2.0, 3.0), result_of("b", 2.0, 3.5, 3.9)
+    found = {(row.arm, row.other): row for row in differences([b, a], "mmd2", "b")}
+    (row,) = found.values()  # the best one is what the baseline is compared with
+    assert (row.arm, row.other, row.seeds) == ("b", "a", 3)
+    # Differences 1, 1.5, 0.9: mean 1.1333, s = 0.32146, t = 4.3027 of two degrees of freedom.
+    assert row.mean == pytest.approx(3.4 / 3)
+    assert row.half == pytest.approx(4.302653 * 0.3214550 / 3**0.5, rel=1e-5)
+    assert row.verdict == "worse"
+    c = result_of("c", 5.0, 0.0, first=2)  # one common seed with the others
+    pairs = {(row.arm, row.other): row for row in differences([a, b, c], "mmd2", "b")}
+    assert pairs["c", "b"].seeds == 1 and pairs["c", "b"].verdict == "undecided"
+    lost = result_of("lost", 0.1, 0.1, verdict="COLLAPSED")
+    assert [row.arm for row in in_order([lost, b, a], "mmd2")] == ["a", "b", "lost"]
+    assert not may_go_on(lost, "mmd2") and may_go_on(a, "mmd2")
+    assert not may_go_on(result_of("never"), "mmd2")
+    assert not may_go_on(result_of("nan", math.nan), "mmd2")
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (("mog41",), "did you mean mog40"),
+        (("ring9",), "did you mean ring8"),
+        (("images",), "the contest images is of a teacher of your own: give --teacher"),
+        (("tiny", "--screen", "0"), "--screen must be at least 1, got 0"),
+        (("tiny", "--screen", "-2"), "--screen must be at least 1, got -2"),
+        (("tiny", "--baseline", "fakes"), "did you mean fake"),
+        (("tiny", "--arms", "gaussian", "--baseline", "fake"), "is none of --arms"),
+        (("tiny", "--sead", "1"), "did you mean --seeds"),
+        (("mog40", "--teacher", "x"), "did you mean --teachers"),
+        (("--teacher", "no/such", "--sead", "1"), "unknown option --sead; did you mean --seeds"),
+        (("missing.csv",), "missing.csv"),
         (("tiny", "--seeds", "0"), "--seeds must be at least 1"),
         (("tiny", "--arms", "gausian"), "did you mean gaussian"),
         (("tiny", "--teachers", "none"), "unknown value of --teachers: 'none'"),
@@ -262,24 +404,23 @@ def test_an_arm_that_diverges_while_it_is_timed_is_one_failed_arm(tiny, monkeypa
         assert "1 runs failed:" in error and "calls, exact, bad: Bad cannot be timed" in error
         stamps.append(Path("runs/bake-off-tiny/plan.json").stat().st_mtime_ns)
     assert stamps[0] == stamps[1]  # what failed is kept: nothing is timed again
-    (line,) = [
+    line, reason = [
         row
         for row in Path("runs/bake-off-tiny/results.md").read_text().splitlines()
         if row.startswith("| Bad")
     ]
-    assert line.endswith("| failed: it diverged while it was timed |")
+    assert line.endswith("| failed while it was timed |")
+    assert "Bad cannot be timed" in reason
     result = json.loads(Path("runs/bake-off-tiny/results.json").read_text())
     assert len(result["groups"]["calls-2000rows/exact"]["gaussian"]) == 1
     assert result["groups"]["calls-2000rows/exact"]["bad"] == []
     # Its own number of updates needs no price: there it is run, and fails as a run does.
-    bake = bake_of(tiny, contest=CONTESTS["tiny"], arms=("gaussian", "bad"))
-    failed = json.loads(Path("runs/bake-off-tiny/plan.json").read_text())["failed"]
-    assert [
-        cell.arm for cell in cells(dataclasses.replace(bake, budgets=("own",)), {}, failed)
-    ] == [
-        "gaussian",
-        "bad",
-    ]
+    arms = ("gaussian", "bad")
+    bake = bake_of(tiny, contest=CONTESTS["tiny"], arms=arms, budgets=("calls",))
+    planned = json.loads(Path("runs/bake-off-tiny/plan.json").read_text())
+    own = dataclasses.replace(bake, budgets=("own",))
+    assert [cell.arm for cell in cells(own, planned)] == ["gaussian", "bad"]
+    assert [cell.arm for cell in cells(bake, planned)] == ["gaussian"]
 
 
 def test_timing_says_in_a_pipe_how_far_it_is(tmp_path):

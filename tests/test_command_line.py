@@ -141,8 +141,8 @@ def test_a_row_that_may_be_none_is_given_by_its_fields_and_taken_away_by_none():
 
     assert weight("mog40") is None
     assert weight("mog40", "--posterior-weight.scale", "3") == WeightSettings(scale=3.0)
-    assert weight("digits-vardiu") == WeightSettings(kind="constant")
-    assert weight("digits-vardiu", "--posterior-weight", "none") is None
+    assert weight("digits-framed") == WeightSettings(kind="constant")
+    assert weight("digits-framed", "--posterior-weight", "none") is None
 
 
 # ---------------------------------------------------------------- for programs and shells
@@ -154,7 +154,8 @@ def test_what_there_is_can_be_read_by_a_program(capsys):
     assert status == 0
     assert set(found["distill"]) == set(PRESETS) and set(found["teach"]) == set(TEACHERS)
     assert found["distill"]["two_moons"]["method"] == "vardiu"
-    assert found["methods"]["dmd2"]["needs"] == {"data": True, "teacher": True, "pairs": False}
+    needs = {"data": True, "teacher": True, "pairs": False, "gradient": False}
+    assert found["methods"]["dmd2"]["needs"] == needs
     assert set(found["densities"]) == set(DENSITIES)
 
 

@@ -302,6 +302,7 @@ WITHOUT_IDEAL = {
     "fd_loss": "its fixed points are all laws with the data's moments; test_fd_loss has them",
     "denoising": "it trains a denoiser and no student; test_denoising has its minimum",
     "sds": "its mean gradient is zero at a point and not at the teacher's law; test_sds has both",
+    "mean_shift": "it stops at modes and not at the teacher's law; test_mean_shift has where",
     "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",

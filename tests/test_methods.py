@@ -50,7 +50,7 @@ def method(**changes) -> Method:
     given = {
         "name": "mine",
         "title": "Mine",
-        "year": 2026,
+        "year": 2030,
         "address": "https://arxiv.org",
         "networks": ("student",),
         "settings": Settings,
@@ -65,7 +65,7 @@ def method(**changes) -> Method:
 def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
     # `anchored` is the objective of one of VarDiU's posteriors, `adp` that of a start of ADM.
-    assert modules - {"base", "registry", "anchored", "adp"} == set(own_methods())
+    assert modules - {"base", "registry", "anchored", "banked", "adp"} == set(own_methods())
     assert [m.settings.__module__.rpartition(".")[2] for m in own_methods().values()] == sorted(
         own_methods()
     )
@@ -332,7 +332,7 @@ def test_contests_take_their_arms_from_the_methods(here):
     own = [name for m in METHODS.values() for name in m.arms.get("mog40", {})]
     assert list(arms) == own and {"adm", "gaussian", "diff-instruct-10"} <= set(own)
     digits = entered("digits", CONTESTS["digits"]).arms
-    assert {"vardiu", "diff-instruct", "pairs"} <= set(digits)
+    assert {"anchored", "framed", "diff-instruct", "pairs"} <= set(digits)
     code = load_method("mine.py:METHOD")
     mine = dataclasses.replace(
         code.method, arms={"mog40": {"mine": Arm("Mine", code.method.settings())}}

@@ -373,6 +373,7 @@ def test_dmdx_is_resumed_between_its_stages_and_inside_each(tmp_path, monkeypatc
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
+    monkeypatch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
     words = ["distill", "mog40-dmdx", "--steps", "12", "--batch", "8", "--samples", "200"]
     words += ["--width", "8", "--threads", "1", "--pairs.pairs", "16", "--pairs.steps", "10"]
     words += ["--pairs.batch", "8", "--pairs.solver-steps", "2", "--save-every", "0"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 
+import pipelines
 import pytest
 import torch
 from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
+from vardiu.cli.main import main
 from vardiu.data.batch import Batch
 from vardiu.data.batches import DataFree
 from vardiu.denoisers.levels import LogUniform
@@ -22,6 +25,7 @@ from vardiu.nn import MLP
 from vardiu.settings.fields import AnchorSettings
 from vardiu.students.affine import Affine, AffineDenoiser
 from vardiu.students.few_step import FewStep, OneStep
+from vardiu.training.economy import Economy
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
 
@@ -382,3 +386,45 @@ def test_instruments_tell_the_distance_and_both_errors_of_the_fake():
         assert (
             values[f"fake_error_student_quantile/{u}"] > values[f"fake_error_anchor_quantile/{u}"]
         )
+
+
+# ------------------------------------------------------------------------- with everything else
+
+
+def test_compiled_networks_are_trained_alike():
+    weights = []
+    for economy in (Economy(), Economy(compile="all", backend="eager")):
+        torch.manual_seed(0)
+        generator = OneStep(denoiser(), 1.0)
+        held = Anchor(generator, AnchorSettings(rate=0.25), 1, 3)
+        objective = AnchoredVarDiU(
+            mixture_teacher(), generator, denoiser(), levels=LogUniform(0.2, 5.0), anchor=held
+        )
+        economy.apply(objective)
+        optimisation = Optimisation.adam({"fake": 1e-2, "generator": 1e-2})
+        trainer, batches = Trainer(objective, optimisation, steps=3), DataFree(16)
+        for _ in range(3):
+            trainer.advance(batches)
+        weights.append(objective.state_dict())
+    for name, value in weights[0].items():
+        if "extra_state" not in name:
+            torch.testing.assert_close(value, weights[1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_pipeline_of_texts_is_distilled_by_adapters_with_guidance(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    # Of random weights: it does not denoise, and need not here.
+    monkeypatch.setattr("vardiu.runs.distill.checked", lambda *_: None)
+    pipelines.stable(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    words = f"""--posterior anchored --teacher {tmp_path}/teacher --prompts {tmp_path}/prompts.txt
+        --student lora --rank 2 --guidance 2 --steps 4 --batch 4 --delay 0 --accumulate 2
+        --pairs.pairs 8 --pairs.steps 2 --pairs.solver-steps 2 --regression-weight 1
+        --samples 100 --reference 200 --reports 1 --evaluations 1 --precision float32
+        --out {tmp_path}/run --threads 1"""
+    assert main(["distill", "images-vardiu", *words.split()]) in (None, 0)
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    values = {name for row in rows for name in row}
+    assert {"student/trust", "student/regression"} <= values
+    assert any(name.startswith("fake_error_student_quantile") for name in values)
+    assert (tmp_path / "run/result.json").is_file()

@@ -26,11 +26,12 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-FREEFLOW = "methods/freeflow.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
 FD_LOSS = "methods/fd_loss.py"
 ADM, ADP = "methods/adm.py", "methods/adp.py"
+DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -301,6 +302,20 @@ SIGNS = [
         "lambda t: 2 * (2 * t).exp()",
         "lambda t: 2 * t.exp()",
         method("f_distill", "chi_squared"),
+    ),
+    Mutant(
+        "sign: DiffRatio's slope",
+        DIFF_RATIO,
+        "direction = -expand_like(self.weight(sigma), x) * slope",
+        "direction = expand_like(self.weight(sigma), x) * slope",
+        method("diff_ratio", "slope_of_its_logit"),
+    ),
+    Mutant(
+        "sign: DiffRatio's discriminator",
+        DIFF_RATIO,
+        "error = softplus_discriminator(real, generated).mean()",
+        "error = softplus_discriminator(generated, real).mean()",
+        method("diff_ratio", "teachers_samples"),
     ),
     Mutant(
         "sign: regression",
@@ -936,6 +951,34 @@ FLOWS = [
         "return x, gap / expand_like(self.time(r), gap), t",
         "return x, gap, t",
         method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "sign: mean shift moves away from the mean",
+        MEAN_SHIFT,
+        "surrogate(x, -shift)",
+        "surrogate(x, shift)",
+        method("mean_shift", "less_the_mean"),
+    ),
+    Mutant(
+        "place: mean shift asks the denoiser at a noised point",
+        MEAN_SHIFT,
+        "return self.teacher(x, x.new_full",
+        "return self.teacher(x + width * self.noise_like(x), x.new_full",
+        method("mean_shift", "smoothed_once"),
+    ),
+    Mutant(
+        "factor: the kernel's pull in the level, not in half its square",
+        "samplers/products.py",
+        "passed = (sigma.square() - target.square()) / (2 * torch",
+        "passed = (sigma - target) / (torch",
+        method("mean_shift", "decimals or stable"),
+    ),
+    Mutant(
+        "sign: the product's kernel pushes",
+        "samplers/products.py",
+        "expand_like((-passed).exp(), x)",
+        "expand_like(passed.exp(), x)",
+        method("mean_shift", "stable"),
     ),
 ]
 

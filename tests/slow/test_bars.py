@@ -30,12 +30,12 @@ def test_mog40(seed):
     assert metrics["modes"] == 40
 
 
-@pytest.mark.parametrize("preset", ["digits", "digits-vardiu"])
+@pytest.mark.parametrize("preset", ["digits", "digits-vardiu", "digits-framed"])
 def test_digits(preset):
     assert main(["distill", preset, "--out", "run"]) == 0
     student, teacher = metrics_of("run"), metrics_of("runs/teach-digits")
     assert student["classes"] == 10 and student["agreement"] >= 0.95
     assert student["recall"] >= 0.5
-    if preset == "digits":
+    if preset != "digits-framed":
         assert student["frechet"] <= 1.5 * teacher["frechet"]
         assert student["recall"] >= teacher["recall"] - 0.15

@@ -2,27 +2,50 @@ r"""`vardiu bake-off`."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ..comparison.contests import CONTESTS, Contest, entered, load_contest
-from ..comparison.plan import BUDGETS, BakeOff, cells, plan, record, refuse_changed_runs, untimed
+from ..comparison.contests import CONTESTS, OPEN, Contest, contest_of, entered, load_contest
+from ..comparison.plan import (
+    BUDGETS,
+    BakeOff,
+    Cell,
+    cells,
+    plan,
+    refuse_arms,
+    refuse_changed_runs,
+    untimed,
+)
+from ..comparison.results import record
+from ..comparison.screening import decide, heat, planned_work
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
 from ..errors import ConfigError, RunError, known
+from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
 from ..runs.task import task_from_preset
 from ..runs.teach import ensure_teacher
+from ..settings.fields import DensitySettings
 from .console import console, print_rows
-from .options import Parser, chosen_names, codes_of
+from .options import COLLECTING, Collected, Parser, chosen_names, codes_of
+from .rows import parse_rows
 
 
-def bake_off(arguments: list[str]) -> None:
-    r"""Compares the arms of a contest under equal budgets; goes on where it stopped."""
+def parser_of() -> Parser:
+    r"""Returns the parser of all options but the problem's own."""
     parser = Parser(prog="bake-off")
-    parser.add_argument("contest", nargs="?", help=f"one of: {', '.join(CONTESTS)}")
+    parser.add_argument(
+        "contest",
+        nargs="?",
+        help=f"one of: {', '.join(CONTESTS)}; a density; a table of points; or, with --teacher "
+        f"and --data, one of: {', '.join(OPEN)}. Images and vectors take all options of their "
+        "problem",
+    )
     parser.add_argument("--contest", dest="source", help="a contest of your own, FILE.py:NAME")
     parser.add_argument("--method", action="append", help="a method of your own, FILE.py:NAME")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm (5)")
@@ -31,18 +54,99 @@ def bake_off(arguments: list[str]) -> None:
     parser.add_argument("--budgets", help=f"some of {','.join(BUDGETS)} (the contest's)")
     parser.add_argument("--teachers", help="some of the contest's, by commas (all)")
     parser.add_argument("--arms", help="some of the contest's, by commas (all)")
+    parser.add_argument(
+        "--screen",
+        type=int,
+        help="first a run of a quarter of the budget for each arm; so many go on (all)",
+    )
+    parser.add_argument(
+        "--baseline", help="the arm that the others are compared with, and that always goes on"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run on a CPU (1)")
+    parser.add_argument("--device", default="auto", help="where to train (auto)")
     parser.add_argument("--samples", type=int, default=0, help="of the final measurement")
     parser.add_argument("--evaluations", type=int, default=6, help="on the way, of each run (6)")
     parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
+    parser.add_argument("--dry-run", action="store_true", help="say what is to be run, and stop")
     parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
-    chosen = parser.parse_args(arguments)
-    if chosen.jobs < 1:
-        raise ConfigError(f"--jobs must be at least 1, got {chosen.jobs}")
-    name, contest = _contest(chosen.contest, chosen.source)
+    return parser
+
+
+def bake_off(arguments: list[str]) -> None:
+    r"""Compares the arms of a contest under equal budgets; goes on where it stopped."""
+    parser = parser_of()
+    if COLLECTING.get():
+        raise Collected(parser)
+    # What does not stand first is no contest: it may be the value of an option of the problem.
+    first = [] if arguments and not arguments[0].startswith("-") else [""]
+    chosen, rest = parser.parse_known_args([*first, *arguments])
+    for name in ("jobs", "screen"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    device_of(chosen.device)
+    bake = _asked_for(parser, chosen, rest)
+    for teacher in bake.teachers:
+        task = task_from_preset("distill", next(iter(PRESETS)))
+        task = dataclasses.replace(task, problem=bake.contest.teachers[teacher])
+        ensure_teacher(task, console_listeners(console))
+    bake.out.mkdir(parents=True, exist_ok=True)
+    with alone(bake.out):
+        planned = plan(bake, console)
+        refuse_arms(bake, planned)
+        for line in planned_work(bake, planned, chosen.jobs):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if chosen.dry_run:
+            return
+        heats, todo, failures = _carried_out(bake, planned, chosen.jobs)
+        found = {} if chosen.no_study else study(bake, todo, console)
+        words, page, tables = write(bake, todo, heats, found, planned)
+        more = {"gradients": found, "failures": failures, "screening": planned["screening"]}
+        path = record(bake, todo, planned, ["vardiu", "bake-off", *arguments], more)
+    for title, lines in tables:
+        print_rows(title, lines)
+    where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
+    console.print(where, highlight=False, soft_wrap=True)
+    if failures:
+        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+def _carried_out(
+    bake: BakeOff, planned: dict[str, Any], jobs: int
+) -> tuple[list[Cell], list[Cell], list[str]]:
+    r"""Carries out the runs of the screening and the others; returns both and what failed."""
+    heats: list[Cell] = []
+    failures = untimed(bake, planned)
+    if bake.screen:
+        first = heat(bake)
+        refuse_arms(first, planned)
+        heats = list(cells(first, planned))
+        refuse_changed_runs(heats)
+        failures += carry_out(heats, jobs, console)
+        decide(bake, planned, heats)
+    todo = list(cells(bake, planned))
+    refuse_changed_runs(todo)
+    return heats, todo, failures + carry_out(todo, jobs, console)
+
+
+def _asked_for(parser: Parser, chosen: argparse.Namespace, rest: Sequence[str]) -> BakeOff:
+    r"""Returns what a command line asks for.
+
+    Raises:
+        ConfigError: There is no such contest, teacher or arm, or a number is out of its range.
+    """
+    name, contest = _contest(parser, chosen, rest)
     contest = entered(name, contest, codes_of(chosen.method))
-    bake = BakeOff(
+    if chosen.baseline is None:
+        theirs = [key for key, arm in contest.arms.items() if arm.method == "diff_instruct"]
+        baseline = theirs[0] if theirs else ""
+    else:
+        baseline = known(chosen.baseline, contest.arms, "arm of --baseline:")
+    arms = chosen_names(chosen.arms, contest.arms, "--arms")
+    if chosen.baseline is not None and baseline not in arms:
+        raise ConfigError(f"--baseline {baseline} is none of --arms: name it there too")
+    return BakeOff(
         name=name,
         contest=contest,
         out=Path(chosen.out or f"runs/bake-off-{name}"),
@@ -53,45 +157,47 @@ def bake_off(arguments: list[str]) -> None:
         if chosen.budgets is None
         else chosen_names(chosen.budgets, BUDGETS, "--budgets"),
         teachers=chosen_names(chosen.teachers, contest.teachers, "--teachers"),
-        arms=chosen_names(chosen.arms, contest.arms, "--arms"),
+        arms=arms,
         threads=chosen.threads,
         samples=chosen.samples,
         evaluations=chosen.evaluations,
+        device=chosen.device,
+        named=chosen.arms is not None,
+        screen=chosen.screen or 0,
+        baseline=baseline if baseline in arms else "",
     )
-    for teacher in bake.teachers:
-        task = task_from_preset("distill", next(iter(PRESETS)))
-        task = dataclasses.replace(task, problem=contest.teachers[teacher])
-        ensure_teacher(task, console_listeners(console))
-    bake.out.mkdir(parents=True, exist_ok=True)
-    with alone(bake.out):
-        planned = plan(bake, console)
-        failed = planned["failed"]
-        todo = list(cells(bake, planned["prices"], failed))
-        refuse_changed_runs(todo)
-        failures = untimed(bake, failed) + carry_out(todo, chosen.jobs, console)
-        found = {} if chosen.no_study else study(bake, todo, console)
-        words, page, tables = write(bake, todo, found, failed)
-        more = {"gradients": found, "failures": failures}
-        path = record(bake, todo, ["vardiu", "bake-off", *arguments], more)
-    for title, lines in tables:
-        print_rows(title, lines)
-    where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
-    console.print(where, highlight=False, soft_wrap=True)
-    if failures:
-        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
 
 
-def _contest(name: str | None, source: str | None) -> tuple[str, Contest]:
+def _contest(
+    parser: Parser, chosen: argparse.Namespace, rest: Sequence[str]
+) -> tuple[str, Contest]:
     r"""Returns the contest of a command line, and its name."""
-    if (name is None) == (source is None):
+    word = chosen.contest or None
+    if word is None and chosen.source is None and "--teacher" in {w.split("=")[0] for w in rest}:
+        word = "images"
+    if (word is None) == (chosen.source is None):
         raise ConfigError(
-            f"which contest? One of: {', '.join(CONTESTS)}; or --contest FILE.py:NAME"
+            f"which contest? One of: {', '.join(CONTESTS)}; a density or a table of points; "
+            "--teacher SOURCE; or --contest FILE.py:NAME"
         )
-    if source is not None:
-        return load_contest(source)
-    assert name is not None
-    name = known(name, CONTESTS, "contest")
-    return name, CONTESTS[name]
+    if chosen.source is not None:
+        parser.refuse(rest)
+        return load_contest(chosen.source)
+    assert word is not None
+    if word in OPEN:
+        others = list(parser._option_string_actions)
+        about = f"The problem of the contest {word}."
+        rows = {"problem": OPEN[word]}
+        program = f"vardiu bake-off {word}"
+        return contest_of(word, parse_rows(rows, rest, program, about, others)["problem"])
+    name, contest = contest_of(word)
+    if not rest or any(isinstance(r, DensitySettings) for r in contest.teachers.values()):
+        parser.refuse(rest)
+        return name, contest
+    program, about = f"vardiu bake-off {name}", f"The problem of the contest {name}."
+    others = list(parser._option_string_actions)
+    found = parse_rows(dict(contest.teachers), rest, program, about, others)
+    return name, dataclasses.replace(contest, teachers=found)
 
 
 COMMANDS = {"bake-off": bake_off}

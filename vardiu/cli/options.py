@@ -78,13 +78,17 @@ class Parser(argparse.ArgumentParser):
         if COLLECTING.get():
             raise Collected(self)
         found, rest = self.parse_known_args(args, namespace)
+        self.refuse(rest)
+        return found
+
+    def refuse(self, rest: Sequence[str]) -> None:
+        r"""Raises a `ConfigError` if words are left, with the nearest option to the first one."""
         if rest:
             flags = list(self._option_string_actions)
             wrong = next((word for word in rest if word.startswith("-")), None)
             if wrong is not None:
                 known_option(wrong.partition("=")[0], flags, self.prog, ())
             self.error(f"{' '.join(rest)[:60]!r} belongs to no option")
-        return found
 
 
 class Request(NamedTuple):

@@ -7,15 +7,16 @@ arms are timed in turn, in one process, all stages of their recipes, and the res
 killed and gone on with.
 
 Each run is a folder of its own, carried out by a process of its own; finished runs are kept, and
-the same command again does what is missing.
+the same command again does what is missing. An arm that cannot be run is left out, and named.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections import Counter
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,27 +25,25 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError, Diverged, nearest, shown
-from ..monitoring.verdicts import verdict_of
+from ..errors import ConfigError, Diverged, NotADenoiser, nearest, shown
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import PROBLEMS, ROLES, RunSettings, Task, problem_of
+from ..runs.task import ROLES, RunSettings, Task, problem_of
 from ..storage.bounded import read_json
-from ..storage.code import is_source, load_code
+from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from ..storage.files import write_text_atomic
-from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder, is_number
-from .contests import Competitor, Contest
+from .contests import Competitor, Contest, without_data
 from .prices import Price, Rehearsal
 
-__all__ = ["BUDGETS", "BakeOff", "Cell", "Result", "calibrate", "results"]
+__all__ = ["BUDGETS", "BakeOff", "Cell", "calibrate", "cells", "group_key", "plan", "why_not"]
 
 
 BUDGETS = ("time", "calls", "own")
 
 
-FORMAT = 4  # of `plan.json`
+FORMAT = 5  # of `plan.json`
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -67,6 +66,11 @@ class BakeOff:
         threads: Threads of torch in each run.
         evaluations: How often a student is measured on the way.
         samples: Samples of a run's final measurement; 0 for the problem's own number.
+        device: Where the runs train.
+        named: Whether the arms were asked for by name: then none of them is left out.
+        screen: The number of arms that a screening leaves; 0 without one.
+        baseline: The arm that goes on whatever the screening finds; empty without one.
+        share: The share of the budgets that is paid; below 1 in a screening.
 
     Raises:
         ConfigError: A number is out of its range, or an arm cannot be run with it.
@@ -84,6 +88,11 @@ class BakeOff:
     threads: int = 1
     evaluations: int = 6
     samples: int = 0
+    device: str = "auto"
+    named: bool = False
+    screen: int = 0
+    baseline: str = ""
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("--seconds", self.seconds), ("--calls", self.rows)):
@@ -92,6 +101,8 @@ class BakeOff:
         for name in ("seeds", "threads", "evaluations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.screen < 0:
+            raise ConfigError(f"--screen must be at least 1, got {self.screen}")
         unknown = [name for name in self.arms if name not in self.contest.arms]
         if unknown:
             raise ConfigError(f"--arms {unknown[0]}: {nearest(unknown[0], self.contest.arms)}")
@@ -100,19 +111,44 @@ class BakeOff:
                 arm = self.contest.arms[name]
                 _task(self, teacher, arm, self.seeds - 1, arm.settings.steps)
 
+    @functools.cached_property
+    def codes(self) -> Mapping[str, Mapping[str, OwnCode]]:
+        r"""The own code that the problems name, by teacher and setting: the command line named it,
+        or the contest, which is own code itself."""
+        return {
+            teacher: {
+                role: load_code(source)
+                for role in ROLES
+                if isinstance(source := getattr(problem, role, None), str) and is_source(source)
+            }
+            for teacher, problem in self.contest.teachers.items()
+        }
+
+    def amount(self, budget: str) -> float:
+        r"""Returns what a run may spend, in the budget's unit."""
+        amount = self.seconds if budget == "time" else self.rows
+        return amount * self.share
+
     def group(self, budget: str) -> str:
         r"""Returns a budget with its amount, the name of a folder."""
-        amount = {"time": f"-{self.seconds:g}s", "calls": f"-{self.rows}rows", "own": ""}
-        return budget + amount[budget]
+        unit = {"time": "s", "calls": "rows"}.get(budget, "")
+        words = f"{budget}-{_plain(self.amount(budget))}{unit}" if unit else budget
+        return words if self.share == 1 else f"screening-{words}"
 
     def title(self, budget: str, teacher: str) -> str:
         r"""Returns a budget and a teacher in words, for headings."""
+        part = "each arm's own number of updates"
         words = {
-            "time": f"{self.seconds:g} seconds of training",
-            "calls": f"{self.rows:,} rows of the teacher",
-            "own": "each arm's own number of updates",
+            "time": f"{self.amount('time'):g} seconds of training",
+            "calls": f"{self.amount('calls'):,.0f} rows of the teacher",
+            "own": part if self.share == 1 else f"{self.share:g} of {part}",
         }
-        return f"{words[budget]}, {teacher} teacher"
+        screening = "" if self.share == 1 else "screening: "
+        return f"{screening}{words[budget]}, {teacher} teacher"
+
+
+def _plain(amount: float) -> str:
+    return f"{amount:.0f}" if amount == round(amount) else f"{amount:g}"
 
 
 @dataclass(frozen=True)
@@ -125,44 +161,6 @@ class Cell:
     seed: int
     folder: Path
     task: Task
-
-
-@dataclass(frozen=True)
-class Result:
-    r"""What the finished runs of an arm say.
-
-    Arguments:
-        arm: Its short name.
-        title: Its name in tables.
-        runs: Its finished runs.
-        missing: The number of runs that are not finished.
-        idle: The number of finished runs whose student was never updated: they are not ranked.
-        failed: Why it was never run: it diverged while it was timed.
-    """
-
-    arm: str
-    title: str
-    runs: list[dict[str, Any]]
-    missing: int
-    idle: int = 0
-    failed: str = ""
-
-    def values(self, metric: str) -> list[float]:
-        return [run["metrics"][metric] for run in self.runs]
-
-    def errors(self, metric: str) -> list[float | None]:
-        return [run["errors"][metric] for run in self.runs]
-
-    @property
-    def verdict(self) -> str:
-        r"""The verdicts on its runs, with their numbers where they are not the same."""
-        counts = Counter(run["verdict"] for run in self.runs)
-        if len(counts) < 2:
-            return next(iter(counts), "–")
-        return ", ".join(f"{name} {n}" for name, n in counts.most_common())
-
-    def cost(self, name: str) -> list[float]:
-        return [run["cost"][name] for run in self.runs]
 
 
 # ---------------------------------------------------------------- the plan
@@ -185,11 +183,11 @@ def updates_of(
         ConfigError: It pays for fewer than `LEAST_STEPS` after the first.
     """
     if budget == "own":
-        return arm.settings.steps
+        return max(1, round(arm.settings.steps * bake.share))
     unit, option = UNITS[budget]
-    amount = bake.seconds if budget == "time" else bake.rows
+    amount = bake.amount(budget)
     price = Price(**prices[unit])
-    needed = price.before + LEAST_STEPS * price.update
+    needed = (price.before + LEAST_STEPS * price.update) / bake.share
     cure = f"raise {option} to {needed:.6g} at least, or leave it out with --arms"
     if amount < price.before:
         raise ConfigError(
@@ -197,7 +195,7 @@ def updates_of(
             f"frame, stages of fixed length, a delay), the budget is {amount:g} {unit}: {cure}"
         )
     if not price.update:
-        return arm.settings.steps
+        return max(1, round(arm.settings.steps * bake.share))
     steps = round((amount - price.fixed) / price.update)
     if steps < price.delayed + LEAST_STEPS:
         raise ConfigError(
@@ -214,79 +212,139 @@ def calibrate(
     rounds: int = 5,
     tell: Told = lambda done, words="": None,
     failed: dict[str, str] | None = None,
+    arms: Sequence[str] | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    r"""Walks through the recipes of all arms of the contest, in turn.
+    r"""Walks through the recipes of arms, in turn.
 
     Arguments:
         bake: What is asked for.
         teacher: The name of the teacher.
-        rounds: The number of times that each is timed; 0 counts the teacher's rows alone.
+        rounds: The number of times that each is timed; 0 counts the teacher's rows, and times
+            once and roughly.
         tell: Is told the number of walks that are done.
-        failed: Takes why an arm diverged, by its name; the others are timed all the same.
+        failed: Takes why an arm could not be walked through, by its name; the others are timed
+            all the same.
+        arms: The arms; those that are asked for without.
 
     Returns:
         For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
-        an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`; no
-        seconds without rounds.
+        an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`;
+        without rounds in seconds that are `rough`.
 
     Raises:
         Diverged: An arm diverged, and `failed` is none.
+        ConfigError: The problem is none for an arm, and `failed` is none.
     """
     torch.set_num_threads(bake.threads)
-    rehearsals = {
-        name: Rehearsal(_task(bake, teacher, arm, 0, arm.settings.steps), arm.title)
-        for name, arm in bake.contest.arms.items()
-    }
-    total, done = len(rehearsals), 0
+    rehearsals: dict[str, Rehearsal] = {}
+    names = bake.arms if arms is None else arms
+    total = len(names)
     for turn in range(rounds + 1):
-        done = turn * total
-        for name, rehearsal in list(rehearsals.items()):
+        for place, name in enumerate(names, start=1):
+            if failed is not None and name in failed:
+                continue
             try:
-                rehearsal.walk(0.25 if rounds else 0.0)
-            except Diverged as error:
+                if not turn:
+                    arm = bake.contest.arms[name]
+                    task = _task(bake, teacher, arm, 0, arm.settings.steps)
+                    rehearsals[name] = Rehearsal(task, arm.title)
+                rehearsals[name].walk(0.25 if rounds else 0.0)
+            except CODE_ERRORS as error:  # a method may be anybody's
                 if failed is None:
                     raise
-                failed[name] = str(error)
-                del rehearsals[name]
-            if rounds and not turn:  # the first one warms up
-                rehearsal.forget_seconds()
-            done += 1
-            tell(done, failed.get(name, "") if failed and name not in rehearsals else "")
+                failed[name] = _why(error, bake.out / f"timing-{name}.log")
+                rehearsals.pop(name, None)
+            else:
+                if rounds and not turn:  # the first one warms up
+                    rehearsals[name].forget_seconds()
+            gone = "" if failed is None else failed.get(name, "")
+            tell(turn * total + place, f"{name}: {gone}" if gone else "")
         tell((turn + 1) * total, f"{len(rehearsals)} arms, round {turn + 1} of {rounds + 1}")
-    units = ("rows", "seconds") if rounds else ("rows",)
-    return {
-        name: {unit: price._asdict() for unit, price in rehearsal.prices(units).items()}
-        for name, rehearsal in rehearsals.items()
-    }
+    units = {"rows": "rows", "seconds" if rounds else "rough": "seconds"}
+    found = {}
+    for name, rehearsal in rehearsals.items():
+        costs = rehearsal.prices(list(units.values()))
+        found[name] = {unit: costs[measured]._asdict() for unit, measured in units.items()}
+    return found
+
+
+# What a plan says of an arm that the problem is none for; else it failed.
+REFUSED, FAILED = "it cannot be run here: ", "failed while it was timed: "
+
+
+def _why(error: Exception, log: Path) -> str:
+    r"""Returns what a plan says of an arm that could not be timed; the log has what nobody
+    foresaw."""
+    if isinstance(error, ConfigError | NotADenoiser):
+        return f"{REFUSED}{error}"
+    if isinstance(error, Diverged):
+        return str(error)
+    write_text_atomic(log, traceback.format_exc())
+    return f"{type(error).__name__}: {shown(str(error))}; see {shown(log)}"
 
 
 def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
-    r"""Returns the prices of all arms by teacher, and why arms failed while they were timed: from
+    r"""Returns the prices of arms by teacher, and why arms failed while they were timed: from
     `plan.json`, measured where it has none."""
     path = bake.out / "plan.json"
-    known: dict[str, Any] = {"format": FORMAT, "prices": {}, "failed": {}}
+    known: dict[str, Any] = {"format": FORMAT, "problems": {}, "prices": {}, "failed": {}}
+    known["screening"] = {}
     if path.is_file():
         known = read_json(path)
     if known.get("format") != FORMAT:
         raise ConfigError(
             f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
-            "older version wrote it. Work in another folder, with --out"
+            "older version of vardiu timed other things. Work in another folder, with --out"
         )
     refuse_odd_plan(known, shown(path))
-    if set(bake.budgets) == {"own"}:
-        return known
-    units = {"rows"} | ({"seconds"} if "time" in bake.budgets else set())
+    refuse_other_problem(bake, known, shown(path))
+    timed = "time" in bake.budgets
+    units = {"rows", "seconds"} if timed else {"rows"}
     for teacher in bake.teachers:
-        prices, failed = (known[part].get(teacher, {}) for part in ("prices", "failed"))
-        arms = set(bake.contest.arms) - set(failed)
-        if any(not units <= set(prices.get(name, {})) for name in arms):
-            rounds = 5 if "time" in bake.budgets else 0
-            walks = (rounds + 1) * len(bake.contest.arms)
-            with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
-                known["failed"][teacher] = failed = {}
-                known["prices"][teacher] = calibrate(bake, teacher, rounds, tell, failed)
-            write_text_atomic(path, json.dumps(known, indent=1) + "\n")
+        prices, failed = (known[part].setdefault(teacher, {}) for part in ("prices", "failed"))
+        lacking = [
+            name
+            for name in bake.arms
+            if name not in failed
+            and name not in without_data(bake.contest, teacher)
+            and not units <= set(prices.get(name, {}))
+        ]
+        if not lacking:
+            continue
+        rounds = 5 if timed else 0
+        walks = (rounds + 1) * len(lacking)
+        with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
+            found = calibrate(bake, teacher, rounds, tell, failed, lacking)
+        for name, row in found.items():
+            prices[name] = {**prices.get(name, {}), **row}
+        write_plan(bake, known)
     return known
+
+
+def write_plan(bake: BakeOff, planned: Mapping[str, Any]) -> Path:
+    r"""Writes `plan.json`."""
+    return write_text_atomic(bake.out / "plan.json", json.dumps(planned, indent=1) + "\n")
+
+
+def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> None:
+    r"""Raises a `ConfigError` if a plan was made for other settings of the problem; notes those of
+    a new plan. Files may lie elsewhere: what they hold is compared by the runs themselves."""
+    for teacher in bake.teachers:
+        row = dataclasses.asdict(bake.contest.teachers[teacher])
+        row = json.loads(json.dumps({k: v for k, v in row.items() if k not in PLACES}))
+        kept = planned["problems"].setdefault(teacher, row)
+        if not isinstance(kept, Mapping):
+            raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+        for name, now in row.items():
+            if kept.get(name) != now:
+                raise ConfigError(
+                    f"{where} was made with another problem.{name}, {shown(kept.get(name))} in "
+                    f"place of {shown(now)}: work in another folder, with --out"
+                )
+
+
+# Settings of a problem that say where files lie.
+PLACES = ("teacher", "teacher_run", "data", "held_out", "prompts", "weak", "source", "reference")
 
 
 def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:
@@ -295,7 +353,10 @@ def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:
     rows = _leaves(plan.get("prices"), 3)  # by teacher, by arm, by unit
     good = all(isinstance(row, Mapping) and set(row) == fields for row in rows)
     good = good and all(is_number(value) for row in rows for value in row.values())
-    if not good or not all(isinstance(text, str) for text in _leaves(plan.get("failed"), 2)):
+    good = good and all(isinstance(text, str) for text in _leaves(plan.get("failed"), 2))
+    kept = _leaves(plan.get("screening"), 1)
+    good = good and all(isinstance(row, Mapping) and {"kept", "of"} <= set(row) for row in kept)
+    if not good or not isinstance(plan.get("problems"), Mapping):
         raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
 
 
@@ -313,54 +374,103 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     run = RunSettings(
         seed=seed,
         threads=bake.threads,
+        device=bake.device,
         reports=reports - reports % bake.evaluations,
         evaluations=bake.evaluations,
         samples=bake.samples,
-        milestones=0 if seed else 3,  # the study of the gradients takes the first seed's
+        # The study of the gradients takes the first seed's.
+        milestones=0 if seed or bake.share != 1 else 3,
     )
     settings = dataclasses.replace(arm.settings, steps=steps)
     problem = bake.contest.teachers[teacher]
-    own = {
-        role: load_code(source)  # the contest is own code that the command line named
-        for role in ROLES
-        if isinstance(source := getattr(problem, role, None), str) and is_source(source)
-    }
+    own = bake.codes[teacher]
     return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
 
 
-def cells(
-    bake: BakeOff, prices: dict[str, Any], failed: Mapping[str, Any] | None = None
-) -> Iterator[Cell]:
-    r"""Yields the runs, seed by seed, so that an unfinished table is even; none of an arm that
-    failed while it was timed, under a budget that its price is needed for."""
+def why_not(bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str, arm: str) -> str:
+    r"""Returns why an arm has no runs under a budget, in words; empty where it has.
+
+    It needs clean data and there are none; it could not be walked through; the budget does not
+    pay for it; or the screening left it out.
+    """
+    if arm in without_data(bake.contest, teacher):
+        return "left out: it needs clean data (--data)"
+    failure: str = planned["failed"].get(teacher, {}).get(arm, "")
+    if failure.startswith(REFUSED):
+        return f"left out: {failure}"
+    if failure and budget != "own":
+        return f"{FAILED}{failure}"
+    prices = planned["prices"].get(teacher, {}).get(arm, {})
+    try:
+        updates_of(bake.contest.arms[arm], prices, bake, budget)
+    except ConfigError as error:
+        return f"left out: {error}"
+    kept = kept_arms(bake, planned, budget, teacher)
+    return SCREENED if kept is not None and arm not in kept else ""
+
+
+SCREENED = "left out by the screening"
+
+
+def asked(bake: BakeOff) -> dict[str, Any]:
+    r"""Returns what a decision of a screening was made for."""
+    return {"of": list(bake.arms), "best": bake.screen, "baseline": bake.baseline}
+
+
+def kept_arms(
+    bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str
+) -> list[str] | None:
+    r"""Returns the arms that a screening has left; none where there is none, or none as is asked
+    for."""
+    row = planned["screening"].get(group_key(bake, budget, teacher), {})
+    wanted = asked(bake)
+    if not bake.screen or bake.share != 1 or wanted != {name: row.get(name) for name in wanted}:
+        return None
+    found: list[str] = row["kept"]
+    return found
+
+
+def group_key(bake: BakeOff, budget: str, teacher: str) -> str:
+    r"""Returns the name of the runs under one budget with one teacher."""
+    return f"{bake.group(budget)}/{teacher}"
+
+
+def refuse_arms(bake: BakeOff, planned: Mapping[str, Any]) -> None:
+    r"""Raises a `ConfigError` if an arm that was asked for by name is left out, or if all are."""
     for budget in bake.budgets:
         for teacher in bake.teachers:
+            words = {arm: why_not(bake, planned, budget, teacher, arm) for arm in bake.arms}
+            left = {arm: text for arm, text in words.items() if text.startswith("left out: ")}
+            if left and (bake.named or len(left) == len(bake.arms)):
+                arm, text = next(iter(left.items()))
+                raise ConfigError(f"{arm}: {text.removeprefix('left out: ')}")
+
+
+def cells(bake: BakeOff, planned: Mapping[str, Any]) -> Iterator[Cell]:
+    r"""Yields the runs, seed by seed, so that an unfinished table is even; none of an arm that
+    has no runs, see `why_not`."""
+    for budget in bake.budgets:
+        for teacher in bake.teachers:
+            prices = planned["prices"].get(teacher, {})
+            arms = [a for a in bake.arms if not why_not(bake, planned, budget, teacher, a)]
             for seed in range(bake.seeds):
-                for name in bake.arms:
-                    if _failure(failed, budget, teacher, name):
-                        continue
+                for name in arms:
                     arm = bake.contest.arms[name]
-                    rates = prices.get(teacher, {}).get(name, {})
-                    steps = updates_of(arm, rates, bake, budget)
-                    folder = bake.out / "runs" / bake.group(budget) / teacher / f"{name}-{seed}"
+                    steps = updates_of(arm, prices.get(name, {}), bake, budget)
+                    folder = bake.out / "runs" / group_key(bake, budget, teacher)
                     task = _task(bake, teacher, arm, seed, steps)
-                    yield Cell(budget, teacher, name, seed, folder, task)
+                    yield Cell(budget, teacher, name, seed, folder / f"{name}-{seed}", task)
 
 
-def untimed(bake: BakeOff, failed: Mapping[str, Any]) -> list[str]:
+def untimed(bake: BakeOff, planned: Mapping[str, Any]) -> list[str]:
     r"""Returns the arms that are not run, since they failed while they were timed, a line each."""
     return [
-        f"{budget}, {teacher}, {arm}: {words}"
+        f"{budget}, {teacher}, {arm}: {words.removeprefix(FAILED)}"
         for budget in bake.budgets
         for teacher in bake.teachers
         for arm in bake.arms
-        if (words := _failure(failed, budget, teacher, arm))
+        if (words := why_not(bake, planned, budget, teacher, arm)).startswith(FAILED)
     ]
-
-
-def _failure(failed: Mapping[str, Any] | None, budget: str, teacher: str, arm: str) -> str:
-    r"""Returns why an arm has no price where it needs one."""
-    return "" if budget == "own" else (failed or {}).get(teacher, {}).get(arm, "")
 
 
 def refuse_changed_runs(todo: Sequence[Cell]) -> None:
@@ -372,68 +482,3 @@ def refuse_changed_runs(todo: Sequence[Cell]) -> None:
             if cell.teacher not in problems:
                 problems[cell.teacher] = problem_of(cell.task).inputs()
             refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])
-
-
-# ---------------------------------------------------------------- the results
-
-
-def results(
-    bake: BakeOff,
-    todo: Sequence[Cell],
-    budget: str,
-    teacher: str,
-    failed: Mapping[str, Any] | None = None,
-) -> list[Result]:
-    r"""Returns what the finished runs of each arm say, under one budget with one teacher; and
-    which arms failed while they were timed, see `plan`."""
-    table = []
-    for name in bake.arms:
-        mine = [c for c in todo if (c.budget, c.teacher, c.arm) == (budget, teacher, name)]
-        runs, idle = [], 0
-        for cell in mine:
-            result = RunFolder(cell.folder).result()
-            if result is not None and not result["cost"]["student_updates"]:
-                idle += 1
-            elif result is not None:
-                runs.append(_run(cell, result))
-        title = bake.contest.arms[name].title
-        why = _failure(failed, budget, teacher, name)
-        table.append(Result(name, title, runs, len(mine) - len(runs) - idle, idle, why))
-    return table
-
-
-def _run(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Returns the numbers of a finished run."""
-    metrics = result["metrics"]
-    judged = PROBLEMS[type(cell.task.problem)].judged
-    return {
-        "verdict": verdict_of(RunFolder(cell.folder), judged).name,
-        "seed": cell.seed,
-        "folder": str(cell.folder),
-        "cost": result["cost"],
-        "metrics": {metric["name"]: metric["value"] for metric in metrics},
-        "errors": {metric["name"]: metric["error"] for metric in metrics},
-        "samples": max(metric["n"] for metric in metrics),
-    }
-
-
-def record(bake: BakeOff, todo: Sequence[Cell], command: Sequence[str], more: Any) -> Path:  # noqa: ANN401
-    r"""Writes `results.json`: every number of every run, and what it depends on."""
-    groups = {}
-    for budget in bake.budgets:
-        for teacher in bake.teachers:
-            rows = results(bake, todo, budget, teacher)
-            key = f"{bake.group(budget)}/{teacher}"
-            groups[key] = {row.arm: [_plain(run, bake.out) for run in row.runs] for row in rows}
-    content = {
-        "provenance": provenance(command, 0),
-        "contest": bake.name,
-        "seeds": bake.seeds,
-        "groups": groups,
-        **more,
-    }
-    return write_text_atomic(bake.out / "results.json", json.dumps(content, indent=1) + "\n")
-
-
-def _plain(run: dict[str, Any], out: Path) -> dict[str, Any]:
-    return {**run, "folder": str(Path(run["folder"]).relative_to(out))}

@@ -26,6 +26,7 @@ from ..runs.progress import counted
 from ..runs.stages import stages_of
 from ..runs.task import problem_of
 from ..settings import build
+from ..settings.fields import DensitySettings
 from ..storage.artefacts import Artefacts
 from ..storage.bounded import read_json
 from ..storage.checkpoints import Checkpoints
@@ -120,13 +121,23 @@ def _slack(
 def study(bake: BakeOff, todo: Sequence[Cell], console: Console) -> dict[str, Any]:
     r"""Returns the study of the first seed's runs under the first budget, kept as it goes.
 
-    Densities in two dimensions only: elsewhere no large mixture gives the student's score.
+    Densities in two dimensions only: elsewhere no large mixture gives the student's score. A run
+    that was copied without its milestones has none.
     """
     found: dict[str, Any] = {}
-    if any(settings.name == "digits" for settings in bake.contest.teachers.values()):
-        return found
-    first = [c for c in todo if not c.seed and c.budget == bake.budgets[0]]
-    finished = [c for c in first if RunFolder(c.folder).result() is not None]
+    flat = {
+        teacher
+        for teacher in bake.teachers
+        if isinstance(row := bake.contest.teachers[teacher], DensitySettings)
+        and tuple(problem_of(todo[0].task).space.shape) == (2,)
+        and row.calls == 1
+    }
+    first = [c for c in todo if not c.seed and c.budget == bake.budgets[0] and c.teacher in flat]
+    finished = [
+        c
+        for c in first
+        if RunFolder(c.folder).result() is not None and (c.folder / "milestones").is_dir()
+    ]
     with counted(console, "gradients", len(finished), "run") as tell:
         for done, cell in enumerate(finished, start=1):
             path, words = cell.folder / "gradients.json", ""

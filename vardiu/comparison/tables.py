@@ -2,16 +2,16 @@ r"""What a bake-off found: tables, pictures, one page."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .. import models
-from ..monitoring.verdicts import COLLAPSED, Verdict, best_first
+from ..methods import METHODS
+from ..metrics.metric import title_of
 from ..reports import comparisons
 from ..reports.comparisons import Series, comparison, gradients, quality_charts
 from ..reports.html import write_tables
@@ -20,7 +20,10 @@ from ..runs.task import PROBLEMS, problem_of
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from .plan import BakeOff, Cell, Result, results
+from .contests import Competitor
+from .plan import FAILED, SCREENED, BakeOff, Cell, group_key, kept_arms
+from .results import Difference, Result, differences, in_order, results
+from .screening import heat
 
 __all__ = ["markdown", "table", "write"]
 
@@ -50,7 +53,7 @@ def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]
     comes after all others.
     """
     lines = []
-    for row in best_first(rows, worst_verdict, lambda row: middle_value(row, metrics[0])):
+    for row in in_order(rows, metrics[0]):
         line = {"arm": row.title, "verdict": row.verdict}
         line |= {n: interval(row.values(n), errors=row.errors(n)) for n in metrics}
         counts = sorted({run["samples"] for run in row.runs})
@@ -65,27 +68,71 @@ def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]
     return lines
 
 
-def worst_verdict(row: Result) -> Verdict:
-    r"""Returns the verdict on an arm: that it collapsed if any of its runs did."""
-    names = [run["verdict"] for run in row.runs]
-    return Verdict(COLLAPSED if COLLAPSED in names else row.verdict, "")
-
-
-def middle_value(row: Result, metric: str) -> float:
-    r"""Returns the median of a metric over an arm's runs; NaN without runs."""
-    values = row.values(metric)
-    known = bool(values) and all(math.isfinite(value) for value in values)
-    return statistics.median(values) if known else math.nan
-
-
 def complete(row: Result) -> str:
     r"""Returns how many runs of an arm are complete, and what the others lack."""
-    if row.failed:
-        return "failed: it diverged while it was timed"
+    if row.why:
+        kinds = (FAILED, SCREENED)
+        return next((text.rstrip(": ") for text in kinds if row.why.startswith(text)), "left out")
     total = len(row.runs) + row.missing + row.idle
     lacking = [f"{row.missing} missing"] if row.missing else []
     lacking += [f"{row.idle} never updated: not ranked"] if row.idle else []
     return f"{len(row.runs)} of {total}" + (f" ({', '.join(lacking)})" if lacking else "")
+
+
+def left_out(bake: BakeOff, groups: Mapping[str, Sequence[Result]]) -> list[dict[str, str]]:
+    r"""Returns the rows of the table of arms that have no runs, with the reason.
+
+    Arguments:
+        bake: What was asked for.
+        groups: The arms, by budget and teacher in words.
+    """
+    return [
+        {"arm": row.title, "of": words, "why": row.why.removeprefix("left out: ")}
+        for words, rows in groups.items()
+        for row in rows
+        if row.why
+    ]
+
+
+def differences_table(found: Sequence[Difference], titles: Mapping[str, str]) -> list[dict]:
+    r"""Returns the rows of the table of paired differences."""
+    lines = []
+    for row in found:
+        interval = "–" if row.seeds < 2 else f"{row.mean:+.3g} ± {row.half:.2g}"
+        words = f"{row.verdict} than" if row.verdict != "undecided" else "undecided against"
+        lines.append(
+            {
+                "arm": titles[row.arm],
+                "is": words,
+                "other arm": titles[row.other],
+                "difference, 95 % interval": interval,
+                "common seeds": str(row.seeds),
+            }
+        )
+    return lines
+
+
+def screening_table(
+    bake: BakeOff, todo: Sequence[Cell], budget: str, teacher: str, planned: Mapping[str, Any]
+) -> tuple[str, list[dict[str, str]]]:
+    r"""Returns the heading and the rows of the table of a screening; which arms go on."""
+    first = heat(bake)
+    rows = results(first, todo, budget, teacher, planned)
+    names = PROBLEMS[type(bake.contest.teachers[teacher])].headline
+    kept = kept_arms(bake, planned, budget, teacher) or []
+    lines = table(rows, names)
+    for line, row in zip(lines, in_order(rows, names[0]), strict=True):
+        line["goes on"] = "no" if row.arm not in kept else "yes"
+        if row.arm == bake.baseline:
+            line["goes on"] = "yes, the baseline"
+    return f"{first.title(budget, teacher)}: {how_many(rows)}", lines
+
+
+def how_many(rows: Sequence[Result]) -> str:
+    r"""Returns how many runs of all arms are complete, in words."""
+    done = sum(len(row.runs) for row in rows)
+    total = done + sum(row.missing + row.idle for row in rows)
+    return f"{done} of {total} runs are complete"
 
 
 def markdown(lines: Sequence[Mapping[str, str]]) -> str:
@@ -98,11 +145,17 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
 # ---------------------------------------------------------------- pictures and the page
 
 
+def family_of(arm: Competitor) -> str:
+    r"""Returns the family of an arm's method."""
+    return (METHODS[arm.method] if arm.code is None else arm.code.method).kin
+
+
 def series_of(bake: BakeOff, rows: Sequence[Result]) -> list[Series]:
-    r"""Returns the finished runs of all arms, those of one arm under one name."""
-    methods = {name: arm.method for name, arm in bake.contest.arms.items()}
+    r"""Returns the finished runs of all arms, those of one arm under one name, in the colour of
+    their family: so many arms are not told apart by colours of their own."""
+    families = {name: family_of(arm) for name, arm in bake.contest.arms.items()}
     return [
-        Series(row.title, methods[row.arm], RunFolder(run["folder"]).metrics())
+        Series(row.title, families[row.arm], RunFolder(run["folder"]).metrics())
         for row in rows
         for run in row.runs
     ]
@@ -116,7 +169,14 @@ def pictures(
     words, stem = bake.title(cell.budget, cell.teacher), group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
-    first = [(row.title, row.runs[0]) for row in rows if row.runs]
+    caption = f"{words}: quality against cost; a colour a family; median and range of the seeds"
+    first = [
+        (row.title, row.runs[0])
+        for row in rows
+        if (Path(row.runs[0]["folder"]) / "student").is_dir()  # else it was copied without
+    ]
+    if not first:
+        return [(caption, quality)]
     problem = problem_of(cell.task)
     panels = []
     for title, run in first:
@@ -126,7 +186,7 @@ def pictures(
         panels.append((title, x))
     samples = problem.scores.plot_side_by_side(panels, bake.out / f"samples-{stem}.png")
     return [
-        (f"{words}: quality against cost; median and range of the seeds", quality),
+        (caption, quality),
         (f"{words}: samples of seed {first[0][1]['seed']}", samples),
     ]
 
@@ -136,7 +196,7 @@ def study_pictures(bake: BakeOff, found: Mapping[str, Any]) -> list[tuple[str, P
     drawn = []
     for teacher, arms in found.items():
         titled = {bake.contest.arms[name].title: rows for name, rows in arms.items()}
-        methods = {arm.title: arm.method for arm in bake.contest.arms.values()}
+        methods = {arm.title: family_of(arm) for arm in bake.contest.arms.values()}
         path = gradients(titled, bake.out / f"gradients-{teacher}.png")
         drawn.append((f"{teacher} teacher: bias and deviation of the student's gradient", path))
         slacks = [
@@ -164,53 +224,82 @@ def study_table(bake: BakeOff, arms: Mapping[str, Any]) -> list[dict[str, str]]:
     return lines
 
 
+class Found(NamedTuple):
+    r"""What a page shows: tables with their headings, pictures with captions, charts."""
+
+    tables: list[tuple[str, list[dict[str, str]]]]
+    drawn: list[tuple[str, Path]]
+    charts: list[tuple[str, list[str]]]
+
+
+def found_of(
+    bake: BakeOff, todo: Sequence[Cell], heats: Sequence[Cell], planned: Mapping[str, Any]
+) -> Found:
+    r"""Returns tables, pictures and charts of all budgets and teachers."""
+    found, groups = Found([], [], []), {}
+    titles = {name: arm.title for name, arm in bake.contest.arms.items()}
+    for budget in bake.budgets:
+        for teacher in bake.teachers:
+            words = bake.title(budget, teacher)
+            headline = PROBLEMS[type(bake.contest.teachers[teacher])].headline
+            if bake.screen:
+                found.tables.append(screening_table(bake, heats, budget, teacher, planned))
+                first = heat(bake)
+                groups[first.title(budget, teacher)] = results(
+                    first, heats, budget, teacher, planned
+                )
+            groups[words] = rows = results(bake, todo, budget, teacher, planned)
+            found.tables.append((f"{words}: {how_many(rows)}", table(rows, headline)))
+            there = [r for r in rows if r.runs]
+            if not there:
+                continue
+            pairs = differences(rows, headline[0], bake.baseline)
+            if pairs:
+                title = f"{words}: paired differences in {title_of(headline[0])}, over seeds"
+                found.tables.append((title, differences_table(pairs, titles)))
+            mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
+            group = group_key(bake, budget, teacher)
+            found.drawn.extend(pictures(bake, mine, there, group, headline[:2]))
+            charts = quality_charts(series_of(bake, there), headline[0])
+            found.charts.append((words, charts))
+    if gone := left_out(bake, groups):
+        found.tables.append(("arms without runs", gone))
+    return found
+
+
 def write(
     bake: BakeOff,
     todo: Sequence[Cell],
-    found: Mapping[str, Any],
-    failed: Mapping[str, Any] | None = None,
+    heats: Sequence[Cell],
+    study: Mapping[str, Any],
+    planned: Mapping[str, Any],
 ) -> tuple[Path, Path, list[tuple[str, list[dict[str, str]]]]]:
     r"""Writes `results.md` and `bakeoff.html`; returns both and the tables.
 
     Arguments:
         bake: What was asked for.
         todo: The runs.
-        found: The study of the gradients.
-        failed: Why arms failed while they were timed, by teacher and arm.
+        heats: The runs of the screening.
+        study: The study of the gradients.
+        planned: The plan, which knows why arms have no runs.
     """
-    tables, drawn, charts = [], [], []
-    for budget in bake.budgets:
-        for teacher in bake.teachers:
-            found_rows = results(bake, todo, budget, teacher, failed)
-            rows = [r for r in found_rows if r.runs]
-            if not rows:
-                continue
-            done = sum(len(row.runs) for row in found_rows)
-            total = done + sum(row.missing + row.idle for row in found_rows)
-            headline = PROBLEMS[type(todo[0].task.problem)].headline
-            group = f"{bake.group(budget)}/{teacher}"
-            words = bake.title(budget, teacher)
-            title = f"{words}: {done} of {total} runs are complete"
-            tables.append((title, table(found_rows, headline)))
-            mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
-            drawn += pictures(bake, mine, rows, group, headline[:2])
-            charts.append((words, quality_charts(series_of(bake, rows), headline[0])))
-    for teacher, arms in found.items():
-        tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
-    drawn += study_pictures(bake, found)
+    found = found_of(bake, todo, heats, planned)
+    for teacher, arms in study.items():
+        found.tables.append((f"gradients, {teacher} teacher, seed 0", study_table(bake, arms)))
+    found.drawn.extend(study_pictures(bake, study))
     text = [
         f"# Bake-off: {bake.contest.about}\n",
         "Median of the seeds, and their range; of one seed its standard error.",
     ]
-    text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in tables]
-    text += [f"\n![{caption}]({path.name})" for caption, path in drawn]
+    text += [f"\n## {title}\n\n{markdown(lines)}" for title, lines in found.tables]
+    text += [f"\n![{caption}]({path.name})" for caption, path in found.drawn]
     markdown_file = write_text_atomic(bake.out / "results.md", "\n".join(text) + "\n")
     page = write_tables(
         bake.out / "bakeoff.html",
         title=f"Bake-off: {bake.contest.about}",
-        tables=tables,
-        pictures=drawn,
-        charts=charts,
-        methods=[arm.method for arm in bake.contest.arms.values()],
+        tables=found.tables,
+        pictures=found.drawn,
+        charts=found.charts,
+        methods=[family_of(arm) for arm in bake.contest.arms.values()],
     )
-    return markdown_file, page, tables
+    return markdown_file, page, found.tables

@@ -133,10 +133,55 @@ def two_moons() -> MixtureSpec:
     return even(torch.cat([upper, -upper]), 0.12)
 
 
+def pinwheel() -> MixtureSpec:
+    r"""Returns five bent arms, 40 Gaussians along each, wider where they are further out.
+
+    An arm has radii :math:`2 r`, :math:`r \sim \mathcal{N}(1, 0.3^2)`, and turns by
+    :math:`e^r / 4`.
+
+    References:
+        | Composing graphical models with neural networks (Johnson et al., 2016)
+        | https://arxiv.org/abs/1603.06277
+    """
+    quantiles = torch.special.ndtri((torch.arange(40) + 0.5) / 40)
+    r = (1 + 0.3 * quantiles).repeat(5)
+    turn = torch.arange(5).repeat_interleave(40) * (2 * math.pi / 5) + r.exp() / 4
+    means = 2 * r[:, None] * torch.stack([turn.cos(), turn.sin()], dim=1)
+    return MixtureSpec(means, 0.05 + 0.03 * r, torch.full((200,), 1 / 200))
+
+
+def fractal() -> MixtureSpec:
+    r"""Returns a tree whose branches fork seven times, four Gaussians a branch.
+
+    A branch is 0.7 times as long and as wide as the one it grows from, and has half its mass: most
+    of it is in thin twigs, as in the example of autoguidance.
+
+    References:
+        | Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024)
+        | https://arxiv.org/abs/2406.02507
+    """
+    start, angle = torch.tensor([[0.0, -2.5]]), torch.tensor([math.pi / 2])
+    means, stds, weights = [], [], []
+    length, std = 1.6, 0.12
+    for level in range(7):
+        along = torch.stack([angle.cos(), angle.sin()], dim=1) * length
+        for place in (0.125, 0.375, 0.625, 0.875):
+            means.append(start + place * along)
+            stds.append(torch.full((len(start),), std))
+            weights.append(torch.full((len(start),), 0.5**level))
+        start = (start + along).repeat(2, 1)
+        angle = torch.cat([angle + 0.55, angle - 0.45])
+        length, std = 0.7 * length, 0.7 * std
+    weight = torch.cat(weights)
+    return MixtureSpec(torch.cat(means), torch.cat(stds), weight / weight.sum())
+
+
 DENSITIES: Mapping[str, Callable[[], MixtureSpec]] = {
     "checkerboard": checkerboard,
+    "fractal": fractal,
     "grid25": grid25,
     "mog40": mog40,
+    "pinwheel": pinwheel,
     "ring8": ring8,
     "spiral": spiral,
     "two_moons": two_moons,

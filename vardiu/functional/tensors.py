@@ -107,7 +107,8 @@ def log_sum_exp(exponents: Tensor) -> tuple[Tensor, Tensor]:
     # The largest share is at least 1 / N: its logarithm is exact to rounding.
     value = peak - share.amax(dim=1).log()
     empty = peak == -math.inf
-    if bool(empty.any()):
+    # A GPU would make the host wait for the answer.
+    if empty.device.type != "cpu" or bool(empty.any()):
         share = share.masked_fill(empty[:, None], 0.0)
         value = value.masked_fill(empty, -math.inf)
     return value, share

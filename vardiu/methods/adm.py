@@ -354,6 +354,7 @@ METHOD = Method(
     title="ADM",
     year=2025,
     address="https://arxiv.org/abs/2507.18569",
+    family="adversarial",
     networks=("student", "fake", "head"),
     settings=Settings,
     recipe=recipe,

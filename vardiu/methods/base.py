@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..students.affine import Affine
     from ..training.objective import Objective
 
-__all__ = ["Arm", "CLAIMS", "Example", "Method", "Needs", "Preset"]
+__all__ = ["Arm", "CLAIMS", "FAMILIES", "Example", "Method", "Needs", "Preset"]
 
 
 # What a method may claim of its student's gradient where everything beside it is exact.
@@ -32,6 +32,10 @@ CLAIMS: Mapping[str, str] = {
     "fixed_point": "its mean is zero where the student's law is the teacher's",
     "descent": "it lowers the divergence of an affine student from a Gaussian teacher",
 }
+
+
+# Families of methods: by what a student is moved, or, of what trains teachers, none of these.
+FAMILIES = ("matching", "bound", "adversarial", "trajectory", "other")
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Method:
         claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
         ideal: Of a linear problem and an affine student, the objective with everything beside the
             student exact, and as the student is at each call; none if there is no such objective.
+        family: One of `FAMILIES`, for pictures of many methods; see `kin` for the default.
 
     Raises:
         ConfigError: A field is of another kind, or settings are not of the method's class; or it
@@ -145,6 +150,7 @@ class Method:
     trained_on: str = ""
     claims: frozenset[str] = frozenset()
     ideal: Callable[[LinearProblem, Affine], Objective] | None = None
+    family: str = ""
 
     def __post_init__(self) -> None:
         for wrong in self._wrong():
@@ -154,6 +160,13 @@ class Method:
     def heading(self) -> str:
         r"""The title and the year."""
         return f"{self.title} ({self.year})"
+
+    @property
+    def kin(self) -> str:
+        r"""The family; where it is not stated, by what is trained beside the student: a fake is
+        one of distribution matching, a posterior one of a bound, a head alone adversarial."""
+        signs = {"fake": "matching", "posterior": "bound", "head": "adversarial"}
+        return self.family or next((signs[n] for n in signs if n in self.networks), "other")
 
     def citations(self, settings: Training) -> dict[str, str]:
         r"""Returns the BibTeX entries, by key, of what a run with these settings uses."""
@@ -170,6 +183,8 @@ class Method:
             yield f"its address must begin with https://, got {self.address!r}"
         if isinstance(self.networks, str) or not self.networks:
             yield f'its networks must be a tuple such as ("student",), got {self.networks!r}'
+        if self.family not in ("", *FAMILIES):
+            yield f"its family is {self.family!r}; {nearest(str(self.family), FAMILIES)}"
         if not isinstance(self.settings, type) or not issubclass(self.settings, Training):
             yield f"its settings must be a subclass of Training, got {self.settings!r}"
             return

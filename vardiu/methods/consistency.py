@@ -226,6 +226,7 @@ METHOD = Method(
     title="Consistency distillation",
     year=2023,
     address="https://arxiv.org/abs/2303.01469",
+    family="trajectory",
     networks=("student",),
     needs=Needs(data=True),
     settings=Settings,

@@ -478,6 +478,7 @@ ARMS = {
         for ratio in (1, 5, 10)
     },
     "digits": {"diff-instruct": Arm("Diff-Instruct after pairs", IMAGES)},
+    "vectors": {"diff-instruct": Arm("Diff-Instruct after pairs", VECTORS)},
 }
 
 

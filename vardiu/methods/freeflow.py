@@ -452,6 +452,7 @@ METHOD = Method(
     title="FreeFlow",
     year=2025,
     address="https://arxiv.org/abs/2511.19428",
+    family="trajectory",
     networks=("student", "fake"),
     settings=Settings,
     recipe=recipe,

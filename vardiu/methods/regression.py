@@ -253,6 +253,7 @@ METHOD = Method(
     title="Regression on pairs",
     year=2021,
     address="https://arxiv.org/abs/2101.02388",
+    family="trajectory",
     networks=("student",),
     needs=Needs(pairs=True),
     settings=Settings,

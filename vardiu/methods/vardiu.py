@@ -72,7 +72,7 @@ from ..settings.fields import (
     VectorSettings,
     WeightSettings,
 )
-from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40
+from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
 from ..students.base import Generator
 from ..students.framed import Framed
 from ..training.objective import Loss, Objective, Phase
@@ -688,6 +688,28 @@ FRAMED = Settings(
 )
 
 
+# A start from pairs, then the bound of a lagging copy of the student, see docs/methods/vardiu.md.
+ANCHORED = Settings(
+    posterior="anchored",
+    steps=800,
+    batch=128,
+    lr=2e-4,
+    beta_1=0.5,
+    beta_2=0.99,
+    fake_optimizer=NetworkOptimizer(lr=8e-4, beta_1=0.0),
+    delay=100,
+    warmup=50,
+    decay="trapezoid",
+    clip=100.0,
+    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    weight=WeightSettings(kind="square"),
+    antithetic=False,
+    halflife=17_700.0,
+    pairs=PairSettings(pairs=16_000),
+    regression_weight=2.0,
+)
+
+
 PUBLISHED = Settings(
     posterior="gaussian",
     steps=1_000_000,
@@ -765,12 +787,27 @@ PRESETS = {
         replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
     ),
     "digits-vardiu": Preset(
-        "8x8 real images by class; VarDiU from a frame of the teacher's samples",
+        "8x8 real images by class; VarDiU with the posterior of a lagging student",
+        DigitsSettings(),
+        ANCHORED,
+    ),
+    "patches-vardiu": Preset(
+        "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
+        PATCHES,
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "images-vardiu": Preset(
+        "any teacher of images; VarDiU with the posterior of a lagging student",
+        ImageSettings(),
+        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+    ),
+    "digits-framed": Preset(
+        "8x8 real images by class; VarDiU from a frame of the teacher's samples, without a fake",
         DigitsSettings(),
         FRAMED,
     ),
-    "images-vardiu": Preset(
-        "any teacher of images; VarDiU from a frame of the teacher's samples",
+    "images-framed": Preset(
+        "any teacher of images; VarDiU from a frame of the teacher's samples, without a fake",
         ImageSettings(),
         replace(FRAMED, frame=FrameSettings(clusters=4, components=64)),
     ),
@@ -797,7 +834,15 @@ ARMS = {
         "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
         "shared": Arm("VarDiU, minibatch mixture", SHARED),
     },
-    "digits": {"vardiu": Arm("VarDiU, framed", FRAMED)},
+    "digits": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", FRAMED),
+    },
+    "images": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", PRESETS["images-vardiu"].settings),
+    },
+    "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }
 
 

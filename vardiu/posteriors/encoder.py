@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..functional.tensors import expand_like
+from ..functional.tensors import expand_like, sent
 from ..nn.backbones import Interface
 
 __all__ = ["Encoder", "Posterior", "RawScale", "Scale", "UnitScale"]
@@ -45,7 +45,9 @@ class UnitScale(Scale):
             raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
 
     def inputs(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.mean.to(x_t) if isinstance(self.mean, Tensor) else self.mean
+        mean = self.mean
+        if isinstance(mean, Tensor):
+            mean = sent(mean, x_t.device).to(x_t.dtype)
         total = (sigma.square() + self.sigma_data**2).sqrt()
         return (x_t - mean) / expand_like(total, x_t), sigma.log() / 4
 

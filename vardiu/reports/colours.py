@@ -24,8 +24,22 @@ METHODS: Mapping[str, Colour] = {
     "consistency": Colour("#B0478D", "#EB8FCB"),
     "regression": Colour("#9A7400", "#E3BC3F"),
     "emd": Colour("#A65300", "#E8A05C"),
+    "sid": Colour("#00798A", "#4DD0E1"),
+    "adm": Colour("#C2185B", "#FF80AB"),
+    "f_distill": Colour("#5D7A00", "#B5D24A"),
+    "freeflow": Colour("#7B1FA2", "#D58BEA"),
     "sds": Colour("#6A4BBC", "#B49CFA"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
+}
+
+
+# Of families of methods, where a picture has too many for a colour each.
+FAMILIES: Mapping[str, Colour] = {
+    "matching": Colour("#D55E00", "#FF9248"),
+    "bound": Colour("#0072B2", "#5BB8F0"),
+    "adversarial": Colour("#00855F", "#2CC9A0"),
+    "trajectory": Colour("#B0478D", "#EB8FCB"),
+    "other": Colour("#5F6368", "#AEB4BA"),
 }
 
 
@@ -48,14 +62,22 @@ class Shape(NamedTuple):
     svg_mark: str
 
 
-# Series of one method differ in these.
-SHAPES: Sequence[Shape] = (
-    Shape("-", "o", "", "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0"),
-    Shape("--", "s", "7 4", "M-3-3h6v6h-6z"),
-    Shape(":", "^", "2 3", "M0-4L4 3H-4z"),
-    Shape("-.", "D", "8 3 2 3", "M0-4L4 0 0 4-4 0z"),
-    Shape("-", "v", "", "M0 4L-4-3H4z"),
-    Shape("--", "P", "7 4", "M-1-3h2v2h2v2h-2v2h-2v-2h-2v-2h2z"),
+DASHES = (("-", ""), ("--", "7 4"), (":", "2 3"), ("-.", "8 3 2 3"))
+
+
+MARKS = (
+    ("o", "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0"),
+    ("s", "M-3-3h6v6h-6z"),
+    ("^", "M0-4L4 3H-4z"),
+    ("D", "M0-4L4 0 0 4-4 0z"),
+    ("v", "M0 4L-4-3H4z"),
+    ("P", "M-1-3h2v2h2v2h-2v2h-2v-2h-2v-2h2z"),
+)
+
+
+# Series of one colour differ in these.
+SHAPES: Sequence[Shape] = tuple(
+    Shape(DASHES[i % 4][0], MARKS[i % 6][0], DASHES[i % 4][1], MARKS[i % 6][1]) for i in range(12)
 )
 
 
@@ -65,9 +87,10 @@ def shape_of(index: int) -> Shape:
 
 
 def colour_of(method: str) -> Colour:
-    r"""Returns the colour of a method: from the table, or by the SHA-256 of its name."""
-    if method in METHODS:
-        return METHODS[method]
+    r"""Returns the colour of a method or family: of a table, or by the SHA-256 of its name."""
+    known = {**METHODS, **FAMILIES}
+    if method in known:
+        return known[method]
     digest = hashlib.sha256(method.encode()).digest()
     return OTHERS[int.from_bytes(digest[:8], "big") % len(OTHERS)]
 

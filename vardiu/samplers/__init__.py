@@ -4,6 +4,7 @@ from ..functional.trajectories import step
 from .chains import run_chain
 from .ode import DDIM, Ancestral, Euler, Heun, Sampler
 from .pairs import Pairs, teacher_pairs
+from .products import product_sample
 from .trajectories import trajectory
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Sampler",
     "Pairs",
     "teacher_pairs",
+    "product_sample",
     "trajectory",
     "step",
     "run_chain",

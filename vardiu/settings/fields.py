@@ -18,6 +18,7 @@ __all__ = [
     "DigitsSettings",
     "FrameSettings",
     "ImageSettings",
+    "KernelSettings",
     "LevelSettings",
     "MemorySettings",
     "NetworkOptimizer",
@@ -254,6 +255,33 @@ class VariableSettings:
 
     def __post_init__(self) -> None:
         check_ranges("variables.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    r"""A Gaussian kernel around what is moved; its width falls geometrically during training."""
+
+    width: float = 3.0
+    """The kernel's standard deviation at the first step, in units of the data: about the distance
+    of modes."""
+    width_end: float = 0.3
+    """That at the last step, where the search stops: about the finest detail."""
+    low: float = 0.0
+    """The kernel pulls in steps of the sampler that end at this noise level or above,"""
+    high: float | None = None
+    """and begin at this one or below; none for all."""
+
+    def __post_init__(self) -> None:
+        check_ranges("kernel.", self)
+        if not self.width_end <= self.width:
+            raise ConfigError(
+                "kernel.width_end must be at most kernel.width: the kernel narrows, got "
+                f"{self.width_end:g} and {self.width:g}"
+            )
+        if self.high is not None and not self.low < self.high:
+            raise ConfigError(
+                f"kernel.low must be below kernel.high, got {self.low:g} and {self.high:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,14 @@ import dataclasses
 import math
 from typing import Any, TypeVar
 
-from .fields import DensitySettings, FrameSettings, ImageSettings, LevelSettings, WeightSettings
+from .fields import (
+    DensitySettings,
+    FrameSettings,
+    ImageSettings,
+    KernelSettings,
+    LevelSettings,
+    WeightSettings,
+)
 
 __all__ = ["AT_ONCE", "BOUNDED", "COARSE_TO_FINE", "MIXTURE", "MOG40", "PATCHES", "rescaled"]
 
@@ -20,10 +27,15 @@ GRAINS = {
     LevelSettings: ("sigma_min",),
     WeightSettings: ("scale",),
     FrameSettings: ("sigma",),
+    KernelSettings: ("width", "width_end", "low"),
 }
 
 
-SPREADS = {DensitySettings: ("sigma_max",), LevelSettings: ("sigma_max", "start_min")}
+SPREADS = {
+    DensitySettings: ("sigma_max",),
+    LevelSettings: ("sigma_max", "start_min"),
+    KernelSettings: ("high",),
+}
 
 
 MOG40 = DensitySettings(fourier=7, precision="bfloat16")

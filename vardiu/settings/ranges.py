@@ -98,6 +98,9 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("pure", "pixel_weight"), Range(0, 1)),
     **dict.fromkeys(("head_lr", "limit"), POSITIVE),
     "squared_weight": AT_LEAST_0,
+    **dict.fromkeys(("KernelSettings.width", "width_end", "high"), POSITIVE),
+    "low": AT_LEAST_0,
+    "draws": Range(1, 10_000),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
 }

@@ -460,12 +460,14 @@ def check_gradient(teacher: Denoiser, x: Tensor, cond: Mapping[str, Tensor], met
     wanted = f"{method} needs the gradient of the teacher"
     if teacher.origin is not None:
         wanted += f" {shown(teacher.origin.source)}"
-    clean, low, high = x[:2], max(teacher.sigma_min, 1e-3), teacher.sigma_max
+    place = place_of(teacher, x.device)
+    clean, low, high = x[:2].to(place), max(teacher.sigma_min, 1e-3), teacher.sigma_max
     sigma = clean.new_full((len(clean),), (low * min(high, 1e3)) ** 0.5)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
     with torch.enable_grad():
         x_t = (clean + expand_like(sigma, clean) * noise).requires_grad_(True)
-        output = teacher(x_t, sigma, **{name: value[:2] for name, value in cond.items()})
+        there = {name: value[:2].to(place) for name, value in cond.items()}
+        output = teacher(x_t, sigma, **there)
         found = (
             torch.autograd.grad(output.sum(), x_t, allow_unused=True)[0]
             if output.requires_grad
