@@ -48,11 +48,10 @@ class Diffused(Distribution):
         taus = posterior.level(places.to(self.mu))
         w = torch.randn_like(self.mu) * (1 + taus[0].square()).sqrt()
         for now, then in zip(taus[:-1], taus[1:], strict=True):
-            clean = posterior.denoised(w, now.expand(len(w)), self.features)
-            # The law of the next level given this one and the clean point.
-            share = (then / now).square()
-            noise = then * (1 - share).sqrt() * torch.randn_like(w)
-            w = clean + share * (w - clean) + noise
+            slope = (w - posterior.denoised(w, now.expand(len(w)), self.features)) / now
+            ahead = w + (then - now) * slope  # Heun's step of the probability flow
+            there = (ahead - posterior.denoised(ahead, then.expand(len(w)), self.features)) / then
+            w = w + (then - now) * 0.5 * (slope + there)
         w = w + posterior.LOW * torch.randn_like(w)
         return self.mu + self.std * w
 
