@@ -38,10 +38,10 @@ from vardiu.training.stage import Context
 from vardiu.training.trainer import Report, Trainer
 
 ROOT = Path(__file__).parent.parent
-SAMPLES = 4_000
+SAMPLES, WIDTH = 4_000, 64
 
 GROUND = Settings(
-    steps=400,
+    steps=500,
     batch=256,
     lr=2e-3,
     ratio=2,
@@ -69,7 +69,7 @@ CELLS: Mapping[str, ChainSettings] = {
 def trained(settings: Settings, seed: int) -> dict[str, Any]:
     """What a training ends with."""
     torch.manual_seed(seed)
-    problem = DensityProblem(replace(MOG40, precision="float32"))
+    problem = DensityProblem(replace(MOG40, precision="float32", width=WIDTH))
     stages = Stages(METHOD.recipe(problem, settings, Context(seed)))
     stage = stages.first()
     trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps, seed=seed)
@@ -124,7 +124,8 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def draw(files: Sequence[Path], out: Path) -> None:
     """Writes the means over the seeds, and the figure of them."""
     seeds = [json.loads(file.read_text()) for file in files]
-    cells = {n: over_seeds([seed["cells"][n] for seed in seeds]) for n in seeds[0]["cells"]}
+    names = [name for name in CELLS if all(name in seed["cells"] for seed in seeds)]
+    cells = {name: over_seeds([seed["cells"][name] for seed in seeds]) for name in names}
     kept = {
         "about": f"python benchmarks/emd.py; {seeds[0]['updates']:,} updates",
         "seeds": [seed["seed"] for seed in seeds],

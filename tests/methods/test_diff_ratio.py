@@ -76,7 +76,7 @@ def test_the_discriminator_raises_the_logits_of_the_teachers_samples():
     assert loss.info["real"] > 290 and loss.info["fake"] < 10
     # Real rows cost nothing: what is left is the mean of softplus of generated rows.
     (slope,) = torch.autograd.grad(loss.value, objective.head.slope)
-    assert loss.value > 0.5 and slope > 0
+    assert 0.5 < loss.value < 20 and slope > 0
 
 
 def test_without_samples_of_the_teacher_there_is_no_ratio():

@@ -17,10 +17,11 @@ from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import ConfigError, Diverged
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.emd import EMD
-from vardiu.samplers.chains import End, gain, run_chain
+from vardiu.samplers.chains import End, gain, run_chain, within
 from vardiu.settings.fields import ChainSettings
 from vardiu.students.affine import AffineDenoiser
 from vardiu.students.table import Table
+from vardiu.training.objective import Loss
 
 # Teacher N(1, 4), student z / 2, at alpha = 0.8 and sigma = 0.6: at level 0.75 where alpha is 1.
 LEVEL, MEAN, VARIANCE, A = 0.75, 1.0, 4.0, 0.5
@@ -185,6 +186,22 @@ def test_the_latent_is_moved_by_the_students_own_slope():
     torch.testing.assert_close(end.z, 0.99 * z + 0.01 * pull + new)
 
 
+def test_a_latent_is_moved_no_further_by_its_drift_than_by_its_noise():
+    """Rows whose drift is longer than the noise of a step are shortened to it, the others stay."""
+    random = torch.Generator().manual_seed(0)
+    move = torch.randn(6, 2, 3, generator=random) * torch.logspace(-3, 2, 6)[:, None, None]
+    found = within(move, 1e-2, 1.5)
+    longest = 1.5 * math.sqrt(2 * 1e-2 * 6)
+    length = move.flatten(1).norm(dim=1)
+    assert 1 <= int((length < longest).sum()) <= 5
+    wanted = length.clamp_max(longest)
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), wanted)
+    for a, b, short in zip(found, move, length < longest, strict=True):
+        assert not short or torch.equal(a, b)
+        torch.testing.assert_close(a / a.norm(), b / b.norm())
+    assert within(move, 1e-2, None) is move and not bool(within(0 * move, 1e-2, 1.0).any())
+
+
 # -------------------------------------------------------------------------------- the objective
 
 
@@ -214,7 +231,7 @@ def test_one_step_is_diff_instruct(normalised):
 
 def test_the_mean_gradient_is_that_of_the_chains_moments():
     """Of the student's matrix and shift, with the weight and over what a chain takes."""
-    row = ChainSettings(steps=4, gamma_z=0.04)
+    row = ChainSettings(steps=4, gamma_z=0.04, trust=None)
     g = Affine(torch.tensor([[A]]), torch.zeros(1))
     teacher = GaussianDenoiser(torch.tensor([MEAN]), torch.tensor([[VARIANCE]]))
     fake = AffineDenoiser(g, follows=True, sigma_min=0.1, sigma_max=10.0)
@@ -318,17 +335,18 @@ def test_a_chain_that_cannot_be_run_is_refused(row, words):
 
 
 def test_a_chain_that_runs_away_stops_the_training():
-    def loss(gamma_z: float) -> EMD:
+    def loss(gamma_z: float, trust: float | None = None) -> Loss:
         problem = LinearGaussian(2, 2, seed=1)
         g = Affine(10 * torch.eye(2), torch.zeros(2))
         fake = AffineDenoiser(g, sigma_min=0.1, sigma_max=10.0)
-        row = ChainSettings(steps=32, gamma_z=gamma_z)
+        row = ChainSettings(steps=32, gamma_z=gamma_z, trust=trust)
         objective = EMD(problem.teacher, g, fake, chain=row, levels=LogUniform(0.3, 0.30001))
         return objective.student_loss(objective.prepare(Batch(64), 0), 0)
 
     assert 0.5 < float(loss(1e-4).info["latent"]) < 2
     with pytest.raises(Diverged, match=r"chains are not stable\. Lower --chain\.gamma-z"):
         loss(0.5)
+    assert 0.5 < float(loss(0.5, trust=0.1).info["latent"]) < 2
 
 
 def test_particles_have_no_latent_to_move():

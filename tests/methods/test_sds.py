@@ -12,6 +12,7 @@ from cases import stages_of, student
 from problems import Affine, LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
+from vardiu.cli.main import main
 from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.denoisers.levels import LogUniform
@@ -292,3 +293,26 @@ def test_variables_are_what_is_moved():
         settings = Settings(steps=3, batch=8, variables=VariableSettings(kind=kind, particles=5))
         (stage,) = stages_of(METHODS["sds"], Example(settings))
         assert type(stage.objective.generator).__name__ == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["mog40-sds-particles", "mog40-vsd-particles"])
+def test_particles_are_distilled_sampled_and_measured_as_any_student(
+    preset, tmp_path, monkeypatch, capsys
+):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
+    quick = ["--steps", "4", "--batch", "16", "--width", "8", "--threads", "1"]
+    quick += ["--samples", "500", "--reports", "1", "--evaluations", "1"]
+    quick += ["--variables.particles", "30", "--device", "cpu"]
+    if "vsd" in preset:
+        quick += ["--ratio", "1"]
+    assert main(["distill", preset, *quick]) == 0
+    assert main(["sample", f"runs/{preset}", "--num", "300", "--out", "x.npz"]) == 0
+    with np.load("x.npz") as found:
+        x = found["x"]
+    assert x.shape == (300, 2) and len(np.unique(x, axis=0)) == 30
+    assert main(["evaluate", f"runs/{preset}", "--samples", "500"]) == 0
+    told = capsys.readouterr().out
+    assert "modes covered" in told

@@ -194,15 +194,22 @@ SIGNS = [
     Mutant(
         "order: a chain's latent is moved from the step's own start",
         CHAINS,
-        "            kept = (1 - gamma_z) * z + gamma_z * pull",
-        "            kept = z + gamma_z * pull",
+        "z = (1 - gamma_z) * z + pull",
+        "z = z + pull",
         method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "guard: a chain's latent is moved as far as its drift says",
+        CHAINS,
+        "(longest / length).clamp_max(1.0)",
+        "(longest / length).clamp_min(1.0)",
+        method("emd", "no_further"),
     ),
     Mutant(
         "noise: a chain of states keeps the noise of its start",
         CHAINS,
-        "moved, quiet = x + s * eps, x",
-        "moved, quiet = x + s * eps, x + s * eps",
+        "(x + s * eps, x) if states",
+        "(x + s * eps, x + s * eps) if states",
         method("emd", "latent_stays"),
     ),
     Mutant(
@@ -1028,6 +1035,37 @@ IDENTITY = [
     ),
 ]
 
+DISTANCES = [
+    Mutant(
+        "energy: a row meets itself",
+        "functional/energy.py",
+        "meets = ~torch.eye(len(a), dtype=torch.bool, device=a.device)",
+        "meets = torch.ones(len(a), len(a), dtype=torch.bool, device=a.device)",
+        method("energy", "meets_itself"),
+    ),
+    Mutant(
+        "energy: the repulsion is left out",
+        "functional/energy.py",
+        "mean(a, b) + mean(b, a) - mean(a, a) - mean(b, b)",
+        "mean(a, b) + mean(b, a) - mean(a.detach(), a.detach()) - mean(b, b)",
+        method("energy", "loss_and_gradient"),
+    ),
+    Mutant(
+        "energy: conditions are mixed",
+        "methods/energy.py",
+        "same = same_condition(cond, len(x)) if cond else None",
+        "same = None",
+        method("energy", "one_condition"),
+    ),
+    Mutant(
+        "energy: rows of a step have levels of their own",
+        "methods/energy.py",
+        "sigma = self.levels(u, step).expand(batch.rows)",
+        "sigma = self.levels(self.uniform(batch.rows), step)",
+        method("energy", "one_level"),
+    ),
+]
+
 TRANSPORTED = [
     Mutant(
         "fd_loss: the batch alone without its memory",
@@ -1084,6 +1122,7 @@ MUTANTS = [
     *FLOWS,
     *OWN,
     *TRANSPORTED,
+    *DISTANCES,
 ]
 
 

@@ -198,8 +198,8 @@ def train_adversarially(
     training: Training,
     rows: tuple[PairSettings, StartSettings],
     context: Context,
-) -> Stages[Generator]:
-    r"""Yields the stage of the pre-training, and returns the student.
+) -> Stages[tuple[Generator, Pairs]]:
+    r"""Yields the stage of the pre-training, and returns the student and the pairs.
 
     Arguments:
         problem: The problem.
@@ -224,12 +224,12 @@ def train_adversarially(
             )
         with torch.no_grad():
             pixel = head_for(space.decode(torch.zeros(1, *space.shape)))
-    once = asked_once(problem, student)
+    once, pairs = asked_once(problem, student), make_pairs(problem, row, context)
     objective = ADP(
         problem.known_teacher,
         once,
         HybridDiscriminator(noisy, pixel),
-        make_pairs(problem, row, context),
+        pairs,
         levels=levels,
         sigma_data=problem.space.sigma_data,
         row=start,
@@ -239,5 +239,4 @@ def train_adversarially(
     optimisation = build.optimisation(settings, head=NetworkOptimizer(lr=start.head_lr))
     batches = problem.data.free(row.batch, context.seed)
     trained = yield Stage("adp", objective, row.steps, batches, optimisation, 0.0, of=2)
-    network: Generator = trained.network
-    return network
+    return trained.network, pairs

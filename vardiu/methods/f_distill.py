@@ -246,7 +246,7 @@ WANG = """@article{wang2025uniinstruct,
 
 
 MIXTURE = Settings(
-    steps=4_000,
+    steps=2_800,
     batch=256,
     lr=1e-3,
     beta_1=0.5,
@@ -256,15 +256,14 @@ MIXTURE = Settings(
     weight=BOUNDED,
     lattice=True,
     ratio=2,
+    divergence="softened_reverse_kl",
+    limit=100.0,
     critic="own",
     fake_optimizer=NetworkOptimizer(lr=2e-3),
 )
-IMAGES = Settings(
-    **{**vars(diff_instruct.IMAGES), "regression_weight": 0.0},
-    head_optimizer=NetworkOptimizer(lr=4e-4),
-)
+IMAGES = Settings(**vars(diff_instruct.IMAGES), head_optimizer=NetworkOptimizer(lr=4e-4))
 PRESETS = {
-    "mog40-f-distill": Preset("the Jensen-Shannon divergence, with data", MOG40, MIXTURE),
+    "mog40-f-distill": Preset("the softened reverse divergence, with data", MOG40, MIXTURE),
     "digits-f-distill": Preset(
         "8x8 real images by class; the Jensen-Shannon divergence after a regression on pairs",
         DigitsSettings(),
@@ -297,7 +296,7 @@ METHOD = Method(
     presets=PRESETS,
     cures=diff_instruct.CURES,
     arms={
-        "mog40": {"f-distill": Arm("f-distill, Jensen-Shannon, data", MIXTURE)},
+        "mog40": {"f-distill": Arm("f-distill, softened reverse, data", MIXTURE)},
         "digits": {"f-distill": Arm("f-distill, Jensen-Shannon", IMAGES)},
     },
     examples={

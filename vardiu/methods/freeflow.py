@@ -409,15 +409,17 @@ MIXTURE = Settings(
     noise_levels=COARSE_TO_FINE,
 )
 DIGITS = Settings(
-    steps=3_000,
+    steps=1_800,
     batch=128,
     lr=5e-4,
     fake_optimizer=NetworkOptimizer(lr=8e-4),
     warmup=50,
     beta_2=0.99,
     halflife=20_000.0,
+    correction=0.5,
+    balance=3.0,
     lead=0.3,
-    levels=LevelSettings(sigma_min=0.02, sigma_max=20.0),
+    levels=LevelSettings(sigma_min=0.05, sigma_max=20.0),
 )
 WIDE = replace(MOG40, sigma_max=80.0)
 PRESETS = {

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..functional.tensors import expand_like
 
-__all__ = ["End", "gain", "run_chain"]
+__all__ = ["End", "gain", "run_chain", "within"]
 
 
 class End(NamedTuple):
@@ -48,6 +48,20 @@ def gain(steps: int, gamma_eps: float) -> float:
     return -math.expm1(steps * math.log1p(-gamma_eps))
 
 
+def within(move: Tensor, gamma: float, trust: float | None) -> Tensor:
+    r"""Returns moves, `(B, *)`, of which none is longer than `trust` times a step's noise, whose
+    length is :math:`\sqrt{2 \gamma k}` in `k` dimensions.
+
+    Of smaller steps fewer moves are shortened: a step's drift is of the order of the step size,
+    its noise of that of the root.
+    """
+    if trust is None:
+        return move
+    longest = trust * math.sqrt(2 * gamma * move[0].numel())
+    length = move.flatten(1).norm(dim=1).clamp_min(torch.finfo(move.dtype).tiny)
+    return move * expand_like((longest / length).clamp_max(1.0), move)
+
+
 def run_chain(
     g: Callable[[Tensor], Tensor],
     difference: Callable[[Tensor], Tensor],
@@ -61,6 +75,7 @@ def run_chain(
     gamma_z: float,
     form: str = "noise",
     cancel: str = "all",
+    trust: float | None = None,
 ) -> End:
     r"""Runs a chain; both variables of a step are moved from where they were before it.
 
@@ -82,6 +97,7 @@ def run_chain(
         gamma_z: The step size of the latent; at 0 it stays, and `g` is not differentiated.
         form: Which variable is moved beside the latent: `noise` or `state`.
         cancel: Which noise the residual is without: `none`, `last` of the steps, or `all`.
+        trust: The longest move of a latent by its drift, in lengths of its noise; none for any.
     """
     s, states = expand_like(sigma, eps), form == "state"
     moved, quiet, fresh = eps, torch.zeros_like(eps), torch.zeros_like(eps)
@@ -90,8 +106,7 @@ def run_chain(
             leaf = z.detach().requires_grad_(gamma_z > 0)
             made = g(leaf)
         x = made.detach()
-        if states and i == 0:
-            moved, quiet = x + s * eps, x
+        moved, quiet = (x + s * eps, x) if states and i == 0 else (moved, quiet)
         delta = difference(moved if states else x + s * moved)
         force = (moved - x) / s.square() if states else delta
         drift = x + s.square() * delta if states else s * delta
@@ -100,11 +115,10 @@ def run_chain(
         quiet = (1 - gamma_eps) * quiet + gamma_eps * drift
         if gamma_z > 0:
             (pull,) = torch.autograd.grad(made, leaf, force)
-            kept = (1 - gamma_z) * z + gamma_z * pull
-            z = kept + math.sqrt(2 * gamma_z) * noise("latent", z)
+            pull = within(gamma_z * pull, gamma_z, trust)
+            z = (1 - gamma_z) * z + pull + math.sqrt(2 * gamma_z) * noise("latent", z)
     left = {"none": moved, "last": moved - fresh, "all": quiet}[cancel]
     if states:
-        with torch.no_grad():
-            x = g(z)
+        x = g(z).detach()
         moved, left = (moved - x) / s, (left - x) / s
     return End(z.detach(), moved, left)

@@ -220,6 +220,9 @@ class ChainSettings:
     cancel: Literal["none", "last", "all"] = "all"
     """Which of a chain's noise is taken out of what the student is moved by: none, that of the
     last step, or that of all steps and of the start."""
+    trust: float | None = 1.0
+    """The longest move of a latent by its drift in a step, in lengths of the step's noise; none
+    for any."""
 
     def __post_init__(self) -> None:
         check_ranges("chain.", self)
