@@ -38,10 +38,10 @@ from vardiu.training.stage import Context
 from vardiu.training.trainer import Report, Trainer
 
 ROOT = Path(__file__).parent.parent
-SAMPLES, WIDTH = 4_000, 256
+SAMPLES, WIDTH = 4_000, 64
 
 GROUND = Settings(
-    steps=400,
+    steps=500,
     batch=256,
     lr=2e-3,
     ratio=2,

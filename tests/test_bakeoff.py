@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,16 @@ from vardiu.comparison.contests import (
     entered,
     without_data,
 )
-from vardiu.comparison.plan import BUDGETS, BakeOff, calibrate, cells, plan, updates_of
+from vardiu.comparison.plan import (
+    BUDGETS,
+    BakeOff,
+    calibrate,
+    cells,
+    plan,
+    refuse_arms,
+    updates_of,
+    why_not,
+)
 from vardiu.comparison.prices import StageCost, price
 from vardiu.comparison.results import Result, differences, in_order
 from vardiu.comparison.screening import may_go_on
@@ -216,6 +226,17 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
     assert all(after[path] == stamp for path, stamp in first.items())
     table = Path("bake/results.md").read_text()
     assert "| Gaussian |" in table and "[" in table
+    # A copy without weights is reported as it stands, and nothing is run.
+    without = shutil.ignore_patterns("student", "checkpoints", "milestones", "*.png")
+    shutil.copytree("bake", "copy", ignore=without)
+    more = ("--seeds", "3", "--teachers", "exact", "--out", "copy", "--report")
+    assert bake_off(*words, *more) == 0
+    text = Path("copy/results.md").read_text()
+    assert "exact teacher: 4 of 6 runs are complete" in text and "2 of 3 (1 missing)" in text
+    assert "paired differences" in text and "Gaussian" in text
+    assert not Path("copy/runs/calls-2000rows/exact/fake-2").exists()
+    assert bake_off(*words, "--out", "none", "--report") == 2
+    assert "none is no bake-off: it has no plan.json" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, capsys):
@@ -421,6 +442,35 @@ def test_an_arm_that_diverges_while_it_is_timed_is_one_failed_arm(tiny, monkeypa
     own = dataclasses.replace(bake, budgets=("own",))
     assert [cell.arm for cell in cells(own, planned)] == ["gaussian", "bad"]
     assert [cell.arm for cell in cells(bake, planned)] == ["gaussian"]
+
+
+def test_timing_is_stopped_at_once_and_names_what_nobody_foresaw(tmp_path, monkeypatch):
+    def raises(error):
+        def walk(self, seconds):
+            raise error
+
+        monkeypatch.setattr("vardiu.comparison.plan.Rehearsal.walk", walk)
+
+    failed: dict[str, str] = {}
+    raises(Interrupted("stopped"))
+    with pytest.raises(Interrupted):
+        calibrate(bake_of(tmp_path), "exact", 0, failed=failed)
+    assert not failed
+    raises(TypeError("odd"))
+    assert calibrate(bake_of(tmp_path), "exact", 0, failed=failed) == {}
+    assert failed["fake"].startswith("TypeError: odd; see ")
+    assert "Traceback" in (tmp_path / "timing-fake.log").read_text()
+    raises(ConfigError("no classes"))
+    refused: dict[str, str] = {}
+    calibrate(bake_of(tmp_path), "exact", 0, failed=refused)
+    planned = {"prices": {}, "failed": {"exact": refused}, "screening": {}}
+    bake = bake_of(tmp_path)
+    assert why_not(bake, planned, "own", "exact", "fake") == (
+        "left out: it cannot be run here: no classes"
+    )
+    assert list(cells(bake, planned)) == []
+    with pytest.raises(ConfigError, match="^gaussian: it cannot be run here: no classes$"):
+        refuse_arms(bake, planned)
 
 
 def test_timing_says_in_a_pipe_how_far_it_is(tmp_path):

@@ -23,6 +23,7 @@ from vardiu.students.pushforward import Pushforward
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import emd  # noqa: E402
 import published  # noqa: E402
 import quality  # noqa: E402
 import step  # noqa: E402
@@ -197,3 +198,20 @@ def test_kept_memory_is_not_faulted_in_again():
         pytest.skip("the C library has no mallopt")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 4096
+
+
+def test_chains_of_em_distillation_are_measured_and_drawn(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr(emd, "SAMPLES", 200)
+    monkeypatch.setattr(emd, "WIDTH", 8)
+    names = ["K = 1", "K = 8", "last cancelled", "none cancelled", "noise, 1e-3", "state, 1e-3"]
+    for seed in (0, 1):
+        emd.measure(seed, tmp_path / f"{seed}.json", names, 8)
+    emd.draw([tmp_path / "0.json", tmp_path / "1.json"], tmp_path / "found")
+    found = json.loads((tmp_path / "found.json").read_text())
+    first = [json.loads((tmp_path / f"{s}.json").read_text())["cells"]["K = 1"] for s in (0, 1)]
+    assert found["seeds"] == [0, 1] and list(found["cells"]) == names
+    mean = (first[0]["mmd2"] + first[1]["mmd2"]) / 2
+    assert found["cells"]["K = 1"]["mmd2"][0] == pytest.approx(mean)
+    assert (tmp_path / "found.png").stat().st_size > 1_000
+    assert emd.over_seeds([{"recall": 0.5}, {"stopped": "words"}]) == {"stopped": 1}

@@ -18,7 +18,7 @@ from vardiu.posteriors.families import (
     MixturePosterior,
     PriorPosterior,
 )
-from vardiu.posteriors.framed import FramedPosterior
+from vardiu.posteriors.framed import FramedPosterior, PairFrame
 from vardiu.students.framed import Frame, components, gathered
 from vardiu.students.pushforward import Pushforward
 
@@ -170,6 +170,69 @@ def test_frame_posterior_is_bayes_rule():
     got = posterior(x_t.expand(n, 4), sigma.expand(n), label=labels).log_prob(grid)
     inside = wanted > wanted.max() - 12
     assert (got - wanted)[inside].abs().max() < 0.02  # one cell beside the edge of an interval
+
+
+class Linear(torch.nn.Module):
+    """A student that is linear in each cluster, and no part of it the frame's own map."""
+
+    def __init__(self, frame):
+        super().__init__()
+        g = torch.Generator().manual_seed(2)
+        n, (d, k) = frame.weights.numel(), frame.bases.shape[1:]
+        self.frame, self.at = frame, 3 * torch.randn(n, d, generator=g)
+        self.matrix = torch.randn(n, d, k, generator=g)
+
+    def forward(self, z, label):
+        n = label * self.frame.clusters + self.frame.cluster(z[:, -1], label)
+        return self.at[n] + torch.einsum("bdk,bk->bd", self.matrix[n], z[:, :-1])
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_model_of_pairs_is_exact_for_a_student_that_is_linear_in_each_cluster(k):
+    frame = frame_of(clusters=2, k=k, d=4)
+    student = Linear(frame)
+    z, label = torch.randn(400, k + 1), torch.arange(400) % 2
+    model = PairFrame.of_pairs(frame, z, student(z, label), label)
+    assert model.residuals.max() < 1e-20
+    network = MLP((4,), (8,), width=8, depth=1, noisy=True, classes=2, final=False)
+    posterior = FramedPosterior(Encoder(network, 8, UnitScale(2.0)), model)
+    sigma = torch.full((400,), 0.9)
+    x_t = student(z, label) + 0.9 * torch.randn(400, 4)
+    got = posterior(x_t, sigma, label=label).log_prob(z)
+    # By hand: the law of (cluster, z, x_t) is Gaussian given the cluster.
+    logs, inner = [], []
+    for c in range(2):
+        n = label * 2 + c
+        spread = student.matrix[n] @ student.matrix[n].mT + 0.81 * torch.eye(4)
+        law = torch.distributions.MultivariateNormal(student.at[n], spread)
+        logs.append(frame.weights[label, c].log() + law.log_prob(x_t))
+        precision = torch.eye(k) + student.matrix[n].mT @ student.matrix[n] / 0.81
+        pulled = torch.einsum("bdk,bd->bk", student.matrix[n], x_t - student.at[n]) / 0.81
+        mean = torch.linalg.solve(precision, pulled)
+        of_z = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
+        inner.append(of_z.log_prob(z[:, :-1]))
+    cluster = frame.cluster(z[:, -1], label)[:, None]
+    share = torch.stack(logs, 1).log_softmax(1) - frame.weights[label].log()
+    wanted = (share + torch.stack(inner, 1)).gather(1, cluster).squeeze(1)
+    wanted = wanted + torch.distributions.Normal(0.0, 1.0).log_prob(z[:, -1])
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+    # That of the frame has slack here.
+    plain = FramedPosterior(Encoder(network, 8, UnitScale(2.0)), frame)
+    assert (got - plain(x_t, sigma, label=label).log_prob(z)).mean() > 1
+    # Its samples have the density that it states: the mean of a ratio of two densities is one.
+    with torch.no_grad():
+        r = posterior(x_t.repeat(50, 1), sigma.repeat(50), label=label.repeat(50))
+        wide = posterior(x_t.repeat(50, 1), 1.1 * sigma.repeat(50), label=label.repeat(50))
+        drawn = wide.sample()
+        ratio = (r.log_prob(drawn) - wide.log_prob(drawn)).exp()
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / len(ratio) ** 0.5
+
+
+def test_a_cluster_with_too_few_pairs_is_named():
+    frame = frame_of(clusters=2, k=2)
+    z, label = torch.randn(12, 3), torch.arange(12) % 2
+    with pytest.raises(ValueError, match="cluster 0 of the frame has . pairs for 3 coefficients"):
+        PairFrame.of_pairs(frame, z, torch.randn(12, 4), label)
 
 
 def test_clusters_of_a_frame_have_their_densities():

@@ -184,6 +184,14 @@ def test_a_teacher_without_a_gradient_is_refused_in_one_line_before_training(
     monkeypatch.setattr(Silent, "forward", lambda self, x_t, sigma: Broken.apply(x_t))
     with pytest.raises(ConfigError, match="is not finite"):
         check_gradient(Silent(), x, {}, "sid")
+    places = []
+    there = mixture_teacher(labels=True).to("meta")  # as on an accelerator: asked where it is
+    monkeypatch.setattr(type(there), "forward", lambda self, x_t, sigma, label: places.extend(
+        t.device.type for t in (x_t, sigma, label)) or torch.zeros(2, 2))  # fmt: skip
+    with pytest.raises(ConfigError, match="carries none"):
+        check_gradient(there, x, {"label": torch.tensor([0, 1, 0])}, "sid")
+    assert places == ["meta"] * 3
+    monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(
         "import torch, vardiu\n\n\ndef make():\n    def f(x_t, sigma):\n"

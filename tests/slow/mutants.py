@@ -1035,6 +1035,37 @@ IDENTITY = [
     ),
 ]
 
+DISTANCES = [
+    Mutant(
+        "energy: a row meets itself",
+        "functional/energy.py",
+        "meets = ~torch.eye(len(a), dtype=torch.bool, device=a.device)",
+        "meets = torch.ones(len(a), len(a), dtype=torch.bool, device=a.device)",
+        method("energy", "meets_itself"),
+    ),
+    Mutant(
+        "energy: the repulsion is left out",
+        "functional/energy.py",
+        "mean(a, b) + mean(b, a) - mean(a, a) - mean(b, b)",
+        "mean(a, b) + mean(b, a) - mean(a.detach(), a.detach()) - mean(b, b)",
+        method("energy", "loss_and_gradient"),
+    ),
+    Mutant(
+        "energy: conditions are mixed",
+        "methods/energy.py",
+        "same = same_condition(cond, len(x)) if cond else None",
+        "same = None",
+        method("energy", "one_condition"),
+    ),
+    Mutant(
+        "energy: rows of a step have levels of their own",
+        "methods/energy.py",
+        "sigma = self.levels(u, step).expand(batch.rows)",
+        "sigma = self.levels(self.uniform(batch.rows), step)",
+        method("energy", "one_level"),
+    ),
+]
+
 TRANSPORTED = [
     Mutant(
         "fd_loss: the batch alone without its memory",
@@ -1091,6 +1122,7 @@ MUTANTS = [
     *FLOWS,
     *OWN,
     *TRANSPORTED,
+    *DISTANCES,
 ]
 
 

@@ -24,7 +24,7 @@ from ..comparison.screening import decide, heat, planned_work
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import alone, carry_out
-from ..errors import ConfigError, RunError, known
+from ..errors import ConfigError, RunError, known, shown
 from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
@@ -68,6 +68,9 @@ def parser_of() -> Parser:
     parser.add_argument("--samples", type=int, default=0, help="of the final measurement")
     parser.add_argument("--evaluations", type=int, default=6, help="on the way, of each run (6)")
     parser.add_argument("--no-study", action="store_true", help="leave out the gradients' study")
+    parser.add_argument(
+        "--report", action="store_true", help="write the tables of what is complete, run nothing"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what is to be run, and stop")
     parser.add_argument("--out", help="the folder to work in (runs/bake-off-CONTEST)")
     return parser
@@ -87,20 +90,23 @@ def bake_off(arguments: list[str]) -> None:
             raise ConfigError(f"--{name} must be at least 1, got {value}")
     device_of(chosen.device)
     bake = _asked_for(parser, chosen, rest)
-    for teacher in bake.teachers:
+    if chosen.report and not (bake.out / "plan.json").is_file():
+        raise ConfigError(f"--report: {shown(bake.out)} is no bake-off: it has no plan.json")
+    for teacher in () if chosen.report else bake.teachers:
         task = task_from_preset("distill", next(iter(PRESETS)))
         task = dataclasses.replace(task, problem=bake.contest.teachers[teacher])
         ensure_teacher(task, console_listeners(console))
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
-        planned = plan(bake, console)
+        planned = plan(bake, console, timing=not chosen.report)
         refuse_arms(bake, planned)
         for line in planned_work(bake, planned, chosen.jobs):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         if chosen.dry_run:
             return
-        heats, todo, failures = _carried_out(bake, planned, chosen.jobs)
-        found = {} if chosen.no_study else study(bake, todo, console)
+        jobs = 0 if chosen.report else chosen.jobs
+        heats, todo, failures = _carried_out(bake, planned, jobs)
+        found = {} if chosen.no_study or chosen.report else study(bake, todo, console)
         words, page, tables = write(bake, todo, heats, found, planned)
         more = {"gradients": found, "failures": failures, "screening": planned["screening"]}
         path = record(bake, todo, planned, ["vardiu", "bake-off", *arguments], more)
@@ -115,17 +121,26 @@ def bake_off(arguments: list[str]) -> None:
 def _carried_out(
     bake: BakeOff, planned: dict[str, Any], jobs: int
 ) -> tuple[list[Cell], list[Cell], list[str]]:
-    r"""Carries out the runs of the screening and the others; returns both and what failed."""
+    r"""Carries out the runs of the screening and the others; returns both and what failed.
+
+    Arguments:
+        bake: What is asked for.
+        planned: The plan, which takes what the screening decides.
+        jobs: Runs at a time; with 0 none is carried out, and nothing decided.
+    """
     heats: list[Cell] = []
     failures = untimed(bake, planned)
     if bake.screen:
         first = heat(bake)
-        refuse_arms(first, planned)
         heats = list(cells(first, planned))
-        refuse_changed_runs(heats)
-        failures += carry_out(heats, jobs, console)
-        decide(bake, planned, heats)
+        if jobs:
+            refuse_arms(first, planned)
+            refuse_changed_runs(heats)
+            failures += carry_out(heats, jobs, console)
+            decide(bake, planned, heats)
     todo = list(cells(bake, planned))
+    if not jobs:
+        return heats, todo, failures
     refuse_changed_runs(todo)
     return heats, todo, failures + carry_out(todo, jobs, console)
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError, Diverged, NotADenoiser, nearest, shown
+from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, nearest, shown
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
@@ -222,14 +222,12 @@ def calibrate(
         rounds: The number of times that each is timed; 0 counts the teacher's rows, and times
             once and roughly.
         tell: Is told the number of walks that are done.
-        failed: Takes why an arm could not be walked through, by its name; the others are timed
-            all the same.
+        failed: Takes why an arm could not be walked through; the others are timed all the same.
         arms: The arms; those that are asked for without.
 
     Returns:
-        For each arm what a run costs, see `vardiu.comparison.prices`: its `fixed` part and that of
-        an `update`, in `rows` of the teacher and, of medians over the rounds, in `seconds`;
-        without rounds in seconds that are `rough`.
+        For each arm what a run costs, see `vardiu.comparison.prices`, in `rows` of the teacher
+        and, of medians over the rounds, in `seconds`; without rounds these are `rough`.
 
     Raises:
         Diverged: An arm diverged, and `failed` is none.
@@ -248,7 +246,9 @@ def calibrate(
                     arm = bake.contest.arms[name]
                     task = _task(bake, teacher, arm, 0, arm.settings.steps)
                     rehearsals[name] = Rehearsal(task, arm.title)
-                rehearsals[name].walk(0.25 if rounds else 0.0)
+                rehearsals[name].walk(0.1 if rounds else 0.0)
+            except Interrupted:
+                raise
             except CODE_ERRORS as error:  # a method may be anybody's
                 if failed is None:
                     raise
@@ -283,9 +283,18 @@ def _why(error: Exception, log: Path) -> str:
     return f"{type(error).__name__}: {shown(str(error))}; see {shown(log)}"
 
 
-def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
+def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, Any]:
     r"""Returns the prices of arms by teacher, and why arms failed while they were timed: from
-    `plan.json`, measured where it has none."""
+    `plan.json`, measured where it has none.
+
+    Arguments:
+        bake: What is asked for.
+        console: Where the progress is told.
+        timing: Whether arms without a price are timed; else they are left out.
+
+    Raises:
+        ConfigError: The file is damaged, or of another problem or version.
+    """
     path = bake.out / "plan.json"
     known: dict[str, Any] = {"format": FORMAT, "problems": {}, "prices": {}, "failed": {}}
     known["screening"] = {}
@@ -309,7 +318,7 @@ def plan(bake: BakeOff, console: Console) -> dict[str, Any]:
             and name not in without_data(bake.contest, teacher)
             and not units <= set(prices.get(name, {}))
         ]
-        if not lacking:
+        if not lacking or not timing:
             continue
         rounds = 5 if timed else 0
         walks = (rounds + 1) * len(lacking)
@@ -401,6 +410,8 @@ def why_not(bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str
     if failure and budget != "own":
         return f"{FAILED}{failure}"
     prices = planned["prices"].get(teacher, {}).get(arm, {})
+    if budget != "own" and UNITS[budget][0] not in prices:
+        return "left out: it has not been timed"
     try:
         updates_of(bake.contest.arms[arm], prices, bake, budget)
     except ConfigError as error:

@@ -125,13 +125,12 @@ def study(bake: BakeOff, todo: Sequence[Cell], console: Console) -> dict[str, An
     that was copied without its milestones has none.
     """
     found: dict[str, Any] = {}
-    flat = {
-        teacher
-        for teacher in bake.teachers
-        if isinstance(row := bake.contest.teachers[teacher], DensitySettings)
-        and tuple(problem_of(todo[0].task).space.shape) == (2,)
-        and row.calls == 1
-    }
+    flat = set()
+    for teacher in bake.teachers:
+        row = bake.contest.teachers[teacher]
+        mine = [cell for cell in todo if cell.teacher == teacher]
+        if mine and isinstance(row, DensitySettings) and row.calls == 1:
+            flat |= {teacher} if tuple(problem_of(mine[0].task).space.shape) == (2,) else set()
     first = [c for c in todo if not c.seed and c.budget == bake.budgets[0] and c.teacher in flat]
     finished = [
         c

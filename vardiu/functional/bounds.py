@@ -13,6 +13,7 @@ from .tensors import log_sum_exp, pairwise_square
 
 __all__ = [
     "diagonal_normal_log_prob",
+    "diffusion_log_prob",
     "entropy_constant",
     "gaussian_kl",
     "importance_log_marginal",
@@ -65,6 +66,44 @@ def gaussian_kl(mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor) ->
     shift = torch.linalg.solve_triangular(chol_q, (mean_q - mean_p)[:, None], upper=False)
     log_det = chol_q.diagonal().log().sum() - chol_p.diagonal().log().sum()
     return 0.5 * (scale.square().sum() + shift.square().sum() - len(mean_p)) + log_det
+
+
+def diffusion_log_prob(
+    error: Tensor, z: Tensor, tau: Tensor, tau_min: float, tau_max: float
+) -> Tensor:
+    r"""Returns an estimate, on average not too high, of the log-density of a diffusion model.
+
+    The model draws :math:`z_\tau = z + \tau e` at :math:`\tau_\mathrm{max}` from
+    :math:`\mathcal{N}(0, (1 + \tau_\mathrm{max}^2) I)`, follows its denoiser :math:`\hat{z}` down
+    to :math:`\tau_\mathrm{min}`, and adds what was noise there, :math:`\mathcal{N}(z;
+    z_{\tau_\mathrm{min}}, \tau_\mathrm{min}^2 I)`. With :math:`\log \tau` uniform,
+
+    .. math:: - \log r(z) \leq L \, \mathbb{E} \left[ \frac{\| z - \hat{z}(z_\tau, \tau) \|^2}
+        {\tau^2} \right] + \mathrm{KL} \big( \mathcal{N}(z, \tau_\mathrm{max}^2 I) \,\|\,
+        \mathcal{N}(0, (1 + \tau_\mathrm{max}^2) I) \big)
+        + \tfrac{k}{2} \log (2 \pi e \, \tau_\mathrm{min}^2), \qquad
+        L = \log \frac{\tau_\mathrm{max}}{\tau_\mathrm{min}}.
+
+    With the denoiser of :math:`\mathcal{N}(m, C)`, whose eigenvalues are :math:`\lambda_i`, the
+    mean gap is that of the two ends, :math:`\tfrac12 \sum_i \log (1 + \tau_\mathrm{min}^2 /
+    \lambda_i) + \mathrm{KL}(\mathcal{N}(m, C + \tau_\mathrm{max}^2 I) \,\|\, \mathcal{N}(0, (1 +
+    \tau_\mathrm{max}^2) I))`.
+
+    References:
+        | Variational Diffusion Models (Kingma et al., 2021), https://arxiv.org/abs/2107.00630
+
+    Arguments:
+        error: What the denoiser misses, :math:`z - \hat{z}`, with shape :math:`(B, k)`.
+        z: The points, with shape :math:`(B, k)`.
+        tau: The levels, with shape :math:`(B)`, each log-uniform.
+        tau_min: The smallest level.
+        tau_max: The largest level.
+    """
+    k = z.shape[1]
+    path = math.log(tau_max / tau_min) * error.square().sum(1) / tau.square()
+    share = tau_max**2 / (1 + tau_max**2)
+    end = 0.5 * (z.square().sum(1) / (1 + tau_max**2) + k * (share - 1 - math.log(share)))
+    return -path - end - 0.5 * k * (math.log(2 * math.pi) + 1) - k * math.log(tau_min)
 
 
 def importance_log_marginal(log_ratios: Tensor) -> Tensor:

@@ -177,7 +177,8 @@ ZHOU = """@inproceedings{zhou2024sid,
 
 
 MIXTURE = Settings(
-    steps=4_000,
+    alpha=0.5,
+    steps=5_000,
     batch=512,
     lr=2e-3,
     fake_optimizer=NetworkOptimizer(lr=4e-3),

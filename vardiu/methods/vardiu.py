@@ -24,7 +24,6 @@ the last term has zero mean, as :math:`\varepsilon` is independent of :math:`z`:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +48,7 @@ from ..functional.bounds import (
 )
 from ..functional.scores import Weight, surrogate, teacher_direction
 from ..functional.tensors import expand_like, scale_gradient
+from ..posteriors.diffusion import DiffusionPosterior
 from ..posteriors.encoder import Encoder, Posterior
 from ..posteriors.families import (
     CholeskyPosterior,
@@ -74,13 +74,14 @@ from ..settings.fields import (
 )
 from ..settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
 from ..students.base import Generator
-from ..students.framed import Frame, Framed
+from ..students.framed import Framed
 from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage, Stages
 from . import regression
 from .anchored import Anchor, AnchoredVarDiU, steps_of
 from .banked import BankedVarDiU
 from .base import Arm, Example, Method, Preset
+from .frames import make_frame, pair_frame
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -302,7 +303,10 @@ class VarDiU(Objective):
         # The entropies of the prior and of the kernel are exact: only log r is estimated.
         constant = entropy_constant(sigma, x[0].numel(), z.shape[1])
         if not self.particles:
-            return constant - r.log_prob(z)
+            if not self.posterior.estimated:
+                return constant - r.log_prob(z)
+            with self.streams.torch_seeded(f"{role} density", x.device):
+                return constant - r.log_prob(z)
         if not r.has_rsample:
             raise TypeError(
                 f"particles need a posterior with reparametrised samples; "
@@ -387,7 +391,7 @@ class VarDiU(Objective):
         r = self.posterior(x + expand_like(sigma, x) * noise, sigma, **cond)
         with self.streams.torch_seeded("diagnostic posterior", x.device):
             own = r.sample()
-        return r.log_prob(own) - r.log_prob(z.flatten(1))
+            return r.log_prob(own) - r.log_prob(z.flatten(1))
 
 
 def exact(denoiser: Denoiser) -> TypeGuard[ExactDenoiser]:
@@ -403,7 +407,15 @@ class Settings(Training):
     r"""VarDiU."""
 
     posterior: Literal[
-        "anchored", "shared", "gaussian", "residual", "cholesky", "mixture", "flow", "framed"
+        "anchored",
+        "shared",
+        "gaussian",
+        "residual",
+        "cholesky",
+        "mixture",
+        "flow",
+        "diffusion",
+        "framed",
     ] = "gaussian"
     """The family of r(z | x_t). anchored: the exact posterior of a lagging copy of the student,
     with a fake for its score. shared: the prior, with latents shared over the batch. residual: a
@@ -476,24 +488,9 @@ POSTERIORS: Mapping[str, Callable[[Encoder, int, Settings], Posterior]] = {
     "flow": lambda encoder, k, config: FlowPosterior(
         encoder, k, config.transforms, (config.hidden, config.hidden)
     ),
+    "diffusion": lambda encoder, k, config: DiffusionPosterior(encoder, k),
     "shared": lambda encoder, k, config: PriorPosterior(k),
 }
-
-
-def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
-    r"""Returns a frame of the teacher's own samples: an artefact of the run."""
-    description = {
-        "made": "a frame of the teacher's samples",
-        **problem.hashes(),
-        **dataclasses.asdict(row),
-        "seed": context.seed,
-    }
-
-    def fit(portion: int) -> dict[str, Tensor]:
-        samples = problem.data.frame_samples(row, context.seed)
-        return problem.data.fit_frame(row, samples, context.seed).state_dict()
-
-    return Frame.from_state(context.artefacts.get("frame", description, 1, fit))
 
 
 def players(
@@ -503,7 +500,8 @@ def players(
     if config.posterior == "framed":
         frame = make_frame(problem, config.frame, context)
         framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
-        return framed, FramedPosterior(problem.networks.encoder(), frame)
+        model = pair_frame(problem, framed, config.frame, context)
+        return framed, FramedPosterior(problem.networks.encoder(), model)
     student = problem.networks.student()
     student, _ = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
@@ -695,8 +693,8 @@ ANCHORED = Settings(
     posterior="anchored",
     steps=800,
     batch=128,
-    lr=2e-4,
-    beta_1=0.5,
+    lr=1e-4,
+    beta_1=0.9,
     beta_2=0.99,
     fake_optimizer=NetworkOptimizer(lr=8e-4, beta_1=0.0),
     delay=100,
@@ -709,6 +707,19 @@ ANCHORED = Settings(
     halflife=17_700.0,
     pairs=PairSettings(pairs=16_000),
     regression_weight=2.0,
+)
+
+
+# Small images are nearest to the data soon: a large rate, and few updates.
+SMALL = replace(
+    ANCHORED,
+    steps=350,
+    lr=4e-4,
+    beta_1=0.5,
+    levels=LevelSettings(sigma_min=0.2, sigma_max=6.0),
+    halflife=10_000.0,
+    regression_weight=0.5,
+    anchor=AnchorSettings(rate=0.05),
 )
 
 
@@ -727,9 +738,25 @@ PUBLISHED = Settings(
 )
 
 
+# A student that jumps, and a mixture that is not too high: see docs/methods/vardiu.md.
+JUMPING = replace(
+    SHARED,
+    own=0.5,
+    batch=512,
+    steps=12_000,
+    levels=replace(COARSE_TO_FINE, sigma_min=0.4),
+    halflife=400_000.0,
+)
+
+
 PRESETS = {
     "mog40": Preset(
         "40 Gaussians, exact score; the bound of the minibatch mixture", MOG40, SHARED
+    ),
+    "mog40-codes": Preset(
+        "the same with a student that jumps between modes, and a row's own weight of 1/2",
+        replace(MOG40, latent=3, codes=512),
+        JUMPING,
     ),
     "mog40-gaussian": Preset("the same with the paper's Gaussian posterior", MOG40, GAUSSIAN),
     "mog40-mixture": Preset(
@@ -775,17 +802,17 @@ PRESETS = {
     "digits-vardiu": Preset(
         "8x8 real images by class; VarDiU with the posterior of a lagging student",
         DigitsSettings(),
-        ANCHORED,
+        SMALL,
     ),
     "patches-vardiu": Preset(
         "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
         PATCHES,
-        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+        ANCHORED,
     ),
     "images-vardiu": Preset(
         "any teacher of images; VarDiU with the posterior of a lagging student",
         ImageSettings(),
-        replace(ANCHORED, lr=1e-4, beta_1=0.9),
+        ANCHORED,
     ),
     "digits-framed": Preset(
         "8x8 real images by class; VarDiU from a frame of the teacher's samples, without a fake",
@@ -821,7 +848,7 @@ ARMS = {
         "shared": Arm("VarDiU, minibatch mixture", SHARED),
     },
     "digits": {
-        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "anchored": Arm("VarDiU, anchored", SMALL),
         "framed": Arm("VarDiU, framed", FRAMED),
     },
     "images": {
@@ -856,6 +883,7 @@ EXAMPLES = {
     "vardiu-mixture-classes": Example(replace(TINY, posterior="mixture"), classes=2),
     "vardiu-flow": Example(replace(TINY, posterior="flow")),
     "vardiu-flow-particles": Example(replace(TINY, posterior="flow", transforms=1, particles=2)),
+    "vardiu-diffusion": Example(replace(TINY, posterior="diffusion"), classes=2),
     "vardiu-shared": Example(replace(TINY, posterior="shared")),
     "vardiu-shared-lattice": Example(replace(TINY, posterior="shared", lattice=True)),
     "vardiu-shared-classes": Example(replace(TINY, posterior="shared"), classes=2),
@@ -888,6 +916,17 @@ EXAMPLES = {
             weight=WeightSettings(kind="power", power=1.0),
             posterior_weight=WeightSettings(kind="constant"),
             frame=FrameSettings(samples=200, solver_steps=3, clusters=2, components=1, sigma=0.3),
+        ),
+        classes=2,
+    ),
+    "vardiu-framed-of-student": Example(
+        replace(
+            TINY,
+            posterior="framed",
+            posterior_weight=WeightSettings(kind="constant"),
+            frame=FrameSettings(
+                samples=200, solver_steps=3, clusters=2, components=1, sigma=0.3, of_student=True
+            ),
         ),
         classes=2,
     ),

@@ -1,6 +1,7 @@
 r"""Posteriors r(z | x_t): an encoder, and a family of densities on top of it."""
 
 from .affine import AffinePosterior
+from .diffusion import DiffusionPosterior
 from .encoder import Encoder, Posterior, RawScale, Scale, UnitScale
 from .families import (
     CholeskyPosterior,
@@ -13,6 +14,7 @@ from .framed import FramedPosterior
 
 __all__ = [
     "AffinePosterior",
+    "DiffusionPosterior",
     "Encoder",
     "Posterior",
     "RawScale",

@@ -100,7 +100,14 @@ class Encoder(Interface):
 
 
 class Posterior(Interface, abc.ABC):
-    r"""The interface: `posterior(x_t, sigma, **cond)` returns :math:`r(z \mid x_t)`."""
+    r"""The interface: `posterior(x_t, sigma, **cond)` returns :math:`r(z \mid x_t)`.
+
+    Attributes:
+        estimated: Whether its log-density is an estimate of a lower bound, which draws from
+            torch's own generator.
+    """
+
+    estimated: bool = False
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 

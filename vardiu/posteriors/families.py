@@ -90,7 +90,11 @@ class GaussianPosterior(Posterior):
 
     def moments(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the mean and the standard deviation, each `(B, k)`."""
-        mean, raw = self.head(self.encoder(x_t, sigma, **cond)).chunk(2, dim=-1)
+        return self.moments_of(self.encoder(x_t, sigma, **cond), x_t, sigma)
+
+    def moments_of(self, features: Tensor, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the moments from the encoder's features, `(B, F)`."""
+        mean, raw = self.head(features).chunk(2, dim=-1)
         scale = self.encoder.scale
         spread = scale.unit_std(sigma)[:, None]
         if self.residual:
@@ -212,9 +216,7 @@ class FlowPosterior(Posterior):
         )
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Distribution:
-        encoder = self.gaussian.encoder
-        features = encoder(x_t, sigma, **cond)
-        mean, raw = self.gaussian.head(features).chunk(2, dim=-1)
-        std = nn.functional.softplus(raw + UNIT) * encoder.scale.unit_std(sigma)[:, None]
+        features = self.gaussian.encoder(x_t, sigma, **cond)
+        mean, std = self.gaussian.moments_of(features, x_t, sigma)
         whitening = AffineTransform(mean, std, event_dim=1)
         return TransformedDistribution(self.flow(features), whitening, validate_args=False)

@@ -35,7 +35,7 @@ from ..functional.bounds import standard_normal_log_prob
 from ..students.framed import Frame
 from .encoder import Encoder, Posterior
 
-__all__ = ["FramedPosterior"]
+__all__ = ["FramedPosterior", "PairFrame"]
 
 
 class ClusteredNormal(Distribution):
@@ -57,7 +57,7 @@ class ClusteredNormal(Distribution):
         prior = frame.weights[label].log()
         ratio = (shares - prior).gather(1, cluster[:, None]).squeeze(1)
         mean, std = self.posterior.moments(self.features, x_t, sigma, cluster, label)
-        scaled = (value[:, :-1] - mean) / std
+        scaled = (self.posterior.frame.turned(value[:, :-1], cluster, label) - mean) / std
         last = standard_normal_log_prob(value[:, -1:])
         return standard_normal_log_prob(scaled) - std.log().sum(1) + ratio + last
 
@@ -74,8 +74,72 @@ class ClusteredNormal(Distribution):
         low = (weights.cumsum(1) - weights)[rows, cluster]
         quantile = low + weights[rows, cluster] * torch.rand_like(low)
         mean, std = self.posterior.moments(self.features, x_t, sigma, cluster, label)
-        z = mean + std * torch.randn_like(mean)
+        z = frame.turned_back(mean + std * torch.randn_like(mean), cluster, label)
         return torch.cat([z, torch.special.ndtri(quantile)[:, None]], dim=1)
+
+
+class PairFrame(Frame):
+    r"""A linear model of a student's own samples in each cluster of its frame, fitted to pairs.
+
+    .. math:: x = m_c + W_c z + \rho_c^{1/2} \epsilon, \qquad W_c = V_c \Lambda_c^{1/2} R_c^\top
+
+    by least squares of :math:`g(z)` on :math:`z`, with :math:`\rho_c` the mean square of what is
+    left. Its posterior of the turned latent :math:`R_c^\top z` is diagonal, that of a frame. It
+    is exact where the student is linear in each cluster.
+    """
+
+    rotations: Tensor
+
+    def __init__(self, classes: int, clusters: int, d: int, k: int) -> None:
+        super().__init__(classes, clusters, d, k)
+        self.register_buffer("rotations", torch.eye(k).repeat(classes * clusters, 1, 1))
+
+    @classmethod
+    def of_pairs(cls, frame: Frame, z: Tensor, x: Tensor, label: Tensor | None) -> PairFrame:
+        r"""Returns the model of pairs.
+
+        Arguments:
+            frame: The frame whose clusters the latents choose.
+            z: Latents, with shape :math:`(N, k + 1)`.
+            x: What the student makes of them, with shape :math:`(N, *)`.
+            label: Their classes, with shape :math:`(N)`; none for a frame of one class.
+
+        Raises:
+            ValueError: A cluster has fewer than twice as many pairs as numbers to fit.
+        """
+        found = cls(**frame.arguments).to(x)
+        found.weights.copy_(frame.weights)
+        label = frame.labels(z, label)
+        place = label * frame.clusters + frame.cluster(z[:, -1], label)
+        for n in range(frame.weights.numel()):
+            rows = place == n
+            count = int(rows.sum())
+            if count < 2 * (frame.k + 1):
+                raise ValueError(
+                    f"cluster {n} of the frame has {count} pairs for {frame.k + 1} coefficients "
+                    f"a dimension, and needs {2 * (frame.k + 1)}: take more --frame.samples, or "
+                    "fewer clusters or components"
+                )
+            found._fit_pairs(n, z[rows, :-1], x[rows].flatten(1))
+        return found
+
+    def _fit_pairs(self, n: int, z: Tensor, x: Tensor) -> None:
+        inputs = torch.cat([torch.ones_like(z[:, :1]), z], dim=1).double()
+        solution = torch.linalg.lstsq(inputs, x.double()).solution
+        left = x.double() - inputs @ solution
+        free = (len(z) - inputs.shape[1]) * self.d
+        directions, values, turns = torch.linalg.svd(solution[1:].T, full_matrices=False)
+        self.means[n], self.bases[n] = solution[0], directions
+        self.variances[n], self.rotations[n] = values.square(), turns.T
+        self.residuals[n] = left.square().sum() / free
+
+    def turned(self, z: Tensor, cluster: Tensor, label: Tensor) -> Tensor:
+        turns = self.rotations[label * self.clusters + cluster]
+        return torch.einsum("bk,bkj->bj", z, turns)
+
+    def turned_back(self, z: Tensor, cluster: Tensor, label: Tensor) -> Tensor:
+        turns = self.rotations[label * self.clusters + cluster]
+        return torch.einsum("bj,bkj->bk", z, turns)
 
 
 class FramedPosterior(Posterior):
@@ -85,7 +149,7 @@ class FramedPosterior(Posterior):
 
     Arguments:
         encoder: The encoder of the noisy sample.
-        frame: The frame of the student.
+        frame: The frame of the student, or a model of pairs in its clusters.
         hidden: The width of the head that sees the cluster.
     """
 

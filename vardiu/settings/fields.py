@@ -163,6 +163,9 @@ class FrameSettings:
     them, and one for the cluster."""
     sigma: float = 0.2
     """The level at which the student asks its denoiser for what the frame leaves out."""
+    of_student: bool = False
+    """Whether the posterior starts as that of the student's own samples, which are fitted to their
+    latents, and not as that of the frame's samples; so many as the frame is fitted to."""
 
     def __post_init__(self) -> None:
         check_ranges("frame.", self)

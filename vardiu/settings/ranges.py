@@ -61,7 +61,9 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("batch", "accumulate", "components", "clusters", "modes", "rank"), SIZE),
     **dict.fromkeys(("reports", "evaluations"), SIZE),
     **dict.fromkeys(("width", "hidden", "latent", "side", "channels"), Range(1, 65_536)),
-    **dict.fromkeys(("depth", "transforms", "calls", "solver_steps"), Range(1, 10_000)),
+    **dict.fromkeys(
+        ("depth", "transforms", "calls", "solver_steps", "teacher_steps"), Range(1, 10_000)
+    ),
     "ChainSettings.steps": Range(1, 10_000),
     **dict.fromkeys(("pairs", "FrameSettings.samples", "points"), Range(1, 100_000_000)),
     "MemorySettings.rows": Range(2, 100_000_000),

@@ -133,6 +133,14 @@ class Frame(nn.Module):
         log_det = total.log().sum(2) + (self.d - self.k) * v.log()
         return self.weights[label].log() - 0.5 * (square + log_det)
 
+    def turned(self, z: Tensor, cluster: Tensor, label: Tensor) -> Tensor:
+        r"""Returns latents `(B, k)` in the coordinates of `moments`: here their own."""
+        return z
+
+    def turned_back(self, z: Tensor, cluster: Tensor, label: Tensor) -> Tensor:
+        r"""Returns latents of the coordinates of `moments`, `(B, k)`."""
+        return z
+
     def moments(
         self, x_t: Tensor, sigma: Tensor, cluster: Tensor, label: Tensor
     ) -> tuple[Tensor, Tensor]:
