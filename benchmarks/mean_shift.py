@@ -106,7 +106,8 @@ def objectives(
 
 
 def moved(objective: Objective, spec: MixtureSpec, steps: int, n: int) -> Tensor:
-    row = Optimisation.adam({"generator": 0.4 * spec.grain}, decay=lambda t: 1 - t, halflife=0.0)
+    rate = 12 * spec.spread / steps  # in all, six times the spread: particles start far out
+    row = Optimisation.adam({"generator": rate}, decay=lambda t: 1 - t, halflife=0.0)
     trainer = Trainer(objective, row, steps=steps)
     trainer.fit(DataFree(n))
     table = objective.network("generator")
