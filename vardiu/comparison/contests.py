@@ -145,7 +145,7 @@ def contest_of(
         assert isinstance(row, DensitySettings)
         theirs = lengths_of(target_of(row, code))
         return row.name, _density(f"the points of {word}", {"exact": row}, theirs)
-    name = known(word, [*CONTESTS, *OPEN, *DENSITIES, "mixture"], "contest")
+    name = known(word, dict.fromkeys([*CONTESTS, *OPEN, *DENSITIES, "mixture"]), "contest")
     if name in OPEN:
         return name, _open(name, OPEN[name] if settings is None else settings)
     if name in CONTESTS:

@@ -127,7 +127,7 @@ def _counted(runs: int, done: int) -> str:
 def _most(
     bake: BakeOff, planned: Mapping[str, Any], todo: Sequence[Cell]
 ) -> tuple[list[Cell], str]:
-    r"""Returns the dearest runs that a screening may leave, where it is not decided yet."""
+    r"""Returns the most expensive runs that a screening may leave, where it is not decided yet."""
     found, open_ = [], False
     for budget in bake.budgets:
         for teacher in bake.teachers:

@@ -743,9 +743,9 @@ JUMPING = replace(
     SHARED,
     own=0.5,
     batch=512,
-    steps=12_000,
-    levels=replace(COARSE_TO_FINE, sigma_min=0.4),
-    halflife=400_000.0,
+    steps=9_000,
+    levels=replace(COARSE_TO_FINE, sigma_min=0.3),
+    halflife=200_000.0,
 )
 
 

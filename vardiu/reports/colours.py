@@ -29,6 +29,10 @@ METHODS: Mapping[str, Colour] = {
     "f_distill": Colour("#5D7A00", "#B5D24A"),
     "freeflow": Colour("#7B1FA2", "#D58BEA"),
     "sds": Colour("#6A4BBC", "#B49CFA"),
+    "mean_shift": Colour("#8C3D10", "#F0A27A"),
+    "fd_loss": Colour("#3D5A80", "#9DB8DC"),
+    "diff_ratio": Colour("#A3004F", "#FF6FA8"),
+    "energy": Colour("#2E6B4F", "#7FCBA6"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 
