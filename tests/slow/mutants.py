@@ -386,7 +386,7 @@ DROPPED = [
     Mutant(
         "condition to the fake: Diff-Instruct's student",
         DIFF_INSTRUCT,
-        "fake = self.fake(x_t, sigma, **cond)",
+        "mean = self.fake(x_t, sigma, **cond) + offset",
         f"fake = self.fake(x_t, sigma, {CONSTANT})",
         contract(f"{CONDITIONS} and diff-instruct"),
     ),
@@ -436,8 +436,8 @@ DROPPED = [
     Mutant(
         "pairs' conditions misaligned where they are drawn",
         "samplers/pairs.py",
-        "value[index].to(rows.device) for name",
-        "value.roll(1, 0)[index].to(rows.device) for name",
+        "value[rows] for name, value in",
+        "value.roll(1, 0)[rows] for name, value in",
         method("regression", "rows"),
     ),
     Mutant(
@@ -482,8 +482,8 @@ NETWORKS = [
     Mutant(
         "teacher and fake swapped: Diff-Instruct",
         DIFF_INSTRUCT,
-        "difference = score_difference(fake, real, sigma)",
-        "difference = score_difference(real, fake, sigma)",
+        "difference = score_difference(mean, real, sigma)",
+        "difference = score_difference(real, mean, sigma)",
         contract(f"{DESCENT} and diff_instruct"),
     ),
     Mutant(
@@ -574,7 +574,7 @@ SETTINGS = [
     Mutant(
         "weight ignored: Diff-Instruct",
         DIFF_INSTRUCT,
-        "direction = expand_like(self.weight(sigma), x) * difference",
+        "direction = expand_like(factor, x) * difference",
         "direction = difference",
         contract("weight and diff-instruct"),
     ),
@@ -609,12 +609,13 @@ SETTINGS = [
     Mutant(
         "learning rates swapped: VarDiU",
         VARDIU,
-        "    optimisation = build.optimisation(config, **others)\n",
+        "    optimisation = build.optimisation(config, **others)\n    return Stage(\n",
         "    optimisation = build.optimisation(config, **others)\n"
         "    optimisation = replace(\n"
         "        optimisation,\n"
         "        rows=dict(zip(optimisation.rows, reversed(optimisation.rows.values()))),\n"
-        "    )\n",
+        "    )\n"
+        "    return Stage(\n",
         contract("own_row and vardiu-gaussian"),
     ),
     Mutant(
@@ -644,7 +645,7 @@ SETTINGS = [
     Mutant(
         "a setting dropped: Diff-Instruct's weight",
         DIFF_INSTRUCT,
-        "weight=build.weight(config.weight),",
+        '"weight": build.weight(config.weight),',
         "",
         contract("hands_every_setting and diff_instruct"),
     ),
@@ -861,8 +862,8 @@ ANCHOR = [
     Mutant(
         "anchor: its distance dropped",
         ANCHORED,
-        "loss = self.matched(x, sigma, noise, cond, self.gain * gap)",
-        "loss = self.matched(x, sigma, noise, cond)",
+        "loss = self.bounded(drawn, x, sigma, noise, cond, self.gain * gap)",
+        "loss = self.bounded(drawn, x, sigma, noise, cond, 0 * gap)",
         method("anchored"),
     ),
     Mutant(
