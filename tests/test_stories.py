@@ -111,14 +111,12 @@ def test_a_student_compares_two_methods_on_her_own_data(here, capsys):
     write_images(here / "faces")
     short = "--batch 8 --evaluations 1 --reports 1 --threads 1"
     images = f"{short} --steps 2 --delay 0 --reference 200"
-    frame = "--frame.samples 300 --frame.solver-steps 2 --frame.clusters 1 --frame.components 2"
     small = {
         "distill points.csv": f"{short} --steps 4 --samples 300 --width 8",
         "distill points.csv --method": f"{short} --steps 4 --samples 300 --width 8 --delay 0",
         "teach": f"{short} --batch 32 --steps 200 --lr 3e-3 --reference 200 --widths 8 16 --depth 1 "
         "--side 8 --channels 1 --precision float32 --halflife 300",
         "distill --teacher": f"{images} --pairs.pairs 64 --pairs.steps 2 --pairs.solver-steps 2",
-        "distill --teacher runs/teach-faces --data faces/ --method": f"{images} {frame}",
         "sample": "--num 4",
     }
     done = carry_out(block("README.md", "vardiu distill points.csv"), small)

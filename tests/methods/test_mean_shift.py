@@ -214,7 +214,7 @@ def test_particles_go_to_the_modes_of_mog40_where_the_level_is_annealed():
     for _ in range(200):
         modes = teacher(modes, torch.full((40,), 0.3))
     distance, nearest = torch.cdist(x, modes).min(1)
-    assert float(distance.median()) < 0.05 * float(spec.stds[0])
+    assert float(distance.median()) < 0.15 * float(spec.stds[0])
     assert len(nearest.unique()) >= 25
     assert -float(spec.log_prob(x).mean()) < 6.1
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from vardiu.cli.main import main
 from vardiu.comparison.contests import Competitor, Contest
-from vardiu.comparison.plan import BakeOff, Cell, cells, results
+from vardiu.comparison.plan import BakeOff, Cell, cells
+from vardiu.comparison.results import results
 from vardiu.comparison.series import differences, series_names
 from vardiu.comparison.tables import table
 from vardiu.methods import vardiu
@@ -125,16 +126,17 @@ def test_an_arm_that_was_never_updated_is_not_ranked_and_runs_are_counted(tmp_pa
     arm = Competitor("Gaussian", "vardiu", vardiu.Settings(steps=60))
     contest = Contest("", {"exact": DensitySettings()}, {"a": arm, "b": arm}, seconds=1, rows=1)
     bake = BakeOff("x", contest, tmp_path, 3, 1, 1, ("own",), ("exact",), ("a", "b"))
-    todo: list[Cell] = list(cells(bake, {}))
+    planned: dict[str, dict] = {"prices": {}, "failed": {}, "screening": {}}
+    todo: list[Cell] = list(cells(bake, planned))
     updates = {("a", 0): 60, ("a", 1): 0, ("b", 0): 60, ("b", 1): 60, ("b", 2): 60}
     for cell in todo:
         if (cell.arm, cell.seed) in updates:
             folder = RunFolder(cell.folder)
             finished(folder, cell.task, 1.0 + cell.seed, updates[cell.arm, cell.seed])
-    first, second = table(results(bake, todo, "own", "exact"), ["mmd2"])
+    first, second = table(results(bake, todo, "own", "exact", planned), ["mmd2"])
     assert first["runs"] == "1 of 3 (1 missing, 1 never updated: not ranked)"
     assert first["mmd2"] == "1 ± 0.01"  # the run that was not updated is not in it
     assert second["runs"] == "3 of 3" and second["mmd2"] == "2 [1, 3]"
     assert first["samples"] == second["samples"] == "500"
-    (kept,) = results(bake, todo, "own", "exact")[0].runs
+    (kept,) = results(bake, todo, "own", "exact", planned)[0].runs
     assert json.loads(json.dumps(kept))["errors"] == {"mmd2": 0.01}

@@ -118,7 +118,8 @@ def test_a_budget_pays_for_what_a_delayed_run_really_asks(method, tmp_path, monk
         updates_of(arm, prices, few, "calls")
     torch.set_default_dtype(torch.float32)
     monkeypatch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
-    (cell,) = cells(dataclasses.replace(bake, samples=100), {"exact": {"late": prices}})
+    planned = {"prices": {"exact": {"late": prices}}, "failed": {}, "screening": {}}
+    (cell,) = cells(dataclasses.replace(bake, samples=100), planned)
     distill(cell.task, cell.folder)
     cost = json.loads((cell.folder / "result.json").read_text())["cost"]
     assert (cost["teacher_rows"], cost["student_updates"]) == (1_200, 75)

@@ -58,7 +58,8 @@ def test_damaged_checkpoints_are_refused_by_name(small_run):
 def test_a_damaged_plan_of_a_bake_off_is_refused_by_name(tmp_path):
     row = {"fixed": 1.0, "update": 2, "delayed": 0.0}
     prices = {"exact": {"vardiu": {"rows": row, "seconds": row}}}
-    good = {"prices": prices, "failed": {"exact": {"dmd2": "its loss is nan"}}}
+    failed = {"exact": {"dmd2": "its loss is nan"}}
+    good = {"prices": prices, "failed": failed, "problems": {}, "screening": {}}
     refuse_odd_plan(good, "plan.json")
     for odd in ({**good, "prices": {"exact": [row]}}, {**good, "failed": {"exact": 3}}):
         with pytest.raises(ConfigError, match="plan.json is damaged: delete it"):

@@ -265,6 +265,14 @@ TINY = Settings(
     pairs=replace(regression.TINY.pairs, pairs=20),
     regression=False,
 )
+CURES = {
+    **diff_instruct.CURES,
+    "collapse": "start from a spread student (--pairs.pairs), or raise --levels.sigma-min",
+    "worsening": "fewer --steps, a lower --lr, or a better start (--pairs.pairs)",
+    "saturation": "the gradient is not noise: the ratio may lag; raise --head-optimizer.lr",
+}
+
+
 METHOD = Method(
     name="diff_ratio",
     title="DiffRatio",
@@ -277,7 +285,7 @@ METHOD = Method(
     bibtex={"diff_ratio": CHEN, **regression.METHOD.bibtex},
     cites_by=lambda config: ("diff_ratio", *(["luhman"] if config.regression else [])),
     presets=PRESETS,
-    cures=diff_instruct.CURES,
+    cures=CURES,
     arms={
         "mog40": {"diff-ratio": Arm("DiffRatio", MIXTURE)},
         "digits": {"diff-ratio": Arm("DiffRatio after pairs", DIGITS)},

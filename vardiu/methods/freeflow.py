@@ -274,14 +274,14 @@ class FreeFlow(Objective):
             weighted = error * expand_like((square + self.FLOOR) ** -self.adaptive, error)
             size = weighted.flatten(1).norm(dim=1).mean()
             value = (1 - self.correction) * self.applied(answer, weighted, t)
-            info["prediction"] = square.mean().sqrt()
+            info["prediction"] = square.mean()
         if self.correction > 0 and step >= self.lead:
             rows = self.correcting(n)
             x, gap, t = self.corrected(z[rows], cut(cond, rows), step)
             length = gap.flatten(1).norm(dim=1).mean()
             factor = 1.0 if size is None else self.balance * size / (length + 1e-6)
             value = value + (self.correction or 1.0) * self.applied(x, factor * gap, t)
-            info["correction"] = gap.square().mean().sqrt()
+            info["correction"] = gap.square().mean()
         return Loss(value, info)
 
     def fake_loss(self, drawn: Drawn, step: int) -> Loss:

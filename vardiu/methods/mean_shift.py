@@ -226,8 +226,8 @@ METHOD = Method(
     presets=PRESETS,
     arms={"mog40": {"mean-shift": Arm("Mean shift", Settings())}},
     cures={
-        "collapse": "--method sds --variant vsd, whose fake keeps samples apart: this one seeks "
-        "modes; of particles raise --variables.std, they stay where they start",
+        "collapse": "--method sds and its variant vsd, whose fake keeps samples apart: this one "
+        "seeks modes; of particles raise --variables.std, they stay where they start",
         "divergence": "lower --lr, or raise --kernel.width-end",
     },
     examples={
