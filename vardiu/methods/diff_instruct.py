@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -300,8 +300,25 @@ class Settings(Training):
     """The weight of a noise level."""
 
 
+class Matching(Protocol):
+    r"""Settings of a method that is made from `DiffInstruct`."""
+
+    @property
+    def levels(self) -> LevelSettings: ...
+    @property
+    def weight(self) -> WeightSettings: ...
+    @property
+    def ratio(self) -> int: ...
+    @property
+    def normalised(self) -> bool: ...
+    @property
+    def regression_weight(self) -> float: ...
+    @property
+    def lattice(self) -> bool: ...
+
+
 def options_of(
-    problem: Problem, config: Settings, steps: int, pairs: Pairs | None
+    problem: Problem, config: Matching, steps: int, pairs: Pairs | None
 ) -> dict[str, Any]:
     r"""Returns what settings say of `DiffInstruct` and of what is made from it.
 

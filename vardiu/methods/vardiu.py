@@ -81,6 +81,7 @@ from . import regression
 from .anchored import Anchor, AnchoredVarDiU, steps_of
 from .banked import BankedVarDiU
 from .base import Arm, Example, Method, Preset
+from .diff_instruct import options_of
 from .frames import make_frame, pair_frame
 
 if TYPE_CHECKING:
@@ -563,17 +564,10 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         problem.known_teacher,
         student,
         problem.networks.fake(),
-        levels=build.levels(config.levels, steps),
         anchor=Anchor(student, config.anchor, config.ratio, steps),
         gain=config.anchor.gain,
         antithetic=config.antithetic,
-        weight=build.weight(config.weight),
-        ratio=config.ratio,
-        normalised=config.normalised,
-        regression=pairs if config.regression_weight else None,
-        regression_weight=config.regression_weight,
-        lattice=config.lattice,
-        sigma_data=problem.space.sigma_data,
+        **options_of(problem, config, steps, pairs),
     )
     # A bank for all levels leaves the fake untrained.
     others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
