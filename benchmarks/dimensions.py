@@ -1,6 +1,7 @@
 """Where does each bound stop being useful? Slack and training against the number of dimensions.
 
     python benchmarks/dimensions.py [--part slack|train|fixes|presets|all] [--seconds 10] [--quick]
+                                    [--only TEXT ...]
 
 slack: the student is held fixed and its marginal is known (a linear map with a decaying spectrum;
 a map onto a mixture), so that the bound less the exact entropy is the slack, in nats. The
@@ -487,14 +488,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each cell (slack: half)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="", help="cells whose name has this in it")
+    parser.add_argument("--only", nargs="+", default=[""], help="cells whose names have one of these")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "cells.jsonl"
     done = known(path)
     for key, compute in cells(args):
-        if key not in done and args.only in key:
+        if key not in done and any(part in key for part in args.only):
             torch.manual_seed(0)
             row = {"cell": key, **compute()}
             with path.open("a") as file:
