@@ -97,7 +97,7 @@ def test_a_guide_is_shown_what_a_student_makes_between_two_levels(kind):
         floor = 0.5 if kind == "renoise" else 0.0
         student = FewStep(flowing(), levels, kind, floor)
     z = torch.randn(5, *student.latent_shape)
-    plain, moved = list(student.states(z)), list(student.states(z, guide=Adding()))
+    plain, moved = list(student.states(z)), list(student.states(z, Adding()))
     assert [passage.index for passage in passages] == [0, 1]
     for i, passage in enumerate(passages):
         assert torch.equal(passage.x, moved[i].x_t)

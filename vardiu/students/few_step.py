@@ -271,7 +271,7 @@ class FewStep(Generator):
         *_, before = itertools.islice(self.states(z, **cond), index)
         return self.advance(before.index, before.x_t, before.denoised, rule.fresh(z, index))
 
-    def states(self, z: Tensor, *, guide: Guide | None = None, **cond: Tensor) -> Iterator[State]:
+    def states(self, z: Tensor, guide: Guide | None = None, /, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call.
 
         Arguments:

@@ -129,7 +129,7 @@ class FlowMap(Generator):
     def _parts(self, z: Tensor) -> Sequence[Tensor]:
         return [z] if self.calls == 1 else z.unbind(1)
 
-    def states(self, z: Tensor, *, guide: Guide | None = None, **cond: Tensor) -> Iterator[State]:
+    def states(self, z: Tensor, guide: Guide | None = None, /, **cond: Tensor) -> Iterator[State]:
         r"""Yields each call, see `FewStep.states`."""
         parts = self._parts(z)
         state = parts[0]
