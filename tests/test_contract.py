@@ -305,7 +305,10 @@ WITHOUT_IDEAL = {
     "mean_shift": "it stops at modes and not at the teacher's law; test_mean_shift has where",
     "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
-    "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
+    **dict.fromkeys(
+        ("consistency", "consistency_training", "lcm"),
+        "its network takes levels, as no affine map does; its test has its map",
+    ),
 }
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "Input",
     "Judged",
     "KnownSpace",
+    "NO_NULL",
     "Networks",
     "Problem",
     "Scores",
@@ -54,6 +55,13 @@ __all__ = [
     "TrainingGround",
     "beside_teacher",
 ]
+
+
+# Why a teacher cannot be guided.
+NO_NULL = (
+    "this teacher has no class or text that stands for none, which guidance leads away from: "
+    "leave --guidance-max at 1, or give a teacher that has one (vardiu teach ... --drop 0.1)"
+)
 
 
 class Input(NamedTuple):
@@ -213,6 +221,11 @@ class Networks(abc.ABC):
         sigma: float | None = getattr(self.settings, "sigma", None)
         return sigma
 
+    @property
+    def null(self) -> int | None:
+        r"""The class that stands for none in the networks of `denoiser`, if they know one."""
+        return None
+
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""
@@ -326,6 +339,15 @@ class Data(abc.ABC):
     def unguided(self) -> Denoiser:
         r"""The teacher without guidance: the denoiser that must denoise."""
         return self.teacher.known
+
+    @property
+    def steered(self) -> Denoiser:
+        r"""The teacher with the scale of its guidance as a condition `guidance`, of each row.
+
+        Raises:
+            ConfigError: It has no class or text that stands for none.
+        """
+        raise ConfigError(NO_NULL)
 
     @property
     def resample(self) -> Callable[[], Tensor] | None:

@@ -14,6 +14,7 @@ from ..data.batches import Batches, Shuffled
 from ..data.densities import MixtureSpec, even
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import MixtureDenoiser
+from ..denoisers.guidance import Autoguided
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
@@ -72,8 +73,11 @@ class ToyNetworks(Networks):
         super().__init__(space, teacher)
         self.settings = settings
 
-    def _mlp(self, outputs: int, *, noisy: bool = False, final: bool = True) -> MLP:
+    def _mlp(
+        self, outputs: int, *, noisy: bool = False, final: bool = True, none: bool = False
+    ) -> MLP:
         row, classes = self.settings, self.space.classes
+        classes += none and classes > 0
         return MLP(
             (2,),
             (outputs,),
@@ -105,9 +109,13 @@ class ToyNetworks(Networks):
         width = self.settings.width
         return Encoder(self._mlp(width, noisy=True, final=False), width, UnitScale(SIGMA_DATA))
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def denoiser(self) -> Denoiser:
         return PreconditionedDenoiser(
-            self._mlp(2, noisy=True),
+            self._mlp(2, noisy=True, none=True),
             shape=(2,),
             sigma_data=SIGMA_DATA,
             conditions=self.space.conditions,
@@ -145,6 +153,12 @@ class ToyData(Data):
         noise = torch.randn(n, 2, generator=random, dtype=means.dtype)
         cond = {"label": component % 2} if self.space.classes else {}
         return means[component] + STD * noise, cond
+
+    @property
+    def steered(self) -> Denoiser:
+        if not self.space.classes:
+            return super().steered
+        return Autoguided(self.teacher.known, mixture_teacher(), None)
 
     def clean(self, size: int, seed: int) -> Batches:
         x, cond = self.draw(self.ROWS, torch.Generator().manual_seed(self.seed))

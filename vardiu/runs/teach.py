@@ -72,8 +72,10 @@ def ship_teacher(run: Execution) -> None:
         metrics = problem.scores.measure(source, n)
     results = Results(metrics, [], "", run.cost)
     about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
-    names = list(problem.data.names)
-    models.save(teacher, run.folder.file("teacher"), {**about, "classes": names})
+    about["classes"] = list(problem.data.names)
+    if getattr(run.task.settings, "drop", 0):  # a method of the user's own may have none
+        about["null"] = problem.networks.null
+    models.save(teacher, run.folder.file("teacher"), about)
     run.finish(results, source, "teacher, 69 calls")
 
 

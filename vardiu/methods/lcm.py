@@ -1,0 +1,314 @@
+r"""Latent consistency models: a consistency function of a guided teacher, by skipping steps.
+
+.. math:: \mathcal{L} = \mathbb{E}_{n, w, x_0, \varepsilon} \left[ d \big( f_\theta(x_{t_{n+k}},
+    w, t_{n+k}), f_{\theta^-}(\hat x^w_{t_n}, w, t_n) \big) \right]
+
+where :math:`\hat x^w_{t_n}` is one step of DDIM over :math:`k` levels of the grid, with the
+teacher guided by :math:`w`, a number of each row that the student is told: it is sampled at any
+scale afterwards, in one call a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..denoisers.base import Denoiser
+from ..denoisers.guidance import Steerable
+from ..denoisers.schedules import VariancePreserving
+from ..errors import ConfigError
+from ..functional.consistency import evenly_from_the_top, index_scalings
+from ..functional.distances import Distance, distance_of, squared
+from ..functional.tensors import expand_like
+from ..settings import build
+from ..settings.fields import DigitsSettings
+from ..settings.grounds import MOG40, PATCHES
+from ..students.base import Generator
+from ..students.few_step import FewStep, OneStep
+from ..training.stage import Context, Recipe, Stage
+from .base import Arm, Example, Method, Needs, Preset
+from .self_consistency import ConsistencySettings, Distilled, Neighbours, high_of, spaced_levels
+
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+__all__ = ["LCM", "METHOD", "Settings", "recipe", "skipped_levels"]
+
+
+class LCM(Distilled):
+    r"""Latent consistency distillation.
+
+    .. math:: f(x, t) = c_\mathrm{skip}(\tau) \, x + c_\mathrm{out}(\tau) \, D(x, t)
+
+    with :math:`\tau` the number of places from :math:`t` to the end of the grid, see
+    `index_scalings`: :math:`D` itself but for the last places, and the identity at the end.
+
+    Needs:
+        Data; one call of the guided teacher a row, which asks its network twice.
+
+    Deviations:
+        - The state in the boundary's first term is that of this library's coordinate.
+        - The pseudo-Huber distance is of a row's length, that of the released code of each number.
+        - Students ask :math:`D`: at their levels the boundary's factors are zero and one.
+
+    References:
+        | Latent Consistency Models (Luo et al., 2023), https://arxiv.org/abs/2310.04378
+        | LCM-LoRA (Luo et al., 2023), https://arxiv.org/abs/2311.05556
+
+    Arguments:
+        teacher: The teacher; one that takes a condition `guidance` where there is a range.
+        network: The denoiser to train.
+        levels: The levels of the grid, to the network's smallest.
+        skip: The number :math:`k` of places that a step of the teacher goes.
+        guidance: The smallest and the largest scale :math:`w`; none for the teacher as it is. One
+            is no guidance.
+        told: Whether the network is told the scale.
+        correct: Whether the solver's step is Heun's; else it is DDIM's.
+        target_decay: The rate of the target network; 0 for a copy, as with adapters.
+        distance: The distance of neighbours.
+        calls: The number of calls of the student.
+
+    Raises:
+        ValueError: A step goes beyond the grid, or the teacher takes no scale of guidance.
+    """
+
+    def __init__(
+        self,
+        teacher: Denoiser,
+        network: Denoiser,
+        levels: Tensor,
+        *,
+        skip: int = 20,
+        guidance: tuple[float, float] | None = None,
+        told: bool = True,
+        correct: bool = False,
+        target_decay: float = 0.95,
+        distance: Distance = squared,
+        calls: int = 1,
+    ) -> None:
+        if not (1 <= skip < len(levels) and 1 <= calls <= len(levels) // skip):
+            raise ValueError(
+                f"skip must be within [1, {len(levels)}), the grid, and calls within [1, "
+                f"{len(levels)} / skip], got {skip} and {calls}"
+            )
+        if guidance is not None and "guidance" not in teacher.conditions:
+            raise ValueError("the teacher takes no condition 'guidance': give Guided(..., None)")
+        options = {"target_decay": target_decay, "distance": distance, "calls": calls}
+        super().__init__(teacher, network, levels, **options)
+        self.skip, self.guidance, self.told, self.correct = skip, guidance, told, correct
+
+    def answer(
+        self,
+        network: nn.Module,
+        x_t: Tensor,
+        sigma: Tensor,
+        left: Tensor,
+        cond: Mapping[str, Tensor],
+    ) -> Tensor:
+        skip, out = (expand_like(c, x_t) for c in index_scalings(left.to(x_t)))
+        return skip * x_t + out * super().answer(network, x_t, sigma, left, cond)
+
+    def prepare(self, batch: Batch, step: int) -> Neighbours:
+        grid, cond = self.grid.to(self.like), dict(batch.cond)
+        last = len(grid) - 1
+        i = (self.quantiles(batch.rows) * last).long()
+        after = (i + self.skip).clamp_max(last)
+        sigma, lower = grid[i], grid[after]
+        x_t = self.noised(batch, sigma)[-1]
+        steered = cond
+        if self.guidance is not None:
+            low, high = self.guidance
+            scale = low + (high - low) * self.uniform(batch.rows, "guidance")
+            steered = {**cond, "guidance": scale}
+        x_next = self.stepped(x_t, sigma, lower, steered)
+        told = steered if self.told else cond
+        value = self.answer(self.target, x_next, lower, last - after, told)
+        return Neighbours(x_t, sigma, value, told, lower, last - i)
+
+    def places(self) -> Sequence[int]:
+        anchors = range(0, len(self.grid), self.skip)
+        return [anchors[i] for i in evenly_from_the_top(len(self.grid) // self.skip, self.calls)]
+
+    def student_of(self, network: nn.Module) -> Generator:
+        assert isinstance(network, Denoiser)
+        levels = self.grid[list(self.places())].tolist()
+        return OneStep(network, levels[0]) if len(levels) == 1 else FewStep(network, levels)
+
+
+def skipped_levels(network: Denoiser, grid: int, rho: float, high: float) -> Tensor:
+    r"""Returns the levels of a grid, decreasing, with shape :math:`(N)`.
+
+    Those of evenly spaced times where the network has a discrete, variance-preserving schedule: of
+    all its times for a grid of as many. Those of EDM's grid else.
+
+    Raises:
+        ConfigError: The schedule has fewer times.
+    """
+    found = (m for m in network.modules() if isinstance(m, VariancePreserving))
+    coordinates = next(found, None)
+    if coordinates is None:
+        return spaced_levels(network, grid, rho, high)
+    table = [s for s in coordinates.arguments["sigmas"] if s <= high * (1 + 1e-6)]
+    if grid > len(table):
+        raise ConfigError(
+            f"grid must be at most {len(table):,}, the times of the teacher's schedule, got "
+            f"{grid:,}: give --grid {len(table)}"
+        )
+    times = [round(i * (len(table) - 1) / (grid - 1)) for i in reversed(range(grid))]
+    return torch.tensor([table[time] for time in times], dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ConsistencySettings):
+    r"""Latent consistency models; the defaults are the paper's for Stable Diffusion, without its
+    guidance (there 3 to 15)."""
+
+    grid: int = 1_000
+    """Levels: the times of a discrete schedule, or evenly spaced by rho."""
+    skip: int = 20
+    """The number of levels that a step of the teacher goes down."""
+    guidance_min: float = 1.0
+    """The smallest scale of guidance; 1 for none."""
+    guidance_max: float = 1.0
+    """The largest one. Where the two are not 1, the student is sampled at any scale between them:
+    vardiu sample RUN --guidance 3."""
+    told: bool = True
+    """Whether the student is told the scale; off, as an adapter must be, it learns the mean."""
+    solver: Literal["ddim", "heun"] = "ddim"
+    """The step of the teacher: one call, or two."""
+    target_decay: float = 0.95
+    """The rate of the target network; 0 copies the student, as LCM-LoRA does."""
+    distance: Literal["l2", "l1", "pseudo_huber"] = "pseudo_huber"
+    """The distance of neighbours: squared, absolute, or between the two."""
+    softness: float = 0.001
+    """pseudo_huber: the length below which it is squared, in units of the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.guidance_min, self.guidance_max
+        if not self.skip < self.grid:
+            raise ConfigError(
+                f"skip must be below grid={self.grid:,}: a step goes that many levels down, got "
+                f"{self.skip:,}"
+            )
+        calls, most = self.sampling_steps, self.grid // self.skip
+        if not 1 <= calls <= most:
+            raise ConfigError(
+                f"sampling_steps must be within [1, {most}], grid / skip, got {calls}"
+            )
+        if not low <= high:
+            raise ConfigError(
+                f"guidance_min must be at most guidance_max, got {low:g} and {high:g}: exchange "
+                "them"
+            )
+        if not 0 <= self.target_decay < 1:
+            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
+
+    @property
+    def guidance(self) -> tuple[float, float] | None:
+        r"""The range of scales; none where there is no guidance."""
+        scales = self.guidance_min, self.guidance_max
+        return None if scales == (1.0, 1.0) else scales
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
+    scales = config.guidance
+    teacher = problem.known_teacher if scales is None else problem.data.steered
+    network = problem.networks.student_denoiser()
+    if scales is not None and config.told:
+        try:
+            network = Steerable.of(network, *scales)
+        except TypeError as error:
+            raise ConfigError(
+                f"lcm: {error}; give --no-told for a student that learns the mean over the "
+                "scales, as an adapter does, or a teacher whose network is an MLP, a UNet or a "
+                "UNet2DConditionModel"
+            ) from error
+    levels = skipped_levels(network, config.grid, config.rho, high_of(network, config.grid_max))
+    objective = LCM(
+        teacher,
+        network,
+        levels,
+        skip=config.skip,
+        guidance=scales,
+        told=config.told and scales is not None,
+        correct=config.solver == "heun",
+        target_decay=config.target_decay,
+        distance=distance_of(config.distance, config.softness),
+        calls=config.sampling_steps,
+    )
+    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
+    trained = yield Stage("lcm", objective, config.steps, batches, row, of=1)
+    return objective.student_of(trained.network)
+
+
+LUO = """@misc{luo2023latent,
+  title         = {Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step
+                   Inference},
+  author        = {Luo, Simian and Tan, Yiqin and Huang, Longbo and Li, Jian and Zhao, Hang},
+  year          = {2023},
+  eprint        = {2310.04378},
+  archivePrefix = {arXiv}
+}"""
+
+
+CURES: Mapping[str, str] = {
+    "collapse": "lower --skip, or --target-decay: the end of the trajectory comes late",
+    "saturation": "more of --sampling-steps, or a wider network: one call may be too few",
+    "noise": "raise --batch or --target-decay, or lower --lr",
+    "worsening": "lower --lr, or raise --target-decay",
+    "divergence": "lower --lr, or --guidance-max",
+}
+
+
+# Small networks: great rates, and eighteen steps of the teacher from noise to data.
+SMALL = Settings(
+    grid=180, skip=10, sampling_steps=4, solver="heun", distance="l2", clip=1.0, beta_2=0.99
+)
+MIXTURE = replace(SMALL, steps=8_000, batch=256, lr=5e-3, halflife=1e5)
+IMAGES = replace(SMALL, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
+PRESETS = {
+    "mog40-lcm": Preset("latent consistency, four calls, with data", MOG40, MIXTURE),
+    "digits-lcm": Preset(
+        "8x8 real images by class; latent consistency, four calls, with data",
+        DigitsSettings(),
+        IMAGES,
+    ),
+    "patches-lcm": Preset(
+        "16x16 patches of photographs; latent consistency, four calls, with data", PATCHES, IMAGES
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, grid=12, skip=3)
+
+
+METHOD = Method(
+    name="lcm",
+    title="Latent consistency models",
+    year=2023,
+    address="https://arxiv.org/abs/2310.04378",
+    family="trajectory",
+    networks=("student",),
+    needs=Needs(data=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"lcm": LUO},
+    presets=PRESETS,
+    cures=CURES,
+    arms={
+        "mog40": {"lcm": Arm("LCM (with data, 4 calls)", MIXTURE)},
+        "digits": {"lcm": Arm("LCM (with data, 4 calls)", IMAGES)},
+    },
+    examples={
+        "lcm": Example(TINY),
+        "lcm-classes": Example(replace(TINY, guidance_max=3.0, sampling_steps=2), classes=2),
+        "lcm-untold": Example(replace(TINY, guidance_max=3.0, told=False), classes=2),
+    },
+)
