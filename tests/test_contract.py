@@ -609,7 +609,10 @@ WITHOUT_EFFECT: dict[str, dict[str, str]] = {
 
 
 # What a field of a method needs beside itself, where its group does not say it.
-BESIDE = {"regression_weight": {"pairs.pairs": 20}}
+BESIDE = {
+    "regression_weight": {"pairs.pairs": 20},
+    "softness": {"distance": "pseudo_huber"},
+}
 
 
 @functools.cache

@@ -2,8 +2,8 @@ r"""Distances of samples, of their difference: one number a row."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -36,10 +36,20 @@ def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
     return square / ((square + softness**2).sqrt() + softness)
 
 
+@dataclass(frozen=True)
+class PseudoHuber:
+    r"""`pseudo_huber` of one softness."""
+
+    softness: float
+
+    def __call__(self, difference: Tensor) -> Tensor:
+        return pseudo_huber(difference, self.softness)
+
+
 DISTANCES: Mapping[str, Callable[[float], Distance]] = {
     "l2": lambda softness: squared,
     "l1": lambda softness: absolute,
-    "pseudo_huber": lambda softness: functools.partial(pseudo_huber, softness=softness),
+    "pseudo_huber": PseudoHuber,
 }
 
 

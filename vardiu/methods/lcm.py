@@ -309,6 +309,5 @@ METHOD = Method(
     examples={
         "lcm": Example(TINY),
         "lcm-classes": Example(replace(TINY, guidance_max=3.0, sampling_steps=2), classes=2),
-        "lcm-untold": Example(replace(TINY, guidance_max=3.0, told=False), classes=2),
     },
 )
