@@ -184,7 +184,14 @@ class Distilled(SelfConsistency):
         r"""Returns the states at lower levels, `(B, *)`, by one step with the teacher."""
         levels = torch.stack([sigma, lower])
         _, x_next = trajectory(
-            self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **cond
+            self.teacher,
+            x_t,
+            levels,
+            correct=self.correct,
+            eta=0.0,
+            noise=None,
+            guide=None,
+            **cond,
         )
         return x_next
 
