@@ -22,6 +22,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser
+from ..denoisers.grids import spaced_levels
 from ..errors import ConfigError
 from ..functional.distances import Distance, distance_of, squared
 from ..functional.scores import Weight
@@ -30,7 +31,7 @@ from ..settings.fields import DigitsSettings, WeightSettings
 from ..settings.grounds import MOG40
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
-from .self_consistency import SONG, ConsistencySettings, Distilled, Neighbours, spaced_levels
+from .self_consistency import SONG, ConsistencySettings, Distilled, Neighbours
 
 if TYPE_CHECKING:
     from ..problems.base import Problem

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.consistency import ConsistencyDenoiser
+from ..denoisers.grids import spaced_levels
 from ..errors import ConfigError
 from ..functional.consistency import doubling, growing_decay, log_normal_shares, square_root
 from ..functional.distances import Distance, distance_of, squared
@@ -33,7 +34,6 @@ from .self_consistency import (
     ConsistencySettings,
     Neighbours,
     SelfConsistency,
-    spaced_levels,
 )
 
 if TYPE_CHECKING:

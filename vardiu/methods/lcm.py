@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..denoisers.grids import high_of, skipped_levels
 from ..denoisers.guidance import Steerable
-from ..denoisers.schedules import VariancePreserving
 from ..errors import ConfigError
 from ..functional.consistency import evenly_from_the_top, index_scalings
 from ..functional.distances import Distance, distance_of, squared
@@ -32,12 +31,12 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
-from .self_consistency import ConsistencySettings, Distilled, Neighbours, high_of, spaced_levels
+from .self_consistency import ConsistencySettings, Distilled, Neighbours
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["LCM", "METHOD", "Settings", "recipe", "skipped_levels"]
+__all__ = ["LCM", "METHOD", "Settings", "recipe"]
 
 
 class LCM(Distilled):
@@ -138,29 +137,6 @@ class LCM(Distilled):
         assert isinstance(network, Denoiser)
         levels = self.grid[list(self.places())].tolist()
         return OneStep(network, levels[0]) if len(levels) == 1 else FewStep(network, levels)
-
-
-def skipped_levels(network: Denoiser, grid: int, rho: float, high: float) -> Tensor:
-    r"""Returns the levels of a grid, decreasing, with shape :math:`(N)`.
-
-    Those of evenly spaced times where the network has a discrete, variance-preserving schedule: of
-    all its times for a grid of as many. Those of EDM's grid else.
-
-    Raises:
-        ConfigError: The schedule has fewer times.
-    """
-    found = (m for m in network.modules() if isinstance(m, VariancePreserving))
-    coordinates = next(found, None)
-    if coordinates is None:
-        return spaced_levels(network, grid, rho, high)
-    table = [s for s in coordinates.arguments["sigmas"] if s <= high * (1 + 1e-6)]
-    if grid > len(table):
-        raise ConfigError(
-            f"grid must be at most {len(table):,}, the times of the teacher's schedule, got "
-            f"{grid:,}: give --grid {len(table)}"
-        )
-    times = [round(i * (len(table) - 1) / (grid - 1)) for i in reversed(range(grid))]
-    return torch.tensor([table[time] for time in times], dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

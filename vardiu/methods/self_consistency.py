@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
-from ..denoisers.levels import karras_grid
-from ..errors import ConfigError
 from ..functional.distances import Distance, squared
 from ..functional.tensors import expand_like
 from ..samplers.trajectories import require_decreasing, trajectory
@@ -35,8 +33,6 @@ __all__ = [
     "Neighbours",
     "SONG",
     "SelfConsistency",
-    "high_of",
-    "spaced_levels",
 ]
 
 
@@ -51,23 +47,6 @@ class Neighbours(NamedTuple):
     """The level of the state after it."""
     left: Tensor
     """The number of places from the level to the end of the grid."""
-
-
-def spaced_levels(network: Denoiser, grid: int, rho: float, high: float | None = None) -> Tensor:
-    r"""Returns the levels of EDM's grid, :math:`(N)`, from a denoiser's largest to its smallest.
-
-    The ends are exact: roots and powers round, and the boundary is at one of them.
-
-    Arguments:
-        network: The denoiser.
-        grid: Their number :math:`N`.
-        rho: The exponent of their spacing.
-        high: The largest level, if it is not the denoiser's.
-    """
-    high = network.sigma_max if high is None else high
-    levels = karras_grid(grid, network.sigma_min, high, rho)[:-1]
-    levels[0], levels[-1] = high, network.sigma_min
-    return levels
 
 
 class SelfConsistency(Objective):
@@ -212,21 +191,6 @@ class ConsistencySettings(Training):
     """The number of the student's calls."""
     optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
     """The student's optimiser; the papers' rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
-
-
-def high_of(network: Denoiser, high: float | None) -> float:
-    r"""Returns the largest level of a grid.
-
-    Raises:
-        ConfigError: The one that is asked for is none of the network's.
-    """
-    low, most = network.sigma_min, network.sigma_max
-    if high is not None and not low < high <= most:
-        raise ConfigError(
-            f"grid_max must be above {low:g} and at most {most:g}, the network's levels, got "
-            f"{high:g}"
-        )
-    return most if high is None else high
 
 
 SONG = """@inproceedings{song2023consistency,

@@ -105,6 +105,9 @@ RANGES: Mapping[str, Range] = {
     "draws": Range(1, 10_000),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
+    **dict.fromkeys(("softness", "level_std"), POSITIVE),
+    **dict.fromkeys(("skip", "grid_start"), Range(1, 100_000)),
+    "drop": Range(0, 1),
 }
 
 
