@@ -3,6 +3,7 @@ r"""What a student is taught about its own step by the steps of a teacher."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -41,6 +42,6 @@ def lesson(
         levels: The levels of each row, its state's own first, `(S + 1, B)`; the last may be zero.
         cond: The teacher's conditions.
     """
-    *_, x_end = trajectory(teacher, x_t, levels, **cond)
+    *_, x_end = trajectory(partial(teacher, **cond), x_t, levels)
     target = step_target(x_t, levels[0], x_end, levels[-1])
     return Lesson(x_t, levels[0], levels[-1], x_end, target, cond)
