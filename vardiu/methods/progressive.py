@@ -32,7 +32,7 @@ from ..settings.fields import DigitsSettings, Training
 from ..settings.grounds import MOG40, PATCHES
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
-from ..training.objective import Loss, Objective, Phase
+from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
 
@@ -118,7 +118,7 @@ class ProgressiveDistillation(Objective):
         return lesson(self.teacher, x_t, self.visited(place), batch.cond)
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
-        error = squared(self.denoiser(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.target)
+        error = squared(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.target)
         info = {"squared_error": error.mean().detach()}
         return Loss((self.weight(drawn.sigma) * error).mean(), info)
 
