@@ -309,6 +309,7 @@ WITHOUT_IDEAL = {
         ("consistency", "consistency_training", "lcm"),
         "its network takes levels, as no affine map does; its test has its map",
     ),
+    "progressive": "its network takes levels, as no affine map does; test_progressive has its map",
 }
 
 

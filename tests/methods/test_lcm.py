@@ -285,7 +285,7 @@ def test_both_guidances_take_a_scale_of_each_row():
     [
         ({"skip": 12, "grid": 12}, "skip must be below grid=12: .* got 12"),
         ({"guidance_min": 8.0, "guidance_max": 2.0}, "guidance_min must be at most guidance_max"),
-        ({"sampling_steps": 51}, r"sampling_steps must be within \[1, 50\], grid / skip, got 51"),
+        ({"sampling_steps": 51}, r"sampling_steps must be within \[1, 50\], grid / skip: 51"),
         ({"target_decay": 1.0}, r"target_decay must be within \[0, 1\), got 1"),
         ({"guidance_max": math.inf}, "guidance_max must be a finite number"),
     ],

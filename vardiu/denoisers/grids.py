@@ -22,7 +22,7 @@ def high_of(network: Denoiser, high: float | None) -> float:
     low, most = network.sigma_min, network.sigma_max
     if high is not None and not low < high <= most:
         raise ConfigError(
-            f"grid_max must be above {low:g} and at most {most:g}, the network's levels, got "
+            f"grid_max must be above {low:g} and at most {most:g}, the levels of the teacher, got "
             f"{high:g}"
         )
     return most if high is None else high
@@ -41,7 +41,9 @@ def spaced_levels(network: Denoiser, grid: int, rho: float, high: float | None =
     """
     high = network.sigma_max if high is None else high
     levels = karras_grid(grid, network.sigma_min, high, rho)[:-1]
-    levels[0], levels[-1] = high, network.sigma_min
+    if grid > 1:
+        levels[-1] = network.sigma_min
+    levels[0] = high
     return levels
 
 

@@ -79,14 +79,8 @@ class ConsistencyDistillation(Distilled):
     ) -> None:
         if not 1 <= calls < grid:
             raise ValueError(f"calls must be at least 1 and below grid={grid}, got {calls}")
-        super().__init__(
-            teacher,
-            network,
-            spaced_levels(network, grid, rho),
-            target_decay=target_decay,
-            distance=distance,
-            calls=calls,
-        )
+        levels = spaced_levels(network, grid, rho)
+        super().__init__(teacher, network, levels, target_decay, distance, calls)
         self.correct, self.weight = correct, weight
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
@@ -119,8 +113,6 @@ class Settings(ConsistencySettings):
         super().__post_init__()
         if not 1 <= (calls := self.sampling_steps) < self.grid:
             raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {calls}")
-        if not 0 <= self.target_decay < 1:
-            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

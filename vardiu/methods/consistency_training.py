@@ -27,6 +27,7 @@ from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
+from ..training.objective import denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import (
@@ -96,13 +97,13 @@ class ConsistencyTraining(SelfConsistency):
     ) -> None:
         if not 1 <= calls < most:
             raise ValueError(f"calls must be at least 1 and below {most}, the levels, got {calls}")
-        options = {"target_decay": target_decay, "distance": distance, "calls": calls}
-        super().__init__(None, network, spaced_levels(network, most, rho), **options)
+        levels = spaced_levels(network, most, rho)
+        super().__init__(None, network, levels, target_decay, distance, calls)
         self.curriculum, self.rho, self.mean, self.std = curriculum, rho, mean, std
 
     def levels_at(self, step: int) -> Tensor:
         r"""Returns the levels of the grid of a step, decreasing."""
-        levels = spaced_levels(self.consistency, self.curriculum(step), self.rho)
+        levels = spaced_levels(denoiser_of(self), self.curriculum(step), self.rho)
         return levels.to(self.like)
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
@@ -152,8 +153,6 @@ class Settings(ConsistencySettings):
             raise ConfigError(f"grid_start must be within [1, grid={last:,}], got {first:,}")
         if not 1 <= (calls := self.sampling_steps) <= last:
             raise ConfigError(f"sampling_steps must be within [1, grid={last:,}], got {calls}")
-        if not 0 <= self.target_decay < 1:
-            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
@@ -191,7 +190,6 @@ IMPROVED = """@inproceedings{song2024improved,
   year      = {2024}
 }"""
 
-
 CURES: Mapping[str, str] = {
     "collapse": "lower --grid: the end of the trajectory comes late",
     "saturation": "more of --steps or --sampling-steps: one call may be too few",
@@ -199,7 +197,6 @@ CURES: Mapping[str, str] = {
     "worsening": "lower --lr, or --grid",
     "divergence": "lower --lr, or raise --softness",
 }
-
 
 # Small networks and short trainings: fewer levels than the paper's 1,280.
 SMALL = Settings(grid_start=8, grid=64, softness=0.03, clip=1.0, sampling_steps=2, beta_2=0.99)
@@ -221,9 +218,7 @@ PRESETS = {
     ),
 }
 
-
 TINY = Settings(steps=10, batch=8, grid_start=2, grid=8)
-
 
 METHOD = Method(
     name="consistency_training",

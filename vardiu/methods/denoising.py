@@ -18,7 +18,7 @@ from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings, LevelSettings, Training
 from ..settings.grounds import MOG40, PATCHES
-from ..training.objective import Loss, Objective, Phase
+from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from .base import Example, Method, Needs, Preset
 
@@ -67,13 +67,6 @@ class Denoising(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("denoising", self.loss, updates=("generator",)),)
 
-    @property
-    def denoiser(self) -> Denoiser:
-        r"""The network that is trained, in the place of a generator."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
-
     def loss(self, batch: Batch, step: int) -> Loss:
         x = batch.clean().to(self.like)
         sigma = self.levels(self.uniform(len(x)), step)
@@ -83,7 +76,7 @@ class Denoising(Objective):
         if self.drop and self.null is not None:
             dropped = self.uniform(len(x), "drop") < self.drop
             cond["label"] = cond["label"].masked_fill(dropped, self.null)
-        return Loss(denoising(self.denoiser(x_t, sigma, **cond), x, weight).mean())
+        return Loss(denoising(denoiser_of(self)(x_t, sigma, **cond), x, weight).mean())
 
 
 @dataclass(frozen=True, kw_only=True)

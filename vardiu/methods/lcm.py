@@ -4,8 +4,7 @@ r"""Latent consistency models: a consistency function of a guided teacher, by sk
     w, t_{n+k}), f_{\theta^-}(\hat x^w_{t_n}, w, t_n) \big) \right]
 
 where :math:`\hat x^w_{t_n}` is one step of DDIM over :math:`k` levels of the grid, with the
-teacher guided by :math:`w`, a number of each row that the student is told: it is sampled at any
-scale afterwards, in one call a level.
+teacher guided by :math:`w` of each row, which the student is told: it is sampled at any afterwards.
 """
 
 from __future__ import annotations
@@ -51,9 +50,8 @@ class LCM(Distilled):
         Data; one call of the guided teacher a row, which asks its network twice.
 
     Deviations:
-        - The state in the boundary's first term is that of this library's coordinate.
+        - The boundary's state is that of this library's coordinate, and students leave it out.
         - The pseudo-Huber distance is of a row's length, that of the released code of each number.
-        - Students ask :math:`D`: at their levels the boundary's factors are zero and one.
 
     References:
         | Latent Consistency Models (Luo et al., 2023), https://arxiv.org/abs/2310.04378
@@ -62,10 +60,9 @@ class LCM(Distilled):
     Arguments:
         teacher: The teacher; one that takes a condition `guidance` where there is a range.
         network: The denoiser to train.
-        levels: The levels of the grid, to the network's smallest.
+        levels: The levels of the grid, to the smallest.
         skip: The number :math:`k` of places that a step of the teacher goes.
-        guidance: The smallest and the largest scale :math:`w`; none for the teacher as it is. One
-            is no guidance.
+        guidance: The range of scales :math:`w`, 1 being none; without it the teacher as it is.
         told: Whether the network is told the scale.
         correct: Whether the solver's step is Heun's; else it is DDIM's.
         target_decay: The rate of the target network; 0 for a copy, as with adapters.
@@ -97,20 +94,12 @@ class LCM(Distilled):
             )
         if guidance is not None and "guidance" not in teacher.conditions:
             raise ValueError("the teacher takes no condition 'guidance': give Guided(..., None)")
-        options = {"target_decay": target_decay, "distance": distance, "calls": calls}
-        super().__init__(teacher, network, levels, **options)
+        super().__init__(teacher, network, levels, target_decay, distance, calls)
         self.skip, self.guidance, self.told, self.correct = skip, guidance, told, correct
 
-    def answer(
-        self,
-        network: nn.Module,
-        x_t: Tensor,
-        sigma: Tensor,
-        left: Tensor,
-        cond: Mapping[str, Tensor],
-    ) -> Tensor:
+    def bounded(self, x_t: Tensor, left: Tensor, answer: Tensor) -> Tensor:
         skip, out = (expand_like(c, x_t) for c in index_scalings(left.to(x_t)))
-        return skip * x_t + out * super().answer(network, x_t, sigma, left, cond)
+        return skip * x_t + out * answer
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
         grid, cond = self.grid.to(self.like), dict(batch.cond)
@@ -141,8 +130,7 @@ class LCM(Distilled):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ConsistencySettings):
-    r"""Latent consistency models; the defaults are the paper's for Stable Diffusion, without its
-    guidance (there 3 to 15)."""
+    r"""Latent consistency models; the paper has guidance of 3 to 15 beside these defaults."""
 
     grid: int = 1_000
     """Levels: the times of a discrete schedule, or evenly spaced by rho."""
@@ -151,14 +139,11 @@ class Settings(ConsistencySettings):
     guidance_min: float = 1.0
     """The smallest scale of guidance; 1 for none."""
     guidance_max: float = 1.0
-    """The largest one. Where the two are not 1, the student is sampled at any scale between them:
-    vardiu sample RUN --guidance 3."""
+    """The largest one; the student is sampled at any between: vardiu sample RUN --guidance 3."""
     told: bool = True
     """Whether the student is told the scale; off, as an adapter must be, it learns the mean."""
     solver: Literal["ddim", "heun"] = "ddim"
     """The step of the teacher: one call, or two."""
-    target_decay: float = 0.95
-    """The rate of the target network; 0 copies the student, as LCM-LoRA does."""
     distance: Literal["l2", "l1", "pseudo_huber"] = "pseudo_huber"
     """The distance of neighbours: squared, absolute, or between the two."""
     softness: float = 0.001
@@ -174,46 +159,33 @@ class Settings(ConsistencySettings):
             )
         calls, most = self.sampling_steps, self.grid // self.skip
         if not 1 <= calls <= most:
-            raise ConfigError(
-                f"sampling_steps must be within [1, {most}], grid / skip, got {calls}"
-            )
+            raise ConfigError(f"sampling_steps must be within [1, {most}], grid / skip: {calls}")
         if not low <= high:
             raise ConfigError(
-                f"guidance_min must be at most guidance_max, got {low:g} and {high:g}: exchange "
-                "them"
+                f"guidance_min must be at most guidance_max, got {low:g} and {high:g}"
             )
-        if not 0 <= self.target_decay < 1:
-            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
-
-    @property
-    def guidance(self) -> tuple[float, float] | None:
-        r"""The range of scales; none where there is no guidance."""
-        scales = self.guidance_min, self.guidance_max
-        return None if scales == (1.0, 1.0) else scales
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
-    scales = config.guidance
-    teacher = problem.known_teacher if scales is None else problem.data.steered
-    network = problem.networks.student_denoiser()
-    if scales is not None and config.told:
+    scales = config.guidance_min, config.guidance_max
+    guided, network = scales != (1.0, 1.0), problem.networks.student_denoiser()
+    if guided and config.told:
         try:
             network = Steerable.of(network, *scales)
         except TypeError as error:
             raise ConfigError(
-                f"lcm: {error}; give --no-told for a student that learns the mean over the "
-                "scales, as an adapter does, or a teacher whose network is an MLP, a UNet or a "
-                "UNet2DConditionModel"
+                f"lcm: {error}; give --no-told for a student of the mean over the scales, as an "
+                "adapter is, or a network of MLP, UNet or UNet2DConditionModel"
             ) from error
     levels = skipped_levels(network, config.grid, config.rho, high_of(network, config.grid_max))
     objective = LCM(
-        teacher,
+        problem.data.steered if guided else problem.known_teacher,
         network,
         levels,
         skip=config.skip,
-        guidance=scales,
-        told=config.told and scales is not None,
+        guidance=scales if guided else None,
+        told=config.told,
         correct=config.solver == "heun",
         target_decay=config.target_decay,
         distance=distance_of(config.distance, config.softness),
@@ -225,14 +197,12 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 
 
 LUO = """@misc{luo2023latent,
-  title         = {Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step
-                   Inference},
+  title         = {Latent Consistency Models},
   author        = {Luo, Simian and Tan, Yiqin and Huang, Longbo and Li, Jian and Zhao, Hang},
   year          = {2023},
   eprint        = {2310.04378},
   archivePrefix = {arXiv}
 }"""
-
 
 CURES: Mapping[str, str] = {
     "collapse": "lower --skip, or --target-decay: the end of the trajectory comes late",
@@ -242,7 +212,6 @@ CURES: Mapping[str, str] = {
     "divergence": "lower --lr, or --guidance-max",
 }
 
-
 # Small networks: great rates, and eighteen steps of the teacher from noise to data.
 SMALL = Settings(
     grid=180, skip=10, sampling_steps=4, solver="heun", distance="l2", clip=1.0, beta_2=0.99
@@ -250,20 +219,12 @@ SMALL = Settings(
 MIXTURE = replace(SMALL, steps=8_000, batch=256, lr=5e-3, halflife=1e5)
 IMAGES = replace(SMALL, steps=4_000, batch=128, lr=5e-4, halflife=44_000.0)
 PRESETS = {
-    "mog40-lcm": Preset("latent consistency, four calls, with data", MOG40, MIXTURE),
-    "digits-lcm": Preset(
-        "8x8 real images by class; latent consistency, four calls, with data",
-        DigitsSettings(),
-        IMAGES,
-    ),
-    "patches-lcm": Preset(
-        "16x16 patches of photographs; latent consistency, four calls, with data", PATCHES, IMAGES
-    ),
+    "mog40-lcm": Preset("latent consistency, four calls", MOG40, MIXTURE),
+    "digits-lcm": Preset("8x8 real images by class; LCM, four calls", DigitsSettings(), IMAGES),
+    "patches-lcm": Preset("16x16 patches of photographs; LCM, four calls", PATCHES, IMAGES),
 }
 
-
 TINY = Settings(steps=10, batch=8, grid=12, skip=3)
-
 
 METHOD = Method(
     name="lcm",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
+from ..errors import ConfigError
 from ..functional.distances import Distance, squared
 from ..functional.tensors import expand_like
 from ..samplers.trajectories import require_decreasing, trajectory
@@ -25,7 +26,7 @@ from ..settings.fields import Training
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..training.memory import Target
-from ..training.objective import Loss, Objective, Phase
+from ..training.objective import Loss, Objective, Phase, denoiser_of
 
 __all__ = [
     "ConsistencySettings",
@@ -72,7 +73,6 @@ class SelfConsistency(Objective):
         teacher: Denoiser | None,
         network: Denoiser,
         levels: Tensor,
-        *,
         target_decay: float | Callable[[int], float],
         distance: Distance = squared,
         calls: int = 1,
@@ -87,13 +87,6 @@ class SelfConsistency(Objective):
         self.register_buffer("grid", levels, persistent=False)
         self.distance, self.calls = distance, calls
         self.target = Target("generator", network, target_decay)
-
-    @property
-    def consistency(self) -> Denoiser:
-        r"""The consistency function that is trained, in the place of a generator."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -122,15 +115,19 @@ class SelfConsistency(Objective):
             left: The number of places that are left to the end of the grid, `(B,)`.
             cond: The conditions.
         """
-        found: Tensor = network(x_t, sigma, **cond)
-        return found
+        return self.bounded(x_t, left, network(x_t, sigma, **cond))
+
+    def bounded(self, x_t: Tensor, left: Tensor, answer: Tensor) -> Tensor:
+        r"""Returns the answer for states with so many places left to the end, `(B, *)`; the state
+        itself where there are none. A network that is so by itself is left alone."""
+        return answer
 
     def weighting(self, drawn: Neighbours) -> Tensor:
         r"""Returns the weight of each row, `(B,)`."""
         return torch.ones_like(drawn.sigma)
 
     def loss(self, drawn: Neighbours, step: int) -> Loss:
-        ours = self.answer(self.consistency, drawn.x_t, drawn.sigma, drawn.left, drawn.cond)
+        ours = self.answer(denoiser_of(self), drawn.x_t, drawn.sigma, drawn.left, drawn.cond)
         difference = ours - drawn.value
         value = (self.weighting(drawn) * self.distance(difference)).mean()
         return Loss(value, {"squared_error": squared(difference).mean().detach()})
@@ -187,10 +184,17 @@ class ConsistencySettings(Training):
     """The distance of neighbours: squared, absolute, or between the two."""
     softness: float = 0.03
     """pseudo_huber: the length below which it is squared, in units of the data."""
+    target_decay: float = 0.95
+    """The rate of the target network; 0 copies the student."""
     sampling_steps: int = 1
     """The number of the student's calls."""
     optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
     """The student's optimiser; the papers' rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.target_decay < 1:
+            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
 
 SONG = """@inproceedings{song2023consistency,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,7 +72,8 @@ def ship_teacher(run: Execution) -> None:
     with announced_calls(run.broadcast, "measuring the teacher", teacher, calls):
         metrics = problem.scores.measure(source, n)
     results = Results(metrics, [], "", run.cost)
-    about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
+    about: dict[str, Any] = {"metrics": results.metric_rows(), "cost": run.cost}
+    about["preset"] = run.task.preset
     about["classes"] = list(problem.data.names)
     if getattr(run.task.settings, "drop", 0):  # a method of the user's own may have none
         about["null"] = problem.networks.null
