@@ -310,6 +310,7 @@ WITHOUT_IDEAL = {
     "osediff": "it restores images beside matching; test_d3sr has its direction",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
+    "progressive": "its network takes levels, as no affine map does; test_progressive has its map",
 }
 
 
