@@ -19,8 +19,8 @@ from vardiu.discriminators.diffusion import discriminator_on
 from vardiu.discriminators.encoders import encoder_of
 from vardiu.discriminators.heads import PositionHead, position_head
 from vardiu.errors import ConfigError
-from vardiu.functional.perception import dists, edge_aware_dists, high_frequency_energy, sobel
 from vardiu.functional.adversarial import softplus_generator
+from vardiu.functional.perception import dists, edge_aware_dists, high_frequency_energy, sobel
 from vardiu.methods import METHODS
 from vardiu.methods.d3sr import D3SR, TINY, Spatial
 from vardiu.methods.osediff import OSEDiff
