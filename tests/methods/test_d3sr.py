@@ -198,7 +198,7 @@ def test_the_way_up_is_not_there():
         assert names and not any("up" in n and "adapter" not in n and "exit" in n for n in names)
         held = "".join(critic.state_dict())
         assert not any(part in held for part in ("exit.", "head.", "trunk.1", "norm.weight/up."))
-        head = discriminator_on(critic, head=position_head)
+        head = discriminator_on(critic, (), position_head)
         (logits,) = head(critic, torch.zeros(5, 3, 8, 8), torch.ones(5))
         assert logits.shape == (5, 4, 4)
     x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.1, 2.0])
@@ -234,7 +234,7 @@ def trained_critic(sigma_max):
     clean = torch.randn(32, 3, 8, 8, generator=generator)
     student = Restorer(unet(), 0.4, 0.5)
     critic = encoder_of(unet())
-    head = discriminator_on(critic, head=position_head)
+    head = discriminator_on(critic, (), position_head)
     levels = LogUniform(0.01, sigma_max)
     objective = D3SR(
         student, Spatial(Plain, 0.0), critic, head, levels=levels, adversarial_weight=0.02

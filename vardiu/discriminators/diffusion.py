@@ -140,8 +140,8 @@ def named_taps(
 def discriminator_on(
     denoiser: Denoiser,
     at: Sequence[str] = (),
-    *,
     head: Callable[[Tensor], nn.Module] = head_for,
+    /,
     **cond: Tensor,
 ) -> DiffusionDiscriminator:
     r"""Returns fresh heads for the taps of a denoiser, on its device.

@@ -219,7 +219,7 @@ def discriminator_of(
     cond = problem.data.conditions(1, torch.Generator())
     try:
         critic = encoder_of(source, taps, config.critic_rank, **cond)
-        return critic, discriminator_on(critic, taps, head=position_head, **cond)
+        return critic, discriminator_on(critic, taps, position_head, **cond)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"no discriminator can be made of this network: {error}") from error
 

@@ -72,6 +72,9 @@ class PerceptualNet(nn.Module):
         weights: The weights of structure and texture for `dists`, where its file holds some.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         widths: Sequence[Sequence[int]],
@@ -161,7 +164,7 @@ def _vgg(path: Path) -> PerceptualNet:
     widths = [[len(tensors[f"{name}.bias"]) for name in block] for block in names]
     net = PerceptualNet(widths, "", VGG_MEAN, VGG_STD)
     for name, layer in zip(flat, net.convolutions, strict=True):
-        for part, own in (("weight", layer.weight), ("bias", layer.bias)):
+        for part, own in layer.named_parameters():
             found = tensors[f"{name}.{part}"]
             if found.shape != own.shape or not bool(found.isfinite().all()):
                 raise ConfigError(
