@@ -4,7 +4,7 @@ r"""Latent consistency models: a consistency function of a guided teacher, by sk
     w, t_{n+k}), f_{\theta^-}(\hat x^w_{t_n}, w, t_n) \big) \right]
 
 where :math:`\hat x^w_{t_n}` is one step of DDIM over :math:`k` levels of the grid, with the
-teacher guided by :math:`w` of each row, which the student is told: it is sampled at any afterwards.
+teacher guided by :math:`w` of each row, which the student is told: it is sampled at any scale.
 """
 
 from __future__ import annotations
