@@ -205,7 +205,9 @@ def steered_case(**options):
         for p in network.parameters():
             p += 0.1 * torch.randn_like(p)
     levels = spaced_levels(network, 9, 7.0)
-    return LCM(problem.data.steered, network, levels, skip=2, guidance=(1.0, 4.0), **options)
+    return LCM(
+        problem.data.teacher.steered, network, levels, skip=2, guidance=(1.0, 4.0), **options
+    )
 
 
 def test_the_teacher_is_guided_by_a_scale_of_each_row_and_the_student_is_told_it():

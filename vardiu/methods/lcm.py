@@ -180,7 +180,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
             ) from error
     levels = skipped_levels(network, config.grid, config.rho, high_of(network, config.grid_max))
     objective = LCM(
-        problem.data.steered if guided else problem.known_teacher,
+        problem.data.teacher.steered if guided else problem.known_teacher,
         network,
         levels,
         skip=config.skip,

@@ -49,7 +49,6 @@ __all__ = [
     "Input",
     "Judged",
     "KnownSpace",
-    "NO_NULL",
     "Networks",
     "Problem",
     "Scores",
@@ -57,13 +56,6 @@ __all__ = [
     "TrainingGround",
     "beside_teacher",
 ]
-
-
-# Why a teacher cannot be guided.
-NO_NULL = (
-    "this teacher has no class or text that stands for none, which guidance leads away from: "
-    "leave --guidance-max at 1, or give a teacher that has one (vardiu teach ... --drop 0.1)"
-)
 
 
 class Input(NamedTuple):
@@ -379,15 +371,6 @@ class Data(abc.ABC):
     def unguided(self) -> Denoiser:
         r"""The teacher without guidance: the denoiser that must denoise."""
         return self.teacher.known
-
-    @property
-    def steered(self) -> Denoiser:
-        r"""The teacher with the scale of its guidance as a condition `guidance`, of each row.
-
-        Raises:
-            ConfigError: It has no class or text that stands for none.
-        """
-        raise ConfigError(NO_NULL)
 
     @property
     def resample(self) -> Callable[[], Tensor] | None:

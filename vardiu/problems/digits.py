@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..data.batches import Batches, Shuffled
 from ..data.digits import digits
 from ..denoisers.base import Denoiser
-from ..denoisers.guidance import Guided
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..metrics import Metric
 from ..metrics.classes import class_agreement, classes_covered
@@ -116,14 +115,6 @@ class DigitsData(Data):
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         cond = {"label": self.label[:n]} if self.space.classes else {}
         return self.x[:n], cond
-
-    @property
-    def steered(self) -> Denoiser:
-        teacher = self.teacher.known
-        null = None if teacher.origin is None else teacher.origin.null
-        if null is None:
-            return super().steered
-        return Guided(teacher, None, {"label": torch.tensor([null])})
 
     @property
     def names(self) -> tuple[str, ...]:

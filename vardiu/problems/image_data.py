@@ -187,10 +187,6 @@ class ImageData(Data):
         return self.teacher.unguided
 
     @property
-    def steered(self) -> Denoiser:
-        return self.teacher.steered
-
-    @property
     def resample(self) -> Callable[[], Tensor] | None:
         if self.settings.data is not None:
             return None

@@ -62,6 +62,16 @@ class ToySettings:
     """The number of their hidden layers."""
 
 
+class ToyTeacher(SampledTeacher):
+    r"""The exact denoiser; of classes it is guided away from the law of all together."""
+
+    @property
+    def steered(self) -> Denoiser:
+        if not self.known.conditions:
+            return super().steered
+        return Autoguided(self.known, mixture_teacher(), None)
+
+
 class ToyNetworks(Networks):
     r"""Multi-layer perceptrons, two layers deep and eight wide.
 
@@ -156,12 +166,6 @@ class ToyData(Data):
         noise = torch.randn(n, 2, generator=random, dtype=means.dtype)
         cond = {"label": component % 2} if self.space.classes else {}
         return means[component] + STD * noise, cond
-
-    @property
-    def steered(self) -> Denoiser:
-        if not self.space.classes:
-            return super().steered
-        return Autoguided(self.teacher.known, mixture_teacher(), None)
 
     def clean(self, size: int, seed: int) -> Batches:
         x, cond = self.draw(self.ROWS, torch.Generator().manual_seed(self.seed))
@@ -264,7 +268,7 @@ class ToyProblem(Problem):
         spec = even(torch.tensor(MEANS), STD)
         variance = 4.0 + STD**2
         self.space = KnownSpace((2,), torch.zeros(2), SIGMA_DATA, variance, classes)
-        teacher = SampledTeacher(mixture_teacher(labels=classes > 0))
+        teacher = ToyTeacher(mixture_teacher(labels=classes > 0))
         self.networks = ToyNetworks(self.space, teacher, self.settings)
         self.data = ToyData(self.space, teacher, seed)
         self.scores = ToyScores(self.data, spec)
