@@ -103,6 +103,12 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("KernelSettings.width", "width_end", "high"), POSITIVE),
     "low": AT_LEAST_0,
     "draws": Range(1, 10_000),
+    **dict.fromkeys(("group", "history", "least", "minibatches", "held_out"), SIZE),
+    **dict.fromkeys(("epochs", "sampling_steps"), Range(1, 10_000)),
+    **dict.fromkeys(("near", "last"), POSITIVE),
+    "clip_range": Range(0, 1, open=True),
+    "guard_weight": AT_LEAST_0,
+    "principal": Range(0, 65_536),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
 }
