@@ -307,6 +307,7 @@ WITHOUT_IDEAL = {
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
     "redif": "its student takes levels, as no affine map does; test_redif has its exact gradient",
+    "progressive": "its network takes levels, as no affine map does; test_progressive has its map",
 }
 
 

@@ -34,6 +34,7 @@ METHODS: Mapping[str, Colour] = {
     "diff_ratio": Colour("#A3004F", "#FF6FA8"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
     "redif": Colour("#8A1538", "#F48CA7"),
+    "progressive": Colour("#4E5BA6", "#A3AEF5"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 
