@@ -22,8 +22,8 @@ from vardiu.monitoring.measures import gradient_snr, measure_convergence
 from vardiu.problems.base import Problem
 from vardiu.runs.measuring import evaluation_due, gradient_draws
 from vardiu.runs.task import RunSettings, problem_of, task_from_preset
-from vardiu.training.stage import Context
 from vardiu.training.objective import Objective
+from vardiu.training.stage import Context
 from vardiu.training.trainer import Trainer
 
 

@@ -81,7 +81,7 @@ class Settings(Training):
     """The divergence from the student as it started: that of the Gaussian steps, GRPO's estimate
     of it, or the squared distance of their means."""
     guard_weight: float = 0.05
-    """Its factor; 0 for none."""
+    """The factor of the divergence from the start; 0 for none."""
     reward: str | None = None
     """FILE.py:NAME of a function of samples, the teacher's samples of the same noise and the
     conditions, to a number each; none for the agreement with the teacher."""
@@ -214,8 +214,10 @@ CURES: Mapping[str, str] = {
 }
 
 
-SMALL = Settings(steps=200, batch=512, lr=2e-4, clip=1.0, halflife=10_000.0)
-MIXTURE = replace(SMALL, pairs=PairSettings(pairs=4_000, solver_steps=32, steps=4_000, batch=512))
+SMALL = Settings(steps=100, batch=512, lr=2e-4, clip=1.0, halflife=10_000.0)
+MIXTURE = replace(
+    SMALL, pairs=PairSettings(pairs=4_000, solver_steps=32, steps=2_000, batch=256, lr=2e-3)
+)
 DIGITS = replace(
     SMALL,
     sampling_steps=2,
