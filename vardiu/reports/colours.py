@@ -32,6 +32,8 @@ METHODS: Mapping[str, Colour] = {
     "mean_shift": Colour("#8C3D10", "#F0A27A"),
     "fd_loss": Colour("#3D5A80", "#9DB8DC"),
     "diff_ratio": Colour("#A3004F", "#FF6FA8"),
+    "d3sr": Colour("#00636B", "#52C7D0"),
+    "osediff": Colour("#8A5A00", "#DDB25A"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
     "redif": Colour("#8A1538", "#F48CA7"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),

@@ -15,11 +15,13 @@ from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
 from ..problems.kept import KeptTeacher
+from ..problems.restoration import RestorationProblem
 from ..problems.vectors import VectorProblem
 from ..settings.fields import (
     DensitySettings,
     DigitsSettings,
     ImageSettings,
+    RestorationSettings,
     Training,
     VectorSettings,
 )
@@ -39,13 +41,16 @@ ROLES = ("teacher", "weak", "source", "reward")
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
+ProblemSettings = (
+    DensitySettings | DigitsSettings | ImageSettings | RestorationSettings | VectorSettings
+)
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "restoration": RestorationSettings,
     "vectors": VectorSettings,
 }
 
@@ -77,6 +82,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    RestorationSettings: RestorationProblem,
     VectorSettings: VectorProblem,
 }
 
@@ -174,7 +180,7 @@ class Task:
 
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
-        kind = next(k for k, cls in PROBLEM_KINDS.items() if isinstance(self.problem, cls))
+        kind = next(k for k, cls in PROBLEM_KINDS.items() if type(self.problem) is cls)
         codes = {name: code.to_mapping() for name, code in self.own.items()}
         if self.code is not None:
             codes = {"method": self.code.to_mapping(), **codes}
