@@ -181,7 +181,7 @@ def test_the_truth_table_of_clipped_ratios(advantage, ratio, moves):
     (found,) = torch.autograd.grad(loss, log_ratio)
     assert float(found) == pytest.approx(-advantage * ratio if moves else 0.0)
     clipped = min(max(ratio, 0.8), 1.2)
-    assert float(loss) == pytest.approx(max(-advantage * ratio, -advantage * clipped))
+    assert loss.item() == pytest.approx(max(-advantage * ratio, -advantage * clipped))
 
 
 def test_the_estimate_of_a_divergence_is_never_negative_and_right_on_average():
