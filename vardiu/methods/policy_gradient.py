@@ -146,8 +146,8 @@ class PolicyGradient(Objective):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        repeated = {"repeat": self.epochs, "minibatches": self.minibatches}
-        return (Phase("policy", self.loss, updates=("generator",), **repeated),)
+        updates, repeat, parts = ("generator",), self.epochs, self.minibatches
+        return (Phase("policy", self.loss, updates, repeat=repeat, minibatches=parts),)
 
     @property
     def row_coupling(self) -> str:
