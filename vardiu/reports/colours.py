@@ -37,6 +37,7 @@ METHODS: Mapping[str, Colour] = {
     "d3sr": Colour("#00636B", "#52C7D0"),
     "osediff": Colour("#8A5A00", "#DDB25A"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
+    "redif": Colour("#8A1538", "#F48CA7"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
