@@ -177,11 +177,11 @@ class Presets(Mapping[str, PresetRow]):
     r"""The presets of a command: those of the methods in the table that it offers.
 
     Arguments:
-        teacher: Whether a preset's method needs a teacher (`distill`), or makes one (`teach`).
+        teaches: Whether a preset's method makes teachers (`teach`), or students (`distill`).
     """
 
-    def __init__(self, *, teacher: bool) -> None:
-        self.teacher = teacher
+    def __init__(self, *, teaches: bool) -> None:
+        self.teaches = teaches
 
     def __getitem__(self, name: str) -> PresetRow:
         own = self._own()
@@ -195,7 +195,7 @@ class Presets(Mapping[str, PresetRow]):
         return sum(1 for _ in self)
 
     def _own(self) -> dict[str, PresetRow]:
-        return rows_of(m for m in METHODS.values() if m.needs.teacher == self.teacher)
+        return rows_of(m for m in METHODS.values() if m.teaches == self.teaches)
 
 
 def _density_row(tuned: PresetRow, name: str) -> PresetRow:
@@ -214,7 +214,7 @@ def about_density(make: Callable[[], MixtureSpec]) -> str:
     return line.removeprefix("Returns ")
 
 
-PRESETS = Presets(teacher=True)
+PRESETS = Presets(teaches=False)
 
 
-TEACHERS = Presets(teacher=False)
+TEACHERS = Presets(teaches=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..denoisers.base import Denoiser
+from ..denoisers.grids import high_of, spaced_levels
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -21,7 +23,7 @@ from ..functional.scores import Weight
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["levels", "optimisation", "weight"]
+__all__ = ["grid", "levels", "optimisation", "weight"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,22 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
 def levels(row: LevelSettings, steps: int) -> Levels:
     r"""Returns the distribution of levels of a run of so many steps."""
     return LEVELS[row.kind](row, steps)
+
+
+def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
+    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64.
+
+    Arguments:
+        denoiser: The denoiser, whose smallest level is the last above zero.
+        n: The number of levels.
+        high: The first level; none for the largest.
+        rho: The exponent of their spacing.
+
+    Raises:
+        ConfigError: The first level is none of the denoiser.
+    """
+    levels = spaced_levels(denoiser, n, rho, high_of(denoiser, high))
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def weight(row: WeightSettings) -> Weight:
