@@ -34,7 +34,7 @@ __all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
 
 
 # The settings of a problem that may be own code. The option `--teacher` names that of `teacher`.
-ROLES = ("teacher", "weak", "source")
+ROLES = ("teacher", "weak", "source", "classifier")
 
 
 # A problem's settings, of any kind.

@@ -454,6 +454,9 @@ class ImageSettings:
     """The prompt that guidance leads away from."""
     weak: str | None = None
     """A worse teacher for autoguidance, in place of the null condition."""
+    classifier: str | None = None
+    """FILE.py:NAME of a module of images in [-1, 1], for a method that compares its feature maps:
+    a classifier most often."""
     prompts: str | None = None
     """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
     for a teacher of texts."""
