@@ -11,6 +11,7 @@ with a memory of the teacher's earlier ones, of the student's through a head tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,14 +23,11 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError
-from ..functional.relational import (
-    feature_divergence,
-    pair_relations,
-    positions,
-    queue_relations,
-)
+from ..functional import relational
+from ..functional.relational import positions
+from ..nn.projection import Projection
 from ..samplers.lessons import Lesson
-from ..settings.fields import DigitsSettings, NetworkOptimizer
+from ..settings.fields import DigitsSettings, NetworkOptimizer, RelationSettings
 from ..settings.grounds import MOG40
 from ..training.frozen import Frozen
 from ..training.memory import Queue
@@ -42,7 +40,7 @@ from .progressive import ProgressiveDistillation
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["METHOD", "RelationalDistillation", "Settings", "Terms", "recipe"]
+__all__ = ["METHOD", "RelationalDistillation", "Settings", "recipe"]
 
 
 class Related(NamedTuple):
@@ -59,19 +57,6 @@ class Related(NamedTuple):
     """What positions are compared with: rows of the memory, as it is with these, `(K, C)`."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    r"""The weights and the temperatures of the terms, as in `Settings`."""
-
-    pixel_weight: float = 0.0
-    feature_weight: float = 1.0
-    relation_weight: float = 1.0
-    memory_weight: float = 0.1
-    feature_temperature: float = 0.9
-    relation_temperature: float = 1.0
-    memory_temperature: float = 0.1
-
-
 class RelationalDistillation(ProgressiveDistillation):
     r"""One stage of progressive distillation with relations.
 
@@ -79,10 +64,8 @@ class RelationalDistillation(ProgressiveDistillation):
         As progressive distillation; two evaluations of the classifier a row, one with a gradient.
 
     Deviations:
-        - The memory is a ring buffer: in the released code the block that reaches its end
-          overwrites the last rows, recent ones among them.
-        - Places of the memory that are empty are left out; there they hold noise.
-        - A row of the memory is a position of an image; there it mixes several.
+        - The memory is a ring buffer of positions, and its empty places are left out: in the
+          released code they hold noise, rows mix positions, and the last block overwrites others.
         - The head's rate decays as the student's, and its normalisation is of the batch at hand.
         - Of points, which have one position, `group` make up an image.
 
@@ -96,11 +79,7 @@ class RelationalDistillation(ProgressiveDistillation):
         grid: The levels of the teacher's steps.
         classifier: The maps :math:`\varphi`, `(B, C, *)`, or features of points, `(B, C)`.
         channels: The number :math:`C`.
-        terms: The weights and temperatures.
-        queue: The rows of the memory.
-        contrast: The rows that positions are compared with, at evenly spaced places.
-        enqueue: The positions of a step that are kept.
-        group: The points that make up an image.
+        relations: The weights and the temperatures of the terms, and the sizes.
         options: See `ProgressiveDistillation`.
     """
 
@@ -112,33 +91,23 @@ class RelationalDistillation(ProgressiveDistillation):
         *,
         classifier: nn.Module,
         channels: int,
-        terms: Terms,
-        queue: int = 20_000,
-        contrast: int = 4_096,
-        enqueue: int = 128,
-        group: int = 16,
+        relations: RelationSettings,
         **options: Any,  # noqa: ANN401 (those of progressive distillation)
     ) -> None:
         super().__init__(teacher, network, grid, **options)
-        self.classifier, self.terms, self.group = Frozen(classifier), terms, group
-        self.contrast, self.enqueue = contrast, enqueue
-        if terms.memory_weight:
-            self.memory = Queue(queue, (channels,), "coming")
-            self.head = nn.Sequential(
-                nn.Linear(channels, channels, bias=False),
-                nn.BatchNorm1d(channels, track_running_stats=False),
-                nn.ReLU(),
-                nn.Linear(channels, channels, bias=False),
-            )
+        self.classifier, self.relations = Frozen(classifier), relations
+        if relations.memory_weight:
+            self.memory = Queue(relations.queue, (channels,), "coming")
+            self.head = Projection(channels)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        names = ("generator", "head") if self.terms.memory_weight else ("generator",)
+        names = ("generator", "head") if self.relations.memory_weight else ("generator",)
         return (Phase("relational", self.loss, updates=names),)
 
     @property
     def row_coupling(self) -> str:
-        related = self.terms.relation_weight or self.terms.memory_weight
+        related = self.relations.pair_weight or self.relations.memory_weight
         return "each row is compared with others of its batch" if related else ""
 
     def seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,124 +116,81 @@ class RelationalDistillation(ProgressiveDistillation):
         maps = self.classifier(x)
         if maps.ndim > 2:
             return maps.flatten(2), maps.flatten(2).mean(2)
-        return maps.view(-1, self.group, maps.shape[1]).transpose(1, 2), maps
+        group = math.gcd(len(x), self.relations.group)
+        return maps.view(-1, group, maps.shape[1]).transpose(1, 2), maps
 
     def prepare(self, batch: Batch, step: int) -> Related:
-        lesson = super().prepare(batch, step)
+        lesson, row = super().prepare(batch, step), self.relations
         maps, pooled = self.seen(lesson.target)
         found = positions(maps)
-        if not self.terms.memory_weight:
+        if not row.memory_weight:
             return Related(lesson, found, pooled, pooled[:0], pooled[:0])
         rows = found.flatten(0, 1)
-        order = self.streams.uniform(
-            "positions kept", len(rows), device=rows.device, dtype=rows.dtype
-        ).argsort()
-        coming = rows[order[: self.enqueue]]
-        return Related(lesson, found, pooled, coming, self.memory.spread(self.contrast, coming))
+        u = self.streams.uniform("kept", len(rows), device=rows.device, dtype=rows.dtype)
+        coming = rows[u.argsort()[: row.enqueue]]
+        return Related(lesson, found, pooled, coming, self.memory.spread(row.contrast, coming))
 
     def loss(self, drawn: Related, step: int) -> Loss:
-        lesson, terms = drawn.lesson, self.terms
+        lesson, row = drawn.lesson, self.relations
         denoised = self.denoiser(lesson.x_t, lesson.sigma, **lesson.cond)
-        pixel = self.taught(denoised, lesson)
+        beside = self.taught(denoised, lesson)
         maps, pooled = self.seen(denoised)
-        found, parts = positions(maps), {"pixel": (terms.pixel_weight, pixel.value)}
-        if terms.feature_weight:
-            value = feature_divergence(pooled, drawn.pooled, terms.feature_temperature)
-            parts["feature"] = terms.feature_weight, value
-        if terms.relation_weight:
-            value = pair_relations(found, drawn.maps, terms.relation_temperature)
-            parts["relation"] = terms.relation_weight, value
-        if terms.memory_weight:
+        terms = {"pixel": (row.pixel_weight, beside.value)} if row.pixel_weight else {}
+        if row.feature_weight:
+            value = relational.feature_divergence(pooled, drawn.pooled, row.feature_temperature)
+            terms["feature"] = row.feature_weight, value
+        if row.pair_weight:
+            parts = zip(positions(maps).split(row.share), drawn.maps.split(row.share), strict=True)
+            value = sum(
+                len(s) * relational.pair_relations(s, t, row.pair_temperature) for s, t in parts
+            ) / len(maps)
+            terms["pair"] = row.pair_weight, value
+        if row.memory_weight:
             rows = nn.functional.normalize(self.head(maps.transpose(1, 2).flatten(0, 1)), dim=1)
-            taught, t = drawn.maps.flatten(0, 1), terms.memory_temperature
-            parts["memory"] = terms.memory_weight, queue_relations(rows, taught, drawn.kept, t)
-        total = sum((w * value for w, value in parts.values() if w), pixel.value.new_zeros(()))
-        info = {name: value.detach() for name, (_, value) in parts.items()}
-        return Loss(total, {**pixel.info, **info})
+            value = relational.queue_relations(
+                rows, drawn.maps.flatten(0, 1), drawn.kept, row.memory_temperature
+            )
+            terms["memory"] = row.memory_weight, value
+        info = {name: value.detach() for name, (_, value) in terms.items()}
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return Loss(total, {**beside.info, **info})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(progressive.Settings):
     r"""Relational diffusion distillation; `steps` is the number of updates of all stages."""
 
-    relational_calls: int = 4
-    """The stages of a student of at most so many calls learn relations, earlier ones do not."""
-    tap: str = ""
-    """The part of the classifier whose maps are compared; empty for that of the problem's own."""
-    pixel_weight: float = 0.0
-    """The weight of progressive distillation's own loss, beside; the paper has none."""
-    feature_weight: float = 1.0
-    """The weight of the divergence of pooled features."""
-    relation_weight: float = 1.0
-    """The weight of the relations within a batch."""
-    memory_weight: float = 0.1
-    """The weight of the relations to a memory."""
-    feature_temperature: float = 0.9
-    """The teacher's temperature of pooled features; below 1 it sharpens."""
-    relation_temperature: float = 1.0
-    """The temperature of the relations within a batch."""
-    memory_temperature: float = 0.1
-    """The temperature of the relations to the memory."""
-    queue: int = 20_000
-    """The positions that the memory holds."""
-    contrast: int = 4_096
-    """The positions of the memory, evenly spaced, that those of a batch are compared with."""
-    enqueue: int = 128
-    """The positions of a step that the memory takes."""
-    group: int = 16
-    """The points that make up an image, where samples are points."""
+    relations: RelationSettings = RelationSettings()
+    """What is learned of the feature maps of a classifier."""
     head_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the head on the student's positions is updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampling_steps > self.relational_calls:
+        if self.sampling_steps > (calls := self.relations.calls):
             raise ConfigError(
-                f"relational_calls must be at least sampling_steps ({self.sampling_steps}), or no "
-                f"stage learns relations, got {self.relational_calls}"
+                f"relations.calls must be at least sampling_steps ({self.sampling_steps}), or no "
+                f"stage learns relations, got {calls}"
             )
-        if not any((self.feature_weight, self.relation_weight, self.memory_weight)):
-            raise ConfigError(
-                "one of feature_weight, relation_weight and memory_weight must be positive: "
-                "without them it is --method progressive"
-            )
-        if self.enqueue > self.queue:
-            raise ConfigError(
-                f"enqueue must be at most queue ({self.queue}), the rows of the memory, got "
-                f"{self.enqueue}"
-            )
-
-
-def terms_of(config: Settings) -> Terms:
-    r"""Returns what settings say of the terms."""
-    return Terms(**{name: getattr(config, name) for name in Terms.__dataclass_fields__})
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Halves as progressive distillation, and adds relations to the last stages."""
-    maps = problem.scores.feature_maps(config.tap)
+    row = config.relations
+    maps = problem.scores.feature_maps(row.tap)
     with torch.no_grad():
         tried = maps(torch.zeros(2, *problem.space.shape))
-    if tried.ndim == 2 and config.batch % config.group:
+    if tried.ndim == 2 and config.batch % row.group:
         raise ConfigError(
-            f"batch must be a multiple of group ({config.group}), the points that make up an "
-            f"image, got {config.batch}"
+            f"batch must be a multiple of relations.group ({row.group}), got {config.batch}"
         )
-    related = partial(
-        RelationalDistillation,
-        classifier=maps,
-        channels=tried.shape[1],
-        terms=terms_of(config),
-        queue=config.queue,
-        contrast=config.contrast,
-        enqueue=config.enqueue,
-        group=config.group,
-    )
+    told = {"classifier": maps, "channels": tried.shape[1], "relations": row}
+    related = partial(RelationalDistillation, **told)
 
     def make(
         teacher: Denoiser, network: Denoiser, grid: Tensor, *, stride: int, **options: Any
     ) -> ProgressiveDistillation:
-        late = (len(grid) - 1) // stride <= config.relational_calls
+        late = (len(grid) - 1) // stride <= row.calls
         kind = related if late else ProgressiveDistillation
         return kind(teacher, network, grid, stride=stride, **options)
 
@@ -277,3 +203,52 @@ FENG = """@inproceedings{feng2024relational,
   booktitle = {ACM International Conference on Multimedia},
   year      = {2024}
 }"""
+
+CURES: Mapping[str, str] = {
+    **progressive.METHOD.cures,
+    "divergence": "lower --lr, or raise --relations.pixel-weight, which holds an image",
+}
+
+# Of points the classifier is random cosines, whose values are no logits: the student's own loss
+# stays, and relations are beside it.
+BESIDE = RelationSettings(
+    pixel_weight=1.0, feature_weight=0.1, pair_weight=0.1, queue=8_192, contrast=512
+)
+MIXTURE = Settings(**vars(progressive.MIXTURE), relations=BESIDE)
+MAPS = RelationSettings(pixel_weight=1.0, queue=8_192, contrast=1_024)
+IMAGES = Settings(**vars(progressive.IMAGES), relations=MAPS)
+PRESETS = {
+    "mog40-rdd": Preset("progressive distillation with relations of random cosines", MOG40, MIXTURE),
+    "digits-rdd": Preset(
+        "8x8 real images by class; progressive distillation with relations of a classifier's maps",
+        DigitsSettings(),
+        IMAGES,
+    ),
+}
+
+FEW = RelationSettings(calls=1, pixel_weight=0.5, queue=64, contrast=32, enqueue=6, group=2)
+TINY = Settings(steps=12, batch=8, grid=4, relations=FEW)
+PLAIN = replace(FEW, memory_weight=0.0, pair_weight=0.7)
+
+METHOD = Method(
+    name="rdd",
+    title="Relational diffusion distillation",
+    year=2024,
+    address="https://arxiv.org/abs/2410.07679",
+    family="trajectory",
+    networks=("student", "head"),
+    needs=Needs(data=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"rdd": FENG, **progressive.METHOD.bibtex},
+    presets=PRESETS,
+    cures=CURES,
+    arms={
+        "mog40": {"rdd": Arm("Relational distillation (with data)", MIXTURE)},
+        "digits": {"rdd": Arm("Relational distillation (with data)", IMAGES)},
+    },
+    examples={
+        "rdd": Example(TINY),
+        "rdd-classes": Example(replace(TINY, relations=PLAIN), classes=2),
+    },
+)

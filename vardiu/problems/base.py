@@ -432,7 +432,9 @@ class Scores(abc.ABC):
         if ground is None:
             raise ConfigError("this problem has no features to train in: give another --method")
         if tap:
-            raise ConfigError(f"points have no maps to tap, got {shown(tap)}: leave --tap out")
+            raise ConfigError(
+                f"points have no maps to tap, got {shown(tap)}: leave --relations.tap out"
+            )
         return FeatureMaps(SpaceFeatures(ground.space), same)
 
     @abc.abstractmethod

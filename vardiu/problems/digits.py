@@ -166,12 +166,13 @@ class DigitsScores(Scores):
         return TrainingGround(space, real, label if self.settings.conditional else None)
 
     def feature_maps(self, tap: str = "") -> FeatureMaps:
-        # Not the classifier that measures: one of the same kind, of another seed.
-        classifier = copy.deepcopy(digits_classifier(seed=1))
+        tap = tap or DigitsClassifier.MAPS
         try:
-            return FeatureMaps(Activation(classifier, tap or DigitsClassifier.MAPS), same)
+            Activation(DigitsClassifier(), tap)  # a wrong name is told before a training
         except ValueError as error:
-            raise ConfigError(f"--tap: {error}") from error
+            raise ConfigError(f"--relations.tap: {error}") from error
+        # Not the classifier that measures: one of the same kind, of another seed.
+        return FeatureMaps(Activation(copy.deepcopy(digits_classifier(seed=1)), tap), same)
 
     @property
     def _halves(self) -> tuple[Tensor, ...]:

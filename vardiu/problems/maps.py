@@ -70,8 +70,8 @@ def maps_of_code(
     try:
         found = FeatureMaps(Activation(module.float(), tap), decode)
     except ValueError as error:
-        raise ConfigError(f"--tap of {code.source}: {error}") from error
-    x = torch.zeros(2, *shape, requires_grad=True)
+        raise ConfigError(f"--relations.tap of {code.source}: {error}") from error
+    x = torch.zeros(2, *shape, dtype=torch.float32, requires_grad=True)
     try:
         with torch.enable_grad():
             maps = found(x)
@@ -80,7 +80,7 @@ def maps_of_code(
     if not (maps.ndim >= 2 and len(maps) == 2 and maps.is_floating_point()):
         raise ConfigError(
             f"{code.source}: the tap {tap!r} returns {tuple(maps.shape)} of 2 images, and maps "
-            "have a row an image, and channels: give another --tap"
+            "have a row an image, and channels: give another --relations.tap"
         )
     if not maps.requires_grad:
         raise ConfigError(
