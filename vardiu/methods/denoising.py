@@ -53,13 +53,6 @@ class Denoising(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("denoising", self.loss, updates=("generator",)),)
 
-    @property
-    def denoiser(self) -> Denoiser:
-        r"""The network that is trained, in the place of a generator."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
-
     def loss(self, batch: Batch, step: int) -> Loss:
         x = batch.clean().to(self.like)
         sigma = self.levels(self.uniform(len(x)), step)

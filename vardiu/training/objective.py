@@ -160,6 +160,13 @@ class Objective(nn.Module, abc.ABC):
         """
         return network if isinstance(network, Generator) else None
 
+    @property
+    def denoiser(self) -> Denoiser:
+        r"""The denoiser that is trained in the place of a generator, where one is."""
+        network = self.network("generator")
+        assert isinstance(network, Denoiser)
+        return network
+
     # ---------------------------------------------------------------- what the trainer asks for
 
     def remember(self, drawn: list[Any], step: int) -> None:
