@@ -108,7 +108,7 @@ class RelationalDistillation(ProgressiveDistillation):
     @property
     def row_coupling(self) -> str:
         related = self.relations.pair_weight or self.relations.memory_weight
-        return "each row is compared with others of its batch" if related else ""
+        return "each row is compared with others" if related else super().row_coupling
 
     def seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns maps of samples, `(B, C, A)`, and their pooled features, `(B, C)`; of points
@@ -218,17 +218,14 @@ MIXTURE = Settings(**vars(progressive.MIXTURE), relations=BESIDE)
 MAPS = RelationSettings(pixel_weight=1.0, queue=8_192, contrast=1_024)
 IMAGES = Settings(**vars(progressive.IMAGES), relations=MAPS)
 PRESETS = {
-    "mog40-rdd": Preset("progressive distillation with relations of random cosines", MOG40, MIXTURE),
+    "mog40-rdd": Preset("progressive distillation, relations of random cosines", MOG40, MIXTURE),
     "digits-rdd": Preset(
-        "8x8 real images by class; progressive distillation with relations of a classifier's maps",
-        DigitsSettings(),
-        IMAGES,
+        "8x8 real images by class; progressive, relations of maps", DigitsSettings(), IMAGES
     ),
 }
 
 FEW = RelationSettings(calls=1, pixel_weight=0.5, queue=64, contrast=32, enqueue=6, group=2)
 TINY = Settings(steps=12, batch=8, grid=4, relations=FEW)
-PLAIN = replace(FEW, memory_weight=0.0, pair_weight=0.7)
 
 METHOD = Method(
     name="rdd",
@@ -249,6 +246,8 @@ METHOD = Method(
     },
     examples={
         "rdd": Example(TINY),
-        "rdd-classes": Example(replace(TINY, relations=PLAIN), classes=2),
+        "rdd-classes": Example(
+            replace(TINY, relations=replace(FEW, memory_weight=0.0)), classes=2
+        ),
     },
 )

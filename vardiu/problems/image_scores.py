@@ -72,7 +72,8 @@ class ImageScores(Scores):
         if self.classifier is None or not tap:
             raise ConfigError(
                 "relations of images are taught in the maps of a classifier: name one, with "
-                "--classifier FILE.py:NAME, and the part of it that makes them, with --relations.tap PART"
+                "--classifier FILE.py:NAME, and the part of it that makes them, with "
+                "--relations.tap PART"
             )
         return maps_of_code(self.classifier, tap, tuple(self.space.shape), self.space.decode)
 

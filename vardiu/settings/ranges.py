@@ -106,9 +106,7 @@ RANGES: Mapping[str, Range] = {
     "draws": Range(1, 10_000),
     **dict.fromkeys(("feature_weight", "pair_weight", "memory_weight"), AT_LEAST_0),
     "RelationSettings.pixel_weight": AT_LEAST_0,
-    **dict.fromkeys(
-        ("feature_temperature", "pair_temperature", "memory_temperature"), POSITIVE
-    ),
+    **dict.fromkeys(("feature_temperature", "pair_temperature", "memory_temperature"), POSITIVE),
     **dict.fromkeys(("queue", "contrast", "enqueue", "group", "share"), Range(1, 100_000_000)),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),

@@ -21,7 +21,14 @@ __all__ = ["Memory", "Queue", "Target"]
 
 
 class Memory(nn.Module, abc.ABC):
-    r"""The interface of what is kept. All of its state is in buffers and frozen weights."""
+    r"""The interface of what is kept. All of its state is in buffers and frozen weights.
+
+    Attributes:
+        row_coupling: Why rows that are read from it depend on others of a batch; empty where they
+            do not, see `Objective.row_coupling`.
+    """
+
+    row_coupling: str = ""
 
     @abc.abstractmethod
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:

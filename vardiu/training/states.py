@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..functional.tensors import expand_like
 from ..samplers.trajectories import trajectory
-from ..students.base import Generator
 from ..students.few_step import FewStep
 from .memory import Memory, Queue
 from .objective import Objective
@@ -141,6 +140,7 @@ class Mixture(Memory):
         self.register_buffer("stops", path.stops, persistent=False)
         self.register_buffer("places", path.places, persistent=False)
         self.names = tuple(asked)
+        self.row_coupling = "states are of paths that each process keeps of its own" * bool(replay)
         for name, value in asked.items():
             self.register_buffer(f"asked_{name}", value, persistent=False)
         self.rings = nn.ModuleDict()
@@ -152,11 +152,6 @@ class Mixture(Memory):
                     kept[name] = Queue(rows, value.shape[1:], "", dtype=value.dtype)
                 kept["born"] = Queue(rows, (), "", dtype=torch.long)
                 self.rings[source] = nn.ModuleDict(kept)
-
-    @property
-    def row_coupling(self) -> str:
-        r"""See `Objective.row_coupling`."""
-        return "each process keeps paths of its own" if len(self.rings) else ""
 
     def forward(self, objective: Objective, batch: Batch, place: Tensor, step: int) -> Shown:
         r"""Returns the states of a batch: those of noised data, and in the place of some of them
