@@ -69,8 +69,8 @@ def test_values_and_gradients_are_those_of_the_plain_definition(block, temperatu
     for ours, plain, rest in (
         (pair_relations, plain_pairs, (teacher, temperature)),
         (
-            lambda x, *rest: queue_relations(x.flatten(0, 1), *rest),
-            lambda x, *rest: plain_queue(x.flatten(0, 1), *rest),
+            lambda x, *more: queue_relations(x.flatten(0, 1), *more),
+            lambda x, *more: plain_queue(x.flatten(0, 1), *more),
             (teacher.flatten(0, 1), queue, temperature),
         ),
     ):

@@ -20,6 +20,7 @@ from vardiu.problems.toy import ToyProblem
 from vardiu.settings.fields import DigitsSettings, RelationSettings
 from vardiu.storage.code import OwnCode
 from vardiu.training.memory import Queue
+from vardiu.training.objective import denoiser_of
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.stage import Context
 from vardiu.training.trainer import Trainer
@@ -62,7 +63,7 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 def plain(objective: RelationalDistillation, drawn) -> dict[str, Tensor]:
     """The terms as the paper has them, a pair of images at a time."""
     row, lesson = objective.relations, drawn.lesson
-    x = objective.denoiser(lesson.x_t, lesson.sigma, **lesson.cond)
+    x = denoiser_of(objective)(lesson.x_t, lesson.sigma, **lesson.cond)
     phi = objective.classifier.module
 
     def unit(maps: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def test_each_term_and_all_have_the_gradient_of_the_plain_definition(weights):
         objective.head = nn.Identity()  # the plain definition has one all the same
         drawn = drawn._replace(kept=torch.eye(3))
     wanted = sum(w * plain(objective, drawn)[key] for key, w in weights.items())
-    found = objective.loss(drawn, 2)
+    found = objective.relational_loss(drawn, 2)
     assert found.info.keys() == {"squared_error", *weights}
     torch.testing.assert_close(found.value, wanted, rtol=1e-12, atol=1e-14)
     networks = [objective.generator, *([objective.head] if "memory" in weights else [])]
@@ -136,15 +137,17 @@ def test_equal_maps_have_no_loss_without_sharpening_and_with_an_identity_for_a_h
     drawn = objective.prepare(batch_of(objective, 6), 0)
     lesson = drawn.lesson
     with torch.no_grad():
-        same = objective.denoiser(lesson.x_t, lesson.sigma)
+        same = denoiser_of(objective)(lesson.x_t, lesson.sigma)
         maps, pooled = objective.seen(same)
     taught = torch.nn.functional.normalize(maps, dim=1).transpose(1, 2)
     drawn = drawn._replace(maps=taught, pooled=pooled)
-    assert objective.loss(drawn, 0).value.abs() < 1e-14
+    assert objective.relational_loss(drawn, 0).value.abs() < 1e-14
     moved = objective.memory.spread(8, drawn.coming.flip(1))
-    assert objective.loss(drawn._replace(kept=moved), 0).value.abs() < 1e-14
+    assert objective.relational_loss(drawn._replace(kept=moved), 0).value.abs() < 1e-14
     objective.head = nn.Linear(3, 3)
-    values = [objective.loss(drawn._replace(kept=k), 0).value for k in (drawn.kept, moved)]
+    values = [
+        objective.relational_loss(drawn._replace(kept=k), 0).value for k in (drawn.kept, moved)
+    ]
     assert (values[0] - values[1]).abs() > 1e-4  # it is compared with what the memory holds
 
 
@@ -282,7 +285,7 @@ def test_a_resumed_run_with_another_queue_is_refused(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(Trainer, "fit", stopped)
     main(COMMAND)
-    assert (tmp_path / "run/config.yaml").is_file()
+    (tmp_path / "run/checkpoints").mkdir()  # from the first one on settings are held to
     capsys.readouterr()
     assert main([*COMMAND, "--relations.queue", "65"]) == 2
     assert "relations.queue" in capsys.readouterr().err

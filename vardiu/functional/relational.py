@@ -66,7 +66,7 @@ def pair_relations(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
         teacher: Those of the teacher, with as many positions.
         temperature: The temperature :math:`\tau`.
     """
-    (b, a, c), s = student.shape, student.reshape(-1, student.shape[-1])
+    (b, a), s = student.shape[:2], student.reshape(-1, student.shape[-1])
     t = teacher.detach().reshape(b * a, -1)
     with torch.no_grad():
         value, gradient = s.new_zeros(()), torch.zeros_like(s)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from ..settings.fields import DigitsSettings, Training
 from ..settings.grounds import MOG40, PATCHES
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
-from ..training.objective import Loss, Objective, Phase
+from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
@@ -110,13 +110,13 @@ class ProgressiveDistillation(Objective):
         steps = torch.arange(self.stride + 1, device=place.device)
         return self.grid.to(self.like)[self.stride * place + steps[:, None]]
 
-    def prepare(self, batch: Batch, step: int) -> Lesson:
+    def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (others have their own)
         place = (self.quantiles(batch.rows) * self.calls).long()
         shown = self.states(self, batch, place, step)
         return lesson(self.teacher, shown.x_t, self.visited(shown.place), shown.cond)
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
-        return self.taught(self.denoiser(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
+        return self.taught(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
 
     def taught(self, denoised: Tensor, drawn: Lesson) -> Loss:
         r"""Returns the loss of the student's estimates, `(B, *)`."""

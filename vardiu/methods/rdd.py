@@ -12,7 +12,7 @@ with a memory of the teacher's earlier ones, of the student's through a head tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,13 +25,14 @@ from ..denoisers.base import Denoiser
 from ..errors import ConfigError
 from ..functional import relational
 from ..functional.relational import positions
+from ..functional.scores import Weight
 from ..nn.projection import Projection
 from ..samplers.lessons import Lesson
 from ..settings.fields import DigitsSettings, NetworkOptimizer, RelationSettings
 from ..settings.grounds import MOG40
 from ..training.frozen import Frozen
 from ..training.memory import Queue
-from ..training.objective import Loss, Phase
+from ..training.objective import Loss, Phase, denoiser_of
 from ..training.stage import Context, Recipe
 from . import progressive
 from .base import Arm, Example, Method, Needs, Preset
@@ -50,7 +51,7 @@ class Related(NamedTuple):
     maps: Tensor
     """The target's positions of unit length, `(B, A, C)`."""
     pooled: Tensor
-    """Its features, `(B, C)`."""
+    """The target's pooled features, `(B, C)`."""
     coming: Tensor
     """Some of its positions, drawn for the memory, `(N, C)`."""
     kept: Tensor
@@ -67,7 +68,7 @@ class RelationalDistillation(ProgressiveDistillation):
         - The memory is a ring buffer of positions, and its empty places are left out: in the
           released code they hold noise, rows mix positions, and the last block overwrites others.
         - The head's rate decays as the student's, and its normalisation is of the batch at hand.
-        - Of points, which have one position, `group` make up an image.
+        - Of points, of one position each, `group` make up an image.
 
     References:
         | Relational Diffusion Distillation for Efficient Image Generation (Feng et al., 2024)
@@ -103,7 +104,7 @@ class RelationalDistillation(ProgressiveDistillation):
     @property
     def phases(self) -> tuple[Phase, ...]:
         names = ("generator", "head") if self.relations.memory_weight else ("generator",)
-        return (Phase("relational", self.loss, updates=names),)
+        return (Phase("relational", self.relational_loss, updates=names),)
 
     @property
     def row_coupling(self) -> str:
@@ -130,9 +131,9 @@ class RelationalDistillation(ProgressiveDistillation):
         coming = rows[u.argsort()[: row.enqueue]]
         return Related(lesson, found, pooled, coming, self.memory.spread(row.contrast, coming))
 
-    def loss(self, drawn: Related, step: int) -> Loss:
+    def relational_loss(self, drawn: Related, step: int) -> Loss:
         lesson, row = drawn.lesson, self.relations
-        denoised = self.denoiser(lesson.x_t, lesson.sigma, **lesson.cond)
+        denoised = denoiser_of(self)(lesson.x_t, lesson.sigma, **lesson.cond)
         beside = self.taught(denoised, lesson)
         maps, pooled = self.seen(denoised)
         terms = {"pixel": (row.pixel_weight, beside.value)} if row.pixel_weight else {}
@@ -141,10 +142,9 @@ class RelationalDistillation(ProgressiveDistillation):
             terms["feature"] = row.feature_weight, value
         if row.pair_weight:
             parts = zip(positions(maps).split(row.share), drawn.maps.split(row.share), strict=True)
-            value = sum(
-                len(s) * relational.pair_relations(s, t, row.pair_temperature) for s, t in parts
-            ) / len(maps)
-            terms["pair"] = row.pair_weight, value
+            t = row.pair_temperature
+            found = [len(a) * relational.pair_relations(a, b, t) for a, b in parts]
+            terms["pair"] = row.pair_weight, torch.stack(found).sum() / len(maps)
         if row.memory_weight:
             rows = nn.functional.normalize(self.head(maps.transpose(1, 2).flatten(0, 1)), dim=1)
             value = relational.queue_relations(
@@ -184,15 +184,14 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         raise ConfigError(
             f"batch must be a multiple of relations.group ({row.group}), got {config.batch}"
         )
-    told = {"classifier": maps, "channels": tried.shape[1], "relations": row}
-    related = partial(RelationalDistillation, **told)
+    told: dict[str, Any] = {"classifier": maps, "channels": tried.shape[1], "relations": row}
+    related: Callable[..., ProgressiveDistillation] = partial(RelationalDistillation, **told)
 
     def make(
-        teacher: Denoiser, network: Denoiser, grid: Tensor, *, stride: int, **options: Any
+        teacher: Denoiser, network: Denoiser, grid: Tensor, stride: int, weight: Weight
     ) -> ProgressiveDistillation:
-        late = (len(grid) - 1) // stride <= row.calls
-        kind = related if late else ProgressiveDistillation
-        return kind(teacher, network, grid, stride=stride, **options)
+        kind = related if (len(grid) - 1) // stride <= row.calls else ProgressiveDistillation
+        return kind(teacher, network, grid, stride=stride, weight=weight)
 
     return (yield from progressive.recipe(problem, config, context, make))
 
@@ -209,8 +208,7 @@ CURES: Mapping[str, str] = {
     "divergence": "lower --lr, or raise --relations.pixel-weight, which holds an image",
 }
 
-# Of points the classifier is random cosines, whose values are no logits: the student's own loss
-# stays, and relations are beside it.
+# Random cosines of points are no logits: progressive distillation's own loss stays.
 BESIDE = RelationSettings(
     pixel_weight=1.0, feature_weight=0.1, pair_weight=0.1, queue=8_192, contrast=512
 )

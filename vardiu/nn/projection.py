@@ -9,7 +9,7 @@ __all__ = ["Projection"]
 
 
 class Projection(nn.Module):
-    r"""Two linear layers without biases, with a normalisation of the batch and a rectifier between.
+    r"""Two linear layers without biases, a normalisation of the batch and a rectifier between.
 
     The mean and the variance are those of the rows at hand, in training and in evaluation alike:
     nothing is gathered.

@@ -34,6 +34,7 @@ METHODS: Mapping[str, Colour] = {
     "diff_ratio": Colour("#A3004F", "#FF6FA8"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),
+    "rdd": Colour("#1B6F8A", "#7CC7DF"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 

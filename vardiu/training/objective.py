@@ -24,7 +24,7 @@ from .frozen import Frozen
 from .memory import Memory
 from .streams import LatticeDraws, StreamDraws, Streams
 
-__all__ = ["networks", "Loss", "Objective", "Phase", "only"]
+__all__ = ["denoiser_of", "networks", "Loss", "Objective", "Phase", "only"]
 
 
 def networks(objective: Objective) -> dict[str, nn.Module]:
@@ -161,13 +161,6 @@ class Objective(nn.Module, abc.ABC):
         """
         return network if isinstance(network, Generator) else None
 
-    @property
-    def denoiser(self) -> Denoiser:
-        r"""The denoiser that is trained in the place of a generator, where one is."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
-
     # ---------------------------------------------------------------- what the trainer asks for
 
     def remember(self, drawn: list[Any], step: int) -> None:
@@ -262,6 +255,13 @@ class Objective(nn.Module, abc.ABC):
     def _shared_uniform(self, n: int, role: str) -> Tensor:
         like = self.like
         return self.streams.uniform(role, n, device=like.device, dtype=like.dtype, shared=True)
+
+
+def denoiser_of(objective: Objective) -> Denoiser:
+    r"""Returns the denoiser that an objective trains in the place of a generator."""
+    network = objective.network("generator")
+    assert isinstance(network, Denoiser)
+    return network
 
 
 @contextlib.contextmanager

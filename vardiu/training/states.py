@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -94,6 +95,41 @@ class Path(NamedTuple):
     places: Tensor | None = None
 
 
+class Ring(nn.Module):
+    r"""Paths that are kept, the oldest of which are overwritten first.
+
+    Arguments:
+        rows: The number of paths.
+        shape: The shape of a path, `(K, *)`.
+        asked: Conditions of any number of rows, by name.
+    """
+
+    def __init__(self, rows: int, shape: tuple[int, ...], asked: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.states, self.born = Queue(rows, shape, ""), Queue(rows, (), "", torch.long)
+        self.cond = nn.ModuleDict(
+            {name: Queue(rows, value.shape[1:], "", value.dtype) for name, value in asked.items()}
+        )
+
+    @property
+    def count(self) -> int:
+        r"""The number of paths so far, at most those there is room for."""
+        return len(self.states.filled)
+
+    def push(self, states: Tensor, cond: Mapping[str, Tensor], step: int) -> None:
+        r"""Keeps paths that were run at a step."""
+        self.states.push(states)
+        self.born.push(torch.full((len(states),), step, device=states.device))
+        for name, queue in self.cond.items():
+            assert isinstance(queue, Queue)
+            queue.push(cond[name])
+
+    def take(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Returns paths and their conditions, by an index `(B,)`."""
+        kept = {name: queue.rows for name, queue in self.cond.items() if isinstance(queue, Queue)}
+        return self.states.rows[rows], {name: value[rows] for name, value in kept.items()}
+
+
 class Mixture(Memory):
     r"""States of three sources, those of paths kept in two ring buffers.
 
@@ -115,6 +151,10 @@ class Mixture(Memory):
     Raises:
         ValueError: The shares are not within [0, 1] in sum, or there is but one place.
     """
+
+    sigmas: Tensor
+    stops: Tensor
+    places: Tensor | None
 
     def __init__(
         self,
@@ -143,15 +183,14 @@ class Mixture(Memory):
         self.row_coupling = "states are of paths that each process keeps of its own" * bool(replay)
         for name, value in asked.items():
             self.register_buffer(f"asked_{name}", value, persistent=False)
-        self.rings = nn.ModuleDict()
-        for source in SOURCES:
-            if replay and getattr(shares, source):
-                rows, places = replay * batch, len(path.stops)
-                kept = {"states": Queue(rows, (places, *shape), "")}
-                for name, value in asked.items():
-                    kept[name] = Queue(rows, value.shape[1:], "", dtype=value.dtype)
-                kept["born"] = Queue(rows, (), "", dtype=torch.long)
-                self.rings[source] = nn.ModuleDict(kept)
+        path_shape = (len(path.stops), *shape)
+        self.rings = nn.ModuleDict(
+            {
+                source: Ring(replay * batch, path_shape, asked)
+                for source in SOURCES
+                if replay and getattr(shares, source)
+            }
+        )
 
     def forward(self, objective: Objective, batch: Batch, place: Tensor, step: int) -> Shown:
         r"""Returns the states of a batch: those of noised data, and in the place of some of them
@@ -187,12 +226,10 @@ class Mixture(Memory):
         self, objective: Objective, source: str, batch: Batch
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         r"""Returns a path for each row of a batch, `(B, K, *)`, and its conditions."""
-        kept = self.rings[source] if source in self.rings else None
-        if kept is None or not int(kept["states"].written):
+        ring = self.rings[source] if source in self.rings else None
+        if not isinstance(ring, Ring) or not ring.count:
             return self.paths(objective, source, batch.rows, batch.cond), batch.cond
-        count = len(kept["states"].filled)
-        rows = (objective.uniform(batch.rows, f"kept {source}") * count).long()
-        return kept["states"].rows[rows], {name: kept[name].rows[rows] for name in self.names}
+        return ring.take((objective.uniform(batch.rows, f"kept {source}") * ring.count).long())
 
     def paths(
         self, objective: Objective, source: str, n: int, cond: Mapping[str, Tensor]
@@ -211,27 +248,23 @@ class Mixture(Memory):
                 role, n, tuple(student.shape), device=like.device, dtype=like.dtype
             )
             sigmas = self.sigmas.to(like)
-            path = trajectory(objective.teacher, sigmas[0] * noise, sigmas, **cond)
-            found = list(path)
+            asked = functools.partial(objective.teacher, **cond)
+            found = list(trajectory(asked, sigmas[0] * noise, sigmas))
             return torch.stack([found[i] for i in self.stops.tolist()], dim=1)
 
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
         shares = self.shares.at(step + 1)
-        for source, kept in self.rings.items():
-            due = (step + 1) % self.refill == 0 or not int(kept["states"].written)
-            if not (due and shares[source] > 0):
-                continue
-            cond = self.conditions(objective, self.batch)
-            states = self.paths(objective, source, self.batch, cond)
-            born = torch.full((self.batch,), step + 1, device=states.device)
-            for name, rows in {"states": states, **cond, "born": born}.items():
-                kept[name].push(rows)
+        for source, ring in self.rings.items():
+            assert isinstance(ring, Ring)
+            if shares[source] > 0 and ((step + 1) % self.refill == 0 or not ring.count):
+                cond = self.conditions(objective, self.batch)
+                ring.push(self.paths(objective, source, self.batch, cond), cond, step + 1)
 
     def conditions(self, objective: Objective, n: int) -> dict[str, Tensor]:
         r"""Draws conditions under which one samples, of so many rows."""
         if not self.names:
             return {}
-        table = {name: getattr(self, f"asked_{name}") for name in self.names}
+        table: dict[str, Tensor] = {n: getattr(self, f"asked_{n}") for n in self.names}
         count = len(next(iter(table.values())))
         rows = (objective.uniform(n, "conditions of paths") * count).long()
         return {name: value[rows] for name, value in table.items()}
