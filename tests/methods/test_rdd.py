@@ -221,7 +221,9 @@ def convolution() -> nn.Module:
 
 def image_scores(value: object | None) -> ImageScores:
     space = SimpleNamespace(shape=(3, 8, 8), decode=lambda x: x)
-    return ImageScores(SimpleNamespace(space=space), None if value is None else code(value))
+    scores = ImageScores(SimpleNamespace(space=space))
+    scores.classifier = None if value is None else code(value)
+    return scores
 
 
 def test_any_module_is_tapped_where_the_user_says():

@@ -36,6 +36,7 @@ ADM, ADP = "methods/adm.py", "methods/adp.py"
 DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
+REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
 
 
@@ -1184,6 +1185,44 @@ TRANSPORTED = [
     ),
 ]
 
+POLICIES = [
+    Mutant(
+        "redif: the clip takes the smaller loss",
+        POLICY,
+        "torch.maximum(-advantage * ratio",
+        "torch.minimum(-advantage * ratio",
+        method("redif", "truth_table"),
+    ),
+    Mutant(
+        "redif: a group's mean without the group",
+        POLICY,
+        "centred = reward - _sums(reward, place, count)[place] / count[place]",
+        "centred = reward - reward.mean()",
+        method("redif", "share_of_the_gradient"),
+    ),
+    Mutant(
+        "redif: groups of rows that are not of one noise",
+        REDIF,
+        "device=drawn.z.device) // self.group",
+        "device=drawn.z.device) % len(drawn.z)",
+        method("redif", "stand_together"),
+    ),
+    Mutant(
+        "redif: densities of the estimate in place of the step's mean",
+        "samplers/policy.py",
+        "mean = self.mean(k, states[-1], denoised(k, states[-1]))",
+        "mean = denoised(k, states[-1])",
+        method("redif", "exactly_one or exact_gradient"),
+    ),
+    Mutant(
+        "redif: the guard is not part of the loss",
+        REDIF,
+        'value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()',
+        'info["guard"] = divergence.detach()',
+        method("redif", "guard_is_part"),
+    ),
+]
+
 MUTANTS = [
     *SIGNS,
     *DROPPED,
@@ -1196,6 +1235,7 @@ MUTANTS = [
     *OWN,
     *TRANSPORTED,
     *DISTANCES,
+    *POLICIES,
 ]
 
 

@@ -47,12 +47,16 @@ class Needs:
         teacher: Whether it needs a teacher; a method without one trains teachers.
         pairs: Whether it needs pairs of the teacher's noise and sample.
         gradient: Whether it needs the teacher's gradient with respect to the noisy sample.
+        paired: Whether its data are pairs of a degraded and a clean sample.
+        asked: Whether the teacher is asked in training; else networks start from its weights only.
     """
 
     data: bool = False
     teacher: bool = True
     pairs: bool = False
     gradient: bool = False
+    paired: bool = False
+    asked: bool = True
 
 
 @dataclass(frozen=True)

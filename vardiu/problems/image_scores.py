@@ -28,6 +28,8 @@ class ImageScores(Scores):
 
     Arguments:
         data: The images.
+
+    Attributes:
         classifier: The user's own code of the setting `classifier`; none where it is not named.
     """
 
@@ -35,9 +37,10 @@ class ImageScores(Scores):
     judged = Judged("frechet", coverage=("recall",))
     quick = 1_000
     samples = 5_000
+    classifier: OwnCode | None = None
 
-    def __init__(self, data: ImageData, classifier: OwnCode | None = None) -> None:
-        self.data, self.space, self.classifier = data, data.space, classifier
+    def __init__(self, data: ImageData) -> None:
+        self.data, self.space = data, data.space
 
     @functools.cached_property
     def features(self) -> RandomFeatures:

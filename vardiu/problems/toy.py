@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..data.batch import Batch
 from ..data.batches import Batches, Shuffled
 from ..data.densities import MixtureSpec, even
 from ..denoisers.base import Denoiser
@@ -27,6 +28,7 @@ from ..reports.samples import scatter_grid
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
+from ..students.restorer import Restorer
 from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space, TrainingGround
 from .sampled_teachers import SampledTeacher, Source
 
@@ -52,7 +54,7 @@ class ToySettings:
     classes: Literal[0, 2] = 0
     """The number of classes: none, or two of two corners each."""
     student: str = "pushforward"
-    """The student: pushforward, residual, one_step or few_step."""
+    """The student: pushforward, residual, one_step, few_step or restorer."""
     width: int = 8
     """The width of the networks' hidden layers."""
     depth: int = 2
@@ -119,6 +121,7 @@ STUDENTS: Mapping[str, Callable[[ToyNetworks], Generator]] = {
     "pushforward": lambda networks: networks.pushforward(),
     "residual": lambda networks: networks.pushforward(residual=True),
     "one_step": lambda networks: OneStep(networks.denoiser(), RANGE["sigma_max"]),
+    "restorer": lambda networks: Restorer(networks.denoiser(), 1.0, SIGMA_DATA),
     "few_step": lambda networks: FewStep(networks.denoiser(), [RANGE["sigma_max"], 1.0]),
 }
 
@@ -150,8 +153,28 @@ class ToyData(Data):
         x, cond = self.draw(self.ROWS, torch.Generator().manual_seed(self.seed))
         return Shuffled(x, cond, size, seed=seed)
 
+    def paired(self, size: int, seed: int) -> Batches:
+        return Blurred(self.clean(size, seed))
+
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.draw(n, torch.Generator().manual_seed(self.seed + 1))
+
+
+class Blurred(Batches):
+    r"""Batches of points at half their distance from the middle, with the points as their truth.
+
+    Arguments:
+        batches: The batches of points.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def at(self, index: int) -> Batch:
+        self.batches.rank, self.batches.world = self.rank, self.world
+        batch = self.batches.at(index)
+        return batch._replace(x=0.5 * batch.clean(), truth=batch.x)
 
 
 class ToyScores(Scores):
@@ -206,7 +229,7 @@ class ToyProblem(Problem):
 
     Arguments:
         classes: The number of classes, 0 or 2.
-        student: The student: `pushforward`, `residual`, `one_step` or `few_step`.
+        student: The student: `pushforward`, `residual`, `one_step`, `few_step` or `restorer`.
         seed: The seed of the clean samples.
 
     Raises:

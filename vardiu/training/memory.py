@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .objective import Objective
 
-__all__ = ["Memory", "Queue", "Target"]
+__all__ = ["Held", "History", "Memory", "Queue", "Target"]
 
 
 class Memory(nn.Module, abc.ABC):
@@ -85,6 +85,20 @@ class Target(Memory):
         return super().train(False)
 
 
+class Held(Target):
+    r"""A copy of a network as it was when the copy was made; it follows nothing.
+
+    Arguments:
+        network: The network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__("", network, 0.0)
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        pass
+
+
 class Queue(Memory):
     r"""The latest rows of something: a ring buffer, whose oldest rows are overwritten first.
 
@@ -147,3 +161,43 @@ class Queue(Memory):
         kept = self.rows[places].to(coming)
         kept[new] = coming[since[new]]
         return kept
+
+
+class History(Memory):
+    r"""The latest numbers of each of several kinds, say the rewards of each class.
+
+    Arguments:
+        kinds: The number of kinds.
+        size: How many numbers of each are kept.
+        key: The attribute of what `prepare` returned that holds the numbers, `(B,)`.
+        kind: The attribute that holds their kinds, integers `(B,)`.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    rows: Tensor
+    written: Tensor
+
+    def __init__(self, kinds: int, size: int, key: str, kind: str) -> None:
+        super().__init__()
+        if kinds < 1 or size < 1:
+            raise ValueError(f"kinds and size must be at least 1, got {kinds} and {size}")
+        self.key, self.kind = key, kind
+        self.register_buffer("rows", torch.zeros(kinds, size))
+        self.register_buffer("written", torch.zeros(kinds, dtype=torch.long))
+
+    def with_new(self, kind: int, values: Tensor) -> Tensor:
+        r"""Returns the latest numbers of a kind as they will be once `values` are written."""
+        size = self.rows.shape[1]
+        kept = self.rows[kind, max(0, size - int(self.written[kind])) :]
+        return torch.cat([kept, values.to(kept)])[-size:]
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        for part in drawn:
+            values, kinds = getattr(part, self.key), getattr(part, self.kind)
+            for kind in kinds.unique().tolist():
+                own = values[kinds == kind]
+                latest = self.with_new(kind, own)
+                self.rows[kind, self.rows.shape[1] - len(latest) :] = latest
+                self.written[kind] += len(own)
