@@ -309,7 +309,10 @@ WITHOUT_IDEAL = {
     "d3sr": "it restores images, and matches no law; test_d3sr has its closed forms",
     "osediff": "it restores images beside matching; test_d3sr has its direction",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
-    "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
+    **dict.fromkeys(
+        ("consistency", "consistency_training", "lcm"),
+        "its network takes levels, as no affine map does; its test has its map",
+    ),
     "rdd": "its network takes levels, as no affine map does; test_rdd has its gradient",
     "redif": "its student takes levels, as no affine map does; test_redif has its exact gradient",
     "progressive": "its network takes levels, as no affine map does; test_progressive has its map",
@@ -617,7 +620,10 @@ WITHOUT_EFFECT: dict[str, dict[str, str]] = {
 
 
 # What a field of a method needs beside itself, where its group does not say it.
-BESIDE = {"regression_weight": {"pairs.pairs": 20}}
+BESIDE = {
+    "regression_weight": {"pairs.pairs": 20},
+    "softness": {"distance": "pseudo_huber"},
+}
 
 
 @functools.cache

@@ -27,6 +27,8 @@ DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
+SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
+CONSISTENCY_TRAINING = "methods/consistency_training.py"
 PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
 FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
@@ -68,6 +70,52 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 
 # One label for all rows: what takes a label still gets one.
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+TRAJECTORY = [
+    Mutant(
+        "LCM: one level a step, whatever the skip",
+        LCM,
+        "after = (i + self.skip).clamp_max(last)",
+        "after = (i + 1).clamp_max(last)",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the paper's scale, one less",
+        LCM,
+        'scale = low + (high - low) * self.uniform(batch.rows, "guidance")',
+        'scale = low - 1 + (high - low) * self.uniform(batch.rows, "guidance")',
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the student is not told the scale",
+        LCM,
+        "told = steered if self.told else cond",
+        "told = cond",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the data's spread in the boundary, as EDM has it",
+        "functional/consistency.py",
+        "return sigma_data**2 / total, (scaled / total).sqrt()",
+        "return sigma_data**2 / total, sigma_data * (scaled / total).sqrt()",
+        method("lcm"),
+    ),
+    Mutant(
+        "consistency training: fresh noise at the lower level",
+        CONSISTENCY_TRAINING,
+        "x_next = x + expand_like(lower, x) * noise",
+        "x_next = x + expand_like(lower, x) * self.noise_like(x)",
+        method("consistency_training"),
+    ),
+    Mutant(
+        "consistency training: the weight of a level alone",
+        CONSISTENCY_TRAINING,
+        "return 1 / (drawn.sigma - drawn.lower)",
+        "return 1 / drawn.sigma",
+        method("consistency_training"),
+    ),
+]
 
 
 OWN = [
@@ -168,9 +216,9 @@ SIGNS = [
     ),
     Mutant(
         "sign: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
-        "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
+        "value = -(self.weighting(drawn) * self.distance(difference)).mean()",
         method("consistency"),
     ),
     Mutant(
@@ -423,9 +471,9 @@ DROPPED = [
     ),
     Mutant(
         "condition to the teacher: consistency distillation",
-        CONSISTENCY,
-        "correct=self.correct, eta=0.0, noise=None, **batch.cond",
-        "correct=self.correct, eta=0.0, noise=None",
+        SELF_CONSISTENCY,
+        "            guide=None,\n            **cond,\n",
+        "            guide=None,\n",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(
@@ -520,8 +568,8 @@ NETWORKS = [
     Mutant(
         "stale target: the network in its place",
         CONSISTENCY,
-        "self.target(x_next, lower, **batch.cond)",
-        "self.consistency(x_next, lower, **batch.cond)",
+        "self.answer(self.target, x_next, lower, left - 1, cond)",
+        "self.answer(self.network('generator'), x_next, lower, left - 1, cond)",
         method("consistency"),
     ),
     Mutant(
@@ -653,8 +701,8 @@ SETTINGS = [
     ),
     Mutant(
         "weight ignored: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
         "value = self.distance(difference).mean()",
         contract("weight and consistency"),
     ),
@@ -1235,6 +1283,7 @@ MUTANTS = [
     *OWN,
     *TRANSPORTED,
     *DISTANCES,
+    *TRAJECTORY,
     *POLICIES,
 ]
 

@@ -218,6 +218,11 @@ class Networks(abc.ABC):
         sigma: float | None = getattr(self.settings, "sigma", None)
         return sigma
 
+    @property
+    def null(self) -> int | None:
+        r"""The class that stands for none in the networks of `denoiser`, if they know one."""
+        return None
+
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""

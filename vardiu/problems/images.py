@@ -64,6 +64,10 @@ class ImageNetworks(Networks):
         found = started(inner, row.student, row.rank, row.precision)
         return found if captions is None else Captioned(found, captions)
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def student_denoiser(self) -> Denoiser:
         return self.denoiser() if self.settings.student == "fresh" else self.fake()
 

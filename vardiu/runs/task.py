@@ -207,8 +207,8 @@ def method_of(command: str, name: str) -> Method:
 
 
 def fits(command: str, method: Method) -> bool:
-    r"""Whether a method is one of a command: `distill` has a teacher, `teach` makes one."""
-    return method.needs.teacher == (command == "distill")
+    r"""Whether a method is one of a command: `teach` makes teachers, `distill` students."""
+    return method.teaches == (command == "teach")
 
 
 def preset_of(

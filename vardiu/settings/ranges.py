@@ -123,6 +123,9 @@ RANGES: Mapping[str, Range] = {
     "principal": Range(0, 65_536),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
+    **dict.fromkeys(("softness", "level_std"), POSITIVE),
+    **dict.fromkeys(("skip", "grid_start"), Range(1, 100_000)),
+    "drop": Range(0, 1),
 }
 
 

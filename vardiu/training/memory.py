@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +47,8 @@ class Target(Memory):
 
     .. math:: \theta^- \leftarrow \mu \, \theta^- + (1 - \mu) \, \theta
 
-    after each step; :math:`\mu = 0` copies the weights. Buffers are copied.
+    after each step; :math:`\mu = 0` copies the weights. Buffers are copied. With
+    :math:`\mu = 0` what the losses of a step see is the network as it is, without a gradient.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Equation 8
@@ -54,15 +56,17 @@ class Target(Memory):
     Arguments:
         source: The name of the network that is followed.
         network: That network.
-        decay: The rate :math:`\mu`, in [0, 1).
+        decay: The rate :math:`\mu`, in [0, 1), or that of each step.
 
     Raises:
         ValueError: The rate is out of its range.
     """
 
-    def __init__(self, source: str, network: nn.Module, decay: float) -> None:
+    def __init__(
+        self, source: str, network: nn.Module, decay: float | Callable[[int], float]
+    ) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
+        if not callable(decay) and not 0 <= decay < 1:
             raise ValueError(f"the decay of a target must be within [0, 1), got {decay}")
         self.source, self.decay = source, decay
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
@@ -71,7 +75,8 @@ class Target(Memory):
         return self.network(*arguments, **named)
 
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
-        self.move(objective.network(self.source), 1 - self.decay)
+        decay = self.decay(step) if callable(self.decay) else self.decay
+        self.move(objective.network(self.source), 1 - decay)
 
     def move(self, network: nn.Module, share: float) -> None:
         r"""Moves the copy by a share of the way to a network, its buffers all the way."""
