@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
+from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.rescaled import Rescaled
 from ..denoisers.schedules import Flow, Logarithmic, VarianceExploding, VariancePreserving
@@ -87,6 +88,7 @@ KINDS: Mapping[str, Kind] = {
     "restorer": Kind(Restorer, ("denoiser",)),
     "rescaled": Kind(Rescaled, ("denoiser",)),
     "song_unet": Kind(SongUNet),
+    "steerable": Kind(Steerable, ("denoiser",)),
     "table": Kind(Table),
     "token_head": Kind(TokenHead),
     "told": Kind(Told, ("network",)),

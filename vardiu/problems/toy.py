@@ -15,6 +15,7 @@ from ..data.batches import Batches, Shuffled
 from ..data.densities import MixtureSpec, even
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import MixtureDenoiser
+from ..denoisers.guidance import Autoguided
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
@@ -61,6 +62,16 @@ class ToySettings:
     """The number of their hidden layers."""
 
 
+class ToyTeacher(SampledTeacher):
+    r"""The exact denoiser; of classes it is guided away from the law of all together."""
+
+    @property
+    def steered(self) -> Denoiser:
+        if not self.known.conditions:
+            return super().steered
+        return Autoguided(self.known, mixture_teacher(), None)
+
+
 class ToyNetworks(Networks):
     r"""Multi-layer perceptrons, two layers deep and eight wide.
 
@@ -74,8 +85,11 @@ class ToyNetworks(Networks):
         super().__init__(space, teacher)
         self.settings = settings
 
-    def _mlp(self, outputs: int, *, noisy: bool = False, final: bool = True) -> MLP:
+    def _mlp(
+        self, outputs: int, *, noisy: bool = False, final: bool = True, none: bool = False
+    ) -> MLP:
         row, classes = self.settings, self.space.classes
+        classes += none and classes > 0
         return MLP(
             (2,),
             (outputs,),
@@ -107,9 +121,13 @@ class ToyNetworks(Networks):
         width = self.settings.width
         return Encoder(self._mlp(width, noisy=True, final=False), width, UnitScale(SIGMA_DATA))
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def denoiser(self) -> Denoiser:
         return PreconditionedDenoiser(
-            self._mlp(2, noisy=True),
+            self._mlp(2, noisy=True, none=True),
             shape=(2,),
             sigma_data=SIGMA_DATA,
             conditions=self.space.conditions,
@@ -250,7 +268,7 @@ class ToyProblem(Problem):
         spec = even(torch.tensor(MEANS), STD)
         variance = 4.0 + STD**2
         self.space = KnownSpace((2,), torch.zeros(2), SIGMA_DATA, variance, classes)
-        teacher = SampledTeacher(mixture_teacher(labels=classes > 0))
+        teacher = ToyTeacher(mixture_teacher(labels=classes > 0))
         self.networks = ToyNetworks(self.space, teacher, self.settings)
         self.data = ToyData(self.space, teacher, seed)
         self.scores = ToyScores(self.data, spec)

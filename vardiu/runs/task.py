@@ -35,8 +35,9 @@ from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points,
 __all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
 
 
-# The settings of a problem that may be own code. The option `--teacher` names that of `teacher`.
-ROLES = ("teacher", "weak", "source")
+# The settings of a problem that may be own code, and `reward`, one of a method. The option
+# `--teacher` names that of `teacher`.
+ROLES = ("teacher", "weak", "source", "classifier", "reward")
 
 
 # A problem's settings, of any kind.
@@ -143,8 +144,8 @@ class Task:
         settings: The method's settings.
         run: How it is carried out.
         code: The file that the method is from; none for a method of the table.
-        own: The own code that the command line names for settings of the problem, by the setting's
-            name, one of `ROLES`.
+        own: The own code that the command line names for settings of the problem or of the method,
+            by the setting's name, one of `ROLES`.
     """
 
     command: str
@@ -206,8 +207,8 @@ def method_of(command: str, name: str) -> Method:
 
 
 def fits(command: str, method: Method) -> bool:
-    r"""Whether a method is one of a command: `distill` has a teacher, `teach` makes one."""
-    return method.needs.teacher == (command == "distill")
+    r"""Whether a method is one of a command: `teach` makes teachers, `distill` students."""
+    return method.teaches == (command == "teach")
 
 
 def preset_of(

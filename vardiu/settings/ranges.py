@@ -111,8 +111,21 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("KernelSettings.width", "width_end", "high"), POSITIVE),
     "low": AT_LEAST_0,
     "draws": Range(1, 10_000),
+    **dict.fromkeys(("feature_weight", "pair_weight", "memory_weight"), AT_LEAST_0),
+    "RelationSettings.pixel_weight": AT_LEAST_0,
+    **dict.fromkeys(("feature_temperature", "pair_temperature", "memory_temperature"), POSITIVE),
+    **dict.fromkeys(("queue", "contrast", "enqueue", "share"), Range(1, 100_000_000)),
+    **dict.fromkeys(("group", "history", "least", "minibatches", "held_out"), SIZE),
+    **dict.fromkeys(("epochs", "sampling_steps"), Range(1, 10_000)),
+    **dict.fromkeys(("near", "last"), POSITIVE),
+    "clip_range": Range(0, 1, open=True),
+    "guard_weight": AT_LEAST_0,
+    "principal": Range(0, 65_536),
     "trust": POSITIVE,
     "clip": Range(0, math.inf, open=True),
+    **dict.fromkeys(("softness", "level_std"), POSITIVE),
+    **dict.fromkeys(("skip", "grid_start"), Range(1, 100_000)),
+    "drop": Range(0, 1),
 }
 
 
