@@ -18,6 +18,7 @@ from vardiu.errors import NotADenoiser
 from vardiu.nn import MLP
 from vardiu.samplers.trajectories import trajectory
 from vardiu.students.few_step import FewStep, OneStep
+from vardiu.students.flow_map import FlowMap
 from vardiu.teachers.probe import probe
 from vardiu.training.ema import Average
 from vardiu.training.streams import Streams
@@ -75,6 +76,37 @@ def test_what_a_call_is_shown_is_what_the_calls_before_it_make(rule):
 def test_the_one_call_of_a_student_is_shown_its_latent():
     plain, z = OneStep(denoiser(), 4.0), torch.randn(5, 2)
     assert plain.simulated(0, z) is z and torch.equal(plain.call(0, z), plain(z))
+
+
+@pytest.mark.parametrize("kind", ["renoise", "ddim", "flow map"])
+def test_a_guide_is_shown_what_a_student_makes_between_two_levels(kind):
+    passages = []
+
+    class Adding:
+        differentiates = False
+
+        def __call__(self, passage):
+            passages.append(passage)
+            return passage.x_next + 0.5
+
+    levels = [9.0, 4.0, 1.0]
+    if kind == "flow map":
+        student = FlowMap.of(denoiser(), 3, 8.0)
+        levels = student.sigmas
+    else:
+        floor = 0.5 if kind == "renoise" else 0.0
+        student = FewStep(flowing(), levels, kind, floor)
+    z = torch.randn(5, *student.latent_shape)
+    plain, moved = list(student.states(z)), list(student.states(z, Adding()))
+    assert [passage.index for passage in passages] == [0, 1]
+    for i, passage in enumerate(passages):
+        assert torch.equal(passage.x, moved[i].x_t)
+        assert torch.equal(passage.denoised, moved[i].denoised)
+        assert passage.sigma.tolist() == pytest.approx(5 * [levels[i]])
+        assert passage.target.tolist() == pytest.approx(5 * [levels[i + 1]])
+        torch.testing.assert_close(moved[i + 1].x_t, passage.x_next + 0.5)
+        assert passage.floor == (0.5 if kind == "renoise" else 0.0)
+    torch.testing.assert_close(passages[0].x_next, plain[1].x_t)
 
 
 class Scaled(torch.nn.Module):

@@ -309,3 +309,63 @@ def test_pairs_are_the_ends_of_corrected_trajectories():
     *_, wanted = trajectory(teacher, TOP * z, karras_grid(6, 0.01, TOP), correct=True)
     got = teacher_pairs(teacher, z, {}, steps=6, batch=3)
     torch.testing.assert_close(got.x, wanted, rtol=1e-12, atol=1e-12)
+
+
+class Adding:
+    """A guide that adds to the next state, and keeps what it was shown."""
+
+    differentiates = False
+
+    def __init__(self, amount=0.0):
+        self.amount, self.passages = amount, []
+
+    def __call__(self, passage):
+        self.passages.append(passage)
+        return passage.x_next + self.amount
+
+
+@pytest.mark.parametrize("options", [{}, {"correct": True}, {"eta": 0.7}], ids=str)
+def test_a_guide_is_shown_each_step_and_says_where_it_ends(options):
+    x, sigmas = torch.randn(4, 3).double(), torch.tensor([9.0, 3.0, 1.0, 0.0])
+    drawn = list(torch.randn(2, 4, 3).double())
+    more = {**options, **({"noise": drawn} if "eta" in options else {})}
+    plain, guide = list(trajectory(TEACHER, x, sigmas, **more)), Adding()
+    watched = list(trajectory(TEACHER, x, sigmas, guide=guide, **more))
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    for i, passage in enumerate(guide.passages):
+        assert passage.index == i and passage.floor == 0 and not passage.cond
+        assert torch.equal(passage.x, plain[i]) and torch.equal(passage.x_next, plain[i + 1])
+        assert passage.sigma.tolist() == 4 * [sigmas[i]]
+        assert passage.target.tolist() == 4 * [sigmas[i + 1]]
+        assert torch.equal(passage.denoised, TEACHER(plain[i], passage.sigma))
+    moved = list(trajectory(TEACHER, x, sigmas, guide=Adding(0.5), **more))
+    torch.testing.assert_close(moved[1], plain[1] + 0.5)
+    more["noise"] = drawn[1:]
+    again = list(trajectory(TEACHER, moved[1], sigmas[1:], guide=Adding(0.5), **more))
+    torch.testing.assert_close(moved[2:], again[1:])
+
+
+@pytest.mark.parametrize("make", [DDIM, Heun])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_guide_that_differentiates_has_a_graph_to_the_state(make, dtype):
+    """D = m + (x - m) v / (v + sigma^2): its gradient in x is that slope, also without a mode."""
+
+    class Pulling:
+        differentiates = True
+
+        def __call__(self, passage):
+            (found,) = torch.autograd.grad(passage.denoised.sum(), passage.x)
+            slopes.append(found)
+            return passage.x_next - found
+
+    slopes: list[torch.Tensor] = []
+    moments = (torch.full((3,), value, dtype=dtype) for value in (MEAN, STD**2))
+    teacher = GaussianDenoiser(*moments)
+    x, sigmas = torch.randn(4, 3, dtype=dtype), torch.tensor([2.0, 1.0, 0.0])
+    got = make(teacher, sigmas, guide=Pulling())(x)
+    assert got.dtype == dtype and not got.requires_grad and len(slopes) == 2
+    for found, sigma in zip(slopes, sigmas, strict=False):
+        wanted = torch.full_like(found, STD**2 / (STD**2 + float(sigma) ** 2))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    one = make(teacher, sigmas[:2], guide=Pulling())(x)
+    torch.testing.assert_close(one, make(teacher, sigmas[:2])(x) - slopes[0].to(dtype))

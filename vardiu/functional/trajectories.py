@@ -14,11 +14,59 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
 from torch import Tensor
 
 from .tensors import expand_like
 
-__all__ = ["fresh_noise", "slope", "step", "step_target"]
+__all__ = ["Guide", "Passage", "fresh_noise", "slope", "step", "step_target"]
+
+
+class Passage(NamedTuple):
+    r"""One step of a sampler, from a level to the next: what a guide corrects.
+
+    The next state is the clean estimate and noise of the next level, by whichever rule,
+    :math:`x' = D + n`; a guide that moves the estimate and keeps the noise adds to :math:`x'` what
+    it adds to :math:`D`.
+
+    Arguments:
+        index: The place of the step in the trajectory, from zero.
+        x: The state at the level from which, with shape :math:`(B, *)`; at an infinite level the
+            latent.
+        sigma: That level, with shape :math:`(B)`.
+        target: The level to which, with shape :math:`(B)`; zero at the end.
+        denoised: The clean estimate :math:`D` of the state, with its shape.
+        x_next: The state :math:`x'` at the level to which, with the same shape.
+        cond: The conditions.
+        floor: The level of the noise that the clean estimate has itself.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a passage for
+    x: Tensor
+    sigma: Tensor
+    target: Tensor
+    denoised: Tensor
+    x_next: Tensor
+    cond: Mapping[str, Tensor]
+    floor: float = 0.0
+
+
+class Guide(Protocol):
+    r"""Corrects a sampler between two levels.
+
+    Attributes:
+        differentiates: Whether it asks for gradients in `Passage.x`: a sampler then takes the
+            step with a graph from that tensor to `denoised` and `x_next`, and detaches what the
+            guide returns.
+    """
+
+    @property
+    def differentiates(self) -> bool: ...
+
+    def __call__(self, passage: Passage) -> Tensor:
+        r"""Returns the state at the level to which, with shape :math:`(B, *)`."""
 
 
 def fresh_noise(sigma: Tensor, target: Tensor, eta: float) -> Tensor:

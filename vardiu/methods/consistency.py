@@ -121,7 +121,14 @@ class ConsistencyDistillation(Objective):
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         levels = torch.stack([sigma, lower])
         _, x_next = trajectory(
-            self.teacher, x_t, levels, correct=self.correct, eta=0.0, noise=None, **batch.cond
+            self.teacher,
+            x_t,
+            levels,
+            correct=self.correct,
+            eta=0.0,
+            noise=None,
+            guide=None,
+            **batch.cond,
         )
         return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
 

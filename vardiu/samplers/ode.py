@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..functional.trajectories import Guide
 from .trajectories import require_decreasing, trajectory
 
 __all__ = ["Ancestral", "DDIM", "Euler", "Heun", "Sampler"]
@@ -35,6 +36,7 @@ class Sampler:
             `vardiu.denoisers.levels.karras_grid`.
         correct: Whether a step is corrected, see `vardiu.samplers.trajectory`.
         eta: The share :math:`\eta \in [0, 1]` of fresh noise.
+        guide: What corrects the states between two levels, in float64.
 
     Attributes:
         calls: The number of calls of the denoiser so far.
@@ -50,13 +52,14 @@ class Sampler:
         *,
         correct: bool = False,
         eta: float = 0.0,
+        guide: Guide | None = None,
     ) -> None:
         sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
         require_decreasing(sigmas)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be within [0, 1], got {eta}")
         self.denoiser, self.sigmas = denoiser, sigmas
-        self.correct, self.eta = correct, eta
+        self.correct, self.eta, self.guide = correct, eta, guide
         self.calls = 0
 
     def states(
@@ -89,6 +92,7 @@ class Sampler:
             correct=self.correct,
             eta=self.eta,
             noise=noise(),
+            guide=self.guide,
             **cond,
         )
 
@@ -142,10 +146,17 @@ class DDIM(Sampler):
         denoiser: The denoiser.
         sigmas: The levels, decreasing.
         eta: The share :math:`\eta \in [0, 1]` of fresh noise.
+        guide: What corrects the states between two levels.
     """
 
-    def __init__(self, denoiser: Denoiser, sigmas: Tensor, eta: float = 0.0) -> None:
-        super().__init__(denoiser, sigmas, eta=eta)
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sigmas: Tensor,
+        eta: float = 0.0,
+        guide: Guide | None = None,
+    ) -> None:
+        super().__init__(denoiser, sigmas, eta=eta, guide=guide)
 
 
 def Euler(denoiser: Denoiser, sigmas: Tensor) -> DDIM:  # noqa: N802 (reads as the class it makes)
@@ -168,7 +179,8 @@ class Heun(Sampler):
     Arguments:
         denoiser: The denoiser.
         sigmas: The levels, decreasing.
+        guide: What corrects the states between two levels.
     """
 
-    def __init__(self, denoiser: Denoiser, sigmas: Tensor) -> None:
-        super().__init__(denoiser, sigmas, correct=True)
+    def __init__(self, denoiser: Denoiser, sigmas: Tensor, guide: Guide | None = None) -> None:
+        super().__init__(denoiser, sigmas, correct=True, guide=guide)

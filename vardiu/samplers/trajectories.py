@@ -4,7 +4,8 @@ The probability-flow equation in the coordinate of this library is
 
 .. math:: \frac{\mathrm{d} x}{\mathrm{d} \sigma} = \frac{x - D(x, \sigma)}{\sigma}.
 
-Nothing here chooses a type, a device or whether there is a gradient: that is the caller's.
+Nothing here chooses a type, a device or whether there is a gradient: that is the caller's, and
+where a sampler is guided the guide's.
 
 References:
     | Denoising Diffusion Implicit Models (Song et al., 2020), https://arxiv.org/abs/2010.02502
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..functional.tensors import expand_like
-from ..functional.trajectories import fresh_noise, slope, step
+from ..functional.trajectories import Guide, Passage, fresh_noise, slope, step
 
 __all__ = ["inversion", "require_decreasing", "trajectory"]
 
@@ -44,12 +45,14 @@ def trajectory(
     correct: bool = False,
     eta: float = 0.0,
     noise: Iterable[Tensor] | None = None,
+    guide: Guide | None = None,
     **cond: Tensor,
 ) -> Iterator[Tensor]:
     r"""Yields the states of a sampler: the one given, then one a level.
 
     With `correct` it is Heun's method, of order two: a step is taken with the mean of the slopes
-    at both of its ends, and a step to zero is Euler's.
+    at both of its ends, and a step to zero is Euler's. A guide is shown each step after it was
+    taken, that to zero as well, and says where it ends.
 
     Arguments:
         denoiser: The denoiser :math:`D(x_t, \sigma)`, with levels of shape :math:`(B)`.
@@ -60,6 +63,7 @@ def trajectory(
         eta: The share :math:`\eta \in [0, 1]` of fresh noise of each step.
         noise: Standard normal noise, one tensor of the shape of `x` for each step that has fresh
             noise; a step to zero has none.
+        guide: What corrects the states between two levels.
         cond: The denoiser's conditions.
 
     Raises:
@@ -72,7 +76,8 @@ def trajectory(
     if correct and eta > 0:
         raise ValueError(f"a corrected step has no fresh noise: eta must be 0, got {eta:g}")
     levels = sigmas.to(x) if sigmas.ndim == 2 else sigmas.to(x)[:, None].expand(-1, len(x))
-    return _states(denoiser, x, levels, correct, eta, iter(() if noise is None else noise), cond)
+    fresh = iter(() if noise is None else noise)
+    return _states(_Stepper(denoiser, correct, eta, fresh, cond), x, levels, guide)
 
 
 def inversion(
@@ -117,30 +122,49 @@ def inversion(
     return x
 
 
-def _states(
-    denoiser: Callable[..., Tensor],
-    x: Tensor,
-    levels: Tensor,
-    correct: bool,
-    eta: float,
-    noise: Iterator[Tensor],
-    cond: dict[str, Tensor],
-) -> Iterator[Tensor]:
-    yield x
-    for sigma, target in zip(levels, levels[1:], strict=False):
-        denoised = denoiser(x, sigma, **cond)
+class _Stepper:
+    r"""One step of a trajectory, see there."""
+
+    def __init__(
+        self,
+        denoiser: Callable[..., Tensor],
+        correct: bool,
+        eta: float,
+        noise: Iterator[Tensor],
+        cond: dict[str, Tensor],
+    ) -> None:
+        self.denoiser, self.correct, self.eta = denoiser, correct, eta
+        self.noise, self.cond = noise, cond
+
+    def __call__(self, x: Tensor, sigma: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the clean estimate of a state and the next state, each `(B, *)`."""
+        denoised = self.denoiser(x, sigma, **self.cond)
         above = target > 0
         if not bool(above.any()):
-            x = step(x, sigma, target, denoised)
-        elif correct:
-            guess = step(x, sigma, target, denoised)
-            # A row that has arrived is asked somewhere else, where there is a slope.
-            there = torch.where(above, target, sigma)
-            mean = (
-                slope(x, sigma, denoised) + slope(guess, there, denoiser(guess, there, **cond))
-            ) / 2
-            moved = x + expand_like(target - sigma, x) * mean
-            x = torch.where(expand_like(above, x), moved, guess)
-        else:
-            x = step(x, sigma, target, denoised, next(noise, None) if eta > 0 else None, eta)
+            return denoised, step(x, sigma, target, denoised)
+        if not self.correct:
+            fresh = next(self.noise, None) if self.eta > 0 else None
+            return denoised, step(x, sigma, target, denoised, fresh, self.eta)
+        guess = step(x, sigma, target, denoised)
+        # A row that has arrived is asked somewhere else, where there is a slope.
+        there = torch.where(above, target, sigma)
+        again = slope(guess, there, self.denoiser(guess, there, **self.cond))
+        mean = (slope(x, sigma, denoised) + again) / 2
+        moved = x + expand_like(target - sigma, x) * mean
+        return denoised, torch.where(expand_like(above, x), moved, guess)
+
+
+def _states(stepper: _Stepper, x: Tensor, levels: Tensor, guide: Guide | None) -> Iterator[Tensor]:
+    yield x
+    for index, (sigma, target) in enumerate(zip(levels, levels[1:], strict=False)):
+        if guide is None:
+            _, x = stepper(x, sigma, target)
+        elif not guide.differentiates:
+            made = stepper(x, sigma, target)
+            x = guide(Passage(index, x, sigma, target, *made, stepper.cond))
+        else:  # not around the yield: who takes the states has a mode of their own
+            with torch.enable_grad():
+                x = x.detach().requires_grad_(True)
+                made = stepper(x, sigma, target)
+                x = guide(Passage(index, x, sigma, target, *made, stepper.cond)).detach()
         yield x

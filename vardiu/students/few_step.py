@@ -13,7 +13,7 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
 from ..errors import nearest
-from ..functional.trajectories import step
+from ..functional.trajectories import Guide, Passage, step
 from .base import Generator
 
 __all__ = ["FewStep", "OneStep", "State"]
@@ -271,8 +271,15 @@ class FewStep(Generator):
         *_, before = itertools.islice(self.states(z, **cond), index)
         return self.advance(before.index, before.x_t, before.denoised, rule.fresh(z, index))
 
-    def states(self, z: Tensor, **cond: Tensor) -> Iterator[State]:
-        r"""Yields each call, of latents :math:`(B, *)`."""
+    def states(self, z: Tensor, guide: Guide | None = None, /, **cond: Tensor) -> Iterator[State]:
+        r"""Yields each call.
+
+        Arguments:
+            z: The latents, :math:`(B, *)`.
+            guide: What corrects the states between two levels; it is given no graph but the
+                caller's own.
+            cond: The conditions.
+        """
         rule = RULES[self.rule]
         state = rule.first(z)
         for index, sigma in enumerate(self.sigmas):
@@ -280,8 +287,12 @@ class FewStep(Generator):
             first = index == 0 and math.isfinite(sigma)
             x_t = self.denoiser.pure_noise(state, sigma) if first else state
             yield State(index, sigma, x_t, denoised)
-            if index + 1 < len(self.sigmas):
-                state = self.advance(index, x_t, denoised, rule.fresh(z, index + 1))
+            if index + 1 == len(self.sigmas):
+                return
+            state = self.advance(index, x_t, denoised, rule.fresh(z, index + 1))
+            if guide is not None:
+                here, there = (x_t.new_full((x_t.shape[0],), s) for s in self.sigmas[index:][:2])
+                state = guide(Passage(index, x_t, here, there, denoised, state, cond, self.floor))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         denoised = z

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..denoisers.ends import told_ends
 from ..denoisers.levels import karras_grid
-from ..functional.trajectories import step
+from ..functional.trajectories import Guide, Passage, step
 from .base import Generator
-from .few_step import required_levels
+from .few_step import State, required_levels
 
 __all__ = ["FlowMap"]
 
@@ -120,21 +120,34 @@ class FlowMap(Generator):
 
     @torch.no_grad()
     def simulated(self, index: int, z: Tensor, **cond: Tensor) -> Tensor:
-        return next(itertools.islice(self._states(z, **cond), index, None))
+        parts = self._parts(z)
+        if index == 0:
+            return parts[0]
+        *_, before = itertools.islice(self.states(z, **cond), index)
+        return before.denoised + self.sigmas[index] * parts[index]
 
-    def _states(self, z: Tensor, **cond: Tensor) -> Iterator[Tensor]:
-        r"""Yields the input of each call, and the sample."""
-        parts = [z] if self.calls == 1 else z.unbind(1)
-        yield parts[0]
-        x = self.call(0, parts[0], **cond)
-        for index in range(1, self.calls):
-            state = x + self.sigmas[index] * parts[index]
-            yield state
-            x = self.call(index, state, **cond)
-        yield x
+    def _parts(self, z: Tensor) -> Sequence[Tensor]:
+        return [z] if self.calls == 1 else z.unbind(1)
+
+    def states(self, z: Tensor, guide: Guide | None = None, /, **cond: Tensor) -> Iterator[State]:
+        r"""Yields each call, see `FewStep.states`."""
+        parts = self._parts(z)
+        state = parts[0]
+        for index, sigma in enumerate(self.sigmas):
+            denoised = self.call(index, state, **cond)
+            x_t = self.start(state) if index == 0 else state
+            yield State(index, sigma, x_t, denoised)
+            if index + 1 == self.calls:
+                return
+            state = denoised + self.sigmas[index + 1] * parts[index + 1]
+            if guide is not None:
+                here, there = (x_t.new_full((x_t.shape[0],), s) for s in self.sigmas[index:][:2])
+                state = guide(Passage(index, x_t, here, there, denoised, state, cond))
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
-        *_, x = self._states(z, **cond)
+        x = z
+        for state in self.states(z, **cond):
+            x = state.denoised
         return x
 
 
