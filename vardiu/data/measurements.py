@@ -3,6 +3,7 @@ r"""Measurements: their noise, by the names of `deepinv.physics`, and what must 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -110,11 +111,11 @@ def check_operator(operator: Any, shape: tuple[int, ...], name: str) -> tuple[in
         return tuple(y.shape[1:])
     other = torch.randn(x.shape, generator=source)
     with torch.no_grad():
-        sum_of = _called(operator.A, 2 * x - other, f"{name}: A")
-        gap = (sum_of - (2 * y - _called(operator.A, other, f"{name}: A"))).norm()
+        sum_of = _called(operator.A, 2 * x + other, f"{name}: A")
+        gap = (sum_of - (2 * y + _called(operator.A, other, f"{name}: A"))).norm()
         if not bool(gap <= EXACT * (1 + sum_of.norm())):
             raise ConfigError(
-                f"{name} has an adjoint and is not linear: A(2 a - b) differs from 2 A(a) - A(b) "
+                f"{name} has an adjoint and is not linear: A(2 a + b) differs from 2 A(a) + A(b) "
                 f"by {gap:.2g}: mend A, or leave A_adjoint out"
             )
         back = torch.randn(y.shape, generator=source)
@@ -149,7 +150,9 @@ def _called(function: Any, x: Tensor, what: str) -> Tensor:  # noqa: ANN401 (the
     return found
 
 
-def check_measurement(y: Tensor, expected: tuple[int, ...], names: list[str], limit: float) -> None:
+def check_measurement(
+    y: Tensor, expected: tuple[int, ...], names: Sequence[str], limit: float
+) -> None:
     r"""Refuses measurements that an operator cannot have made.
 
     Arguments:
@@ -176,6 +179,6 @@ def check_measurement(y: Tensor, expected: tuple[int, ...], names: list[str], li
         peak = row.abs().max().item()
         if not peak <= limit:
             raise ConfigError(
-                f"the measurement {shown(name)} reaches {peak:.4g}, and the operator makes at most "
-                f"{limit:.4g} of images in [-1, 1]: is it on the scale of 0 to 255, or 0 to 1?"
+                f"the measurement {shown(name)} reaches {peak:.4g}, and the operator makes at "
+                f"most {limit:.4g} of images in [-1, 1]: is it on the scale of 0 to 255?"
             )

@@ -15,8 +15,8 @@ operator            :math:`A(x)`                                                
 ==================  ==============================================================  ======
 
 References:
-    | DeepInverse: A Python package for solving imaging inverse problems with deep learning (Tachella
-    | et al., 2025), https://arxiv.org/abs/2505.20160
+    | DeepInverse: A Python package for solving imaging inverse problems with deep learning
+    | (Tachella et al., 2025), https://arxiv.org/abs/2505.20160
     | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
     | https://arxiv.org/abs/2209.14687
 """
@@ -63,10 +63,10 @@ class LinearOperator(abc.ABC):
         self.shape = tuple(shape)
 
     @abc.abstractmethod
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802 (deepinv's name)
+    def A(self, x: Tensor) -> Tensor:
         r"""Returns the measurement without noise, of images `(B, C, H, W)`."""
 
-    def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802 (deepinv's name)
+    def A_adjoint(self, y: Tensor) -> Tensor:
         r"""Returns :math:`A^\top y`, which carries gradients to `y`."""
         with torch.enable_grad():
             x = y.new_zeros(len(y), *self.shape).requires_grad_()
@@ -91,7 +91,7 @@ class Inpainting(LinearOperator):
         if mask.ndim != 3 or mask.shape[1:] != self.shape[1:] or len(mask) not in (1, shape[0]):
             raise ValueError(f"the mask has shape {tuple(mask.shape)}, the image {self.shape}")
         if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError("a mask has ones where a pixel is seen, zeros where not, and no others")
+            raise ValueError("a mask has ones where a pixel is seen and zeros where not")
         if bool((mask == mask.flatten()[0]).all()):
             raise ValueError("the mask hides every pixel, or none: there is nothing to restore")
         self.mask = mask.float().expand(self.shape)
@@ -183,7 +183,7 @@ class HDR:
             raise ValueError(f"exposure must be above 1, got {exposure:g}")
         self.exposure = exposure
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         return (self.exposure * x).clamp(-1, 1)
 
 
@@ -208,7 +208,7 @@ class NonlinearBlur:
             raise ValueError(f"gamma must be positive, got {gamma:g}")
         self.blur, self.gamma = blur, gamma
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         light = ((x + 1) / 2).clamp_min(self.LEAST) ** self.gamma
         return 2 * self.blur.A(light).clamp_min(self.LEAST**self.gamma) ** (1 / self.gamma) - 1
 
@@ -231,7 +231,7 @@ class PhaseRetrieval:
             raise ValueError(f"oversample must be within 0 and 64, got {oversample:g}")
         self.oversample = oversample
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         h, w = (int(self.oversample / 8 * side) for side in x.shape[2:])
         padded = functional.pad((x + 1) / 2, (w, w, h, h))
         return torch.fft.fft2(padded, norm="ortho").abs()
@@ -247,7 +247,7 @@ class FunctionOperator:
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         self.function = function
 
-    def A(self, x: Tensor) -> Any:  # noqa: ANN401, N802 (what the user's code makes)
+    def A(self, x: Tensor) -> Any:  # noqa: ANN401 (what the user's code makes)
         return self.function(x)
 
 

@@ -53,7 +53,7 @@ def row_norm(x: Tensor) -> Tensor:
 
 
 def vp_scale(sigma: Tensor) -> Tensor:
-    r"""Returns :math:`\sqrt{1 + \sigma^2}`: a state here over that of the variance-preserving form.
+    r"""Returns :math:`\sqrt{1 + \sigma^2}`: a state here over a variance-preserving one.
 
     With :math:`\sigma^2 = (1 - \bar\alpha) / \bar\alpha` that is :math:`\bar\alpha^{-1/2}`. A
     gradient is divided by it: what :math:`x'_{vp} - \zeta \, \nabla_{x_{vp}}` does there, is done
@@ -100,9 +100,7 @@ def mixture_posterior(prior: Mixture, matrix: Tensor, y: Tensor, noise: float) -
     return Mixture((prior.weights.log() + seen.log_prob(y)).softmax(0), means, covariances)
 
 
-def gaussian_product(
-    a: Tensor, var_a: Tensor, b: Tensor, var_b: Tensor
-) -> tuple[Tensor, Tensor]:
+def gaussian_product(a: Tensor, var_a: Tensor, b: Tensor, var_b: Tensor) -> tuple[Tensor, Tensor]:
     r"""Returns mean and variance of the normalised product of two Gaussians of each row.
 
     .. math:: \frac{v_b a + v_a b}{v_a + v_b}, \qquad \frac{v_a v_b}{v_a + v_b}

@@ -1,6 +1,6 @@
 r"""Restoring what was measured: four solvers, and one projection around the gradient of each."""
 
-from .base import IDENTITY, Codec, Moment, Operator, RowNoise, Solver
+from .base import IDENTITY, Codec, Moment, Operator, RowNoise, Solver, is_linear
 from .daps import DAPS, GaussianInner
 from .dps import DPS
 from .projection import DiffStateGrad, Gradients, Unprojected
@@ -14,6 +14,7 @@ __all__ = [
     "Operator",
     "RowNoise",
     "Solver",
+    "is_linear",
     "DAPS",
     "GaussianInner",
     "DPS",

@@ -31,7 +31,7 @@ class Operator(Protocol):
     A^\top y \rangle`.
     """
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802 (deepinv's name)
+    def A(self, x: Tensor) -> Tensor:
         r"""Returns the measurement without noise, `(B, *)`, of images `(B, C, H, W)`."""
         ...
 
@@ -107,7 +107,8 @@ class Solver(abc.ABC):
     Attributes:
         NAME: What it is called.
         STEPS: Its number of levels unless told otherwise.
-        SHAPED: Whether it needs an adjoint.
+        STEP: Its own step size.
+        NEEDS_ADJOINT: Whether it needs a linear operator.
 
     Raises:
         TypeError: It needs an adjoint, and the operator has none.
@@ -147,7 +148,9 @@ class Solver(abc.ABC):
         r"""Returns the levels, decreasing, in float64."""
 
     @abc.abstractmethod
-    def run(self, y: Tensor, x: Tensor, noise: RowNoise, cond: dict[str, Tensor]) -> Iterator[Moment]:
+    def run(
+        self, y: Tensor, x: Tensor, noise: RowNoise, cond: dict[str, Tensor]
+    ) -> Iterator[Moment]:
         r"""Yields the moments from a first state, at the first level."""
 
     def __call__(self, y: Tensor, noise: RowNoise, **cond: Tensor) -> Iterator[Moment]:
@@ -164,7 +167,8 @@ class Solver(abc.ABC):
         z = noise(y.new_empty(len(y), *self.denoiser.shape))
         first = self.denoiser.pure_noise(z, self.levels[0].item())
         for moment in self.run(y, first, noise, cond):
-            finite = moment.state.flatten(1).isfinite().all(1) & moment.clean.flatten(1).isfinite().all(1)
+            both = torch.stack([moment.state, moment.clean], dim=1)
+            finite = both.flatten(1).isfinite().all(1)
             if not bool(finite.all()):
                 raise Diverged(
                     f"{self.NAME} is not finite after step {moment.done} of {moment.total} in "

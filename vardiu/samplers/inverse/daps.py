@@ -36,8 +36,8 @@ class GaussianInner:
     r"""The exact sample of a level, of a linear operator with its matrix.
 
     .. math:: H = \frac{I}{r^2} + \frac{A^\top A}{\beta^2}, \qquad
-        u \sim \mathcal{N} \Big( H^{-1} \Big( \frac{\hat x_0}{r^2} + \frac{A^\top y}{\beta^2} \Big),
-        H^{-1} \Big)
+        u \sim \mathcal{N} \Big( H^{-1} \Big( \frac{\hat x_0}{r^2} + \frac{A^\top y}{\beta^2}
+        \Big), H^{-1} \Big)
 
     Arguments:
         matrix: The operator on flattened samples, `(m, d)`.

@@ -1,7 +1,7 @@
 r"""Posterior sampling with latent diffusion: the misfit, and that the latent is a fixed point.
 
-.. math:: \omega \| y - A \, \mathrm{Dec}(\hat z_0) \| + \gamma \, \big\| \mathrm{Enc} \big( A^\top y
-    + (I - A^\top A) \, \mathrm{Dec}(\hat z_0) \big) - \hat z_0 \big\|
+.. math:: \omega \| y - A \, \mathrm{Dec}(\hat z_0) \| + \gamma \, \big\| \mathrm{Enc} \big(
+    A^\top y + (I - A^\top A) \, \mathrm{Dec}(\hat z_0) \big) - \hat z_0 \big\|
 
 Its gradient is taken off a deterministic step. Where samples are images, the second term is
 :math:`\| A^\top (y - A \hat x_0) \|`.

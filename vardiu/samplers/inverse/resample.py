@@ -1,9 +1,10 @@
 r"""ReSample: steps of DPS, and now and then a sample that fits the measurement, noised again.
 
-In the first third of the steps there is nothing else. After that, every tenth step, five steps more
-refine the clean estimate; it is then optimised to fit the measurement, as an image in the second
-third and as a latent in the last, and drawn back to the level with the solver's own state by the
-product of two Gaussians.
+In the first third of the steps there is nothing else. After that, every tenth step, five steps
+more refine the clean estimate; it is then optimised to fit the measurement, as an image in the
+second third and as a latent in the last, and drawn back to the level with the solver's own state
+by the product of two Gaussians. A fit is done where the mean square of what it misses is that of
+the noise: further on it would fit the noise.
 
 References:
     | Solving Inverse Problems with Latent Diffusion Models via Hard Data Consistency (Song et al.,
@@ -12,16 +13,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...functional.inverse import gaussian_product, resample_variance
+from ...functional.inverse import gaussian_product, resample_variance, vp_scale
 from ...functional.tensors import expand_like
-from ...functional.trajectories import step
-from .base import Moment, RowNoise
+from ...functional.trajectories import Passage, step
+from .base import RowNoise
 from .dps import DPS
 from .projection import Through
 
@@ -60,37 +61,27 @@ class ReSample(DPS):
     NAME, STEPS, STEP = "resample", 500, 1.0
     ETA = 0.0
     EVERY, INNER = 10, 5
-    # A mean square below which a fit is done.
+    # A mean square below which a fit is done, unless that of the noise is larger.
     DONE = 1e-6
 
     guidance = 0.5
     pixels, latents = PIXELS, LATENTS
 
     def scale(self, sigma: Tensor, target: Tensor) -> Tensor:
-        return self.guidance / (1 + sigma.square()) * super().scale(sigma, target) / self.step
+        return self.guidance / (1 + sigma.square()) * vp_scale(sigma) * vp_scale(target)
 
-    def run(
-        self, y: Tensor, x: Tensor, noise: RowNoise, cond: dict[str, Tensor]
-    ) -> Iterator[Moment]:
+    def corrected(self, y: Tensor, passage: Passage, noise: RowNoise) -> tuple[Tensor, Tensor]:
+        # The gradient of a step of DPS is not projected; those of the fits are.
+        x, clean = self.moved(passage, self.gradient(y, passage)), passage.denoised.detach()
         total = len(self.levels) - 1
-        for i in range(total):
-            x, clean = self.advance(y, x, i, noise, cond)
-            left = total - 1 - i
-            third = total // 3
-            if 0 < left <= total - third and left % self.EVERY == 0:
-                x, clean = self.consistent(y, x, i + 1, noise, cond, pixels=left >= third)
-            if left == 0:
-                x = clean = self.fit(y, x, self.latents, self.latent_error, self.gradients.around(x, x))
-            yield Moment(i + 1, total, x, clean)
-
-    # The gradient of a step of DPS is not projected; those of the fits are.
-    def advance(
-        self, y: Tensor, x: Tensor, i: int, noise: RowNoise, cond: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        sigma, target = self.levels_of(i, x), self.levels_of(i + 1, x)
-        clean, found = self.gradient(y, x, sigma, cond)
-        moved = step(x, sigma, target, clean)
-        return moved - expand_like(self.scale(sigma, target), x) * found, clean
+        left, third = total - 1 - passage.index, total // 3
+        if left == 0:
+            through = self.gradients.around(x, x)
+            x = clean = self.fit(y, x, self.latents, self.latent_error, through)
+        elif left <= total - third and left % self.EVERY == 0:
+            place, cond = passage.index + 1, dict(passage.cond)
+            x, clean = self.consistent(y, x, place, noise, cond, pixels=left >= third)
+        return x, clean
 
     def consistent(
         self,
@@ -151,6 +142,7 @@ class ReSample(DPS):
         moving = start.detach().clone().requires_grad_()
         optimizer = torch.optim.AdamW([moving], lr=self.step * how.lr)
         kept, best = start.detach().clone(), torch.full_like(y.flatten(1)[:, 0], torch.inf)
+        enough = max(self.DONE, self.noise**2)
         since, active = torch.zeros_like(best), torch.ones_like(best, dtype=torch.bool)
         for iteration in range(how.most):
             with torch.enable_grad():
@@ -162,7 +154,7 @@ class ReSample(DPS):
             since = torch.where(better, torch.zeros_like(since), since + 1)
             kept = torch.where(expand_like(active, kept), moving.detach(), kept)
             stuck = torch.zeros_like(active) if how.window is None else since >= how.window
-            active = active & (found >= self.DONE) & ~stuck
+            active = active & (found >= enough) & ~stuck
             if not bool(active.any()):
                 break
             moving.grad = through(gradient, iteration)
