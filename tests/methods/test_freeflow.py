@@ -17,7 +17,8 @@ from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import Levels, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
-from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, difference, forward, recipe
+from vardiu.functional.derivatives import difference, forward
+from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, recipe
 from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
 from vardiu.students.flow_map import FlowMap
@@ -310,7 +311,7 @@ def test_the_student_starts_as_the_teachers_denoiser_and_heeds_its_end_once_trai
                 if ".end." in name:
                     parameter += torch.randn_like(parameter)
         assert not torch.allclose(told(x, t, end=end, **cond), told(x, t, end=-end, **cond))
-    with pytest.raises(ValueError, match="an end must be given"):
+    with pytest.raises(ValueError, match="the number 'end' must be given"):
         told(x, t, **cond)
     with pytest.raises(TypeError, match="MixtureDenoiser has no network"):
         told_ends(ToyProblem().known_teacher)

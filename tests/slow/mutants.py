@@ -22,18 +22,27 @@ ROOT = Path(__file__).parents[2]
 
 CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
-VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
-DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
-ANCHORED = "methods/anchored.py"
+VARDIU, BOUND = "methods/vardiu/objective.py", "methods/vardiu/bound.py"
+VARDIU_STAGES = "methods/vardiu/training.py"
+REGRESSION, PAIRS = "methods/regression/__init__.py", "methods/regression/pairs.py"
+DIFF_INSTRUCT, DMD2 = "methods/diff_instruct/objective.py", "methods/dmd2.py"
+DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
+DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
+ANCHORED, LAGGING = "methods/anchored.py", "methods/lagging.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
-FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
-EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
-SDS, SID = "methods/sds.py", "methods/sid.py"
-FD_LOSS = "methods/fd_loss.py"
-ADM, ADP = "methods/adm.py", "methods/adp.py"
-DIFF_RATIO = "methods/diff_ratio.py"
-F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
+RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
+SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
+CONSISTENCY_TRAINING = "methods/consistency_training.py"
+PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow/objective.py", "methods/mean_shift.py"
+EMD, CHAINS = "methods/emd/objective.py", "samplers/chains.py"
+SDS, SID = "methods/sds/objective.py", "methods/sid.py"
+FD_LOSS, ENERGY = "methods/fd_loss/objective.py", "methods/energy/objective.py"
+ADM, ADP = "methods/adm/objective.py", "methods/adp.py"
+CRITICS, DIFF_RATIO = "methods/critics.py", "methods/diff_ratio/objective.py"
+F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
+REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
 
 
@@ -67,6 +76,52 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
 
 
+TRAJECTORY = [
+    Mutant(
+        "LCM: one level a step, whatever the skip",
+        LCM,
+        "after = (i + self.skip).clamp_max(last)",
+        "after = (i + 1).clamp_max(last)",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the paper's scale, one less",
+        LCM,
+        'scale = low + (high - low) * self.uniform(batch.rows, "guidance")',
+        'scale = low - 1 + (high - low) * self.uniform(batch.rows, "guidance")',
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the student is not told the scale",
+        LCM,
+        "told = steered if self.told else cond",
+        "told = cond",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the data's spread in the boundary, as EDM has it",
+        "functional/consistency.py",
+        "return sigma_data**2 / total, (scaled / total).sqrt()",
+        "return sigma_data**2 / total, sigma_data * (scaled / total).sqrt()",
+        method("lcm"),
+    ),
+    Mutant(
+        "consistency training: fresh noise at the lower level",
+        CONSISTENCY_TRAINING,
+        "x_next = x + expand_like(lower, x) * noise",
+        "x_next = x + expand_like(lower, x) * self.noise_like(x)",
+        method("consistency_training"),
+    ),
+    Mutant(
+        "consistency training: the weight of a level alone",
+        CONSISTENCY_TRAINING,
+        "return 1 / (drawn.sigma - drawn.lower)",
+        "return 1 / drawn.sigma",
+        method("consistency_training"),
+    ),
+]
+
+
 OWN = [
     Mutant(
         "own: the number of rows without a row's own weight",
@@ -84,7 +139,7 @@ OWN = [
     ),
     Mutant(
         "own: reported with the weight of training",
-        VARDIU,
+        BOUND,
         "if self.shared:  # with weights of one, whatever those of training are",
         "if self.shared and self.own == 1:",
         method("vardiu", "is_a_bound_whatever"),
@@ -165,9 +220,9 @@ SIGNS = [
     ),
     Mutant(
         "sign: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
-        "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
+        "value = -(self.weighting(drawn) * self.distance(difference)).mean()",
         method("consistency"),
     ),
     Mutant(
@@ -284,7 +339,7 @@ SIGNS = [
     ),
     Mutant(
         "sign: f-distill's ratio",
-        F_DISTILL,
+        CRITICS,
         "error = softplus_discriminator(real, generated).mean()",
         "error = softplus_discriminator(generated, real).mean()",
         method("f_distill", "raises_the_logits_of_data"),
@@ -319,7 +374,7 @@ SIGNS = [
     ),
     Mutant(
         "sign: DiffRatio's discriminator",
-        DIFF_RATIO,
+        CRITICS,
         "error = softplus_discriminator(real, generated).mean()",
         "error = softplus_discriminator(generated, real).mean()",
         method("diff_ratio", "teachers_samples"),
@@ -350,7 +405,7 @@ DROPPED = [
     ),
     Mutant(
         "condition to the posterior: VarDiU",
-        VARDIU,
+        BOUND,
         "r = self.posterior(x_t, sigma, **cond)\n        z = z",
         f"r = self.posterior(x_t, sigma, {CONSTANT})\n        z = z",
         contract(f"{CONDITIONS} and vardiu"),
@@ -364,7 +419,7 @@ DROPPED = [
     ),
     Mutant(
         "conditions of the minibatch mixture: VarDiU",
-        VARDIU,
+        BOUND,
         "same_condition(cond, len(x_0))",
         "None",
         method("vardiu", "condition or class"),
@@ -420,9 +475,9 @@ DROPPED = [
     ),
     Mutant(
         "condition to the teacher: consistency distillation",
-        CONSISTENCY,
-        "correct=self.correct, eta=0.0, noise=None, **batch.cond",
-        "correct=self.correct, eta=0.0, noise=None",
+        SELF_CONSISTENCY,
+        "            guide=None,\n            **cond,\n",
+        "            guide=None,\n",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(
@@ -442,7 +497,7 @@ DROPPED = [
     ),
     Mutant(
         "pairs' conditions misaligned where they are made",
-        REGRESSION,
+        PAIRS,
         '**{f"cond.{k}": v.cpu() for k, v in cond.items()}}',
         '**{f"cond.{k}": v.flip(0).cpu() for k, v in cond.items()}}',
         method("regression", "artefact"),
@@ -517,9 +572,79 @@ NETWORKS = [
     Mutant(
         "stale target: the network in its place",
         CONSISTENCY,
-        "self.target(x_next, lower, **batch.cond)",
-        "self.consistency(x_next, lower, **batch.cond)",
+        "self.answer(self.target, x_next, lower, left - 1, cond)",
+        "self.answer(self.network('generator'), x_next, lower, left - 1, cond)",
         method("consistency"),
+    ),
+    Mutant(
+        "progressive: the teacher's last answer for the target",
+        LESSONS,
+        "target = step_target(x_t, levels[0], x_end, levels[-1])",
+        "target = list(trajectory(teacher, x_t, levels))[-2]\n    target = teacher(target, levels[-2])",
+        method("progressive"),
+    ),
+    Mutant(
+        "progressive: condition to the teacher",
+        LESSONS,
+        "*_, x_end = trajectory(partial(teacher, **cond), x_t, levels)",
+        "*_, x_end = trajectory(teacher, x_t, levels)",
+        contract(f"{CONDITIONS} and progressive"),
+    ),
+    Mutant(
+        "progressive: levels of half the grid",
+        PROGRESSIVE,
+        "levels = grid[:: config.grid // (calls * stride)]",
+        "levels = grid[: calls * stride + 1] * (grid[: calls * stride + 1] > grid[calls * stride])",
+        method("progressive", "halve_one_grid"),
+    ),
+    Mutant(
+        "progressive: the first teacher teaches every stage",
+        PROGRESSIVE,
+        "teacher, network = trained.network, trained.network.trainable_copy()",
+        "network = trained.network.trainable_copy()",
+        method("progressive", "halve_one_grid"),
+    ),
+    Mutant(
+        "progressive: the weight of the level that is arrived at",
+        PROGRESSIVE,
+        "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
+        "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
+        method("progressive", "weighs"),
+    ),
+    Mutant(
+        "rdd: one softmax over the positions of all images",
+        RELATIONAL,
+        "(x[rows] @ x.T / temperature).view(-1, b, a).log_softmax(2) for x in (t, s)",
+        "(x[rows] @ x.T / temperature).log_softmax(1).view(-1, b, a) for x in (t, s)",
+        ("tests/test_relational.py",),
+    ),
+    Mutant(
+        "rdd: the student sharpened as the teacher",
+        RELATIONAL,
+        "(target - student.log_softmax(1))",
+        "(target - (student / sharpness).log_softmax(1))",
+        ("tests/test_relational.py", "-k", "sharpened"),
+    ),
+    Mutant(
+        "rdd: positions that mix channels",
+        RELATIONAL,
+        "dim=1).transpose(1, 2)",
+        "dim=1).reshape(len(maps), -1, maps.shape[1])",
+        ("tests/test_relational.py", "-k", "keep_their"),
+    ),
+    Mutant(
+        "rdd: the memory without the batch's positions",
+        RDD,
+        "self.memory.spread(row.contrast, coming)",
+        "self.memory.spread(row.contrast, coming[:0])",
+        contract("gradients_reach and rdd"),
+    ),
+    Mutant(
+        "queue: coming rows read from elsewhere",
+        "training/memory.py",
+        "since = (places - start) % size",
+        "since = places % size",
+        method("rdd", "spread"),
     ),
     Mutant(
         "every network free in every phase: the trainer",
@@ -580,8 +705,8 @@ SETTINGS = [
     ),
     Mutant(
         "weight ignored: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
         "value = self.distance(difference).mean()",
         contract("weight and consistency"),
     ),
@@ -608,7 +733,7 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: VarDiU",
-        VARDIU,
+        VARDIU_STAGES,
         "    optimisation = build.optimisation(config, **others)\n    return Stage(\n",
         "    optimisation = build.optimisation(config, **others)\n"
         "    optimisation = replace(\n"
@@ -620,7 +745,7 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: Diff-Instruct",
-        DIFF_INSTRUCT,
+        DIFF_INSTRUCT_RECIPE,
         "optimisation = build.optimisation(config, fake=config.fake_optimizer)",
         "optimisation = build.optimisation(\n"
         "        replace(config, lr=config.fake_optimizer.lr or config.lr),\n"
@@ -637,14 +762,14 @@ SETTINGS = [
     ),
     Mutant(
         "a setting dropped: VarDiU's particles",
-        VARDIU,
+        VARDIU_STAGES,
         "particles=config.particles,",
         "",
         contract("hands_every_setting and vardiu"),
     ),
     Mutant(
         "a setting dropped: Diff-Instruct's weight",
-        DIFF_INSTRUCT,
+        DIFF_INSTRUCT_SETTINGS,
         '"weight": build.weight(config.weight),',
         "",
         contract("hands_every_setting and diff_instruct"),
@@ -844,7 +969,7 @@ STATED = [
     ),
     Mutant(
         "error: the bound, divided by n",
-        VARDIU,
+        BOUND,
         "value.std() / math.sqrt(n)",
         "value.std() / n",
         errors("the_bound"),
@@ -896,14 +1021,14 @@ ANCHOR = [
     ),
     Mutant(
         "anchor: a held one moves at each step",
-        ANCHORED,
+        LAGGING,
         "if int(self.since) >= self.period or",
         "if int(self.since) >= 1 or",
         method("anchored"),
     ),
     Mutant(
         "anchor: the student moves while the fake settles",
-        ANCHORED,
+        LAGGING,
         "return passed >= 0 and passed % self.ratio == 0",
         "return passed % self.ratio == 0",
         method("anchored"),
@@ -917,7 +1042,7 @@ ANCHOR = [
     ),
     Mutant(
         "anchor: nats without their half",
-        ANCHORED,
+        LAGGING,
         "flatten(1).sum(1) / (2 * sigma.square())",
         "flatten(1).sum(1) / sigma.square()",
         method("anchored"),
@@ -1053,14 +1178,14 @@ DISTANCES = [
     ),
     Mutant(
         "energy: conditions are mixed",
-        "methods/energy.py",
+        ENERGY,
         "same = same_condition(cond, len(x)) if cond else None",
         "same = None",
         method("energy", "one_condition"),
     ),
     Mutant(
         "energy: rows of a step have levels of their own",
-        "methods/energy.py",
+        ENERGY,
         "sigma = self.levels(u, step).expand(batch.rows)",
         "sigma = self.levels(self.uniform(batch.rows), step)",
         method("energy", "one_level"),
@@ -1112,6 +1237,44 @@ TRANSPORTED = [
     ),
 ]
 
+POLICIES = [
+    Mutant(
+        "redif: the clip takes the smaller loss",
+        POLICY,
+        "torch.maximum(-advantage * ratio",
+        "torch.minimum(-advantage * ratio",
+        method("redif", "truth_table"),
+    ),
+    Mutant(
+        "redif: a group's mean without the group",
+        POLICY,
+        "centred = reward - _sums(reward, place, count)[place] / count[place]",
+        "centred = reward - reward.mean()",
+        method("redif", "share_of_the_gradient"),
+    ),
+    Mutant(
+        "redif: groups of rows that are not of one noise",
+        REDIF,
+        "device=drawn.z.device) // self.group",
+        "device=drawn.z.device) % len(drawn.z)",
+        method("redif", "stand_together"),
+    ),
+    Mutant(
+        "redif: densities of the estimate in place of the step's mean",
+        "samplers/policy.py",
+        "mean = self.mean(k, states[-1], denoised(k, states[-1]))",
+        "mean = denoised(k, states[-1])",
+        method("redif", "exactly_one or exact_gradient"),
+    ),
+    Mutant(
+        "redif: the guard is not part of the loss",
+        REDIF,
+        'value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()',
+        'info["guard"] = divergence.detach()',
+        method("redif", "guard_is_part"),
+    ),
+]
+
 MUTANTS = [
     *SIGNS,
     *DROPPED,
@@ -1124,6 +1287,8 @@ MUTANTS = [
     *OWN,
     *TRANSPORTED,
     *DISTANCES,
+    *TRAJECTORY,
+    *POLICIES,
 ]
 
 

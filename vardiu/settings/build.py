@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..denoisers.base import Denoiser
+from ..denoisers.grids import high_of, spaced_levels
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -18,10 +20,11 @@ from ..denoisers.levels import (
     Staircase,
 )
 from ..functional.scores import Weight
+from ..training.objective import Objective
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["levels", "optimisation", "weight"]
+__all__ = ["grid", "levels", "optimisation", "optimisation_of", "weight"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ def levels(row: LevelSettings, steps: int) -> Levels:
     return LEVELS[row.kind](row, steps)
 
 
+def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
+    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64.
+
+    Arguments:
+        denoiser: The denoiser, whose smallest level is the last above zero.
+        n: The number of levels.
+        high: The first level; none for the largest.
+        rho: The exponent of their spacing.
+
+    Raises:
+        ConfigError: The first level is none of the denoiser.
+    """
+    levels = spaced_levels(denoiser, n, rho, high_of(denoiser, high))
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
 def weight(row: WeightSettings) -> Weight:
     r"""Returns the weight of a level."""
     return WEIGHTS[row.kind](row)
@@ -137,3 +156,10 @@ def optimisation(row: Training, **others: NetworkOptimizer) -> Optimisation:
     student = student_row(row)
     rows = {name: network_row(other, student) for name, other in others.items()}
     return Optimisation({"generator": student, **rows}, DECAYS[row.decay], row.halflife)
+
+
+def optimisation_of(objective: Objective, row: Training) -> Optimisation:
+    r"""Returns how a stage is updated: each network that its objective trains beside the student
+    by the settings' row `NETWORK_optimizer`."""
+    others = [name for name in objective.trained if name != "generator"]
+    return optimisation(row, **{name: getattr(row, f"{name}_optimizer") for name in others})

@@ -139,14 +139,19 @@ class Generator(Interface, abc.ABC):
         if calls != self.calls:
             raise ValueError(
                 f"this student makes a sample in {self.calls} "
-                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: only "
-                "a flow map (--method freeflow) knows others"
+                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: "
+                "students of --method freeflow, lcm and of consistency know others"
             )
         return self
 
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))
+
+    def tried_on(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        r"""Returns :math:`n` inputs to try it on, as an export does: latents, unless a subclass
+        draws none."""
+        return self.latent(n, generator)
 
     @torch.no_grad()
     def sample(

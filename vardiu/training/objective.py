@@ -24,7 +24,7 @@ from .frozen import Frozen
 from .memory import Memory
 from .streams import LatticeDraws, StreamDraws, Streams
 
-__all__ = ["networks", "Loss", "Objective", "Phase", "only"]
+__all__ = ["denoiser_of", "networks", "Loss", "Objective", "Phase", "only"]
 
 
 def networks(objective: Objective) -> dict[str, nn.Module]:
@@ -95,11 +95,14 @@ class Objective(nn.Module, abc.ABC):
         lattice: Whether the latents of a batch are the points of a randomly shifted lattice, and
             its levels one in each of as many equal shares. Each is distributed as before; together
             they are spread evenly.
+        diagnostics_every: The least number of steps between two of its diagnostics, which cost as
+            much as two or three steps.
     """
 
     generator: Generator
     teacher: Frozen[Denoiser]
     lattice: bool = False
+    diagnostics_every: int = 100
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
         super().__init__()
@@ -134,7 +137,8 @@ class Objective(nn.Module, abc.ABC):
         Only a mean over rows is the mean of its parts': a method that says so here is not trained
         with accumulated gradients.
         """
-        return ""
+        kept = (m.row_coupling for m in self.children() if isinstance(m, Memory))
+        return next(filter(None, kept), "")
 
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
         r"""Returns what the phases need and no gradient, under `no_grad`; changes nothing.
@@ -254,6 +258,13 @@ class Objective(nn.Module, abc.ABC):
     def _shared_uniform(self, n: int, role: str) -> Tensor:
         like = self.like
         return self.streams.uniform(role, n, device=like.device, dtype=like.dtype, shared=True)
+
+
+def denoiser_of(objective: Objective) -> Denoiser:
+    r"""Returns the denoiser that an objective trains in the place of a generator."""
+    network = objective.network("generator")
+    assert isinstance(network, Denoiser)
+    return network
 
 
 @contextlib.contextmanager

@@ -1,0 +1,222 @@
+r"""Regression on the teacher's pairs: the start of a student, and the plainest distillation.
+
+.. math:: \mathcal{L} = \mathbb{E}_z \left[ \sqrt{ \tfrac1d \| g(z) - x(z) \|^2 + c^2 } - c \right]
+
+where :math:`x(z)` solves the teacher's probability-flow equation from :math:`\sigma_\max z`. The
+student's latent must be the teacher's noise. Its minimum over smooth networks is blurred where the
+teacher's map is steep, but it is spread over all modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...data.batch import Batch
+from ...denoisers.base import Denoiser
+from ...functional.distances import pseudo_huber
+from ...samplers.pairs import Pairs
+from ...settings import build
+from ...settings.fields import DigitsSettings, PairSettings, Training
+from ...students.base import Generator
+from ...training.objective import Loss, Objective, Phase
+from ...training.stage import Context, Recipe, Stage, Stages
+from ..base import Arm, Example, Method, Needs, Preset
+
+if TYPE_CHECKING:
+    from ...problems.base import Problem
+    from ...problems.linear import LinearProblem
+    from ...students.affine import Affine
+from .pairs import PORTION, drawn_pairs, make_pairs
+
+__all__ = [
+    "CURES",
+    "METHOD",
+    "PORTION",
+    "Regression",
+    "Settings",
+    "TINY",
+    "drawn_pairs",
+    "make_pairs",
+    "recipe",
+    "train_on_pairs",
+]
+
+
+# What to try against each alarm, see `vardiu.monitoring.alarms`: the regression has settings of
+# its own.
+CURES: Mapping[str, str] = {
+    "collapse": "more --pairs.pairs, or more --steps",
+    "saturation": "the gradient is not noise: the network may be too small for more",
+    "noise": "raise --pairs.batch or lower --pairs.lr",
+    "worsening": "fewer --steps, or a lower --pairs.lr",
+    "divergence": "lower --pairs.lr",
+}
+
+
+class Regression(Objective):
+    r"""Regression on pairs of noise and sample (knowledge distillation).
+
+    Needs:
+        Pairs of the teacher, no data, no further call of the teacher.
+
+    Deviations:
+        - The distance is pseudo-Huber over the image, not squared: pairs that the network cannot
+          follow weigh less.
+
+    References:
+        | Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed
+        | (Luhman and Luhman, 2021), https://arxiv.org/abs/2101.02388
+
+    Arguments:
+        teacher: The teacher, whose sampler made the pairs.
+        generator: The student; its latent has the teacher's shape.
+        pairs: The pairs.
+        softness: The constant :math:`c`.
+
+    Raises:
+        ValueError: The student's latents are not the teacher's noise.
+    """
+
+    def __init__(
+        self, teacher: Denoiser, generator: Generator, pairs: Pairs, *, softness: float = 0.03
+    ) -> None:
+        super().__init__(teacher, generator)
+        if tuple(generator.latent_shape) != tuple(pairs.z.shape[1:]):
+            raise ValueError(
+                f"regression on pairs needs a latent of the pairs' shape "
+                f"{tuple(pairs.z.shape[1:])}, got {tuple(generator.latent_shape)}"
+            )
+        self.softness = softness
+        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
+        self.pairs = pairs
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("regression", self.loss, updates=("generator",)),)
+
+    def prepare(self, batch: Batch, step: int) -> Pairs:
+        return drawn_pairs(self, self.pairs, batch.rows)
+
+    def loss(self, pairs: Pairs, step: int) -> Loss:
+        difference = self.generator(pairs.z, **pairs.cond) - pairs.x
+        error = difference.flatten(1).square().mean().detach()
+        return Loss(pseudo_huber(difference, self.softness).mean(), {"squared_error": error})
+
+
+def train_on_pairs(
+    problem: Problem,
+    student: Generator,
+    row: PairSettings,
+    training: Training,
+    context: Context,
+    share: float = 0.0,
+) -> Stages[tuple[Generator, Pairs | None]]:
+    r"""Yields the stage that fits a student to pairs; none where no pairs are asked for.
+
+    Arguments:
+        problem: The problem.
+        student: The student.
+        row: The pairs and their regression.
+        training: How the method is trained that comes after.
+        context: The run's seed, device and artefacts.
+        share: The stage's share of the run's updates; a start has a length of its own.
+
+    Returns:
+        The student, and the pairs or `None`.
+    """
+    if not row.pairs:
+        return student, None
+    pairs = make_pairs(problem, row, context)
+    objective = Regression(problem.known_teacher, student, pairs)
+    settings = replace(
+        training,
+        optimizer="adam",
+        lr=row.lr,
+        weight_decay=0.0,
+        decay="trapezoid",
+        warmup=50,
+        delay=0,
+        clip=1.0,
+        beta_1=0.9,
+        beta_2=0.99,
+    )
+    batches = problem.data.free(row.batch, context.seed)
+    optimisation = build.optimisation(settings)
+    stages = 1 if share else 2  # a start has the method's own stage behind it
+    trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share, stages)
+    return trained.network, pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Training):
+    r"""Regression on pairs, and nothing after it. Of the training, the number of updates and the
+    half-life are used."""
+
+    steps: int = PairSettings.steps
+    """Updates of the regression, in place of --pairs.steps."""
+    pairs: PairSettings = PairSettings(pairs=16_000)
+    """The pairs and their regression; the number of its updates is --steps."""
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Fits the student to the teacher's pairs, in one stage."""
+    row = replace(config.pairs, steps=config.steps)
+    student = problem.networks.student()
+    student, _ = yield from train_on_pairs(problem, student, row, config, context, share=1.0)
+    return student
+
+
+def ideal(problem: LinearProblem, student: Affine) -> Regression:
+    r"""Returns the regression on pairs of the teacher's own map, from infinite noise."""
+    random = torch.Generator().manual_seed(problem.seed)
+    z = torch.randn(4_096, *student.latent_shape, generator=random, dtype=student.shift.dtype)
+    with torch.no_grad():
+        x = problem.networks.matched_student()(z)
+    return Regression(problem.known_teacher, student, Pairs(z, x, {}))
+
+
+LUHMAN = """@article{luhman2021knowledge,
+  title   = {Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed},
+  author  = {Luhman, Eric and Luhman, Troy},
+  journal = {arXiv preprint arXiv:2101.02388},
+  year    = {2021}
+}"""
+
+
+PRESETS = {
+    "digits-pairs": Preset(
+        "8x8 real images by class; the regression on pairs alone, for comparison",
+        DigitsSettings(),
+        Settings(steps=2_500, halflife=17_700.0),
+    ),
+}
+
+
+TINY = Settings(steps=10, batch=8, pairs=PairSettings(pairs=20, solver_steps=3, steps=10, batch=8))
+
+
+METHOD = Method(
+    name="regression",
+    title="Regression on pairs",
+    year=2021,
+    address="https://arxiv.org/abs/2101.02388",
+    family="trajectory",
+    networks=("student",),
+    needs=Needs(pairs=True),
+    settings=Settings,
+    recipe=recipe,
+    bibtex={"luhman": LUHMAN},
+    presets=PRESETS,
+    cures=CURES,
+    arms={"digits": {"pairs": Arm("Regression on pairs", PRESETS["digits-pairs"].settings)}},
+    examples={
+        "regression": Example(TINY, student="one_step"),
+        "regression-classes": Example(TINY, classes=2, student="one_step"),
+    },
+    claims=frozenset({"fixed_point", "descent"}),
+    ideal=ideal,
+)
