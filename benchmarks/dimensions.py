@@ -305,6 +305,8 @@ def presets(d: int) -> dict[str, Plan]:
     plans["anchored, lr 5e-4"] = Plan(replace(ANCHORED, lr=5e-4), row=ground)
     low = replace(ANCHORED.levels, sigma_max=5.0)
     plans["anchored, levels to 5"] = Plan(replace(ANCHORED, levels=low), row=ground)
+    both = replace(falling, levels=low)
+    plans["anchored, rate falls, levels to 5"] = Plan(both, row=ground)
     high = replace(ANCHORED.levels, sigma_min=0.5)
     plans["anchored, levels from 0.5"] = Plan(replace(ANCHORED, levels=high), row=ground)
     long = replace(ANCHORED, halflife=100_000.0)

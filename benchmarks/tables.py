@@ -188,6 +188,31 @@ def longer(found: Mapping[str, Any]) -> str:
     return markdown(["student", "d = 8", "d = 32"], rows)
 
 
+PRESETS = {
+    "mixture-diff-instruct": "`mixture-diff-instruct`",
+    "diff-instruct, codes": "the same, a student that jumps",
+    "anchored, rate falls": "`mixture-anchored`: the rate of the anchor falls from 0.5 to 0.02",
+    "anchored, rate 0.2, beta 0.5": "the same, a rate of 0.2, momentum of 0.5",
+    "anchored, codes": "the same, a rate of 0.2, a student that jumps",
+    "anchored, rate 0.05, beta 0.5": "the same, a rate of 0.05, momentum of 0.5",
+    "anchored, levels to 5": "the same, a rate of 0.2, levels up to 5",
+    "anchored, lr 5e-4": "the same, a rate of 0.2, half the learning rate",
+}
+
+
+def presets(found: Mapping[str, Any]) -> str:
+    rows = []
+    for key, title in PRESETS.items():
+        cells = [found["cells"].get(f"presets/{key}/{d}/0") for d in (8, 32, 128)]
+        if any(cells):
+            shown = [
+                "" if c is None else f"{c['gap']:.4f}; {c['spread']:.3f}; {round(40 * c['alive'])}"
+                for c in cells
+            ]
+            rows.append([title, *shown])
+    return markdown(["student", "d = 8", "d = 32", "d = 128"], rows)
+
+
 def cost(found: Mapping[str, Any]) -> str:
     rows = []
     for axis, row in found["axes"].items():
@@ -235,7 +260,7 @@ SUMMARY = (
     ("digits", "digits-vardiu", "8x8 digits", ("frechet", "recall"), "VarDiU, anchored"),
     ("digits", "digits", "8x8 digits", ("frechet", "recall"), "Diff-Instruct"),
     ("patches-students", "patches-vardiu", "16x16 photo patches", ("frechet", "recall"), ""),
-    ("mog40-codes", "mog40", "MoG-40", ("log_density", "mmd2"), "VarDiU, `shared`, jumps"),
+    ("mog40-codes", "mog40-codes", "MoG-40", ("log_density", "mmd2"), "VarDiU, `shared`, jumps"),
 )
 
 
@@ -323,6 +348,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "slack": slack,
     "fixes": fixes,
     "longer": longer,
+    "presets": presets,
     "cost": cost,
     "pipelines": pipelines,
     "recorded": recorded,

@@ -118,10 +118,28 @@ PUBLISHED = Settings(
 JUMPING = replace(
     SHARED,
     own=0.5,
-    batch=512,
-    steps=9_000,
+    batch=1_024,
+    steps=4_500,
     levels=replace(COARSE_TO_FINE, sigma_min=0.3),
     halflife=200_000.0,
+)
+
+
+# The anchor's rate falls, so that the last updates descend the bound of a still anchor.
+STILL = Settings(
+    posterior="anchored",
+    steps=2_500,
+    batch=256,
+    lr=1e-3,
+    beta_1=0.9,
+    beta_2=0.99,
+    fake_optimizer=NetworkOptimizer(lr=2e-3),
+    delay=100,
+    lattice=True,
+    levels=AT_ONCE,
+    weight=BOUNDED,
+    halflife=20_000.0,
+    anchor=AnchorSettings(rate=0.5, rate_end=0.02),
 )
 
 
@@ -131,7 +149,7 @@ PRESETS = {
     ),
     "mog40-codes": Preset(
         "the same with a student that jumps between modes, and a row's own weight of 1/2",
-        replace(MOG40, latent=3, codes=512),
+        replace(MOG40, latent=3, codes=1_024),
         JUMPING,
     ),
     "mog40-gaussian": Preset("the same with the paper's Gaussian posterior", MOG40, GAUSSIAN),
@@ -174,6 +192,11 @@ PRESETS = {
         "the same from a student whose posterior is known at the start; does not collapse",
         MIXTURE,
         replace(SHARED, posterior="residual", steps=6_000, lr=1e-3, levels=AT_ONCE),
+    ),
+    "mixture-anchored": Preset(
+        "the residual student by the posterior of a lagging copy; nearest to the data",
+        MIXTURE,
+        STILL,
     ),
     "digits-vardiu": Preset(
         "8x8 real images by class; VarDiU with the posterior of a lagging student",
