@@ -53,8 +53,8 @@ def teacher_at_few_levels(
         # A batch may be larger than a few pairs: their rows are then met several times.
         many = pairs.select(torch.arange(len(pairs.x)).repeat(-(-row.batch // len(pairs.x))))
         batches = Shuffled(many.x, many.cond, row.batch, seed=context.seed)
-        options = {"optimizer": "adam", "lr": row.lr, "decay": "trapezoid", "warmup": 50}
-        optimisation = build.optimisation(replace(training, delay=0, **options))
+        own = replace(training, optimizer="adam", lr=row.lr, decay="trapezoid", warmup=50, delay=0)
+        optimisation = build.optimisation(own)
         trained = yield Stage("start", objective, row.steps, batches, optimisation, 0.0, 2)
         network = trained.network
     return FewStep(network, levels, "ddim")
