@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import models
 from ..data.batches import Batches, DataFree
@@ -53,6 +53,7 @@ __all__ = [
     "Space",
     "TrainingGround",
     "beside_teacher",
+    "hash_of",
 ]
 
 
@@ -544,6 +545,11 @@ class Problem(abc.ABC):
         r"""Returns a shipped student as one that takes the problem's own conditions."""
         return student
 
+    def of_conditions(self, denoiser: Denoiser) -> Denoiser:
+        r"""Returns a denoiser of the teacher's kind as one that takes the problem's own
+        conditions."""
+        return denoiser
+
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
         kept = {"teacher": dataclasses.asdict(self.kept())}
@@ -563,15 +569,7 @@ class Problem(abc.ABC):
 
     def hashes(self) -> dict[str, str]:
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
-        if self.teacher is None:
-            return {}
-        # The bytes as they are, one tensor at a time: no copy in a wider type.
-        digest = hashlib.sha256()
-        for tensor in self.teacher.state_dict().values():
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(raw.numpy().data)
-        return {"teacher": digest.hexdigest()[:12]}
+        return {} if self.teacher is None else {"teacher": hash_of(self.teacher)}
 
     def inputs(self) -> Mapping[str, Input]:
         r"""Returns what was read from files, by the name that the provenance has for it.
@@ -579,6 +577,17 @@ class Problem(abc.ABC):
         A run that goes on, and one that is measured again, must find the same.
         """
         return {}
+
+
+def hash_of(module: nn.Module) -> str:
+    r"""Returns the first twelve digits of the SHA-256 of a module's tensors."""
+    # The bytes as they are, one tensor at a time: no copy in a wider type.
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def taught_input(problem: Problem, folder: str) -> Mapping[str, Input]:

@@ -188,6 +188,12 @@ class ImageProblem(Problem):
         captions = self._teacher.captions
         return student if captions is None else with_prompts(student, captions)
 
+    def of_conditions(self, denoiser: Denoiser) -> Denoiser:
+        captions = self._teacher.captions
+        if captions is None or not set(captions.rows) <= set(denoiser.conditions):
+            return denoiser
+        return Captioned(denoiser, captions)
+
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from ..errors import nearest
 from ..functional.tensors import expand_like
 from ..functional.trajectories import Passage
 
-__all__ = ["LEVELS", "RENOISE", "TeacherGuide"]
+__all__ = ["LEVELS", "RENOISE", "TeacherGuide", "denoised_by"]
 
 
 # With which noise the estimate is shown to the teacher, and at which level.
@@ -201,11 +201,24 @@ class TeacherGuide:
 
     def denoised(self, x_s: Tensor, sigma: Tensor, passage: Passage) -> Tensor:
         r"""Returns the teacher's estimate, `(B, *)`, in the type of the states; counted."""
-        teacher = self.teacher
-        tensors = itertools.chain(teacher.parameters(), teacher.buffers())
-        own = next((t.dtype for t in tensors if t.is_floating_point()), x_s.dtype)
-        level = sigma.to(own).clamp(teacher.sigma_min, teacher.sigma_max)
-        cond = {name: passage.cond[name] for name in teacher.conditions}
         self.counts["calls"] += self.evaluations
         self.counts["rows"] += self.evaluations * len(x_s)
-        return teacher(x_s.to(own), level, **cond).to(x_s.dtype)
+        return denoised_by(self.teacher, x_s, sigma, passage.cond)
+
+
+def denoised_by(
+    teacher: Denoiser, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]
+) -> Tensor:
+    r"""Returns a teacher's estimate of states of any type, `(B, *)`, in theirs.
+
+    Arguments:
+        teacher: The teacher; it is asked in its own type.
+        x_t: The states, with shape :math:`(B, *)`.
+        sigma: Their levels, with shape :math:`(B)`.
+        cond: Conditions, those that the teacher takes among them.
+    """
+    tensors = itertools.chain(teacher.parameters(), teacher.buffers())
+    own = next((t.dtype for t in tensors if t.is_floating_point()), x_t.dtype)
+    level = sigma.to(own).clamp(teacher.sigma_min, teacher.sigma_max)
+    given = {name: cond[name] for name in teacher.conditions}
+    return teacher(x_t.to(own), level, **given).to(x_t.dtype)

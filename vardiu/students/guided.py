@@ -53,6 +53,7 @@ class GuidedStudent(Generator):
 
     Attributes:
         calls: The number of network evaluations a sample costs, those of the guide included.
+        rows: The number of samples that were made so far.
 
     Raises:
         ValueError: The student has no steps to guide, or the guide cannot guide it.
@@ -72,6 +73,7 @@ class GuidedStudent(Generator):
         own = tuple(student.latent_shape)
         size = math.prod(own) + self.fresh * math.prod(self.shape)
         self.latent_shape = (size,) if self.fresh else own
+        self.rows = 0
         self.calls = student.calls + guide.evaluations * len(guide.guided(student.calls))
 
     def with_calls(self, calls: int) -> GuidedStudent:
@@ -87,6 +89,7 @@ class GuidedStudent(Generator):
 
     def forward(self, z: Tensor, **cond: Tensor) -> Tensor:
         guide: Guide = self.guide
+        self.rows += z.shape[0]
         if self.fresh:
             own = tuple(self.student.latent_shape)
             z, rest = z.split([math.prod(own), z.shape[1] - math.prod(own)], 1)
