@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import types
 import typing
@@ -65,6 +66,8 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         hidden = {"_parameters", "_buffers", "_modules", "training"}
         plain = {k: v for k, v in vars(value).items() if k not in hidden and "hook" not in k}
         yield from {**plain, **value._parameters, **value._buffers, **value._modules}.items()
+    elif isinstance(value, functools.partial):
+        yield from {"": value.func, **dict(enumerate(value.args)), **value.keywords}.items()
     elif isinstance(value, types.FunctionType):
         cells = value.__closure__ or ()
         yield from ((str(i), cell.cell_contents) for i, cell in enumerate(cells))

@@ -306,6 +306,7 @@ WITHOUT_IDEAL = {
     "freeflow": "its network takes levels, as no affine map does; test_freeflow has its map",
     "adm": "its best discriminator is a sign, without a gradient; test_adm has its closed forms",
     "consistency": "its network takes levels, as no affine map does; test_consistency has its map",
+    "progressive": "its network takes levels, as no affine map does; test_progressive has its map",
 }
 
 

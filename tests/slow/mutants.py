@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
 FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
 SDS, SID = "methods/sds.py", "methods/sid.py"
@@ -520,6 +521,41 @@ NETWORKS = [
         "self.target(x_next, lower, **batch.cond)",
         "self.consistency(x_next, lower, **batch.cond)",
         method("consistency"),
+    ),
+    Mutant(
+        "progressive: the teacher's last answer for the target",
+        LESSONS,
+        "target = step_target(x_t, levels[0], x_end, levels[-1])",
+        "target = list(trajectory(teacher, x_t, levels))[-2]\n    target = teacher(target, levels[-2])",
+        method("progressive"),
+    ),
+    Mutant(
+        "progressive: condition to the teacher",
+        LESSONS,
+        "*_, x_end = trajectory(partial(teacher, **cond), x_t, levels)",
+        "*_, x_end = trajectory(teacher, x_t, levels)",
+        contract(f"{CONDITIONS} and progressive"),
+    ),
+    Mutant(
+        "progressive: levels of half the grid",
+        PROGRESSIVE,
+        "levels = grid[:: config.grid // (calls * stride)]",
+        "levels = grid[: calls * stride + 1] * (grid[: calls * stride + 1] > grid[calls * stride])",
+        method("progressive", "halve_one_grid"),
+    ),
+    Mutant(
+        "progressive: the first teacher teaches every stage",
+        PROGRESSIVE,
+        "teacher, network = trained.network, trained.network.trainable_copy()",
+        "network = trained.network.trainable_copy()",
+        method("progressive", "halve_one_grid"),
+    ),
+    Mutant(
+        "progressive: the weight of the level that is arrived at",
+        PROGRESSIVE,
+        "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
+        "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
+        method("progressive", "weighs"),
     ),
     Mutant(
         "every network free in every phase: the trainer",

@@ -24,6 +24,7 @@ __all__ = [
     "score",
     "surrogate",
     "teacher_direction",
+    "truncated_snr",
 ]
 
 
@@ -109,6 +110,20 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
         | https://arxiv.org/abs/2206.00364, Table 1
     """
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+
+
+def truncated_snr(sigma: Tensor, sigma_data: float) -> Tensor:
+    r"""Returns :math:`\max(1 / \sigma^2, 1 / \sigma_d^2)`, with the shape of `sigma`.
+
+    It is the signal-to-noise ratio :math:`\sigma_d^2 / \sigma^2` of data of unit variance, cut to
+    be at least one: in the paper, where :math:`\sigma_d = 1`, the larger one of the squared errors
+    of sample and noise. `edm_weight` is one more than the ratio: the squared error of v.
+
+    References:
+        | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans and Ho, 2022)
+        | https://arxiv.org/abs/2202.00512, Section 4
+    """
+    return sigma.clamp_max(sigma_data).square().reciprocal()
 
 
 def mean_correction(denoised: Tensor, x: Tensor, floor: float = 0.0) -> Tensor:

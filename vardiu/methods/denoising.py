@@ -17,7 +17,7 @@ from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings, LevelSettings, Training
 from ..settings.grounds import MOG40, PATCHES
-from ..training.objective import Loss, Objective, Phase
+from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from .base import Example, Method, Needs, Preset
 
@@ -53,19 +53,12 @@ class Denoising(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("denoising", self.loss, updates=("generator",)),)
 
-    @property
-    def denoiser(self) -> Denoiser:
-        r"""The network that is trained, in the place of a generator."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
-
     def loss(self, batch: Batch, step: int) -> Loss:
         x = batch.clean().to(self.like)
         sigma = self.levels(self.uniform(len(x)), step)
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         weight = edm_weight(sigma, self.sigma_data)
-        return Loss(denoising(self.denoiser(x_t, sigma, **batch.cond), x, weight).mean())
+        return Loss(denoising(denoiser_of(self)(x_t, sigma, **batch.cond), x, weight).mean())
 
 
 @dataclass(frozen=True, kw_only=True)

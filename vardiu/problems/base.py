@@ -27,6 +27,7 @@ from .. import models
 from ..data.batches import Batches, DataFree
 from ..data.labels import whole
 from ..denoisers.base import Denoiser
+from ..denoisers.guidance import Autoguided, Guided
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..metrics.sets import TrainingSpace
@@ -259,6 +260,15 @@ class Networks(abc.ABC):
         r"""Returns a denoiser for a student of noise levels to ask: one that starts from the
         teacher's weights if it has any."""
         return self.fake()
+
+    @property
+    def starts_as_teacher(self) -> bool:
+        r"""Whether `student_denoiser` answers as the teacher does before it is trained: it has the
+        teacher's weights, and the teacher is not guided."""
+        teacher = self.teacher.known
+        taught = next(teacher.parameters(), None) is not None
+        guided = any(isinstance(module, Guided | Autoguided) for module in teacher.modules())
+        return taught and not guided and getattr(self.settings, "student", "") != "fresh"
 
 
 class Data(abc.ABC):

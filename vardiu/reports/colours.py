@@ -33,6 +33,7 @@ METHODS: Mapping[str, Colour] = {
     "fd_loss": Colour("#3D5A80", "#9DB8DC"),
     "diff_ratio": Colour("#A3004F", "#FF6FA8"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
+    "progressive": Colour("#4E5BA6", "#A3AEF5"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..denoisers.base import Denoiser
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -16,12 +17,14 @@ from ..denoisers.levels import (
     PowerLaw,
     Schedule,
     Staircase,
+    karras_grid,
 )
+from ..errors import ConfigError
 from ..functional.scores import Weight
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["levels", "optimisation", "weight"]
+__all__ = ["grid", "levels", "optimisation", "weight"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,29 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
 def levels(row: LevelSettings, steps: int) -> Levels:
     r"""Returns the distribution of levels of a run of so many steps."""
     return LEVELS[row.kind](row, steps)
+
+
+def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
+    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64.
+
+    Arguments:
+        denoiser: The denoiser, whose smallest level is the last above zero.
+        n: The number of levels.
+        high: The first level; none for the largest.
+        rho: The exponent of their spacing.
+
+    Raises:
+        ConfigError: The first level is none of the denoiser.
+    """
+    high = denoiser.sigma_max if high is None else high
+    if not denoiser.sigma_min < high <= denoiser.sigma_max:
+        raise ConfigError(
+            f"grid_max must be above {denoiser.sigma_min:g} and at most {denoiser.sigma_max:g}, "
+            f"the levels of the teacher, got {high:g}"
+        )
+    levels = karras_grid(n, denoiser.sigma_min, high, rho)
+    levels[0] = high  # exactly: roots and powers round
+    return levels
 
 
 def weight(row: WeightSettings) -> Weight:

@@ -87,6 +87,7 @@ RANGES: Mapping[str, Range] = {
     "seed": Range(0, 2**32 - 1),
     "samples": Range(0, 100_000_000),
     **dict.fromkeys(("lr", "std", "scale", "rho", "rho_end", "grid_max"), POSITIVE),
+    **dict.fromkeys(("fold", "late"), POSITIVE),
     "FrameSettings.sigma": POSITIVE,
     # A student may be asked at infinite noise.
     "sigma": Range(0, math.inf, open=True),

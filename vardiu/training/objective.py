@@ -24,7 +24,7 @@ from .frozen import Frozen
 from .memory import Memory
 from .streams import LatticeDraws, StreamDraws, Streams
 
-__all__ = ["networks", "Loss", "Objective", "Phase", "only"]
+__all__ = ["denoiser_of", "networks", "Loss", "Objective", "Phase", "only"]
 
 
 def networks(objective: Objective) -> dict[str, nn.Module]:
@@ -254,6 +254,13 @@ class Objective(nn.Module, abc.ABC):
     def _shared_uniform(self, n: int, role: str) -> Tensor:
         like = self.like
         return self.streams.uniform(role, n, device=like.device, dtype=like.dtype, shared=True)
+
+
+def denoiser_of(objective: Objective) -> Denoiser:
+    r"""Returns the denoiser that an objective trains in the place of a generator."""
+    network = objective.network("generator")
+    assert isinstance(network, Denoiser)
+    return network
 
 
 @contextlib.contextmanager
