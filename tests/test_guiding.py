@@ -59,7 +59,8 @@ def samples(path):
 
 def test_a_guide_changes_samples_and_says_what_it_cost(run, capsys):
     words = ["sample", str(run), "--num", "50"]
-    assert main(words) == 0
+    assert main(words) == 0 and main(["cite", str(run)]) == 0
+    assert "park2024" not in capsys.readouterr().out
     plain = samples(run / "samples-50-seed0.npz")
     assert not (run / "samples-50-seed0.json").exists()
     assert main([*words, "--guide", "teacher", "--guide-strength", "0"]) == 0
@@ -81,6 +82,8 @@ def test_a_guide_changes_samples_and_says_what_it_cost(run, capsys):
     fresh = samples(run / "samples-50-seed0-guided0.2-steps0-fresh.npz")
     same = samples(run / "samples-50-seed0-guided0.2-steps1-same.npz")
     assert not np.allclose(fresh, guided) and not np.allclose(same, plain)
+    assert main(["cite", str(run)]) == 0
+    assert "Inference-Time Diffusion Model Distillation" in capsys.readouterr().out
 
 
 def test_a_guided_student_is_measured(run, flow_map):

@@ -28,15 +28,15 @@ from ..storage.files import append_line, write_text_atomic
 from ..students.base import Generator, rows_at_once
 from .console import console, print_rows
 from .folders import existing_run, trained_student
-from .guiding import guide_teacher, guided_by, steps_in
+from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
 from .options import Parser, add_student_options, chosen_names
 from .sample import add_calls_option, asked
 
 STRENGTHS = "0.05,0.1,0.2,0.3,0.5"
 
 
-# In the folder of a sweep: what it is of, its points one a line, and what is made of them.
-SETTINGS, POINTS, RESULT = "sweep.json", "points.jsonl", "guide.json"
+# In the folder of a sweep beside what it is of: its points one a line, and what is made of them.
+POINTS, RESULT = "points.jsonl", "guide.json"
 
 
 class Point(NamedTuple):
@@ -238,8 +238,8 @@ def _begun(out: Path, settings: dict[str, Any], words: Sequence[str]) -> list[di
     for name, value in json.loads(json.dumps(settings)).items():
         if found.get(name) != value:
             raise RunError(
-                f"{shown(out)} holds another sweep: {name} is another one; give another folder with "
-                "--out, or move this one away"
+                f"{shown(out)} holds another sweep: {name} is another one; give another folder "
+                "with --out, or move this one away"
             )
     lines = read_text(log).splitlines() if log.is_file() else []
     rows = []

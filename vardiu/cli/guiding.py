@@ -10,11 +10,13 @@ from ..denoisers.base import Denoiser, place_of
 from ..errors import ConfigError, shown
 from ..problems.base import Problem, hash_of
 from ..samplers.guided import LEVELS, RENOISE, TeacherGuide
+from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.guided import GuidedStudent
 from ..teachers.readers import load
 
 __all__ = [
+    "SETTINGS",
     "Guidance",
     "add_guide_options",
     "guide_rows",
@@ -23,11 +25,16 @@ __all__ = [
     "guided_by",
     "steps_in",
     "tag_of",
+    "was_guided",
 ]
 
 
 # What `--guide` is given for the run's own teacher.
 OWN = "teacher"
+
+
+# Of a sweep, in its folder.
+SETTINGS = "sweep.json"
 
 
 class Guidance(NamedTuple):
@@ -160,6 +167,12 @@ def guide_rows(guidance: Guidance | None) -> dict[str, Any]:
 def tag_of(guidance: Guidance | None) -> str:
     r"""Returns what the name of a file has of a guide, where there is one."""
     return "" if guidance is None else guidance.tag
+
+
+def was_guided(folder: RunFolder) -> bool:
+    r"""Whether a run's student was sampled or measured with a guide into its folder."""
+    names = ("samples-*-guided*.json", "evaluation-*-guided*.json", f"guide-*/{SETTINGS}")
+    return any(next(folder.path.glob(name), None) is not None for name in names)
 
 
 def guided_by(
