@@ -30,7 +30,7 @@ from .console import console, print_rows
 from .folders import existing_run, trained_student
 from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
 from .options import Parser, add_student_options, chosen_names
-from .sample import add_calls_option, asked
+from .sample import add_calls_option, asked, of_calls
 
 STRENGTHS = "0.05,0.1,0.2,0.3,0.5"
 
@@ -93,7 +93,7 @@ def guide(arguments: list[str]) -> None:
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
     folder = existing_run(chosen.run)
     student, problem, task = trained_student(folder, chosen)
-    student = asked(student, chosen.calls)
+    student = asked(student, chosen.calls, chosen.guidance)
     teacher = guide_teacher(chosen.guide, student, problem)
     num = problem.scores.samples if chosen.num is None else chosen.num
     steps = steps_in(chosen.guide_steps)
@@ -107,7 +107,8 @@ def guide(arguments: list[str]) -> None:
             evaluations = made.student.calls - student.calls
     points = [*_plain(student, evaluations)]
     points += [Point(student.calls, s, *kind) for kind in kinds for s in strengths]
-    out = Path(chosen.out or folder.file(f"guide-{num}-seed{chosen.seed}"))
+    of = of_calls(chosen.calls, chosen.guidance)
+    out = Path(chosen.out or folder.file(f"guide{of}-{num}-seed{chosen.seed}"))
     rows = _measured(sweep, points, out, arguments)
     names = [*PROBLEMS[type(task.problem)].headline, "residual"]
     _shown(rows, [n for n in names if n in {m["name"] for m in rows[0]["metrics"]}], out)

@@ -17,7 +17,7 @@ from ..teachers.readers import load
 
 __all__ = [
     "SETTINGS",
-    "Guidance",
+    "WithGuide",
     "add_guide_options",
     "guide_rows",
     "guide_teacher",
@@ -37,7 +37,7 @@ OWN = "teacher"
 SETTINGS = "sweep.json"
 
 
-class Guidance(NamedTuple):
+class WithGuide(NamedTuple):
     r"""A student that a command line has guided.
 
     Arguments:
@@ -126,7 +126,7 @@ def add_guide_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def guided(student: Generator, chosen: argparse.Namespace, problem: Problem) -> Guidance | None:
+def guided(student: Generator, chosen: argparse.Namespace, problem: Problem) -> WithGuide | None:
     r"""Returns a student guided as a command line asks for; none where it asks for no guide.
 
     Arguments:
@@ -159,19 +159,19 @@ def guided(student: Generator, chosen: argparse.Namespace, problem: Problem) -> 
     )
 
 
-def guide_rows(guidance: Guidance | None) -> dict[str, Any]:
+def guide_rows(guide: WithGuide | None) -> dict[str, Any]:
     r"""Returns what is written of a guide, where there is one."""
-    return {} if guidance is None else {"guide": guidance.about(), "calls": guidance.calls()}
+    return {} if guide is None else {"guide": guide.about(), "calls": guide.calls()}
 
 
-def tag_of(guidance: Guidance | None) -> str:
+def tag_of(guide: WithGuide | None) -> str:
     r"""Returns what the name of a file has of a guide, where there is one."""
-    return "" if guidance is None else guidance.tag
+    return "" if guide is None else guide.tag
 
 
 def was_guided(folder: RunFolder) -> bool:
     r"""Whether a run's student was sampled or measured with a guide into its folder."""
-    names = ("samples-*-guided*.json", "evaluation-*-guided*.json", f"guide-*/{SETTINGS}")
+    names = ("samples-*-guided*.json", "evaluation-*-guided*.json", f"guide*/{SETTINGS}")
     return any(next(folder.path.glob(name), None) is not None for name in names)
 
 
@@ -183,7 +183,7 @@ def guided_by(
     steps: Sequence[int] | None,
     noise: str,
     level: str,
-) -> Guidance:
+) -> WithGuide:
     r"""Returns a student that a teacher guides.
 
     Raises:
@@ -194,7 +194,7 @@ def guided_by(
         made = GuidedStudent(student, guide).train(student.training)
     except ValueError as error:
         raise ConfigError(f"--guide {shown(source)}: {error}") from error
-    return Guidance(made, student, guide, source)
+    return WithGuide(made, student, guide, source)
 
 
 def guide_teacher(source: str, student: Generator, problem: Problem) -> Denoiser:

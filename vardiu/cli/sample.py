@@ -21,6 +21,7 @@ from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..students.steered import guided_by
 from .console import console
 from .folders import existing_run, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
@@ -43,24 +44,26 @@ def sample(arguments: list[str]) -> None:
         for suffix in (".npz", ".png", *([".json"] if chosen.guide else [])):
             new_file(path.with_suffix(suffix))
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
-    student = asked(student, chosen.calls)
-    guidance = guided(student, chosen, problem)
+    student = asked(student, chosen.calls, chosen.guidance)
+    guide = guided(student, chosen, problem)
     if chosen.label:
         problem.data.choose_classes(chosen.label)
     numbers, names = problem.data.chosen or (), problem.data.names
     if not chosen.out:
         of = "".join(f"-label{number}" for number in numbers)
-        of = of_calls(chosen.calls) + tag_of(guidance) + of
+        of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
     picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(chosen.seed)
-    sampled = student if guidance is None else guidance.student
+    sampled = student if guide is None else guide.student
     x, cond = problem.student_source(sampled)(chosen.num, random)
     arrays = {
         "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
+    if chosen.guidance is not None:
+        arrays["guidance"] = np.array(chosen.guidance)
     if "label" in arrays and names:
         arrays["names"] = np.array(names)
     with whole_file(path) as partial:
@@ -70,9 +73,9 @@ def sample(arguments: list[str]) -> None:
     if numbers:
         of = f" of {in_words(numbers, names)}"
         told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
-    if guidance is not None:
-        content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guidance)}
-        told += f"\n{_written(path, ['sample', *arguments], content)}\n{guidance.told()}"
+    if guide is not None:
+        content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guide)}
+        told += f"\n{_written(path, ['sample', *arguments], content)}\n{guide.told()}"
     problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
 
@@ -138,18 +141,18 @@ def evaluate(arguments: list[str]) -> None:
     _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
     folder = existing_run(chosen.run)
     student, problem, task = trained_student(folder, chosen)
-    student = asked(student, chosen.calls)
-    guidance = guided(student, chosen, problem)
+    student = asked(student, chosen.calls, chosen.guidance)
+    guide = guided(student, chosen, problem)
     refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.student_source(student if guidance is None else guidance.student)
+    source = problem.student_source(student if guide is None else guide.student)
     metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
     reference, who = stored_reference(folder)
     print_metrics(console, metrics, reference, who)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
-    of = of_calls(chosen.calls) + tag_of(guidance)
+    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],
@@ -157,10 +160,10 @@ def evaluate(arguments: list[str]) -> None:
         "metrics": [metric.row() for metric in metrics],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
         "spaces": [metric.row() for metric in spaces],
-        **guide_rows(guidance),
+        **guide_rows(guide),
     }
-    if guidance is not None:
-        console.print(guidance.told(), highlight=False, markup=False, soft_wrap=True)
+    if guide is not None:
+        console.print(guide.told(), highlight=False, markup=False, soft_wrap=True)
     if features:
         words = f"{task.chosen.trained_on} in {features}"
         content["trained_on"] = words
@@ -176,23 +179,35 @@ def add_calls_option(parser: Parser) -> None:
         metavar="N",
         help="calls of the network a sample; of a student that knows more than one number of them",
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="the scale of guidance, of a student whose network is told it (--method lcm); 1 for "
+        "none",
+    )
 
 
-def asked(student: Generator, calls: int | None) -> Generator:
-    r"""Returns a student of so many calls; as it is where none are asked for.
+def asked(student: Generator, calls: int | None, guidance: float | None = None) -> Generator:
+    r"""Returns a student of so many calls, guided so much; as it is where that is not asked for.
 
     Raises:
-        ConfigError: It knows no such number.
+        ConfigError: It knows no such number, or no such scale.
     """
     try:
-        return student if calls is None else student.with_calls(calls)
+        student = student if calls is None else student.with_calls(calls)
     except ValueError as error:
         raise ConfigError(f"--calls: {error}") from error
+    try:
+        return student if guidance is None else guided_by(student, guidance)
+    except ValueError as error:
+        raise ConfigError(f"--guidance: {error}") from error
 
 
-def of_calls(calls: int | None) -> str:
-    r"""Returns what the name of a file has of the calls that are asked for."""
-    return "" if calls is None else f"-calls{calls}"
+def of_calls(calls: int | None, guidance: float | None = None) -> str:
+    r"""Returns what the name of a file has of the calls and the scale that are asked for."""
+    told = "" if guidance is None else f"-guidance{guidance:g}"
+    return ("" if calls is None else f"-calls{calls}") + told
 
 
 def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> None:

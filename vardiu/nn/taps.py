@@ -12,8 +12,9 @@ References:
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -28,7 +29,11 @@ __all__ = [
     "ask_features",
     "check_taps",
     "required_level",
+    "with_child",
 ]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 Tap = Callable[[str, Tensor], None]
@@ -97,7 +102,7 @@ class Tapped(nn.Module, abc.ABC):
         label: Tensor | None = None,
         **cond: Tensor,
     ) -> Tensor:
-        # Beside the class, a network may take more, see `vardiu.nn.ends`.
+        # Beside the class, a network may take more, see `vardiu.nn.numbers`.
         return self.run_layers(untapped, x, c_noise, **{"label": label, **cond})
 
     def features(
@@ -137,6 +142,14 @@ class Wrapper(nn.Module):
     @property
     def bottleneck(self) -> str:
         return getattr(self.network, "bottleneck", "")
+
+
+def with_child(module: M, name: str, value: nn.Module) -> M:
+    r"""Returns a shallow copy of a module with another child of this name."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, name: value}
+    twin._buffers = dict(module._buffers)
+    return twin
 
 
 def ask_features(

@@ -31,6 +31,7 @@ from ..denoisers.guidance import Autoguided, Guided
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..metrics.sets import TrainingSpace
+from ..nn.perceptual import PerceptualNet
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
@@ -40,7 +41,7 @@ from ..students.picture import Picture
 from ..students.table import Table
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
-from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
+from .sampled_teachers import SOLVER_STEPS, TEACHER, SampledTeacher, Source
 
 __all__ = [
     "BesideTeacher",
@@ -91,11 +92,13 @@ class BesideTeacher(NamedTuple):
         teacher: Those of the teacher.
         student: Those of the student.
         same_latents: Whether a row is of the same noise.
+        who: Whose samples stand in the teacher's place, where they are none of its own.
     """
 
     teacher: Tensor
     student: Tensor
     same_latents: bool
+    who: str = TEACHER
 
 
 class TrainingGround(NamedTuple):
@@ -215,6 +218,11 @@ class Networks(abc.ABC):
         sigma: float | None = getattr(self.settings, "sigma", None)
         return sigma
 
+    @property
+    def null(self) -> int | None:
+        r"""The class that stands for none in the networks of `denoiser`, if they know one."""
+        return None
+
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""
@@ -261,6 +269,21 @@ class Networks(abc.ABC):
         teacher's weights if it has any."""
         return self.fake()
 
+    def judge(self) -> Denoiser:
+        r"""Returns the denoiser whose encoder a discriminator starts from: the teacher."""
+        return self.teacher.known
+
+    def perceptual(self) -> PerceptualNet:
+        r"""Returns the frozen network that images are compared in.
+
+        Raises:
+            ConfigError: Samples are no images.
+        """
+        raise ConfigError(
+            "samples of this problem are no images, and are compared in no network: leave "
+            "perceptual_weight at 0"
+        )
+
     @property
     def starts_as_teacher(self) -> bool:
         r"""Whether `student_denoiser` answers as the teacher does before it is trained: it has the
@@ -291,6 +314,18 @@ class Data(abc.ABC):
     def clean(self, size: int, seed: int) -> Batches:
         r"""Returns batches of clean samples, for a teacher or a method that needs data; latents
         where the teacher is one of latents."""
+
+    def paired(self, size: int, seed: int) -> Batches:
+        r"""Returns batches of degraded samples and, as their truth, clean ones; both are images
+        where the teacher is one of latents.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        raise ConfigError(
+            "this needs pairs of degraded and clean images, and this problem has none: take "
+            "vardiu distill restoration --teacher ... --data ..."
+        )
 
     @abc.abstractmethod
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -537,6 +572,10 @@ class Problem(abc.ABC):
     def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
+
+    def beside(self, student: Generator, n: int, seed: int) -> BesideTeacher:
+        r"""Returns what a report shows of a student beside its teacher, see `beside_teacher`."""
+        return beside_teacher(self, student, n, seed)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.

@@ -63,6 +63,10 @@ class DigitsNetworks(Networks):
         super().__init__(space, teacher)
         self.settings = settings
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def student(self) -> Generator:
         row = self.settings
         if row.calls == 1:

@@ -5,6 +5,7 @@ from .chains import run_chain
 from .guided import TeacherGuide
 from .ode import DDIM, Ancestral, Euler, Heun, Sampler
 from .pairs import Pairs, teacher_pairs
+from .policy import Episode, StepPolicy
 from .products import product_sample
 from .trajectories import trajectory
 
@@ -17,6 +18,8 @@ __all__ = [
     "TeacherGuide",
     "Pairs",
     "teacher_pairs",
+    "Episode",
+    "StepPolicy",
     "product_sample",
     "trajectory",
     "step",

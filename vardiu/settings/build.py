@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..denoisers.grids import high_of, spaced_levels
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -17,9 +18,7 @@ from ..denoisers.levels import (
     PowerLaw,
     Schedule,
     Staircase,
-    karras_grid,
 )
-from ..errors import ConfigError
 from ..functional.scores import Weight
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
@@ -107,15 +106,8 @@ def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
     Raises:
         ConfigError: The first level is none of the denoiser.
     """
-    high = denoiser.sigma_max if high is None else high
-    if not denoiser.sigma_min < high <= denoiser.sigma_max:
-        raise ConfigError(
-            f"grid_max must be above {denoiser.sigma_min:g} and at most {denoiser.sigma_max:g}, "
-            f"the levels of the teacher, got {high:g}"
-        )
-    levels = karras_grid(n, denoiser.sigma_min, high, rho)
-    levels[0] = high  # exactly: roots and powers round
-    return levels
+    levels = spaced_levels(denoiser, n, rho, high_of(denoiser, high))
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def weight(row: WeightSettings) -> Weight:

@@ -14,6 +14,7 @@ from .ranges import check_ranges
 
 __all__ = [
     "ChainSettings",
+    "DegradationSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -23,6 +24,7 @@ __all__ = [
     "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
+    "RestorationSettings",
     "StartSettings",
     "Training",
     "VariableSettings",
@@ -489,6 +491,64 @@ class ImageSettings:
                 raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")
         if self.side % 2:
             raise ConfigError(f"problem.side must be even, got {self.side}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationSettings:
+    r"""What is done to clean images, in rounds, before a student restores them."""
+
+    rounds: int = 2
+    """How often blur, resize, noise and JPEG follow each other."""
+    blur: tuple[float, float] = (0.2, 2.0)
+    """The least and the greatest deviation of a Gaussian, in pixels; 0 0 for none."""
+    resize: tuple[float, float] = (0.6, 1.4)
+    """The least and the greatest scale between rounds, beside the way to the smaller size."""
+    noise: tuple[float, float] = (0.0, 0.1)
+    """The least and the greatest deviation of noise, of images in [-1, 1]; 0 0 for none."""
+    jpeg: tuple[int, int] = (50, 95)
+    """The least and the greatest quality of JPEG; 0 0 for none."""
+
+    def __post_init__(self) -> None:
+        check_ranges("problem.degradation.", self)
+        for name, low, high in (
+            ("blur", 0.0, 20.0),
+            ("resize", 0.1, 4.0),
+            ("noise", 0.0, 2.0),
+            ("jpeg", 0, 100),
+        ):
+            first, last = getattr(self, name)
+            if not low <= first <= last <= high:
+                raise ConfigError(
+                    f"problem.degradation.{name} must be two numbers within {low:g} and {high:g}, "
+                    f"the smaller one first, got {first:g} and {last:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorationSettings(ImageSettings):
+    r"""Degraded images to restore, with any teacher of images and clean images to degrade."""
+
+    name: str = "restoration"
+    """The name of the problem."""
+    factor: int = 4
+    """How many times images are reduced, and a student enlarges them."""
+    degradation: DegradationSettings = DegradationSettings()
+    """What else is done to them."""
+    sigma: float | None = None
+    """The level at which the student asks its network; by default three quarters of the data's
+    standard deviation."""
+    crops: int = 64
+    """Pieces of each image that is larger than the teacher's, at places of the seed."""
+    features: str = "small"
+    """The network that images are compared in: the small one on board, or VGG-16's weights as a
+    .safetensors file."""
+    critic_teacher: str | None = None
+    """Another teacher whose encoder the discriminator starts from; none for the teacher."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calls != 1:
+            raise ConfigError(f"problem.calls must be 1: one call restores, got {self.calls}")
 
 
 @dataclass(frozen=True, kw_only=True)

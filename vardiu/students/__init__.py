@@ -9,6 +9,7 @@ from .guided import GuidedStudent
 from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
+from .restorer import Restorer
 from .table import Table
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "with_prompts",
     "without_prompts",
     "Pushforward",
+    "Restorer",
     "Table",
 ]
