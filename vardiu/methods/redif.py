@@ -216,13 +216,15 @@ CURES: Mapping[str, str] = {
 
 SMALL = Settings(steps=100, batch=512, lr=2e-4, clip=1.0, halflife=10_000.0)
 MIXTURE = replace(
-    SMALL, pairs=PairSettings(pairs=4_000, solver_steps=32, steps=2_000, batch=256, lr=2e-3)
+    SMALL,
+    last=1.0,
+    pairs=PairSettings(pairs=4_000, solver_steps=32, steps=2_000, batch=256, lr=2e-3),
 )
 DIGITS = replace(
     SMALL,
     sampling_steps=2,
     eta=0.2,
-    batch=1_024,
+    last=0.5,
     group=16,
     lr=1e-4,
     agreement="cosine",
