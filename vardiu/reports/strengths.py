@@ -48,8 +48,8 @@ def strength_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> 
         for i, series in enumerate(guided):
             mine = [(r["strength"], *_value(r, name)) for r in rows if series_of(r) == series]
             x, y, error = zip(*sorted([start, *mine]), strict=True)
-            style = {"color": COLOURS[i % 4], "marker": "osD^"[i % 4], "markersize": 4}
-            ax.errorbar(x, y, yerror(error), label=series, capsize=2, linewidth=1.4, **style)
+            style: dict[str, Any] = {"color": COLOURS[i % 4], "marker": "osD^"[i % 4]}
+            ax.errorbar(x, y, yerror(error), label=series, capsize=2, markersize=4, **style)
         ax.set(xlabel="strength of the guide", ylabel=title_of(name))
         ax.grid(alpha=0.25)
         if place == 0:
