@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
 PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
@@ -605,6 +606,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "rdd: one softmax over the positions of all images",
+        RELATIONAL,
+        "(x[rows] @ x.T / temperature).view(-1, b, a).log_softmax(2) for x in (t, s)",
+        "(x[rows] @ x.T / temperature).log_softmax(1).view(-1, b, a) for x in (t, s)",
+        ("tests/test_relational.py",),
+    ),
+    Mutant(
+        "rdd: the student sharpened as the teacher",
+        RELATIONAL,
+        "(target - student.log_softmax(1))",
+        "(target - (student / sharpness).log_softmax(1))",
+        ("tests/test_relational.py", "-k", "sharpened"),
+    ),
+    Mutant(
+        "rdd: positions that mix channels",
+        RELATIONAL,
+        "dim=1).transpose(1, 2)",
+        "dim=1).reshape(len(maps), -1, maps.shape[1])",
+        ("tests/test_relational.py", "-k", "keep_their"),
+    ),
+    Mutant(
+        "rdd: the memory without the batch's positions",
+        RDD,
+        "self.memory.spread(row.contrast, coming)",
+        "self.memory.spread(row.contrast, coming[:0])",
+        contract("gradients_reach and rdd"),
+    ),
+    Mutant(
+        "queue: coming rows read from elsewhere",
+        "training/memory.py",
+        "since = (places - start) % size",
+        "since = places % size",
+        method("rdd", "spread"),
     ),
     Mutant(
         "every network free in every phase: the trainer",

@@ -41,6 +41,7 @@ from ..students.picture import Picture
 from ..students.table import Table
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
+from .maps import FeatureMaps, SpaceFeatures
 from .sampled_teachers import SOLVER_STEPS, TEACHER, SampledTeacher, Source
 
 __all__ = [
@@ -463,6 +464,25 @@ class Scores(abc.ABC):
         none where the problem has no other."""
         return None
 
+    def feature_maps(self, tap: str = "") -> FeatureMaps:
+        r"""Returns maps of samples, `(B, C, *)`, with their gradient, that a student may be taught
+        relations in; of points features, `(B, C)`.
+
+        Arguments:
+            tap: The part of a classifier whose maps they are; empty for the problem's own.
+
+        Raises:
+            ConfigError: The problem has none, or not this tap.
+        """
+        ground = self.training_ground()
+        if ground is None:
+            raise ConfigError("this problem has no features to train in: give another --method")
+        if tap:
+            raise ConfigError(
+                f"points have no maps to tap, got {shown(tap)}: leave --relations.tap out"
+            )
+        return FeatureMaps(SpaceFeatures(ground.space), same)
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""
@@ -675,3 +695,8 @@ def beside_teacher(problem: Problem, student: Generator, n: int, seed: int = 0) 
         return BesideTeacher(solved, x.cpu(), True)
     solved = problem.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
     return BesideTeacher(solved, x.cpu(), False)
+
+
+def same(x: Tensor) -> Tensor:
+    r"""Returns samples as they are: they are no latents."""
+    return x

@@ -112,7 +112,7 @@ class ImageProblem(Problem):
         settings: The row of settings.
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
-        own: The own code that a user names for `teacher` and `weak`, by these names.
+        own: The own code that a user names for `teacher`, `weak` and `classifier`, by these names.
         kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
@@ -141,6 +141,7 @@ class ImageProblem(Problem):
         self.networks, self.data, self.scores = self.parts(
             self.space, self._teacher, settings, seed
         )
+        self.scores.classifier = own.get("classifier")
         if self._teacher.inner is not None:
             self._check(self._teacher.inner)
 

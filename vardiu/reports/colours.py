@@ -39,6 +39,7 @@ METHODS: Mapping[str, Colour] = {
     "energy": Colour("#2E6B4F", "#7FCBA6"),
     "redif": Colour("#8A1538", "#F48CA7"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),
+    "rdd": Colour("#1B6F8A", "#7CC7DF"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 

@@ -37,7 +37,7 @@ __all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
 
 # The settings of a problem that may be own code, and `reward`, one of a method. The option
 # `--teacher` names that of `teacher`.
-ROLES = ("teacher", "weak", "source", "reward")
+ROLES = ("teacher", "weak", "source", "classifier", "reward")
 
 
 # A problem's settings, of any kind.

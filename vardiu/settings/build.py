@@ -20,10 +20,11 @@ from ..denoisers.levels import (
     Staircase,
 )
 from ..functional.scores import Weight
+from ..training.objective import Objective
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["grid", "levels", "optimisation", "weight"]
+__all__ = ["grid", "levels", "optimisation", "optimisation_of", "weight"]
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,10 @@ def optimisation(row: Training, **others: NetworkOptimizer) -> Optimisation:
     student = student_row(row)
     rows = {name: network_row(other, student) for name, other in others.items()}
     return Optimisation({"generator": student, **rows}, DECAYS[row.decay], row.halflife)
+
+
+def optimisation_of(objective: Objective, row: Training) -> Optimisation:
+    r"""Returns how a stage is updated: each network that its objective trains beside the student
+    by the settings' row `NETWORK_optimizer`."""
+    others = [name for name in objective.trained if name != "generator"]
+    return optimisation(row, **{name: getattr(row, f"{name}_optimizer") for name in others})

@@ -24,6 +24,7 @@ __all__ = [
     "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
+    "RelationSettings",
     "RestorationSettings",
     "StartSettings",
     "Training",
@@ -290,6 +291,53 @@ class KernelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelationSettings:
+    r"""What a student is taught about the feature maps of its estimates."""
+
+    calls: int = 4
+    """The stages of a student of at most so many calls learn relations; earlier ones do not."""
+    tap: str = ""
+    """The part of the classifier whose maps are compared; empty for that of the problem's own."""
+    pixel_weight: float = 0.0
+    """The weight of progressive distillation's own loss, beside; the paper has none."""
+    feature_weight: float = 1.0
+    """The weight of the divergence of pooled features."""
+    pair_weight: float = 1.0
+    """The weight of the relations within a batch."""
+    memory_weight: float = 0.1
+    """The weight of the relations to a memory."""
+    feature_temperature: float = 0.9
+    """The teacher's temperature of pooled features; below 1 it sharpens."""
+    pair_temperature: float = 1.0
+    """The temperature of the relations within a batch."""
+    memory_temperature: float = 0.1
+    """The temperature of the relations to the memory."""
+    share: int = 32
+    """The images among which pairs are formed, a part of a batch; the paper's of one device."""
+    queue: int = 20_000
+    """The positions that the memory holds."""
+    contrast: int = 4_096
+    """The positions of the memory, evenly spaced, that those of a batch are compared with."""
+    enqueue: int = 128
+    """The positions of a step that the memory takes."""
+    group: int = 16
+    """The points that make up an image, where samples are points."""
+
+    def __post_init__(self) -> None:
+        check_ranges("relations.", self)
+        if not any((self.feature_weight, self.pair_weight, self.memory_weight)):
+            raise ConfigError(
+                "one of relations.feature_weight, relations.pair_weight and "
+                "relations.memory_weight must be positive: without them it is --method progressive"
+            )
+        if self.enqueue > self.queue:
+            raise ConfigError(
+                f"relations.enqueue must be at most relations.queue ({self.queue}), the rows of "
+                f"the memory, got {self.enqueue}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptimizer:
     r"""How another network than the student is updated. A field that is none takes the value of
     the student's optimiser."""
@@ -456,6 +504,9 @@ class ImageSettings:
     """The prompt that guidance leads away from."""
     weak: str | None = None
     """A worse teacher for autoguidance, in place of the null condition."""
+    classifier: str | None = None
+    """FILE.py:NAME of a module of images in [-1, 1], for a method that compares its feature maps:
+    a classifier most often."""
     prompts: str | None = None
     """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
     for a teacher of texts."""

@@ -22,7 +22,14 @@ __all__ = ["Held", "History", "Memory", "Queue", "Target"]
 
 
 class Memory(nn.Module, abc.ABC):
-    r"""The interface of what is kept. All of its state is in buffers and frozen weights."""
+    r"""The interface of what is kept. All of its state is in buffers and frozen weights.
+
+    Attributes:
+        row_coupling: Why rows that are read from it depend on others of a batch; empty where they
+            do not, see `Objective.row_coupling`.
+    """
+
+    row_coupling: str = ""
 
     @abc.abstractmethod
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
@@ -104,6 +111,7 @@ class Queue(Memory):
         size: The number of rows that are kept.
         shape: The shape of a row.
         key: The attribute of what `prepare` returned that holds the rows to keep, `(B, *)`.
+        dtype: The type of a row; torch's own for numbers by default.
 
     Raises:
         ValueError: The size is not positive.
@@ -112,12 +120,14 @@ class Queue(Memory):
     rows: Tensor
     written: Tensor
 
-    def __init__(self, size: int, shape: tuple[int, ...], key: str) -> None:
+    def __init__(
+        self, size: int, shape: tuple[int, ...], key: str, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"the size of a queue must be at least 1, got {size}")
         self.key = key
-        self.register_buffer("rows", torch.zeros(size, *shape))
+        self.register_buffer("rows", torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     @property
@@ -137,6 +147,25 @@ class Queue(Memory):
         places = torch.arange(start, start + len(rows) - skipped, device=self.rows.device) % size
         self.rows[places] = rows[skipped:].detach().to(self.rows)
         self.written += len(rows)
+
+    def spread(self, count: int, coming: Tensor) -> Tensor:
+        r"""Returns rows at evenly spaced places, `(K, *)`, as they are once others have come.
+
+        Places that are empty even then are left out; the buffer itself is not changed.
+
+        Arguments:
+            count: The number of places.
+            coming: The rows that are to be written next, `(N, *)`, fewer than there is room for.
+        """
+        size, start = len(self.rows), int(self.written)
+        device = self.rows.device
+        places = torch.linspace(0, size - 1, min(count, size), device=device).round().long()
+        places = places[places < start + len(coming)]
+        since = (places - start) % size  # how many rows are written before one comes here
+        new = since < len(coming)
+        kept = self.rows[places].to(coming)
+        kept[new] = coming[since[new]]
+        return kept
 
 
 class History(Memory):

@@ -137,7 +137,8 @@ class Objective(nn.Module, abc.ABC):
         Only a mean over rows is the mean of its parts': a method that says so here is not trained
         with accumulated gradients.
         """
-        return ""
+        kept = (m.row_coupling for m in self.children() if isinstance(m, Memory))
+        return next(filter(None, kept), "")
 
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
         r"""Returns what the phases need and no gradient, under `no_grad`; changes nothing.
