@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..denoisers.base import Denoiser, place_of
 from ..errors import ConfigError, shown
 from ..problems.base import Problem, hash_of
+from ..problems.images import of_conditions
 from ..samplers.guided import LEVELS, RENOISE, TeacherGuide
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
@@ -211,7 +212,7 @@ def guide_teacher(source: str, student: Generator, problem: Problem) -> Denoiser
     if source == OWN:
         teacher = problem.known_teacher
     else:
-        teacher = problem.of_conditions(load(source).float())
+        teacher = of_conditions(problem, load(source).float())
     return teacher.to(place_of(student))
 
 

@@ -614,11 +614,6 @@ class Problem(abc.ABC):
         r"""Returns a shipped student as one that takes the problem's own conditions."""
         return student
 
-    def of_conditions(self, denoiser: Denoiser) -> Denoiser:
-        r"""Returns a denoiser of the teacher's kind as one that takes the problem's own
-        conditions."""
-        return denoiser
-
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
         kept = {"teacher": dataclasses.asdict(self.kept())}
