@@ -105,7 +105,8 @@ def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
         rho: The exponent of their spacing.
 
     Raises:
-        ConfigError: The first level is none of the denoiser.
+        ConfigError: The first level is none of the denoiser, or there are more levels than its
+            network has times.
     """
     high = denoiser.sigma_max if high is None else high
     if not denoiser.sigma_min < high <= denoiser.sigma_max:
@@ -115,6 +116,12 @@ def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
         )
     levels = karras_grid(n, denoiser.sigma_min, high, rho)
     levels[0] = high  # exactly: roots and powers round
+    levels = torch.tensor([*map(denoiser.whole, levels[:-1].tolist()), 0.0], dtype=levels.dtype)
+    if not bool((levels.diff() < 0).all()):
+        raise ConfigError(
+            f"grid={n} levels are more than the times of the teacher's network between "
+            f"{denoiser.sigma_min:g} and {high:g} tell apart: take fewer"
+        )
     return levels
 
 
