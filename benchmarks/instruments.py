@@ -22,8 +22,9 @@ from vardiu.monitoring.measures import gradient_snr, measure_convergence
 from vardiu.problems.base import Problem
 from vardiu.runs.measuring import evaluation_due, gradient_draws
 from vardiu.runs.task import RunSettings, problem_of, task_from_preset
+from vardiu.training.objective import Objective
 from vardiu.training.stage import Context
-from vardiu.training.trainer import DIAGNOSTICS_EVERY, Trainer
+from vardiu.training.trainer import Trainer
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -77,9 +78,8 @@ def counts(steps: int) -> dict[str, int]:
     every = max(1, steps // run.reports)
     told = [s for s in range(1, steps + 1) if s % every == 0 or s == steps]
     due = [s for s in told if evaluation_due(s, steps, run)]
-    dear = [
-        s for s in told if s // DIAGNOSTICS_EVERY > (s - every) // DIAGNOSTICS_EVERY or s == steps
-    ]
+    n = Objective.diagnostics_every
+    dear = [s for s in told if s // n > (s - every) // n or s == steps]
     return {
         "step": steps,
         "gradients": sum(gradient_draws(s, steps, run.evaluations) for s in due),

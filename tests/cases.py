@@ -84,11 +84,11 @@ CASES: dict[str, Callable[[], Objective]] = {name: case(name) for name in EXAMPL
 
 
 def batch_of(objective: Objective, n: int = 6) -> Batch:
-    """A batch that fits any objective: data, which most leave alone, and classes."""
+    """A batch that fits any objective: data and their truth, which most leave alone, and classes."""
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
     x = x.to(next(objective.generator.parameters()).dtype)
     cond = {"label": torch.arange(n) % 2} if objective.generator.conditions else {}
-    return Batch.of(x, cond)
+    return Batch(n, x, cond, truth=1.5 * x + 0.1)
 
 
 class Repeat(Batches):
@@ -99,7 +99,7 @@ class Repeat(Batches):
         self.batch = batch_of(objective, n)
 
     def at(self, index: int) -> Batch:
-        return Batch.of(self.batch.x * (1 + 0.01 * index), self.batch.cond)
+        return self.batch._replace(x=self.batch.x * (1 + 0.01 * index))
 
 
 # -------------------------------------------------------------------------------- single networks

@@ -277,7 +277,7 @@ def test_a_grid_of_whole_times_is_of_them(tmp_path):
     table = teacher.coordinates.arguments["sigmas"]
     assert set(FewStep.on_grid(teacher, 5).sigmas) <= set(table)
     assert set(build.grid(teacher, 8, None, 7.0)[:-1].tolist()) <= set(table)
-    with pytest.raises(ConfigError, match="grid=1500 levels are more than the times of"):
+    with pytest.raises(ConfigError, match="grid must be at most 1,000, the times of"):
         build.grid(teacher, 1500, None, 7.0)
     inner = ConsistencyDenoiser(teacher)
     assert inner.whole(1.0) == teacher.whole(1.0) != 1.0

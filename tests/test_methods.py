@@ -64,16 +64,18 @@ def method(**changes) -> Method:
 
 def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
-    # `anchored` is the objective of one of VarDiU's posteriors, `adp` that of a start of ADM.
-    assert modules - {"base", "registry", "anchored", "banked", "adp", "frames"} == set(
-        own_methods()
-    )
+    # `anchored` is the objective of one of VarDiU's posteriors, `adp` that of a start of ADM,
+    # `policy_gradient` and `rewards` are ReDiF's.
+    parts = {"anchored", "banked", "adp", "frames", "policy_gradient", "rewards"}
+    parts |= {"self_consistency"}
+    assert modules - {"base", "registry", *parts} == set(own_methods())
     assert [m.settings.__module__.rpartition(".")[2] for m in own_methods().values()] == sorted(
         own_methods()
     )
     assert {m.settings.__name__ for m in own_methods().values()} == {"Settings"}
     assert not METHODS["denoising"].needs.teacher and "digits" in TEACHERS
-    assert all(METHODS[row.method].needs.teacher for row in PRESETS.values())
+    assert not any(METHODS[row.method].teaches for row in PRESETS.values())
+    assert METHODS["denoising"].teaches and not METHODS["consistency_training"].needs.teacher
     assert all(m.examples for m in own_methods().values())
 
 

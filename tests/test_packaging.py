@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import re
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 
 import vardiu
 from vardiu.monitoring import references
+from vardiu.nn import perceptual
 from vardiu.runs.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,17 @@ def test_reference_curves_are_shipped_from_where_they_are_read():
         assert (
             path.suffix == ".json" and path.stem in PRESETS and references.preset_curves(path.stem)
         )
+
+
+def test_the_network_on_board_is_shipped_with_its_hash_and_licence():
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for target in targets["targets"].values():
+        assert "vardiu/nn/*.safetensors" in target["artifacts"]
+    found = list((ROOT / "vardiu").rglob("*.safetensors"))
+    assert found == [perceptual.WEIGHTS] and found[0].stat().st_size < 1e6
+    assert hashlib.sha256(found[0].read_bytes()).hexdigest() == perceptual.SHA256
+    assert "licence" in perceptual.__doc__ and "benchmarks/patch_features.py" in perceptual.__doc__
+    assert (ROOT / "benchmarks" / "patch_features.py").is_file()
 
 
 # The readers of pickles that execute nothing.

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from cases import denoiser
+from consistent import HIGH, LOW, PerLevel, V, line, prepared, products, solver_factors, variances
 from problems import mixture_teacher
-from torch import nn
 
 from vardiu import models
 from vardiu.data.batch import Batch
@@ -22,7 +22,7 @@ from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.denoisers.prompts import Captioned, Captions
 from vardiu.denoisers.schedules import Flow, VarianceExploding, VariancePreserving
 from vardiu.errors import ConfigError
-from vardiu.functional.distances import DISTANCES
+from vardiu.functional.distances import DISTANCES, distance_of
 from vardiu.methods.consistency import ConsistencyDistillation, Settings
 from vardiu.metrics.transport import wasserstein2_sliced
 from vardiu.nn import MLP
@@ -32,43 +32,6 @@ from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.prompted import with_prompts, without_prompts
 from vardiu.training.optimizers import Optimisation, OptimizerRow, cosine
 from vardiu.training.trainer import Trainer
-
-V, LOW, HIGH = 0.25, 0.002, 80.0
-
-
-def line(variance=V, low=LOW, high=HIGH):
-    """The exact teacher of N(0, v) in one dimension."""
-    return GaussianDenoiser(
-        torch.zeros(1), variance * torch.ones(1), sigma_min=low, sigma_max=high
-    )
-
-
-class PerLevel(Denoiser):
-    """A denoiser of one factor a level; levels that are none of the grid are refused."""
-
-    shape = (1,)
-
-    def __init__(self, grid):
-        super().__init__()
-        self.sigma_min, self.sigma_max = float(grid[-1]), float(grid[0])
-        self.grid, self.asked = grid, []
-        self.factor = nn.Parameter(torch.rand(len(grid)))
-
-    def forward(self, x_t, sigma, **cond):
-        difference, index = (sigma[:, None] - self.grid).abs().min(1)
-        assert difference.max() == 0
-        self.asked.append(sigma)
-        return self.factor[index][:, None] * x_t
-
-
-def solver_factors(grid, correct, v=V):
-    """The factor of each step, by hand: dx/dt = x t / (v + t^2)."""
-    factors = []
-    for t, s in zip(grid.tolist(), grid[1:].tolist(), strict=False):
-        d = t / (v + t**2)
-        euler = 1 + (s - t) * d
-        factors.append(1 + (s - t) / 2 * (d + euler * s / (v + s**2)) if correct else euler)
-    return torch.tensor(factors)
 
 
 def linear_case(n, correct, **options):
@@ -89,18 +52,8 @@ def set_map(objective, factors):
             network.denoiser.factor.copy_(torch.where(moved > 0, inner, 0.5))
 
 
-def products(factors):
-    """Returns the map of all further steps, of each level; one at the last."""
-    return torch.cat([factors.flip(0).cumprod(0).flip(0), torch.ones(1)])
-
-
 def batch(n=2_000):
     return Batch.of(math.sqrt(V) * torch.randn(n, 1))
-
-
-def prepared(objective, given):
-    with torch.no_grad():
-        return objective.prepare(given, 0)
 
 
 # ---------------------------------------------------------------- the fixed point
@@ -145,14 +98,13 @@ def test_a_linear_student_converges_to_the_solvers_map_and_not_to_the_exact_one(
 @pytest.mark.parametrize("correct", [True, False])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_solvers_map_has_no_loss_and_the_other_solvers_has(correct, distance):
-    objective = linear_case(12, correct, distance=DISTANCES[distance])
-    least = 0.03 if distance == "pseudo_huber" else 0.0
+    objective = linear_case(12, correct, distance=distance_of(distance, 0.03))
     set_map(objective, products(solver_factors(objective.grid, correct)))
     drawn = prepared(objective, batch())
-    assert objective.loss(drawn, 0).value.item() == pytest.approx(least, abs=1e-11)
+    assert objective.loss(drawn, 0).value.item() == pytest.approx(0, abs=1e-11)
     set_map(objective, products(solver_factors(objective.grid, not correct)))
     drawn = prepared(objective, batch())
-    assert objective.loss(drawn, 0).value.item() > least + 1e-6
+    assert objective.loss(drawn, 0).value.item() > 1e-6
 
 
 # ---------------------------------------------------------------- the loss
@@ -328,20 +280,6 @@ class Line(Denoiser):
 
     def forward(self, x_t, sigma, **cond):
         return self.factor(sigma)[:, None] * x_t
-
-
-def variances(student, variance):
-    """Returns the variance after each call, from a first state of data and noise."""
-    one = torch.ones(1, 1)
-    for index, sigma in enumerate(student.sigmas):
-        if index:
-            kept = student.advance(index - 1, one, one, 0 * one).item() ** 2
-            fresh = student.advance(index - 1, one, 0 * one, one).item() ** 2
-            variance = kept * variance + fresh
-        # At the first level the state is a latent, which is multiplied by the level.
-        factor = student.call(index, one).item() / (1 if index else sigma)
-        variance *= factor**2
-        yield variance
 
 
 @pytest.mark.parametrize("calls", [2, 5])

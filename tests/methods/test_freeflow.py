@@ -310,7 +310,7 @@ def test_the_student_starts_as_the_teachers_denoiser_and_heeds_its_end_once_trai
                 if ".end." in name:
                     parameter += torch.randn_like(parameter)
         assert not torch.allclose(told(x, t, end=end, **cond), told(x, t, end=-end, **cond))
-    with pytest.raises(ValueError, match="an end must be given"):
+    with pytest.raises(ValueError, match="the number 'end' must be given"):
         told(x, t, **cond)
     with pytest.raises(TypeError, match="MixtureDenoiser has no network"):
         told_ends(ToyProblem().known_teacher)

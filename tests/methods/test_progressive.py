@@ -23,6 +23,7 @@ from vardiu.problems.toy import ToyProblem
 from vardiu.settings import build
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.training.stage import Context, Trained
+from vardiu.training.states import Shown
 
 V = 0.25  # the variance of the data
 SNR = partial(truncated_snr, sigma_data=1.0)
@@ -279,8 +280,9 @@ def test_a_student_that_has_the_teachers_weights_is_halved_at_once_and_a_guided_
 def test_where_states_come_from_is_an_argument():
     grid = karras_grid(4, 0.1, 8.0)
 
-    def own(objective, batch, place):
-        return place[:, None] + objective.noise_like(torch.zeros(batch.rows, 2))
+    def own(objective, batch, place, step):
+        x_t = place[:, None] + objective.noise_like(torch.zeros(batch.rows, 2))
+        return Shown(x_t, place, batch.cond)
 
     objective = ProgressiveDistillation(denoiser(), denoiser(), grid, weight=SNR, states=own)
     objective.streams.reset(0)

@@ -26,6 +26,9 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
+SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
+CONSISTENCY_TRAINING = "methods/consistency_training.py"
 PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
 FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
@@ -35,6 +38,7 @@ ADM, ADP = "methods/adm.py", "methods/adp.py"
 DIFF_RATIO = "methods/diff_ratio.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
+REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
 
 
@@ -66,6 +70,52 @@ FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
 
 # One label for all rows: what takes a label still gets one.
 CONSTANT = "**{k: torch.zeros_like(v) for k, v in cond.items()}"
+
+
+TRAJECTORY = [
+    Mutant(
+        "LCM: one level a step, whatever the skip",
+        LCM,
+        "after = (i + self.skip).clamp_max(last)",
+        "after = (i + 1).clamp_max(last)",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the paper's scale, one less",
+        LCM,
+        'scale = low + (high - low) * self.uniform(batch.rows, "guidance")',
+        'scale = low - 1 + (high - low) * self.uniform(batch.rows, "guidance")',
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the student is not told the scale",
+        LCM,
+        "told = steered if self.told else cond",
+        "told = cond",
+        method("lcm"),
+    ),
+    Mutant(
+        "LCM: the data's spread in the boundary, as EDM has it",
+        "functional/consistency.py",
+        "return sigma_data**2 / total, (scaled / total).sqrt()",
+        "return sigma_data**2 / total, sigma_data * (scaled / total).sqrt()",
+        method("lcm"),
+    ),
+    Mutant(
+        "consistency training: fresh noise at the lower level",
+        CONSISTENCY_TRAINING,
+        "x_next = x + expand_like(lower, x) * noise",
+        "x_next = x + expand_like(lower, x) * self.noise_like(x)",
+        method("consistency_training"),
+    ),
+    Mutant(
+        "consistency training: the weight of a level alone",
+        CONSISTENCY_TRAINING,
+        "return 1 / (drawn.sigma - drawn.lower)",
+        "return 1 / drawn.sigma",
+        method("consistency_training"),
+    ),
+]
 
 
 OWN = [
@@ -166,9 +216,9 @@ SIGNS = [
     ),
     Mutant(
         "sign: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
-        "value = -(self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
+        "value = -(self.weighting(drawn) * self.distance(difference)).mean()",
         method("consistency"),
     ),
     Mutant(
@@ -421,9 +471,9 @@ DROPPED = [
     ),
     Mutant(
         "condition to the teacher: consistency distillation",
-        CONSISTENCY,
-        "correct=self.correct, eta=0.0, noise=None, **batch.cond",
-        "correct=self.correct, eta=0.0, noise=None",
+        SELF_CONSISTENCY,
+        "            guide=None,\n            **cond,\n",
+        "            guide=None,\n",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(
@@ -518,8 +568,8 @@ NETWORKS = [
     Mutant(
         "stale target: the network in its place",
         CONSISTENCY,
-        "self.target(x_next, lower, **batch.cond)",
-        "self.consistency(x_next, lower, **batch.cond)",
+        "self.answer(self.target, x_next, lower, left - 1, cond)",
+        "self.answer(self.network('generator'), x_next, lower, left - 1, cond)",
         method("consistency"),
     ),
     Mutant(
@@ -556,6 +606,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "rdd: one softmax over the positions of all images",
+        RELATIONAL,
+        "(x[rows] @ x.T / temperature).view(-1, b, a).log_softmax(2) for x in (t, s)",
+        "(x[rows] @ x.T / temperature).log_softmax(1).view(-1, b, a) for x in (t, s)",
+        ("tests/test_relational.py",),
+    ),
+    Mutant(
+        "rdd: the student sharpened as the teacher",
+        RELATIONAL,
+        "(target - student.log_softmax(1))",
+        "(target - (student / sharpness).log_softmax(1))",
+        ("tests/test_relational.py", "-k", "sharpened"),
+    ),
+    Mutant(
+        "rdd: positions that mix channels",
+        RELATIONAL,
+        "dim=1).transpose(1, 2)",
+        "dim=1).reshape(len(maps), -1, maps.shape[1])",
+        ("tests/test_relational.py", "-k", "keep_their"),
+    ),
+    Mutant(
+        "rdd: the memory without the batch's positions",
+        RDD,
+        "self.memory.spread(row.contrast, coming)",
+        "self.memory.spread(row.contrast, coming[:0])",
+        contract("gradients_reach and rdd"),
+    ),
+    Mutant(
+        "queue: coming rows read from elsewhere",
+        "training/memory.py",
+        "since = (places - start) % size",
+        "since = places % size",
+        method("rdd", "spread"),
     ),
     Mutant(
         "every network free in every phase: the trainer",
@@ -616,8 +701,8 @@ SETTINGS = [
     ),
     Mutant(
         "weight ignored: consistency distillation",
-        CONSISTENCY,
-        "value = (self.weight(drawn.sigma) * self.distance(difference)).mean()",
+        SELF_CONSISTENCY,
+        "value = (self.weighting(drawn) * self.distance(difference)).mean()",
         "value = self.distance(difference).mean()",
         contract("weight and consistency"),
     ),
@@ -1148,6 +1233,44 @@ TRANSPORTED = [
     ),
 ]
 
+POLICIES = [
+    Mutant(
+        "redif: the clip takes the smaller loss",
+        POLICY,
+        "torch.maximum(-advantage * ratio",
+        "torch.minimum(-advantage * ratio",
+        method("redif", "truth_table"),
+    ),
+    Mutant(
+        "redif: a group's mean without the group",
+        POLICY,
+        "centred = reward - _sums(reward, place, count)[place] / count[place]",
+        "centred = reward - reward.mean()",
+        method("redif", "share_of_the_gradient"),
+    ),
+    Mutant(
+        "redif: groups of rows that are not of one noise",
+        REDIF,
+        "device=drawn.z.device) // self.group",
+        "device=drawn.z.device) % len(drawn.z)",
+        method("redif", "stand_together"),
+    ),
+    Mutant(
+        "redif: densities of the estimate in place of the step's mean",
+        "samplers/policy.py",
+        "mean = self.mean(k, states[-1], denoised(k, states[-1]))",
+        "mean = denoised(k, states[-1])",
+        method("redif", "exactly_one or exact_gradient"),
+    ),
+    Mutant(
+        "redif: the guard is not part of the loss",
+        REDIF,
+        'value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()',
+        'info["guard"] = divergence.detach()',
+        method("redif", "guard_is_part"),
+    ),
+]
+
 MUTANTS = [
     *SIGNS,
     *DROPPED,
@@ -1160,6 +1283,8 @@ MUTANTS = [
     *OWN,
     *TRANSPORTED,
     *DISTANCES,
+    *TRAJECTORY,
+    *POLICIES,
 ]
 
 

@@ -62,7 +62,7 @@ def apart(student: Generator, device: torch.device, origin: Origin | None) -> fl
     r"""Returns by how much a student's samples on a device differ from those on the CPU in single
     precision, as every export is compared."""
     n = 4
-    z, cond = student.latent(n, torch.Generator().manual_seed(0)), conditions(student, n, origin)
+    z, cond = student.tried_on(n, torch.Generator().manual_seed(0)), conditions(student, n, origin)
     expected = in_single_precision(student)(z, **cond)
     there = {name: value.to(device) for name, value in cond.items()}
     found = student.to(device)(z.to(device), **there)

@@ -96,7 +96,8 @@ def _refuse_unusable(student: Generator, place: Path) -> None:
         return  # conditions of another kind are the problem's to make
     cond = {name: torch.zeros(1, dtype=torch.long) for name in student.conditions}
     try:
-        x = student.sample(1, generator=torch.Generator().manual_seed(0), batch=1, **cond)
+        with torch.no_grad():
+            x = student(student.tried_on(1, torch.Generator().manual_seed(0)), **cond)
         good = tuple(x.shape[1:]) == tuple(student.shape) and bool(x.isfinite().all())
         why = f"a sample has shape {tuple(x.shape[1:])}, or is not finite"
     except CODE_ERRORS as error:

@@ -227,7 +227,7 @@ def code_in(arguments: Sequence[str]) -> dict[str, OwnCode]:
 def refuse_unnamed_code(task: Task, where: str) -> None:
     r"""Raises a `ConfigError` if a setting names own code, and the command line does not."""
     for role in ROLES:
-        source = getattr(task.problem, role, None)
+        source = getattr(task.problem, role, getattr(task.settings, role, None))
         if isinstance(source, str) and is_source(source) and role not in task.own:
             raise ConfigError(not_named(source, f"--{role}", where))
 

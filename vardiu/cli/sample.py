@@ -20,6 +20,7 @@ from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..students.steered import guided_by
 from .console import console
 from .folders import existing_run, trained_student
 from .options import Parser, add_student_options
@@ -56,13 +57,13 @@ def sample(arguments: list[str]) -> None:
             raise ConfigError(f"--out must end in .npz, got {shown(path)}")
         new_file(path), new_file(path.with_suffix(".png"))
     student, problem, _ = trained_student(folder, chosen, chosen.prompt)
-    student = asked(student, chosen.calls)
+    student = asked(student, chosen.calls, chosen.guidance)
     if chosen.label:
         problem.data.choose_classes(chosen.label)
     numbers, names = problem.data.chosen or (), problem.data.names
     if not chosen.out:
         of = "".join(f"-label{number}" for number in numbers)
-        of = of_calls(chosen.calls) + of
+        of = of_calls(chosen.calls, chosen.guidance) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
     picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,8 @@ def sample(arguments: list[str]) -> None:
         "x": problem.space.images(x).numpy(),
         **{name: value.numpy() for name, value in cond.items()},
     }
+    if chosen.guidance is not None:
+        arrays["guidance"] = np.array(chosen.guidance)
     if "label" in arrays and names:
         arrays["names"] = np.array(names)
     with whole_file(path) as partial:
@@ -115,7 +118,7 @@ def evaluate(arguments: list[str]) -> None:
     _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
     folder = existing_run(chosen.run)
     student, problem, task = trained_student(folder, chosen)
-    student = asked(student, chosen.calls)
+    student = asked(student, chosen.calls, chosen.guidance)
     refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
@@ -125,7 +128,8 @@ def evaluate(arguments: list[str]) -> None:
     print_metrics(console, metrics, reference, who)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
-    path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of_calls(chosen.calls)}.json")
+    of = of_calls(chosen.calls, chosen.guidance)
+    path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],
         "version": __version__,
@@ -148,23 +152,35 @@ def add_calls_option(parser: Parser) -> None:
         metavar="N",
         help="calls of the network a sample; of a student that knows more than one number of them",
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="the scale of guidance, of a student whose network is told it (--method lcm); 1 for "
+        "none",
+    )
 
 
-def asked(student: Generator, calls: int | None) -> Generator:
-    r"""Returns a student of so many calls; as it is where none are asked for.
+def asked(student: Generator, calls: int | None, guidance: float | None = None) -> Generator:
+    r"""Returns a student of so many calls, guided so much; as it is where that is not asked for.
 
     Raises:
-        ConfigError: It knows no such number.
+        ConfigError: It knows no such number, or no such scale.
     """
     try:
-        return student if calls is None else student.with_calls(calls)
+        student = student if calls is None else student.with_calls(calls)
     except ValueError as error:
         raise ConfigError(f"--calls: {error}") from error
+    try:
+        return student if guidance is None else guided_by(student, guidance)
+    except ValueError as error:
+        raise ConfigError(f"--guidance: {error}") from error
 
 
-def of_calls(calls: int | None) -> str:
-    r"""Returns what the name of a file has of the calls that are asked for."""
-    return "" if calls is None else f"-calls{calls}"
+def of_calls(calls: int | None, guidance: float | None = None) -> str:
+    r"""Returns what the name of a file has of the calls and the scale that are asked for."""
+    told = "" if guidance is None else f"-guidance{guidance:g}"
+    return ("" if calls is None else f"-calls{calls}") + told
 
 
 def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> None:

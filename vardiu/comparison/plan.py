@@ -353,7 +353,17 @@ def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> 
 
 
 # Settings of a problem that say where files lie.
-PLACES = ("teacher", "teacher_run", "data", "held_out", "prompts", "weak", "source", "reference")
+PLACES = (
+    "teacher",
+    "teacher_run",
+    "data",
+    "held_out",
+    "prompts",
+    "weak",
+    "source",
+    "classifier",
+    "reference",
+)
 
 
 def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:

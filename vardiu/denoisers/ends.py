@@ -2,10 +2,10 @@ r"""Denoisers whose network is told where a map ends, beside the level at which 
 
 from __future__ import annotations
 
-from ..nn.ends import with_end
+from ..nn.numbers import with_number
 from ..nn.precision import Precision
+from ..nn.taps import with_child
 from .base import Denoiser
-from .lora import with_child
 
 __all__ = ["told_ends"]
 
@@ -26,9 +26,9 @@ def told_ends(denoiser: Denoiser) -> Denoiser:
         if isinstance(inner, Denoiser):
             return with_child(denoiser, name, told_ends(inner))
         if isinstance(inner, Precision):
-            return with_child(denoiser, name, with_end(inner.network))
+            return with_child(denoiser, name, with_number(inner.network, "end"))
         if inner is not None:
-            return with_child(denoiser, name, with_end(inner))
+            return with_child(denoiser, name, with_number(inner, "end"))
     raise TypeError(
         f"{type(denoiser).__name__} has no network that could be told where a map ends"
     )

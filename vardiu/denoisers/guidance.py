@@ -26,9 +26,11 @@ import torch
 from torch import Tensor
 
 from ..functional.tensors import expand_like
+from ..nn.numbers import with_number
+from ..nn.taps import with_child
 from .base import Denoiser
 
-__all__ = ["Autoguided", "Guided"]
+__all__ = ["Autoguided", "Guided", "Steerable", "steered"]
 
 
 class Mixed(Denoiser):
@@ -43,10 +45,14 @@ class Mixed(Denoiser):
         super().__init__()
         if scale is not None and not math.isfinite(scale):
             raise ValueError(f"the guidance scale must be finite, got {scale}")
+        if scale is None and "guidance" in denoiser.conditions:
+            raise ValueError("the denoiser takes a condition 'guidance' itself: give a scale")
         if not interval[0] < interval[1]:
             raise ValueError(f"the interval must be of positive length, got {interval}")
         self.denoiser, self.scale, self.interval = denoiser, scale, interval
-        self.shape, self.conditions = denoiser.shape, denoiser.conditions
+        self.shape = denoiser.shape
+        told = ("guidance",) if scale is None else ()
+        self.conditions = (*denoiser.conditions, *told)
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         # Not terminal, whatever the denoiser is: two answers are mixed at finite levels only.
         self.origin = denoiser.origin
@@ -63,6 +69,20 @@ class Mixed(Denoiser):
             f"{type(self).__name__} mixes two calls and has no features of its own; ask the "
             "unguided denoiser, its `denoiser`"
         )
+
+    def asked_for(self, cond: dict[str, Tensor], sigma: Tensor) -> Tensor | None:
+        r"""Takes the scale of each row out of conditions, `(B,)`; none where it is a constant.
+
+        Raises:
+            ValueError: There is none, or it is of another shape.
+        """
+        guidance = cond.pop("guidance", None) if self.scale is None else None
+        if self.scale is None and (guidance is None or guidance.shape != sigma.shape):
+            found = "none" if guidance is None else str(tuple(guidance.shape))
+            raise ValueError(
+                f"guidance must have shape ({len(sigma)},), one scale a row, got {found}"
+            )
+        return guidance
 
     def mix(
         self, good: Tensor, bad: Tensor, sigma: Tensor, guidance: Tensor | None = None
@@ -104,10 +124,6 @@ class Guided(Mixed):
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> None:
         super().__init__(denoiser, scale, interval)
-        if scale is None:
-            if "guidance" in denoiser.conditions:
-                raise ValueError("the denoiser takes a condition 'guidance' itself: give a scale")
-            self.conditions = (*denoiser.conditions, "guidance")
         if set(null) != set(denoiser.conditions) or not null:
             raise ValueError(
                 f"null must give {list(denoiser.conditions)}, the denoiser's conditions, got "
@@ -117,12 +133,7 @@ class Guided(Mixed):
             self.register_buffer(f"null_{name}", value, persistent=False)
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
-        guidance = cond.pop("guidance", None) if self.scale is None else None
-        if self.scale is None and (guidance is None or guidance.shape != sigma.shape):
-            found = "none" if guidance is None else str(tuple(guidance.shape))
-            raise ValueError(
-                f"guidance must have shape ({len(sigma)},), one scale a row, got {found}"
-            )
+        guidance = self.asked_for(cond, sigma)
         both = {
             name: torch.cat([value, getattr(self, f"null_{name}").to(value).expand_as(value)])
             for name, value in cond.items()
@@ -137,7 +148,7 @@ class Autoguided(Mixed):
     Arguments:
         denoiser: The denoiser.
         weak: The worse one, with the same conditions or none.
-        scale: The scale :math:`w`.
+        scale: The scale :math:`w`; `None` makes it a condition, as of `Guided`.
         interval: The levels between which there is guidance.
 
     Raises:
@@ -148,7 +159,7 @@ class Autoguided(Mixed):
         self,
         denoiser: Denoiser,
         weak: Denoiser,
-        scale: float,
+        scale: float | None,
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> None:
         super().__init__(denoiser, scale, interval)
@@ -161,5 +172,117 @@ class Autoguided(Mixed):
         self.sigma_max = min(denoiser.sigma_max, weak.sigma_max)
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        guidance = self.asked_for(cond, sigma)
         bad = self.weak(x_t, sigma, **{name: cond[name] for name in self.weak.conditions})
-        return self.mix(self.denoiser(x_t, sigma, **cond), bad, sigma)
+        return self.mix(self.denoiser(x_t, sigma, **cond), bad, sigma, guidance)
+
+
+class Steerable(Denoiser):
+    r"""A denoiser whose network is told the scale of guidance: one call, of any scale of a range.
+
+    Arguments:
+        denoiser: The denoiser, which takes the keyword `guidance`, one scale a row, and does not
+            list it among its conditions.
+        low: The smallest scale that it was trained with.
+        high: The largest one.
+        scale: The scale where a call names none; the smallest by default.
+
+    Raises:
+        ValueError: The range is empty or not finite, or the scale is not in it.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, low: float, high: float, scale: float | None = None
+    ) -> None:
+        super().__init__()
+        scale = low if scale is None else scale
+        if not (-math.inf < low <= high < math.inf and low <= scale <= high):
+            raise ValueError(
+                f"the guidance must be within [{low:g}, {high:g}], which the student was trained "
+                f"with, got {scale:g}"
+            )
+        self.denoiser, self.low, self.high, self.scale = denoiser, low, high, scale
+        self.arguments = {"low": low, "high": high, "scale": scale}
+        self.shape, self.conditions = tuple(denoiser.shape), denoiser.conditions
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.terminal, self.origin = denoiser.terminal, denoiser.origin
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, low: float, high: float) -> Steerable:
+        r"""Returns a denoiser that is told the scale, and starts by not heeding it.
+
+        Raises:
+            TypeError: Its network has no room for it.
+        """
+        return cls(told_guidance(denoiser), low, high)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.denoiser.taps
+
+    @property
+    def bottleneck(self) -> str:
+        return self.denoiser.bottleneck
+
+    @property
+    def latent_sigma(self) -> float:
+        return self.denoiser.latent_sigma
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        return self.denoiser(x_t, sigma, **self._told(x_t, cond))
+
+    def features(
+        self, x_t: Tensor, sigma: Tensor, at: Sequence[str] = (), **cond: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.denoiser.features(x_t, sigma, at, **self._told(x_t, cond))
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        return self.denoiser.generate(z, sigma, **self._told(z, cond))
+
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        return self.denoiser.pure_noise(z, sigma)
+
+    def noise_gain(self, sigma: float) -> float:
+        return self.denoiser.noise_gain(sigma)
+
+    def trainable_copy(self) -> Denoiser:
+        return Steerable(self.denoiser.trainable_copy(), self.low, self.high, self.scale).train()
+
+    def _told(self, x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"guidance": x.new_full((x.shape[0],), self.scale), **cond}
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:g}, range=[{self.low:g}, {self.high:g}]"
+
+
+def told_guidance(denoiser: Denoiser) -> Denoiser:
+    r"""Returns a denoiser that takes the keyword `guidance`, one scale a row; see `with_number`.
+
+    Raises:
+        TypeError: It has no network, or one that cannot be told.
+    """
+    for name in ("denoiser", "network"):
+        inner = denoiser._modules.get(name)
+        if isinstance(inner, Denoiser):
+            return with_child(denoiser, name, told_guidance(inner))
+        if inner is not None:
+            return with_child(denoiser, name, with_number(inner, "guidance"))
+    raise TypeError(f"{type(denoiser).__name__} has no network that could be told a scale")
+
+
+def steered(denoiser: Denoiser, scale: float) -> Denoiser:
+    r"""Returns a denoiser that is guided by another scale, which its network is told.
+
+    Raises:
+        ValueError: The scale is out of the range, or the network is told none.
+    """
+    if isinstance(denoiser, Steerable):
+        twin = Steerable(denoiser.denoiser, denoiser.low, denoiser.high, scale)
+        return twin.train(denoiser.training)
+    inner = denoiser._modules.get("denoiser")
+    if not isinstance(inner, Denoiser):
+        raise ValueError(
+            "this student is told no guidance: it has that of its training in its weights "
+            "(vardiu distill ... --method lcm --guidance-max 8 trains one that is told)"
+        )
+    return with_child(denoiser, "denoiser", steered(inner, scale))

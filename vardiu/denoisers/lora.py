@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.recompute import Recomputing
-from ..nn.taps import Features, Wrapper, ask_features
+from ..nn.taps import Features, Wrapper, ask_features, with_child
 from .base import Denoiser
 
 __all__ = ["LoRA", "adapt", "adapters", "merge"]
@@ -205,14 +205,6 @@ class LoRA(Wrapper):
 def key(name: str) -> str:
     r"""Returns a layer's name without dots, which a parameter's name must not have."""
     return name.replace(".", "/")
-
-
-def with_child(module: M, name: str, value: nn.Module) -> M:
-    r"""Returns a shallow copy of a module with another child of this name."""
-    twin = copy.copy(module)
-    twin._modules = {**module._modules, name: value}
-    twin._buffers = dict(module._buffers)
-    return twin
 
 
 def adapt(

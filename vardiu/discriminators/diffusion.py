@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class DiffusionDiscriminator(nn.Module):
     def forward(
         self, denoiser: GivesFeatures, y_t: Tensor, sigma: Tensor, **cond: Tensor
     ) -> list[Tensor]:
-        r"""Returns the logit of each tap, of shape :math:`(B)`, large for what seems real.
+        r"""Returns the logit of each tap, of shape :math:`(B)`, large for what seems real;
+        of heads with a logit a place the logits of each tap, :math:`(B, H, W)`.
 
         Arguments:
             denoiser: The denoiser whose features are read.
@@ -110,13 +111,16 @@ class EncodedDiscriminator(nn.Module):
         return [self.head(self.encoder(y_t, sigma, **cond))]
 
 
-def named_taps(denoiser: Denoiser, names: str, whose: str) -> tuple[str, ...]:
+def named_taps(
+    denoiser: Denoiser, names: str, whose: str, own: str = "--critic own"
+) -> tuple[str, ...]:
     r"""Returns the taps of a denoiser that are named; its bottleneck where none is.
 
     Arguments:
         denoiser: The denoiser.
         names: Names of taps, separated by commas.
         whose: Whose network it is, for messages.
+        own: The option that gives the discriminator a network of its own, for messages.
 
     Raises:
         ConfigError: The denoiser has no taps, or not these.
@@ -125,7 +129,7 @@ def named_taps(denoiser: Denoiser, names: str, whose: str) -> tuple[str, ...]:
         raise ConfigError(
             f"the discriminator reads features of the {whose}'s network, and it lists none: give "
             "the network `taps`, `bottleneck` and `features`, see docs/usage/features.md, or the "
-            "discriminator a network of its own, --critic own"
+            f"discriminator a network of its own, {own}"
         )
     found = [known(name.strip(), denoiser.taps, "tap") for name in names.split(",") if name]
     if len(set(found)) != len(found):
@@ -134,7 +138,11 @@ def named_taps(denoiser: Denoiser, names: str, whose: str) -> tuple[str, ...]:
 
 
 def discriminator_on(
-    denoiser: Denoiser, at: Sequence[str] = (), **cond: Tensor
+    denoiser: Denoiser,
+    at: Sequence[str] = (),
+    head: Callable[[Tensor], nn.Module] = head_for,
+    /,
+    **cond: Tensor,
 ) -> DiffusionDiscriminator:
     r"""Returns fresh heads for the taps of a denoiser, on its device.
 
@@ -143,6 +151,7 @@ def discriminator_on(
     Arguments:
         denoiser: The denoiser, or one like those whose features will be read.
         at: The taps; its bottleneck by default.
+        head: Makes a head of an example of a feature.
         cond: One row of each of the denoiser's conditions.
 
     Raises:
@@ -164,4 +173,4 @@ def discriminator_on(
                 f"a {type(denoiser).__name__} gives them of zeros at the level {sigma.item():g}; "
                 "its weights are damaged, give another teacher"
             )
-    return DiffusionDiscriminator([head_for(features[name]) for name in at], at)
+    return DiffusionDiscriminator([head(features[name]) for name in at], at)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConvHead", "Head", "MLPHead", "TokenHead", "head_for"]
+__all__ = ["ConvHead", "Head", "MLPHead", "PositionHead", "TokenHead", "head_for", "position_head"]
 
 
 class Head(nn.Module, abc.ABC):
-    r"""A network from a feature, `(B, *)`, to a logit, `(B,)`."""
+    r"""A network from a feature, `(B, *)`, to a logit, `(B,)`, or to one a place."""
 
     @abc.abstractmethod
     def logit(self, feature: Tensor) -> Tensor:
@@ -120,6 +120,47 @@ class ConvHead(Head):
         return f"channels={self.channels}, size={self.size}"
 
 
+class PositionHead(Head):
+    r"""A perceptron on each place of a map by itself, `(B, C, H, W) -> (B, H, W)`.
+
+    A vector `(B, F)` is a map of one place, `(B, F) -> (B, 1, 1)`.
+
+    References:
+        | Unleashing the Power of One-Step Diffusion based Image Super-Resolution via a Large-Scale
+        | Diffusion Discriminator (Li et al., 2025), https://arxiv.org/abs/2410.04224, Section 3.2
+
+    Arguments:
+        channels: The number :math:`C` of channels.
+        width: The width of the hidden layers.
+        depth: Their number.
+    """
+
+    def __init__(self, channels: int, *, width: int = 128, depth: int = 1) -> None:
+        super().__init__()
+        if min(channels, width) < 1 or depth < 0:
+            raise ValueError(
+                "channels and width must be at least 1 and depth at least 0, got "
+                f"{channels}, {width}, {depth}"
+            )
+        self.arguments = {"channels": channels, "width": width, "depth": depth}
+        widths = [channels] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Conv2d(a, width, 1) for a in widths[:-1])
+        self.last = nn.Conv2d(widths[-1], 1, 1)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return len(shape) in (1, 3) and shape[0] == self.arguments["channels"]
+
+    def logit(self, feature: Tensor) -> Tensor:
+        if feature.ndim == 2:
+            feature = feature[:, :, None, None]
+        for layer in self.hidden:
+            feature = nn.functional.silu(layer(feature))
+        return self.last(feature)[:, 0]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.arguments['channels']}"
+
+
 class TokenHead(Head):
     r"""A perceptron on each token, the mean of all, and a linear layer, `(B, T, C) -> (B,)`.
 
@@ -186,3 +227,17 @@ def head_for(feature: Tensor) -> Head:
             f"{tuple(feature.shape)}"
         )
     return HEADS[len(shape)](shape).to(feature.device)
+
+
+def position_head(feature: Tensor) -> Head:
+    r"""Returns a fresh head with a logit a place for features like an example, on its device.
+
+    Raises:
+        ValueError: The feature is neither a vector nor a map.
+    """
+    if feature.ndim not in (2, 4):
+        raise ValueError(
+            "a head with a logit a place takes features of shape (B, F) or (B, C, H, W), got "
+            f"{tuple(feature.shape)}"
+        )
+    return PositionHead(feature.shape[1]).to(feature.device)

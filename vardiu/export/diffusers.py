@@ -37,7 +37,7 @@ from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Flow, VariancePreserving
 from ..errors import ConfigError, require
-from ..nn.diffusers import DiffusersNetwork
+from ..nn.diffusers import DiffusersNetwork, with_entry
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.origin import Origin
@@ -268,13 +268,7 @@ def _once(model: Any) -> Any:  # noqa: ANN401
     r"""Returns the network with the entry of a guidance embedding, of zero weight."""
     if model.config.time_cond_proj_dim is not None:
         return model
-    config = {**model.config, "time_cond_proj_dim": 8}
-    twin = type(model).from_config(config)
-    weights = model.state_dict()
-    name = "time_embedding.cond_proj.weight"
-    weights[name] = torch.zeros_like(twin.state_dict()[name])
-    twin.load_state_dict(weights)
-    return twin.eval()
+    return with_entry(model, 8).eval()
 
 
 def _dit(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401

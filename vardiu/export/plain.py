@@ -23,6 +23,6 @@ def to_safetensors(student: Generator, folder: Path, origin: Origin | None = Non
     """
     models.save(student, folder)
     loaded = models.load(folder, models.codes_in(student), accept_changed=True)
-    z = student.latent(5, torch.Generator().manual_seed(0))
+    z = student.tried_on(5, torch.Generator().manual_seed(0))
     cond = conditions(student, 5, origin)
     return float((loaded(z, **cond) - student(z, **cond)).abs().max())

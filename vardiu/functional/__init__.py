@@ -21,6 +21,7 @@ from .bounds import (
     standard_normal_log_prob,
 )
 from .divergences import DIVERGENCES, Divergence
+from .perception import dists, edge_aware_dists, high_frequency_energy, sobel
 from .scores import (
     Weight,
     denoised_to_score,
@@ -52,6 +53,10 @@ __all__ = [
     "standard_normal_log_prob",
     "DIVERGENCES",
     "Divergence",
+    "dists",
+    "edge_aware_dists",
+    "high_frequency_energy",
+    "sobel",
     "Weight",
     "denoised_to_score",
     "denoising",

@@ -3,10 +3,11 @@ r"""Distances of samples, of their difference: one number a row."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["DISTANCES", "Distance", "absolute", "pseudo_huber", "squared"]
+__all__ = ["DISTANCES", "Distance", "absolute", "distance_of", "pseudo_huber", "squared"]
 
 
 # From a difference, `(B, *)`, to the distance of each row, `(B,)`.
@@ -24,12 +25,39 @@ def absolute(difference: Tensor) -> Tensor:
 
 
 def pseudo_huber(difference: Tensor, softness: float = 0.03) -> Tensor:
-    r"""Returns :math:`\sqrt{\|v\|^2 / d + c^2}` of each row, with shape `(B,)`."""
-    return (squared(difference) + softness**2).sqrt()
+    r"""Returns :math:`\sqrt{\|v\|^2 / d + c^2} - c` of each row, with shape `(B,)`.
+
+    References:
+        | Improved Techniques for Training Consistency Models (Song and Dhariwal, 2023)
+        | https://arxiv.org/abs/2310.14189, Section 3.3
+    """
+    square = squared(difference)
+    # The difference of the two roots, without its cancellation.
+    return square / ((square + softness**2).sqrt() + softness)
 
 
-DISTANCES: Mapping[str, Distance] = {
-    "l2": squared,
-    "l1": absolute,
-    "pseudo_huber": pseudo_huber,
+@dataclass(frozen=True)
+class PseudoHuber:
+    r"""`pseudo_huber` of one softness."""
+
+    softness: float
+
+    def __call__(self, difference: Tensor) -> Tensor:
+        return pseudo_huber(difference, self.softness)
+
+
+DISTANCES: Mapping[str, Callable[[float], Distance]] = {
+    "l2": lambda softness: squared,
+    "l1": lambda softness: absolute,
+    "pseudo_huber": PseudoHuber,
 }
+
+
+def distance_of(name: str, softness: float) -> Distance:
+    r"""Returns the distance of a name of `DISTANCES`.
+
+    Arguments:
+        name: The name.
+        softness: The length :math:`c` below which a pseudo-Huber distance is squared.
+    """
+    return DISTANCES[name](softness)

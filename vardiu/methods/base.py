@@ -44,15 +44,19 @@ class Needs:
 
     Arguments:
         data: Whether it needs clean data.
-        teacher: Whether it needs a teacher; a method without one trains teachers.
+        teacher: Whether it asks a teacher.
         pairs: Whether it needs pairs of the teacher's noise and sample.
         gradient: Whether it needs the teacher's gradient with respect to the noisy sample.
+        paired: Whether its data are pairs of a degraded and a clean sample.
+        asked: Whether the teacher is asked in training; else networks start from its weights only.
     """
 
     data: bool = False
     teacher: bool = True
     pairs: bool = False
     gradient: bool = False
+    paired: bool = False
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,11 @@ class Method:
         one of distribution matching, a posterior one of a bound, a head alone adversarial."""
         signs = {"fake": "matching", "posterior": "bound", "head": "adversarial"}
         return self.family or next((signs[n] for n in signs if n in self.networks), "other")
+
+    @property
+    def teaches(self) -> bool:
+        r"""Whether it trains teachers, for `vardiu teach`, and no students."""
+        return "teacher" in self.networks
 
     def citations(self, settings: Training) -> dict[str, str]:
         r"""Returns the BibTeX entries, by key, of what a run with these settings uses."""

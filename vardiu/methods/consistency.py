@@ -14,29 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser
-from ..denoisers.levels import karras_grid
+from ..denoisers.grids import spaced_levels
 from ..errors import ConfigError
-from ..functional.distances import DISTANCES, Distance, squared
+from ..functional.distances import Distance, distance_of, squared
 from ..functional.scores import Weight
-from ..functional.tensors import expand_like
-from ..samplers.trajectories import trajectory
 from ..settings import build
-from ..settings.fields import DigitsSettings, Training, WeightSettings
+from ..settings.fields import DigitsSettings, WeightSettings
 from ..settings.grounds import MOG40
-from ..students.base import Generator
-from ..students.few_step import FewStep, OneStep
-from ..training.memory import Target
-from ..training.objective import Loss, Objective, Phase
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
+from .self_consistency import SONG, ConsistencySettings, Distilled, Neighbours
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -44,16 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["METHOD", "ConsistencyDistillation", "Settings", "recipe"]
 
 
-class Neighbours(NamedTuple):
-    r"""A state, its level, and what the target network makes of the state after it."""
-
-    x_t: Tensor
-    sigma: Tensor
-    value: Tensor
-    cond: Mapping[str, Tensor]
-
-
-class ConsistencyDistillation(Objective):
+class ConsistencyDistillation(Distilled):
     r"""Consistency distillation.
 
     Needs:
@@ -78,8 +64,6 @@ class ConsistencyDistillation(Objective):
         calls: The number of calls of the student, fewer than levels.
     """
 
-    grid: Tensor
-
     def __init__(
         self,
         teacher: Denoiser,
@@ -93,89 +77,42 @@ class ConsistencyDistillation(Objective):
         weight: Weight = torch.ones_like,
         calls: int = 1,
     ) -> None:
-        super().__init__(teacher, network)
         if not 1 <= calls < grid:
             raise ValueError(f"calls must be at least 1 and below grid={grid}, got {calls}")
-        levels = karras_grid(grid, network.sigma_min, network.sigma_max, rho)[:-1]
-        # The ends are set exactly: roots and powers round, and the boundary is at one of them.
-        levels[0], levels[-1] = network.sigma_max, network.sigma_min
-        self.register_buffer("grid", levels, persistent=False)
-        self.correct, self.distance, self.weight, self.calls = correct, distance, weight, calls
-        self.target = Target("generator", network, target_decay)
-
-    @property
-    def consistency(self) -> Denoiser:
-        r"""The consistency function that is trained, in the place of a generator."""
-        network = self.network("generator")
-        assert isinstance(network, Denoiser)
-        return network
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("consistency", self.loss, updates=("generator",)),)
+        levels = spaced_levels(network, grid, rho)
+        super().__init__(teacher, network, levels, target_decay, distance, calls)
+        self.correct, self.weight = correct, weight
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
-        x, grid = batch.clean().to(self.like), self.grid.to(self.like)
-        i = (self.quantiles(len(x)) * (len(grid) - 1)).long()
-        sigma, lower = grid[i], grid[i + 1]
-        x_t = x + expand_like(sigma, x) * self.noise_like(x)
-        levels = torch.stack([sigma, lower])
-        _, x_next = trajectory(
-            self.teacher,
-            x_t,
-            levels,
-            correct=self.correct,
-            eta=0.0,
-            noise=None,
-            guide=None,
-            **batch.cond,
-        )
-        return Neighbours(x_t, sigma, self.target(x_next, lower, **batch.cond), batch.cond)
+        grid, cond = self.grid.to(self.like), batch.cond
+        i = (self.quantiles(batch.rows) * (len(grid) - 1)).long()
+        sigma, lower, left = grid[i], grid[i + 1], len(grid) - 1 - i
+        x_t = self.noised(batch, sigma)[-1]
+        x_next = self.stepped(x_t, sigma, lower, cond)
+        value = self.answer(self.target, x_next, lower, left - 1, cond)
+        return Neighbours(x_t, sigma, value, cond, lower, left)
 
-    def loss(self, drawn: Neighbours, step: int) -> Loss:
-        difference = self.consistency(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.value
-        value = (self.weight(drawn.sigma) * self.distance(difference)).mean()
-        return Loss(value, {"squared_error": squared(difference).mean().detach()})
-
-    def student_of(self, network: nn.Module) -> Generator:
-        r"""Returns the student that asks a consistency function :math:`k` times, at the places
-        :math:`i (N - 1) / k` of the grid."""
-        assert isinstance(network, ConsistencyDenoiser)
-        if self.calls == 1:
-            return OneStep(network, network.sigma_max)
-        places = [round(i * (len(self.grid) - 1) / self.calls) for i in range(self.calls)]
-        return FewStep(network, self.grid[places].tolist(), floor=network.sigma_min)
+    def weighting(self, drawn: Neighbours) -> Tensor:
+        return self.weight(drawn.sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(ConsistencySettings):
     r"""Consistency distillation; the defaults are those of the paper for ImageNet-64 and LSUN."""
 
     grid: int = 40
     """Levels of a trajectory; the paper has 18 for CIFAR-10."""
-    rho: float = 7.0
-    """The exponent of the spacing of the levels."""
-    grid_max: float | None = None
-    """The largest level of the grid; none for the teacher's."""
     solver: Literal["heun", "euler"] = "heun"
     """The step of the teacher: two calls, or one."""
     target_decay: float = 0.95
     """The rate of the target network; 0 copies the student, as the paper does for CIFAR-10."""
-    distance: Literal["l2", "l1", "pseudo_huber"] = "l2"
-    """The distance of neighbours: squared, absolute, or between the two."""
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a level."""
-    sampling_steps: int = 1
-    """The number of the student's calls."""
-    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
-    """The student's optimiser; the paper's rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= (calls := self.sampling_steps) < self.grid:
             raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {calls}")
-        if not 0 <= self.target_decay < 1:
-            raise ConfigError(f"target_decay must be within [0, 1), got {self.target_decay:g}")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
@@ -187,21 +124,13 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         rho=config.rho,
         correct=config.solver == "heun",
         target_decay=config.target_decay,
-        distance=DISTANCES[config.distance],
+        distance=distance_of(config.distance, config.softness),
         weight=build.weight(config.weight),
         calls=config.sampling_steps,
     )
     batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
     trained = yield Stage("consistency", objective, config.steps, batches, row, of=1)
     return objective.student_of(trained.network)
-
-
-SONG = """@inproceedings{song2023consistency,
-  title     = {Consistency Models},
-  author    = {Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2023}
-}"""
 
 
 CURES: Mapping[str, str] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import Levels
+from ..errors import ConfigError
 from ..functional.scores import denoising, edm_weight
 from ..functional.tensors import expand_like
 from ..settings import build
@@ -41,13 +42,26 @@ class Denoising(Objective):
         denoiser: The denoiser to train.
         levels: The distribution of noise levels.
         sigma_data: The data's standard deviation in the weight.
+        drop: The share of the rows whose class is replaced by `null`: what guidance leads away
+            from is learned so.
+        null: The class that stands for none.
     """
 
-    def __init__(self, denoiser: Denoiser, *, levels: Levels, sigma_data: float) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        levels: Levels,
+        sigma_data: float,
+        drop: float = 0.0,
+        null: int | None = None,
+    ) -> None:
         super().__init__(None, denoiser)
+        if not 0 <= drop < 1 or (drop and null is None):
+            raise ValueError(f"drop must be within [0, 1), and 0 without a null class, got {drop}")
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        self.levels, self.sigma_data = levels, sigma_data
+        self.levels, self.sigma_data, self.drop, self.null = levels, sigma_data, drop, null
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -58,7 +72,11 @@ class Denoising(Objective):
         sigma = self.levels(self.uniform(len(x)), step)
         x_t = x + expand_like(sigma, x) * self.noise_like(x)
         weight = edm_weight(sigma, self.sigma_data)
-        return Loss(denoising(denoiser_of(self)(x_t, sigma, **batch.cond), x, weight).mean())
+        cond = dict(batch.cond)
+        if self.drop and self.null is not None:
+            dropped = self.uniform(len(x), "drop") < self.drop
+            cond["label"] = cond["label"].masked_fill(dropped, self.null)
+        return Loss(denoising(denoiser_of(self)(x_t, sigma, **cond), x, weight).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +85,25 @@ class Settings(Training):
 
     levels: LevelSettings = LevelSettings()
     """The noise levels."""
+    drop: float = 0.0
+    """The share of the rows whose class is replaced by one that stands for none: what guidance
+    leads away from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.drop < 1:
+            raise ConfigError(f"drop must be within [0, 1), got {self.drop:g}")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains a fresh denoiser on the problem's data, in one stage."""
+    null = problem.networks.null
+    if config.drop and null is None:
+        raise ConfigError("drop must be 0: there are no classes here that could be left out")
     objective = Denoising(
         problem.networks.denoiser(),
+        drop=config.drop,
+        null=null,
         levels=build.levels(config.levels, config.steps),
         sigma_data=problem.space.sigma_data,
     )

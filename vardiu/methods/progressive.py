@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
+from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
@@ -42,14 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["METHOD", "ProgressiveDistillation", "Settings", "noised", "recipe"]
 
 
-# Of an objective, a batch and places in the student's grid `(B,)`, the states there, `(B, *)`.
-States = Callable[["ProgressiveDistillation", Batch, Tensor], Tensor]
-
-
-def noised(objective: ProgressiveDistillation, batch: Batch, place: Tensor) -> Tensor:
+def noised(objective: ProgressiveDistillation, batch: Batch, place: Tensor, step: int) -> Shown:
     r"""Returns clean samples of the batch, with fresh noise of the levels of places."""
     x = batch.clean().to(objective.like)
-    return x + expand_like(objective.visited(place)[0], x) * objective.noise_like(x)
+    noise = expand_like(objective.visited(place)[0], x) * objective.noise_like(x)
+    return Shown(x + noise, place, batch.cond)
 
 
 class ProgressiveDistillation(Objective):
@@ -72,7 +70,7 @@ class ProgressiveDistillation(Objective):
         grid: The levels of the *teacher's* steps, decreasing to zero, `(S N + 1,)`.
         stride: The teacher's steps :math:`S` in one of the student's; one to copy the teacher.
         weight: The weight :math:`w` of a level.
-        states: Where the states come from, a function as `noised` is.
+        states: Where the states come from, see `vardiu.training.states`.
 
     Raises:
         ValueError: The levels do not decrease to zero, or are no whole steps of the student.
@@ -112,13 +110,17 @@ class ProgressiveDistillation(Objective):
         steps = torch.arange(self.stride + 1, device=place.device)
         return self.grid.to(self.like)[self.stride * place + steps[:, None]]
 
-    def prepare(self, batch: Batch, step: int) -> Lesson:
+    def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (others have their own)
         place = (self.quantiles(batch.rows) * self.calls).long()
-        x_t = self.states(self, batch, place)
-        return lesson(self.teacher, x_t, self.visited(place), batch.cond)
+        shown = self.states(self, batch, place, step)
+        return lesson(self.teacher, shown.x_t, self.visited(shown.place), shown.cond)
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
-        error = squared(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond) - drawn.target)
+        return self.taught(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
+
+    def taught(self, denoised: Tensor, drawn: Lesson) -> Loss:
+        r"""Returns the loss of the student's estimates, `(B, *)`."""
+        error = squared(denoised - drawn.target)
         info = {"squared_error": error.mean().detach()}
         return Loss((self.weight(drawn.sigma) * error).mean(), info)
 
@@ -186,10 +188,10 @@ def recipe(
     grid = build.grid(teacher, config.grid, config.grid_max, config.rho)
     weigh = truncated_snr if config.weight == "snr" else edm_weight
     weight = partial(weigh, sigma_data=problem.space.sigma_data)
-    rows, row = plan(config, not problem.networks.starts_as_teacher), build.optimisation(config)
-    for calls, stride, share in rows:
+    for calls, stride, share in (rows := plan(config, not problem.networks.starts_as_teacher)):
         levels = grid[:: config.grid // (calls * stride)]
         objective = make(teacher, network, levels, stride=stride, weight=weight)
+        row = build.optimisation_of(objective, config)
         name = f"{calls}-steps" if stride > 1 else "fold"
         steps = max(1, round(config.steps * share))
         batches = problem.data.clean(config.batch, context.seed)
@@ -218,9 +220,7 @@ PRESETS = {
         "8x8 real images by class; progressive distillation to one call", DigitsSettings(), IMAGES
     ),
     "patches-progressive": Preset(
-        "16x16 patches of photographs; progressive distillation",
-        PATCHES,
-        replace(IMAGES, batch=96),
+        "16x16 patches; progressive distillation", PATCHES, replace(IMAGES, batch=96)
     ),
 }
 

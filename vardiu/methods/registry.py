@@ -117,7 +117,7 @@ def refuse_shared_names(known: Mapping[str, Method], method: Method, where: str)
         raise ConfigError(f"{where} has the name {method.name!r} of another method: rename one")
     for other in known.values():
         shared = sorted(set(other.presets) & set(method.presets))
-        if shared and other.needs.teacher == method.needs.teacher:
+        if shared and other.teaches == method.teaches:
             raise ConfigError(
                 f"{where} has a preset {shared[0]!r}, as the method {other.name!r} has: "
                 "rename one of them"

@@ -1,6 +1,6 @@
 r"""Regression on the teacher's pairs: the start of a student, and the plainest distillation.
 
-.. math:: \mathcal{L} = \mathbb{E}_z \left[ \sqrt{ \tfrac1d \| g(z) - x(z) \|^2 + c^2 } \right]
+.. math:: \mathcal{L} = \mathbb{E}_z \left[ \sqrt{ \tfrac1d \| g(z) - x(z) \|^2 + c^2 } - c \right]
 
 where :math:`x(z)` solves the teacher's probability-flow equation from :math:`\sigma_\max z`. The
 student's latent must be the teacher's noise. Its minimum over smooth networks is blurred where the

@@ -23,10 +23,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.edm_schedules import IDDPMLevels, VELevels, VPLevels
+from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.rescaled import Rescaled
 from ..denoisers.schedules import Flow, Logarithmic, VarianceExploding, VariancePreserving
-from ..discriminators.heads import ConvHead, MLPHead, TokenHead
+from ..discriminators.heads import ConvHead, MLPHead, PositionHead, TokenHead
 from ..errors import CheckpointError, ConfigError, nearest, shown
 from ..nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet
 from ..nn.diffusers import DiffusersNetwork, Told
@@ -40,6 +41,7 @@ from ..students.flow_map import FlowMap
 from ..students.framed import Frame, Framed
 from ..students.picture import Picture
 from ..students.pushforward import Pushforward
+from ..students.restorer import Restorer
 from ..students.table import Table
 from .own import KIND, build_own, code_of, codes_in, describe_own
 
@@ -78,12 +80,15 @@ KINDS: Mapping[str, Kind] = {
     "mlp_head": Kind(MLPHead),
     "one_step": Kind(OneStep, ("denoiser",)),
     "picture": Kind(Picture),
+    "position_head": Kind(PositionHead),
     "precision": Kind(Precision, ("network",)),
     "preconditioned": Kind(PreconditionedDenoiser, ("network",)),
     "evaluated": Kind(OwnNetwork, ("network",)),
     "pushforward": Kind(Pushforward, ("network",)),
+    "restorer": Kind(Restorer, ("denoiser",)),
     "rescaled": Kind(Rescaled, ("denoiser",)),
     "song_unet": Kind(SongUNet),
+    "steerable": Kind(Steerable, ("denoiser",)),
     "table": Kind(Table),
     "token_head": Kind(TokenHead),
     "told": Kind(Told, ("network",)),

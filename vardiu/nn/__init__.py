@@ -5,9 +5,11 @@ from .backbones import Interface, backbones
 from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
+from .perceptual import PerceptualNet, perceptual_net
 from .precision import Precision, with_precision
 from .recompute import Recomputed
 from .taps import Tapped, Wrapper
+from .trunk import Trunk
 from .unet import UNet
 
 __all__ = [
@@ -15,12 +17,15 @@ __all__ = [
     "DhariwalUNet",
     "Interface",
     "MLP",
+    "PerceptualNet",
     "Precision",
     "Recomputed",
     "SongUNet",
     "Tapped",
+    "Trunk",
     "UNet",
     "Wrapper",
     "backbones",
+    "perceptual_net",
     "with_precision",
 ]

@@ -8,16 +8,19 @@ registered for the one call.
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require
 from .recompute import Recomputing
 from .taps import Features, Wrapper, ask_features, check_taps
 
-__all__ = ["CLASSES", "DiffusersNetwork", "Told"]
+__all__ = ["CLASSES", "DiffusersNetwork", "Told", "scale_embedding", "with_entry"]
 
 
 class Call(NamedTuple):
@@ -42,8 +45,30 @@ def _unet(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor])
 
 
 def _text_unet(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    words, label = cond["text"].to(x.dtype), cond.get("label")
-    return model(x, time, words, class_labels=label, return_dict=False)[0]
+    words, label, guidance = cond["text"].to(x.dtype), cond.get("label"), cond.get("guidance")
+    told = None if guidance is None else scale_embedding(model, guidance).to(x.dtype)
+    return model(x, time, words, timestep_cond=told, class_labels=label, return_dict=False)[0]
+
+
+# The width of the embedding of a scale of guidance, as latent consistency models have it.
+SCALE_WIDTH = 256
+
+
+def scale_embedding(model: Any, guidance: Tensor) -> Tensor:  # noqa: ANN401 (a model of diffusers)
+    r"""Returns sines and cosines of scales of guidance `(B,)`, `(B, width)`, as stock pipelines
+    tell them a network: those of a thousand times :math:`w - 1`.
+
+    Raises:
+        ValueError: The network is told none.
+    """
+    width = model.config.time_cond_proj_dim
+    if width is None:
+        raise ValueError(f"this {type(model).__name__} is told no scale of guidance")
+    half = width // 2
+    rates = torch.arange(half, device=guidance.device, dtype=torch.float32)
+    rates = (rates * (-math.log(10_000.0) / (half - 1))).exp()
+    angles = 1000.0 * (guidance.float() - 1.0)[:, None] * rates
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
 def _dit(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -129,6 +154,22 @@ class DiffusersNetwork(nn.Module):
     def forward(self, x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
         return CLASSES[self.name].output(self.model, x, time, cond)[:, : self.channels]
 
+    def with_number(self, name: str) -> DiffusersNetwork:
+        r"""Returns a copy that is told a scale of guidance by the entry that stock pipelines know,
+        and starts by not heeding it.
+
+        Raises:
+            TypeError: The class has no such entry, or the number is another one.
+        """
+        if name != "guidance" or self.name != "UNet2DConditionModel":
+            raise TypeError(f"a {self.name} of diffusers cannot be told a number {name!r}")
+        model: Any = self.model
+        if model.config.time_cond_proj_dim is None:
+            model = with_entry(model, SCALE_WIDTH)
+        else:
+            model = copy.deepcopy(model)
+        return DiffusersNetwork(self.name, dict(model.config), model)
+
     def features(
         self, x: Tensor, time: Tensor, at: Sequence[str] = (), **cond: Tensor
     ) -> Features:
@@ -200,6 +241,17 @@ class Told(Wrapper):
         r"""Returns the output of a plain call, and the network's own features."""
         output, kept = ask_features(self.network, x, self.factor * c_noise, at, cond)
         return self.sign * output, kept
+
+
+def with_entry(model: Any, width: int) -> Any:  # noqa: ANN401 (a model of diffusers)
+    r"""Returns a copy of a network with the entry of a guidance embedding, of zero weight."""
+    twin = type(model).from_config({**model.config, "time_cond_proj_dim": width})
+    weights = model.state_dict()
+    name = "time_embedding.cond_proj.weight"
+    like = next(model.parameters())
+    weights[name] = torch.zeros_like(twin.state_dict()[name])
+    twin.load_state_dict(weights)
+    return twin.to(like).train(model.training)
 
 
 def quiet(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .ends import EndEmbedding, check_end
+from .numbers import Numbered
 from .recompute import Recomputed
 from .taps import Tap, Tapped
 
@@ -36,7 +36,7 @@ class Coding(nn.Module):
         return self.table((u[:, None] >= self.edges).sum(1))
 
 
-class MLP(Recomputed, Tapped):
+class MLP(Numbered, Recomputed, Tapped):
     r"""A multi-layer perceptron on flattened tensors.
 
     Its taps are its hidden layers after their activation, `hidden.0`, `hidden.1`, ..., of shape
@@ -58,6 +58,8 @@ class MLP(Recomputed, Tapped):
         codes: The number of intervals, equally likely under a normal, that the input's last
             coordinate is told apart by; each has an embedding, added to the first layer. Such a
             map has jumps: it need not stretch between what the intervals become. With 0, none.
+        ends: Whether it is told where the map that it stands for ends, see `vardiu.nn.numbers`.
+        guided: Whether it is told a scale of guidance.
 
     Example:
         >>> MLP((2,), (2,), noisy=True)(torch.zeros(5, 2), torch.zeros(5)).shape
@@ -77,6 +79,7 @@ class MLP(Recomputed, Tapped):
         fourier: int = 0,
         codes: int = 0,
         ends: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or width < 1:
@@ -98,13 +101,14 @@ class MLP(Recomputed, Tapped):
             "fourier": fourier,
             "codes": codes,
             "ends": ends,
+            "guided": guided,
         }
         self.octaves = [2.0**i for i in range(fourier)]
         size = int(torch.Size(inputs).numel()) * (1 + 2 * fourier) + noisy
         self.first = nn.Linear(size, width)
         self.embedding = nn.Embedding(classes, width) if classes else None
         self.coding = Coding(codes, width) if codes else None
-        self.end = EndEmbedding(width) if ends else None
+        self.make_room(width, end=ends, guidance=guided)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, int(torch.Size(outputs).numel())) if final else None
 
@@ -119,10 +123,6 @@ class MLP(Recomputed, Tapped):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def end_embedding(self) -> EndEmbedding:
-        r"""Returns a fresh embedding of an end."""
-        return EndEmbedding(self.first.out_features)
-
     def run_layers(
         self,
         tap: Tap,
@@ -130,12 +130,12 @@ class MLP(Recomputed, Tapped):
         c_noise: Tensor | None = None,
         label: Tensor | None = None,
         end: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         if (c_noise is not None) != self.noisy:
             raise ValueError("a noise level must be given where `noisy`, and nowhere else")
         if (label is not None) != (self.embedding is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
-        check_end(end, self.end)
         h = x.flatten(1)
         last = h[:, -1]
         if self.octaves:
@@ -148,8 +148,7 @@ class MLP(Recomputed, Tapped):
             h = h + self.embedding(label)
         if self.coding is not None:
             h = h + self.coding(last)
-        if end is not None and self.end is not None:
-            h = h + self.end(end)
+        h = self.embedded_numbers(h, end=end, guidance=guidance)
         h = nn.functional.silu(h)
         tap("hidden.0", h)
         for i, layer in enumerate(self.hidden, start=1):

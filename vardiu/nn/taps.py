@@ -12,14 +12,16 @@ References:
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
 from ..errors import nearest
 
 __all__ = [
+    "Activation",
     "Features",
     "GivesFeatures",
     "Tap",
@@ -28,7 +30,11 @@ __all__ = [
     "ask_features",
     "check_taps",
     "required_level",
+    "with_child",
 ]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 Tap = Callable[[str, Tensor], None]
@@ -97,7 +103,7 @@ class Tapped(nn.Module, abc.ABC):
         label: Tensor | None = None,
         **cond: Tensor,
     ) -> Tensor:
-        # Beside the class, a network may take more, see `vardiu.nn.ends`.
+        # Beside the class, a network may take more, see `vardiu.nn.numbers`.
         return self.run_layers(untapped, x, c_noise, **{"label": label, **cond})
 
     def features(
@@ -139,6 +145,14 @@ class Wrapper(nn.Module):
         return getattr(self.network, "bottleneck", "")
 
 
+def with_child(module: M, name: str, value: nn.Module) -> M:
+    r"""Returns a shallow copy of a module with another child of this name."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, name: value}
+    twin._buffers = dict(module._buffers)
+    return twin
+
+
 def ask_features(
     network: nn.Module, x: Tensor, c_noise: Tensor, at: Sequence[str], cond: Mapping[str, Tensor]
 ) -> Features:
@@ -154,3 +168,37 @@ def ask_features(
             "a vardiu.nn.Tapped, or has `taps`, `bottleneck` and `features(x, c_noise, at)`"
         )
     return network.features(x, c_noise, at, **cond)
+
+
+class Activation(nn.Module):
+    r"""What a part of any module returns when the module is called, with its gradient.
+
+    The module is held in evaluation mode and needs no gradient of its own. What the part returned
+    is copied at once: a rectifier after it that works in place does not change what is kept.
+
+    Arguments:
+        module: The module, of one tensor.
+        tap: The name of the part, as `named_modules` gives it.
+
+    Raises:
+        ValueError: There is no part of this name.
+    """
+
+    def __init__(self, module: nn.Module, tap: str) -> None:
+        super().__init__()
+        check_taps((tap,), [name for name, _ in module.named_modules() if name], module)
+        self.module, self.tap = module.eval().requires_grad_(False), tap
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        handle = self.module.get_submodule(self.tap).register_forward_hook(
+            lambda part, given, output: kept.append(output.clone())
+        )
+        try:
+            self.module(x)
+        finally:
+            handle.remove()
+        return kept[-1]
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)

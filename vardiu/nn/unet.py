@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .ends import EndEmbedding, check_end
+from .numbers import Numbered
 from .recompute import Recomputed
 from .taps import Tap, Tapped, required_level
 
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
 
 
-class UNet(Recomputed, Tapped):
+class UNet(Numbered, Recomputed, Tapped):
     r"""A U-Net with `widths[0]` channels at full size and `widths[1]` at half size.
 
     Its taps are the outputs of its residual blocks: `down.0` at full size, `middle.0`,
@@ -84,7 +84,8 @@ class UNet(Recomputed, Tapped):
         embedding: The width of the embedding of level and class.
         final: Whether the image is returned. Without it, the half-resolution features are, pooled
             and flattened, with shape `(B, features)`: the trunk of a posterior or a critic.
-        ends: Whether it is told where the map that it stands for ends, see `vardiu.nn.ends`.
+        ends: Whether it is told where the map that it stands for ends, see `vardiu.nn.numbers`.
+        guided: Whether it is told a scale of guidance.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class UNet(Recomputed, Tapped):
         embedding: int = 128,
         final: bool = True,
         ends: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__()
         full, half = widths
@@ -108,13 +110,14 @@ class UNet(Recomputed, Tapped):
             "embedding": embedding,
             "final": final,
             "ends": ends,
+            "guided": guided,
         }
         self.width, self.classes = embedding, classes
         self.level = nn.Sequential(
             nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
-        self.end = EndEmbedding(embedding) if ends else None
+        self.make_room(embedding, end=ends, guidance=guided)
         self.stem = nn.Conv2d(channels, full, 3, padding=1)
         self.enter = ResidualBlock(full, full, embedding)
         self.down = nn.Conv2d(full, half, 2, stride=2)
@@ -131,10 +134,6 @@ class UNet(Recomputed, Tapped):
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
 
-    def end_embedding(self) -> EndEmbedding:
-        r"""Returns a fresh embedding of an end."""
-        return EndEmbedding(self.width)
-
     def run_layers(
         self,
         tap: Tap,
@@ -142,15 +141,14 @@ class UNet(Recomputed, Tapped):
         c_noise: Tensor | None = None,
         label: Tensor | None = None,
         end: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         if (label is not None) != (self.label is not None):
             raise ValueError("a label must be given where there are `classes`, and nowhere else")
-        check_end(end, self.end)
         embedding = self.level(fourier(required_level(c_noise, self), self.width))
         if label is not None and self.label is not None:
             embedding = embedding + self.label(label)
-        if end is not None and self.end is not None:
-            embedding = embedding + self.end(end)
+        embedding = self.embedded_numbers(embedding, end=end, guidance=guidance)
         embedding = nn.functional.silu(embedding)
         skip = self.run(self.enter, self.stem(x), embedding)
         tap("down.0", skip)

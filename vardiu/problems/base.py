@@ -31,6 +31,7 @@ from ..denoisers.guidance import Autoguided, Guided
 from ..errors import ConfigError, known, shown
 from ..metrics import Metric
 from ..metrics.sets import TrainingSpace
+from ..nn.perceptual import PerceptualNet
 from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
@@ -40,7 +41,8 @@ from ..students.picture import Picture
 from ..students.table import Table
 from ..teachers.origin import Origin
 from .kept import KeptTeacher
-from .sampled_teachers import SOLVER_STEPS, SampledTeacher, Source
+from .maps import FeatureMaps, SpaceFeatures
+from .sampled_teachers import SOLVER_STEPS, TEACHER, SampledTeacher, Source
 
 __all__ = [
     "BesideTeacher",
@@ -90,11 +92,13 @@ class BesideTeacher(NamedTuple):
         teacher: Those of the teacher.
         student: Those of the student.
         same_latents: Whether a row is of the same noise.
+        who: Whose samples stand in the teacher's place, where they are none of its own.
     """
 
     teacher: Tensor
     student: Tensor
     same_latents: bool
+    who: str = TEACHER
 
 
 class TrainingGround(NamedTuple):
@@ -214,6 +218,11 @@ class Networks(abc.ABC):
         sigma: float | None = getattr(self.settings, "sigma", None)
         return sigma
 
+    @property
+    def null(self) -> int | None:
+        r"""The class that stands for none in the networks of `denoiser`, if they know one."""
+        return None
+
     @abc.abstractmethod
     def student(self) -> Generator:
         r"""Returns a fresh student, or one that starts from the teacher's weights."""
@@ -260,6 +269,21 @@ class Networks(abc.ABC):
         teacher's weights if it has any."""
         return self.fake()
 
+    def judge(self) -> Denoiser:
+        r"""Returns the denoiser whose encoder a discriminator starts from: the teacher."""
+        return self.teacher.known
+
+    def perceptual(self) -> PerceptualNet:
+        r"""Returns the frozen network that images are compared in.
+
+        Raises:
+            ConfigError: Samples are no images.
+        """
+        raise ConfigError(
+            "samples of this problem are no images, and are compared in no network: leave "
+            "perceptual_weight at 0"
+        )
+
     @property
     def starts_as_teacher(self) -> bool:
         r"""Whether `student_denoiser` answers as the teacher does before it is trained: it has the
@@ -290,6 +314,18 @@ class Data(abc.ABC):
     def clean(self, size: int, seed: int) -> Batches:
         r"""Returns batches of clean samples, for a teacher or a method that needs data; latents
         where the teacher is one of latents."""
+
+    def paired(self, size: int, seed: int) -> Batches:
+        r"""Returns batches of degraded samples and, as their truth, clean ones; both are images
+        where the teacher is one of latents.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        raise ConfigError(
+            "this needs pairs of degraded and clean images, and this problem has none: take "
+            "vardiu distill restoration --teacher ... --data ..."
+        )
 
     @abc.abstractmethod
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -427,6 +463,25 @@ class Scores(abc.ABC):
         none where the problem has no other."""
         return None
 
+    def feature_maps(self, tap: str = "") -> FeatureMaps:
+        r"""Returns maps of samples, `(B, C, *)`, with their gradient, that a student may be taught
+        relations in; of points features, `(B, C)`.
+
+        Arguments:
+            tap: The part of a classifier whose maps they are; empty for the problem's own.
+
+        Raises:
+            ConfigError: The problem has none, or not this tap.
+        """
+        ground = self.training_ground()
+        if ground is None:
+            raise ConfigError("this problem has no features to train in: give another --method")
+        if tap:
+            raise ConfigError(
+                f"points have no maps to tap, got {shown(tap)}: leave --relations.tap out"
+            )
+        return FeatureMaps(SpaceFeatures(ground.space), same)
+
     @abc.abstractmethod
     def histogram(self, x: Tensor) -> list[float]:
         r"""Returns the share of samples in each mode or class."""
@@ -537,6 +592,10 @@ class Problem(abc.ABC):
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.data.teacher_source(steps)
 
+    def beside(self, student: Generator, n: int, seed: int) -> BesideTeacher:
+        r"""Returns what a report shows of a student beside its teacher, see `beside_teacher`."""
+        return beside_teacher(self, student, n, seed)
+
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has the conditions be these prompts, in place of those of the training.
 
@@ -627,3 +686,8 @@ def beside_teacher(problem: Problem, student: Generator, n: int, seed: int = 0) 
         return BesideTeacher(solved, x.cpu(), True)
     solved = problem.data.teacher.solve(n, random, cond["teacher"], SOLVER_STEPS)
     return BesideTeacher(solved, x.cpu(), False)
+
+
+def same(x: Tensor) -> Tensor:
+    r"""Returns samples as they are: they are no latents."""
+    return x

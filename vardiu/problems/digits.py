@@ -2,6 +2,7 @@ r"""scikit-learn's digits."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,18 @@ from ..data.batches import Batches, Shuffled
 from ..data.digits import digits
 from ..denoisers.base import Denoiser
 from ..denoisers.preconditioned import PreconditionedDenoiser
+from ..errors import ConfigError
 from ..metrics import Metric
 from ..metrics.classes import class_agreement, classes_covered
-from ..metrics.features import ClassifierFeatures, RandomFeatures, digits_classifier
+from ..metrics.features import (
+    ClassifierFeatures,
+    DigitsClassifier,
+    RandomFeatures,
+    digits_classifier,
+)
 from ..metrics.sets import feature_metrics, space_metrics
 from ..nn import UNet, with_precision
+from ..nn.taps import Activation
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
@@ -36,9 +44,11 @@ from .base import (
     Scores,
     Space,
     TrainingGround,
+    same,
     taught_input,
 )
 from .kept import KeptTeacher
+from .maps import FeatureMaps
 from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
@@ -62,6 +72,10 @@ class DigitsNetworks(Networks):
     def __init__(self, space: Space, teacher: SampledTeacher, settings: DigitsSettings) -> None:
         super().__init__(space, teacher)
         self.settings = settings
+
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
 
     def student(self) -> Generator:
         row = self.settings
@@ -154,6 +168,15 @@ class DigitsScores(Scores):
         real, label = self.data.x[order], self.data.label[order]
         space = RandomFeatures(self.SHAPE, real)
         return TrainingGround(space, real, label if self.settings.conditional else None)
+
+    def feature_maps(self, tap: str = "") -> FeatureMaps:
+        tap = tap or DigitsClassifier.MAPS
+        try:
+            Activation(DigitsClassifier(), tap)  # a wrong name is told before a training
+        except ValueError as error:
+            raise ConfigError(f"--relations.tap: {error}") from error
+        # Not the classifier that measures: one of the same kind, of another seed.
+        return FeatureMaps(Activation(copy.deepcopy(digits_classifier(seed=1)), tap), same)
 
     @property
     def _halves(self) -> tuple[Tensor, ...]:

@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..metrics import Metric
 from ..metrics.features import PrincipalComponents, RandomFeatures
 from ..metrics.sets import FeatureSpace, feature_metrics, space_metrics
 from ..reports.samples import image_grid
+from ..storage.code import OwnCode
 from .base import Judged, Scores, TrainingGround
 from .image_data import ImageData
+from .maps import FeatureMaps, maps_of_code
 from .sampled_teachers import TEACHER, Source
 
 __all__ = ["ImageScores"]
@@ -25,12 +28,16 @@ class ImageScores(Scores):
 
     Arguments:
         data: The images.
+
+    Attributes:
+        classifier: The user's own code of the setting `classifier`; none where it is not named.
     """
 
     headline = ("frechet", "precision", "recall")
     judged = Judged("frechet", coverage=("recall",))
     quick = 1_000
     samples = 5_000
+    classifier: OwnCode | None = None
 
     def __init__(self, data: ImageData) -> None:
         self.data, self.space = data, data.space
@@ -63,6 +70,15 @@ class ImageScores(Scores):
     def training_ground(self) -> TrainingGround:
         real = self.data.split[0]
         return TrainingGround(PrincipalComponents(real), real)
+
+    def feature_maps(self, tap: str = "") -> FeatureMaps:
+        if self.classifier is None or not tap:
+            raise ConfigError(
+                "relations of images are taught in the maps of a classifier: name one, with "
+                "--classifier FILE.py:NAME, and the part of it that makes them, with "
+                "--relations.tap PART"
+            )
+        return maps_of_code(self.classifier, tap, tuple(self.space.shape), self.space.decode)
 
     def histogram(self, x: Tensor) -> list[float]:
         # By brightness: which of ten equal shares of the real images a sample is as bright as.

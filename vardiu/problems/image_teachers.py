@@ -184,8 +184,9 @@ class ImageTeacher(SampledTeacher):
             return self._encode([self.settings.negative])
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
-                "problem.guidance is not 1, and this teacher has no class or text that stands for "
-                "none; give problem.weak, a worse teacher, or leave guidance at 1"
+                "guidance is not 1, and this teacher has no class or text that stands for none; "
+                "give problem.weak, a worse teacher, or leave guidance at 1 (vardiu teach ... "
+                "--drop 0.1 trains a teacher that has one)"
             )
         return {"label": torch.tensor([self.origin.null])}
 
@@ -194,6 +195,25 @@ class ImageTeacher(SampledTeacher):
         r"""The teacher without guidance; with guidance it is no conditional mean."""
         known = self.known
         return known if self.inner is None else self._with_captions(self._precise(self.inner))
+
+    @property
+    def steered(self) -> Denoiser:
+        r"""The teacher with the scale of its guidance as a condition of each row.
+
+        Raises:
+            ConfigError: The settings have a scale already, or nothing that guidance leads away
+                from.
+        """
+        row, inner = self.settings, self.known if self.inner is None else self.inner
+        if row.guidance != 1:
+            raise ConfigError(
+                f"problem.guidance must be 1 for a method that draws scales itself, got "
+                f"{row.guidance:g}: leave --guidance out"
+            )
+        inner = self._precise(inner)
+        if row.weak is not None:
+            return self._with_captions(Autoguided(inner, self._read("weak", row.weak), None))
+        return self._with_captions(Guided(inner, None, self._null(inner)))
 
     @property
     def latent(self) -> bool:

@@ -64,6 +64,10 @@ class ImageNetworks(Networks):
         found = started(inner, row.student, row.rank, row.precision)
         return found if captions is None else Captioned(found, captions)
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def student_denoiser(self) -> Denoiser:
         return self.denoiser() if self.settings.student == "fresh" else self.fake()
 
@@ -108,7 +112,7 @@ class ImageProblem(Problem):
         settings: The row of settings.
         seed: The seed of what stands for data where there are none.
         untaught: Whether the teacher is yet to be trained, on the data.
-        own: The own code that a user names for `teacher` and `weak`, by these names.
+        own: The own code that a user names for `teacher`, `weak` and `classifier`, by these names.
         kept: What a finished run keeps of its teacher, which is then read when it is asked for.
 
     Raises:
@@ -134,11 +138,26 @@ class ImageProblem(Problem):
             settings, self._teacher, lambda: self.data.reference(settings.reference)[0]
         )
         refuse_channels(self.space)
-        self.networks = ImageNetworks(self.space, self._teacher, settings)
-        self.data = ImageData(self.space, self._teacher, settings, seed)
-        self.scores = ImageScores(self.data)
+        self.networks, self.data, self.scores = self.parts(
+            self.space, self._teacher, settings, seed
+        )
+        self.scores.classifier = own.get("classifier")
         if self._teacher.inner is not None:
             self._check(self._teacher.inner)
+
+    def parts(
+        self, space: ImageSpace, teacher: ImageTeacher, settings: ImageSettings, seed: int
+    ) -> tuple[ImageNetworks, ImageData, ImageScores]:
+        r"""Returns the networks, the data and the scores, of which subclasses have others.
+
+        Arguments:
+            space: The space.
+            teacher: The teacher.
+            settings: The row of settings.
+            seed: The seed of what stands for data where there are none.
+        """
+        data = ImageData(space, teacher, settings, seed)
+        return ImageNetworks(space, teacher, settings), data, ImageScores(data)
 
     def _check(self, inner: Denoiser) -> None:
         r"""Raises a `ConfigError` where the teacher is none of images, or no student can start

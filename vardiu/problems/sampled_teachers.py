@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser, place_of
+from ..denoisers.guidance import Guided
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..samplers.ode import ROWS_AT_ONCE, Heun
@@ -25,6 +26,13 @@ Source = Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 SOLVER_STEPS = 35
 SOLVER_CALLS = 2 * SOLVER_STEPS - 1
 TEACHER = f"teacher, {SOLVER_CALLS} calls"
+
+
+# Why a teacher cannot be guided.
+NO_NULL = (
+    "this teacher has no class or text that stands for none, which guidance leads away from: "
+    "leave --guidance-max at 1, or give a teacher that has one (vardiu teach ... --drop 0.1)"
+)
 
 
 class SampledTeacher:
@@ -69,6 +77,19 @@ class SampledTeacher:
         if self.denoiser is None:
             raise ConfigError("this needs a teacher, and it is yet to be trained: vardiu teach")
         return self.denoiser
+
+    @property
+    def steered(self) -> Denoiser:
+        r"""The teacher with the scale of its guidance as a condition `guidance`, of each row.
+
+        Raises:
+            ConfigError: It has no class or text that stands for none.
+        """
+        teacher = self.known
+        null = None if teacher.origin is None else teacher.origin.null
+        if null is None:
+            raise ConfigError(NO_NULL)
+        return Guided(teacher, None, {"label": torch.tensor([null])})
 
     def source(
         self,

@@ -11,6 +11,7 @@ from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..nn import Precision, with_precision
+from ..nn.taps import with_child
 from ..settings.fields import ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS
 
@@ -54,11 +55,11 @@ def denoiser_with_precision(denoiser: Denoiser, precision: str) -> Denoiser:
     r"""Returns a denoiser whose network computes in the type of this name."""
     inner = denoiser._modules.get("denoiser")
     if isinstance(inner, Denoiser):
-        return lora.with_child(denoiser, "denoiser", denoiser_with_precision(inner, precision))
+        return with_child(denoiser, "denoiser", denoiser_with_precision(inner, precision))
     network = denoiser._modules.get("network")
     if network is None or any(isinstance(m, Precision) for m in network.modules()):
         return denoiser
-    return lora.with_child(denoiser, "network", with_precision(network, precision))
+    return with_child(denoiser, "network", with_precision(network, precision))
 
 
 def check_start(teacher: Denoiser, student: str, rank: int, classes: int) -> None:

@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..data.batch import Batch
 from ..data.batches import Batches, Shuffled
 from ..data.densities import MixtureSpec, even
 from ..denoisers.base import Denoiser
 from ..denoisers.exact import MixtureDenoiser
+from ..denoisers.guidance import Autoguided
 from ..denoisers.levels import LevelRange
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..errors import ConfigError, nearest
@@ -27,6 +29,7 @@ from ..reports.samples import scatter_grid
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.pushforward import Pushforward
+from ..students.restorer import Restorer
 from .base import Data, Judged, KnownSpace, Networks, Problem, Scores, Space, TrainingGround
 from .sampled_teachers import SampledTeacher, Source
 
@@ -52,11 +55,21 @@ class ToySettings:
     classes: Literal[0, 2] = 0
     """The number of classes: none, or two of two corners each."""
     student: str = "pushforward"
-    """The student: pushforward, residual, one_step or few_step."""
+    """The student: pushforward, residual, one_step, few_step or restorer."""
     width: int = 8
     """The width of the networks' hidden layers."""
     depth: int = 2
     """The number of their hidden layers."""
+
+
+class ToyTeacher(SampledTeacher):
+    r"""The exact denoiser; of classes it is guided away from the law of all together."""
+
+    @property
+    def steered(self) -> Denoiser:
+        if not self.known.conditions:
+            return super().steered
+        return Autoguided(self.known, mixture_teacher(), None)
 
 
 class ToyNetworks(Networks):
@@ -72,8 +85,11 @@ class ToyNetworks(Networks):
         super().__init__(space, teacher)
         self.settings = settings
 
-    def _mlp(self, outputs: int, *, noisy: bool = False, final: bool = True) -> MLP:
+    def _mlp(
+        self, outputs: int, *, noisy: bool = False, final: bool = True, none: bool = False
+    ) -> MLP:
         row, classes = self.settings, self.space.classes
+        classes += none and classes > 0
         return MLP(
             (2,),
             (outputs,),
@@ -105,9 +121,13 @@ class ToyNetworks(Networks):
         width = self.settings.width
         return Encoder(self._mlp(width, noisy=True, final=False), width, UnitScale(SIGMA_DATA))
 
+    @property
+    def null(self) -> int | None:
+        return self.space.classes or None
+
     def denoiser(self) -> Denoiser:
         return PreconditionedDenoiser(
-            self._mlp(2, noisy=True),
+            self._mlp(2, noisy=True, none=True),
             shape=(2,),
             sigma_data=SIGMA_DATA,
             conditions=self.space.conditions,
@@ -119,6 +139,7 @@ STUDENTS: Mapping[str, Callable[[ToyNetworks], Generator]] = {
     "pushforward": lambda networks: networks.pushforward(),
     "residual": lambda networks: networks.pushforward(residual=True),
     "one_step": lambda networks: OneStep(networks.denoiser(), RANGE["sigma_max"]),
+    "restorer": lambda networks: Restorer(networks.denoiser(), 1.0, SIGMA_DATA),
     "few_step": lambda networks: FewStep(networks.denoiser(), [RANGE["sigma_max"], 1.0]),
 }
 
@@ -150,8 +171,28 @@ class ToyData(Data):
         x, cond = self.draw(self.ROWS, torch.Generator().manual_seed(self.seed))
         return Shuffled(x, cond, size, seed=seed)
 
+    def paired(self, size: int, seed: int) -> Batches:
+        return Blurred(self.clean(size, seed))
+
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.draw(n, torch.Generator().manual_seed(self.seed + 1))
+
+
+class Blurred(Batches):
+    r"""Batches of points at half their distance from the middle, with the points as their truth.
+
+    Arguments:
+        batches: The batches of points.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def at(self, index: int) -> Batch:
+        self.batches.rank, self.batches.world = self.rank, self.world
+        batch = self.batches.at(index)
+        return batch._replace(x=0.5 * batch.clean(), truth=batch.x)
 
 
 class ToyScores(Scores):
@@ -206,7 +247,7 @@ class ToyProblem(Problem):
 
     Arguments:
         classes: The number of classes, 0 or 2.
-        student: The student: `pushforward`, `residual`, `one_step` or `few_step`.
+        student: The student: `pushforward`, `residual`, `one_step`, `few_step` or `restorer`.
         seed: The seed of the clean samples.
 
     Raises:
@@ -227,7 +268,7 @@ class ToyProblem(Problem):
         spec = even(torch.tensor(MEANS), STD)
         variance = 4.0 + STD**2
         self.space = KnownSpace((2,), torch.zeros(2), SIGMA_DATA, variance, classes)
-        teacher = SampledTeacher(mixture_teacher(labels=classes > 0))
+        teacher = ToyTeacher(mixture_teacher(labels=classes > 0))
         self.networks = ToyNetworks(self.space, teacher, self.settings)
         self.data = ToyData(self.space, teacher, seed)
         self.scores = ToyScores(self.data, spec)

@@ -22,6 +22,8 @@ METHODS: Mapping[str, Colour] = {
     "diff_instruct": Colour("#D55E00", "#FF9248"),
     "dmd2": Colour("#00855F", "#2CC9A0"),
     "consistency": Colour("#B0478D", "#EB8FCB"),
+    "lcm": Colour("#8A3FA0", "#CE93D8"),
+    "consistency_training": Colour("#C0392B", "#F1948A"),
     "regression": Colour("#9A7400", "#E3BC3F"),
     "emd": Colour("#A65300", "#E8A05C"),
     "sid": Colour("#00798A", "#4DD0E1"),
@@ -32,8 +34,12 @@ METHODS: Mapping[str, Colour] = {
     "mean_shift": Colour("#8C3D10", "#F0A27A"),
     "fd_loss": Colour("#3D5A80", "#9DB8DC"),
     "diff_ratio": Colour("#A3004F", "#FF6FA8"),
+    "d3sr": Colour("#00636B", "#52C7D0"),
+    "osediff": Colour("#8A5A00", "#DDB25A"),
     "energy": Colour("#2E6B4F", "#7FCBA6"),
+    "redif": Colour("#8A1538", "#F48CA7"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),
+    "rdd": Colour("#1B6F8A", "#7CC7DF"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 

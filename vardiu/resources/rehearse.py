@@ -19,7 +19,7 @@ from ..runs.task import Task
 from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
 from ..training.stage import Stage
-from ..training.trainer import DIAGNOSTICS_EVERY, Trainer
+from ..training.trainer import Trainer
 from . import footprint
 
 __all__ = ["Steps", "serialise", "stage_row", "steps", "timed"]
@@ -109,7 +109,7 @@ def rehearse_reports(
 ) -> tuple[list[dict[str, Any]], float]:
     r"""Returns a log as the stage writes it, and the seconds of its reports and evaluations."""
     report, seconds = timed(trainer.summary)
-    seconds *= min(task.run.reports, stage.steps // DIAGNOSTICS_EVERY + 1)
+    seconds *= min(task.run.reports, stage.steps // trainer.objective.diagnostics_every + 1)
     row: dict[str, Any] = {
         "stage": stage.name,
         "updates": 1,

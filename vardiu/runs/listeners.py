@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..monitoring.alarms import alarms
 from ..monitoring.cures import cure_options
-from ..problems.base import Problem, beside_teacher
+from ..problems.base import Problem
 from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
 from ..reports.colours import css_name
 from ..reports.curves import convergence, curves
@@ -183,11 +183,12 @@ class ReportPage:
         with announced_calls(
             self.broadcast, "drawing the teacher", self.problem.teacher, SOLVER_CALLS * n
         ):
-            shown = beside_teacher(self.problem, shipped.student, n)
+            shown = self.problem.beside(shipped.student, n, 0)
         same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
+        same = same if shown.who == TEACHER else "Both of the same images."
         return FirstScreen(
             verdict=(results.verdict.name, results.verdict.sentence),
-            panels=self.panels((TEACHER, shown.teacher), (shipped.title, shown.student)),
+            panels=self.panels((shown.who, shown.teacher), (shipped.title, shown.student)),
             charts=overview(
                 measured, judged.metric, judged.coverage, method.instruments, method.name
             ),

@@ -177,11 +177,11 @@ class Presets(Mapping[str, PresetRow]):
     r"""The presets of a command: those of the methods in the table that it offers.
 
     Arguments:
-        teacher: Whether a preset's method needs a teacher (`distill`), or makes one (`teach`).
+        teaches: Whether a preset's method makes teachers (`teach`), or students (`distill`).
     """
 
-    def __init__(self, *, teacher: bool) -> None:
-        self.teacher = teacher
+    def __init__(self, *, teaches: bool) -> None:
+        self.teaches = teaches
 
     def __getitem__(self, name: str) -> PresetRow:
         return self._rows()[name]
@@ -193,7 +193,7 @@ class Presets(Mapping[str, PresetRow]):
         return len(self._rows())
 
     def _rows(self) -> dict[str, PresetRow]:
-        rows = rows_of(m for m in METHODS.values() if m.needs.teacher == self.teacher)
+        rows = rows_of(m for m in METHODS.values() if m.teaches == self.teaches)
         if TUNED in rows:
             for name, make in DENSITIES.items():
                 if name not in rows:
@@ -212,7 +212,7 @@ def about_density(make: Callable[[], MixtureSpec]) -> str:
     return line.removeprefix("Returns ")
 
 
-PRESETS = Presets(teacher=True)
+PRESETS = Presets(teaches=False)
 
 
-TEACHERS = Presets(teacher=False)
+TEACHERS = Presets(teaches=True)

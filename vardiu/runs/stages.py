@@ -67,4 +67,5 @@ def stages_of(
     """
     made = Artefacts() if artefacts is None else artefacts
     settings = problem.fitted(task.settings)
-    return Stages(task.chosen.recipe(problem, settings, Context(task.run.seed, made, device)))
+    context = Context(task.run.seed, made, device, task.own)
+    return Stages(task.chosen.recipe(problem, settings, context))

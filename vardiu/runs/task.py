@@ -15,11 +15,13 @@ from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
 from ..problems.kept import KeptTeacher
+from ..problems.restoration import RestorationProblem
 from ..problems.vectors import VectorProblem
 from ..settings.fields import (
     DensitySettings,
     DigitsSettings,
     ImageSettings,
+    RestorationSettings,
     Training,
     VectorSettings,
 )
@@ -33,18 +35,22 @@ from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points,
 __all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
 
 
-# The settings of a problem that may be own code. The option `--teacher` names that of `teacher`.
-ROLES = ("teacher", "weak", "source")
+# The settings of a problem that may be own code, and `reward`, one of a method. The option
+# `--teacher` names that of `teacher`.
+ROLES = ("teacher", "weak", "source", "classifier", "reward")
 
 
 # A problem's settings, of any kind.
-ProblemSettings = DensitySettings | DigitsSettings | ImageSettings | VectorSettings
+ProblemSettings = (
+    DensitySettings | DigitsSettings | ImageSettings | RestorationSettings | VectorSettings
+)
 
 
 PROBLEM_KINDS: Mapping[str, type[ProblemSettings]] = {
     "density": DensitySettings,
     "digits": DigitsSettings,
     "images": ImageSettings,
+    "restoration": RestorationSettings,
     "vectors": VectorSettings,
 }
 
@@ -76,6 +82,7 @@ PROBLEMS: Mapping[type[ProblemSettings], ProblemClass] = {
     DensitySettings: DensityProblem,
     DigitsSettings: DigitsProblem,
     ImageSettings: ImageProblem,
+    RestorationSettings: RestorationProblem,
     VectorSettings: VectorProblem,
 }
 
@@ -137,8 +144,8 @@ class Task:
         settings: The method's settings.
         run: How it is carried out.
         code: The file that the method is from; none for a method of the table.
-        own: The own code that the command line names for settings of the problem, by the setting's
-            name, one of `ROLES`.
+        own: The own code that the command line names for settings of the problem or of the method,
+            by the setting's name, one of `ROLES`.
     """
 
     command: str
@@ -173,7 +180,7 @@ class Task:
 
     def to_mapping(self) -> dict[str, Any]:
         r"""Returns what is saved as `config.yaml`."""
-        kind = next(k for k, cls in PROBLEM_KINDS.items() if isinstance(self.problem, cls))
+        kind = next(k for k, cls in PROBLEM_KINDS.items() if type(self.problem) is cls)
         codes = {name: code.to_mapping() for name, code in self.own.items()}
         if self.code is not None:
             codes = {"method": self.code.to_mapping(), **codes}
@@ -200,8 +207,8 @@ def method_of(command: str, name: str) -> Method:
 
 
 def fits(command: str, method: Method) -> bool:
-    r"""Whether a method is one of a command: `distill` has a teacher, `teach` makes one."""
-    return method.needs.teacher == (command == "distill")
+    r"""Whether a method is one of a command: `teach` makes teachers, `distill` students."""
+    return method.teaches == (command == "teach")
 
 
 def preset_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,9 +72,12 @@ def ship_teacher(run: Execution) -> None:
     with announced_calls(run.broadcast, "measuring the teacher", teacher, calls):
         metrics = problem.scores.measure(source, n)
     results = Results(metrics, [], "", run.cost)
-    about = {"metrics": results.metric_rows(), "cost": run.cost, "preset": run.task.preset}
-    names = list(problem.data.names)
-    models.save(teacher, run.folder.file("teacher"), {**about, "classes": names})
+    about: dict[str, Any] = {"metrics": results.metric_rows(), "cost": run.cost}
+    about["preset"] = run.task.preset
+    about["classes"] = list(problem.data.names)
+    if getattr(run.task.settings, "drop", 0):  # a method of the user's own may have none
+        about["null"] = problem.networks.null
+    models.save(teacher, run.folder.file("teacher"), about)
     run.finish(results, source, "teacher, 69 calls")
 
 

@@ -4,6 +4,7 @@ from ..functional.trajectories import step
 from .chains import run_chain
 from .ode import DDIM, Ancestral, Euler, Heun, Sampler
 from .pairs import Pairs, teacher_pairs
+from .policy import Episode, StepPolicy
 from .products import product_sample
 from .trajectories import trajectory
 
@@ -15,6 +16,8 @@ __all__ = [
     "Sampler",
     "Pairs",
     "teacher_pairs",
+    "Episode",
+    "StepPolicy",
     "product_sample",
     "trajectory",
     "step",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from ..denoisers.grids import high_of, skipped_levels
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -17,14 +18,13 @@ from ..denoisers.levels import (
     PowerLaw,
     Schedule,
     Staircase,
-    karras_grid,
 )
-from ..errors import ConfigError
 from ..functional.scores import Weight
+from ..training.objective import Objective
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["grid", "levels", "optimisation", "weight"]
+__all__ = ["grid", "levels", "optimisation", "optimisation_of", "weight"]
 
 
 @dataclass(frozen=True)
@@ -96,33 +96,21 @@ def levels(row: LevelSettings, steps: int) -> Levels:
 
 
 def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
-    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64.
+    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64; of a network of
+    whole times that of evenly spaced times.
 
     Arguments:
         denoiser: The denoiser, whose smallest level is the last above zero.
         n: The number of levels.
         high: The first level; none for the largest.
-        rho: The exponent of their spacing.
+        rho: The exponent of the spacing of EDM's.
 
     Raises:
         ConfigError: The first level is none of the denoiser, or there are more levels than its
             network has times.
     """
-    high = denoiser.sigma_max if high is None else high
-    if not denoiser.sigma_min < high <= denoiser.sigma_max:
-        raise ConfigError(
-            f"grid_max must be above {denoiser.sigma_min:g} and at most {denoiser.sigma_max:g}, "
-            f"the levels of the teacher, got {high:g}"
-        )
-    levels = karras_grid(n, denoiser.sigma_min, high, rho)
-    levels[0] = high  # exactly: roots and powers round
-    levels = torch.tensor([*map(denoiser.whole, levels[:-1].tolist()), 0.0], dtype=levels.dtype)
-    if not bool((levels.diff() < 0).all()):
-        raise ConfigError(
-            f"grid={n} levels are more than the times of the teacher's network between "
-            f"{denoiser.sigma_min:g} and {high:g} tell apart: take fewer"
-        )
-    return levels
+    levels = skipped_levels(denoiser, n, rho, high_of(denoiser, high))
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def weight(row: WeightSettings) -> Weight:
@@ -170,3 +158,10 @@ def optimisation(row: Training, **others: NetworkOptimizer) -> Optimisation:
     student = student_row(row)
     rows = {name: network_row(other, student) for name, other in others.items()}
     return Optimisation({"generator": student, **rows}, DECAYS[row.decay], row.halflife)
+
+
+def optimisation_of(objective: Objective, row: Training) -> Optimisation:
+    r"""Returns how a stage is updated: each network that its objective trains beside the student
+    by the settings' row `NETWORK_optimizer`."""
+    others = [name for name in objective.trained if name != "generator"]
+    return optimisation(row, **{name: getattr(row, f"{name}_optimizer") for name in others})

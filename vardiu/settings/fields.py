@@ -14,6 +14,7 @@ from .ranges import check_ranges
 
 __all__ = [
     "ChainSettings",
+    "DegradationSettings",
     "DensitySettings",
     "DigitsSettings",
     "FrameSettings",
@@ -23,6 +24,8 @@ __all__ = [
     "MemorySettings",
     "NetworkOptimizer",
     "PairSettings",
+    "RelationSettings",
+    "RestorationSettings",
     "StartSettings",
     "Training",
     "VariableSettings",
@@ -288,6 +291,53 @@ class KernelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelationSettings:
+    r"""What a student is taught about the feature maps of its estimates."""
+
+    calls: int = 4
+    """The stages of a student of at most so many calls learn relations; earlier ones do not."""
+    tap: str = ""
+    """The part of the classifier whose maps are compared; empty for that of the problem's own."""
+    pixel_weight: float = 0.0
+    """The weight of progressive distillation's own loss, beside; the paper has none."""
+    feature_weight: float = 1.0
+    """The weight of the divergence of pooled features."""
+    pair_weight: float = 1.0
+    """The weight of the relations within a batch."""
+    memory_weight: float = 0.1
+    """The weight of the relations to a memory."""
+    feature_temperature: float = 0.9
+    """The teacher's temperature of pooled features; below 1 it sharpens."""
+    pair_temperature: float = 1.0
+    """The temperature of the relations within a batch."""
+    memory_temperature: float = 0.1
+    """The temperature of the relations to the memory."""
+    share: int = 32
+    """The images among which pairs are formed, a part of a batch; the paper's of one device."""
+    queue: int = 20_000
+    """The positions that the memory holds."""
+    contrast: int = 4_096
+    """The positions of the memory, evenly spaced, that those of a batch are compared with."""
+    enqueue: int = 128
+    """The positions of a step that the memory takes."""
+    group: int = 16
+    """The points that make up an image, where samples are points."""
+
+    def __post_init__(self) -> None:
+        check_ranges("relations.", self)
+        if not any((self.feature_weight, self.pair_weight, self.memory_weight)):
+            raise ConfigError(
+                "one of relations.feature_weight, relations.pair_weight and "
+                "relations.memory_weight must be positive: without them it is --method progressive"
+            )
+        if self.enqueue > self.queue:
+            raise ConfigError(
+                f"relations.enqueue must be at most relations.queue ({self.queue}), the rows of "
+                f"the memory, got {self.enqueue}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptimizer:
     r"""How another network than the student is updated. A field that is none takes the value of
     the student's optimiser."""
@@ -454,6 +504,9 @@ class ImageSettings:
     """The prompt that guidance leads away from."""
     weak: str | None = None
     """A worse teacher for autoguidance, in place of the null condition."""
+    classifier: str | None = None
+    """FILE.py:NAME of a module of images in [-1, 1], for a method that compares its feature maps:
+    a classifier most often."""
     prompts: str | None = None
     """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
     for a teacher of texts."""
@@ -489,6 +542,64 @@ class ImageSettings:
                 raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")
         if self.side % 2:
             raise ConfigError(f"problem.side must be even, got {self.side}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationSettings:
+    r"""What is done to clean images, in rounds, before a student restores them."""
+
+    rounds: int = 2
+    """How often blur, resize, noise and JPEG follow each other."""
+    blur: tuple[float, float] = (0.2, 2.0)
+    """The least and the greatest deviation of a Gaussian, in pixels; 0 0 for none."""
+    resize: tuple[float, float] = (0.6, 1.4)
+    """The least and the greatest scale between rounds, beside the way to the smaller size."""
+    noise: tuple[float, float] = (0.0, 0.1)
+    """The least and the greatest deviation of noise, of images in [-1, 1]; 0 0 for none."""
+    jpeg: tuple[int, int] = (50, 95)
+    """The least and the greatest quality of JPEG; 0 0 for none."""
+
+    def __post_init__(self) -> None:
+        check_ranges("problem.degradation.", self)
+        for name, low, high in (
+            ("blur", 0.0, 20.0),
+            ("resize", 0.1, 4.0),
+            ("noise", 0.0, 2.0),
+            ("jpeg", 0, 100),
+        ):
+            first, last = getattr(self, name)
+            if not low <= first <= last <= high:
+                raise ConfigError(
+                    f"problem.degradation.{name} must be two numbers within {low:g} and {high:g}, "
+                    f"the smaller one first, got {first:g} and {last:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorationSettings(ImageSettings):
+    r"""Degraded images to restore, with any teacher of images and clean images to degrade."""
+
+    name: str = "restoration"
+    """The name of the problem."""
+    factor: int = 4
+    """How many times images are reduced, and a student enlarges them."""
+    degradation: DegradationSettings = DegradationSettings()
+    """What else is done to them."""
+    sigma: float | None = None
+    """The level at which the student asks its network; by default three quarters of the data's
+    standard deviation."""
+    crops: int = 64
+    """Pieces of each image that is larger than the teacher's, at places of the seed."""
+    features: str = "small"
+    """The network that images are compared in: the small one on board, or VGG-16's weights as a
+    .safetensors file."""
+    critic_teacher: str | None = None
+    """Another teacher whose encoder the discriminator starts from; none for the teacher."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calls != 1:
+            raise ConfigError(f"problem.calls must be 1: one call restores, got {self.calls}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,27 @@ import math
 from typing import Any, TypeVar
 
 from .fields import (
+    DegradationSettings,
     DensitySettings,
     FrameSettings,
     ImageSettings,
     KernelSettings,
     LevelSettings,
+    RestorationSettings,
     WeightSettings,
 )
 
-__all__ = ["AT_ONCE", "BOUNDED", "COARSE_TO_FINE", "MIXTURE", "MOG40", "PATCHES", "rescaled"]
+__all__ = [
+    "AT_ONCE",
+    "BOUNDED",
+    "COARSE_TO_FINE",
+    "MIXTURE",
+    "MOG40",
+    "PATCHES",
+    "PATCH_PAIRS",
+    "RESTORATION",
+    "rescaled",
+]
 
 
 S = TypeVar("S")
@@ -69,6 +81,20 @@ PATCHES = ImageSettings(
     widths=(24, 64),
     precision="bfloat16",
 )
+
+
+# The small degradation: fewer pixels and a little noise.
+PATCH_PAIRS = RestorationSettings(
+    name="patches",
+    data="photos",
+    held_out="photos-held-out",
+    degradation=DegradationSettings(
+        rounds=1, blur=(0.0, 0.0), resize=(1.0, 1.0), noise=(0.02, 0.02), jpeg=(0, 0)
+    ),
+)
+
+
+RESTORATION = RestorationSettings(student="lora")
 
 
 def rescaled(settings: S, grain: float, spread: float) -> S:

@@ -8,6 +8,7 @@ from .framed import Frame, Framed
 from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
+from .restorer import Restorer
 from .table import Table
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "with_prompts",
     "without_prompts",
     "Pushforward",
+    "Restorer",
     "Table",
 ]

@@ -154,6 +154,11 @@ class Generator(Interface, abc.ABC):
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))
 
+    def tried_on(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        r"""Returns :math:`n` inputs to try it on, as an export does: latents, unless a subclass
+        draws none."""
+        return self.latent(n, generator)
+
     @torch.no_grad()
     def sample(
         self,

@@ -3,8 +3,8 @@ r"""Students of prompts."""
 from __future__ import annotations
 
 from ..denoisers.base import Denoiser
-from ..denoisers.lora import with_child
 from ..denoisers.prompts import Captioned, Captions
+from ..nn.taps import with_child
 from .base import Generator
 
 __all__ = ["with_prompts", "without_prompts"]

@@ -34,8 +34,14 @@ def load(source: str) -> Denoiser:
     teacher = models.load(folder)
     if not isinstance(teacher, Denoiser):
         raise ConfigError(f"{folder} holds a {type(teacher).__name__}, not a denoiser")
-    names = models.about_of(folder).get("classes", [])
+    about = models.about_of(folder)
+    names, null = about.get("classes", []), about.get("null")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{shown(folder / 'model.json')}: classes must be a list of names")
-    teacher.origin = Origin(source, "run", classes=len(names), names=tuple(names))
+    if not (null is None or (type(null) is int and 0 <= null <= len(names))):
+        raise ConfigError(
+            f"{shown(folder / 'model.json')}: null must be the class that stands for none, within "
+            f"0 and {len(names)}, got {shown(null)}"
+        )
+    teacher.origin = Origin(source, "run", classes=len(names), null=null, names=tuple(names))
     return teacher

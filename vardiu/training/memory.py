@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,18 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .objective import Objective
 
-__all__ = ["Memory", "Queue", "Target"]
+__all__ = ["Held", "History", "Memory", "Queue", "Target"]
 
 
 class Memory(nn.Module, abc.ABC):
-    r"""The interface of what is kept. All of its state is in buffers and frozen weights."""
+    r"""The interface of what is kept. All of its state is in buffers and frozen weights.
+
+    Attributes:
+        row_coupling: Why rows that are read from it depend on others of a batch; empty where they
+            do not, see `Objective.row_coupling`.
+    """
+
+    row_coupling: str = ""
 
     @abc.abstractmethod
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
@@ -39,7 +47,8 @@ class Target(Memory):
 
     .. math:: \theta^- \leftarrow \mu \, \theta^- + (1 - \mu) \, \theta
 
-    after each step; :math:`\mu = 0` copies the weights. Buffers are copied.
+    after each step; :math:`\mu = 0` copies the weights. Buffers are copied. With
+    :math:`\mu = 0` what the losses of a step see is the network as it is, without a gradient.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Equation 8
@@ -47,15 +56,17 @@ class Target(Memory):
     Arguments:
         source: The name of the network that is followed.
         network: That network.
-        decay: The rate :math:`\mu`, in [0, 1).
+        decay: The rate :math:`\mu`, in [0, 1), or that of each step.
 
     Raises:
         ValueError: The rate is out of its range.
     """
 
-    def __init__(self, source: str, network: nn.Module, decay: float) -> None:
+    def __init__(
+        self, source: str, network: nn.Module, decay: float | Callable[[int], float]
+    ) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
+        if not callable(decay) and not 0 <= decay < 1:
             raise ValueError(f"the decay of a target must be within [0, 1), got {decay}")
         self.source, self.decay = source, decay
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
@@ -64,7 +75,8 @@ class Target(Memory):
         return self.network(*arguments, **named)
 
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
-        self.move(objective.network(self.source), 1 - self.decay)
+        decay = self.decay(step) if callable(self.decay) else self.decay
+        self.move(objective.network(self.source), 1 - decay)
 
     def move(self, network: nn.Module, share: float) -> None:
         r"""Moves the copy by a share of the way to a network, its buffers all the way."""
@@ -78,6 +90,20 @@ class Target(Memory):
         return super().train(False)
 
 
+class Held(Target):
+    r"""A copy of a network as it was when the copy was made; it follows nothing.
+
+    Arguments:
+        network: The network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__("", network, 0.0)
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        pass
+
+
 class Queue(Memory):
     r"""The latest rows of something: a ring buffer, whose oldest rows are overwritten first.
 
@@ -85,6 +111,7 @@ class Queue(Memory):
         size: The number of rows that are kept.
         shape: The shape of a row.
         key: The attribute of what `prepare` returned that holds the rows to keep, `(B, *)`.
+        dtype: The type of a row; torch's own for numbers by default.
 
     Raises:
         ValueError: The size is not positive.
@@ -93,12 +120,14 @@ class Queue(Memory):
     rows: Tensor
     written: Tensor
 
-    def __init__(self, size: int, shape: tuple[int, ...], key: str) -> None:
+    def __init__(
+        self, size: int, shape: tuple[int, ...], key: str, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"the size of a queue must be at least 1, got {size}")
         self.key = key
-        self.register_buffer("rows", torch.zeros(size, *shape))
+        self.register_buffer("rows", torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     @property
@@ -118,3 +147,62 @@ class Queue(Memory):
         places = torch.arange(start, start + len(rows) - skipped, device=self.rows.device) % size
         self.rows[places] = rows[skipped:].detach().to(self.rows)
         self.written += len(rows)
+
+    def spread(self, count: int, coming: Tensor) -> Tensor:
+        r"""Returns rows at evenly spaced places, `(K, *)`, as they are once others have come.
+
+        Places that are empty even then are left out; the buffer itself is not changed.
+
+        Arguments:
+            count: The number of places.
+            coming: The rows that are to be written next, `(N, *)`, fewer than there is room for.
+        """
+        size, start = len(self.rows), int(self.written)
+        device = self.rows.device
+        places = torch.linspace(0, size - 1, min(count, size), device=device).round().long()
+        places = places[places < start + len(coming)]
+        since = (places - start) % size  # how many rows are written before one comes here
+        new = since < len(coming)
+        kept = self.rows[places].to(coming)
+        kept[new] = coming[since[new]]
+        return kept
+
+
+class History(Memory):
+    r"""The latest numbers of each of several kinds, say the rewards of each class.
+
+    Arguments:
+        kinds: The number of kinds.
+        size: How many numbers of each are kept.
+        key: The attribute of what `prepare` returned that holds the numbers, `(B,)`.
+        kind: The attribute that holds their kinds, integers `(B,)`.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    rows: Tensor
+    written: Tensor
+
+    def __init__(self, kinds: int, size: int, key: str, kind: str) -> None:
+        super().__init__()
+        if kinds < 1 or size < 1:
+            raise ValueError(f"kinds and size must be at least 1, got {kinds} and {size}")
+        self.key, self.kind = key, kind
+        self.register_buffer("rows", torch.zeros(kinds, size))
+        self.register_buffer("written", torch.zeros(kinds, dtype=torch.long))
+
+    def with_new(self, kind: int, values: Tensor) -> Tensor:
+        r"""Returns the latest numbers of a kind as they will be once `values` are written."""
+        size = self.rows.shape[1]
+        kept = self.rows[kind, max(0, size - int(self.written[kind])) :]
+        return torch.cat([kept, values.to(kept)])[-size:]
+
+    def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
+        for part in drawn:
+            values, kinds = getattr(part, self.key), getattr(part, self.kind)
+            for kind in kinds.unique().tolist():
+                own = values[kinds == kind]
+                latest = self.with_new(kind, own)
+                self.rows[kind, self.rows.shape[1] - len(latest) :] = latest
+                self.written[kind] += len(own)

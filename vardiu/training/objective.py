@@ -95,11 +95,14 @@ class Objective(nn.Module, abc.ABC):
         lattice: Whether the latents of a batch are the points of a randomly shifted lattice, and
             its levels one in each of as many equal shares. Each is distributed as before; together
             they are spread evenly.
+        diagnostics_every: The least number of steps between two of its diagnostics, which cost as
+            much as two or three steps.
     """
 
     generator: Generator
     teacher: Frozen[Denoiser]
     lattice: bool = False
+    diagnostics_every: int = 100
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:
         super().__init__()
@@ -134,7 +137,8 @@ class Objective(nn.Module, abc.ABC):
         Only a mean over rows is the mean of its parts': a method that says so here is not trained
         with accumulated gradients.
         """
-        return ""
+        kept = (m.row_coupling for m in self.children() if isinstance(m, Memory))
+        return next(filter(None, kept), "")
 
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (each method has its own)
         r"""Returns what the phases need and no gradient, under `no_grad`; changes nothing.

@@ -3,6 +3,7 @@ r"""Stages: a method's recipe is a generator of them."""
 from __future__ import annotations
 
 from collections.abc import Generator as PyGenerator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 
 from ..data.batches import Batches
 from ..storage.artefacts import Artefacts
+from ..storage.code import OwnCode
 from .objective import Objective
 from .optimizers import Optimisation
 
@@ -59,11 +61,13 @@ class Context:
         seed: The seed of the networks, the noise and the data's order.
         artefacts: What the run makes once and keeps.
         device: Where what is made before a stage is computed.
+        own: The own code that the command line names for settings, by the setting's name.
     """
 
     seed: int = 0
     artefacts: Artefacts = field(default_factory=Artefacts)
     device: torch.device | str = "cpu"
+    own: Mapping[str, OwnCode] = field(default_factory=dict)
 
 
 # What yields stages, is sent what came out of each, and returns something.

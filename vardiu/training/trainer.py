@@ -31,10 +31,6 @@ from .optimizers import Optimisation
 __all__ = ["Report", "Trainer"]
 
 
-# The least number of steps between two of an objective's diagnostics: they cost two or three.
-DIAGNOSTICS_EVERY = 100
-
-
 class Report(NamedTuple):
     r"""What the trainer tells now and then."""
 
@@ -271,10 +267,8 @@ class Trainer:
             while self.step < self.steps:
                 self.advance(batches)
                 if report_every and (self.step % report_every == 0 or self.step == self.steps):
-                    due = (
-                        self.step // DIAGNOSTICS_EVERY
-                        > (self.step - report_every) // DIAGNOSTICS_EVERY
-                    )
+                    every = self.objective.diagnostics_every
+                    due = self.step // every > (self.step - report_every) // every
                     report(self.summary(due or self.step == self.steps))
                 progress(self.step)
                 due = time.monotonic() - saved > save_every
