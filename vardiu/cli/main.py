@@ -28,10 +28,12 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
+    "restore": Command("restore", "[options]", "images of what was measured, by a teacher"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
+    "upscale": Command("upscale", "RUN IMAGE ... [options]", "enlarge photographs of any size"),
     "cite": Command("list", "RUN", "print the BibTeX of what a run used"),
     "completion": Command("completion", "SHELL", "a script for bash, zsh or fish"),
 }

@@ -120,8 +120,8 @@ class RestorationData(ImageData):
         return range(n if self.settings.held_out is not None else n - max(1, n // 5))
 
     def _pieces(self, place: str | None, chosen: Any) -> Records:  # noqa: ANN401 (of a number)
-        if place is None:
-            raise ConfigError("this needs clean images to degrade: give problem.data (--data)")
+        refuse_without_data(place)
+        assert place is not None
         found, row = records(place), self.settings
         indices = chosen(len(found))
         if not len(indices):
@@ -254,7 +254,9 @@ class RestorationProblem(ImageProblem):
 
     def __init__(self, settings: RestorationSettings, seed: int = 0, **options: Any) -> None:  # noqa: ANN401 (those of ImageProblem)
         super().__init__(settings, seed, **options)
-        perceptual_net(settings.features)  # what cannot be read is refused before any training
+        if self.kept_teacher is None:  # what cannot be had is refused before any training
+            perceptual_net(settings.features)
+            refuse_without_data(settings.data)
 
     def parts(
         self, space: ImageSpace, teacher: ImageTeacher, settings: ImageSettings, seed: int
@@ -308,6 +310,12 @@ def restored(
 
 # Degraded images that are restored at once.
 AT_ONCE = 250
+
+
+def refuse_without_data(place: str | None) -> None:
+    r"""Raises a `ConfigError` if there are no clean images."""
+    if place is None:
+        raise ConfigError("this needs clean images to degrade: give problem.data (--data)")
 
 
 def same_size(found: Records, size: Sequence[int]) -> bool:
