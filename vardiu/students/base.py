@@ -139,8 +139,8 @@ class Generator(Interface, abc.ABC):
         if calls != self.calls:
             raise ValueError(
                 f"this student makes a sample in {self.calls} "
-                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: only "
-                "a flow map (--method freeflow) knows others"
+                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: "
+                "students of --method freeflow, lcm and of consistency know others"
             )
         return self
 
