@@ -114,6 +114,8 @@ def test_a_flow_map_is_sampled_and_measured_with_any_number_of_calls(capsys):
     for command in ("sample", "evaluate"):
         assert main([command, "runs/mog40", "--calls", "2"]) == 2
         assert "makes a sample in 1 call and no other number, got 2" in told_in_one_line(capsys)
+        assert main([command, run, "--guidance", "2"]) == 2
+        assert "--guidance: this student is told no guidance" in told_in_one_line(capsys)
         assert main([command, run, "--calls", "0"]) == 2
         assert "--calls must be at least 1, got 0" in told_in_one_line(capsys)
 
