@@ -1,4 +1,12 @@
-r"""D3SR: its settings, how it is trained, and what it is called; the objective is beside."""
+r"""D3SR: super-resolution in one call, with a discriminator on a pre-trained denoiser's encoder.
+
+.. math:: \mathcal{L}_g = \| \hat x - x \|^2 / d + \lambda_2 \, \text{EA-DISTS}(\hat x, x)
+    + \lambda_1 \, \mathbb{E} \log \left( 1 + e^{-c(\hat z_t, \sigma)} \right), \qquad
+    \hat z = g(y), \quad \hat x = \mathrm{Dec}(\hat z)
+
+The student is shown a degraded image :math:`y` and nothing else; no score is distilled. The logits
+:math:`c`, one a place, are those of an encoder that learns beside it, at noisy samples.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +28,12 @@ from ...settings.grounds import PATCH_PAIRS, RESTORATION
 from ...students.base import Generator
 from ...training.stage import Context, Recipe, Stage, Stages
 from ..base import Example, Method, Needs, Preset
-from .objective import D3SR, Shown, Spatial
 
 if TYPE_CHECKING:
     from ...problems.base import Problem
+from .objective import D3SR, Shown, Spatial
 
-__all__ = ["D3SR", "METHOD", "Settings", "Shown", "Spatial", "recipe", "started"]
+__all__ = ["D3SR", "DISTS", "METHOD", "Settings", "Shown", "Spatial", "recipe", "started"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,22 +125,30 @@ LI = """@inproceedings{li2025d3sr,
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2025}
 }"""
+
+
 DISTS = """@article{ding2020dists,
   title   = {Image Quality Assessment: Unifying Structure and Texture Similarity},
   author  = {Ding, Keyan and Ma, Kede and Wang, Shiqi and Simoncelli, Eero P.},
   journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
   year    = {2020}
 }"""
+
+
 CURES: Mapping[str, str] = {
     "collapse": "lower --adversarial-weight: the discriminator moves the student from its images",
     "worsening": "lower --lr or --adversarial-weight",
     "saturation": "narrow --levels.sigma-max: missing detail must not drown in noise",
     "divergence": "lower --lr or --critic-optimizer.lr",
 }
+
+
 # The published row, but for the weights, which are in a supplement that was not seen.
 PUBLISHED = Settings(
     steps=100_000, batch=8, lr=5e-5, optimizer="adamw", weight_decay=1e-2, decay="constant"
 )
+
+
 # Small networks: missing detail is below the noise of all but the smallest levels.
 SMALL = Settings(
     steps=400,
@@ -148,12 +164,16 @@ SMALL = Settings(
     critic_optimizer=NetworkOptimizer(lr=1e-3, beta_1=0.5, beta_2=0.99),
     head_optimizer=NetworkOptimizer(lr=1e-3, beta_1=0.5, beta_2=0.99),
 )
+
+
 PRESETS = {
     "patches-d3sr": Preset("16x16 patches of photographs, four times; D3SR", PATCH_PAIRS, SMALL),
     "restoration": Preset(
         "any teacher of images and clean images (--teacher, --data); D3SR", RESTORATION, PUBLISHED
     ),
 }
+
+
 TINY = Settings(
     steps=10,
     batch=8,
@@ -163,6 +183,8 @@ TINY = Settings(
     critic_rank=0,
     levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0),
 )
+
+
 METHOD = Method(
     name="d3sr",
     title="D3SR",

@@ -1,12 +1,4 @@
-r"""D3SR: super-resolution in one call, with a discriminator on a pre-trained denoiser's encoder.
-
-.. math:: \mathcal{L}_g = \| \hat x - x \|^2 / d + \lambda_2 \, \text{EA-DISTS}(\hat x, x)
-    + \lambda_1 \, \mathbb{E} \log \left( 1 + e^{-c(\hat z_t, \sigma)} \right), \qquad
-    \hat z = g(y), \quad \hat x = \mathrm{Dec}(\hat z)
-
-The student is shown a degraded image :math:`y` and nothing else; no score is distilled. The logits
-:math:`c`, one a place, are those of an encoder that learns beside it, at noisy samples.
-"""
+r"""The distance of restored images to the true ones, and the discriminator beside it."""
 
 from __future__ import annotations
 
