@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, require
 from ..students.base import Generator
+from ..students.few_step import FewStep
 from ..teachers.origin import Origin
 
 __all__ = ["TOLERANCE", "to_onnx"]
@@ -144,10 +145,12 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
         ) from error
     if not large:
         model = onnx.load(str(path))
+        stepped = student.arguments if isinstance(student, FewStep) else {}
         about = {
             "latent": "standard normal, shape " + json.dumps(list(student.latent_shape)),
             "conditions": json.dumps(list(student.conditions)),
             "calls": str(student.calls),
+            **{k: json.dumps(v) for k, v in stepped.items()},
         }
         onnx.helper.set_model_props(model, about)
         onnx.checker.check_model(model)
