@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .methods import METHODS, Method
 from .settings.fields import Training
 
-__all__ = ["PAPERS", "RESTORING", "cited"]
+__all__ = ["GUIDING", "PAPERS", "RESTORING", "cited"]
 
 
 # What belongs to no method.
@@ -24,6 +24,17 @@ PAPERS: Mapping[str, str] = {
   author = {{The vardiu authors}},
   year   = {2026}
 }""",
+}
+
+
+# Of what `--guide` and `vardiu guide` do.
+GUIDING: Mapping[str, str] = {
+    "park2024distillationpp": """@misc{park2024distillationpp,
+  title  = {Inference-Time Diffusion Model Distillation},
+  author = {Park, Geon Yeong and Lee, Sang Wan and Ye, Jong Chul},
+  year   = {2024},
+  note   = {arXiv 2412.08871}
+}"""
 }
 
 
