@@ -26,6 +26,7 @@ VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
 ANCHORED = "methods/anchored.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+STATES = "training/states.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
@@ -606,6 +607,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "ddil: noised data in the place of paths",
+        STATES,
+        "torch.where(expand_like(mine, states), states.to(shown.x_t), shown.x_t),",
+        "torch.where(expand_like(mine, states), shown.x_t, shown.x_t),",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the state of the place before",
+        STATES,
+        "states = self.paths(objective, source, n, cond)[every, k]",
+        "states = self.paths(objective, source, n, cond)[every, (k - 1).clamp_min(0)]",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the conditions of the batch for kept states",
+        STATES,
+        "return self.states.rows[rows], {name: value[rows] for name, value in kept.items()}",
+        "return self.states.rows[rows], {name: value[rows - 1] for name, value in kept.items()}",
+        method("ddil", "kept_states"),
+    ),
+    Mutant(
+        "ddil: paths with dropout",
+        STATES,
+        "    network.eval()\n    try:",
+        "    try:",
+        method("ddil", "without_dropout"),
+    ),
+    Mutant(
+        "ddil: a threshold without its own noise",
+        "denoisers/reflected.py",
+        "return thresholded(self.denoiser(x_t, sigma, **cond), self.bound, self.quantile)",
+        "return self.denoiser(x_t, sigma, **cond)",
+        method("ddil", "threshold"),
     ),
     Mutant(
         "rdd: one softmax over the positions of all images",
