@@ -1,4 +1,4 @@
-"""Every test runs in float64, on one thread, from the same seed."""
+"""Every test runs in float64, on one thread, from the same seed, and draws few panels of curves."""
 
 from __future__ import annotations
 
@@ -14,3 +14,18 @@ def deterministic():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def few_panels(request, monkeypatch):
+    """A run's curves have their first panels: the others take longer than a tiny training."""
+    if "every_panel" in request.keywords:
+        return
+    from vardiu.reports import curves
+
+    groups = curves._groups
+    first = lambda rows: dict(list(groups(rows).items())[:PANELS])  # noqa: E731
+    monkeypatch.setattr(curves, "_groups", first)
+
+
+PANELS = 3

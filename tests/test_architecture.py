@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 ROOT_MODULES = {"__init__", "__main__", "cite", "errors"}
 ROOMS, FLOORS, LINES, METHODS = 27, 12, 60, 15
+FILE = 250  # lines of a file of the methods
+YET_LONG = {"methods/d3sr.py", "methods/redif.py", "methods/policy_gradient.py"}
+YET_LONG |= {"methods/rdd.py"}
 DUNDERS_FOR_ALL = {"__version__"}
 
 Functions = ast.FunctionDef | ast.AsyncFunctionDef
@@ -195,6 +198,15 @@ def large_classes(house: House) -> list[str]:
     return found
 
 
+def long_method_files(house: House) -> list[str]:
+    """Files of the methods of more than 250 lines, docstrings and presets counted."""
+    sizes = {
+        path.relative_to(house.package): len(path.read_text().splitlines())
+        for path in sorted((house.package / "methods").rglob("*.py"))
+    }
+    return [f"{path}: {lines} lines" for path, lines in sizes.items() if lines > FILE]
+
+
 def stated_floors(page: str) -> list[tuple[str, int]]:
     """The rows `| floor | room | one line |` of the page, from the ground up."""
     rows = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \| \S.* \|$", page, flags=re.MULTILINE)
@@ -256,6 +268,10 @@ def test_no_function_is_longer_than_a_screen(house):
 
 def test_no_class_has_more_methods_than_a_reader_keeps_in_mind(house):
     assert not large_classes(house)
+
+
+def test_no_file_of_the_methods_is_too_long_to_be_read_at_once(house):
+    assert {words.split(":")[0] for words in long_method_files(house)} <= YET_LONG
 
 
 # ---------------------------------------------------------------------------- each rule can fail
@@ -356,6 +372,14 @@ def test_a_large_class_is_seen(tmp_path):
     assert not large_classes(built(tmp_path, low__module=text(METHODS)))
     found = large_classes(built(tmp_path, low__module=text(METHODS + 1)))
     assert found == [f"low.module.C: {METHODS + 1} methods"]
+
+
+def test_a_long_file_of_a_method_is_seen(tmp_path):
+    assert not long_method_files(
+        built(tmp_path, methods__mine="x = 1\n" * FILE, other="y = 1\n" * 999)
+    )
+    longer = built(tmp_path, methods__mine__objective="x = 1\n" * (FILE + 1))
+    assert long_method_files(longer) == [f"methods/mine/objective.py: {FILE + 1} lines"]
 
 
 def test_a_row_of_the_page_needs_its_line():

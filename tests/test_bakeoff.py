@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Command, forked_workers
 from rich.console import Console
 
 from vardiu.cli.main import COMMANDS, main
@@ -43,6 +41,7 @@ from vardiu.comparison.tables import interval, markdown
 from vardiu.comparison.workers import alone
 from vardiu.errors import ConfigError, Interrupted, RunError
 from vardiu.methods import METHODS, diff_instruct, regression, vardiu
+from vardiu.methods.vardiu import VarDiU
 from vardiu.runs.presets import PRESETS
 from vardiu.settings.fields import (
     DensitySettings,
@@ -68,7 +67,10 @@ TINY = Contest(
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    forked_workers(monkeypatch)
     monkeypatch.setitem(CONTESTS, "tiny", TINY)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 400)
     monkeypatch.chdir(tmp_path)
     for name, value in {"MARGINAL": 512, "ROWS": 1024, "DRAWS": 16}.items():
         monkeypatch.setattr(f"vardiu.comparison.study.{name}", value)
@@ -495,15 +497,9 @@ def test_intervals():
     assert markdown(lines) == "| a | b |\n|---|---|\n| 1 | 2 |"
 
 
-WORDS = ["bake-off", "mog40", "--budgets", "calls", "--calls", "200000", "--arms", "shared"]
+WORDS = ["bake-off", "tiny", "--budgets", "calls", "--calls", "6400", "--arms", "gaussian"]
 WORDS += ["--teachers", "exact", "--seeds", "1", "--no-study"]
 WORDS += ["--samples", "400", "--evaluations", "1", "--out"]
-
-
-def start(folder: Path) -> subprocess.Popen:
-    code = "import sys; from vardiu.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *WORDS, str(folder)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
 def wait_for(condition, seconds: float = 120.0) -> None:
@@ -513,13 +509,23 @@ def wait_for(condition, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-def test_killed_and_stopped_it_goes_on_to_the_same_student(tmp_path):
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    run = broken / "runs/calls-200000rows/exact/shared-0"
+def test_killed_and_stopped_it_goes_on_to_the_same_student(tiny, monkeypatch):
+    broken, whole = tiny / "broken", tiny / "whole"
+    run = broken / "runs/calls-6400rows/exact/gaussian-0"
+    step = VarDiU.loss
+
+    def slowly(self, drawn, at):  # a signal comes while it trains
+        time.sleep(0.02)
+        return step(self, drawn, at)
+
+    monkeypatch.setattr(VarDiU, "loss", slowly)
+
+    def start(folder: Path) -> Command:
+        return Command([*WORDS, str(folder)], tiny / f"{folder.name}.log")
+
     process = start(broken)
     wait_for((run / "metrics.jsonl").is_file)
     process.kill()
-    process.communicate(timeout=60)
 
     # The worker notices that its parent died without a word, saves and ends.
     def free() -> bool:
@@ -532,15 +538,15 @@ def test_killed_and_stopped_it_goes_on_to_the_same_student(tmp_path):
     wait_for(free, 60)
     process = start(broken)
     wait_for(lambda: "going on" in run.with_suffix(".log").read_text())
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    assert "To go on: vardiu bake-off mog40" in error
+    process.kill(signal.SIGTERM)
+    status, told = process.wait()
+    assert status == 130, told
+    assert "To go on: vardiu bake-off tiny" in told
+    monkeypatch.setattr(VarDiU, "loss", step)
     for folder in (broken, whole):
-        process = start(folder)
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-    path = "runs/calls-200000rows/exact/shared-0/student/model.safetensors"
+        status, told = start(folder).wait()
+        assert status == 0, told
+    path = "runs/calls-6400rows/exact/gaussian-0/student/model.safetensors"
     assert (broken / path).read_bytes() == (whole / path).read_bytes()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from processes import Command
 
 from vardiu.cli.main import COMMANDS, main
 from vardiu.errors import ConfigError, nearest
@@ -57,6 +57,7 @@ def test_help_does_not_import_torch():
     assert all(name in done.stdout for name in COMMANDS)
 
 
+@pytest.mark.every_panel
 def test_a_run_from_the_first_command_to_the_last(capsys):
     assert distill() == 0
     told = capsys.readouterr().out
@@ -113,6 +114,8 @@ def test_a_flow_map_is_sampled_and_measured_with_any_number_of_calls(capsys):
     for command in ("sample", "evaluate"):
         assert main([command, "runs/mog40", "--calls", "2"]) == 2
         assert "makes a sample in 1 call and no other number, got 2" in told_in_one_line(capsys)
+        assert main([command, run, "--guidance", "2"]) == 2
+        assert "--guidance: this student is told no guidance" in told_in_one_line(capsys)
         assert main([command, run, "--calls", "0"]) == 2
         assert "--calls must be at least 1, got 0" in told_in_one_line(capsys)
 
@@ -130,40 +133,36 @@ def test_the_saved_settings_give_the_same_student():
     assert a == b
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """SIGKILL at some instant, the same command again: the student of a run that was not killed."""
-    words = ["distill", "mog40", *QUICK, "--steps", "400", "--save-every", "0.05"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["distill", "mog40", *QUICK, "--steps", "120", "--save-every", "0.05"]
+    words += ["--reports", "6", "--evaluations", "2"]
+    step = VarDiU.loss
 
-    def start(out: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "vardiu", *words, "--out", out]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+    def slowly(self, drawn, at):  # a signal comes while it trains
+        time.sleep(0.01)
+        return step(self, drawn, at)
 
-    whole = start("whole")
-    killed = start("killed")
-    store = Checkpoints("killed/checkpoints/0-vardiu")
+    def start(out: str) -> Command:
+        return Command([*words, "--out", out], tmp_path / f"{out}.log")
+
+    monkeypatch.setattr(VarDiU, "loss", slowly)
+    killed, store = start("killed"), Checkpoints("killed/checkpoints/0-vardiu")
     deadline = time.monotonic() + 120
     while not store.steps() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert 0 < store.steps()[-1] < 400
-    for _ in range(2):
-        stopped = start("killed")
-        while stopped.poll() is None and store.steps()[-1] < 250 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        stopped.send_signal(signal.SIGTERM)
-        _, told = stopped.communicate()
-        if stopped.returncode == 130:
-            assert "To go on: vardiu distill mog40" in told
-            break
-    last = start("killed")
-    out, told = last.communicate()
-    assert last.returncode == 0, told
-    assert "going on with vardiu from step" in out
-    assert whole.wait(120) == 0
+    killed.kill()
+    assert 0 < store.steps()[-1] < 120
+    stopped = start("killed")
+    while stopped.poll() is None and store.steps()[-1] < 70 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stopped.kill(signal.SIGTERM)
+    status, told = stopped.wait()
+    assert status == 130 and "To go on: vardiu distill mog40" in told
+    monkeypatch.setattr(VarDiU, "loss", step)
+    status, told = start("killed").wait()
+    assert status == 0 and "going on with vardiu from step" in told, told
+    assert main([*words, "--out", "whole"]) == 0
     a, b = (Path(r, "student", "model.safetensors").read_bytes() for r in ("whole", "killed"))
     assert a == b
     rows = [

@@ -165,7 +165,9 @@ def test_a_help_does_not_refer_to_the_row_above():
 def test_every_method_has_its_page():
     for method in own_methods_newest_first():
         page = (ROOT / "docs" / "methods" / f"{method.name}.md").read_text()
-        assert method.address in page and f"vardiu/methods/{method.name}.py" in page
+        folder = (ROOT / "vardiu" / "methods" / method.name).is_dir()
+        place = f"vardiu/methods/{method.name}{'/' if folder else '.py'}"
+        assert method.address in page and f"`{place}`" in page
         assert f"methods/{method.name}.md" in (ROOT / "docs" / "index.md").read_text()
 
 

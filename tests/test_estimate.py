@@ -170,7 +170,7 @@ def test_all_stages_are_told_and_artefacts_are_part_of_the_start(monkeypatch):
         clock.now += 1000.0
         return Pairs(z, z, {})
 
-    monkeypatch.setattr("vardiu.methods.regression.teacher_pairs", solve)
+    monkeypatch.setattr("vardiu.methods.regression.pairs.teacher_pairs", solve)
     monkeypatch.setattr("vardiu.storage.artefacts.time", clock)
     found = estimate.measure(task, budget=0.05)
     assert solved == [512, 464]

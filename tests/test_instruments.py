@@ -443,30 +443,36 @@ def test_shares_of_digits_are_those_of_the_classifier(classes):
 
 
 WORDS = ["distill", "ring8", "--width", "16", "--depth", "1"]
-WORDS += ["--steps", "40", "--batch", "16", "--samples", "300", "--reports", "8"]
+WORDS += ["--steps", "40", "--batch", "16", "--samples", "300", "--reports", "4"]
 
 
-def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path):
-    for n in (1, 8):
+@pytest.fixture
+def quick(monkeypatch):
+    """What is measured on the way is of few samples."""
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 300)
+
+
+def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path, quick):
+    for n in (1, 4):
         words = ["--evaluations", str(n), "--out", str(tmp_path / str(n))]
         assert main([*WORDS, "--posterior", "gaussian", *words]) == 0
-    students = [(tmp_path / n / "student/model.safetensors").read_bytes() for n in ("1", "8")]
+    students = [(tmp_path / n / "student/model.safetensors").read_bytes() for n in ("1", "4")]
     assert students[0] == students[1]
-    log = RunFolder(tmp_path / "8").metrics()
+    log = RunFolder(tmp_path / "4").metrics()
     calls = [r["calls"] for r in log]
     assert calls == [r["step"] for r in log]
     looked = [r for r in log if "histogram" in r]
-    assert len(looked) == 8 and len(looked[0]["histogram"]) == 8
+    assert len(looked) == 4 and len(looked[0]["histogram"]) == 8
     assert any(key.startswith("score_gap/") for key in looked[0])
     # Gradients and diagnostics are dear: in so short a run only the last report has them.
     for name in ("gradient_snr", "posterior_gap_quantile/0.5", "bound_error/0.2"):
-        assert [name in r for r in log] == [False] * 7 + [True]
-    page = (tmp_path / "8" / "report.html").read_text()
+        assert [name in r for r in log] == [False] * 3 + [True]
+    page = (tmp_path / "4" / "report.html").read_text()
     assert "posterior_gap_quantile" in page
-    assert (tmp_path / "8" / "convergence.png").stat().st_size > 5_000
+    assert (tmp_path / "4" / "convergence.png").stat().st_size > 5_000
 
 
-def test_a_resumed_run_has_the_log_of_one_that_was_not_stopped(tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_log_of_one_that_was_not_stopped(tmp_path, monkeypatch, quick):
     words = [*WORDS, "--posterior", "gaussian", "--save-every", "0", "--evaluations", "4"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
 
@@ -518,8 +524,8 @@ def script():
     return module
 
 
-def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path):
-    words = [{"40": "200", "ring8": "mog40"}.get(w, w) for w in WORDS]
+def test_reference_files_are_made_from_finished_runs_of_the_preset(tmp_path, quick):
+    words = [{"40": "200", "ring8": "mog40"}.get(w, w) for w in WORDS] + ["--evaluations", "2"]
     for seed in ("0", "1"):
         assert main([*words, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
     runs = [RunFolder(tmp_path / seed) for seed in ("0", "1")]

@@ -15,8 +15,7 @@ import torch
 from vardiu.cli.main import main
 from vardiu.data import DataFree
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
-from vardiu.methods import regression
-from vardiu.methods.regression import Regression
+from vardiu.methods.regression import Regression, pairs
 from vardiu.nn import UNet
 from vardiu.problems.base import Data
 from vardiu.samplers.pairs import Pairs
@@ -97,7 +96,7 @@ def test_a_frame_is_not_made_again_by_a_run_that_goes_on(single, monkeypatch):
 
 def test_a_stop_while_pairs_are_made_is_gone_on_with_to_the_bit(single, monkeypatch, capsys):
     assert main([*WORDS, *PAIRS, "--out", "whole"]) == 0
-    solved, real = [], regression.teacher_pairs
+    solved, real = [], pairs.teacher_pairs
 
     def teacher_pairs(teacher, z, cond, *, steps):
         if len(z) > 4:  # the rehearsal of a run solves a few
@@ -106,7 +105,7 @@ def test_a_stop_while_pairs_are_made_is_gone_on_with_to_the_bit(single, monkeypa
                 os.kill(os.getpid(), signal.SIGTERM)
         return real(teacher, z, cond, steps=steps)
 
-    monkeypatch.setattr(regression, "teacher_pairs", teacher_pairs)
+    monkeypatch.setattr(pairs, "teacher_pairs", teacher_pairs)
     capsys.readouterr()
     assert main([*WORDS, *PAIRS, "--out", "stopped"]) == 130
     told = capsys.readouterr().err

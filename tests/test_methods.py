@@ -64,12 +64,12 @@ def method(**changes) -> Method:
 
 def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
-    # `anchored` is the objective of one of VarDiU's posteriors, `adp` that of a start of ADM,
-    # `policy_gradient` and `rewards` are ReDiF's.
-    parts = {"anchored", "banked", "adp", "frames", "policy_gradient", "rewards"}
-    parts |= {"self_consistency"}
-    assert modules - {"base", "registry", *parts} == set(own_methods())
-    assert [m.settings.__module__.rpartition(".")[2] for m in own_methods().values()] == sorted(
+    # What several methods, or starts and posteriors of theirs, stand on.
+    shared = {"anchored", "banked", "adp", "critics", "frames", "lagging"}
+    shared |= {"policy_gradient", "rewards", "self_consistency", "starts"}
+    assert modules - {"base", "registry", *shared} == set(own_methods())
+    # In the method's file, or in one of its folder.
+    assert [m.settings.__module__.split(".")[2] for m in own_methods().values()] == sorted(
         own_methods()
     )
     assert {m.settings.__name__ for m in own_methods().values()} == {"Settings"}

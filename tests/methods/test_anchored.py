@@ -19,8 +19,9 @@ from vardiu.denoisers.levels import LogUniform
 from vardiu.denoisers.lora import LoRA
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.functional.bounds import gaussian_kl
-from vardiu.methods.anchored import Anchor, AnchoredVarDiU, nats, steps_of
+from vardiu.methods.anchored import AnchoredVarDiU
 from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.lagging import Anchor, nats, steps_of
 from vardiu.nn import MLP
 from vardiu.settings.fields import AnchorSettings
 from vardiu.students.affine import Affine, AffineDenoiser

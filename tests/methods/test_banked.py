@@ -12,8 +12,8 @@ from test_anchored import LEVEL, RANGE, SIGMA, bound, closed_gradient, estimated
 from vardiu.data.batch import Batch
 from vardiu.denoisers.levels import LogUniform
 from vardiu.functional.bounds import shared_log_marginal, shared_mean
-from vardiu.methods.anchored import Anchor
 from vardiu.methods.banked import BankedVarDiU
+from vardiu.methods.lagging import Anchor
 from vardiu.methods.vardiu import Settings
 from vardiu.nn import MLP
 from vardiu.settings.fields import AnchorSettings

@@ -307,8 +307,19 @@ def test_the_exact_map_keeps_its_variance_over_calls_and_a_denoiser_contracts(ca
 
 def test_a_student_of_one_call_asks_at_the_largest_level():
     f = ConsistencyDenoiser(denoiser(), sigma_max=4.0)
-    student = ConsistencyDistillation(denoiser(), f, grid=5).student_of(f)
-    assert isinstance(student, OneStep) and student.sigma == 4.0
+    objective = ConsistencyDistillation(denoiser(), f, grid=5)
+    student = objective.student_of(f)
+    assert student.calls == 1 and student.sigmas == [4.0]
+    z = torch.randn(3, 1, 2)
+    assert torch.equal(student(z), OneStep(f)(z[:, 0]))
+    more = student.train().with_calls(4)
+    assert more.calls == 4 and more.sigmas == objective.grid[:-1].tolist() and more.training
+    assert more.floor == 0.1 and more.with_calls(1).sigmas == [4.0]
+    for calls in (0, 5):
+        with pytest.raises(ValueError, match=f"a sample in 1 to 4 calls, got {calls}"):
+            student.with_calls(calls)
+    with pytest.raises(ValueError, match="in 1 call and no other number, got 2"):
+        OneStep(f).with_calls(2)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +346,7 @@ def test_students_are_saved_and_read_back(tmp_path):
     z, label = torch.randn(5, *student.latent_shape), torch.arange(5) % 2
     assert torch.equal(loaded(z, label=label), student(z, label=label))
     assert loaded.floor == 0.1 and loaded.sigmas == student.sigmas
+    assert loaded.with_calls(2).sigmas == student.with_calls(2).sigmas != student.sigmas
 
 
 def test_prompts_are_stripped_inside_and_given_back_outside():

@@ -17,7 +17,8 @@ from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import Levels, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
-from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, difference, forward, recipe
+from vardiu.functional.derivatives import difference, forward
+from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, recipe
 from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
 from vardiu.students.flow_map import FlowMap

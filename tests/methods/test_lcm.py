@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from cases import denoiser
@@ -12,6 +14,7 @@ from consistent import HIGH, LOW, PerLevel, V, line, prepared, solver_factors, v
 from torch import nn
 
 from vardiu import models
+from vardiu.cli.main import main
 from vardiu.data.batch import Batch
 from vardiu.denoisers import lora
 from vardiu.denoisers.adapted import AdaptedDenoiser
@@ -83,7 +86,9 @@ def test_students_ask_at_the_times_of_the_stock_scheduler():
         objective = LCM(line(0.7, inner.sigma_min, inner.sigma_max), inner, levels, calls=calls)
         stock = diffusers.LCMScheduler()
         stock.set_timesteps(calls)
-        found = times[list(objective.places())].long().tolist()
+        student = objective.student_of(inner)
+        assert student.calls == calls
+        found = inner.coordinates.time(torch.tensor(student.sigmas)).long().tolist()
         assert found == stock.timesteps.tolist() == known.get(calls, found)
     assert evenly_from_the_top(50, 4) == [0, 12, 25, 37]
 
@@ -323,3 +328,51 @@ def test_teachers_and_networks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="levels must end at the data"):
         LCM(denoiser(), denoiser(), levels[:-1], skip=2)
     assert Guided(denoiser(2), None, {"label": torch.tensor([0])}).conditions[-1] == "guidance"
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+TEACHER = """
+import torch
+import vardiu
+
+MEANS = torch.tensor(2 * [[2.0, 2.0], [-2.0, 2.0], [-2.0, -2.0], [2.0, -2.0]])
+LABELS = torch.tensor([0, 1, 0, 1, 2, 2, 2, 2])
+RANGE = {"sigma_min": 0.1, "sigma_max": 8.0}
+exact = vardiu.MixtureDenoiser(MEANS, 0.3, labels=LABELS, **RANGE)
+told = vardiu.FunctionDenoiser(exact.forward, shape=(2,), classes=2, null=2, **RANGE)
+plain = vardiu.FunctionDenoiser(exact.forward, shape=(2,), classes=2, **RANGE)
+"""
+
+
+def said(capsys) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_student_is_sampled_and_measured_at_any_scale_and_calls(tmp_path, monkeypatch, capsys):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(TEACHER)
+    x, cond = ToyProblem(2).data.draw(300, torch.Generator().manual_seed(0))
+    np.savez("points.npz", x=x, label=cond["label"])
+    words = ["vectors", "--method", "lcm", "--data", "points.npz", "--student", "fresh"]
+    words += ["--steps", "2", "--batch", "8", "--samples", "100", "--reports", "1", "--width", "8"]
+    words += ["--evaluations", "1", "--device", "cpu", "--grid", "6", "--skip", "2", "--reference"]
+    words += ["200", "--guidance-max", "4", "--sampling-steps", "2"]
+    assert main(["distill", *words, "--teacher", "own.py:told", "--out", "run"]) == 0
+    named = ["--teacher", "own.py:told"]
+    assert main(["sample", "run", "--num", "20", "--guidance", "3", "--calls", "3"]) == 0
+    kept = np.load("run/samples-20-seed0-calls3-guidance3.npz")
+    assert kept["guidance"] == 3.0 and kept["x"].shape == (20, 2)
+    assert main(["evaluate", "run", "--num", "100", "--guidance", "2.5", *named]) == 0
+    assert Path("run/evaluation-100-seed0-guidance2.5.json").is_file()
+    capsys.readouterr()
+    assert main(["sample", "run", "--guidance", "9"]) == 2
+    told = said(capsys)
+    assert "--guidance: the guidance must be within [1, 4]" in told and "got 9" in told
+    assert main(["distill", *words, "--teacher", "own.py:plain", "--out", "plain"]) == 2
+    assert "no class or text that stands for none" in said(capsys)
+    assert main(["distill", *words, *named, "--guidance-min", "5", "--out", "reversed"]) == 2
+    assert "guidance_min must be at most guidance_max, got 5 and 4" in said(capsys)
+    assert not Path("plain/student").exists() and not Path("reversed").exists()

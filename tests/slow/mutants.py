@@ -22,22 +22,26 @@ ROOT = Path(__file__).parents[2]
 
 CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
-VARDIU, REGRESSION = "methods/vardiu.py", "methods/regression.py"
-DIFF_INSTRUCT, DMD2 = "methods/diff_instruct.py", "methods/dmd2.py"
-ANCHORED = "methods/anchored.py"
+VARDIU, BOUND = "methods/vardiu/objective.py", "methods/vardiu/bound.py"
+VARDIU_STAGES = "methods/vardiu/training.py"
+REGRESSION, PAIRS = "methods/regression/__init__.py", "methods/regression/pairs.py"
+DIFF_INSTRUCT, DMD2 = "methods/diff_instruct/objective.py", "methods/dmd2.py"
+DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
+DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
+ANCHORED, LAGGING = "methods/anchored.py", "methods/lagging.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
 STATES = "training/states.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
 PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
-FREEFLOW, MEAN_SHIFT = "methods/freeflow.py", "methods/mean_shift.py"
-EMD, CHAINS = "methods/emd.py", "samplers/chains.py"
-SDS, SID = "methods/sds.py", "methods/sid.py"
-FD_LOSS = "methods/fd_loss.py"
-ADM, ADP = "methods/adm.py", "methods/adp.py"
-DIFF_RATIO = "methods/diff_ratio.py"
-F_DISTILL, DIVERGENCES = "methods/f_distill.py", "functional/divergences.py"
+FREEFLOW, MEAN_SHIFT = "methods/freeflow/objective.py", "methods/mean_shift.py"
+EMD, CHAINS = "methods/emd/objective.py", "samplers/chains.py"
+SDS, SID = "methods/sds/objective.py", "methods/sid.py"
+FD_LOSS, ENERGY = "methods/fd_loss/objective.py", "methods/energy/objective.py"
+ADM, ADP = "methods/adm/objective.py", "methods/adp.py"
+CRITICS, DIFF_RATIO = "methods/critics.py", "methods/diff_ratio/objective.py"
+F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
@@ -136,7 +140,7 @@ OWN = [
     ),
     Mutant(
         "own: reported with the weight of training",
-        VARDIU,
+        BOUND,
         "if self.shared:  # with weights of one, whatever those of training are",
         "if self.shared and self.own == 1:",
         method("vardiu", "is_a_bound_whatever"),
@@ -336,7 +340,7 @@ SIGNS = [
     ),
     Mutant(
         "sign: f-distill's ratio",
-        F_DISTILL,
+        CRITICS,
         "error = softplus_discriminator(real, generated).mean()",
         "error = softplus_discriminator(generated, real).mean()",
         method("f_distill", "raises_the_logits_of_data"),
@@ -371,7 +375,7 @@ SIGNS = [
     ),
     Mutant(
         "sign: DiffRatio's discriminator",
-        DIFF_RATIO,
+        CRITICS,
         "error = softplus_discriminator(real, generated).mean()",
         "error = softplus_discriminator(generated, real).mean()",
         method("diff_ratio", "teachers_samples"),
@@ -402,7 +406,7 @@ DROPPED = [
     ),
     Mutant(
         "condition to the posterior: VarDiU",
-        VARDIU,
+        BOUND,
         "r = self.posterior(x_t, sigma, **cond)\n        z = z",
         f"r = self.posterior(x_t, sigma, {CONSTANT})\n        z = z",
         contract(f"{CONDITIONS} and vardiu"),
@@ -416,7 +420,7 @@ DROPPED = [
     ),
     Mutant(
         "conditions of the minibatch mixture: VarDiU",
-        VARDIU,
+        BOUND,
         "same_condition(cond, len(x_0))",
         "None",
         method("vardiu", "condition or class"),
@@ -494,7 +498,7 @@ DROPPED = [
     ),
     Mutant(
         "pairs' conditions misaligned where they are made",
-        REGRESSION,
+        PAIRS,
         '**{f"cond.{k}": v.cpu() for k, v in cond.items()}}',
         '**{f"cond.{k}": v.flip(0).cpu() for k, v in cond.items()}}',
         method("regression", "artefact"),
@@ -765,7 +769,7 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: VarDiU",
-        VARDIU,
+        VARDIU_STAGES,
         "    optimisation = build.optimisation(config, **others)\n    return Stage(\n",
         "    optimisation = build.optimisation(config, **others)\n"
         "    optimisation = replace(\n"
@@ -777,7 +781,7 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: Diff-Instruct",
-        DIFF_INSTRUCT,
+        DIFF_INSTRUCT_RECIPE,
         "optimisation = build.optimisation(config, fake=config.fake_optimizer)",
         "optimisation = build.optimisation(\n"
         "        replace(config, lr=config.fake_optimizer.lr or config.lr),\n"
@@ -794,14 +798,14 @@ SETTINGS = [
     ),
     Mutant(
         "a setting dropped: VarDiU's particles",
-        VARDIU,
+        VARDIU_STAGES,
         "particles=config.particles,",
         "",
         contract("hands_every_setting and vardiu"),
     ),
     Mutant(
         "a setting dropped: Diff-Instruct's weight",
-        DIFF_INSTRUCT,
+        DIFF_INSTRUCT_SETTINGS,
         '"weight": build.weight(config.weight),',
         "",
         contract("hands_every_setting and diff_instruct"),
@@ -1001,7 +1005,7 @@ STATED = [
     ),
     Mutant(
         "error: the bound, divided by n",
-        VARDIU,
+        BOUND,
         "value.std() / math.sqrt(n)",
         "value.std() / n",
         errors("the_bound"),
@@ -1053,14 +1057,14 @@ ANCHOR = [
     ),
     Mutant(
         "anchor: a held one moves at each step",
-        ANCHORED,
+        LAGGING,
         "if int(self.since) >= self.period or",
         "if int(self.since) >= 1 or",
         method("anchored"),
     ),
     Mutant(
         "anchor: the student moves while the fake settles",
-        ANCHORED,
+        LAGGING,
         "return passed >= 0 and passed % self.ratio == 0",
         "return passed % self.ratio == 0",
         method("anchored"),
@@ -1074,7 +1078,7 @@ ANCHOR = [
     ),
     Mutant(
         "anchor: nats without their half",
-        ANCHORED,
+        LAGGING,
         "flatten(1).sum(1) / (2 * sigma.square())",
         "flatten(1).sum(1) / sigma.square()",
         method("anchored"),
@@ -1210,14 +1214,14 @@ DISTANCES = [
     ),
     Mutant(
         "energy: conditions are mixed",
-        "methods/energy.py",
+        ENERGY,
         "same = same_condition(cond, len(x)) if cond else None",
         "same = None",
         method("energy", "one_condition"),
     ),
     Mutant(
         "energy: rows of a step have levels of their own",
-        "methods/energy.py",
+        ENERGY,
         "sigma = self.levels(u, step).expand(batch.rows)",
         "sigma = self.levels(self.uniform(batch.rows), step)",
         method("energy", "one_level"),

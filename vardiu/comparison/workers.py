@@ -107,7 +107,8 @@ def _context() -> Any:  # noqa: ANN401 (each platform has its own)
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vardiu.runs.distill"])
+    # The first optimizer of a process imports torch's compiler, for seconds.
+    context.set_forkserver_preload(["vardiu.runs.distill", "torch._dynamo"])
     return context
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "Staircase",
     "karras_grid",
+    "linear_beta_grid",
     "log_grid",
 ]
 
@@ -262,3 +263,32 @@ def log_grid(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     ends = math.log(sigma_max), math.log(sigma_min)
     sigmas = torch.linspace(*ends, n, dtype=torch.float64).exp()
     return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def linear_beta_grid(n: int, sigma_min: float, sigma_max: float, times: int = 1000) -> Tensor:
+    r"""Returns up to :math:`n` decreasing levels of the schedule of DDPM, and a final zero.
+
+    .. math:: \sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}, \qquad \bar\alpha_t =
+        \prod_{s \leq t} (1 - \beta_s)
+
+    with :math:`\beta` from 1e-4 to 0.02 on a line over `times`, of which evenly spaced ones within
+    the range of levels are taken.
+
+    References:
+        | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+        | https://arxiv.org/abs/2006.11239
+
+    Raises:
+        ValueError: The range has fewer than `n` of them.
+    """
+    beta = torch.linspace(1e-4, 0.02, times, dtype=torch.float64)
+    kept = (1 - beta).cumprod(0)
+    sigmas = ((1 - kept) / kept).sqrt()
+    inside = sigmas[(sigmas >= sigma_min) & (sigmas <= sigma_max)]
+    if not 1 <= n <= len(inside):
+        raise ValueError(
+            f"steps must be within 1 and {len(inside)}, the times of the schedule whose level is "
+            f"from {sigma_min:g} to {sigma_max:g}, got {n}"
+        )
+    places = torch.linspace(len(inside) - 1, 0, n).round().long()
+    return torch.cat([inside[places], inside.new_zeros(1)])

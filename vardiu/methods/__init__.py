@@ -1,4 +1,7 @@
-r"""Methods: one file a paper, each with one object `METHOD` that says all of it."""
+r"""Methods: one file a paper, each with one object `METHOD` that says all of it.
+
+A method of more than 250 lines is a folder: its objective, its settings and its presets apart.
+"""
 
 from __future__ import annotations
 

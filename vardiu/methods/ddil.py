@@ -152,7 +152,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         **named: Any,  # noqa: ANN401
     ) -> ConsistencyDistillation:
         plain = ConsistencyDistillation(teacher, network, **named)
-        places = torch.tensor(plain.places())
+        student = plain.student_of(network)
+        assert isinstance(student, FewStep)
+        asked = torch.tensor(student.sigmas, dtype=plain.grid.dtype)
+        places = (plain.grid[:, None] - asked).abs().argmin(0)
         path = Path(plain.grid[: int(places[-1]) + 1], places, places)
         named |= {"states": mixed(consistency.noised, path, config.steps)}
         return ImitatedConsistency(reflected(teacher, row), network, threshold=threshold, **named)
@@ -163,7 +166,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         *rest: Any,  # noqa: ANN401
         **named: Any,  # noqa: ANN401
     ) -> ImitatedDMD2:
-        if not isinstance(student, FewStep) or student.sigmas[0] == math.inf:
+        if not isinstance(student, FewStep) or student.calls < 2 or student.sigmas[0] == math.inf:
             raise ConfigError(
                 "ddil on dmd2 needs a student of two calls or more, the first at a finite level: "
                 "give --calls 4"
@@ -176,7 +179,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         return (yield from progressive.recipe(problem, base, context, halving))
     if config.base == "consistency":
         return (yield from consistency.recipe(problem, base, context, matching))
-    return (yield from dmd2.recipe(problem, base, context, moving, clean=True))
+    return (yield from dmd2.recipe(problem, base, context, moving))
 
 
 GARREPALLI = """@article{garrepalli2024ddil,

@@ -152,14 +152,10 @@ class Settings(diff_instruct.Settings):
 
 
 def recipe(
-    problem: Problem,
-    config: Settings,
-    context: Context,
-    make: Callable[..., DMD2] = DMD2,
-    clean: bool = False,
+    problem: Problem, config: Settings, context: Context, make: Callable[..., DMD2] = DMD2
 ) -> Recipe:
     r"""Trains fake and head at each step and the student at each `ratio`-th, after a start. A
-    method that shows the student other states gives its own `make`, and whether it needs data."""
+    method with other states, which are of data, gives its own `make`."""
     steps, head = config.steps * config.ratio, None
     student, fake = problem.networks.student(), problem.networks.fake()
     if config.adversarial_weight:
@@ -182,7 +178,8 @@ def recipe(
         classifier_weight=config.classifier_weight,
         **options_of(problem, config, steps, pairs),
     )
-    batches = problem.data.free if head is None and not clean else problem.data.clean
+    free = head is None and make is DMD2
+    batches = problem.data.free if free else problem.data.clean
     rows, row = batches(config.batch, context.seed), build.optimisation_of(objective, config)
     trained = yield Stage("dmd2", objective, steps, rows, row, of=2 if config.pairs.pairs else 1)
     return trained.network

@@ -9,25 +9,23 @@ teacher guided by :math:`w` of each row, which the student is told: it is sample
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.grids import high_of, skipped_levels
 from ..denoisers.guidance import Steerable
 from ..errors import ConfigError
-from ..functional.consistency import evenly_from_the_top, index_scalings
+from ..functional.consistency import index_scalings
 from ..functional.distances import Distance, distance_of, squared
 from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
-from ..students.base import Generator
-from ..students.few_step import FewStep, OneStep
 from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import ConsistencySettings, Distilled, Neighbours
@@ -118,14 +116,13 @@ class LCM(Distilled):
         value = self.answer(self.target, x_next, lower, last - after, told)
         return Neighbours(x_t, sigma, value, told, lower, last - i)
 
-    def places(self) -> Sequence[int]:
-        anchors = range(0, len(self.grid), self.skip)
-        return [anchors[i] for i in evenly_from_the_top(len(self.grid) // self.skip, self.calls)]
+    @property
+    def asked_at(self) -> Tensor:
+        return self.grid[:: self.skip][: len(self.grid) // self.skip]
 
-    def student_of(self, network: nn.Module) -> Generator:
-        assert isinstance(network, Denoiser)
-        levels = self.grid[list(self.places())].tolist()
-        return OneStep(network, levels[0]) if len(levels) == 1 else FewStep(network, levels)
+    @property
+    def floor(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

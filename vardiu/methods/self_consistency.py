@@ -9,7 +9,7 @@ lower level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from ..functional.tensors import expand_like
 from ..samplers.trajectories import require_decreasing, trajectory
 from ..settings.fields import Training
 from ..students.base import Generator
-from ..students.few_step import FewStep, OneStep
+from ..students.few_step import FewStep
 from ..training.memory import Target
 from ..training.objective import Loss, Objective, Phase, denoiser_of
 
@@ -132,17 +132,21 @@ class SelfConsistency(Objective):
         value = (self.weighting(drawn) * self.distance(difference)).mean()
         return Loss(value, {"squared_error": squared(difference).mean().detach()})
 
-    def places(self) -> Sequence[int]:
-        r"""Returns the places of the grid at which the student asks its network."""
-        return [round(i * (len(self.grid) - 1) / self.calls) for i in range(self.calls)]
+    @property
+    def asked_at(self) -> Tensor:
+        r"""The levels at which a student may ask its network, decreasing."""
+        return self.grid[:-1]
+
+    @property
+    def floor(self) -> float:
+        r"""The level of noise that the network's answers have themselves."""
+        return denoiser_of(self).sigma_min
 
     def student_of(self, network: nn.Module) -> Generator:
-        r"""Returns the student that asks a consistency function at some levels of the grid."""
+        r"""Returns the student that asks a network at some levels, evenly from the largest."""
         assert isinstance(network, Denoiser)
-        levels = self.grid[list(self.places())].tolist()
-        if len(levels) == 1:
-            return OneStep(network, levels[0])
-        return FewStep(network, levels, floor=network.sigma_min)
+        levels = self.asked_at.tolist()
+        return FewStep(network, levels[:1], floor=self.floor, grid=levels).with_calls(self.calls)
 
 
 class Distilled(SelfConsistency):

@@ -33,7 +33,7 @@ from ..training.objective import Loss
 from ..training.stage import Context, Recipe, Stage
 from . import diff_instruct, regression
 from .base import Arm, Example, Method, Needs, Preset
-from .diff_instruct import DMD, DiffInstruct, Fakes, options_of, shown
+from .diff_instruct import DMD, DiffInstruct, Fakes, beside, options_of, shown
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -226,11 +226,7 @@ METHOD = Method(
     settings=Settings,
     recipe=recipe,
     bibtex={"sid": ZHOU, "dmd": DMD, **regression.METHOD.bibtex},
-    cites_by=lambda config: (
-        "sid",
-        *(["dmd"] if config.normalised or config.regression_weight else []),
-        *(["luhman"] if config.pairs.pairs else []),
-    ),
+    cites_by=lambda config: ("sid", *beside(config)),
     presets=PRESETS,
     arms=ARMS,
     cures=diff_instruct.CURES,

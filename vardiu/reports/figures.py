@@ -19,5 +19,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     r"""Writes a figure whole or not at all."""
     path = Path(path)
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
+        # A layout leaves no margin to cut, which would take a second drawing.
+        margins = "tight" if figure.get_layout_engine() is None else None
+        figure.savefig(partial, format="png", dpi=120, bbox_inches=margins)
     return path

@@ -184,26 +184,28 @@ class Presets(Mapping[str, PresetRow]):
         self.teaches = teaches
 
     def __getitem__(self, name: str) -> PresetRow:
-        return self._rows()[name]
+        own = self._own()
+        return own[name] if name in own or TUNED not in own else _density_row(own[TUNED], name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows())
+        own = self._own()
+        return iter([*own, *(name for name in DENSITIES if name not in own and TUNED in own)])
 
     def __len__(self) -> int:
-        return len(self._rows())
+        return sum(1 for _ in self)
 
-    def _rows(self) -> dict[str, PresetRow]:
-        rows = rows_of(m for m in METHODS.values() if m.teaches == self.teaches)
-        if TUNED in rows:
-            for name, make in DENSITIES.items():
-                if name not in rows:
-                    row = on_density(rows[TUNED], about_density(make), name=name)
-                    own = WEIGHTS.get(name) if hasattr(row.settings, "weight") else None
-                    changes: dict[str, Any] = {} if own is None else {"weight": own}
-                    if name in ANNEAL and hasattr(row.settings, "levels"):
-                        changes["levels"] = replace(row.settings.levels, anneal=ANNEAL[name])
-                    rows[name] = row._replace(settings=replace(row.settings, **changes))
-        return rows
+    def _own(self) -> dict[str, PresetRow]:
+        return rows_of(m for m in METHODS.values() if m.teaches == self.teaches)
+
+
+def _density_row(tuned: PresetRow, name: str) -> PresetRow:
+    r"""Returns the row of a density by its name, made of the one that was tuned."""
+    row = on_density(tuned, about_density(DENSITIES[name]), name=name)
+    own = WEIGHTS.get(name) if hasattr(row.settings, "weight") else None
+    changes: dict[str, Any] = {} if own is None else {"weight": own}
+    if name in ANNEAL and hasattr(row.settings, "levels"):
+        changes["levels"] = replace(row.settings.levels, anneal=ANNEAL[name])
+    return row._replace(settings=replace(row.settings, **changes))
 
 
 def about_density(make: Callable[[], MixtureSpec]) -> str:

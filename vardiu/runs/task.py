@@ -220,13 +220,14 @@ def preset_of(
     Raises:
         ConfigError: There is none of this name; the nearest ones are offered.
     """
-    table = {**(TEACHERS if command == "teach" else PRESETS)}
-    table |= rows_of([] if code is None else [code.method])
-    if name not in table and is_points(name):
+    table = TEACHERS if command == "teach" else PRESETS
+    own = rows_of([] if code is None else [code.method])
+    names = [*table, *own]
+    if name not in names and is_points(name):
         row = on_points(command, name, source)
         return row.problem.name, row
-    name = known(name, table, "preset")
-    return name, table[name]
+    name = known(name, names, "preset")
+    return name, own[name] if name in own else table[name]
 
 
 def task_from_preset(

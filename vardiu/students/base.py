@@ -139,10 +139,16 @@ class Generator(Interface, abc.ABC):
         if calls != self.calls:
             raise ValueError(
                 f"this student makes a sample in {self.calls} "
-                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: only "
-                "a flow map (--method freeflow) knows others"
+                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: "
+                "students of --method freeflow, lcm and of consistency know others"
             )
         return self
+
+    @property
+    def words(self) -> str:
+        r"""How a sample is made, for cards and pages: the number of calls, and what is known of
+        them."""
+        return "1 call" if self.calls == 1 else f"{self.calls} calls"
 
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""

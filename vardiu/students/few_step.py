@@ -13,6 +13,7 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
 from ..errors import nearest
+from ..functional.consistency import evenly_from_the_top
 from ..functional.trajectories import Guide, Passage, step
 from .base import Generator
 
@@ -184,6 +185,8 @@ class FewStep(Generator):
             noise alone is.
         rule: `renoise` or `ddim`.
         floor: The level :math:`\sigma_0` of what the network returns, for the rule `renoise`.
+        grid: The levels at which the network may be asked, decreasing, where it was trained for
+            more than these calls; see `with_calls`.
 
     Raises:
         ValueError: The levels do not decrease, one is not a level of the denoiser, the rule is
@@ -196,11 +199,13 @@ class FewStep(Generator):
         sigmas: Sequence[float | str],
         rule: str = "renoise",
         floor: float = 0.0,
+        grid: Sequence[float] = (),
     ) -> None:
         super().__init__()
         if rule not in RULES:
             raise ValueError(f"unknown rule {rule!r}; {nearest(rule, RULES)}")
         self.sigmas = required_levels(denoiser, sigmas)
+        self.grid = required_levels(denoiser, grid) if len(grid) else []
         if not 0 <= floor <= self.sigmas[-1] or (floor and rule != "renoise"):
             raise ValueError(
                 f"floor must be within [0, {self.sigmas[-1]:g}], the smallest level, and 0 for "
@@ -210,6 +215,8 @@ class FewStep(Generator):
         # JSON knows no infinity.
         finite = [sigma if math.isfinite(sigma) else "inf" for sigma in self.sigmas]
         self.arguments = {"sigmas": finite, "rule": rule, "floor": floor}
+        if self.grid:
+            self.arguments["grid"] = self.grid
         self.shape = denoiser.shape
         self.latent_shape = RULES[rule].latent_shape(len(self.sigmas), tuple(denoiser.shape))
         self.conditions = denoiser.conditions
@@ -226,12 +233,31 @@ class FewStep(Generator):
         r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
 
         The levels are those of EDM's grid of one call more, without its last: a call at the
-        smallest level changes next to nothing.
+        smallest level changes next to nothing. Of a network of whole times they are the nearest
+        that have one.
         """
         high = sigma or denoiser.latent_sigma
         # Noise alone is a level of its own, and no end of a grid.
         grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return cls(denoiser, [high, *grid[1:calls].tolist()], rule)
+        return cls(denoiser, [high, *map(denoiser.whole, grid[1:calls].tolist())], rule)
+
+    @property
+    def words(self) -> str:
+        levels = ", ".join(f"{sigma:.3g}" for sigma in self.sigmas)
+        return f"{super().words} by the rule {self.rule} at the levels {levels}"
+
+    def with_calls(self, calls: int) -> Generator:
+        r"""Returns the same network asked at so many levels of its grid, evenly from the first."""
+        if not self.grid:
+            return super().with_calls(calls)
+        if not 1 <= calls <= len(self.grid):
+            raise ValueError(
+                f"this student makes a sample in 1 to {len(self.grid)} calls, got {calls}"
+            )
+        places = evenly_from_the_top(len(self.grid), calls)
+        sigmas = [self.grid[place] for place in places]
+        twin = type(self)(self.denoiser, sigmas, self.rule, self.floor, self.grid)
+        return twin.train(self.training)
 
     def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:
         r"""Returns what the network makes of a state, `(B, *)`: one call.

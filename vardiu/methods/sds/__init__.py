@@ -19,22 +19,13 @@ q_\sigma(x_t)]`, and samples gather at modes; VSD's fake is that entropy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from ..data.batch import Batch
-from ..denoisers.base import Denoiser
-from ..denoisers.levels import Levels
-from ..functional.scores import Weight, surrogate
-from ..functional.tensors import expand_like
-from ..problems.base import Problem
-from ..samplers.trajectories import inversion
-from ..settings import build
-from ..settings.fields import (
+from ...problems.base import Problem
+from ...settings import build
+from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
     NetworkOptimizer,
@@ -42,76 +33,15 @@ from ..settings.fields import (
     VariableSettings,
     WeightSettings,
 )
-from ..settings.grounds import COARSE_TO_FINE, MOG40
-from ..students.base import Generator
-from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Context, Recipe, Stage
-from . import diff_instruct
-from .base import Arm, Example, Method, Preset
-from .diff_instruct import DiffInstruct, score_difference
+from ...settings.grounds import COARSE_TO_FINE, MOG40
+from ...training.objective import Objective
+from ...training.stage import Context, Recipe, Stage
+from .. import diff_instruct
+from ..base import Arm, Example, Method, Preset
+from ..diff_instruct import DiffInstruct
+from .objective import SDS, OfNoises
 
 __all__ = ["METHOD", "OfNoises", "SDS", "Settings"]
-
-
-class SDS(Objective):
-    r"""Score distillation without a fake.
-
-    Arguments:
-        teacher: The denoiser :math:`D`.
-        g: What is moved.
-        levels: The distribution of noise levels.
-        weight: The weight :math:`w(\sigma)` of a difference of two noises.
-        steps: The steps of the inversion that makes :math:`x_t`; with 0 it is drawn.
-        eta: The share of fresh noise in the steps of the inversion.
-        lattice: Whether rows are spread evenly, see `Objective`.
-    """
-
-    def __init__(
-        self,
-        teacher: Denoiser,
-        g: Generator,
-        levels: Levels,
-        weight: Weight,
-        *,
-        steps: int = 0,
-        eta: float = 0.0,
-        lattice: bool = False,
-    ) -> None:
-        super().__init__(teacher, g)
-        self.levels, self.weight, self.lattice = levels, weight, lattice
-        self.steps, self.eta = steps, eta
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", self.loss, updates=("generator",)),)
-
-    def loss(self, batch: Batch, step: int) -> Loss:
-        x = self.generator(self.latents(batch.rows), **batch.cond)
-        sigma = self.levels(self.quantiles(batch.rows), step)
-        with torch.no_grad():  # Diff-Instruct's difference, with each sample in the fake's place
-            x_t = self.noised(x, sigma, batch.cond)
-            scores = score_difference(x, self.teacher(x_t, sigma, **batch.cond), sigma)
-        return Loss((sigma * self.weight(sigma) * surrogate(x, scores)).mean())
-
-    def noised(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        r"""Returns what the teacher is shown: noisy samples, or their inversion."""
-        if not self.steps:
-            return x + expand_like(sigma, x) * self.noise_like(x)
-        noise = (self.noise_like(x) for _ in range(self.steps))
-        # Below a hundredth of the level nothing is to be inverted.
-        low = torch.maximum(sigma / 100, torch.full_like(sigma, self.teacher.module.sigma_min))
-        grid = [low * (sigma / low) ** (i / self.steps) for i in range(self.steps + 1)]
-        return inversion(self.teacher, x, torch.stack(grid), eta=self.eta, noise=noise, **cond)
-
-
-@dataclass(frozen=True)
-class OfNoises:
-    r"""A weight of a difference of noises as one of scores: :math:`\sigma w(\sigma)`."""
-
-    weight: Weight
-
-    def __call__(self, sigma: Tensor) -> Tensor:
-        return sigma * self.weight(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +108,16 @@ POOLE = """@inproceedings{poole2023dreamfusion, year = {2023},
   title = {{DreamFusion}: Text-to-{3D} using {2D} Diffusion},
   author = {Poole, Ben and Jain, Ajay and Barron, Jonathan T. and Mildenhall, Ben},
   booktitle = {International Conference on Learning Representations}}"""
+
+
 LUKOIANOV = """@inproceedings{lukoianov2024sdi, year = {2024},
   title = {Score Distillation via Reparametrized {DDIM}},
   author = {Lukoianov, Artem and S{\\'a}ez de Oc{\\'a}riz Borde, Haitz and Greenewald, Kristjan and
             Campagnolo Guizilini, Vitor and Bagautdinov, Timur and Sitzmann, Vincent and
             Solomon, Justin},
   booktitle = {Advances in Neural Information Processing Systems}}"""
+
+
 WANG = """@inproceedings{wang2023prolificdreamer, year = {2023},
   title = {{ProlificDreamer}: High-Fidelity and Diverse Text-to-{3D} Generation with Variational
            Score Distillation},
@@ -191,15 +125,28 @@ WANG = """@inproceedings{wang2023prolificdreamer, year = {2023},
             Su, Hang and Zhu, Jun},
   booktitle = {Advances in Neural Information Processing Systems}}"""
 
+
 PARTICLES = VariableSettings(kind="particles", particles=2_000)
+
+
 MODES = LevelSettings(sigma_min=0.3, sigma_max=3.0)
+
+
 STUDENT = Settings(steps=1_000)
+
+
 # A step of Adam is of the size of its rate: in units of the data, not of a network's weights.
 MOVED = Settings(
     steps=400, batch=2_000, lr=0.5, lattice=True, halflife=0.0, variables=PARTICLES, levels=MODES
 )
+
+
 INVERTED = replace(MOVED, variant="sdi")
+
+
 VARIATIONAL = Settings(variant="vsd", steps=4_000, batch=256, levels=COARSE_TO_FINE)
+
+
 FITTED = replace(
     VARIATIONAL,
     steps=2_000,
@@ -211,6 +158,8 @@ FITTED = replace(
     halflife=20_000.0,
     variables=PARTICLES,
 )
+
+
 PICTURES = Settings(
     steps=500,
     batch=80,
@@ -218,6 +167,7 @@ PICTURES = Settings(
     variables=VariableSettings(kind="picture"),
     levels=LevelSettings(sigma_min=0.2, sigma_max=3.0),
 )
+
 
 PRESETS = {
     "mog40-sds": Preset("SDS of a student, which seeks modes; see mog40-vsd", MOG40, STUDENT),
@@ -229,10 +179,17 @@ PRESETS = {
         "one picture of each digit by SDI", DigitsSettings(), replace(PICTURES, variant="sdi")
     ),
 }
+
+
 ARMS = {"mog40": {"sds": Arm("SDS", Settings()), "vsd": Arm("VSD", VARIATIONAL)}}
 
+
 TINY = Settings(steps=10, batch=8, levels=LevelSettings(sigma_min=0.2, sigma_max=5.0))
+
+
 FEW = replace(PARTICLES, particles=3)
+
+
 METHOD = Method(
     name="sds",
     title="SDS",

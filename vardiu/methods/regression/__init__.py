@@ -9,36 +9,37 @@ teacher's map is steep, but it is spread over all modes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from ..data.batch import Batch
-from ..denoisers.base import Denoiser
-from ..errors import ConfigError
-from ..functional.distances import pseudo_huber
-from ..samplers.pairs import Pairs, teacher_pairs
-from ..settings import build
-from ..settings.fields import DigitsSettings, PairSettings, Training
-from ..students.base import Generator
-from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Context, Recipe, Stage, Stages
-from .base import Arm, Example, Method, Needs, Preset
+from ...data.batch import Batch
+from ...denoisers.base import Denoiser
+from ...functional.distances import pseudo_huber
+from ...samplers.pairs import Pairs
+from ...settings import build
+from ...settings.fields import DigitsSettings, PairSettings, Training
+from ...students.base import Generator
+from ...training.objective import Loss, Objective, Phase
+from ...training.stage import Context, Recipe, Stage, Stages
+from ..base import Arm, Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
-    from ..problems.base import Problem
-    from ..problems.linear import LinearProblem
-    from ..students.affine import Affine
+    from ...problems.base import Problem
+    from ...problems.linear import LinearProblem
+    from ...students.affine import Affine
+from .pairs import PORTION, drawn_pairs, make_pairs
 
 __all__ = [
     "CURES",
     "METHOD",
+    "PORTION",
     "Regression",
     "Settings",
+    "TINY",
+    "drawn_pairs",
     "make_pairs",
     "recipe",
     "train_on_pairs",
@@ -54,8 +55,6 @@ CURES: Mapping[str, str] = {
     "worsening": "fewer --steps, or a lower --pairs.lr",
     "divergence": "lower --pairs.lr",
 }
-
-PORTION = 512  # pairs that are solved, and kept, at once
 
 
 class Regression(Objective):
@@ -106,54 +105,6 @@ class Regression(Objective):
         difference = self.generator(pairs.z, **pairs.cond) - pairs.x
         error = difference.flatten(1).square().mean().detach()
         return Loss(pseudo_huber(difference, self.softness).mean(), {"squared_error": error})
-
-
-def drawn_pairs(objective: Objective, pairs: Pairs, n: int, role: str = "pair") -> Pairs:
-    r"""Returns pairs drawn at random, with replacement, on the objective's device."""
-    like, place = objective.like, pairs.z.device
-    # Drawn where the pairs lie: an index from the student's device would have to be waited for.
-    u = objective.streams.uniform(role, n, device=place, dtype=like.dtype)
-    drawn = pairs.select((u * len(pairs.z)).long()).to(like.device)
-    return Pairs(drawn.z.to(like.dtype), drawn.x.to(like.dtype), drawn.cond)
-
-
-def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
-    r"""Returns pairs of the teacher: an artefact of the run, solved in portions.
-
-    Arguments:
-        problem: The problem, whose teacher is asked :math:`2 n - 1` times a portion.
-        row: The number of pairs and of Heun's steps :math:`n`.
-        context: The run's seed, device and artefacts.
-
-    Raises:
-        ConfigError: A sample is not finite.
-    """
-    portion = min(PORTION, row.pairs)
-    conditions, teacher = problem.data.free(portion, context.seed + 1), problem.known_teacher
-
-    def solve(index: int) -> Mapping[str, Tensor]:
-        random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
-        n = min(portion, row.pairs - index * portion)
-        z = torch.randn(n, *teacher.shape, generator=random).to(context.device)
-        cond = {k: v[:n].to(context.device) for k, v in conditions.at(index).cond.items()}
-        x = teacher_pairs(teacher.to(context.device), z, cond, steps=row.solver_steps).x
-        return {"z": z.cpu(), "x": x.cpu(), **{f"cond.{k}": v.cpu() for k, v in cond.items()}}
-
-    description = {
-        "made": "pairs of noise and sample, by Heun's method",
-        **problem.hashes(),
-        "pairs": row.pairs,
-        "solver_steps": row.solver_steps,
-        "seed": context.seed,
-    }
-    found = context.artefacts.get("pairs", description, math.ceil(row.pairs / portion), solve)
-    if not bool(found["x"].isfinite().all()):
-        raise ConfigError(
-            f"of the teacher's {row.pairs:,} pairs some samples are not finite: its weights are "
-            "damaged, or its smallest level is too small for its precision; see vardiu probe"
-        )
-    cond = {name.removeprefix("cond."): v for name, v in found.items() if "cond." in name}
-    return Pairs(found["z"], found["x"], cond)
 
 
 def train_on_pairs(

@@ -11,24 +11,17 @@ apart; of one ratio there is one error, and it vanishes where the laws are equal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
 
-from ..data.batch import Batch
-from ..denoisers.base import Denoiser
-from ..denoisers.exact import GaussianDenoiser
-from ..denoisers.levels import Levels, LogUniform
-from ..errors import ConfigError
-from ..functional.adversarial import softplus_discriminator
-from ..functional.scores import Weight, surrogate
-from ..functional.tensors import expand_like
-from ..samplers.pairs import Pairs
-from ..settings import build
-from ..settings.fields import (
+from ...denoisers.exact import GaussianDenoiser
+from ...denoisers.levels import LogUniform
+from ...errors import ConfigError
+from ...samplers.pairs import Pairs
+from ...settings import build
+from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
     NetworkOptimizer,
@@ -36,111 +29,21 @@ from ..settings.fields import (
     Training,
     WeightSettings,
 )
-from ..settings.grounds import BOUNDED, COARSE_TO_FINE, MOG40
-from ..students.affine import AffineRatio
-from ..students.base import Generator
-from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Context, Recipe, Stage
-from . import diff_instruct, regression
-from .adm import critic_of
-from .base import Arm, Example, Method, Needs, Preset
-from .diff_instruct import Fakes, shown
-from .regression import drawn_pairs, make_pairs
+from ...settings.grounds import BOUNDED, COARSE_TO_FINE, MOG40
+from ...students.affine import AffineRatio
+from ...training.stage import Context, Recipe, Stage
+from .. import diff_instruct, regression
+from ..base import Arm, Example, Method, Needs, Preset
+from ..critics import critic_of
+from ..regression import make_pairs
 
 if TYPE_CHECKING:
-    from ..problems.base import Problem
-    from ..problems.linear import LinearProblem
-    from ..students.affine import Affine
+    from ...problems.base import Problem
+    from ...problems.linear import LinearProblem
+    from ...students.affine import Affine
+from .objective import DiffRatio
 
 __all__ = ["DiffRatio", "METHOD", "Settings", "recipe"]
-
-
-class DiffRatio(Objective):
-    r"""The gradient of the reverse divergence, by a ratio's slope.
-
-    A step updates the discriminator; each `ratio`-th step the student after it.
-
-    Needs:
-        Samples of the teacher, which pairs hold; no call of it but for its features.
-
-    Deviations:
-        - The real samples are the teacher's, not data.
-
-    References:
-        | DiffRatio: Training One-Step Diffusion Models Without Teacher Supervision
-        | (Chen et al., 2025), https://arxiv.org/abs/2502.08005
-
-    Arguments:
-        teacher: The teacher.
-        generator: The student. Of a few-step one, one call a step is trained, see `DMD2`.
-        head: The discriminator. What has no weights is not trained.
-        pairs: Samples of the teacher, with their conditions.
-        levels: The distribution of noise levels.
-        weight: The weight of a level, applied to the slope; :math:`\sigma^2` by default.
-        ratio: The number of updates of the discriminator a student update.
-        lattice: Whether latents and levels are spread evenly, see `Objective`.
-    """
-
-    def __init__(
-        self,
-        teacher: Denoiser,
-        generator: Generator,
-        head: nn.Module,
-        pairs: Pairs,
-        *,
-        levels: Levels,
-        weight: Weight = torch.square,
-        ratio: int = 1,
-        lattice: bool = False,
-    ) -> None:
-        super().__init__(teacher, generator)
-        if ratio < 1:
-            raise ValueError(f"ratio must be at least 1, got {ratio}")
-        self.head, self.levels, self.weight = head, levels, weight
-        self.ratio, self.lattice = ratio, lattice
-        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.pairs = pairs
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        student = Phase("student", self.student_loss, updates=("generator",), every=self.ratio)
-        if next(self.head.parameters(), None) is None:
-            return (student,)
-        return Phase("head", self.head_loss, updates=("head",)), student
-
-    def prepare(self, batch: Batch, step: int) -> Fakes:
-        state, index = shown(self, batch)
-        return Fakes(state, self.generator.call(index, state, **batch.cond), batch, index)
-
-    def log_ratio(self, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        r"""Returns the mean of the heads' logits of noisy samples, `(B,)`."""
-        logits: Tensor = torch.stack(self.head(self.teacher, x_t, sigma, **cond)).mean(0)
-        return logits
-
-    def noisy_logits(self, y: Tensor, cond: Mapping[str, Tensor], step: int, role: str) -> Tensor:
-        r"""Returns the logits of samples at levels and noises of their own, `(B,)`."""
-        sigma = self.levels(self.quantiles(len(y), f"{role} level", f"{role} order"), step)
-        y_t = y + expand_like(sigma, y) * self.noise_like(y, f"{role} noise")
-        return self.log_ratio(y_t, sigma, cond)
-
-    def head_loss(self, drawn: Fakes, step: int) -> Loss:
-        pairs = drawn_pairs(self, self.pairs, len(drawn.x), "real")
-        generated = self.noisy_logits(drawn.x.detach(), drawn.batch.cond, step, "fake")
-        real = self.noisy_logits(pairs.x, pairs.cond, step, "real")
-        error = softplus_discriminator(real, generated).mean()
-        info = {"real": real.mean().detach(), "fake": generated.mean().detach()}
-        return Loss(error, {"classifier": error.detach(), **info})
-
-    def student_loss(self, drawn: Fakes, step: int) -> Loss:
-        cond = drawn.batch.cond
-        x = self.generator.call(drawn.call, drawn.z, **cond)
-        sigma = self.levels(self.quantiles(len(x)), step)
-        with torch.enable_grad():
-            x_t = (x + expand_like(sigma, x) * self.noise_like(x)).detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(self.log_ratio(x_t, sigma, cond).sum(), x_t)
-        direction = -expand_like(self.weight(sigma), x) * slope
-        value = surrogate(x, direction).mean()
-        return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +138,8 @@ MIXTURE = Settings(
     regression=False,
     head_optimizer=NetworkOptimizer(lr=2e-3),
 )
+
+
 DIGITS = Settings(
     steps=800,
     batch=128,
@@ -248,6 +153,8 @@ DIGITS = Settings(
     halflife=17_700.0,
     head_optimizer=NetworkOptimizer(lr=4e-4),
 )
+
+
 PRESETS = {
     "mog40-diff-ratio": Preset("a learned ratio of densities, and no fake", MOG40, MIXTURE),
     "digits-diff-ratio": Preset(
@@ -256,15 +163,19 @@ PRESETS = {
         DIGITS,
     ),
 }
+
+
 TINY = Settings(
     steps=10,
     batch=8,
     ratio=2,
     critic="own",
     levels=replace(COARSE_TO_FINE, sigma_max=5.0, start_min=1.0),
-    pairs=replace(regression.TINY.pairs, pairs=20),
+    pairs=regression.TINY.pairs,
     regression=False,
 )
+
+
 CURES = {
     **diff_instruct.CURES,
     "collapse": "start from a spread student (--pairs.pairs), or raise --levels.sigma-min",

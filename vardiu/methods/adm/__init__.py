@@ -16,22 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
-
-from ..data.batch import Batch
-from ..denoisers.base import Denoiser
-from ..discriminators.diffusion import EncodedDiscriminator, discriminator_on, named_taps
-from ..errors import ConfigError
-from ..functional.adversarial import hinge_discriminator, hinge_generator
-from ..functional.scores import mean_correction
-from ..functional.tensors import expand_like
-from ..functional.trajectories import step as solver_step
-from ..samplers.pairs import Pairs
-from ..settings import build
-from ..settings.fields import (
+from ...samplers.pairs import Pairs
+from ...settings import build
+from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
     NetworkOptimizer,
@@ -40,130 +29,19 @@ from ..settings.fields import (
     Training,
     WeightSettings,
 )
-from ..settings.grounds import COARSE_TO_FINE, MOG40
-from ..students.base import Generator
-from ..training.objective import Loss, Phase
-from ..training.stage import Context, Recipe, Stage, Stages
-from . import regression
-from .adp import train_adversarially
-from .base import Arm, Example, Method, Preset
-from .diff_instruct import DiffInstruct, Fakes, shown
+from ...settings.grounds import COARSE_TO_FINE, MOG40
+from ...students.base import Generator
+from ...training.stage import Context, Recipe, Stage, Stages
+from .. import regression
+from ..adp import train_adversarially
+from ..base import Arm, Example, Method, Preset
+from ..critics import critic_of
+from .objective import ADM
 
 if TYPE_CHECKING:
-    from ..problems.base import Problem
+    from ...problems.base import Problem
 
-__all__ = ["ADM", "METHOD", "Settings", "critic_of", "recipe"]
-
-
-class ADM(DiffInstruct):
-    r"""Adversarial distribution matching.
-
-    .. math:: \mathcal{L}_D = \mathbb{E} \left[ \max(0, 1 + D_\tau(x_\mathrm{fake}, \sigma')) +
-        \max(0, 1 - D_\tau(x_\mathrm{real}, \sigma')) \right], \qquad
-        \mathcal{L}_g = - \mathbb{E} \left[ w(\sigma) \, D_\tau(x_\mathrm{fake}, \sigma') \right]
-
-    A step updates the fake, then the discriminator's heads; each `ratio`-th step the student after
-    them. Over functions the least :math:`\mathcal{L}_D` is :math:`2 - 2 \, \mathrm{TV}`; the
-    signal is proportional to the step: a loss near two is no sign of convergence.
-
-    Needs:
-        No data, no gradient of the teacher but through its features.
-
-    Deviations:
-        - A step is a share of the range of :math:`\log \sigma`, not of a time.
-        - The weight of a level; one by default.
-
-    References:
-        | Adversarial Distribution Matching for Diffusion Distillation Towards Efficient Image and
-        | Video Synthesis (Lu et al., 2025), https://arxiv.org/abs/2507.18569
-
-    Arguments:
-        teacher: The denoiser to distil, guided or not.
-        generator: The student. Of a few-step one, one call a step is trained, see `DMD2`.
-        fake: The denoiser :math:`D_\phi` of the student's samples, never guided.
-        head: The discriminator.
-        shrink: The ratio :math:`\sigma' / \sigma` of a step, in (0, 1).
-        reads: Whose features the discriminator reads: `teacher` or `fake`.
-        detach_fake: Whether the student's gradient goes around the fake's network.
-        options: See `DiffInstruct`.
-
-    Raises:
-        ValueError: The ratio is out of its range.
-    """
-
-    def __init__(
-        self,
-        teacher: Denoiser,
-        generator: Generator,
-        fake: Denoiser,
-        head: nn.Module,
-        *,
-        shrink: float,
-        reads: str = "teacher",
-        detach_fake: bool = False,
-        **options: Any,  # noqa: ANN401 (those of Diff-Instruct)
-    ) -> None:
-        super().__init__(
-            teacher, generator, fake, **{"weight": torch.ones_like, "ratio": 1, **options}
-        )
-        if not 0 < shrink < 1:
-            raise ValueError(f"shrink must be within (0, 1), got {shrink:g}")
-        self.head, self.shrink, self.reads, self.detach_fake = head, shrink, reads, detach_fake
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (
-            Phase("fake", self.fake_loss, updates=("fake",)),
-            Phase("head", self.head_loss, updates=("head",)),
-            Phase("student", self.student_loss, updates=("generator",), every=self.ratio),
-        )
-
-    def prepare(self, batch: Batch, step: int) -> Fakes:
-        state, index = shown(self, batch)
-        return Fakes(state, self.generator.call(index, state, **batch.cond), batch, index)
-
-    def lower(self, sigma: Tensor) -> Tensor:
-        r"""Returns the levels on which a step from these lands, `(B,)`."""
-        return (self.shrink * sigma).clamp_min(self.teacher.module.sigma_min)
-
-    def logits(self, y_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        r"""Returns the logits of states at their levels, one a head, with shape `(K, B)`."""
-        read = self.fake if self.reads == "fake" else self.teacher
-        return torch.stack(self.head(read, y_t, sigma, **cond))
-
-    def head_loss(self, drawn: Fakes, step: int) -> Loss:
-        x, cond = drawn.x, drawn.batch.cond
-        sigma = self.levels(self.quantiles(len(x), "head level", "head order"), step)
-        x_t, lower = (
-            x + expand_like(sigma, x) * self.noise_like(x, "head noise"),
-            self.lower(sigma),
-        )
-        with torch.no_grad():
-            fake, real = (d(x_t, sigma, **cond) for d in (self.fake, self.teacher))
-            ends = [solver_step(x_t, sigma, lower, denoised) for denoised in (fake, real)]
-            # DMD's loss of the same sample, which nothing descends.
-            size = expand_like(mean_correction(real, x, self.FLOOR), x)
-            dmd = 0.5 * ((fake - real) / size).square().mean()
-        both = {name: torch.cat([value, value]) for name, value in cond.items()}
-        logits = self.logits(torch.cat(ends), torch.cat([lower, lower]), both)
-        generated, real_logits = logits.chunk(2, dim=1)
-        error = hinge_discriminator(real_logits, generated).mean()
-        gap = (ends[0] - ends[1]).flatten(1).norm(dim=1).mean()
-        return Loss(error, {"hinge": error.detach(), "gap": gap, "dmd": dmd})
-
-    def student_loss(self, drawn: Fakes, step: int) -> Loss:
-        cond = drawn.batch.cond
-        x = self.generator.call(drawn.call, drawn.z, **cond)
-        sigma = self.levels(self.quantiles(len(x)), step)
-        x_t, lower = x + expand_like(sigma, x) * self.noise_like(x), self.lower(sigma)
-        if self.detach_fake:
-            with torch.no_grad():
-                fake = self.fake(x_t, sigma, **cond)
-        else:
-            fake = self.fake(x_t, sigma, **cond)
-        logits = self.logits(solver_step(x_t, sigma, lower, fake), lower, cond)
-        value = (self.weight(sigma) * hinge_generator(logits).mean(0)).mean()
-        return self.regressed(Loss(value, {"logit": logits.mean().detach()}), len(x))
+__all__ = ["ADM", "METHOD", "Settings", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,30 +75,6 @@ class Settings(Training):
     """The noise levels from which steps are taken."""
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a noise level in the student's loss."""
-
-
-def critic_of(problem: Problem, kind: str, taps: str, fake: Denoiser | None) -> nn.Module:
-    r"""Returns a fresh discriminator of noisy samples.
-
-    Arguments:
-        problem: The problem.
-        kind: Whose features it reads: `teacher`, `fake`, or `own` for a network of its own.
-        taps: The names of the features, separated by commas.
-        fake: The fake; none where there is none.
-
-    Raises:
-        ConfigError: There are no such features.
-    """
-    if kind == "own":
-        if taps:
-            raise ConfigError("--critic own reads no features: leave out --taps")
-        encoder = problem.networks.encoder()
-        return EncodedDiscriminator(encoder, encoder.features)
-    read = fake if kind == "fake" else problem.known_teacher
-    if read is None:
-        raise ConfigError("an adversarial start has no fake: give --critic teacher or own")
-    cond = problem.data.conditions(1, torch.Generator())
-    return discriminator_on(read, named_taps(read, taps, kind), **cond)
 
 
 def started(
@@ -288,6 +142,7 @@ LU = """@inproceedings{lu2025adm,
 }"""
 
 
+ADVERSARIAL = StartSettings(kind="adversarial")
 # A step of a fifth of the range: in two dimensions that of the paper leaves next to no signal.
 MIXTURE = Settings(
     steps=5_200,
@@ -303,6 +158,8 @@ MIXTURE = Settings(
     head_optimizer=NetworkOptimizer(lr=1e-3),
     halflife=100_000.0,
 )
+
+
 MIXTURE_DMDX = replace(
     MIXTURE,
     steps=2_500,
@@ -310,6 +167,8 @@ MIXTURE_DMDX = replace(
     pairs=PairSettings(pairs=20_000, steps=2_500, batch=256, lr=5e-4),
     start=StartSettings(kind="adversarial"),
 )
+
+
 # From a good start the student moves slowly, and is held to the pairs as Diff-Instruct's is.
 DIGITS = Settings(
     steps=1_000,
@@ -328,11 +187,15 @@ DIGITS = Settings(
     halflife=17_700.0,
     pairs=PairSettings(pairs=16_000, steps=4_000),
 )
+
+
 DIGITS_DMDX = replace(
     DIGITS,
     pairs=PairSettings(pairs=16_000, steps=4_000, lr=3e-4),
     start=StartSettings(kind="adversarial", head_lr=4e-4, squared_weight=10.0),
 )
+
+
 PRESETS = {
     "mog40-adm": Preset("adversarial distribution matching, without a start", MOG40, MIXTURE),
     "mog40-dmdx": Preset("DMDX: an adversarial start on pairs, then ADM", MOG40, MIXTURE_DMDX),
@@ -345,10 +208,14 @@ PRESETS = {
         DIGITS_DMDX,
     ),
 }
+
+
 ARMS = {
     "mog40": {"adm": Arm("ADM", MIXTURE), "dmdx": Arm("DMDX", MIXTURE_DMDX)},
     "digits": {"adm": Arm("ADM after pairs", DIGITS), "dmdx": Arm("DMDX", DIGITS_DMDX)},
 }
+
+
 TINY = Settings(
     steps=10,
     batch=8,
@@ -356,6 +223,8 @@ TINY = Settings(
     stride=0.1,
     levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0),
 )
+
+
 METHOD = Method(
     name="adm",
     title="ADM",
@@ -375,12 +244,7 @@ METHOD = Method(
         "adm-classes": Example(replace(TINY, critic="fake"), classes=2),
         "adm-few-step": Example(replace(TINY, ratio=2, detach_fake=True), student="few_step"),
         "adm-dmdx": Example(
-            replace(
-                TINY,
-                lattice=True,
-                pairs=replace(regression.TINY.pairs, pairs=20),
-                start=StartSettings(kind="adversarial"),
-            ),
+            replace(TINY, lattice=True, pairs=regression.TINY.pairs, start=ADVERSARIAL)
         ),
     },
 )

@@ -1,76 +1,24 @@
-r"""FreeFlow: a flow map that predicts from noise alone, and corrects itself by its own score.
-
-With :math:`D` the teacher, :math:`X = \tfrac{s}{T} x_T + (1 - \tfrac{s}{T}) G` the student's state
-at level :math:`s`, :math:`\tau(s) = s / (\sigma_d + s)` and :math:`r` the noise of a sample,
-
-.. math:: \nabla \mathcal{L} = \mathbb{E} \Big[ w \, \frac{R^\top \nabla G(x_T, T, s)}
-    {\tau(s) \tau(T)} \Big] + \lambda \, \mathbb{E} \Big[ \frac{(D_\psi(x_r, r) -
-    D(x_r, r))^\top \nabla G(x_T, T, 0)}{\tau(r) \tau(T)} \Big], \qquad
-    R = G - D(X, s) - s \Big( 1 - \frac{s}{T} \Big) \frac{\partial G}{\partial s}
-
-The first term, *prediction*, has the student move with the teacher's velocity where the student
-itself is; the second, *correction*, is variational score distillation. No data is seen.
-"""
+r"""Prediction and correction of a flow map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..data.batch import Batch
-from ..denoisers.base import Denoiser
-from ..denoisers.levels import Levels
-from ..errors import ConfigError
-from ..functional.scores import denoising, edm_weight, surrogate
-from ..functional.tensors import expand_like
-from ..functional.trajectories import step as moved
-from ..settings import build
-from ..settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, Training
-from ..settings.grounds import COARSE_TO_FINE, MOG40, PATCHES
-from ..students.flow_map import FlowMap
-from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Context, Recipe, Stage
-from .base import Arm, Example, Method, Preset
+from ...data.batch import Batch
+from ...denoisers.base import Denoiser
+from ...denoisers.levels import Levels
+from ...functional.derivatives import DERIVATIVES
+from ...functional.scores import denoising, edm_weight, surrogate
+from ...functional.tensors import expand_like
+from ...functional.trajectories import step as moved
+from ...students.flow_map import FlowMap
+from ...training.objective import Loss, Objective, Phase
 
-if TYPE_CHECKING:
-    from ..problems.base import Problem
-
-__all__ = ["METHOD", "Drawn", "FreeFlow", "Settings", "difference", "forward", "recipe"]
-
-
-# A function of levels `(B,)`, and a tangent of those: its values, and its derivative along them.
-Derivative = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def forward(f: Callable[[Tensor], Tensor], s: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Returns a function's values with their graph, and its derivative along a tangent without,
-    in one pass of the forward mode."""
-    # Fused attention has no forward mode.
-    with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-        value, along = forward_ad.unpack_dual(f(forward_ad.make_dual(s, tangent)))
-    return value, torch.zeros_like(value) if along is None else along.detach()
-
-
-def difference(
-    f: Callable[[Tensor], Tensor], s: Tensor, tangent: Tensor, h: float = 2e-3
-) -> tuple[Tensor, Tensor]:
-    r"""Returns the same by a centred difference in :math:`\ln s`, two more calls without a graph.
-
-    Its error is :math:`\tfrac{h^2}{6} \partial^3 f / \partial (\ln s)^3` of the derivative by
-    :math:`\ln s`, and beside that the rounding of the function over :math:`h`.
-    """
-    with torch.no_grad():
-        rise = (f(s * (1 + h)) - f(s * (1 - h))) / (2 * h)
-    return f(s), expand_like(tangent / s, rise) * rise
-
-
-DERIVATIVES: Mapping[str, Derivative] = {"forward": forward, "difference": difference}
+__all__ = ["Drawn", "FreeFlow"]
 
 
 class Drawn(NamedTuple):
@@ -296,177 +244,3 @@ class FreeFlow(Objective):
 def cut(cond: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     r"""Returns some rows of conditions."""
     return {name: value[rows] for name, value in cond.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Training):
-    r"""FreeFlow."""
-
-    correction: float = 0.25
-    """The share of a batch's rows that correct; 0 for prediction alone, 1 for correction alone."""
-    balance: float = 1.0
-    """The size of the correction's direction against the prediction's."""
-    adaptive: float = 1.0
-    """The power k of the weight of a row of the prediction; 0 for none."""
-    lead: float = 0.0
-    """The share of the steps in which prediction trains alone. Before it has arrived at the data,
-    the correction gathers samples at modes."""
-    below: float = 0.25
-    """The share of the rows that start below the highest level, at the student's own noised
-    samples: what samples of several calls are learned from."""
-    derivative: Literal["forward", "difference"] = "forward"
-    """The derivative by the level: forward mode, or a centred difference where a network has
-    none."""
-    ratio: int = 1
-    """The number of updates of the fake for each update of the student."""
-    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
-    """How the fake is updated."""
-    levels: LevelSettings = LevelSettings(sigma_min=0.02, sigma_max=20.0)
-    """The levels at which the map ends."""
-    noise_levels: LevelSettings = LevelSettings(
-        kind="log_normal", mean=0.1, std=1.0, sigma_min=0.02, sigma_max=20.0
-    )
-    """The levels of correction and fake; log-normal is the paper's logit-normal time."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.below < 1:
-            raise ConfigError(f"below must be within [0, 1), got {self.below:g}")
-        if self.lead and self.correction == 1:
-            raise ConfigError("lead: correction alone has no prediction that could lead; give 0")
-
-
-def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains the fake at each step and the flow map at each `ratio`-th, in one stage."""
-    steps, data = config.steps * config.ratio, problem.space.sigma_data
-    student = flow_map(problem)
-    objective = FreeFlow(
-        problem.known_teacher,
-        student,
-        problem.networks.fake() if config.correction else None,
-        levels=build.levels(config.levels, steps),
-        noise_levels=build.levels(config.noise_levels, steps),
-        correction=config.correction,
-        balance=config.balance,
-        adaptive=config.adaptive,
-        lead=round(config.lead * steps),
-        below=config.below,
-        derivative=config.derivative,
-        ratio=config.ratio,
-        sigma_data=data,
-    )
-    critics = {"fake": config.fake_optimizer} if config.correction else {}
-    batches = problem.data.free(config.batch, context.seed)
-    optimisation = build.optimisation(config, **critics)
-    return (yield Stage("freeflow", objective, steps, batches, optimisation, of=1)).network
-
-
-def flow_map(problem: Problem) -> FlowMap:
-    r"""Returns the student, from the teacher's weights if it has any.
-
-    Raises:
-        ConfigError: Its network cannot be told where a map ends.
-    """
-    networks = problem.networks
-    denoiser = networks.student_denoiser()
-    high = denoiser.sigma_max if networks.sigma is None else networks.sigma
-    spread = (high**2 + problem.space.sigma_data**2) ** 0.5
-    try:
-        return FlowMap.of(denoiser, networks.calls, high, spread)
-    except TypeError as error:
-        raise ConfigError(
-            f"freeflow: {error}; the networks that can are MLP and UNet: give --student fresh, or "
-            "a teacher from `vardiu teach`"
-        ) from error
-
-
-TONG = """@misc{tong2025freeflow,
-  title         = {Flow Map Distillation Without Data},
-  author        = {Tong, Shangyuan and Ma, Nanye and Xie, Saining and Jaakkola, Tommi},
-  year          = {2025},
-  eprint        = {2511.19428},
-  archivePrefix = {arXiv}
-}"""
-
-
-CURES: Mapping[str, str] = {
-    "collapse": "lower --correction: prediction alone keeps the pairing of noise and samples",
-    "saturation": "raise --ratio or --fake-optimizer.lr, or --steps: the ends come last",
-    "divergence": "lower --lr, or give --derivative difference",
-}
-
-
-MIXTURE = Settings(
-    steps=4_000,
-    batch=512,
-    lr=2e-3,
-    fake_optimizer=NetworkOptimizer(lr=4e-3),
-    beta_1=0.5,
-    beta_2=0.99,
-    correction=0.5,
-    lead=0.2,
-    levels=LevelSettings(sigma_min=0.2, sigma_max=80.0),
-    noise_levels=COARSE_TO_FINE,
-)
-DIGITS = Settings(
-    steps=1_800,
-    batch=128,
-    lr=5e-4,
-    fake_optimizer=NetworkOptimizer(lr=8e-4),
-    warmup=50,
-    beta_2=0.99,
-    halflife=20_000.0,
-    correction=0.5,
-    balance=3.0,
-    lead=0.3,
-    levels=LevelSettings(sigma_min=0.05, sigma_max=20.0),
-)
-WIDE = replace(MOG40, sigma_max=80.0)
-PRESETS = {
-    "mog40-freeflow": Preset("a flow map from noise alone, any number of calls", WIDE, MIXTURE),
-    "digits-freeflow": Preset(
-        "8x8 real images by class; a flow map from noise alone, any number of calls",
-        DigitsSettings(),
-        DIGITS,
-    ),
-    "patches-freeflow": Preset(
-        "16x16 patches of photographs; a flow map from noise alone, any number of calls",
-        PATCHES,
-        DIGITS,
-    ),
-}
-ARMS = {
-    "mog40": {"freeflow": Arm("FreeFlow", MIXTURE)},
-    "digits": {"freeflow": Arm("FreeFlow", DIGITS)},
-}
-
-
-TINY = Settings(
-    steps=10,
-    batch=8,
-    levels=LevelSettings(sigma_min=0.2, sigma_max=8.0),
-    noise_levels=LevelSettings(sigma_min=0.2, sigma_max=8.0),
-)
-
-
-METHOD = Method(
-    name="freeflow",
-    title="FreeFlow",
-    year=2025,
-    address="https://arxiv.org/abs/2511.19428",
-    family="trajectory",
-    networks=("student", "fake"),
-    settings=Settings,
-    recipe=recipe,
-    bibtex={"freeflow": TONG},
-    presets=PRESETS,
-    cures=CURES,
-    arms=ARMS,
-    examples={
-        "freeflow": Example(TINY),
-        "freeflow-prediction": Example(replace(TINY, correction=0.0)),
-        "freeflow-correction": Example(replace(TINY, correction=1.0, ratio=2)),
-        "freeflow-difference": Example(replace(TINY, derivative="difference", below=0.5)),
-        "freeflow-classes": Example(TINY, classes=2),
-    },
-)

@@ -1,0 +1,129 @@
+r"""The stages of a run: the student beside a posterior, or beside the fake of its anchor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ...denoisers.levels import LogUniform
+from ...errors import ConfigError
+from ...posteriors.encoder import Posterior
+from ...posteriors.framed import FramedPosterior
+from ...settings import build
+from ...students.base import Generator
+from ...students.framed import Framed
+from ...training.stage import Context, Recipe, Stage, Stages
+from .. import regression
+from ..anchored import AnchoredVarDiU
+from ..banked import BankedVarDiU
+from ..diff_instruct import options_of
+from ..frames import make_frame, pair_frame
+from ..lagging import Anchor, steps_of
+
+if TYPE_CHECKING:
+    from ...problems.base import Problem
+    from ...problems.linear import LinearProblem
+    from ...students.affine import Affine
+from .objective import VarDiU
+from .settings import POSTERIORS, Settings
+
+__all__ = ["ideal", "recipe"]
+
+
+def players(
+    problem: Problem, config: Settings, context: Context
+) -> Stages[tuple[Generator, Posterior]]:
+    r"""Returns the student where it starts, and its posterior; may train a stage of pairs."""
+    if config.posterior == "framed":
+        frame = make_frame(problem, config.frame, context)
+        framed = Framed(problem.networks.fake(), frame, config.frame.sigma)
+        model = pair_frame(problem, framed, config.frame, context)
+        return framed, FramedPosterior(problem.networks.encoder(), model)
+    student = problem.networks.student()
+    student, _ = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
+    k = math.prod(student.latent_shape)
+    return student, POSTERIORS[config.posterior](problem.networks.encoder(), k, config)
+
+
+def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and a posterior together."""
+    student, posterior = yield from players(problem, config, context)
+    own = config.posterior_weight
+    objective = VarDiU(
+        problem.known_teacher,
+        student,
+        posterior,
+        levels=build.levels(config.levels, config.steps),
+        weight=build.weight(config.weight),
+        posterior_weight=None if own is None else build.weight(own),
+        particles=config.particles,
+        shared=config.posterior == "shared",
+        own=config.own,
+        lattice=config.lattice,
+        antithetic=config.antithetic,
+        control_variate=config.control_variate,
+    )
+    # The prior, of shared latents, has nothing to train.
+    others = {name: config.posterior_optimizer for name in objective.trained[1:]}
+    batches = problem.data.free(config.batch, context.seed)
+    optimisation = build.optimisation(config, **others)
+    return Stage(
+        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
+    )
+
+
+def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
+    r"""Returns the training of the student and the fake of its anchor's samples.
+
+    Raises:
+        ConfigError: A setting is given that this posterior has no place for.
+    """
+    if config.particles or config.posterior_weight is not None or not config.control_variate:
+        raise ConfigError(
+            "--posterior anchored knows its gradient alone: leave out --particles and "
+            "--posterior-weight, and keep --control-variate"
+        )
+    student = problem.networks.student()
+    student, pairs = yield from regression.train_on_pairs(
+        problem, student, config.pairs, config, context
+    )
+    if config.regression_weight and pairs is None:
+        raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
+    steps = steps_of(config.anchor, config.steps, config.ratio)
+    kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
+    if config.anchor.bank:
+        row = config.anchor
+        kind = partial(BankedVarDiU, bank=row.bank, above=row.bank_above, own=config.own)
+    objective = kind(
+        problem.known_teacher,
+        student,
+        problem.networks.fake(),
+        anchor=Anchor(student, config.anchor, config.ratio, steps),
+        gain=config.anchor.gain,
+        antithetic=config.antithetic,
+        **options_of(problem, config, steps, pairs),
+    )
+    # A bank for all levels leaves the fake untrained.
+    others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
+    optimisation = build.optimisation(config, **others)
+    batches = problem.data.free(config.batch, context.seed)
+    of = 2 if config.pairs.pairs else 1
+    return Stage("vardiu", objective, steps, batches, optimisation, of=of)
+
+
+def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
+    r"""Trains the student and what stands for its posterior, after a start if one is asked for."""
+    make = anchored_stage if config.posterior == "anchored" else bound_stage
+    stage = yield from make(problem, config, context)
+    trained = yield stage
+    return trained.network
+
+
+def ideal(problem: LinearProblem, student: Affine) -> VarDiU:
+    r"""Returns the bound with the posterior that is exact: without slack."""
+    posterior = problem.networks.posterior(student, follows=True)
+    return VarDiU(problem.known_teacher, student, posterior, levels=LogUniform(0.3, 3.0))
