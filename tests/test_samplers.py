@@ -248,23 +248,6 @@ def test_ancestral_steps_keep_the_marginal_in_the_limit():
     assert all(abs(rate - 1) < 0.1 for rate in rates) and errors[-1] < 0.01 * v
 
 
-def test_a_correction_towards_a_teacher_moves_the_mean_and_the_variance_as_known():
-    """x <- (1 - w) x + w D(x + sigma e, sigma), at alpha = 1/2 and w = 0.6 for N(0.3, 0.7)."""
-    w, sigma = 0.6, torch.tensor([math.sqrt(1 - 0.5**2) / 0.5])
-    teacher = GaussianDenoiser(torch.full((1,), 0.3), torch.full((1,), 0.7))
-
-    def corrected(x, noise):
-        # To renoise is a step of a point that is known, with fresh noise only.
-        x_s = step(x + sigma * noise, sigma, sigma, x)
-        return (1 - w) * x + w * teacher(x_s, sigma)
-
-    x, noise = torch.full((1, 1), 0.9, requires_grad=True), torch.zeros(1, 1, requires_grad=True)
-    mean = corrected(x, noise)
-    by_x, by_noise = torch.autograd.grad(mean.sum(), (x, noise))
-    assert mean.item() == pytest.approx(0.60811, abs=5e-6)
-    assert (by_x**2 * 0.5 + by_noise**2).item() == pytest.approx(0.17050, abs=6e-6)
-
-
 @pytest.mark.parametrize("options", [{}, {"correct": True}, {"eta": 0.7}], ids=str)
 def test_rows_with_levels_of_their_own_are_rows_alone(options):
     # The last level of one row is zero, those of the others are not.

@@ -9,15 +9,17 @@ from typing import Any
 
 from rich.table import Table
 
-from ..cite import cited
+from ..cite import GUIDING, SOLVED_BY, cited, restoring
 from ..data.densities import DENSITIES
 from ..data.sources import BOARD
+from ..errors import known
 from ..export import EXPORTS
 from ..methods import METHODS
 from ..runs.presets import PRESETS, TEACHERS, PresetRow
 from ..teachers.readers import READERS
 from .console import console
 from .folders import existing_run
+from .guiding import was_guided
 from .options import Parser, add_code_options, task_of_run
 from .tables import needs
 
@@ -91,8 +93,19 @@ def cite(arguments: list[str]) -> None:
     parser.add_argument("run")
     add_code_options(parser)
     chosen = parser.parse_args(arguments)
-    task = task_of_run(existing_run(chosen.run), chosen)
-    print("\n\n".join(cited(task.chosen, task.settings, task.problem.name).values()))
+    folder = existing_run(chosen.run)
+    config = folder.config()
+    if config.get("command") == "restore":
+        projection = config.get("projection")
+        kind = projection.get("kind") if isinstance(projection, Mapping) else projection
+        solver = known(str(config.get("solver")), SOLVED_BY, "solver")
+        print("\n\n".join(restoring(solver, str(kind)).values()))
+        return
+    task = task_of_run(folder, chosen)
+    entries = cited(task.chosen, task.settings, task.problem.name)
+    if was_guided(folder):
+        entries |= GUIDING
+    print("\n\n".join(entries.values()))
 
 
 COMMANDS = {"list": list_, "cite": cite}

@@ -28,6 +28,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
+    "guide": Command(
+        "guide", "RUN [options]", "a guided student's quality against strength, at equal calls"
+    ),
     "restore": Command("restore", "[options]", "images of what was measured, by a teacher"),
     "compare": Command("compare", "RUN RUN ... [options]", "one table and plot of several runs"),
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),

@@ -3,8 +3,9 @@ r"""`vardiu sample` and `vardiu evaluate`."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ..students.base import Generator
 from ..students.steered import guided_by
 from .console import console
 from .folders import existing_run, trained_student
+from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import Parser, add_student_options
 
 # Classes that a line names.
@@ -31,6 +33,54 @@ MOST = 8
 
 def sample(arguments: list[str]) -> None:
     r"""Draws samples; writes an array and a picture."""
+    parser = _sample_parser()
+    chosen = parser.parse_args(arguments)
+    _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
+    folder = existing_run(chosen.run)
+    if chosen.out:
+        path = Path(chosen.out)
+        if path.suffix != ".npz":
+            raise ConfigError(f"--out must end in .npz, got {shown(path)}")
+        for suffix in (".npz", ".png", *([".json"] if chosen.guide else [])):
+            new_file(path.with_suffix(suffix))
+    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
+    student = asked(student, chosen.calls, chosen.guidance)
+    guide = guided(student, chosen, problem)
+    if chosen.label:
+        problem.data.choose_classes(chosen.label)
+    numbers, names = problem.data.chosen or (), problem.data.names
+    if not chosen.out:
+        of = "".join(f"-label{number}" for number in numbers)
+        of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of
+        path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
+    picture = path.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = torch.Generator().manual_seed(chosen.seed)
+    sampled = student if guide is None else guide.student
+    x, cond = problem.student_source(sampled)(chosen.num, random)
+    arrays = {
+        "x": problem.space.images(x).numpy(),
+        **{name: value.numpy() for name, value in cond.items()},
+    }
+    if chosen.guidance is not None:
+        arrays["guidance"] = np.array(chosen.guidance)
+    if "label" in arrays and names:
+        arrays["names"] = np.array(names)
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
+    told = f"samples: {shown(path)}\npicture: {shown(picture)}"
+    of = ""
+    if numbers:
+        of = f" of {in_words(numbers, names)}"
+        told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
+    if guide is not None:
+        content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guide)}
+        told += f"\n{_written(path, ['sample', *arguments], content)}\n{guide.told()}"
+    problem.scores.plot_samples(x, picture, of)
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def _sample_parser() -> Parser:
     parser = Parser(prog="sample")
     parser.add_argument("run")
     parser.add_argument("--num", type=int, default=64, help="number of samples")
@@ -47,45 +97,17 @@ def sample(arguments: list[str]) -> None:
         "default",
     )
     add_calls_option(parser)
+    add_guide_options(parser)
     add_student_options(parser)
-    chosen = parser.parse_args(arguments)
-    _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
-    folder = existing_run(chosen.run)
-    if chosen.out:
-        path = Path(chosen.out)
-        if path.suffix != ".npz":
-            raise ConfigError(f"--out must end in .npz, got {shown(path)}")
-        new_file(path), new_file(path.with_suffix(".png"))
-    student, problem, _ = trained_student(folder, chosen, chosen.prompt)
-    student = asked(student, chosen.calls, chosen.guidance)
-    if chosen.label:
-        problem.data.choose_classes(chosen.label)
-    numbers, names = problem.data.chosen or (), problem.data.names
-    if not chosen.out:
-        of = "".join(f"-label{number}" for number in numbers)
-        of = of_calls(chosen.calls, chosen.guidance) + of
-        path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
-    picture = path.with_suffix(".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    random = torch.Generator().manual_seed(chosen.seed)
-    x, cond = problem.student_source(student)(chosen.num, random)
-    arrays = {
-        "x": problem.space.images(x).numpy(),
-        **{name: value.numpy() for name, value in cond.items()},
-    }
-    if chosen.guidance is not None:
-        arrays["guidance"] = np.array(chosen.guidance)
-    if "label" in arrays and names:
-        arrays["names"] = np.array(names)
-    with whole_file(path) as partial:
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
-    told = f"samples: {shown(path)}\npicture: {shown(picture)}"
-    of = ""
-    if numbers:
-        of = f" of {in_words(numbers, names)}"
-        told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
-    problem.scores.plot_samples(x, picture, of)
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    return parser
+
+
+def _written(path: Path, words: Sequence[str], content: Mapping[str, Any]) -> str:
+    r"""Writes what a file of samples is of beside it; returns the line that names it."""
+    beside = path.with_suffix(".json")
+    row = {"command": ["vardiu", *words], "version": __version__, **content}
+    write_text_atomic(beside, json.dumps(row, indent=2) + "\n")
+    return f"written: {shown(beside)}"
 
 
 def in_words(numbers: Sequence[int], names: Sequence[str], *, numbered: bool = False) -> str:
@@ -112,6 +134,7 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
     parser.add_argument("--data", help="where the images to compare with are now")
     add_calls_option(parser)
+    add_guide_options(parser)
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
     number = 100 if chosen.num is None else chosen.num
@@ -119,16 +142,17 @@ def evaluate(arguments: list[str]) -> None:
     folder = existing_run(chosen.run)
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
+    guide = guided(student, chosen, problem)
     refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.student_source(student)
+    source = problem.student_source(student if guide is None else guide.student)
     metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
     reference, who = stored_reference(folder)
     print_metrics(console, metrics, reference, who)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
-    of = of_calls(chosen.calls, chosen.guidance)
+    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
     path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of}.json")
     content = {
         "command": ["vardiu", "evaluate", *arguments],
@@ -136,7 +160,10 @@ def evaluate(arguments: list[str]) -> None:
         "metrics": [metric.row() for metric in metrics],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
         "spaces": [metric.row() for metric in spaces],
+        **guide_rows(guide),
     }
+    if guide is not None:
+        console.print(guide.told(), highlight=False, markup=False, soft_wrap=True)
     if features:
         words = f"{task.chosen.trained_on} in {features}"
         content["trained_on"] = words

@@ -26,6 +26,7 @@ TITLES: Mapping[str, str] = {
     "kernel_distance": "kernel distance",
     "classes": "classes covered",
     "agreement": "agreement with the class",
+    "residual": "residual of the guide",
 }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import models
 from ..data.batches import Batches, DataFree
@@ -56,6 +56,7 @@ __all__ = [
     "Space",
     "TrainingGround",
     "beside_teacher",
+    "hash_of",
 ]
 
 
@@ -632,15 +633,7 @@ class Problem(abc.ABC):
 
     def hashes(self) -> dict[str, str]:
         r"""Returns the hash of the teacher's weights or components, for the provenance."""
-        if self.teacher is None:
-            return {}
-        # The bytes as they are, one tensor at a time: no copy in a wider type.
-        digest = hashlib.sha256()
-        for tensor in self.teacher.state_dict().values():
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(raw.numpy().data)
-        return {"teacher": digest.hexdigest()[:12]}
+        return {} if self.teacher is None else {"teacher": hash_of(self.teacher)}
 
     def inputs(self) -> Mapping[str, Input]:
         r"""Returns what was read from files, by the name that the provenance has for it.
@@ -648,6 +641,17 @@ class Problem(abc.ABC):
         A run that goes on, and one that is measured again, must find the same.
         """
         return {}
+
+
+def hash_of(module: nn.Module) -> str:
+    r"""Returns the first twelve digits of the SHA-256 of a module's tensors."""
+    # The bytes as they are, one tensor at a time: no copy in a wider type.
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def taught_input(problem: Problem, folder: str) -> Mapping[str, Input]:

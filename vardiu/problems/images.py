@@ -35,7 +35,7 @@ from .image_teachers import ImageTeacher
 from .kept import KeptTeacher
 from .starts import check_start, has_weights, started
 
-__all__ = ["ImageNetworks", "ImageProblem"]
+__all__ = ["ImageNetworks", "ImageProblem", "of_conditions"]
 
 
 class ImageNetworks(Networks):
@@ -223,6 +223,15 @@ class ImageProblem(Problem):
     @property
     def origin(self) -> Origin | None:
         return self._teacher.origin
+
+
+def of_conditions(problem: Problem, denoiser: Denoiser) -> Denoiser:
+    r"""Returns a denoiser as one that takes a problem's own conditions: prompts by their index, of
+    a problem of texts."""
+    captions = problem._teacher.captions if isinstance(problem, ImageProblem) else None
+    if captions is None or not set(captions.rows) <= set(denoiser.conditions):
+        return denoiser
+    return Captioned(denoiser, captions)
 
 
 def refuse_channels(space: ImageSpace) -> None:

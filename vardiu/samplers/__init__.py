@@ -2,6 +2,7 @@ r"""Many calls of a denoiser, from noise to a sample."""
 
 from ..functional.trajectories import step
 from .chains import run_chain
+from .guided import TeacherGuide
 from .ode import DDIM, Ancestral, Euler, Heun, Sampler
 from .pairs import Pairs, teacher_pairs
 from .policy import Episode, StepPolicy
@@ -14,6 +15,7 @@ __all__ = [
     "Euler",
     "Heun",
     "Sampler",
+    "TeacherGuide",
     "Pairs",
     "teacher_pairs",
     "Episode",

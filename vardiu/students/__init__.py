@@ -5,6 +5,7 @@ from .base import Generator
 from .few_step import FewStep, OneStep, State
 from .flow_map import FlowMap
 from .framed import Frame, Framed
+from .guided import GuidedStudent
 from .picture import Picture
 from .prompted import with_prompts, without_prompts
 from .pushforward import Pushforward
@@ -20,6 +21,7 @@ __all__ = [
     "FlowMap",
     "Frame",
     "Framed",
+    "GuidedStudent",
     "Picture",
     "with_prompts",
     "without_prompts",
