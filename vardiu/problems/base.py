@@ -616,8 +616,12 @@ class Problem(abc.ABC):
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
+        self.save_in(student, folder.file("student"), about)
+
+    def save_in(self, student: Generator, place: Path, about: Mapping[str, Any]) -> None:
+        r"""Writes a student into a folder of its own."""
         kept = {"teacher": dataclasses.asdict(self.kept())}
-        models.save(self.without_prompts(student), folder.file("student"), {**about, **kept})
+        models.save(self.without_prompts(student), place, {**about, **kept})
 
     def kept(self) -> KeptTeacher:
         r"""Returns what a run keeps of the teacher."""
