@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .. import __version__
 from ..denoisers.base import place_of
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError, shown
+from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of
 from ..problems.sampled_teachers import Source
@@ -90,24 +91,8 @@ def evaluate_by_calls(
     refuse_changed_inputs(folder, problem.inputs())
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
-    rows: list[dict[str, Any]] = []
-    measured: list[Measured] = []
+    rows = list(_measured(problem, students, n, chosen.seed, features))
     names = problem.headline[:3]
-    for number, student in students.items():
-        sources = {STUDENT: problem.student_source(student), TEACHER: _ddim(problem, number)}
-        about = {STUDENT: (student.words, hash_of(student)), TEACHER: ("", "")}
-        for who, source in sources.items():
-            metrics = problem.scores.measure(source, n, chosen.seed)
-            metrics = marked_trained(metrics, features) if who == STUDENT else metrics
-            how, weights = about[who]
-            made = {"who": who, "calls": number} | ({"how": how} if how else {})
-            made |= {"weights": weights} if weights else {}
-            rows.append({**made, "metrics": [metric.row() for metric in metrics]})
-            kept = [m for name in names for m in metrics if m.name == name]
-            measured.append(Measured(who, number, kept))
-            told = ", ".join(f"{m.name} {value_with_error(m.value, m.error)}" for m in kept)
-            line = f"{who}, {number} {'call' if number == 1 else 'calls'}: {told}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
     reference, who = stored_reference(folder)
     known = {metric.name: metric for metric in reference}
     scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
@@ -117,15 +102,45 @@ def evaluate_by_calls(
         "command": ["vardiu", "evaluate", *words],
         "version": __version__,
         "hashes": problem.hashes(),
-        "rows": rows,
+        "rows": [row.content for row in rows],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
     }
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     title = f"{task.preset}: {task.chosen.title}, {n:,} samples"
+    measured = [row.drawn(names) for row in rows]
     picture = by_calls(measured, known, who, path.with_suffix(".png"), title)
     show_table(console, "", [_line(row, names) for row in measured])
     told = f"written: {shown(path)}\npicture: {shown(picture)}"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+class Row(NamedTuple):
+    r"""What one student, or the teacher, is worth in so many calls."""
+
+    content: dict[str, Any]
+    metrics: Sequence[Metric]
+
+    def drawn(self, names: Sequence[str]) -> Measured:
+        kept = [m for name in names for m in self.metrics if m.name == name]
+        return Measured(self.content["who"], self.content["calls"], kept)
+
+
+def _measured(
+    problem: Problem, students: Mapping[int, Generator], n: int, seed: int, features: str
+) -> Iterator[Row]:
+    for calls, student in students.items():
+        own = {"how": student.words, "weights": hash_of(student)}
+        metrics = problem.scores.measure(problem.student_source(student), n, seed)
+        yield _told({"who": STUDENT, "calls": calls, **own}, marked_trained(metrics, features))
+        metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
+        yield _told({"who": TEACHER, "calls": calls}, metrics)
+
+
+def _told(about: Mapping[str, Any], metrics: Sequence[Metric]) -> Row:
+    r"""Prints one row as soon as it is known, and returns it."""
+    calls = "1 call" if about["calls"] == 1 else f"{about['calls']} calls"
+    console.print(f"measured: {about['who']}, {calls}", highlight=False, markup=False)
+    return Row({**about, "metrics": [metric.row() for metric in metrics]}, metrics)
 
 
 def _line(row: Measured, names: Sequence[str]) -> dict[str, str]:

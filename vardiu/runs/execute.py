@@ -18,7 +18,7 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
-from ..problems.base import Problem, Source
+from ..problems.base import Problem, Source, save_student
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
@@ -192,7 +192,7 @@ class Execution:
         about = {"preset": self.task.preset, "method": self.task.method, "stage": stage.stage.name}
         partial = place.with_name(f".{place.name}")  # a run that is killed here writes it again
         shutil.rmtree(partial, ignore_errors=True)
-        self.problem.save_in(student, partial, about)
+        save_student(self.problem, student, partial, about)
         partial.rename(place)
 
     def rehearse(self) -> None:
