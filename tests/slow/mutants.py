@@ -30,6 +30,7 @@ DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
 DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
 ANCHORED, LAGGING = "methods/anchored.py", "methods/lagging.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+STATES = "training/states.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
@@ -38,12 +39,15 @@ FREEFLOW, MEAN_SHIFT = "methods/freeflow/objective.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd/objective.py", "samplers/chains.py"
 SDS, SID = "methods/sds/objective.py", "methods/sid.py"
 FD_LOSS, ENERGY = "methods/fd_loss/objective.py", "methods/energy/objective.py"
+D3SR, OSEDIFF = "methods/d3sr/objective.py", "methods/osediff.py"
+RESTORER, PERCEPTION = "students/restorer.py", "functional/perception.py"
 ADM, ADP = "methods/adm/objective.py", "methods/adp.py"
 CRITICS, DIFF_RATIO = "methods/critics.py", "methods/diff_ratio/objective.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergences.py"
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+INVERSE = "tests/test_inverse.py"
 
 
 class Mutant(NamedTuple):
@@ -301,6 +305,55 @@ SIGNS = [
         "self.teacher(x_t, sigma",
         "self.teacher(x, sigma",
         method("sds", "noised_twice"),
+    ),
+    Mutant(
+        "scale: a restorer's input",
+        RESTORER,
+        "return self.denoiser(self.gain * z,",
+        "return self.denoiser(z,",
+        method("d3sr", "step_of_the_paper"),
+    ),
+    Mutant(
+        "border: edges that zeros draw",
+        PERCEPTION,
+        'padded = F.pad(x, (1, 1, 1, 1), mode="replicate")',
+        "padded = F.pad(x, (1, 1, 1, 1))",
+        method("d3sr", "edges_of_ramps"),
+    ),
+    Mutant(
+        "sign: D3SR's discriminator",
+        D3SR,
+        "fake, real = self.logits([z, drawn.clean]",
+        "real, fake = self.logits([z, drawn.clean]",
+        method("d3sr", "little_noise_only"),
+    ),
+    Mutant(
+        "noise: D3SR's discriminator reads clean samples",
+        D3SR,
+        "z_t = z + expand_like(sigma, z) * self.noise_like",
+        "z_t = z + 0 * expand_like(sigma, z) * self.noise_like",
+        method("d3sr", "little_noise_only"),
+    ),
+    Mutant(
+        "factor: OSEDiff's squared distance",
+        OSEDIFF,
+        "self.score_weight * 2 / z[0].numel()",
+        "self.score_weight / z[0].numel()",
+        method("d3sr", "direction_of_osediff"),
+    ),
+    Mutant(
+        "stream: every row is degraded as the first",
+        "data/degradations.py",
+        "small = [degradation(row, seed, first + i)",
+        "small = [degradation(row, seed, first + 0 * i)",
+        ("tests/test_restoration.py", "-k", "degraded_alike"),
+    ),
+    Mutant(
+        "place: tiles without a margin",
+        "students/tiles.py",
+        "place = torch.arange(self.side, dtype=torch.float32) - self.margin",
+        "place = torch.arange(self.side, dtype=torch.float32)",
+        ("tests/test_restoration.py", "-k", "leave_no_trace"),
     ),
     Mutant(
         "sign: ADM's discriminator",
@@ -610,6 +663,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "ddil: noised data in the place of paths",
+        STATES,
+        "torch.where(expand_like(mine, states), states.to(shown.x_t), shown.x_t),",
+        "torch.where(expand_like(mine, states), shown.x_t, shown.x_t),",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the state of the place before",
+        STATES,
+        "states = self.paths(objective, source, n, cond)[every, k]",
+        "states = self.paths(objective, source, n, cond)[every, (k - 1).clamp_min(0)]",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the conditions of the batch for kept states",
+        STATES,
+        "return self.states.rows[rows], {name: value[rows] for name, value in kept.items()}",
+        "return self.states.rows[rows], {name: value[rows - 1] for name, value in kept.items()}",
+        method("ddil", "kept_states"),
+    ),
+    Mutant(
+        "ddil: paths with dropout",
+        STATES,
+        "    network.eval()\n    try:",
+        "    try:",
+        method("ddil", "without_dropout"),
+    ),
+    Mutant(
+        "ddil: a threshold without its own noise",
+        "denoisers/reflected.py",
+        "return thresholded(self.denoiser(x_t, sigma, **cond), self.bound, self.quantile)",
+        "return self.denoiser(x_t, sigma, **cond)",
+        method("ddil", "threshold"),
     ),
     Mutant(
         "rdd: one softmax over the positions of all images",
@@ -1272,6 +1360,49 @@ POLICIES = [
         'value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()',
         'info["guard"] = divergence.detach()',
         method("redif", "guard_is_part"),
+    ),
+    Mutant(
+        "restore: a rank beyond the share of the energy",
+        "functional/projection.py",
+        "below = (energy < tau * energy[..., -1:]).sum(-1)",
+        "below = (energy <= tau * energy[..., -1:]).sum(-1)",
+        (INVERSE, "-k", "the_rank_is_the_least"),
+    ),
+    Mutant(
+        "restore: random directions in place of the state's",
+        "samplers/inverse/projection.py",
+        "return own if self.control is None else random_subspace(own, self._random)",
+        "return random_subspace(own, self._random)",
+        (INVERSE, "-k", "the_directions_are"),
+    ),
+    Mutant(
+        "restore: DAPS projects the pull to the prior",
+        "samplers/inverse/daps.py",
+        "likelihood = through(self.likelihood(y, u), k)\n"
+        "            pull = likelihood + (clean - u) / r**2",
+        "pull = through(self.likelihood(y, u) + (clean - u) / r**2, k)",
+        (INVERSE, "-k", "nothing_but_the_gradient"),
+    ),
+    Mutant(
+        "restore: a step of DPS without the scale of the next level",
+        "samplers/inverse/dps.py",
+        "return self.step * vp_scale(sigma) * vp_scale(target)",
+        "return self.step * vp_scale(sigma)",
+        (INVERSE, "-k", "a_step_of_dps"),
+    ),
+    Mutant(
+        "restore: one norm for all rows of a batch",
+        "samplers/inverse/base.py",
+        "found = row_norm(y - self.operator.A(self.codec.decode(clean)))",
+        "found = (y - self.operator.A(self.codec.decode(clean))).norm() / y.new_ones(len(y))",
+        (INVERSE, "-k", "a_row_depends_on_its_seed and dps"),
+    ),
+    Mutant(
+        "restore: what is finished is made again",
+        "runs/restoring.py",
+        "return [place for place in self.subjects.places() if not self.finished(place)]",
+        "return [p for p in self.subjects.places() if self.finished(p) or True]",
+        ("tests/test_restore.py", "-k", "gone_on_with"),
     ),
 ]
 

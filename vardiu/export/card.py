@@ -18,8 +18,9 @@ from .. import __version__
 from ..metrics.sets import judges, trained_warning
 from ..students.base import Generator
 from ..teachers.origin import Origin
-from .diffusers import times_of
+from .diffusers import scale_of, times_of
 from .onnx import conditions
+from .peft import adapter_steps
 
 __all__ = ["About", "write"]
 
@@ -62,6 +63,18 @@ network = PeftModel.from_pretrained(network, "{folder}")  # on the teacher's own
 ```"""
 
 
+# Of a few-step student of texts. Its adapter has learned the guidance: the pipeline has none.
+LORA_STEPS = """```python
+from diffusers import DiffusionPipeline, {scheduler}
+
+pipeline = DiffusionPipeline.from_pretrained("TEACHER")
+pipeline.load_lora_weights("{folder}")
+pipeline.scheduler = {scheduler}.from_pretrained("{folder}", subfolder="scheduler")
+image = pipeline("a prompt", guidance_scale=1.0, timesteps={times}).images[0]
+image.save("samples.png")
+```"""
+
+
 class About(NamedTuple):
     r"""What a run knows of its student.
 
@@ -91,6 +104,8 @@ def _call(student: Generator, origin: Origin | None) -> str:
         given = ['"a prompt"', *(["guidance_scale=1.0"] if network.startswith("PixArt") else [])]
     elif network.startswith("DiT"):
         given = ["class_labels=[0]", "guidance_scale=1.0"]
+    if (scale := scale_of(student)) is not None:
+        given += [f"guidance_scale={scale:g}"]
     if times := times_of(student):
         given += [f"timesteps={times}"]
         given += [] if "text" in student.conditions else ["num_inference_steps=None"]
@@ -151,6 +166,10 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
 
 
 def _usage(template: str, student: Generator, origin: Origin | None) -> str:
+    steps = adapter_steps(student) if template == LORA else None
+    if steps is not None:
+        name = type(steps.scheduler).__name__
+        return LORA_STEPS.format(folder="FOLDER", scheduler=name, times=steps.times)
     tensors = template == SAFETENSORS
     shown, picture = _picture(student, origin)
     needed, values = _values(student, origin, tensors)

@@ -34,6 +34,7 @@ from torch import Tensor
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser
+from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Flow, VariancePreserving
 from ..errors import ConfigError, require
@@ -43,7 +44,7 @@ from ..students.few_step import FewStep, OneStep
 from ..teachers.origin import Origin
 from .stepping import ELSEWHERE, PREDICTED, betas, stepping, time_of, told_levels
 
-__all__ = ["TOLERANCE", "times_of", "to_diffusers"]
+__all__ = ["TOLERANCE", "scale_of", "times_of", "to_diffusers"]
 
 
 # The largest difference between images of the pipeline and of the student, in [0, 1].
@@ -90,6 +91,12 @@ def times_of(student: Generator) -> list[int]:
     r"""Returns what the call of a few-step student's pipeline must be given as `timesteps`; of
     any other student nothing."""
     return stepping(student).times if isinstance(student, FewStep) else []
+
+
+def scale_of(student: Generator) -> float | None:
+    r"""Returns the scale of guidance of a student whose network is told one; of any other none."""
+    found = next((m for m in student.modules() if isinstance(m, Steerable)), None)
+    return None if found is None else found.scale
 
 
 def _supported(student: Generator) -> tuple[Student, DiffusersNetwork]:
@@ -331,6 +338,8 @@ def _compare(student: Generator, folder: Path, name: str, origin: Origin | None)
     z, generator = _latents(student, n)
     first = z if tuple(z.shape[1:]) == tuple(student.shape) else z[:, 0]
     given: dict[str, Any] = {"latents": first, "generator": generator, **CALLS.get(name, {})}
+    if (scale := scale_of(student)) is not None:
+        given["guidance_scale"] = scale
     if times := times_of(student):
         # Of a student of one call the pipelines' own number of steps is to be looked at.
         given["timesteps"] = times

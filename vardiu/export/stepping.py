@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..denoisers.adapted import AdaptedDenoiser
+from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.schedules import Coordinates, VariancePreserving
 from ..errors import ConfigError, require
@@ -98,6 +99,8 @@ def stepping(student: FewStep) -> Stepping:
         ConfigError: Stock diffusers has none; the message says why.
     """
     denoiser, rule = student.denoiser, student.rule
+    if isinstance(denoiser, Steerable):  # of which the network itself is told the scale
+        denoiser = denoiser.denoiser
     if student.floor:
         raise ConfigError(f"diffusers' schedulers add noise to clean samples: {ELSEWHERE}")
     if isinstance(denoiser, AdaptedDenoiser):
@@ -130,7 +133,10 @@ def _latent(
         if times[-1] == 0:
             raise ConfigError(f"diffusers' LCMScheduler asks for nothing at time 0: {ELSEWHERE}")
         made = diffusers.LCMScheduler(
-            **given, original_inference_steps=steps, timestep_scaling=BEYOND, clip_sample=False
+            **given,
+            original_inference_steps=_known_times(student, coordinates, steps),
+            timestep_scaling=BEYOND,
+            clip_sample=False,
         )
     else:
         if math.isinf(student.sigmas[0]):
@@ -142,6 +148,15 @@ def _latent(
             **given, solver_order=1, final_sigmas_type="zero"
         )
     return Stepping(made, times)
+
+
+def _known_times(student: FewStep, coordinates: VariancePreserving, steps: int) -> int:
+    r"""Returns of how many times stock `LCMScheduler` takes some evenly: of those of the student's
+    grid, if they are evenly spaced as it has them, so that a number of steps gives the student's
+    own; else of all."""
+    times = [coordinates.place(sigma) for sigma in student.grid]
+    even = [steps - 1 - i * (steps // len(times)) for i in range(len(times))] if times else []
+    return len(times) if times and times == even else steps
 
 
 def _exploding(student: FewStep, denoiser: PreconditionedDenoiser) -> Stepping:

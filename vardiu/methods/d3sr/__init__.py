@@ -151,15 +151,15 @@ PUBLISHED = Settings(
 
 # Small networks: missing detail is below the noise of all but the smallest levels.
 SMALL = Settings(
-    steps=600,
-    batch=32,
+    steps=400,
+    batch=16,
     lr=1e-4,
-    start_steps=1_200,
+    start_steps=800,
     critic_rank=0,
     perceptual_weight=0.0,
     delay=50,
     decay="constant",
-    halflife=1_600.0,
+    halflife=800.0,
     levels=LevelSettings(sigma_min=0.01, sigma_max=0.35),
     critic_optimizer=NetworkOptimizer(lr=1e-3, beta_1=0.5, beta_2=0.99),
     head_optimizer=NetworkOptimizer(lr=1e-3, beta_1=0.5, beta_2=0.99),
