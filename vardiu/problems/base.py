@@ -646,7 +646,7 @@ class Problem(abc.ABC):
 def save_student(
     problem: Problem, student: Generator, place: Path, about: Mapping[str, Any]
 ) -> None:
-    r"""Writes a student of a problem into a folder of its own, with what is kept of the teacher."""
+    r"""Writes a student into a folder of its own, with what is kept of its teacher."""
     kept = {"teacher": dataclasses.asdict(problem.kept())}
     models.save(problem.without_prompts(student), place, {**about, **kept})
 
