@@ -191,12 +191,13 @@ def longer(found: Mapping[str, Any]) -> str:
 PRESETS = {
     "mixture-diff-instruct": "`mixture-diff-instruct`",
     "diff-instruct, codes": "the same, a student that jumps",
-    "anchored, rate falls": "`mixture-anchored`: the rate of the anchor falls from 0.5 to 0.02",
-    "anchored, rate 0.2, beta 0.5": "the same, a rate of 0.2, momentum of 0.5",
-    "anchored, codes": "the same, a rate of 0.2, a student that jumps",
-    "anchored, rate 0.05, beta 0.5": "the same, a rate of 0.05, momentum of 0.5",
-    "anchored, levels to 5": "the same, a rate of 0.2, levels up to 5",
-    "anchored, lr 5e-4": "the same, a rate of 0.2, half the learning rate",
+    "anchored, levels to 5": "`mixture-anchored`: a rate of 0.2, levels up to 5",
+    "anchored, rate falls, levels to 5": "the same, the rate falls from 0.5 to 0.02",
+    "anchored, rate falls": "the same, the rate falls, levels up to 10",
+    "anchored, rate 0.2, beta 0.5": "the same, levels up to 10, momentum of 0.5",
+    "anchored, rate 0.05, beta 0.5": "the same, a rate of 0.05, levels up to 10, momentum of 0.5",
+    "anchored, lr 5e-4": "the same, levels up to 10, half the learning rate",
+    "anchored, codes": "the same, levels up to 10, a student that jumps",
 }
 
 
