@@ -27,7 +27,7 @@ from ..storage.bounded import read_json, read_text
 from ..storage.files import append_line, write_text_atomic
 from ..students.base import Generator, rows_at_once
 from .console import console, print_rows
-from .folders import existing_run, trained_student
+from .folders import run_or_published, trained_student
 from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
 from .options import Parser, add_student_options, chosen_names
 from .sample import add_calls_option, asked, of_calls
@@ -91,10 +91,10 @@ def guide(arguments: list[str]) -> None:
         refusal = None if value is None else allowed.refusal(value)
         if refusal is not None:
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
-    teacher = guide_teacher(chosen.guide, student, problem)
+    teacher = guide_teacher(chosen.guide, chosen.run, student, problem)
     num = problem.scores.samples if chosen.num is None else chosen.num
     steps = steps_in(chosen.guide_steps)
     sweep = Sweep(student, teacher, chosen.guide, steps, problem, num, chosen.seed)
@@ -277,7 +277,9 @@ def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
 
 def _source(sweep: Sweep, point: Point) -> tuple[Any, int]:
     r"""Returns the source of a point's samples, and its calls a sample."""
-    student = sweep.student.with_calls(point.calls)
+    student = sweep.student
+    if point.calls != student.calls:  # the one that was shipped may have levels of its own
+        student = student.with_calls(point.calls)
     if point.strength is not None:
         kind = (point.strength, sweep.steps, point.noise, point.level)
         student = guided_by(student, sweep.teacher, sweep.source, *kind).student

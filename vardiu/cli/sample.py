@@ -23,7 +23,7 @@ from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.steered import guided_by
 from .console import console
-from .folders import existing_run, trained_student
+from .folders import run_or_published, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import Parser, add_student_options
 
@@ -36,7 +36,7 @@ def sample(arguments: list[str]) -> None:
     parser = _sample_parser()
     chosen = parser.parse_args(arguments)
     _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     if chosen.out:
         path = Path(chosen.out)
         if path.suffix != ".npz":
@@ -139,11 +139,12 @@ def evaluate(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     number = 100 if chosen.num is None else chosen.num
     _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
-    refuse_changed_inputs(folder, problem.inputs())
+    if folder.exists:  # a published student was begun with nothing
+        refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)
@@ -168,6 +169,7 @@ def evaluate(arguments: list[str]) -> None:
         words = f"{task.chosen.trained_on} in {features}"
         content["trained_on"] = words
         console.print(trained_warning(words), highlight=False, markup=False, soft_wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 
