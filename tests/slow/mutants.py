@@ -1284,7 +1284,7 @@ def guided(words: str) -> tuple[str, ...]:
 
 GUIDED = [
     Mutant(
-        "guide: the noise kept is that of the estimate after it was moved",
+        "guide: the correction twice",
         GUIDE,
         "return passage.x_next + self.strength * correction",
         "return passage.x_next + 2 * self.strength * correction",
