@@ -9,7 +9,7 @@ on from a copy of it, with the same number of updates. What is measured of an ar
 of its own, and is not measured again. A second feature space beside the random filters: means and
 deviations over places of the teacher's own bottleneck, at its smallest levels.
 
-About seven minutes a seed on one thread. `--report` writes `docs/results/super_resolution.json`
+About four minutes a seed on one thread. `--report` writes `docs/results/super_resolution.json`
 and its picture, and says whether the bars of the preset are reached.
 """
 
@@ -38,8 +38,9 @@ from vardiu.training.stage import Context
 from vardiu.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
-START, STEPS, SHOWN = 800, 400, 16
+SHOWN = 16
 D3SR, OSEDIFF = PRESETS["patches-d3sr"].settings, PRESETS["patches-osediff"].settings
+START, STEPS = D3SR.start_steps, D3SR.steps
 ALL = replace(D3SR.levels, sigma_max=20.0)
 
 # By arm: its title, method, settings, and whether it is of the first seed only.

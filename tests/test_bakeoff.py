@@ -316,11 +316,9 @@ def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, cap
     told = capsys.readouterr().out
     assert "to be run: a screening of 3 runs (0 complete) and at most 4 runs (0 complete)" in told
     assert not Path("bake/runs").exists()
-    monkeypatch.setattr("vardiu.cli.bake_off.decide", interrupt)
-    assert bake_off(*words) == 130  # after the screening, before what it decides is kept
-    monkeypatch.undo()
-    monkeypatch.chdir(tiny)
-    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, arms=arms))
+    with monkeypatch.context() as patch:
+        patch.setattr("vardiu.cli.bake_off.decide", interrupt)
+        assert bake_off(*words) == 130  # after the screening, before what it decides is kept
     heats = {p: p.stat().st_mtime_ns for p in Path("bake/runs").rglob("result.json")}
     assert len(heats) == 3
     assert bake_off(*words) == 2  # one arm diverged while it was timed

@@ -15,9 +15,10 @@ from vardiu.denoisers.consistency import ConsistencyDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, ExportError
 from vardiu.export import EXPORTS, card, export, in_single_precision
-from vardiu.export.diffusers import to_diffusers
+from vardiu.export.diffusers import times_of, to_diffusers
 from vardiu.export.onnx import to_onnx
 from vardiu.nn import MLP, Precision, UNet
+from vardiu.settings import build
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.framed import Frame, Framed
 from vardiu.students.pushforward import Pushforward
@@ -88,6 +89,9 @@ def test_every_kind_is_one_graph_of_any_batch(tmp_path, kind):
     assert model.graph.input[0].name == "z" and model.graph.output[0].name == "x"
     about = {p.key: p.value for p in model.metadata_props}
     assert about["latent"].startswith("standard normal")
+    if kind in ("few", "few ddim", "consistency"):
+        assert json.loads(about["sigmas"]) == [20.0, 1.0] and about["calls"] == "2"
+        assert json.loads(about["rule"]) == ("ddim" if kind == "few ddim" else "renoise")
 
 
 def test_a_network_that_cannot_be_traced_is_named(tmp_path):
@@ -215,6 +219,106 @@ def test_transformers_are_the_pipelines(tmp_path, make):
     make(tmp_path / "teacher")
     difference, _ = exported(tmp_path / "teacher", tmp_path / "out")
     assert difference < 1e-5
+
+
+FEW = {
+    "epsilon": lambda path: pipelines.pixels(path),
+    "v": lambda path: pipelines.pixels(path, "v_prediction", rescale_betas_zero_snr=True),
+    "sample": lambda path: pipelines.pixels(path, "sample"),
+    "edm": lambda path: pipelines.pixels(
+        path, schedule=diffusers.CMStochasticIterativeScheduler()
+    ),
+    "texts": pipelines.stable,
+    "pixart": pipelines.pixart,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "scheduler"),
+    [
+        ("epsilon", "renoise", "LCMScheduler"),
+        pytest.param("epsilon", "ddim", "DPMSolverMultistepScheduler", marks=pytest.mark.slow),
+        pytest.param("v", "renoise", "LCMScheduler", marks=pytest.mark.slow),
+        ("sample", "ddim", "DPMSolverMultistepScheduler"),
+        ("edm", "renoise", "CMStochasticIterativeScheduler"),
+        ("texts", "renoise", "LCMScheduler"),
+        pytest.param("texts", "ddim", "DPMSolverMultistepScheduler", marks=pytest.mark.slow),
+        pytest.param("pixart", "renoise", "LCMScheduler", marks=pytest.mark.slow),
+    ],
+)
+def test_a_few_steps_are_those_of_a_stock_scheduler(tmp_path, kind, rule, scheduler):
+    """Images of the pipeline that is loaded again, by the call that the card shows."""
+    FEW[kind](tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    sigma = float("inf") if kind == "v" else None
+    student = FewStep.on_grid(teacher.trainable_copy(), 3, sigma, rule=rule)
+    done = export(student, "diffusers", tmp_path / "out", origin=teacher.origin)
+    assert done.difference < 1e-5
+    index = json.loads((done.folder / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", scheduler]
+    text = (done.folder / "README.md").read_text()
+    assert f"3 calls by the rule {rule} at the levels" in text and "few-step-generation" in text
+    (call,) = [line for line in text.splitlines() if line.startswith("image = pipeline(")]
+    assert f"timesteps={times_of(student)}" in call and len(times_of(student)) == 3
+    calls = []
+    loaded = diffusers.DiffusionPipeline.from_pretrained(done.folder)
+    loaded.set_progress_bar_config(disable=True)
+    network = getattr(loaded, "unet", None) or loaded.transformer
+    network.register_forward_hook(lambda *rest: calls.append(1))
+    scope = {"pipeline": loaded}
+    # A network of tiny images is not in PixArt's table of sizes.
+    exec(call.replace("guidance_scale=1.0", "use_resolution_binning=False"), scope)
+    assert len(calls) == 3
+
+
+def test_a_grid_of_whole_times_is_of_them(tmp_path):
+    pipelines.pixels(tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    table = teacher.coordinates.arguments["sigmas"]
+    assert set(FewStep.on_grid(teacher, 5).sigmas) <= set(table)
+    assert set(build.grid(teacher, 8, None, 7.0)[:-1].tolist()) <= set(table)
+    with pytest.raises(ConfigError, match="grid must be at most 1,000, the times of"):
+        build.grid(teacher, 1500, None, 7.0)
+    inner = ConsistencyDenoiser(teacher)
+    assert inner.whole(1.0) == teacher.whole(1.0) != 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "student", "why"),
+    [
+        (
+            lambda path: pipelines.pixels(
+                path, schedule=diffusers.FlowMatchEulerDiscreteScheduler()
+            ),
+            lambda teacher: FewStep.on_grid(teacher, 2),
+            "no scheduler that takes the 2 steps of the rule 'renoise' of Flow levels",
+        ),
+        (FEW["edm"], lambda teacher: FewStep.on_grid(teacher, 2, rule="ddim"), "'ddim' of a Prec"),
+        (pipelines.dit, lambda teacher: FewStep.on_grid(teacher, 2), "takes no list of times"),
+        (FEW["epsilon"], lambda teacher: FewStep(teacher, [2.345, 1.0]), "asks .* at time"),
+        (
+            FEW["v"],
+            lambda teacher: FewStep.on_grid(teacher, 2, float("inf"), rule="ddim"),
+            "first-order solver starts at a finite level",
+        ),
+        (
+            FEW["epsilon"],
+            lambda teacher: FewStep(teacher, [teacher.whole(2.0), teacher.sigma_min]),
+            "LCMScheduler asks for nothing at time 0",
+        ),
+        (
+            FEW["epsilon"],
+            lambda teacher: FewStep(teacher, [teacher.whole(2.0), 1.0], floor=0.5),
+            "add noise to clean samples",
+        ),
+    ],
+)
+def test_steps_that_stock_diffusers_has_no_scheduler_of_are_refused(tmp_path, make, student, why):
+    make(tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    with pytest.raises(ConfigError, match=f"{why}.*--to onnx|{why}.*(--sigma|pipelines)"):
+        export(student(teacher), "diffusers", tmp_path / "out", origin=teacher.origin)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("make", [pipelines.dit, pipelines.pixart, pipelines.stable])

@@ -264,6 +264,11 @@ def test_the_discriminator_tells_apart_below_little_noise_only():
         objective.levels = LogUniform(low, high)
         with torch.no_grad():
             found[name] = float(objective.critic_loss(drawn, 0).info["accuracy"])
+    objective.levels = LogUniform(0.01, 0.1)
+    with torch.no_grad():
+        made = objective.generator(drawn.degraded)
+        real, fake = objective.logits([drawn.clean, made], {}, 0, "tried")
+    assert float(real[0].mean()) > 0 > float(fake[0].mean())
     assert found["near"] > 0.8 and abs(found["far"] - 0.5) < 0.2
     # And the student is moved by it: the gradient with it is another than without.
     objective.levels = LogUniform(0.01, 0.1)

@@ -582,7 +582,8 @@ def test_a_reward_is_tried_before_training_and_only_loaded_where_it_is_named(
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"eta": 0.0}, "eta must be positive, got 0: a step without noise has no density"),
+        ({"eta": 0.0}, "eta must be positive, got 0: without noise there is no density"),
+        ({"shuffled": True, "batch": 8}, "several noises, got batch=8 of one group"),
         ({"batch": 12}, r"batch must be a multiple of group \(8\), got 12"),
         ({"batch": 8, "minibatches": 3}, r"batch must be a multiple of minibatches \(3\)"),
         ({"clip_range": 0.0}, "clip_range must be positive"),

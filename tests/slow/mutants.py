@@ -30,6 +30,7 @@ DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
 DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
 ANCHORED, LAGGING = "methods/anchored.py", "methods/lagging.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+STATES = "training/states.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
@@ -38,6 +39,8 @@ FREEFLOW, MEAN_SHIFT = "methods/freeflow/objective.py", "methods/mean_shift.py"
 EMD, CHAINS = "methods/emd/objective.py", "samplers/chains.py"
 SDS, SID = "methods/sds/objective.py", "methods/sid.py"
 FD_LOSS, ENERGY = "methods/fd_loss/objective.py", "methods/energy/objective.py"
+D3SR, OSEDIFF = "methods/d3sr/objective.py", "methods/osediff.py"
+RESTORER, PERCEPTION = "students/restorer.py", "functional/perception.py"
 ADM, ADP = "methods/adm/objective.py", "methods/adp.py"
 CRITICS, DIFF_RATIO = "methods/critics.py", "methods/diff_ratio/objective.py"
 F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergences.py"
@@ -301,6 +304,55 @@ SIGNS = [
         "self.teacher(x_t, sigma",
         "self.teacher(x, sigma",
         method("sds", "noised_twice"),
+    ),
+    Mutant(
+        "scale: a restorer's input",
+        RESTORER,
+        "return self.denoiser(self.gain * z,",
+        "return self.denoiser(z,",
+        method("d3sr", "step_of_the_paper"),
+    ),
+    Mutant(
+        "border: edges that zeros draw",
+        PERCEPTION,
+        'padded = F.pad(x, (1, 1, 1, 1), mode="replicate")',
+        "padded = F.pad(x, (1, 1, 1, 1))",
+        method("d3sr", "edges_of_ramps"),
+    ),
+    Mutant(
+        "sign: D3SR's discriminator",
+        D3SR,
+        "fake, real = self.logits([z, drawn.clean]",
+        "real, fake = self.logits([z, drawn.clean]",
+        method("d3sr", "little_noise_only"),
+    ),
+    Mutant(
+        "noise: D3SR's discriminator reads clean samples",
+        D3SR,
+        "z_t = z + expand_like(sigma, z) * self.noise_like",
+        "z_t = z + 0 * expand_like(sigma, z) * self.noise_like",
+        method("d3sr", "little_noise_only"),
+    ),
+    Mutant(
+        "factor: OSEDiff's squared distance",
+        OSEDIFF,
+        "self.score_weight * 2 / z[0].numel()",
+        "self.score_weight / z[0].numel()",
+        method("d3sr", "direction_of_osediff"),
+    ),
+    Mutant(
+        "stream: every row is degraded as the first",
+        "data/degradations.py",
+        "small = [degradation(row, seed, first + i)",
+        "small = [degradation(row, seed, first + 0 * i)",
+        ("tests/test_restoration.py", "-k", "degraded_alike"),
+    ),
+    Mutant(
+        "place: tiles without a margin",
+        "students/tiles.py",
+        "place = torch.arange(self.side, dtype=torch.float32) - self.margin",
+        "place = torch.arange(self.side, dtype=torch.float32)",
+        ("tests/test_restoration.py", "-k", "leave_no_trace"),
     ),
     Mutant(
         "sign: ADM's discriminator",
@@ -610,6 +662,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "ddil: noised data in the place of paths",
+        STATES,
+        "torch.where(expand_like(mine, states), states.to(shown.x_t), shown.x_t),",
+        "torch.where(expand_like(mine, states), shown.x_t, shown.x_t),",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the state of the place before",
+        STATES,
+        "states = self.paths(objective, source, n, cond)[every, k]",
+        "states = self.paths(objective, source, n, cond)[every, (k - 1).clamp_min(0)]",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the conditions of the batch for kept states",
+        STATES,
+        "return self.states.rows[rows], {name: value[rows] for name, value in kept.items()}",
+        "return self.states.rows[rows], {name: value[rows - 1] for name, value in kept.items()}",
+        method("ddil", "kept_states"),
+    ),
+    Mutant(
+        "ddil: paths with dropout",
+        STATES,
+        "    network.eval()\n    try:",
+        "    try:",
+        method("ddil", "without_dropout"),
+    ),
+    Mutant(
+        "ddil: a threshold without its own noise",
+        "denoisers/reflected.py",
+        "return thresholded(self.denoiser(x_t, sigma, **cond), self.bound, self.quantile)",
+        "return self.denoiser(x_t, sigma, **cond)",
+        method("ddil", "threshold"),
     ),
     Mutant(
         "rdd: one softmax over the positions of all images",

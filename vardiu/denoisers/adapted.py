@@ -2,6 +2,7 @@ r"""Networks that were trained in other coordinates, as denoisers of ours."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -94,6 +95,9 @@ class AdaptedDenoiser(Wrapper, Denoiser):
         x_s, time = alpha * x_t, self.coordinates.time(sigma)
         output, kept = ask_features(self.network, x_s, time, at, cond)
         return self._mean(output, x_s, alpha, s), kept
+
+    def whole(self, sigma: float) -> float:
+        return self.coordinates.whole(sigma) if math.isfinite(sigma) else sigma
 
     @property
     def latent_sigma(self) -> float:

@@ -125,6 +125,12 @@ class Denoiser(Interface, abc.ABC):
         """
         return 0.0
 
+    def whole(self, sigma: float) -> float:
+        r"""Returns the nearest level of which its network has a time of its own; any has, of a
+        network of continuous levels."""
+        inner = self._modules.get("denoiser")
+        return inner.whole(sigma) if isinstance(inner, Denoiser) else sigma
+
     @property
     def latent_sigma(self) -> float:
         r"""The level at which a student asks it unless told otherwise."""

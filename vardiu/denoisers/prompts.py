@@ -50,23 +50,24 @@ class Captioned(Denoiser):
     r"""A denoiser of texts that takes `label`, the index of a prompt.
 
     Arguments:
-        denoiser: The denoiser, whose conditions the captions give.
+        denoiser: The denoiser, whose conditions the captions give; beside them it may take
+            `guidance`, which is then taken here too.
         captions: The table of conditions; it is not saved with the denoiser.
 
     Raises:
         ValueError: The captions give other conditions than the denoiser takes.
     """
 
-    conditions = ("label",)
-
     def __init__(self, denoiser: Denoiser, captions: Captions) -> None:
         super().__init__()
-        if set(captions.rows) != set(denoiser.conditions):
+        more = tuple(name for name in denoiser.conditions if name == "guidance")
+        if {*captions.rows, *more} != set(denoiser.conditions):
             raise ValueError(
                 f"the denoiser takes {list(denoiser.conditions)}, the captions give "
                 f"{sorted(captions.rows)}"
             )
         self.denoiser, self.captions = denoiser, captions
+        self.conditions = ("label", *more)
         self.shape, self.origin = denoiser.shape, denoiser.origin
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.terminal = denoiser.terminal

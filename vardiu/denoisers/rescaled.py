@@ -102,6 +102,9 @@ class Rescaled(Denoiser):
     def noise_gain(self, sigma: float) -> float:
         return self.denoiser.noise_gain(self.map.scale * sigma) / self.map.scale
 
+    def whole(self, sigma: float) -> float:
+        return self.denoiser.whole(self.map.scale * sigma) / self.map.scale
+
     @property
     def latent_sigma(self) -> float:
         return self.denoiser.latent_sigma / self.map.scale

@@ -18,7 +18,9 @@ from .. import __version__
 from ..metrics.sets import judges, trained_warning
 from ..students.base import Generator
 from ..teachers.origin import Origin
+from .diffusers import scale_of, times_of
 from .onnx import conditions
+from .peft import adapter_steps
 
 __all__ = ["About", "write"]
 
@@ -61,6 +63,18 @@ network = PeftModel.from_pretrained(network, "{folder}")  # on the teacher's own
 ```"""
 
 
+# Of a few-step student of texts. Its adapter has learned the guidance: the pipeline has none.
+LORA_STEPS = """```python
+from diffusers import DiffusionPipeline, {scheduler}
+
+pipeline = DiffusionPipeline.from_pretrained("TEACHER")
+pipeline.load_lora_weights("{folder}")
+pipeline.scheduler = {scheduler}.from_pretrained("{folder}", subfolder="scheduler")
+image = pipeline("a prompt", guidance_scale=1.0, timesteps={times}).images[0]
+image.save("samples.png")
+```"""
+
+
 class About(NamedTuple):
     r"""What a run knows of its student.
 
@@ -85,12 +99,17 @@ class About(NamedTuple):
 
 def _call(student: Generator, origin: Origin | None) -> str:
     network = "" if origin is None else origin.about.get("network", "")
+    given = ["class_labels=0"] if student.conditions else []
     if "text" in student.conditions:
-        extra = ", guidance_scale=1.0" if network.startswith("PixArt") else ""
-        return f'"a prompt"{extra}'
-    if network.startswith("DiT"):
-        return "class_labels=[0], guidance_scale=1.0"
-    return "class_labels=0" if student.conditions else ""
+        given = ['"a prompt"', *(["guidance_scale=1.0"] if network.startswith("PixArt") else [])]
+    elif network.startswith("DiT"):
+        given = ["class_labels=[0]", "guidance_scale=1.0"]
+    if (scale := scale_of(student)) is not None:
+        given += [f"guidance_scale={scale:g}"]
+    if times := times_of(student):
+        given += [f"timesteps={times}"]
+        given += [] if "text" in student.conditions else ["num_inference_steps=None"]
+    return ", ".join(given)
 
 
 # How many samples the lines of a card make.
@@ -147,6 +166,10 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
 
 
 def _usage(template: str, student: Generator, origin: Origin | None) -> str:
+    steps = adapter_steps(student) if template == LORA else None
+    if steps is not None:
+        name = type(steps.scheduler).__name__
+        return LORA_STEPS.format(folder="FOLDER", scheduler=name, times=steps.times)
     tensors = template == SAFETENSORS
     shown, picture = _picture(student, origin)
     needed, values = _values(student, origin, tensors)
@@ -154,7 +177,7 @@ def _usage(template: str, student: Generator, origin: Origin | None) -> str:
     words = sorted({*shown, *needed} - known, key=lambda line: (line.startswith("from"), line))
     return template.format(
         folder="FOLDER",
-        call=_call(student, origin),
+        call=_call(student, origin) if template == DIFFUSERS else "",
         latent=(ROWS, *student.latent_shape),
         n=ROWS,
         imports="\n".join(words),
@@ -178,9 +201,10 @@ def _front(
     about: About | None, origin: Origin | None, student: Generator, to: str
 ) -> dict[str, Any]:
     licence = None if origin is None else origin.licence
+    few = "one" if student.calls == 1 else "few"
     front: dict[str, Any] = {
         "library_name": LIBRARIES.get(to, "vardiu"),
-        "tags": ["diffusion-distillation", "one-step-generation", "vardiu"],
+        "tags": ["diffusion-distillation", f"{few}-step-generation", "vardiu"],
         "license": licence or "other",
     }
     if licence is None:
@@ -233,11 +257,11 @@ def write(
 ) -> Path:
     r"""Writes `README.md`, with the metadata of a hub in front."""
     front = yaml.safe_dump(_front(about, origin, student, to), sort_keys=False)
-    name = "A one-step student" if about is None else about.name
+    name = f"A student of {student.words}" if about is None else about.name
     lines = ["---", front.strip(), "---", "", f"# {name}", ""]
-    calls = "one network call" if student.calls == 1 else f"{student.calls} network calls"
     method = "" if about is None else f" by {about.method}"
-    lines += [f"A generator of {calls} a sample, distilled{method} with vardiu {__version__}.", ""]
+    lines += [f"It was distilled{method} with vardiu {__version__}.", ""]
+    lines += [f"A sample takes {student.words} of the network.", ""]
     if about is not None and about.picture is not None and about.picture.is_file():
         shutil.copyfile(about.picture, folder / "samples.png")
         lines += ["![Samples](samples.png)", ""]

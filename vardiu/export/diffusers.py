@@ -1,4 +1,5 @@
-r"""Students as pipelines of stock diffusers, which run them in one step.
+r"""Students as pipelines of stock diffusers: those of one call, which is the pipelines' default
+or their only step, and those of a few, see `vardiu.export.stepping`.
 
 ============================  ================================================================
 student                       pipeline and scheduler
@@ -33,19 +34,28 @@ from torch import Tensor
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser
+from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..denoisers.schedules import Coordinates, Flow, VariancePreserving
+from ..denoisers.schedules import Flow, VariancePreserving
 from ..errors import ConfigError, require
-from ..nn.diffusers import DiffusersNetwork, Told, with_entry
+from ..nn.diffusers import DiffusersNetwork, with_entry
 from ..students.base import Generator
-from ..students.few_step import OneStep
+from ..students.few_step import FewStep, OneStep
 from ..teachers.origin import Origin
+from .stepping import ELSEWHERE, PREDICTED, betas, stepping, time_of, told_levels
 
-__all__ = ["TOLERANCE", "to_diffusers"]
+__all__ = ["TOLERANCE", "scale_of", "times_of", "to_diffusers"]
 
 
 # The largest difference between images of the pipeline and of the student, in [0, 1].
 TOLERANCE = 1e-5
+
+
+Student = OneStep | FewStep
+
+
+# Networks whose pipelines take a list of times.
+TIMED = ("UNet2DModel", "UNet2DConditionModel", "PixArtTransformer2DModel")
 
 
 # How many steps may be asked for before a second one is taken.
@@ -60,7 +70,7 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
     r"""Writes a pipeline, loads it again as a user would, and compares its images.
 
     Arguments:
-        student: A one-step student on a network of diffusers.
+        student: A student of one call or a few on a network of diffusers.
         folder: Where to write; it must not exist.
         origin: What stood around the teacher: the decoder and the encoder of texts.
 
@@ -70,14 +80,26 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
     Raises:
         ConfigError: Stock diffusers cannot hold this student; the message says why.
     """
-    one_step, network = _supported(student)
+    supported, network = _supported(student)
     name, model = network.name, network.model.float().cpu().eval()
-    pipeline = PIPELINES[name](one_step, model, {} if origin is None else origin.parts)
+    pipeline = PIPELINES[name](supported, model, {} if origin is None else origin.parts)
     pipeline.save_pretrained(str(folder), safe_serialization=True)
     return _compare(student, folder, name, origin)
 
 
-def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
+def times_of(student: Generator) -> list[int]:
+    r"""Returns what the call of a few-step student's pipeline must be given as `timesteps`; of
+    any other student nothing."""
+    return stepping(student).times if isinstance(student, FewStep) else []
+
+
+def scale_of(student: Generator) -> float | None:
+    r"""Returns the scale of guidance of a student whose network is told one; of any other none."""
+    found = next((m for m in student.modules() if isinstance(m, Steerable)), None)
+    return None if found is None else found.scale
+
+
+def _supported(student: Generator) -> tuple[Student, DiffusersNetwork]:
     elsewhere = "export it --to onnx or --to safetensors"
     network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
     if network is None:
@@ -85,12 +107,7 @@ def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
             f"a {type(student).__name__} on a network that is not of diffusers has no pipeline "
             f"there: {elsewhere}"
         )
-    if student.calls != 1:
-        raise ConfigError(
-            f"the student takes {student.calls} calls a sample, and what is written for stock "
-            f"diffusers takes one: {elsewhere}"
-        )
-    if not isinstance(student, OneStep):
+    if not isinstance(student, OneStep | FewStep):
         raise ConfigError(
             f"stock diffusers draws a standard normal latent and asks its network: it has no "
             f"pipeline for what a {type(student).__name__} does before or after; {elsewhere}"
@@ -102,6 +119,11 @@ def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
         )
     if network.name not in PIPELINES:
         raise ConfigError(f"there is no pipeline for {network.name} yet: {elsewhere}")
+    if isinstance(student, FewStep) and network.name not in TIMED:
+        raise ConfigError(
+            f"stock diffusers' pipeline of a {network.name} takes no list of times, and the "
+            f"student makes {student.calls} calls at times of its own: {elsewhere}"
+        )
     height, width = student.denoiser.shape[-2:]
     if height != width and network.name != "UNet2DConditionModel":
         raise ConfigError(
@@ -112,27 +134,6 @@ def _supported(student: Generator) -> tuple[OneStep, DiffusersNetwork]:
 
 
 # ---------------------------------------------------------------- schedulers
-
-
-def _betas(coordinates: VariancePreserving, steps: int) -> list[float]:
-    r"""Returns the betas whose cumulative products are the squared scales of the first times."""
-    sigmas = [*coordinates.arguments["sigmas"], *([math.inf] if coordinates.terminal else [])]
-    squares = torch.tensor([1 / (1 + s**2) for s in sigmas[:steps]], dtype=torch.float64)
-    before = torch.cat([torch.ones(1, dtype=torch.float64), squares[:-1]])
-    return (1 - squares / before).tolist()
-
-
-def _last_time(student: OneStep, coordinates: Coordinates) -> int:
-    time, _, _ = coordinates.time_and_scales(student.sigma)
-    if time != round(time):
-        raise ConfigError(
-            f"the student asks its network at time {time:.3f}: pipelines know whole times. Distil "
-            "with --sigma of a whole time, or leave it out"
-        )
-    return int(time)
-
-
-PREDICTED: Mapping[str, str] = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
 
 
 def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN401
@@ -146,10 +147,10 @@ def _trailing(student: OneStep, denoiser: AdaptedDenoiser) -> Any:  # noqa: ANN4
             f"diffusers has no one-step scheduler of {type(coordinates).__name__} levels: export "
             "it --to onnx or --to safetensors"
         )
-    steps = _last_time(student, coordinates) + 1
+    steps = time_of(student.sigma, coordinates) + 1
     return diffusers.DDIMScheduler(
         num_train_timesteps=steps,
-        trained_betas=_betas(coordinates, steps),
+        trained_betas=betas(coordinates, steps),
         prediction_type=PREDICTED[denoiser.prediction],
         timestep_spacing="trailing",
         clip_sample=False,
@@ -175,8 +176,11 @@ def _flow(student: OneStep, denoiser: AdaptedDenoiser, coordinates: Flow) -> Any
     )
 
 
-def _clipped(student: OneStep) -> Any:  # noqa: ANN401
-    r"""A scheduler that takes one step whatever number is asked for, up to `STEPS`."""
+def _clipped(student: Student) -> Any:  # noqa: ANN401
+    r"""A scheduler that takes one step whatever number is asked for, up to `STEPS`; of a few-step
+    student that of its own steps."""
+    if isinstance(student, FewStep):
+        return stepping(student).scheduler
     diffusers = require("diffusers", "hub")
     denoiser = student.denoiser
     coordinates = denoiser.coordinates if isinstance(denoiser, AdaptedDenoiser) else None
@@ -189,10 +193,10 @@ def _clipped(student: OneStep) -> Any:  # noqa: ANN401
             "this pipeline's scheduler needs a student of a discrete, variance-preserving "
             "schedule, asked at a finite level: distil with --sigma of the last but one time"
         )
-    steps = _last_time(student, coordinates) + 1
-    betas = _betas(coordinates, steps)
+    steps = time_of(student.sigma, coordinates) + 1
+    known = betas(coordinates, steps)
     made = diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=STEPS * steps, trained_betas=betas + [BEYOND] * ((STEPS - 1) * steps)
+        num_train_timesteps=STEPS * steps, trained_betas=known + [BEYOND] * ((STEPS - 1) * steps)
     )
     bound = made.lambda_t[steps - 1 : steps + 1].mean().item()
     return diffusers.DPMSolverMultistepScheduler.from_config(
@@ -206,14 +210,7 @@ def _clipped(student: OneStep) -> Any:  # noqa: ANN401
 
 
 def _consistency(student: OneStep, denoiser: PreconditionedDenoiser) -> Any:  # noqa: ANN401
-    told = denoiser.network
-    if not isinstance(told, Told) or told.factor != 1000.0 or told.sign != 1.0:
-        raise ConfigError(
-            "diffusers' consistency scheduler tells the network 250 log(sigma), this one was told "
-            "otherwise: export it --to onnx or --to safetensors"
-        )
-    if float(denoiser.mean.abs().max()) > 0:
-        raise ConfigError("diffusers' consistency scheduler knows no mean of the data")
+    told_levels(denoiser)
     diffusers = require("diffusers", "hub")
     return diffusers.CMStochasticIterativeScheduler(
         sigma_min=0.0,
@@ -226,7 +223,9 @@ def _consistency(student: OneStep, denoiser: PreconditionedDenoiser) -> Any:  # 
 # ---------------------------------------------------------------- pipelines
 
 
-def _single(student: OneStep, denoiser: Denoiser) -> Any:  # noqa: ANN401
+def _single(student: Student, denoiser: Denoiser) -> Any:  # noqa: ANN401
+    if isinstance(student, FewStep):
+        return stepping(student).scheduler
     if isinstance(denoiser, AdaptedDenoiser):
         return _trailing(student, denoiser)
     if isinstance(denoiser, PreconditionedDenoiser):
@@ -237,9 +236,11 @@ def _single(student: OneStep, denoiser: Denoiser) -> Any:  # noqa: ANN401
     )
 
 
-def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _pixels(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     if "vae" in parts:
+        if isinstance(student, FewStep):
+            raise ConfigError(f"stock diffusers' LDMPipeline takes no list of times: {ELSEWHERE}")
         if student.conditions:
             raise ConfigError(
                 "stock diffusers' LDMPipeline tells its network no class: export it --to onnx or "
@@ -250,7 +251,7 @@ def _pixels(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # n
     return diffusers.ConsistencyModelPipeline(unet=model, scheduler=scheduler)
 
 
-def _stable(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _stable(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     return diffusers.StableDiffusionPipeline(
         vae=_of(parts, "vae"),
@@ -277,13 +278,13 @@ def _once(model: Any) -> Any:  # noqa: ANN401
     return with_entry(model, 8).eval()
 
 
-def _dit(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _dit(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     scheduler = _clipped(student)
     return diffusers.DiTPipeline(transformer=model, vae=_of(parts, "vae"), scheduler=scheduler)
 
 
-def _pixart(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _pixart(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
     diffusers = require("diffusers", "hub")
     return diffusers.PixArtAlphaPipeline(
         transformer=model,
@@ -294,7 +295,7 @@ def _pixart(student: OneStep, model: Any, parts: Mapping[str, Any]) -> Any:  # n
     )
 
 
-PIPELINES: Mapping[str, Callable[[OneStep, Any, Mapping[str, Any]], Any]] = {
+PIPELINES: Mapping[str, Callable[[Student, Any, Mapping[str, Any]], Any]] = {
     "UNet2DModel": _pixels,
     "UNet2DConditionModel": _stable,
     "DiTTransformer2DModel": _dit,
@@ -315,6 +316,18 @@ CALLS: Mapping[str, dict[str, Any]] = {
 PROMPTS = ("", "a picture")
 
 
+def _latents(student: Generator, n: int) -> tuple[Tensor, torch.Generator]:
+    r"""Returns latents as a pipeline draws them, a call's after another, and a generator that is
+    left where it draws those of the second call."""
+    random = torch.Generator().manual_seed(0)
+    first = torch.randn(n, *student.shape, generator=random)
+    state = random.get_state()
+    if tuple(student.latent_shape) == tuple(student.shape):
+        return first, random
+    later = [torch.randn(n, *student.shape, generator=random) for _ in range(student.calls - 1)]
+    return torch.stack([first, *later], 1), random.set_state(state)
+
+
 @torch.no_grad()
 def _compare(student: Generator, folder: Path, name: str, origin: Origin | None) -> float:
     r"""Returns the largest difference of images of the same latents, in [0, 1]."""
@@ -322,9 +335,14 @@ def _compare(student: Generator, folder: Path, name: str, origin: Origin | None)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     n = len(PROMPTS)
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(n, *student.latent_shape, generator=generator)
-    given: dict[str, Any] = {"latents": z, **CALLS.get(name, {})}
+    z, generator = _latents(student, n)
+    first = z if tuple(z.shape[1:]) == tuple(student.shape) else z[:, 0]
+    given: dict[str, Any] = {"latents": first, "generator": generator, **CALLS.get(name, {})}
+    if (scale := scale_of(student)) is not None:
+        given["guidance_scale"] = scale
+    if times := times_of(student):
+        # Of a student of one call the pipelines' own number of steps is to be looked at.
+        given["timesteps"] = times
     cond: dict[str, Tensor] = {}
     if "text" in student.conditions:
         assert origin is not None and origin.encode is not None
@@ -339,6 +357,7 @@ def _compare(student: Generator, folder: Path, name: str, origin: Origin | None)
         given["generator"] = torch.Generator().manual_seed(0)
     if name == "UNet2DModel":
         given["batch_size"] = n
+        given |= {"num_inference_steps": None} if times else {}
     images = torch.from_numpy(pipeline(output_type="np", **given).images).permute(0, 3, 1, 2)
     expected = student.eval()(z, **cond)
     if origin is not None and origin.decode is not None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, require
 from ..students.base import Generator
+from ..students.few_step import FewStep
 from ..teachers.origin import Origin
 
 __all__ = ["TOLERANCE", "to_onnx"]
@@ -94,6 +95,17 @@ def squeeze(x: Any, dim: int) -> Any:  # noqa: ANN401 (a value of the exporter's
     return op.Squeeze(x, axes)
 
 
+def facts(student: Generator) -> dict[str, str]:
+    r"""Returns what a graph says of its student."""
+    stepped = student.arguments if isinstance(student, FewStep) else {}
+    return {
+        "latent": "standard normal, shape " + json.dumps(list(student.latent_shape)),
+        "conditions": json.dumps(list(student.conditions)),
+        "calls": str(student.calls),
+        **{name: json.dumps(value) for name, value in stepped.items()},
+    }
+
+
 def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> float:
     r"""Writes `model.onnx`, runs it in onnxruntime, and compares its samples.
 
@@ -144,12 +156,7 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
         ) from error
     if not large:
         model = onnx.load(str(path))
-        about = {
-            "latent": "standard normal, shape " + json.dumps(list(student.latent_shape)),
-            "conditions": json.dumps(list(student.conditions)),
-            "calls": str(student.calls),
-        }
-        onnx.helper.set_model_props(model, about)
+        onnx.helper.set_model_props(model, facts(student))
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

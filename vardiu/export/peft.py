@@ -19,10 +19,12 @@ from ..denoisers.lora_files import PREFIX
 from ..errors import ConfigError, require
 from ..nn.diffusers import DiffusersNetwork
 from ..students.base import Generator
+from ..students.few_step import FewStep
 from ..teachers.origin import Origin
 from .onnx import conditions
+from .stepping import Stepping, stepping
 
-__all__ = ["TOLERANCE", "to_lora"]
+__all__ = ["TOLERANCE", "adapter_steps", "to_lora"]
 
 
 TOLERANCE = 1e-4
@@ -30,6 +32,8 @@ TOLERANCE = 1e-4
 
 def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> float:
     r"""Writes the adapter of a run, loads it with peft, and compares the network's outputs.
+
+    Beside the adapter of a few-step student of texts is the scheduler that takes its steps.
 
     Returns:
         The largest difference of samples of the base with the adapter from the student's own.
@@ -53,7 +57,21 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
     if network.name == "UNet2DConditionModel":  # for pipeline.load_lora_weights
         renamed = {"unet." + name.removeprefix(PREFIX): value for name, value in tensors.items()}
         save_file(renamed, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+        if (steps := adapter_steps(student)) is not None:
+            steps.scheduler.save_pretrained(str(folder / "scheduler"))
     return _compare(student, network, folder, origin)
+
+
+def adapter_steps(student: Generator) -> Stepping | None:
+    r"""Returns how a stock pipeline of texts with the adapter makes a student's steps; none where
+    it has one step, or stock diffusers no scheduler for them."""
+    network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
+    if network is None or network.name != "UNet2DConditionModel":
+        return None
+    try:
+        return stepping(student) if isinstance(student, FewStep) else None
+    except ConfigError:  # the adapter is of use without
+        return None
 
 
 @torch.no_grad()

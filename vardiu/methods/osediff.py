@@ -158,14 +158,14 @@ CURES = {
     "divergence": "lower --lr or raise --levels.sigma-min",
 }
 SMALL = Settings(
-    steps=600,
-    batch=32,
+    steps=400,
+    batch=16,
     lr=1e-4,
-    start_steps=1_200,
+    start_steps=800,
     perceptual_weight=0.0,
     delay=50,
     decay="constant",
-    halflife=1_600.0,
+    halflife=800.0,
     score_weight=0.02,
     levels=LevelSettings(sigma_min=0.05, sigma_max=2.0),
     fake_optimizer=NetworkOptimizer(lr=4e-4),

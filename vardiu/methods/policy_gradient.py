@@ -43,7 +43,7 @@ class Rollouts(NamedTuple):
     z: Tensor  # the latents, `(B, *)`
     states: Tensor  # `(B, N + 1, *)`
     log_prob: Tensor  # the log-densities of the steps when they were taken, `(B, N)`
-    reference: Tensor  # the means of the student as it started, `(B, N, *)`, or `(B, 0)`
+    reference: Tensor  # the means of the student as it started, `(B, N, *)`, if it is guarded
     reward: Tensor  # `(B,)`
     centred: Tensor  # the rewards less their group's mean, `(B,)`
     advantage: Tensor  # `(B,)`
@@ -64,10 +64,7 @@ class PolicyGradient(Objective):
 
     References:
         | ReDiF: Reinforced Distillation for Few Step Diffusion (Tighkhorshid et al., 2025)
-        | https://arxiv.org/abs/2512.22802
-        | Training Diffusion Models with Reinforcement Learning (Black et al., 2023)
-        | https://arxiv.org/abs/2305.13301
-        | DeepSeekMath (Shao et al., 2024), https://arxiv.org/abs/2402.03300
+        | https://arxiv.org/abs/2512.22802; and see `vardiu.functional.policy`
 
     Arguments:
         teacher: The teacher, whose sampler made the pairs.
@@ -78,22 +75,21 @@ class PolicyGradient(Objective):
         held_out: Pairs that no roll-out starts from, for the instruments.
         group: The roll-outs :math:`G` of each noise.
         divide: What centred rewards of groups are divided by, see `centred_in_groups`.
-        history: The rewards kept of each class, from which advantages are taken in place of
-            those of groups; 0 for groups.
-        least: The rewards of a class below which those of the whole batch are taken.
+        history: The rewards kept of each class, to compare with in place of groups; 0 for groups.
+        least: The rewards of a class below which it is compared with the whole batch.
         classes: The number of classes.
         limit: The largest advantage.
         clip: The range :math:`c` of ratios.
         guard: The divergence from the student as it started, one of `GUARDS`.
         guard_weight: Its factor :math:`\beta`.
-        by_deviation: Whether :math:`\omega_k` is the step's deviation, over the mean of all;
-            else it is one.
+        by_deviation: Whether :math:`\omega_k` is the deviation over the mean one; else it is one.
         epochs: The times that the roll-outs are gone through.
         minibatches: The equal parts of them that are updated with.
         shuffled: Whether each noise is compared with the teacher's sample of another.
 
     Raises:
         ValueError: The student is no deterministic one on the policy's levels.
+        Diverged: At its first step, the student answers otherwise in an update than in a roll-out.
     """
 
     TOLERANCE = 1e-3  # of the ratio before the first update, which is one
@@ -153,8 +149,6 @@ class PolicyGradient(Objective):
     def row_coupling(self) -> str:
         return "advantages are made of the rewards of all rows of a batch"
 
-    # ---------------------------------------------------------------- roll-outs
-
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Rollouts:
         rows = batch.rows
@@ -177,56 +171,34 @@ class PolicyGradient(Objective):
         states, log_prob = (torch.cat(values) for values in zip(*episodes, strict=True))
         reward = self.reward(states[:, -1], target, cond)
         kind = cond["label"] if "label" in cond else torch.zeros_like(reward, dtype=torch.long)
-        start = answers(self.start.network, z, cond)
-        reference = list(self.policy.means(start, states)) if self.guard_weight else []
-        found = Rollouts(
-            z,
-            states,
-            log_prob,
-            torch.stack(reference, 1) if reference else z.new_zeros(rows, 0),
-            reward,
-            centred_in_groups(reward, self.group, "none"),
-            self.advantages(reward, kind),
-            kind,
-            cond,
-        )
-        if step == 0:
-            self.check_ratio(found)
-        return found
-
-    def advantages(self, reward: Tensor, kind: Tensor) -> Tensor:
-        r"""Returns the advantages, `(B,)`, by the rows' groups or by their classes' history."""
-        if hasattr(self, "history"):
-            latest = self.history.with_new
-            found = standardised_by_kind(reward, kind, latest, self.least)
-        else:
-            found = centred_in_groups(reward, self.group, self.divide)
-        return found.clamp(-self.limit, self.limit)
-
-    def check_ratio(self, drawn: Rollouts) -> None:
-        r"""Refuses a student that answers otherwise in an update than in a roll-out.
-
-        Raises:
-            Diverged: Its ratios before the first update are not one.
-        """
-        gap = float(self.ratio_gap(drawn))
-        if not gap <= self.TOLERANCE:
+        asked = answers(self.start.network, z, cond)
+        reference = list(self.policy.means(asked, states)) if self.guard_weight else [z[:, :0]]
+        centred = centred_in_groups(reward, self.group, "none")
+        advantage = self.advantages(reward, kind)
+        means = torch.stack(reference, 1)
+        found = Rollouts(z, states, log_prob, means, reward, centred, advantage, kind, cond)
+        if step == 0 and not (gap := self.ratio_gap(found).item()) <= self.TOLERANCE:
             raise Diverged(
                 f"before the first update the ratio of new to old densities is off one by "
                 f"{gap:.2g}: the student's network answers otherwise in an update than in a "
                 "roll-out. Does it draw at random, as dropout does? Set it to 0"
             )
+        return found
+
+    def advantages(self, reward: Tensor, kind: Tensor) -> Tensor:
+        r"""Returns the advantages, `(B,)`, by the rows' groups or by their classes' history."""
+        found = centred_in_groups(reward, self.group, self.divide)
+        if hasattr(self, "history"):
+            found = standardised_by_kind(reward, kind, self.history.with_new, self.least)
+        return found.clamp(-self.limit, self.limit)
 
     def ratio_gap(self, drawn: Rollouts) -> Tensor:
         r"""Returns the largest distance from one of the ratios of the student as it is."""
         size = math.ceil(len(drawn.z) / self.minibatches)
-        z, states = drawn.z[:size], drawn.states[:size]
         cond = {name: value[:size] for name, value in drawn.cond.items()}
-        means = self.policy.means(answers(self.student, z, cond), states)
-        new = [self.policy.log_prob(k, states[:, k + 1], mean) for k, mean in enumerate(means)]
-        return (torch.stack(new, 1) - drawn.log_prob[:size]).exp().sub(1).abs().max()
-
-    # ---------------------------------------------------------------- updates
+        asked = answers(self.student, drawn.z[:size], cond)
+        now = self.policy.log_probs(asked, drawn.states[:size])
+        return (now - drawn.log_prob[:size]).exp().sub(1).abs().max()
 
     def loss(self, drawn: Rollouts, step: int) -> Loss:
         policy, guard = self.policy, GUARDS[self.guard]
@@ -255,21 +227,19 @@ class PolicyGradient(Objective):
             value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()
         return Loss(value, info)
 
-    # ---------------------------------------------------------------- instruments
-
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
         z, target, cond = self.held_out.to(self.like.device)
         z, target = z.to(self.like), target.to(self.like)
         with self.undisturbed("policy"):
             gap = self.ratio_gap(self.prepare(batch, 1))
-        pairs = zip(self.generator.parameters(), self.start.network.parameters(), strict=True)
-        moved, length = torch.stack(
-            [torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairs]
-        ).sum(0)
+        now, then = (
+            torch.cat([p.flatten() for p in module.parameters()])
+            for module in (self.generator, self.start.network)
+        )
         return {
             "held_out": self.reward(self.generator(z, **cond), target, cond).mean(),
             "held_out_start": self.reward(self.start(z, **cond), target, cond).mean(),
-            "drift": (moved / length).sqrt(),
+            "drift": (now - then).norm() / then.norm(),
             "first_ratio": 1 + gap,
         }
 

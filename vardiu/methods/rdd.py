@@ -223,6 +223,7 @@ PRESETS = {
 }
 
 FEW = RelationSettings(calls=1, pixel_weight=0.5, queue=64, contrast=32, enqueue=6, group=2)
+PLAIN = replace(FEW, memory_weight=0.0)
 TINY = Settings(steps=12, batch=8, grid=4, relations=FEW)
 
 METHOD = Method(
@@ -244,8 +245,6 @@ METHOD = Method(
     },
     examples={
         "rdd": Example(TINY),
-        "rdd-classes": Example(
-            replace(TINY, relations=replace(FEW, memory_weight=0.0)), classes=2
-        ),
+        "rdd-classes": Example(replace(TINY, relations=PLAIN), classes=2),
     },
 )

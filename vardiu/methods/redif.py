@@ -12,26 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..data.batches import Shuffled
 from ..errors import ConfigError
-from ..functional.scores import edm_weight
-from ..samplers.pairs import Pairs
 from ..samplers.policy import StepPolicy
 from ..settings import build
 from ..settings.fields import DigitsSettings, PairSettings, Training
 from ..settings.grounds import MOG40
-from ..students.few_step import FewStep
-from ..training.stage import Context, Recipe, Stage, Stages
+from ..training.stage import Context, Recipe, Stage
 from .base import Arm, Example, Method, Needs, Preset
 from .policy_gradient import PolicyGradient
-from .progressive import ProgressiveDistillation
 from .regression import make_pairs
 from .rewards import reward_of
+from .starts import teacher_at_few_levels
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -105,8 +100,11 @@ class Settings(Training):
         super().__post_init__()
         if not self.eta > 0:
             raise ConfigError(
-                f"eta must be positive, got {self.eta:g}: a step without noise has no "
-                "density, and nothing to learn from"
+                f"eta must be positive, got {self.eta:g}: without noise there is no density"
+            )
+        if self.shuffled and self.batch == self.group:
+            raise ConfigError(
+                f"shuffled needs several noises, got batch={self.batch} of one group"
             )
         for name in ("group", "minibatches"):
             if self.batch % getattr(self, name):
@@ -115,54 +113,25 @@ class Settings(Training):
                 )
 
 
-def first_student(
-    problem: Problem, config: Settings, pairs: Pairs, context: Context
-) -> Stages[FewStep]:
-    r"""Returns the teacher at a few steps; of a teacher without weights, a network that has learnt
-    its answers there."""
-    teacher, row = problem.known_teacher, config.pairs
-    # Those of a grid of one call more, without its last: one there changes next to nothing.
-    levels = build.grid(teacher, config.sampling_steps + 1, None, config.rho)[:-2].tolist()
-    network = problem.networks.student_denoiser()
-    if not problem.networks.starts_as_teacher:
-        sigmas = torch.tensor([*levels, 0.0], dtype=torch.float64)
-        weight = partial(edm_weight, sigma_data=problem.space.sigma_data)
-        objective = ProgressiveDistillation(teacher, network, sigmas, stride=1, weight=weight)
-        # A batch may be larger than a few pairs: their rows are then met several times.
-        many = pairs.select(torch.arange(len(pairs.x)).repeat(-(-row.batch // len(pairs.x))))
-        batches = Shuffled(many.x, many.cond, row.batch, seed=context.seed)
-        start = replace(config, optimizer="adam", lr=row.lr, decay="trapezoid", warmup=50, delay=0)
-        optimisation = build.optimisation(start)
-        trained = yield Stage("start", objective, row.steps, batches, optimisation, 0.0, 2)
-        network = trained.network
-    return FewStep(network, levels, "ddim")
-
-
 # Settings that the objective takes by the same names.
-SAME = (
-    "group",
-    "divide",
-    "least",
-    "limit",
-    "guard",
-    "guard_weight",
-    "by_deviation",
-    "epochs",
-    "minibatches",
-    "shuffled",
-)
+SAME: tuple[str, ...] = ("group", "divide", "least", "limit", "guard", "guard_weight")
+SAME += ("by_deviation", "epochs", "minibatches", "shuffled")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the student by its rewards, after a start where it has no weights to start from."""
-    pairs = make_pairs(problem, config.pairs, context)
+    teacher, pairs = problem.known_teacher, make_pairs(problem, config.pairs, context)
     held = min(config.held_out, len(pairs.z) // 2)
     order = torch.arange(len(pairs.z))
     reward = reward_of(problem, config, pairs, context)
-    student = yield from first_student(problem, config, pairs, context)
-    last = problem.known_teacher.sigma_min if config.last is None else config.last
+    # Those of a grid of one call more, without its last: one there changes next to nothing.
+    levels = build.grid(teacher, config.sampling_steps + 1, None, config.rho)[:-2].tolist()
+    student = yield from teacher_at_few_levels(
+        problem, levels, pairs, config.pairs, config, context
+    )
+    last = teacher.sigma_min if config.last is None else config.last
     objective = PolicyGradient(
-        problem.known_teacher,
+        teacher,
         student,
         StepPolicy(student.sigmas, config.eta, last, average=config.density == "mean"),
         reward,
@@ -198,8 +167,7 @@ BLACK = """@inproceedings{black2024ddpo,
 SHAO = """@article{shao2024deepseekmath,
   title   = {{DeepSeekMath}: Pushing the Limits of Mathematical Reasoning in Open Language Models},
   author  = {Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and
-             Bi, Xiao and Zhang, Haowei and Zhang, Mingchuan and Li, Y. K. and Wu, Y. and Guo,
-             Daya},
+             Bi, Xiao and Zhang, Haowei and others},
   journal = {arXiv preprint arXiv:2402.03300},
   year    = {2024}
 }"""
@@ -214,28 +182,30 @@ CURES: Mapping[str, str] = {
 }
 
 
-SMALL = Settings(steps=100, batch=512, lr=2e-4, clip=1.0, halflife=10_000.0)
-MIXTURE = replace(
-    SMALL,
+MIXTURE = Settings(
+    steps=100,
+    batch=512,
+    lr=2e-4,
+    clip=1.0,
+    halflife=10_000.0,
     last=1.0,
     pairs=PairSettings(pairs=4_000, solver_steps=32, steps=2_000, batch=256, lr=2e-3),
 )
 DIGITS = replace(
-    SMALL,
+    MIXTURE,
     sampling_steps=2,
     eta=0.2,
     last=0.5,
     group=16,
     lr=1e-4,
+    steps=150,
     agreement="cosine",
     principal=20,
     pairs=PairSettings(pairs=4_000, solver_steps=16),
 )
 PRESETS = {
     "mog40-redif": Preset("ReDiF: policy gradients of a student of 4 calls", MOG40, MIXTURE),
-    "digits-redif": Preset(
-        "8x8 real images by class; ReDiF from the teacher at 2 calls", DigitsSettings(), DIGITS
-    ),
+    "digits-redif": Preset("8x8 real images by class; ReDiF, 2 calls", DigitsSettings(), DIGITS),
 }
 
 
@@ -272,8 +242,7 @@ METHOD = Method(
     examples={
         "redif": Example(TINY),
         "redif-ddpo": Example(
-            replace(TINY, variant="ddpo", agreement="cosine", principal=2),
-            classes=2,
+            replace(TINY, variant="ddpo", agreement="cosine", principal=2), classes=2
         ),
         "redif-classes": Example(replace(TINY, epochs=2, guard="k3", last=0.5), classes=2),
     },

@@ -105,6 +105,5 @@ def ship_student(run: Execution) -> None:
     codes = [*task.own.values()]
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)
-    calls = "1 call" if shipped.calls == 1 else f"{shipped.calls} calls"
     student = problem.with_prompts(shipped).to(run.device)
-    run.finish(results, problem.student_source(student), f"student, {calls}", student)
+    run.finish(results, problem.student_source(student), f"student, {shipped.words}", student)

@@ -124,6 +124,11 @@ class StepPolicy:
         for k in range(len(self.sigmas)):
             yield self.mean(k, states[:, k], denoised(k, states[:, k]))
 
+    def log_probs(self, denoised: Denoised, states: Tensor) -> Tensor:
+        r"""Returns the log-densities of the steps of an episode's states, `(B, N)`."""
+        means = enumerate(self.means(denoised, states))
+        return torch.stack([self.log_prob(k, states[:, k + 1], mean) for k, mean in means], 1)
+
 
 def _double(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
-from ..denoisers.grids import high_of, spaced_levels
+from ..denoisers.grids import high_of, skipped_levels
 from ..denoisers.levels import (
     Geometric,
     Levels,
@@ -96,18 +96,20 @@ def levels(row: LevelSettings, steps: int) -> Levels:
 
 
 def grid(denoiser: Denoiser, n: int, high: float | None, rho: float) -> Tensor:
-    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64.
+    r"""Returns EDM's grid of so many levels and zero, `(n + 1,)`, in float64; of a network of
+    whole times that of evenly spaced times.
 
     Arguments:
         denoiser: The denoiser, whose smallest level is the last above zero.
         n: The number of levels.
         high: The first level; none for the largest.
-        rho: The exponent of their spacing.
+        rho: The exponent of the spacing of EDM's.
 
     Raises:
-        ConfigError: The first level is none of the denoiser.
+        ConfigError: The first level is none of the denoiser, or there are more levels than its
+            network has times.
     """
-    levels = spaced_levels(denoiser, n, rho, high_of(denoiser, high))
+    levels = skipped_levels(denoiser, n, rho, high_of(denoiser, high))
     return torch.cat([levels, levels.new_zeros(1)])
 
 

@@ -144,6 +144,12 @@ class Generator(Interface, abc.ABC):
             )
         return self
 
+    @property
+    def words(self) -> str:
+        r"""How a sample is made, for cards and pages: the number of calls, and what is known of
+        them."""
+        return "1 call" if self.calls == 1 else f"{self.calls} calls"
+
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""
         return self.latent_from(IndependentDraws(n, generator, next(self.parameters())))

@@ -233,12 +233,18 @@ class FewStep(Generator):
         r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
 
         The levels are those of EDM's grid of one call more, without its last: a call at the
-        smallest level changes next to nothing.
+        smallest level changes next to nothing. Of a network of whole times they are the nearest
+        that have one.
         """
         high = sigma or denoiser.latent_sigma
         # Noise alone is a level of its own, and no end of a grid.
         grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return cls(denoiser, [high, *grid[1:calls].tolist()], rule)
+        return cls(denoiser, [high, *map(denoiser.whole, grid[1:calls].tolist())], rule)
+
+    @property
+    def words(self) -> str:
+        levels = ", ".join(f"{sigma:.3g}" for sigma in self.sigmas)
+        return f"{super().words} by the rule {self.rule} at the levels {levels}"
 
     def with_calls(self, calls: int) -> Generator:
         r"""Returns the same network asked at so many levels of its grid, evenly from the first."""

@@ -8,7 +8,7 @@ but a fade.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,10 +86,11 @@ def bands(
         Bands, each with shape :math:`(C, h, W)`, that together are the image.
     """
     height, width = size
-    downs, acrosses = tiles.starts(height), tiles.starts(width)
+    downs = tiles.starts(height)
+    places = [(start, tiles.weight(start, width)) for start in tiles.starts(width)]
     held = total = torch.empty(0)
     for index, top in enumerate(downs):
-        band = across(function, rows(top, top + tiles.side), width, acrosses, tiles, batch)
+        band = across(function, rows(top, top + tiles.side), places, batch)
         weight = tiles.weight(top, height)[:, None]
         if index == 0:
             held, total = weight * band, weight.clone()
@@ -108,24 +109,24 @@ def bands(
 def across(
     function: Callable[[Tensor], Tensor],
     band: Tensor,
-    width: int,
-    starts: list[int],
-    tiles: Tiles,
+    places: Sequence[tuple[int, Tensor]],
     batch: int,
 ) -> Tensor:
-    r"""Returns a band of tiles, blended from left to right, `(C, side, W)`."""
-    found: Tensor | None = None
-    total = torch.zeros(width)
-    for begin in range(0, len(starts), batch):
-        chosen = starts[begin : begin + batch]
-        made = function(torch.stack([band[:, :, s : s + tiles.side] for s in chosen]))
-        if found is None:
-            found = made.new_zeros(made.shape[1], tiles.side, width)
-        for start, tile in zip(chosen, made, strict=True):
-            weight = tiles.weight(start, width)
-            found[:, :, start : start + tiles.side] += weight * tile
-            total[start : start + tiles.side] += weight
-    assert found is not None
+    r"""Returns a band of tiles, blended from left to right, `(C, side, W)`.
+
+    Arguments:
+        function: Makes tiles of tiles.
+        band: The input's band.
+        places: Where each tile begins, and the weight of its columns.
+        batch: The largest number of tiles at once.
+    """
+    found, total = torch.zeros_like(band), band.new_zeros(band.shape[2])
+    for begin in range(0, len(places), batch):
+        chosen, side = places[begin : begin + batch], band.shape[1]
+        made = function(torch.stack([band[:, :, s : s + side] for s, _ in chosen]))
+        for (start, weight), tile in zip(chosen, made, strict=True):
+            found[:, :, start : start + side] += weight * tile
+            total[start : start + side] += weight
     return found / total
 
 

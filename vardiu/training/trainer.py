@@ -62,8 +62,8 @@ class Trainer:
         asked_to_stop: Whether SIGINT or SIGTERM came; whoever trained the last step decides then.
 
     Raises:
-        ValueError: An optimiser is missing, or its network is not updated by any phase; or a loss
-            that couples the rows of its batch was to be accumulated.
+        ValueError: An optimiser is missing, or its network is not updated by any phase, or is
+            frozen whole; or a loss that couples the rows of its batch was to be accumulated.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Trainer:
                 f"the phases update {list(objective.trained)}"
             )
         refuse_networks_never_updated(objective, optimisation, steps)
+        refuse_frozen_networks(objective)
         self.objective = objective.train()
         self.optimisation = optimisation
         self.optimizers = {
@@ -333,6 +334,16 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def refuse_frozen_networks(objective: Objective) -> None:
+    r"""Raises a `ValueError` if a network that is to be trained has nothing left to train."""
+    for name in objective.trained:
+        if not any(p.requires_grad for p in objective.network(name).parameters()):
+            raise ValueError(
+                f"{name} is to be trained, and all of its parameters are frozen: leave "
+                "requires_grad of some of them"
+            )
 
 
 def refuse_networks_never_updated(
