@@ -96,7 +96,7 @@ def published_student(
             path = Path(folder) / "prompts.txt"
             path.write_text("\n".join(" ".join(prompt.split()) for prompt in prompts))
             changes["prompts"] = str(path)
-        settings = dataclasses.replace(task.problem, **changes)  # type: ignore[arg-type]  # images
+        settings = dataclasses.replace(task.problem, **changes)
         task = dataclasses.replace(task, problem=settings)
         problem = problem_of(task)
     teacher = problem.data.teacher
