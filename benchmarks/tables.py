@@ -317,6 +317,7 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
+<<<<<<< HEAD
 def guide(found: Mapping[str, Any], names: str) -> str:
     """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
     rows = []
@@ -341,6 +342,80 @@ def guided(found: Mapping[str, Any]) -> str:
         cells = [f"{row[k][0]:.3f} ± {row[k][1]:.1g}" if k in row else "" for k in kinds]
         rows.append([name, *cells])
     return markdown(["student", *kinds], rows)
+=======
+def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
+    """The median over seeds of what restorations have in common."""
+    rows = [r[key] for r in found if key in r and all(r.get(k) == v for k, v in fixed.items())]
+    return f"{statistics.median(rows):.1f}" if rows else ""
+
+
+def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str:
+    """PSNR by step size: DPS under an exact Gaussian prior of patches."""
+    rows = [r for r in found if r["part"] == "photos" and r["side"] == int(side)]
+    steps = sorted({r["step"] for r in rows if "step" in r})
+    lines = []
+    for name in dict.fromkeys(r["operator"] for r in rows):
+        for variant in dict.fromkeys(r["variant"] for r in rows if "step" in r):
+            fixed = {"operator": name, "variant": variant}
+            cells = [_of(rows, "psnr", step=z, **fixed) for z in steps]
+            known = [float(cell) for cell in cells if cell]
+            if not known:
+                continue
+            spread = f"{max(known) - min(known):.1f}"
+            low = " / ".join(_of(rows, "tenth", step=z, **fixed) for z in steps)
+            lines.append([name, variant, *cells, spread, low])
+        for line in ("posterior mean", "posterior sample"):
+            value = _of(rows, "psnr", operator=name, variant=line)
+            lines.append([name, line, value, *[""] * (len(steps) + 1)])
+    head = ["operator", "projection", *(f"ζ = {z:g}" for z in steps)]
+    return markdown([*head, "largest less smallest", "10th percentiles"], lines)
+
+
+def restored_solvers(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "solvers"]
+    lines = []
+    for name in dict.fromkeys(r["solver"] for r in rows):
+        steps = sorted({r["step"] for r in rows if r["solver"] == name})
+        for variant in dict.fromkeys(r["variant"] for r in rows):
+            fixed = {"solver": name, "variant": variant}
+            for key, title in (("psnr", "PSNR"), ("residual", "residual")):
+                cells = [
+                    statistics.median(r[key] for r in rows if r["step"] == z and _is(r, fixed))
+                    for z in steps
+                ]
+                shown = " / ".join(f"{c:.1f}" if key == "psnr" else f"{c:.3f}" for c in cells)
+                sizes = " / ".join(f"{z:g}" for z in steps)
+                lines.append([name, variant, sizes, title, shown])
+    return markdown(["solver", "projection", "step sizes", "what", "medians"], lines)
+
+
+def _is(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in fixed.items())
+
+
+def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "digits"]
+    variants = list(dict.fromkeys(r["variant"] for r in rows if "solver" in r))
+    lines = []
+    for name in dict.fromkeys(r["operator"] for r in rows):
+        known = [(r["solver"], r["step"]) for r in rows if "solver" in r and r["operator"] == name]
+        exact = _of(rows, "psnr", operator=name, variant="posterior sample")
+        for solver, step in sorted(set(known)):
+            fixed = {"operator": name, "solver": solver, "step": step}
+            cells = [_of(rows, "psnr", variant=v, **fixed) for v in variants]
+            lines.append([name, f"{solver}, {step:g}", *cells, exact])
+    return markdown(["operator", "solver, step size", *variants, "posterior sample"], lines)
+
+
+def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "mixture"]
+    lines = []
+    for name in dict.fromkeys(r["variant"] for r in rows):
+        values = [r["w2"] for r in rows if r["variant"] == name]
+        each = " / ".join(f"{value:.2f}" for value in values)
+        lines.append([name, f"{statistics.median(values):.2f}", each])
+    return markdown(["samples", "sliced W2, median", "each seed"], lines)
+>>>>>>> main
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
@@ -356,8 +431,15 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
+<<<<<<< HEAD
     "guide": guide,
     "guided": guided,
+=======
+    "restored-photos": restored_photos,
+    "restored-solvers": restored_solvers,
+    "restored-digits": restored_digits,
+    "restored-mixture": restored_mixture,
+>>>>>>> main
 }
 
 

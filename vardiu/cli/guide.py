@@ -39,6 +39,10 @@ STRENGTHS = "0.05,0.1,0.2,0.3,0.5"
 POINTS, RESULT = "points.jsonl", "guide.json"
 
 
+# Beside the headline of a problem, where there are such.
+BESIDE = ("agreement", "residual")
+
+
 class Point(NamedTuple):
     r"""A student to measure.
 
@@ -110,8 +114,7 @@ def guide(arguments: list[str]) -> None:
     of = of_calls(chosen.calls, chosen.guidance)
     out = Path(chosen.out or folder.file(f"guide{of}-{num}-seed{chosen.seed}"))
     rows = _measured(sweep, points, out, arguments)
-    names = [*PROBLEMS[type(task.problem)].headline, "residual"]
-    _shown(rows, [n for n in names if n in {m["name"] for m in rows[0]["metrics"]}], out)
+    _shown(rows, told_apart(rows, [*PROBLEMS[type(task.problem)].headline, *BESIDE]), out)
 
 
 def _parser() -> Parser:
@@ -311,6 +314,14 @@ def residual(sweep: Sweep, x: Tensor, cond: Mapping[str, Tensor]) -> Metric:
 
 
 # ---------------------------------------------------------------- showing
+
+
+def told_apart(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    r"""Returns those of some metrics that were measured, and that are not the same everywhere."""
+    values = [{metric["name"]: metric["value"] for metric in row["metrics"]} for row in rows]
+    return [
+        name for name in names if name in values[0] and len({found[name] for found in values}) > 1
+    ]
 
 
 def _shown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
