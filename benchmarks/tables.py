@@ -317,7 +317,6 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
-<<<<<<< HEAD
 def guide(found: Mapping[str, Any], names: str) -> str:
     """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
     rows = []
@@ -342,7 +341,8 @@ def guided(found: Mapping[str, Any]) -> str:
         cells = [f"{row[k][0]:.3f} ± {row[k][1]:.1g}" if k in row else "" for k in kinds]
         rows.append([name, *cells])
     return markdown(["student", *kinds], rows)
-=======
+
+
 def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
     """The median over seeds of what restorations have in common."""
     rows = [r[key] for r in found if key in r and all(r.get(k) == v for k, v in fixed.items())]
@@ -415,7 +415,6 @@ def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
         each = " / ".join(f"{value:.2f}" for value in values)
         lines.append([name, f"{statistics.median(values):.2f}", each])
     return markdown(["samples", "sliced W2, median", "each seed"], lines)
->>>>>>> main
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
@@ -431,15 +430,12 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
-<<<<<<< HEAD
     "guide": guide,
     "guided": guided,
-=======
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,
     "restored-mixture": restored_mixture,
->>>>>>> main
 }
 
 
