@@ -843,9 +843,9 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: DMD2's head and fake",
-        DMD2,
-        'critics["head"], batches = config.head_optimizer, problem.data.clean',
-        'critics["head"], batches = config.fake_optimizer, problem.data.clean',
+        "settings/build.py",
+        'getattr(row, f"{name}_optimizer")',
+        'getattr(row, f"{name}_optimizer".replace("head", "fake"))',
         contract("own_row and dmd2"),
     ),
     Mutant(
