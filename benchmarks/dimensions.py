@@ -490,7 +490,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each cell (slack: half)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=[""], help="cells whose names have one of these")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="cells whose names have one of these"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)

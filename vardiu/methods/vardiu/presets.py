@@ -125,7 +125,7 @@ JUMPING = replace(
 )
 
 
-# Levels beyond the mixture's own spread teach nothing more: without them 32 dimensions are reached too.
+# Levels beyond the mixture's own spread teach nothing more; without them 32 dimensions are reached.
 NEAR = Settings(
     posterior="anchored",
     steps=2_500,
