@@ -125,7 +125,7 @@ JUMPING = replace(
 )
 
 
-# Levels beyond the mixture's own spread teach nothing more; without them 32 dimensions are reached.
+# Without levels beyond the mixture's own spread 32 dimensions are reached too.
 NEAR = Settings(
     posterior="anchored",
     steps=2_500,
