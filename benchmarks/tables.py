@@ -280,6 +280,7 @@ HEADINGS = {
     "coverage": ("coverage", "{:.3f}"),
     "classes": ("classes", "{:.0f}"),
     "agreement": ("agreement", "{:.3f}"),
+    "residual": ("residual", "{:.5f}"),
 }
 
 
@@ -314,6 +315,92 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
             references.setdefault(against["name"], [against["name"], "", *known, "", "", ""])
     columns = ["run", "seed", *(HEADINGS[name][0] for name in metrics)]
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
+
+
+def guide(found: Mapping[str, Any], names: str) -> str:
+    """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
+    rows = []
+    for point in found["points"]:
+        values = {row["name"]: (row["value"], row["error"]) for row in point["metrics"]}
+        strength = point["strength"]
+        kind = ["no guide", "", ""]
+        if strength is not None:
+            kind = [point["noise"], point["level"], f"{strength:g}"]
+        calls = f"{point['student_calls']} + {point['guide_calls']}"
+        cells = [measured(name, values[name]) for name in names.split(",")]
+        rows.append([*kind, calls, *cells, f"{point['seconds']:.1f}"])
+    headings = [HEADINGS[name][0] for name in names.split(",")]
+    return markdown(["noise", "level", "strength", "calls", *headings, "seconds"], rows)
+
+
+def guided(found: Mapping[str, Any]) -> str:
+    """The distances of `benchmarks/guided.py`: a row a student, a column a kind of guide."""
+    kinds = list(next(reversed(found["distances"].values())))
+    rows = []
+    for name, row in found["distances"].items():
+        cells = [f"{row[k][0]:.3f} ± {row[k][1]:.1g}" if k in row else "" for k in kinds]
+        rows.append([name, *cells])
+    return markdown(["student", *kinds], rows)
+
+
+# Options that say how and where a run was made, and not what it trains.
+WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--reports"}
+
+
+def kept_runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs of all files of a folder that `collect.py` wrote."""
+    files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [run for found in files for run in found.get("runs", ())]
+
+
+def trained_as(command: str) -> str:
+    """A run's preset and the options that change what it trains."""
+    words = command.removeprefix("vardiu distill ").split()
+    kept, skip = [], False
+    for word in words:
+        skip, before = word in WHERE, skip
+        kept += [] if skip or before else [word]
+    return " ".join(kept)
+
+
+CHOICE = {"mog40": ("mmd2", "log_density", "modes"), "digits": ("frechet", "precision", "recall")}
+
+
+def choice(found: Mapping[str, Any], ground: str) -> str:
+    """What was measured of each method on one ground: medians over the seeds, nearest first.
+
+    The methods of which no run is kept are named below.
+    """
+    from vardiu.methods import METHODS
+    from vardiu.runs.presets import PRESETS
+
+    mine: dict[str, list[Mapping[str, Any]]] = {}
+    for run in found["runs"]:
+        made = trained_as(run["command"])
+        if made.split()[0] in PRESETS and PRESETS[made.split()[0]].problem.name == ground:
+            mine.setdefault(made, []).append(run)
+    names, rows, seen = CHOICE[ground], [], set()
+
+    def nearest(made: str) -> float:
+        return statistics.median(run["metrics"][names[0]][0] for run in mine[made])
+
+    for made in sorted(mine, key=nearest):
+        kept, words = mine[made], made.split()
+        method = PRESETS[words[0]].method
+        if "--method" in words:
+            method = words[words.index("--method") + 1]
+        seen.add(method)
+        middles = [statistics.median(run["metrics"][name][0] for run in kept) for name in names]
+        values = [HEADINGS[name][1].format(v) for name, v in zip(names, middles, strict=True)]
+        cost = statistics.median(run["cost"]["seconds"] for run in kept)
+        device = "CPU" if kept[0]["device"] == "CPU" else "GPU"
+        rows.append([f"`{made}`", METHODS[method].title, str(len(kept)), *values])
+        rows[-1].append(f"{cost:.0f} s, {device}")
+    heads = [HEADINGS[name][0] for name in names]
+    table = markdown(["run", "method", "seeds", *heads, "training"], rows)
+    students = [m for m in METHODS.values() if not (m.teaches or m.needs.paired)]
+    without = sorted(m.title for m in students if m.name not in seen)
+    return f"{table}\n\nNo run is kept of: {', '.join(without)}."
 
 
 def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
@@ -403,6 +490,9 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
+    "guide": guide,
+    "guided": guided,
+    "choice": choice,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,
@@ -411,9 +501,12 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
 
 
 def rendered(words: str) -> str:
-    """The table that a comment asks for: a renderer, its arguments, and the file last."""
-    name, *arguments, file = words.split()
-    return RENDERERS[name](json.loads((ROOT / file).read_text()), *arguments)
+    """The table that a comment asks for: a renderer, its arguments, and the file last; a folder
+    stands for all runs that its files keep."""
+    name, *arguments, last = words.split()
+    place = ROOT / last
+    found = {"runs": kept_runs(place)} if place.is_dir() else json.loads(place.read_text())
+    return RENDERERS[name](found, *arguments)
 
 
 def written(text: str) -> str:

@@ -120,7 +120,7 @@ RANGES: Mapping[str, Range] = {
     "refill": Range(1, 1_000_000),
     **dict.fromkeys(("feature_temperature", "pair_temperature", "memory_temperature"), POSITIVE),
     **dict.fromkeys(("queue", "contrast", "enqueue", "share"), Range(1, 100_000_000)),
-    **dict.fromkeys(("group", "history", "least", "minibatches", "held_out"), SIZE),
+    **dict.fromkeys(("group", "history", "least", "minibatches", "withheld"), SIZE),
     **dict.fromkeys(("epochs", "sampling_steps"), Range(1, 10_000)),
     **dict.fromkeys(("near", "last"), POSITIVE),
     "clip_range": Range(0, 1, open=True),
