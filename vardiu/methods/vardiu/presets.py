@@ -34,14 +34,12 @@ SHARED = Settings(
     halflife=200_000.0,
 )
 
-
 GAUSSIAN = replace(
     SHARED,
     posterior="gaussian",
     steps=6_000,
     posterior_optimizer=NetworkOptimizer(lr=1e-3),
 )
-
 
 # A student whose posterior is known at the start, see docs/methods/vardiu.md.
 FRAMED = Settings(
@@ -62,7 +60,6 @@ FRAMED = Settings(
     halflife=8_800.0,
     frame=FrameSettings(clusters=12, components=24),
 )
-
 
 # A start from pairs, then the bound of a lagging copy of the student, see docs/methods/vardiu.md.
 ANCHORED = Settings(
@@ -85,7 +82,6 @@ ANCHORED = Settings(
     regression_weight=2.0,
 )
 
-
 # Small images are nearest to the data soon: a large rate, and few updates.
 SMALL = replace(
     ANCHORED,
@@ -97,7 +93,6 @@ SMALL = replace(
     regression_weight=0.5,
     anchor=AnchorSettings(rate=0.05),
 )
-
 
 PUBLISHED = Settings(
     posterior="gaussian",
@@ -113,7 +108,6 @@ PUBLISHED = Settings(
     ),
 )
 
-
 # A student that jumps, and a mixture that is not too high: see docs/methods/vardiu.md.
 JUMPING = replace(
     SHARED,
@@ -124,24 +118,19 @@ JUMPING = replace(
     halflife=200_000.0,
 )
 
-
 # Without levels beyond the mixture's own spread 32 dimensions are reached too.
-NEAR = Settings(
+NEAR = replace(
+    SHARED,
     posterior="anchored",
     steps=2_500,
-    batch=256,
     lr=1e-3,
-    beta_1=0.9,
     beta_2=0.99,
     fake_optimizer=NetworkOptimizer(lr=2e-3),
     delay=100,
-    lattice=True,
     levels=replace(AT_ONCE, sigma_max=5.0),
-    weight=BOUNDED,
     halflife=20_000.0,
     anchor=AnchorSettings(rate=0.2),
 )
-
 
 PRESETS = {
     "mog40": Preset(
@@ -236,7 +225,6 @@ PRESETS = {
 
 
 CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
-
 
 ARMS = {
     "mog40": {
