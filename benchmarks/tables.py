@@ -350,7 +350,8 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [run for found in files for run in found.get("runs", ())]
+    kept = [found for found in files if isinstance(found, dict)]  # others are rows of benchmarks
+    return [run for found in kept for run in found.get("runs", ())]
 
 
 def trained_as(command: str) -> str:
