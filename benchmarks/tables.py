@@ -409,9 +409,9 @@ def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
     return f"{statistics.median(rows):.1f}" if rows else ""
 
 
-def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str:
+def restored_photos(found: Mapping[str, Any], side: str = "16") -> str:
     """PSNR by step size: DPS under an exact Gaussian prior of patches."""
-    rows = [r for r in found if r["part"] == "photos" and r["side"] == int(side)]
+    rows = [r for r in found["restorations"] if r["part"] == "photos" and r["side"] == int(side)]
     steps = sorted({r["step"] for r in rows if "step" in r})
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -431,8 +431,8 @@ def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str
     return markdown([*head, "largest less smallest", "10th percentiles"], lines)
 
 
-def restored_solvers(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "solvers"]
+def restored_solvers(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "solvers"]
     lines = []
     for name in dict.fromkeys(r["solver"] for r in rows):
         steps = sorted({r["step"] for r in rows if r["solver"] == name})
@@ -453,8 +453,8 @@ def _is(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     return all(row.get(key) == value for key, value in fixed.items())
 
 
-def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "digits"]
+def restored_digits(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "digits"]
     variants = list(dict.fromkeys(r["variant"] for r in rows if "solver" in r))
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -467,8 +467,8 @@ def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["operator", "solver, step size", *variants, "posterior sample"], lines)
 
 
-def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "mixture"]
+def restored_mixture(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "mixture"]
     lines = []
     for name in dict.fromkeys(r["variant"] for r in rows):
         values = [r["w2"] for r in rows if r["variant"] == name]
