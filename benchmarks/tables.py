@@ -346,6 +346,140 @@ def bars(found: Mapping[str, Any]) -> str:
     return markdown(["bar", "limit", "median", "seeds", "reached"], rows)
 
 
+# Options that say how and where a run was made, and not what it trains.
+WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--reports"}
+
+
+def kept_runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs of all files of a folder that `collect.py` wrote."""
+    files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [run for found in files for run in found.get("runs", ())]
+
+
+def trained_as(command: str) -> str:
+    """A run's preset and the options that change what it trains."""
+    words = command.removeprefix("vardiu distill ").split()
+    kept, skip = [], False
+    for word in words:
+        skip, before = word in WHERE, skip
+        kept += [] if skip or before else [word]
+    return " ".join(kept)
+
+
+CHOICE = {"mog40": ("mmd2", "log_density", "modes"), "digits": ("frechet", "precision", "recall")}
+
+
+def choice(found: Mapping[str, Any], ground: str) -> str:
+    """What was measured of each method on one ground: medians over the seeds, nearest first.
+
+    The methods of which no run is kept are named below.
+    """
+    from vardiu.methods import METHODS
+    from vardiu.runs.presets import PRESETS
+
+    mine: dict[str, list[Mapping[str, Any]]] = {}
+    for run in found["runs"]:
+        made = trained_as(run["command"])
+        if made.split()[0] in PRESETS and PRESETS[made.split()[0]].problem.name == ground:
+            mine.setdefault(made, []).append(run)
+    names, rows, seen = CHOICE[ground], [], set()
+
+    def nearest(made: str) -> float:
+        return statistics.median(run["metrics"][names[0]][0] for run in mine[made])
+
+    for made in sorted(mine, key=nearest):
+        kept, words = mine[made], made.split()
+        method = PRESETS[words[0]].method
+        if "--method" in words:
+            method = words[words.index("--method") + 1]
+        seen.add(method)
+        middles = [statistics.median(run["metrics"][name][0] for run in kept) for name in names]
+        values = [HEADINGS[name][1].format(v) for name, v in zip(names, middles, strict=True)]
+        cost = statistics.median(run["cost"]["seconds"] for run in kept)
+        device = "CPU" if kept[0]["device"] == "CPU" else "GPU"
+        rows.append([f"`{made}`", METHODS[method].title, str(len(kept)), *values])
+        rows[-1].append(f"{cost:.0f} s, {device}")
+    heads = [HEADINGS[name][0] for name in names]
+    table = markdown(["run", "method", "seeds", *heads, "training"], rows)
+    students = [m for m in METHODS.values() if not (m.teaches or m.needs.paired)]
+    without = sorted(m.title for m in students if m.name not in seen)
+    return f"{table}\n\nNo run is kept of: {', '.join(without)}."
+
+
+def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
+    """The median over seeds of what restorations have in common."""
+    rows = [r[key] for r in found if key in r and all(r.get(k) == v for k, v in fixed.items())]
+    return f"{statistics.median(rows):.1f}" if rows else ""
+
+
+def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str:
+    """PSNR by step size: DPS under an exact Gaussian prior of patches."""
+    rows = [r for r in found if r["part"] == "photos" and r["side"] == int(side)]
+    steps = sorted({r["step"] for r in rows if "step" in r})
+    lines = []
+    for name in dict.fromkeys(r["operator"] for r in rows):
+        for variant in dict.fromkeys(r["variant"] for r in rows if "step" in r):
+            fixed = {"operator": name, "variant": variant}
+            cells = [_of(rows, "psnr", step=z, **fixed) for z in steps]
+            known = [float(cell) for cell in cells if cell]
+            if not known:
+                continue
+            spread = f"{max(known) - min(known):.1f}"
+            low = " / ".join(_of(rows, "tenth", step=z, **fixed) for z in steps)
+            lines.append([name, variant, *cells, spread, low])
+        for line in ("posterior mean", "posterior sample"):
+            value = _of(rows, "psnr", operator=name, variant=line)
+            lines.append([name, line, value, *[""] * (len(steps) + 1)])
+    head = ["operator", "projection", *(f"ζ = {z:g}" for z in steps)]
+    return markdown([*head, "largest less smallest", "10th percentiles"], lines)
+
+
+def restored_solvers(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "solvers"]
+    lines = []
+    for name in dict.fromkeys(r["solver"] for r in rows):
+        steps = sorted({r["step"] for r in rows if r["solver"] == name})
+        for variant in dict.fromkeys(r["variant"] for r in rows):
+            fixed = {"solver": name, "variant": variant}
+            for key, title in (("psnr", "PSNR"), ("residual", "residual")):
+                cells = [
+                    statistics.median(r[key] for r in rows if r["step"] == z and _is(r, fixed))
+                    for z in steps
+                ]
+                shown = " / ".join(f"{c:.1f}" if key == "psnr" else f"{c:.3f}" for c in cells)
+                sizes = " / ".join(f"{z:g}" for z in steps)
+                lines.append([name, variant, sizes, title, shown])
+    return markdown(["solver", "projection", "step sizes", "what", "medians"], lines)
+
+
+def _is(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in fixed.items())
+
+
+def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "digits"]
+    variants = list(dict.fromkeys(r["variant"] for r in rows if "solver" in r))
+    lines = []
+    for name in dict.fromkeys(r["operator"] for r in rows):
+        known = [(r["solver"], r["step"]) for r in rows if "solver" in r and r["operator"] == name]
+        exact = _of(rows, "psnr", operator=name, variant="posterior sample")
+        for solver, step in sorted(set(known)):
+            fixed = {"operator": name, "solver": solver, "step": step}
+            cells = [_of(rows, "psnr", variant=v, **fixed) for v in variants]
+            lines.append([name, f"{solver}, {step:g}", *cells, exact])
+    return markdown(["operator", "solver, step size", *variants, "posterior sample"], lines)
+
+
+def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [r for r in found if r["part"] == "mixture"]
+    lines = []
+    for name in dict.fromkeys(r["variant"] for r in rows):
+        values = [r["w2"] for r in rows if r["variant"] == name]
+        each = " / ".join(f"{value:.2f}" for value in values)
+        lines.append([name, f"{statistics.median(values):.2f}", each])
+    return markdown(["samples", "sliced W2, median", "each seed"], lines)
+
+
 RENDERERS: Mapping[str, Callable[..., str]] = {
     "restorations": restorations,
     "bars": bars,
@@ -361,13 +495,21 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
+    "choice": choice,
+    "restored-photos": restored_photos,
+    "restored-solvers": restored_solvers,
+    "restored-digits": restored_digits,
+    "restored-mixture": restored_mixture,
 }
 
 
 def rendered(words: str) -> str:
-    """The table that a comment asks for: a renderer, its arguments, and the file last."""
-    name, *arguments, file = words.split()
-    return RENDERERS[name](json.loads((ROOT / file).read_text()), *arguments)
+    """The table that a comment asks for: a renderer, its arguments, and the file last; a folder
+    stands for all runs that its files keep."""
+    name, *arguments, last = words.split()
+    place = ROOT / last
+    found = {"runs": kept_runs(place)} if place.is_dir() else json.loads(place.read_text())
+    return RENDERERS[name](found, *arguments)
 
 
 def written(text: str) -> str:

@@ -125,3 +125,68 @@ def test_the_speed_is_stated_in_the_same_type_first():
     rows = numbers("recorded.json")["tables"]["step"]["rows"]
     ratios = [float(row[3].split()[0]) for row in rows]
     assert f"{statistics.mean(ratios):.1f} times as long as here in bfloat16" in said
+
+
+def test_every_number_of_the_choice_is_that_of_its_runs(groups):
+    """Medians over the seeds, from the files whose tables the page shows."""
+    said = words("docs/usage/choose.md")
+    kept = [run for path in RESULTS.glob("*.json") for run in numbers(path.name).get("runs", ())]
+
+    def of(preset: str, name: str, *without: str) -> tuple[float, int]:
+        mine = [run for run in kept if run["command"].split()[2] == preset]
+        mine = [run for run in mine if not set(without) & set(run["command"].split())]
+        return statistics.median(run["metrics"][name][0] for run in mine), len(mine)
+
+    def small(arms: dict, arm: str) -> float:
+        return 1e3 * statistics.median(values(arms[arm], "mmd2"))
+
+    for group, first, other, sentence in (
+        ("time-20s/exact", "shared", "", "its MMD² was {:.1f}e-3, the next arm's {:.1f}e-3"),
+        (
+            "calls-256000rows/exact",
+            "diff-instruct-10",
+            "shared",
+            "its MMD² was {:.1f}e-3, that of",
+        ),
+    ):
+        arms = groups[group]
+        order = sorted(arms, key=lambda arm, arms=arms: small(arms, arm))
+        assert order[0] == first
+        assert sentence.format(small(arms, first), small(arms, order[1])) in said
+        assert not other or f"that of `shared` {small(arms, other):.1f}e-3" in said
+    longer = numbers("dimensions.json")["longer"]
+    fake = longer["fixes/residual student, diff-instruct/32/0"]
+    own = longer["fixes/residual student and posterior/32/0"]
+    assert f"{fake['gap']:.2f} nats a dimension from it" in said
+    assert f"{own['spread']:.2f} of the data's" in said
+    assert f"stayed {own['gap']:.2f} nats away" in said
+    distances = [of(preset, "frechet") for preset in ("digits-vardiu", "digits")]
+    recalls = [of(preset, "recall")[0] for preset in ("digits-vardiu", "digits")]
+    assert "were {:.4f} and {:.4f}".format(*(d for d, _ in distances)) in said
+    assert "their recalls {:.3f} and {:.3f}".format(*recalls) in said
+    assert "({} and {} seeds)".format(*(n for _, n in distances)) in said
+    for preset, sentence in (
+        ("patches-vardiu", "at a distance of {:.1f} ({} seeds)"),
+        ("digits-consistency", "a distance of {:.3f} on digits ({} seeds)"),
+        ("digits-dmd2", "{:.3f} on digits ({} seeds)"),
+        ("digits-dmd2-4", "on digits ended at {:.2f}, farther than its one call, in the time"),
+    ):
+        assert sentence.format(*of(preset, "frechet")) in said, preset
+    assert of("digits-dmd2-4", "frechet") > of("digits-dmd2", "frechet")
+    for preset, without, sentence in (
+        ("mog40-dmd2", "", "an MMD² of {:.1f}e-3 on MoG-40"),
+        ("mog40-freeflow", "--lead", "an MMD² of {:.1f}e-3 and 40 modes on MoG-40 (1 seed)"),
+        ("mog40-vsd", "", "40 modes and an MMD² of {:.1f}e-3 (1 seed)"),
+    ):
+        assert sentence.format(1e3 * of(preset, "mmd2", without)[0]) in said, preset
+    jumps = of("mog40", "mmd2")
+    assert f"all 40 modes with an MMD² of {1e3 * jumps[0]:.2f}e-3" in said and jumps[1] == 5
+    assert f"highest on digits, {of('digits-consistency', 'recall')[0]:.3f}" in said
+    framed = numbers("recorded.json")["tables"]["digits"]["rows"][2]
+    assert "framed" in framed[0] and framed[2].startswith("0.111")
+    each = [
+        run["metrics"]["frechet"][0]
+        for run in kept
+        if run["command"].split()[2] == "digits-vardiu"
+    ]
+    assert max(abs(value / distances[0][0] - 1) for value in each) < 0.3

@@ -313,6 +313,7 @@ WITHOUT_IDEAL = {
         ("consistency", "consistency_training", "lcm"),
         "its network takes levels, as no affine map does; its test has its map",
     ),
+    "ddil": "its network takes levels, as no affine map does; test_ddil has its closed forms",
     "rdd": "its network takes levels, as no affine map does; test_rdd has its gradient",
     "redif": "its student takes levels, as no affine map does; test_redif has its exact gradient",
     "progressive": "its network takes levels, as no affine map does; test_progressive has its map",

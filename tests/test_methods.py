@@ -22,7 +22,7 @@ from vardiu.methods import METHODS, Arm, Example, Method, Needs, Preset, load_me
 from vardiu.methods.registry import Methods, own_methods
 from vardiu.methods.vardiu import Settings, recipe
 from vardiu.runs.presets import PRESETS, TEACHERS
-from vardiu.runs.task import load_task, task_from_preset
+from vardiu.runs.task import PROBLEM_KINDS, RunSettings, load_task, task_from_preset
 from vardiu.settings.fields import Training
 from vardiu.settings.grounds import MOG40
 from vardiu.storage.run_folder import RunFolder
@@ -77,6 +77,22 @@ def test_every_module_has_one_object_and_one_class_of_settings():
     assert not any(METHODS[row.method].teaches for row in PRESETS.values())
     assert METHODS["denoising"].teaches and not METHODS["consistency_training"].needs.teacher
     assert all(m.examples for m in own_methods().values())
+
+
+def test_an_option_of_a_method_is_none_of_a_problem_or_a_run():
+    """All three are options of one command line, which has one of a name."""
+
+    def names(row: type) -> set[str]:
+        return {field.name for field in dataclasses.fields(row)}
+
+    others = {**PROBLEM_KINDS, "run": RunSettings}
+    shared = {
+        (method.name, kind, name)
+        for method in METHODS.values()
+        for kind, row in others.items()
+        for name in names(method.settings) & names(row)
+    }
+    assert not shared
 
 
 @pytest.mark.parametrize(

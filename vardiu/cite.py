@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .methods import METHODS, Method
 from .settings.fields import Training
 
-__all__ = ["GUIDING", "PAPERS", "RESTORING", "cited"]
+__all__ = ["GUIDING", "PAPERS", "RESTORING", "SOLVED_BY", "cited", "restoring"]
 
 
 # What belongs to no method.
@@ -96,4 +96,25 @@ def cited(method: Method, settings: Training, problem: str) -> dict[str, str]:
         # Its teacher is trained by the table's own method.
         teaching = METHODS["denoising"]
         entries |= {"digits": PAPERS["digits"], **teaching.citations(teaching.settings())}
+    return entries | {"vardiu_software": PAPERS["vardiu_software"]}
+
+
+# The papers of solvers of inverse problems.
+SOLVED_BY: Mapping[str, str] = {
+    "dps": "chung2023dps",
+    "psld": "rout2023psld",
+    "resample": "song2024resample",
+    "daps": "zhang2025daps",
+}
+
+
+def restoring(solver: str, projection: str) -> dict[str, str]:
+    r"""Returns the BibTeX entries, by key, of what a restoration used.
+
+    Arguments:
+        solver: The name of the solver.
+        projection: What its gradients were put through; `none` is of no paper.
+    """
+    keys = [SOLVED_BY[solver], *([] if projection == "none" else ["zirvi2025diffstategrad"])]
+    entries = {key: RESTORING[key] for key in keys}
     return entries | {"vardiu_software": PAPERS["vardiu_software"]}

@@ -558,7 +558,7 @@ def file(tmp_path):
     return path
 
 
-TINY = ["--pairs.pairs", "16", "--pairs.solver-steps", "2", "--held-out", "4", "--steps", "2"]
+TINY = ["--pairs.pairs", "16", "--pairs.solver-steps", "2", "--withheld", "4", "--steps", "2"]
 
 
 def test_a_reward_is_tried_before_training_and_only_loaded_where_it_is_named(
@@ -615,7 +615,7 @@ def trained(**change: object) -> dict[str, float]:
         "guard_weight": 0.0,
         "sampling_steps": 2,
         "near": 0.5,
-        "held_out": 200,
+        "withheld": 200,
         "pairs": PairSettings(pairs=600, solver_steps=12, lr=5e-3),
         **change,
     }

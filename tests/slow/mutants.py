@@ -30,6 +30,7 @@ DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
 DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
 ANCHORED, LAGGING = "methods/anchored.py", "methods/lagging.py"
 CONSISTENCY, GRADIENTS = "methods/consistency.py", "monitoring/gradients.py"
+STATES = "training/states.py"
 RDD, RELATIONAL = "methods/rdd.py", "functional/relational.py"
 SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
@@ -46,6 +47,7 @@ F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergenc
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+INVERSE = "tests/test_inverse.py"
 
 
 class Mutant(NamedTuple):
@@ -661,6 +663,41 @@ NETWORKS = [
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
         "return Loss((self.weight(1 + drawn.end) * error).mean(), info)",
         method("progressive", "weighs"),
+    ),
+    Mutant(
+        "ddil: noised data in the place of paths",
+        STATES,
+        "torch.where(expand_like(mine, states), states.to(shown.x_t), shown.x_t),",
+        "torch.where(expand_like(mine, states), shown.x_t, shown.x_t),",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the state of the place before",
+        STATES,
+        "states = self.paths(objective, source, n, cond)[every, k]",
+        "states = self.paths(objective, source, n, cond)[every, (k - 1).clamp_min(0)]",
+        method("ddil", "cannot_be_right"),
+    ),
+    Mutant(
+        "ddil: the conditions of the batch for kept states",
+        STATES,
+        "return self.states.rows[rows], {name: value[rows] for name, value in kept.items()}",
+        "return self.states.rows[rows], {name: value[rows - 1] for name, value in kept.items()}",
+        method("ddil", "kept_states"),
+    ),
+    Mutant(
+        "ddil: paths with dropout",
+        STATES,
+        "    network.eval()\n    try:",
+        "    try:",
+        method("ddil", "without_dropout"),
+    ),
+    Mutant(
+        "ddil: a threshold without its own noise",
+        "denoisers/reflected.py",
+        "return thresholded(self.denoiser(x_t, sigma, **cond), self.bound, self.quantile)",
+        "return self.denoiser(x_t, sigma, **cond)",
+        method("ddil", "threshold"),
     ),
     Mutant(
         "rdd: one softmax over the positions of all images",
@@ -1323,6 +1360,49 @@ POLICIES = [
         'value, info["guard"] = value + self.guard_weight * divergence, divergence.detach()',
         'info["guard"] = divergence.detach()',
         method("redif", "guard_is_part"),
+    ),
+    Mutant(
+        "restore: a rank beyond the share of the energy",
+        "functional/projection.py",
+        "below = (energy < tau * energy[..., -1:]).sum(-1)",
+        "below = (energy <= tau * energy[..., -1:]).sum(-1)",
+        (INVERSE, "-k", "the_rank_is_the_least"),
+    ),
+    Mutant(
+        "restore: random directions in place of the state's",
+        "samplers/inverse/projection.py",
+        "return own if self.control is None else random_subspace(own, self._random)",
+        "return random_subspace(own, self._random)",
+        (INVERSE, "-k", "the_directions_are"),
+    ),
+    Mutant(
+        "restore: DAPS projects the pull to the prior",
+        "samplers/inverse/daps.py",
+        "likelihood = through(self.likelihood(y, u), k)\n"
+        "            pull = likelihood + (clean - u) / r**2",
+        "pull = through(self.likelihood(y, u) + (clean - u) / r**2, k)",
+        (INVERSE, "-k", "nothing_but_the_gradient"),
+    ),
+    Mutant(
+        "restore: a step of DPS without the scale of the next level",
+        "samplers/inverse/dps.py",
+        "return self.step * vp_scale(sigma) * vp_scale(target)",
+        "return self.step * vp_scale(sigma)",
+        (INVERSE, "-k", "a_step_of_dps"),
+    ),
+    Mutant(
+        "restore: one norm for all rows of a batch",
+        "samplers/inverse/base.py",
+        "found = row_norm(y - self.operator.A(self.codec.decode(clean)))",
+        "found = (y - self.operator.A(self.codec.decode(clean))).norm() / y.new_ones(len(y))",
+        (INVERSE, "-k", "a_row_depends_on_its_seed and dps"),
+    ),
+    Mutant(
+        "restore: what is finished is made again",
+        "runs/restoring.py",
+        "return [place for place in self.subjects.places() if not self.finished(place)]",
+        "return [p for p in self.subjects.places() if self.finished(p) or True]",
+        ("tests/test_restore.py", "-k", "gone_on_with"),
     ),
 ]
 

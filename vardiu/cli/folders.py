@@ -12,6 +12,7 @@ import torch
 
 from .. import models
 from ..errors import ConfigError, RunError, shown
+from ..metrics import Metric
 from ..problems.base import Problem
 from ..problems.kept import KeptTeacher
 from ..runs.execute import device_of
@@ -20,9 +21,10 @@ from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS, is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..students.steered import guided_by
 from .options import code_in, task_of_run
 
-__all__ = ["existing_run", "shipped_student", "trained_student"]
+__all__ = ["asked", "existing_run", "shipped_student", "stored_reference", "trained_student"]
 
 
 def existing_run(path: str) -> RunFolder:
@@ -78,7 +80,7 @@ def shipped_student(
             f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
         )
     codes = [*own.values(), *([] if chosen.network is None else [load_code(chosen.network)])]
-    place = folder.file("student")
+    place = folder.student_of(getattr(chosen, "calls", None))
     student = models.load(place, codes, accept_changed=chosen.accept_changed_code)
     if not isinstance(student, Generator):
         raise RunError(f"{folder.path} holds a {type(student).__name__}, not a generator")
@@ -130,3 +132,26 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
     if isinstance(settings, ImageSettings) and settings.prompts is not None and prompts.is_file():
         changes["prompts"] = str(prompts)
     return dataclasses.replace(settings, **changes)
+
+
+def asked(student: Generator, calls: int | None, guidance: float | None = None) -> Generator:
+    r"""Returns a student of so many calls, guided so much; as it is where that is not asked for.
+
+    Raises:
+        ConfigError: It knows no such number, or no such scale.
+    """
+    try:
+        student = student if calls is None else student.with_calls(calls)
+    except ValueError as error:
+        raise ConfigError(f"--calls: {error}") from error
+    try:
+        return student if guidance is None else guided_by(student, guidance)
+    except ValueError as error:
+        raise ConfigError(f"--guidance: {error}") from error
+
+
+def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:
+    r"""Returns what a run's student was compared with at its end, and who that is."""
+    result = folder.result() or {}
+    reference = result.get("reference", {})
+    return [Metric(**row) for row in reference.get("metrics", ())], reference.get("name", "")

@@ -27,10 +27,10 @@ from ..storage.bounded import read_json, read_text
 from ..storage.files import append_line, write_text_atomic
 from ..students.base import Generator, rows_at_once
 from .console import console, print_rows
-from .folders import existing_run, trained_student
+from .folders import asked, existing_run, trained_student
 from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
 from .options import Parser, add_student_options, chosen_names
-from .sample import add_calls_option, asked, of_calls
+from .sample import add_calls_option, of_calls
 
 STRENGTHS = "0.05,0.1,0.2,0.3,0.5"
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..cite import GUIDING, cited
+from ..cite import GUIDING, SOLVED_BY, cited, restoring
 from ..data.densities import DENSITIES
 from ..data.sources import BOARD
+from ..errors import known
 from ..export import EXPORTS
 from ..methods import METHODS
 from ..runs.presets import PRESETS, TEACHERS, PresetRow
@@ -93,6 +94,13 @@ def cite(arguments: list[str]) -> None:
     add_code_options(parser)
     chosen = parser.parse_args(arguments)
     folder = existing_run(chosen.run)
+    config = folder.config()
+    if config.get("command") == "restore":
+        projection = config.get("projection")
+        kind = projection.get("kind") if isinstance(projection, Mapping) else projection
+        solver = known(str(config.get("solver")), SOLVED_BY, "solver")
+        print("\n\n".join(restoring(solver, str(kind)).values()))
+        return
     task = task_of_run(folder, chosen)
     entries = cited(task.chosen, task.settings, task.problem.name)
     if was_guided(folder):

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cite import RESTORING
+from ..cite import restoring
 from ..data.measurements import GaussianNoise, Noise, PoissonNoise
 from ..data.operators import Inpainting
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError, Diverged, known, shown
+from ..errors import ConfigError, Diverged, shown
 from ..metrics import fingerprint
 from ..problems.inverse import (
     OPERATORS,
@@ -382,7 +382,7 @@ def summarise(
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomic(out / "results.json", json.dumps(rows, indent=2) + "\n")
-    papers = {key: RESTORING[key] for r in results for key in cited_by(r.arm)}
+    papers = {k: v for r in results for k, v in restoring(*r.arm.used()).items()}
     write_text_atomic(out / "citations.bib", "\n\n".join(papers.values()) + "\n")
     sets = [] if pictured is None else [("measured", pictured.numpy())]
     sets += [
@@ -402,18 +402,6 @@ def summarise(
     print_rows("restored", [{name: str(row.get(name, "")) for name in names} for row in table])
     told = f"written: {shown(out / 'report.html')}"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
-
-
-def cited_by(arm: Arm) -> tuple[str, ...]:
-    r"""Returns the keys of the papers that an arm is from."""
-    projected = ("zirvi2025diffstategrad",) if arm.projection != "none" else ()
-    own = {
-        "dps": "chung2023dps",
-        "psld": "rout2023psld",
-        "resample": "song2024resample",
-        "daps": "zhang2025daps",
-    }
-    return (own[known(arm.solver, own, "solver")], *projected)
 
 
 COMMANDS = {"restore": restore}

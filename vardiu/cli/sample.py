@@ -12,18 +12,15 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError, shown
-from ..metrics import Metric
 from ..metrics.sets import marked_trained, trained_warning
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.measuring import trained_features
 from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
-from ..storage.run_folder import RunFolder
-from ..students.base import Generator
-from ..students.steered import guided_by
+from .by_calls import calls_in, evaluate_by_calls
 from .console import console
-from .folders import existing_run, trained_student
+from .folders import asked, existing_run, stored_reference, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import Parser, add_student_options
 
@@ -133,13 +130,17 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
     parser.add_argument("--data", help="where the images to compare with are now")
-    add_calls_option(parser)
+    add_calls_option(parser, several=True)
     add_guide_options(parser)
     add_student_options(parser)
     chosen = parser.parse_args(arguments)
+    calls = calls_in(chosen.calls)
     number = 100 if chosen.num is None else chosen.num
-    _refuse_out_of_range(number, chosen.seed, 100, chosen.calls)
+    _refuse_out_of_range(number, chosen.seed, 100, None)
     folder = existing_run(chosen.run)
+    if len(calls) > 1:
+        return evaluate_by_calls(folder, chosen, calls, arguments)
+    chosen.calls = calls[0] if calls else None
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
@@ -172,12 +173,13 @@ def evaluate(arguments: list[str]) -> None:
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def add_calls_option(parser: Parser) -> None:
+def add_calls_option(parser: Parser, several: bool = False) -> None:
     parser.add_argument(
         "--calls",
-        type=int,
-        metavar="N",
-        help="calls of the network a sample; of a student that knows more than one number of them",
+        type=str if several else int,
+        metavar="N,M,..." if several else "N",
+        help="calls of the network a sample; of a student that knows more than one number of them"
+        + ("; several for a figure of quality against calls, beside the teacher" * several),
     )
     parser.add_argument(
         "--guidance",
@@ -186,22 +188,6 @@ def add_calls_option(parser: Parser) -> None:
         help="the scale of guidance, of a student whose network is told it (--method lcm); 1 for "
         "none",
     )
-
-
-def asked(student: Generator, calls: int | None, guidance: float | None = None) -> Generator:
-    r"""Returns a student of so many calls, guided so much; as it is where that is not asked for.
-
-    Raises:
-        ConfigError: It knows no such number, or no such scale.
-    """
-    try:
-        student = student if calls is None else student.with_calls(calls)
-    except ValueError as error:
-        raise ConfigError(f"--calls: {error}") from error
-    try:
-        return student if guidance is None else guided_by(student, guidance)
-    except ValueError as error:
-        raise ConfigError(f"--guidance: {error}") from error
 
 
 def of_calls(calls: int | None, guidance: float | None = None) -> str:
@@ -219,13 +205,6 @@ def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> 
         refusal = None if value is None else allowed.refusal(value)
         if refusal is not None:
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
-
-
-def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:
-    r"""Returns what a run's student was compared with at its end, and who that is."""
-    result = folder.result() or {}
-    reference = result.get("reference", {})
-    return [Metric(**row) for row in reference.get("metrics", ())], reference.get("name", "")
 
 
 COMMANDS = {"sample": sample, "evaluate": evaluate}

@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .tensors import expand_like
@@ -28,10 +30,10 @@ def thresholded(denoised: Tensor, bound: float, quantile: float = 1.0) -> Tensor
 
     Arguments:
         denoised: The estimates, with shape :math:`(B, *)`.
-        bound: The half-width :math:`c` of the box.
+        bound: The half-width :math:`c` of the box; infinite for none.
         quantile: The quantile :math:`p`; one for the box itself.
     """
-    if quantile >= 1:
+    if quantile >= 1 or bound == math.inf:
         return denoised.clamp(-bound, bound)
     wide = denoised.abs().flatten(1).quantile(quantile, dim=1).clamp_min(bound)
     wide = expand_like(wide, denoised)

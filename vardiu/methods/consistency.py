@@ -12,7 +12,7 @@ at large levels is the student's, see `docs/methods/consistency.md`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -30,13 +30,20 @@ from ..settings import build
 from ..settings.fields import DigitsSettings, WeightSettings
 from ..settings.grounds import MOG40
 from ..training.stage import Context, Recipe, Stage
+from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import SONG, ConsistencySettings, Distilled, Neighbours
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["METHOD", "ConsistencyDistillation", "Settings", "recipe"]
+__all__ = ["METHOD", "ConsistencyDistillation", "Settings", "noised", "recipe"]
+
+
+def noised(objective: ConsistencyDistillation, batch: Batch, place: Tensor, step: int) -> Shown:
+    r"""Returns clean samples of the batch, with fresh noise of the levels of places."""
+    sigma = objective.grid.to(objective.like)[place]
+    return Shown(objective.noised(batch, sigma)[-1], place, batch.cond)
 
 
 class ConsistencyDistillation(Distilled):
@@ -62,6 +69,7 @@ class ConsistencyDistillation(Distilled):
         distance: The distance :math:`d`.
         weight: The weight :math:`\lambda` of a level.
         calls: The number of calls of the student, fewer than levels.
+        states: Where the states come from, see `vardiu.training.states`.
     """
 
     def __init__(
@@ -76,18 +84,19 @@ class ConsistencyDistillation(Distilled):
         distance: Distance = squared,
         weight: Weight = torch.ones_like,
         calls: int = 1,
+        states: States = noised,
     ) -> None:
         if not 1 <= calls < grid:
             raise ValueError(f"calls must be at least 1 and below grid={grid}, got {calls}")
         levels = spaced_levels(network, grid, rho)
         super().__init__(teacher, network, levels, target_decay, distance, calls)
-        self.correct, self.weight = correct, weight
+        self.correct, self.weight, self.states = correct, weight, states
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
-        grid, cond = self.grid.to(self.like), batch.cond
+        grid = self.grid.to(self.like)
         i = (self.quantiles(batch.rows) * (len(grid) - 1)).long()
+        x_t, i, cond = self.states(self, batch, i, step)
         sigma, lower, left = grid[i], grid[i + 1], len(grid) - 1 - i
-        x_t = self.noised(batch, sigma)[-1]
         x_next = self.stepped(x_t, sigma, lower, cond)
         value = self.answer(self.target, x_next, lower, left - 1, cond)
         return Neighbours(x_t, sigma, value, cond, lower, left)
@@ -115,9 +124,15 @@ class Settings(ConsistencySettings):
             raise ConfigError(f"sampling_steps must be within [1, grid={self.grid}), got {calls}")
 
 
-def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage."""
-    objective = ConsistencyDistillation(
+def recipe(
+    problem: Problem,
+    config: Settings,
+    context: Context,
+    make: Callable[..., ConsistencyDistillation] = ConsistencyDistillation,
+) -> Recipe:
+    r"""Trains a denoiser that starts from the teacher's weights if it has any, in one stage. A
+    method that takes other states gives its own `make`."""
+    objective = make(
         problem.known_teacher,
         ConsistencyDenoiser(problem.networks.student_denoiser(), sigma_max=config.grid_max),
         grid=config.grid,

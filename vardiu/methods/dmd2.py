@@ -10,7 +10,7 @@ few-step student one call is trained, at a state of the student's own roll-out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,8 @@ class DMD2(DiffInstruct):
         if self.head is None:
             return loss
         fake = self.logits(drawn.x, cond, step, "classifier fake")
-        real = self.logits(drawn.batch.clean().to(drawn.x), cond, step, "classifier real")
+        data = drawn.real or drawn.batch
+        real = self.logits(data.clean().to(drawn.x), data.cond, step, "classifier real")
         error = softplus_discriminator(real, fake).mean()
         info = {**loss.info, "classifier": error.detach()}
         return Loss(loss.value + self.classifier_weight * error, info)
@@ -150,13 +151,14 @@ class Settings(diff_instruct.Settings):
     """How the head is updated."""
 
 
-def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains fake and head at each step and the student at each `ratio`-th, after a start."""
-    steps = config.steps * config.ratio
+def recipe(
+    problem: Problem, config: Settings, context: Context, make: Callable[..., DMD2] = DMD2
+) -> Recipe:
+    r"""Trains fake and head at each step and the student at each `ratio`-th, after a start. A
+    method with other states, which are of data, gives its own `make`."""
+    steps, head = config.steps * config.ratio, None
     student, fake = problem.networks.student(), problem.networks.fake()
-    critics, batches, head = {"fake": config.fake_optimizer}, problem.data.free, None
     if config.adversarial_weight:
-        critics["head"], batches = config.head_optimizer, problem.data.clean
         if not fake.taps:
             raise ConfigError(
                 "the classifier of dmd2 reads features of the teacher's network, and it lists "
@@ -167,7 +169,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
-    objective = DMD2(
+    objective = make(
         problem.known_teacher,
         student,
         fake,
@@ -176,10 +178,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         classifier_weight=config.classifier_weight,
         **options_of(problem, config, steps, pairs),
     )
-    rows, optimisation = batches(config.batch, context.seed), build.optimisation(config, **critics)
-    trained = yield Stage(
-        "dmd2", objective, steps, rows, optimisation, of=2 if config.pairs.pairs else 1
-    )
+    free = head is None and make is DMD2
+    batches = problem.data.free if free else problem.data.clean
+    rows, row = batches(config.batch, context.seed), build.optimisation_of(objective, config)
+    trained = yield Stage("dmd2", objective, steps, rows, row, of=2 if config.pairs.pairs else 1)
     return trained.network
 
 

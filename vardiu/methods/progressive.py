@@ -195,7 +195,7 @@ def recipe(
         name = f"{calls}-steps" if stride > 1 else "fold"
         steps = max(1, round(config.steps * share))
         batches = problem.data.clean(config.batch, context.seed)
-        trained = yield Stage(name, objective, steps, batches, row, share, len(rows))
+        trained = yield Stage(name, objective, steps, batches, row, share, len(rows), True)
         teacher, network = trained.network, trained.network.trainable_copy()
     return objective.student_of(teacher)
 

@@ -89,7 +89,7 @@ class Settings(Training):
     """The principal components of the teacher's samples that are compared; 0 for all numbers."""
     shuffled: bool = False
     """The control: each noise is compared with the teacher's sample of another one."""
-    held_out: int = 256
+    withheld: int = 256
     """Pairs that no roll-out starts from, for the reward of the student without noise; at most
     half of all."""
     pairs: PairSettings = PairSettings(pairs=4_000, solver_steps=16)
@@ -121,7 +121,7 @@ SAME += ("by_deviation", "epochs", "minibatches", "shuffled")
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the student by its rewards, after a start where it has no weights to start from."""
     teacher, pairs = problem.known_teacher, make_pairs(problem, config.pairs, context)
-    held = min(config.held_out, len(pairs.z) // 2)
+    held = min(config.withheld, len(pairs.z) // 2)
     order = torch.arange(len(pairs.z))
     reward = reward_of(problem, config, pairs, context)
     # Those of a grid of one call more, without its last: one there changes next to nothing.
@@ -215,7 +215,7 @@ TINY = Settings(
     group=4,
     epochs=1,
     sampling_steps=2,
-    held_out=4,
+    withheld=4,
     near=1.0,
     pairs=PairSettings(pairs=20, solver_steps=3, steps=10, batch=8),
 )

@@ -56,6 +56,7 @@ __all__ = [
     "Space",
     "TrainingGround",
     "beside_teacher",
+    "save_student",
     "hash_of",
 ]
 
@@ -616,8 +617,7 @@ class Problem(abc.ABC):
 
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         r"""Writes the trained student into its run."""
-        kept = {"teacher": dataclasses.asdict(self.kept())}
-        models.save(self.without_prompts(student), folder.file("student"), {**about, **kept})
+        save_student(self, student, folder.file("student"), about)
 
     def kept(self) -> KeptTeacher:
         r"""Returns what a run keeps of the teacher."""
@@ -641,6 +641,14 @@ class Problem(abc.ABC):
         A run that goes on, and one that is measured again, must find the same.
         """
         return {}
+
+
+def save_student(
+    problem: Problem, student: Generator, place: Path, about: Mapping[str, Any]
+) -> None:
+    r"""Writes a student into a folder of its own, with what is kept of its teacher."""
+    kept = {"teacher": dataclasses.asdict(problem.kept())}
+    models.save(problem.without_prompts(student), place, {**about, **kept})
 
 
 def hash_of(module: nn.Module) -> str:

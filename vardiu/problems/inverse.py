@@ -280,7 +280,8 @@ def read_measurements(
                 f"the operator makes {expected}, which is no picture: give --measurement as an "
                 "array, .npy or .npz"
             )
-        found = _records(source)
+        # A folder is meant where there is one, whatever data of its name are on board.
+        found = _records(str(path.resolve()) if path.is_dir() else source)
         names, rows = _names(found, most), []
         for index in range(len(names)):
             rows.append(_row(found, index, expected, "the measurement", whole=False))

@@ -40,6 +40,7 @@ METHODS: Mapping[str, Colour] = {
     "redif": Colour("#8A1538", "#F48CA7"),
     "progressive": Colour("#4E5BA6", "#A3AEF5"),
     "rdd": Colour("#1B6F8A", "#7CC7DF"),
+    "ddil": Colour("#8A5A1B", "#DDB57C"),
     "denoising": Colour("#5F6368", "#AEB4BA"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
-from ..problems.base import Problem, Source
+from ..problems.base import Problem, Source, save_student
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
@@ -173,6 +174,7 @@ class Execution:
             self.cost["teacher_rows"] += rows
             self.cost["student_updates"] += trainer.updates.get("generator", 0)
             self.cost["steps"] += trainer.step
+            self.keep_student(current)
             with meter.watching():
                 stage = stages.after(trainer)
             if stage is not None and trainer.asked_to_stop:
@@ -180,6 +182,18 @@ class Execution:
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
+
+    def keep_student(self, stage: StageExecution) -> None:
+        r"""Writes the student of a stage beside the run's own, where the stage asks for that."""
+        student = stage.student() if stage.stage.keeps else None
+        place = None if student is None else self.folder.file(f"students/{student.calls}")
+        if student is None or place is None or place.is_dir():
+            return
+        about = {"preset": self.task.preset, "method": self.task.method, "stage": stage.stage.name}
+        partial = place.with_name(f".{place.name}")  # a run that is killed here writes it again
+        shutil.rmtree(partial, ignore_errors=True)
+        save_student(self.problem, student, partial, about)
+        partial.rename(place)
 
     def rehearse(self) -> None:
         r"""Refuses settings with which the run could not be finished, before its first step.

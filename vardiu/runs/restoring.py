@@ -56,6 +56,10 @@ class Arm:
         r"""The name of its folder."""
         return f"{self.solver}-{self.projection}-{self.step:g}"
 
+    def used(self) -> tuple[str, str]:
+        r"""Returns solver and projection, by which papers are found."""
+        return self.solver, self.projection
+
 
 @dataclass(frozen=True)
 class Subjects:

@@ -27,6 +27,7 @@ __all__ = [
     "RelationSettings",
     "RestorationSettings",
     "StartSettings",
+    "StateSettings",
     "Training",
     "VariableSettings",
     "VectorSettings",
@@ -334,6 +335,40 @@ class RelationSettings:
             raise ConfigError(
                 f"relations.enqueue must be at most relations.queue ({self.queue}), the rows of "
                 f"the memory, got {self.enqueue}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSettings:
+    r"""Where the states of a training come from; what is neither the teacher's nor the student's
+    is noised data."""
+
+    teacher: float = 0.1
+    """The share of states on the teacher's own path from noise."""
+    student: float = 0.4
+    """The share of states on the student's own path, as one samples with it."""
+    start: float = 0.1
+    """The share of the steps before the first state of a path: noised data alone until then."""
+    ramp: float = 0.9
+    """The share of the steps, after these, in which both shares of states grow linearly."""
+    replay: int = 16
+    """Batches of paths that are kept, the oldest of which are overwritten; 0 runs new paths for
+    each batch."""
+    refill: int = 4
+    """Steps between two batches of new paths; at least the number of the student's calls."""
+    bound: float | None = None
+    """The half-width of the box that clean estimates of the teacher are brought back into, 1 for
+    pixels; none for none."""
+    quantile: float = 1.0
+    """bound: the quantile of a row's absolute values that widens its box, which is shrunk then; 1
+    for the box itself."""
+
+    def __post_init__(self) -> None:
+        check_ranges("states.", self)
+        if self.teacher + self.student > 1:
+            raise ConfigError(
+                "states.teacher and states.student must together be at most 1, got "
+                f"{self.teacher:g} and {self.student:g}"
             )
 
 

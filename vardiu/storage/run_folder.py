@@ -57,6 +57,12 @@ class RunFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def student_of(self, calls: int | None) -> Path:
+        r"""Returns where a run's student of so many calls is: that of a stage of its own, or the
+        run's last."""
+        kept = self.file(f"students/{calls}")
+        return kept if calls is not None and kept.is_dir() else self.file("student")
+
     @property
     def exists(self) -> bool:
         return os.path.isfile(self.file("config.yaml"))  # a name may be too long to ask for

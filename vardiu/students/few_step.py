@@ -185,8 +185,8 @@ class FewStep(Generator):
             noise alone is.
         rule: `renoise` or `ddim`.
         floor: The level :math:`\sigma_0` of what the network returns, for the rule `renoise`.
-        grid: The levels at which the network may be asked, decreasing, where it was trained for
-            more than these calls; see `with_calls`.
+        grid: The levels at which the network may be asked, decreasing, where there are more than
+            these calls; see `with_calls`.
 
     Raises:
         ValueError: The levels do not decrease, one is not a level of the denoiser, the rule is
@@ -247,16 +247,16 @@ class FewStep(Generator):
         return f"{super().words} by the rule {self.rule} at the levels {levels}"
 
     def with_calls(self, calls: int) -> Generator:
-        r"""Returns the same network asked at so many levels of its grid, evenly from the first."""
-        if not self.grid:
-            return super().with_calls(calls)
-        if not 1 <= calls <= len(self.grid):
-            raise ValueError(
-                f"this student makes a sample in 1 to {len(self.grid)} calls, got {calls}"
-            )
-        places = evenly_from_the_top(len(self.grid), calls)
-        sigmas = [self.grid[place] for place in places]
-        twin = type(self)(self.denoiser, sigmas, self.rule, self.floor, self.grid)
+        r"""Returns the same network asked at so many levels of its grid, evenly from the first; of
+        its own levels where it has no grid."""
+        grid = self.grid or self.sigmas
+        if calls == self.calls:
+            return self
+        if not 1 <= calls <= len(grid):
+            held = f"1 to {len(grid)} calls" if len(grid) > 1 else "1 call"
+            raise ValueError(f"this student makes a sample in {held}, got {calls}")
+        sigmas = [grid[place] for place in evenly_from_the_top(len(grid), calls)]
+        twin = type(self)(self.denoiser, sigmas, self.rule, self.floor, grid)
         return twin.train(self.training)
 
     def call(self, index: int, state: Tensor, **cond: Tensor) -> Tensor:

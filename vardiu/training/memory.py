@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from ..data.batch import Batch
     from .objective import Objective
 
 __all__ = ["Held", "History", "Memory", "Queue", "Target"]
@@ -40,6 +41,10 @@ class Memory(nn.Module, abc.ABC):
             drawn: What `prepare` returned, of each part of the batch.
             step: The step.
         """
+
+    def diagnostics(self, objective: Objective, batch: Batch, step: int) -> dict[str, Tensor]:
+        r"""Returns values worth a report, see `Objective.diagnostics`."""
+        return {}
 
 
 class Target(Memory):

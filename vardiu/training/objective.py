@@ -150,8 +150,9 @@ class Objective(nn.Module, abc.ABC):
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
         r"""Returns values worth a report now and then, too expensive for each step; draws nothing
-        from the streams of training. Called under `no_grad`."""
-        return {}
+        from the streams of training. Called under `no_grad`; those of its memories by default."""
+        kept = [m for m in self.children() if isinstance(m, Memory)]
+        return {k: v for m in kept for k, v in m.diagnostics(self, batch, step).items()}
 
     def student_of(self, network: nn.Module) -> Generator | None:
         r"""Returns the generator that a trained network is, or none.

@@ -30,6 +30,7 @@ class Stage(NamedTuple):
         share: The part of the recipe's own number of updates that is this stage's. A stage
             whose length does not follow from that number has a share of 0: its cost is fixed.
         of: The number of stages of its recipe; 0 where that is not said.
+        keeps: Whether its student is kept beside the run's own, under its number of calls.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage(NamedTuple):
     optimisation: Optimisation
     share: float = 1.0
     of: int = 0
+    keeps: bool = False
 
 
 class Trained(NamedTuple):

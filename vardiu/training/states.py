@@ -176,6 +176,7 @@ class Mixture(Memory):
                 f"together at most 1, got {shares.teacher:g} and {shares.student:g}"
             )
         self.forward_states, self.shares, self.batch, self.refill = forward, shares, batch, refill
+        self.watched = ""  # the source that an instrument asks for alone
         self.register_buffer("sigmas", path.sigmas, persistent=False)
         self.register_buffer("stops", path.stops, persistent=False)
         self.register_buffer("places", path.places, persistent=False)
@@ -192,28 +193,58 @@ class Mixture(Memory):
             }
         )
 
-    def forward(self, objective: Objective, batch: Batch, place: Tensor, step: int) -> Shown:
+    # Not `forward`: it is no network, and hooks on networks do not hear of it.
+    def __call__(self, objective: Objective, batch: Batch, place: Tensor, step: int) -> Shown:
         r"""Returns the states of a batch: those of noised data, and in the place of some of them
         those of paths. With shares of zero, what the objective's own source returns."""
+        if self.watched:
+            place = torch.full_like(place, len(self.stops) - 1)
+            number = place if self.places is None else self.places[place]
+            shown = self.forward_states(objective, batch, number, step)
+            if self.watched == "forward":
+                return shown
+            states = self.paths(objective, self.watched, batch.rows, batch.cond)
+            return shown._replace(x_t=states[:, -1])
         shown = self.forward_states(objective, batch, place, step)
         return self.mixed(objective, shown, batch, step)
 
-    def mixed(self, objective: Objective, shown: Shown, batch: Batch, step: int) -> Shown:
-        r"""Returns states, some of them in the place of those given."""
-        shares = {name: share for name, share in self.shares.at(step).items() if share > 0}
-        if not shares:
-            return shown
+    def mixed(
+        self,
+        objective: Objective,
+        shown: Shown,
+        batch: Batch,
+        step: int,
+        own: Tensor | None = None,
+    ) -> Shown:
+        r"""Returns states, some of them in the place of those given.
+
+        Arguments:
+            objective: The objective.
+            shown: States of noised data.
+            batch: Their batch.
+            step: The step.
+            own: The student's own states at these places, `(B, *)`, where the objective has run
+                a path for each row of the batch; a buffer's are taken before them.
+        """
         n, low, u = batch.rows, 0.0, objective.uniform(batch.rows, "source")
-        k = shown.place
+        k, every = shown.place, torch.arange(batch.rows, device=shown.place.device)
         if self.places is not None:
             k = (objective.uniform(n, "place of a path") * len(self.stops)).long()
-        for source, share in shares.items():
+        for source, share in self.shares.at(step).items():
+            if share == 0:
+                continue
             mine = (u >= low) & (u < low + share)
             low += share
-            states, cond = self.states(objective, source, batch)
-            chosen = states[torch.arange(n, device=k.device), k]
+            kept, cond = self.taken(objective, source, n)
+            if kept is not None:
+                states = kept[every, k]
+            elif source == "student" and own is not None:
+                states, cond = own, batch.cond
+            else:
+                cond = batch.cond
+                states = self.paths(objective, source, n, cond)[every, k]
             shown = Shown(
-                torch.where(expand_like(mine, chosen), chosen.to(shown.x_t), shown.x_t),
+                torch.where(expand_like(mine, states), states.to(shown.x_t), shown.x_t),
                 torch.where(mine, k if self.places is None else self.places[k], shown.place),
                 {
                     name: torch.where(expand_like(mine, value), cond[name].to(value), value)
@@ -222,14 +253,14 @@ class Mixture(Memory):
             )
         return shown
 
-    def states(
-        self, objective: Objective, source: str, batch: Batch
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        r"""Returns a path for each row of a batch, `(B, K, *)`, and its conditions."""
+    def taken(
+        self, objective: Objective, source: str, n: int
+    ) -> tuple[Tensor | None, Mapping[str, Tensor]]:
+        r"""Returns kept paths at random, `(n, K, *)`, and their conditions; none without any."""
         ring = self.rings[source] if source in self.rings else None
         if not isinstance(ring, Ring) or not ring.count:
-            return self.paths(objective, source, batch.rows, batch.cond), batch.cond
-        return ring.take((objective.uniform(batch.rows, f"kept {source}") * ring.count).long())
+            return None, {}
+        return ring.take((objective.uniform(n, f"kept {source}") * ring.count).long())
 
     def paths(
         self, objective: Objective, source: str, n: int, cond: Mapping[str, Tensor]
@@ -252,15 +283,33 @@ class Mixture(Memory):
             found = list(trajectory(asked, sigmas[0] * noise, sigmas))
             return torch.stack([found[i] for i in self.stops.tolist()], dim=1)
 
+    def diagnostics(self, objective: Objective, batch: Batch, step: int) -> dict[str, Tensor]:
+        r"""Returns the covariate shift: the student's error at the last place, as the root of the
+        mean square, at noised data and at states of its own path, and their ratio; nothing of an
+        objective that states no `squared_error`."""
+        found: dict[str, Tensor] = {}
+        with objective.undisturbed("covariate shift"):
+            for self.watched in ("forward", "student"):
+                try:
+                    drawn = objective.prepare(batch, step)
+                    info = objective.phases[0].loss(drawn, step).info
+                finally:
+                    source, self.watched = self.watched, ""
+                if "squared_error" in info:
+                    found[f"shift/{source}"] = info["squared_error"].sqrt()
+        if found:
+            found["shift/ratio"] = found["shift/student"] / found["shift/forward"]
+        return found
+
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
         shares = self.shares.at(step + 1)
         for source, ring in self.rings.items():
             assert isinstance(ring, Ring)
             if shares[source] > 0 and ((step + 1) % self.refill == 0 or not ring.count):
-                cond = self.conditions(objective, self.batch)
+                cond = self.asked(objective, self.batch)
                 ring.push(self.paths(objective, source, self.batch, cond), cond, step + 1)
 
-    def conditions(self, objective: Objective, n: int) -> dict[str, Tensor]:
+    def asked(self, objective: Objective, n: int) -> dict[str, Tensor]:
         r"""Draws conditions under which one samples, of so many rows."""
         if not self.names:
             return {}

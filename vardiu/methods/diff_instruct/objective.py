@@ -38,6 +38,8 @@ class Fakes(NamedTuple):
     """The conditions of the rows, and clean samples where there are any."""
     call: int = 0
     """The call of a few-step student that made the samples, from zero."""
+    real: Batch | None = None
+    """Clean samples and their own conditions, where the rows have others."""
 
 
 def shown(objective: Objective, batch: Batch) -> tuple[Tensor, int]:

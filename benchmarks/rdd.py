@@ -1,0 +1,135 @@
+r"""What does each term of relational distillation add to progressive distillation, at one step?
+
+    python benchmarks/rdd.py runs/teach-digits --out docs/results/rdd.json
+
+Digits by class. From one student of eight steps, which is halved from 32 once, each arm halves to
+one step, 8 to 4 to 2 to 1, with equal updates and equal draws of a seed: progressive distillation
+alone, with each term of relations beside it, with all three, and all three alone as in the paper.
+The classifier whose maps are compared is not the one that measures. Of the students of one step:
+the Fréchet distance in the features of the classifier that measures and in those of random
+filters, the latter as a ratio to real against real; precision and recall; and the squared error
+to the eight steps that they were distilled from, of the same noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vardiu.denoisers.base import Denoiser
+from vardiu.denoisers.levels import karras_grid
+from vardiu.functional.scores import truncated_snr
+from vardiu.methods.progressive import ProgressiveDistillation
+from vardiu.methods.rdd import IMAGES, RelationalDistillation
+from vardiu.problems.digits import DigitsProblem
+from vardiu.settings.fields import DigitsSettings, RelationSettings
+from vardiu.training.optimizers import Optimisation, cosine
+from vardiu.training.trainer import Trainer
+
+SIZES = {"queue": 8_192, "contrast": 512}
+NONE = {"pixel_weight": 1.0, "feature_weight": 0.0, "pair_weight": 0.0, "memory_weight": 0.0}
+ARMS: dict[str, RelationSettings | None] = {
+    "progressive": None,
+    "with features": RelationSettings(**{**NONE, "feature_weight": 1.0}, **SIZES),
+    "with pairs": RelationSettings(**{**NONE, "pair_weight": 1.0}, **SIZES),
+    "with memory": RelationSettings(**{**NONE, "memory_weight": 0.1}, **SIZES),
+    "with all three": RelationSettings(pixel_weight=1.0, **SIZES),
+    "all three alone": RelationSettings(**SIZES),
+}
+
+
+def halved(
+    problem: DigitsProblem,
+    teacher: Denoiser,
+    grid: torch.Tensor,
+    calls: int,
+    relations: RelationSettings | None,
+    chosen: argparse.Namespace,
+    seed: int,
+) -> tuple[Denoiser, ProgressiveDistillation]:
+    """Halves until so many steps are left."""
+    now = len(grid) - 1
+    while now > calls:
+        options = {
+            "stride": 2,
+            "weight": partial(truncated_snr, sigma_data=problem.space.sigma_data),
+        }
+        if relations is not None:
+            maps = problem.scores.feature_maps()
+            options |= {"classifier": maps, "channels": 64, "relations": relations}
+        kind = ProgressiveDistillation if relations is None else RelationalDistillation
+        torch.manual_seed(seed)
+        objective = kind(teacher, teacher.trainable_copy(), grid, **options)
+        rates = dict.fromkeys(objective.trained, IMAGES.lr)
+        row = Optimisation.adam(rates, decay=cosine, halflife=0.0, clip=1.0, warmup=20)
+        trainer = Trainer(objective, row, steps=chosen.updates, seed=seed)
+        trainer.fit(problem.data.clean(chosen.batch, seed))
+        teacher, grid, now = trainer.average.module.eval(), grid[::2], now // 2
+    return teacher, objective
+
+
+def scores(problem: DigitsProblem, objective, denoiser: Denoiser, first, n: int) -> dict:
+    student = objective.student_of(denoiser)
+    source = problem.student_source(student)
+    found = {m.name: m.value for m in problem.scores.measure(source, n)}
+    spaces = [m for m in problem.scores.measure_spaces(source, n) if m.name == "frechet_ratio"]
+    found["ratio in random filters"] = spaces[1].value
+    random = torch.Generator().manual_seed(5)
+    cond = problem.data.conditions(1000, random)
+    z = torch.randn(1000, *student.shape, generator=random)
+    with torch.no_grad():
+        error = (student(z, **cond) - first(z, **cond)).square().mean()
+    found["squared error"] = float(error)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("teacher", help="the folder that `vardiu teach digits` wrote")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=250, help="of each halving")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=5_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", default="docs/results/rdd.json")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    problem = DigitsProblem(DigitsSettings(teacher_run=chosen.teacher))
+    teacher = problem.known_teacher
+    grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
+    first, objective = halved(problem, teacher, grid, 8, None, chosen, 0)
+    eight = objective.student_of(first).requires_grad_(False)
+    rows: dict[str, list[dict]] = {
+        "eight steps": [scores(problem, objective, first, eight, 5_000)]
+    }
+    for seed in range(chosen.seeds):
+        for arm, relations in ARMS.items():
+            last, objective = halved(problem, first, grid[::4], 1, relations, chosen, seed)
+            rows.setdefault(arm, []).append(
+                scores(problem, objective, last, eight, chosen.samples)
+            )
+            print(seed, arm, {k: round(v, 4) for k, v in rows[arm][-1].items()}, flush=True)
+    means = {
+        arm: {k: statistics.fmean(row[k] for row in found) for k in found[0]}
+        for arm, found in rows.items()
+    }
+    kept = {
+        "command": "python benchmarks/rdd.py runs/teach-digits",
+        "torch": torch.__version__,
+        "updates": chosen.updates,
+        "batch": chosen.batch,
+        "seeds": chosen.seeds,
+        "means": means,
+        "runs": rows,
+    }
+    Path(chosen.out).write_text(json.dumps(kept, indent=1) + "\n")
+    print(json.dumps(means, indent=1))
+
+
+if __name__ == "__main__":
+    main()
