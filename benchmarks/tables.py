@@ -280,6 +280,7 @@ HEADINGS = {
     "coverage": ("coverage", "{:.3f}"),
     "classes": ("classes", "{:.0f}"),
     "agreement": ("agreement", "{:.3f}"),
+    "residual": ("residual", "{:.5f}"),
 }
 
 
@@ -344,6 +345,32 @@ def bars(found: Mapping[str, Any]) -> str:
         word = "yes" if row["reached"] else "**no**"
         rows.append([row["bar"], limit, f"{row['median']:.3f}", seeds, word])
     return markdown(["bar", "limit", "median", "seeds", "reached"], rows)
+
+
+def guide(found: Mapping[str, Any], names: str) -> str:
+    """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
+    rows = []
+    for point in found["points"]:
+        values = {row["name"]: (row["value"], row["error"]) for row in point["metrics"]}
+        strength = point["strength"]
+        kind = ["no guide", "", ""]
+        if strength is not None:
+            kind = [point["noise"], point["level"], f"{strength:g}"]
+        calls = f"{point['student_calls']} + {point['guide_calls']}"
+        cells = [measured(name, values[name]) for name in names.split(",")]
+        rows.append([*kind, calls, *cells, f"{point['seconds']:.1f}"])
+    headings = [HEADINGS[name][0] for name in names.split(",")]
+    return markdown(["noise", "level", "strength", "calls", *headings, "seconds"], rows)
+
+
+def guided(found: Mapping[str, Any]) -> str:
+    """The distances of `benchmarks/guided.py`: a row a student, a column a kind of guide."""
+    kinds = list(next(reversed(found["distances"].values())))
+    rows = []
+    for name, row in found["distances"].items():
+        cells = [f"{row[k][0]:.3f} ± {row[k][1]:.1g}" if k in row else "" for k in kinds]
+        rows.append([name, *cells])
+    return markdown(["student", *kinds], rows)
 
 
 # Options that say how and where a run was made, and not what it trains.
@@ -495,6 +522,8 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
+    "guide": guide,
+    "guided": guided,
     "choice": choice,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
