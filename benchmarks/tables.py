@@ -343,6 +343,36 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
+def restorations(found: Mapping[str, Any]) -> str:
+    """Arms of `benchmarks/super_resolution.py`: medians of the seeds."""
+    names = {
+        "psnr": ("PSNR, dB", "{:.2f}"),
+        "edges": ("edges", "{:.3f}"),
+        "high_frequencies": ("high frequencies", "{:.3f}"),
+        "dists": ("DISTS", "{:.4f}"),
+        "frechet": ("Fréchet distance, random filters", "{:.1f}"),
+        "frechet_encoder": ("the same, teacher's encoder", "{:.2f}"),
+    }
+    rows = []
+    for row in found["arms"].values():
+        runs = list(row["runs"].values())
+        middle = [statistics.median(run[name] for run in runs) for name in names]
+        cells = [shape.format(v) for (_, shape), v in zip(names.values(), middle, strict=True)]
+        rows.append([row["title"], f"{len(runs)}", *cells])
+    return markdown(["arm", "seeds", *(heading for heading, _ in names.values())], rows)
+
+
+def bars(found: Mapping[str, Any]) -> str:
+    """Bars of `benchmarks/super_resolution.py`, the median of the seeds against each."""
+    rows = []
+    for row in found["bars"]:
+        limit = f"≥ {row['least']:g}" if row["least"] is not None else f"≤ {row['most']:g}"
+        seeds = ", ".join(f"{value:.3f}" for value in row["seeds"])
+        word = "yes" if row["reached"] else "**no**"
+        rows.append([row["bar"], limit, f"{row['median']:.3f}", seeds, word])
+    return markdown(["bar", "limit", "median", "seeds", "reached"], rows)
+
+
 def guide(found: Mapping[str, Any], names: str) -> str:
     """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
     rows = []
@@ -376,7 +406,8 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [run for found in files for run in found.get("runs", ())]
+    kept = [found for found in files if isinstance(found, dict)]  # others are rows of benchmarks
+    return [run for found in kept for run in found.get("runs", ())]
 
 
 def trained_as(command: str) -> str:
@@ -435,9 +466,9 @@ def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
     return f"{statistics.median(rows):.1f}" if rows else ""
 
 
-def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str:
+def restored_photos(found: Mapping[str, Any], side: str = "16") -> str:
     """PSNR by step size: DPS under an exact Gaussian prior of patches."""
-    rows = [r for r in found if r["part"] == "photos" and r["side"] == int(side)]
+    rows = [r for r in found["restorations"] if r["part"] == "photos" and r["side"] == int(side)]
     steps = sorted({r["step"] for r in rows if "step" in r})
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -457,8 +488,8 @@ def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str
     return markdown([*head, "largest less smallest", "10th percentiles"], lines)
 
 
-def restored_solvers(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "solvers"]
+def restored_solvers(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "solvers"]
     lines = []
     for name in dict.fromkeys(r["solver"] for r in rows):
         steps = sorted({r["step"] for r in rows if r["solver"] == name})
@@ -479,8 +510,8 @@ def _is(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     return all(row.get(key) == value for key, value in fixed.items())
 
 
-def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "digits"]
+def restored_digits(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "digits"]
     variants = list(dict.fromkeys(r["variant"] for r in rows if "solver" in r))
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -493,8 +524,8 @@ def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["operator", "solver, step size", *variants, "posterior sample"], lines)
 
 
-def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "mixture"]
+def restored_mixture(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "mixture"]
     lines = []
     for name in dict.fromkeys(r["variant"] for r in rows):
         values = [r["w2"] for r in rows if r["variant"] == name]
@@ -504,6 +535,8 @@ def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
+    "restorations": restorations,
+    "bars": bars,
     "bake-off-time": bake_off_time,
     "bake-off-calls": bake_off_calls,
     "bake-off-gradients": bake_off_gradients,
