@@ -406,8 +406,9 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    kept = [found for found in files if isinstance(found, dict)]  # others are rows of benchmarks
-    return [run for found in kept for run in found.get("runs", ())]
+    tables = [found.get("runs") for found in files if isinstance(found, dict)]
+    # Benchmarks have files of other shapes, some with rows that they call runs too.
+    return [run for rows in tables if isinstance(rows, list) for run in rows]
 
 
 def trained_as(command: str) -> str:
