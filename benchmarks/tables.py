@@ -316,6 +316,18 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
+def by_calls(found: Mapping[str, Any], names: str) -> str:
+    """What `vardiu evaluate RUN --calls 1,2,4` wrote: student and teacher at equal calls."""
+    metrics, rows = names.split(","), []
+    for row in found["rows"]:
+        known = {m["name"]: (m["value"], m["error"], m["n"]) for m in row["metrics"]}
+        rows.append([row["who"], str(row["calls"]), *(measured(n, known[n]) for n in metrics)])
+    known = {m["name"]: (m["value"], m["error"], m["n"]) for m in found["reference"]["metrics"]}
+    rows.append([found["reference"]["name"], "", *(measured(n, known[n]) for n in metrics)])
+    rows.sort(key=lambda row: (row[0].startswith("student"), row[0]))
+    return markdown(["samples of", "calls", *(HEADINGS[name][0] for name in metrics)], rows)
+
+
 # Options that say how and where a run was made, and not what it trains.
 WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--reports"}
 
@@ -464,6 +476,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "floors": floors,
     "runs": runs,
     "choice": choice,
+    "by_calls": by_calls,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,
