@@ -280,6 +280,7 @@ HEADINGS = {
     "coverage": ("coverage", "{:.3f}"),
     "classes": ("classes", "{:.0f}"),
     "agreement": ("agreement", "{:.3f}"),
+    "residual": ("residual", "{:.5f}"),
 }
 
 
@@ -326,6 +327,32 @@ def by_calls(found: Mapping[str, Any], names: str) -> str:
     rows.append([found["reference"]["name"], "", *(measured(n, known[n]) for n in metrics)])
     rows.sort(key=lambda row: (row[0].startswith("student"), row[0]))
     return markdown(["samples of", "calls", *(HEADINGS[name][0] for name in metrics)], rows)
+
+
+def guide(found: Mapping[str, Any], names: str) -> str:
+    """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
+    rows = []
+    for point in found["points"]:
+        values = {row["name"]: (row["value"], row["error"]) for row in point["metrics"]}
+        strength = point["strength"]
+        kind = ["no guide", "", ""]
+        if strength is not None:
+            kind = [point["noise"], point["level"], f"{strength:g}"]
+        calls = f"{point['student_calls']} + {point['guide_calls']}"
+        cells = [measured(name, values[name]) for name in names.split(",")]
+        rows.append([*kind, calls, *cells, f"{point['seconds']:.1f}"])
+    headings = [HEADINGS[name][0] for name in names.split(",")]
+    return markdown(["noise", "level", "strength", "calls", *headings, "seconds"], rows)
+
+
+def guided(found: Mapping[str, Any]) -> str:
+    """The distances of `benchmarks/guided.py`: a row a student, a column a kind of guide."""
+    kinds = list(next(reversed(found["distances"].values())))
+    rows = []
+    for name, row in found["distances"].items():
+        cells = [f"{row[k][0]:.3f} ± {row[k][1]:.1g}" if k in row else "" for k in kinds]
+        rows.append([name, *cells])
+    return markdown(["student", *kinds], rows)
 
 
 # Options that say how and where a run was made, and not what it trains.
@@ -475,6 +502,8 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "summary": summary,
     "floors": floors,
     "runs": runs,
+    "guide": guide,
+    "guided": guided,
     "choice": choice,
     "by_calls": by_calls,
     "restored-photos": restored_photos,

@@ -230,6 +230,11 @@ def test_kept_states_have_the_level_and_the_conditions_that_they_were_made_at():
         for ring in objective.states.rings.values():
             assert ring.count == min(6 * (1 + count // 2), 18)
             assert int(ring.born.filled.min()) >= count - 2 * 3  # the oldest is so old at most
+            kept, cond = ring.take(torch.tensor([5, 0, 3]))
+            torch.testing.assert_close(
+                (kept[:, 1] - kept[:, 0] / 4) / (1 - 1 / 4),
+                cond["label"][:, None].expand(-1, 2).to(kept),
+            )
             label = ring.cond["label"].filled
             assert bool((label < 50).all())
             first, second, third = ring.states.filled.unbind(1)

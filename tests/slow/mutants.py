@@ -843,9 +843,9 @@ SETTINGS = [
     ),
     Mutant(
         "learning rates swapped: DMD2's head and fake",
-        DMD2,
-        'critics["head"], batches = config.head_optimizer, problem.data.clean',
-        'critics["head"], batches = config.fake_optimizer, problem.data.clean',
+        "settings/build.py",
+        'getattr(row, f"{name}_optimizer")',
+        'getattr(row, f"{name}_optimizer".replace("head", "fake"))',
         contract("own_row and dmd2"),
     ),
     Mutant(
@@ -1406,6 +1406,59 @@ POLICIES = [
     ),
 ]
 
+GUIDE = "samplers/guided.py"
+
+
+def guided(words: str) -> tuple[str, ...]:
+    return ("tests/test_guided.py", "-k", words)
+
+
+GUIDED = [
+    Mutant(
+        "guide: the correction twice",
+        GUIDE,
+        "return passage.x_next + self.strength * correction",
+        "return passage.x_next + 2 * self.strength * correction",
+        guided("moments or is_kept"),
+    ),
+    Mutant(
+        "guide: fresh noise in the place of the next state's",
+        GUIDE,
+        'if self.renoise == "fresh":',
+        'if self.renoise != "fresh":',
+        guided("perfect_student"),
+    ),
+    Mutant(
+        "guide: asked at the level where the student has been",
+        GUIDE,
+        'sigma = passage.target if self.level == "next" else passage.sigma',
+        "sigma = passage.sigma",
+        guided("moments or strength_one"),
+    ),
+    Mutant(
+        "guide: the teacher is asked at strength zero",
+        GUIDE,
+        "if self.strength == 0 or not chosen or",
+        "if not chosen or",
+        guided("strength_zero"),
+    ),
+    Mutant(
+        "guide: the noise that an estimate has is added again",
+        GUIDE,
+        "own = sigma.square() - passage.floor**2",
+        "own = sigma.square()",
+        guided("not_added_again"),
+    ),
+    Mutant(
+        "guide: a guided teacher counts once",
+        GUIDE,
+        "self.evaluations = 1 + sum(",
+        "self.evaluations = 1 + 0 * sum(",
+        guided("counts_twice"),
+    ),
+]
+
+
 MUTANTS = [
     *SIGNS,
     *DROPPED,
@@ -1415,6 +1468,7 @@ MUTANTS = [
     *ANCHOR,
     *IDENTITY,
     *FLOWS,
+    *GUIDED,
     *OWN,
     *TRANSPORTED,
     *DISTANCES,

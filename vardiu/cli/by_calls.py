@@ -88,7 +88,8 @@ def evaluate_by_calls(
         chosen.calls = number
         student, problem, task = trained_student(folder, chosen)
         students[number] = asked(student, number, chosen.guidance)
-    refuse_changed_inputs(folder, problem.inputs())
+    if folder.exists:  # a published student was begun with nothing
+        refuse_changed_inputs(folder, problem.inputs())
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
     rows = list(_measured(problem, students, n, chosen.seed, features))
@@ -105,6 +106,7 @@ def evaluate_by_calls(
         "rows": [row.content for row in rows],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     title = f"{task.preset}: {task.chosen.title}, {n:,} samples"
     measured = [row.drawn(names) for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,27 @@ from .. import models
 from ..errors import ConfigError, RunError, shown
 from ..metrics import Metric
 from ..problems.base import Problem
+from ..problems.image_teachers import ImageTeacher
 from ..problems.kept import KeptTeacher
 from ..runs.execute import device_of
-from ..runs.task import Task, problem_of
+from ..runs.task import Task, problem_of, task_from_preset
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS, is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.steered import guided_by
+from ..teachers import few_steps
+from ..teachers.few_steps import student_of
 from .options import code_in, task_of_run
 
-__all__ = ["asked", "existing_run", "shipped_student", "stored_reference", "trained_student"]
+__all__ = [
+    "asked",
+    "existing_run",
+    "run_or_published",
+    "shipped_student",
+    "stored_reference",
+    "trained_student",
+]
 
 
 def existing_run(path: str) -> RunFolder:
@@ -54,12 +65,52 @@ def trained_student(
         ConfigError: The student's network is own code that the command line does not name, or
             something of the teacher is needed that is not there.
     """
-    student, problem, task = shipped_student(folder, chosen)
-    if prompts:
-        problem.set_prompts(prompts)
+    if few_steps.matches(chosen.run):
+        student, problem, task = published_student(chosen, prompts)
+    else:
+        student, problem, task = shipped_student(folder, chosen)
+        if prompts:
+            problem.set_prompts(prompts)
     device = device_of(chosen.device)
     problem.compute_on(device)
     return problem.with_prompts(student).to(device), problem, task
+
+
+def run_or_published(path: str) -> RunFolder:
+    r"""Returns the folder of a run; of a published student, a folder of diffusers, one in `runs`
+    to write to, of its name.
+
+    Raises:
+        RunError: There is neither.
+    """
+    if few_steps.matches(path):
+        return RunFolder(Path("runs") / Path(path).resolve().name)
+    return existing_run(path)
+
+
+def published_student(
+    chosen: argparse.Namespace, prompts: Sequence[str] | None
+) -> tuple[Generator, Problem, Task]:
+    r"""Returns a published student, its problem, and the task of latent consistency on it.
+
+    Raises:
+        ConfigError: The folder cannot be read, or takes texts and none are given.
+    """
+    if few_steps.takes_text(chosen.run) and not prompts:
+        raise ConfigError(f"{shown(chosen.run)} takes texts: give --prompt, with vardiu sample")
+    changes: dict[str, Any] = {"teacher": chosen.run, "data": getattr(chosen, "data", None)}
+    task = task_from_preset("distill", "images", "lcm")
+    with tempfile.TemporaryDirectory() as folder:
+        if prompts:
+            path = Path(folder) / "prompts.txt"
+            path.write_text("\n".join(" ".join(prompt.split()) for prompt in prompts))
+            changes["prompts"] = str(path)
+        settings = dataclasses.replace(task.problem, **changes)
+        task = dataclasses.replace(task, problem=settings)
+        problem = problem_of(task)
+    teacher = problem.data.teacher
+    assert isinstance(teacher, ImageTeacher) and teacher.inner is not None
+    return student_of(teacher.inner), problem, task
 
 
 def shipped_student(

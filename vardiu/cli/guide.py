@@ -27,7 +27,7 @@ from ..storage.bounded import read_json, read_text
 from ..storage.files import append_line, write_text_atomic
 from ..students.base import Generator, rows_at_once
 from .console import console, print_rows
-from .folders import asked, existing_run, trained_student
+from .folders import asked, run_or_published, trained_student
 from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
 from .options import Parser, add_student_options, chosen_names
 from .sample import add_calls_option, of_calls
@@ -37,6 +37,10 @@ STRENGTHS = "0.05,0.1,0.2,0.3,0.5"
 
 # In the folder of a sweep beside what it is of: its points one a line, and what is made of them.
 POINTS, RESULT = "points.jsonl", "guide.json"
+
+
+# Beside the headline of a problem, where there are such.
+BESIDE = ("agreement", "residual")
 
 
 class Point(NamedTuple):
@@ -91,10 +95,10 @@ def guide(arguments: list[str]) -> None:
         refusal = None if value is None else allowed.refusal(value)
         if refusal is not None:
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
-    teacher = guide_teacher(chosen.guide, student, problem)
+    teacher = guide_teacher(chosen.guide, chosen.run, student, problem)
     num = problem.scores.samples if chosen.num is None else chosen.num
     steps = steps_in(chosen.guide_steps)
     sweep = Sweep(student, teacher, chosen.guide, steps, problem, num, chosen.seed)
@@ -110,8 +114,7 @@ def guide(arguments: list[str]) -> None:
     of = of_calls(chosen.calls, chosen.guidance)
     out = Path(chosen.out or folder.file(f"guide{of}-{num}-seed{chosen.seed}"))
     rows = _measured(sweep, points, out, arguments)
-    names = [*PROBLEMS[type(task.problem)].headline, "residual"]
-    _shown(rows, [n for n in names if n in {m["name"] for m in rows[0]["metrics"]}], out)
+    _shown(rows, told_apart(rows, [*PROBLEMS[type(task.problem)].headline, *BESIDE]), out)
 
 
 def _parser() -> Parser:
@@ -277,7 +280,9 @@ def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
 
 def _source(sweep: Sweep, point: Point) -> tuple[Any, int]:
     r"""Returns the source of a point's samples, and its calls a sample."""
-    student = sweep.student.with_calls(point.calls)
+    student = sweep.student
+    if point.calls != student.calls:  # the one that was shipped may have levels of its own
+        student = student.with_calls(point.calls)
     if point.strength is not None:
         kind = (point.strength, sweep.steps, point.noise, point.level)
         student = guided_by(student, sweep.teacher, sweep.source, *kind).student
@@ -309,6 +314,14 @@ def residual(sweep: Sweep, x: Tensor, cond: Mapping[str, Tensor]) -> Metric:
 
 
 # ---------------------------------------------------------------- showing
+
+
+def told_apart(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    r"""Returns those of some metrics that were measured, and that are not the same everywhere."""
+    values = [{metric["name"]: metric["value"] for metric in row["metrics"]} for row in rows]
+    return [
+        name for name in names if name in values[0] and len({found[name] for found in values}) > 1
+    ]
 
 
 def _shown(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:

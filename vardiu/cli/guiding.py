@@ -14,6 +14,7 @@ from ..samplers.guided import LEVELS, RENOISE, TeacherGuide
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.guided import GuidedStudent
+from ..teachers import few_steps
 from ..teachers.readers import load
 
 __all__ = [
@@ -151,7 +152,7 @@ def guided(student: Generator, chosen: argparse.Namespace, problem: Problem) -> 
         return None
     return guided_by(
         student,
-        guide_teacher(chosen.guide, student, problem),
+        guide_teacher(chosen.guide, chosen.run, student, problem),
         chosen.guide,
         0.2 if given["strength"] is None else given["strength"],
         steps_in(given["steps"]),
@@ -198,17 +199,23 @@ def guided_by(
     return WithGuide(made, student, guide, source)
 
 
-def guide_teacher(source: str, student: Generator, problem: Problem) -> Denoiser:
+def guide_teacher(source: str, run: str, student: Generator, problem: Problem) -> Denoiser:
     r"""Returns the teacher that guides, on the student's device, of the problem's own conditions.
 
     Arguments:
         source: `teacher`, or what names another one.
+        run: What the command line named the student.
         student: The student.
         problem: The student's problem.
 
     Raises:
         ConfigError: It cannot be read.
     """
+    if source == OWN and few_steps.matches(run):
+        raise ConfigError(
+            f"--guide {OWN}: a published student has no teacher of its own here: name one, a "
+            "folder or a hub id"
+        )
     if source == OWN:
         teacher = problem.known_teacher
     else:

@@ -20,7 +20,7 @@ from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, whole_file, write_text_atomic
 from .by_calls import calls_in, evaluate_by_calls
 from .console import console
-from .folders import asked, existing_run, stored_reference, trained_student
+from .folders import asked, run_or_published, stored_reference, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import Parser, add_student_options
 
@@ -33,7 +33,7 @@ def sample(arguments: list[str]) -> None:
     parser = _sample_parser()
     chosen = parser.parse_args(arguments)
     _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     if chosen.out:
         path = Path(chosen.out)
         if path.suffix != ".npz":
@@ -137,14 +137,15 @@ def evaluate(arguments: list[str]) -> None:
     calls = calls_in(chosen.calls)
     number = 100 if chosen.num is None else chosen.num
     _refuse_out_of_range(number, chosen.seed, 100, None)
-    folder = existing_run(chosen.run)
+    folder = run_or_published(chosen.run)
     if len(calls) > 1:
         return evaluate_by_calls(folder, chosen, calls, arguments)
     chosen.calls = calls[0] if calls else None
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
-    refuse_changed_inputs(folder, problem.inputs())
+    if folder.exists:  # a published student was begun with nothing
+        refuse_changed_inputs(folder, problem.inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)
@@ -169,6 +170,7 @@ def evaluate(arguments: list[str]) -> None:
         words = f"{task.chosen.trained_on} in {features}"
         content["trained_on"] = words
         console.print(trained_warning(words), highlight=False, markup=False, soft_wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..functional.consistency import index_scalings
 from ..functional.tensors import expand_like
 from .base import Denoiser
+from .schedules import Coordinates
 
-__all__ = ["ConsistencyDenoiser"]
+__all__ = ["ConsistencyDenoiser", "LatentConsistencyDenoiser"]
 
 
 class ConsistencyDenoiser(Denoiser):
@@ -107,3 +109,48 @@ class ConsistencyDenoiser(Denoiser):
 
     def extra_repr(self) -> str:
         return f"sigma_min={self.sigma_min:g}, sigma_max={self.sigma_max:g}"
+
+
+class LatentConsistencyDenoiser(Denoiser):
+    r"""A denoiser with the boundary of latent consistency models.
+
+    .. math:: f(x_t) = c_\mathrm{skip}(\tau) \, \alpha x_t + c_\mathrm{out}(\tau) \, D(x_t, \sigma)
+
+    with the time :math:`\tau` of the level and :math:`\alpha x_t`, what the network sees; see
+    `vardiu.functional.consistency.index_scalings`.
+
+    References:
+        | Latent Consistency Models (Luo et al., 2023), https://arxiv.org/abs/2310.04378
+
+    Arguments:
+        denoiser: The denoiser :math:`D`.
+        coordinates: What its network's times mean.
+        scaling: The factor of a time.
+    """
+
+    def __init__(self, denoiser: Denoiser, coordinates: Coordinates, scaling: float) -> None:
+        super().__init__()
+        self.denoiser, self.coordinates, self.scaling = denoiser, coordinates, scaling
+        self.arguments = {"scaling": scaling}
+        self.shape, self.conditions = tuple(denoiser.shape), denoiser.conditions
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        # Not terminal: there is no state of noise alone in the library's coordinate.
+        self.origin = denoiser.origin
+
+    def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        return self._bounded(x_t, sigma, self.denoiser(x_t, sigma, **cond))
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        denoised = self.denoiser.generate(z, sigma, **cond)
+        return self._bounded(self.pure_noise(z, sigma), z.new_full((len(z),), sigma), denoised)
+
+    def pure_noise(self, z: Tensor, sigma: float) -> Tensor:
+        return self.denoiser.pure_noise(z, sigma)
+
+    def _bounded(self, x_t: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        skip, out = index_scalings(self.coordinates.time(sigma), self.scaling)
+        seen = expand_like(skip * self.coordinates.scales(sigma)[0], x_t) * x_t
+        return seen + expand_like(out, x_t) * denoised
+
+    def extra_repr(self) -> str:
+        return f"scaling={self.scaling:g}"

@@ -37,10 +37,12 @@ def strength_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> 
         metrics: The names of the metrics.
         path: The file.
     """
-    figure = Figure(figsize=(4.4 * len(metrics), 4.2), layout="constrained")
+    columns = min(len(metrics), 3)
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.6 * lines + 0.8), layout="constrained")
     guided = list(dict.fromkeys(series_of(r) for r in rows if r["strength"] is not None))
     for place, name in enumerate(metrics):
-        ax = figure.add_subplot(1, len(metrics), place + 1)
+        ax = figure.add_subplot(lines, columns, place + 1)
         plain = [row for row in rows if row["strength"] is None]
         for i, row in enumerate(plain):
             _across(ax, row, name, COLOURS[-1 - i % 3], ("-", "--", ":", "-.")[i % 4])
