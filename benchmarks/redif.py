@@ -57,7 +57,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     spread = "metric/recall" if "metric/recall" in found["start"]["rows"][-1] else "metric/modes"
-    for run in found["runs"]:
+    for run in found["curves"]:
         rows, style = with_start(run, found["start"]), "--" if run["control"] else "-"
         words = f"{'control, ' if run['control'] else ''}seed {run['seed']}"
         for (name, title), colour in zip(REWARD.items(), ("#8A1538", "#9A9A9A"), strict=True):
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--start", type=Path, required=True)
     given = parser.parse_args()
-    found = {"start": curve(given.start), "runs": [curve(run) for run in given.runs]}
+    found = {"start": curve(given.start), "curves": [curve(run) for run in given.runs]}
     given.file.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, given.file.with_suffix(".png"))
 

@@ -153,10 +153,10 @@ def test_several_arms_are_compared_on_one_page(capsys):
 
 def test_one_arm_of_several_that_diverges_is_told_of(capsys):
     words = ["--truth", "truth.npy", "--step", "1,900000", "--num", "1", "--solver", "daps"]
-    status, out, _ = told(capsys, *words, steps=40)
+    status, out, _ = told(capsys, *words, steps=3)
     assert status == 0 and "not finite" in out
     assert rows()[0]["metrics"] and not rows()[1]["metrics"] and "diverged" in rows()[1]["note"]
-    status, _, err = told(capsys, *words[:2], "--step", "900000", *words[4:], steps=40, out="one")
+    status, _, err = told(capsys, *words[:2], "--step", "900000", *words[4:], steps=3, out="one")
     assert status == 1 and "take a smaller --step" in err
 
 

@@ -294,6 +294,7 @@ def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     words += ["--width", "16", "--threads", "1", "--posterior", posterior]
     words += ["--pairs.pairs", "64", "--pairs.steps", "20", "--pairs.batch", "16"]
     words += ["--pairs.solver-steps", "3", "--save-every", "0"]
+    words += ["--reports", "3", "--evaluations", "1"]
     assert main([*words, "--out", "whole"]) == 0
     real = cls.loss
 
