@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ from vardiu.training.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 SHOWN = 16
 D3SR, OSEDIFF = PRESETS["patches-d3sr"].settings, PRESETS["patches-osediff"].settings
-START, STEPS = D3SR.start_steps, D3SR.steps
 ALL = replace(D3SR.levels, sigma_max=20.0)
 
 # By arm: its title, method, settings, and whether it is of the first seed only.
@@ -57,6 +56,14 @@ ARMS: Mapping[str, tuple[str, str, Any, bool]] = {
     "fresh": ("discriminator of fresh weights", "d3sr", replace(D3SR, critic="fresh"), True),
     "levels": ("discriminator at all levels", "d3sr", replace(D3SR, levels=ALL), True),
 }
+
+
+class Length(NamedTuple):
+    """Updates of the start and of each arm, and steps of the discriminator alone among these."""
+
+    start: int = D3SR.start_steps
+    steps: int = D3SR.steps
+    delay: int = D3SR.delay
 
 
 def problem_of(teacher: str, seed: int) -> RestorationProblem:
@@ -99,13 +106,15 @@ def trained(problem: RestorationProblem, method: str, settings: Any, seed: int) 
     return student, log, seconds
 
 
-def arm_of(problem: RestorationProblem, name: str, start: Any, seed: int, out: Path) -> None:
+def arm_of(
+    problem: RestorationProblem, name: str, start: Any, seed: int, out: Path, length: Length
+) -> None:
     file = out / f"{name}-{seed}.json"
     if file.is_file():
         return
     _, method, settings, _ = ARMS[name]
     problem.networks.student = lambda: copy.deepcopy(start).train().requires_grad_(True)
-    settings = replace(settings, start_steps=0, steps=STEPS)
+    settings = replace(settings, start_steps=0, steps=length.steps, delay=length.delay)
     student, log, seconds = trained(problem, method, settings, seed)
     keep(problem, name, seed, student, out, seconds, log)
 
@@ -135,8 +144,9 @@ def keep(
     print(f"seed {seed} {name}: {shown} ({seconds:.0f} s)", flush=True)
 
 
-def run(seed: int, teacher: str, out: Path, arms: list[str]) -> None:
+def run(seed: int, teacher: str, out: Path, arms: list[str], length: Length) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    (out / "length.json").write_text(json.dumps(length._asdict()) + "\n")
     torch.set_num_threads(1)
     problem = problem_of(teacher, seed)
     if not (out / f"bicubic-{seed}.json").is_file():
@@ -153,14 +163,19 @@ def run(seed: int, teacher: str, out: Path, arms: list[str]) -> None:
     else:
         problem.networks.student = lambda: start
         settings = replace(
-            D3SR, adversarial_weight=0.0, start_steps=0, steps=START, lr=D3SR.start_lr, delay=0
+            D3SR,
+            adversarial_weight=0.0,
+            start_steps=0,
+            steps=length.start,
+            lr=D3SR.start_lr,
+            delay=0,
         )
         start, log, seconds = trained(problem, "d3sr", settings, seed)
         np.savez(file, **{k: v.numpy() for k, v in start.state_dict().items()})
         keep(problem, "start", seed, start, out, seconds, log)
     for name in arms:
         if seed == 0 or not ARMS[name][3]:
-            arm_of(problem, name, start, seed, out)
+            arm_of(problem, name, start, seed, out, length)
 
 
 def report(out: Path) -> None:
@@ -178,8 +193,9 @@ def report(out: Path) -> None:
         for name, seeds in found.items()
     }
     results = ROOT / "docs" / "results"
-    content = {"command": "python benchmarks/super_resolution.py", "start": START, "steps": STEPS}
-    text = json.dumps({**content, "arms": arms}, indent=1) + "\n"
+    length = json.loads((out / "length.json").read_text())
+    content = {"command": "python benchmarks/super_resolution.py", **length}
+    text = json.dumps({**content, "arms": arms, "bars": bars(arms)}, indent=1) + "\n"
     (results / "super_resolution.json").write_text(text)
     rows = []
     for name in ("bicubic", "control", "d3sr", "osediff", "clean"):
@@ -188,36 +204,48 @@ def report(out: Path) -> None:
             with np.load(file) as held:
                 rows.append((titles.get(name, name), held["x"][: 2 * SHOWN]))
     image_grid(rows, results / "super_resolution.png", SHOWN)
-    bars(arms)
 
 
-def bars(arms: Mapping[str, Any]) -> None:
-    """Prints each bar, the median of the seeds, and whether it is reached."""
+BARS = (
+    ("PSNR of the squared error over bicubic, dB", "start", "bicubic", "psnr", 0.5, None),
+    ("high frequencies over the control's", "d3sr", "control", "high_frequencies", 1.1, None),
+    (
+        "Fréchet distance over the control's, random filters",
+        "d3sr",
+        "control",
+        "frechet",
+        None,
+        0.9,
+    ),
+    (
+        "Fréchet distance over the control's, teacher's encoder",
+        "d3sr",
+        "control",
+        "frechet_encoder",
+        None,
+        0.9,
+    ),
+    ("PSNR over the control's, dB", "d3sr", "control", "psnr", -1.5, None),
+    ("edges by EA-DISTS over the control's", "edges", "control", "edges", 1.05, None),
+)
 
-    def ratios(a: str, b: str, name: str, difference: bool = False) -> float:
-        seeds = arms[a]["runs"].keys() & arms[b]["runs"].keys()
-        pairs = [(arms[a]["runs"][s][name], arms[b]["runs"][s][name]) for s in seeds]
-        return statistics.median(x - y if difference else x / y for x, y in pairs)
 
-    for words, value, least, most in (
-        (
-            "PSNR of the squared error over bicubic, dB",
-            ratios("start", "bicubic", "psnr", True),
-            0.5,
-            99,
-        ),
-        (
-            "high frequencies over the control's",
-            ratios("d3sr", "control", "high_frequencies"),
-            1.1,
-            99,
-        ),
-        ("Fréchet distance over the control's", ratios("d3sr", "control", "frechet"), 0, 0.9),
-        ("the same, teacher's encoder", ratios("d3sr", "control", "frechet_encoder"), 0, 0.9),
-        ("PSNR over the control's, dB", ratios("d3sr", "control", "psnr", True), -1.5, 99),
-        ("edges by EA-DISTS over the control's", ratios("edges", "control", "edges"), 1.05, 99),
-    ):
-        print(f"{words}: {value:.3f} {'reached' if least <= value <= most else 'MISSED'}")
+def bars(arms: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each bar that was measured: its words, the median of the seeds, and its limits."""
+    found = []
+    for words, arm, other, name, least, most in BARS:
+        if arm not in arms or other not in arms:
+            continue
+        a, b = arms[arm]["runs"], arms[other]["runs"]
+        seeds = sorted(a.keys() & b.keys())
+        pairs = [(a[s][name], b[s][name]) for s in seeds]
+        values = [x - y if name == "psnr" else x / y for x, y in pairs]
+        value = statistics.median(values)
+        reached = (least is None or value >= least) and (most is None or value <= most)
+        row = {"bar": words, "median": value, "seeds": values, "least": least, "most": most}
+        found.append({**row, "reached": reached})
+        print(f"{words}: {value:.3f} of {values}: {'reached' if reached else 'MISSED'}")
+    return found
 
 
 def main() -> None:
@@ -226,12 +254,16 @@ def main() -> None:
     parser.add_argument("--teacher", default="runs/teach-patches")
     parser.add_argument("--out", default="runs/sr")
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--start", type=int, default=Length().start)
+    parser.add_argument("--steps", type=int, default=Length().steps)
+    parser.add_argument("--delay", type=int, default=Length().delay)
     parser.add_argument("--report", metavar="FOLDER")
     chosen = parser.parse_args()
     if chosen.report:
         report(Path(chosen.report))
     else:
-        run(chosen.seed, chosen.teacher, Path(chosen.out), chosen.arms.split(","))
+        length = Length(chosen.start, chosen.steps, chosen.delay)
+        run(chosen.seed, chosen.teacher, Path(chosen.out), chosen.arms.split(","), length)
 
 
 if __name__ == "__main__":

@@ -329,6 +329,36 @@ def by_calls(found: Mapping[str, Any], names: str) -> str:
     return markdown(["samples of", "calls", *(HEADINGS[name][0] for name in metrics)], rows)
 
 
+def restorations(found: Mapping[str, Any]) -> str:
+    """Arms of `benchmarks/super_resolution.py`: medians of the seeds."""
+    names = {
+        "psnr": ("PSNR, dB", "{:.2f}"),
+        "edges": ("edges", "{:.3f}"),
+        "high_frequencies": ("high frequencies", "{:.3f}"),
+        "dists": ("DISTS", "{:.4f}"),
+        "frechet": ("Fréchet distance, random filters", "{:.1f}"),
+        "frechet_encoder": ("the same, teacher's encoder", "{:.2f}"),
+    }
+    rows = []
+    for row in found["arms"].values():
+        runs = list(row["runs"].values())
+        middle = [statistics.median(run[name] for run in runs) for name in names]
+        cells = [shape.format(v) for (_, shape), v in zip(names.values(), middle, strict=True)]
+        rows.append([row["title"], f"{len(runs)}", *cells])
+    return markdown(["arm", "seeds", *(heading for heading, _ in names.values())], rows)
+
+
+def bars(found: Mapping[str, Any]) -> str:
+    """Bars of `benchmarks/super_resolution.py`, the median of the seeds against each."""
+    rows = []
+    for row in found["bars"]:
+        limit = f"≥ {row['least']:g}" if row["least"] is not None else f"≤ {row['most']:g}"
+        seeds = ", ".join(f"{value:.3f}" for value in row["seeds"])
+        word = "yes" if row["reached"] else "**no**"
+        rows.append([row["bar"], limit, f"{row['median']:.3f}", seeds, word])
+    return markdown(["bar", "limit", "median", "seeds", "reached"], rows)
+
+
 def guide(found: Mapping[str, Any], names: str) -> str:
     """The points of a sweep of `vardiu guide`; `names` are metrics by commas."""
     rows = []
@@ -490,6 +520,8 @@ def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
+    "restorations": restorations,
+    "bars": bars,
     "bake-off-time": bake_off_time,
     "bake-off-calls": bake_off_calls,
     "bake-off-gradients": bake_off_gradients,

@@ -301,6 +301,20 @@ def test_a_photograph_that_cannot_be_enlarged_is_one_line(run, tmp_path, capsys,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_restorer_is_exported_as_weights_and_as_nothing_that_draws(run, tmp_path, capsys):
+    words = ["export", str(run), "--device", "cpu", "--to"]
+    assert main([*words, "safetensors", "--out", str(tmp_path / "plain")]) == 0
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert "student(enlarged(images, 2))" in card and "image-to-image" in card
+    assert (
+        "Its input is a degraded image, of shape 3x8x8" in card and "standard normal" not in card
+    )
+    assert main([*words, "onnx", "--out", str(tmp_path / "onnx")]) == 2
+    assert "a restorer has no latent that another tool could draw" in capsys.readouterr().err
+    assert main(["sample", str(run), "--num", "4", "--out", str(tmp_path / "x.npz")]) == 0
+    assert np.load(tmp_path / "x.npz")["x"].shape == (4, 3, 8, 8)
+
+
 def test_two_photographs_of_one_name_and_a_run_that_restores_nothing(run, pictures, capsys):
     (pictures / "other").mkdir()
     shutil.copy(pictures / "cat.png", pictures / "other" / "cat.png")

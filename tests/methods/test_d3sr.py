@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from vardiu.data.batch import Batch
@@ -25,7 +26,7 @@ from vardiu.methods import METHODS
 from vardiu.methods.d3sr import D3SR, TINY, Spatial
 from vardiu.methods.osediff import OSEDiff
 from vardiu.nn import UNet
-from vardiu.nn.perceptual import WEIGHTS, perceptual_net
+from vardiu.nn.perceptual import VGG_BLOCKS, VGG_MEAN, VGG_STD, WEIGHTS, perceptual_net
 from vardiu.problems.toy import ToyProblem
 from vardiu.students.restorer import Restorer
 from vardiu.training.optimizers import Optimisation
@@ -167,6 +168,40 @@ def test_the_network_on_board_has_gradients_and_a_name(monkeypatch):
     with pytest.raises(ConfigError, match="was changed: its SHA-256 begins with fc295271dc25"):
         perceptual_net()
     perceptual_net.cache_clear()
+
+
+def test_vgg_is_read_from_a_file_of_safetensors(tmp_path):
+    """Of other widths than the published ones: those of the file."""
+    tensors, inputs = {}, 3
+    for block, width in zip(VGG_BLOCKS, (4, 4, 6, 6, 8), strict=True):
+        for layer in block:
+            weight = torch.randn(width, inputs, 3, 3).float() / inputs
+            tensors |= {
+                f"features.{layer}.weight": weight,
+                f"features.{layer}.bias": weight[:, 0, 0, 0].clone(),
+            }
+            inputs = width
+    channels = 3 + 4 + 4 + 6 + 6 + 8
+    tensors |= {"alpha": torch.rand(channels).float(), "beta": torch.rand(channels).float()}
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    net = perceptual_net(str(tmp_path / "vgg.safetensors"))
+    x = torch.rand(2, 3, 32, 32).float()
+    maps = net(x)
+    assert [m.shape[1] for m in maps] == [3, 4, 4, 6, 6, 8] and net.name.startswith("VGG-16, ")
+    assert [m.shape[2] for m in maps] == [32, 32, 16, 8, 4, 2]
+    first = (x - torch.tensor(VGG_MEAN)[:, None, None]) / torch.tensor(VGG_STD)[:, None, None]
+    for layer in VGG_BLOCKS[0]:
+        weights = tensors[f"features.{layer}.weight"], tensors[f"features.{layer}.bias"]
+        first = nn.functional.conv2d(first.float(), *weights, padding=1).relu()
+    torch.testing.assert_close(maps[1], first)
+    assert float(dists(x, x, net, net.weights).abs().max()) < 1e-5
+    del tensors["features.28.bias"]
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(ConfigError, match="holds no features.28.weight and .bias"):
+        perceptual_net(str(tmp_path / "cut.safetensors"))
+    (tmp_path / "no.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="no.safetensors is no file of safetensors"):
+        perceptual_net(str(tmp_path / "no.safetensors"))
 
 
 # ------------------------------------------------------------------- the discriminator, D and E

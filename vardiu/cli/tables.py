@@ -27,7 +27,8 @@ def needs(method: Method) -> str:
         "teacher": method.needs.teacher,
         "its gradient": method.needs.gradient,
         "its pairs": method.needs.pairs,
-        "data": method.needs.data,
+        "data": method.needs.data and not method.needs.paired,
+        "pairs of degraded and clean images": method.needs.paired,
     }
     return ", ".join(word for word, wants in wanted.items() if wants)
 

@@ -100,7 +100,7 @@ def export(
     """
     if to not in EXPORTS:
         raise ConfigError(f"unknown form {to!r}; {nearest(to, EXPORTS)}")
-    if not student.latent_shape and to != "safetensors":
+    if not (student.latent_shape and student.draws) and to != "safetensors":
         raise ConfigError(
             f"a {type(student).__name__.lower()} has no latent that another tool could draw, as "
             f"{to} needs: export it --to safetensors"

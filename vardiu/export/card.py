@@ -56,6 +56,17 @@ student = models.load("{folder}")
 ```"""
 
 
+RESTORING = """```python
+from vardiu import models
+from vardiu.data.degradations import enlarged
+
+student = models.load("{folder}")
+x = student(enlarged(images, {factor}))  # images in [-1, 1], reduced {factor} times
+```
+
+Of photographs of any size: `vardiu upscale RUN IMAGE ...`."""
+
+
 LORA = """```python
 from peft import PeftModel
 
@@ -170,6 +181,8 @@ def _usage(template: str, student: Generator, origin: Origin | None) -> str:
     if steps is not None:
         name = type(steps.scheduler).__name__
         return LORA_STEPS.format(folder="FOLDER", scheduler=name, times=steps.times)
+    if not student.draws:
+        return RESTORING.format(folder="FOLDER", factor=getattr(student, "factor", 1))
     tensors = template == SAFETENSORS
     shown, picture = _picture(student, origin)
     needed, values = _values(student, origin, tensors)
@@ -192,6 +205,8 @@ LIBRARIES = {"diffusers": "diffusers", "onnx": "onnx", "lora": "peft"}
 
 
 def _task(student: Generator) -> str:
+    if not student.draws:
+        return "image-to-image"
     if len(student.shape) != 3:
         return "other"
     return "text-to-image" if "text" in student.conditions else "unconditional-image-generation"
@@ -268,6 +283,7 @@ def write(
     lines += ["## Use", "", _usage(usage, student, origin), ""]
     shape = "x".join(map(str, student.latent_shape))
     latent = f"The latent is standard normal, of shape {shape}; it" if shape else "It"
+    latent = latent if student.draws else f"Its input is a degraded image, of shape {shape}; it"
     lines += [f"{latent} computes in float32.", ""]
     lines += [
         f"Loaded again and compared when it was written: its samples differ from the student's by "

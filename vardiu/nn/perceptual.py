@@ -100,10 +100,11 @@ class PerceptualNet(nn.Module):
         gradients; the first is the image. Of edges larger numbers are taken as they are."""
         x = x.expand(-1, 3, -1, -1)
         found = [x]
-        h = (x - self.mean) / self.std
+        # Computed in the type of the weights, and returned in that of the images.
+        h = (x.to(self.mean) - self.mean) / self.std
         for block in self.blocks:
             h = block(h)
-            found.append(h)
+            found.append(h.to(x))
         return found
 
     @property
@@ -131,7 +132,7 @@ def perceptual_net(source: str = SMALL) -> PerceptualNet:
             not those that were shipped.
     """
     net = _bundled() if source == SMALL else _vgg(Path(source))
-    return net.requires_grad_(False).eval()
+    return net.float().requires_grad_(False).eval()
 
 
 def _bundled() -> PerceptualNet:

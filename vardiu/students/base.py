@@ -93,6 +93,7 @@ class Generator(Interface, abc.ABC):
         calls: The number of network evaluations a sample costs.
         jumps: Whether a sample may jump as its latent moves: its gradient in the latent is then
             not that of a mean over latents, which particles from a posterior would need.
+        draws: Whether its input is drawn; else it is given, as a degraded image is.
     """
 
     latent_shape: tuple[int, ...]
@@ -100,6 +101,7 @@ class Generator(Interface, abc.ABC):
     conditions: tuple[str, ...] = ()
     calls: int = 1
     jumps: bool = False
+    draws: bool = True
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns anything
 

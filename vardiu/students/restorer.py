@@ -39,6 +39,8 @@ class Restorer(Generator):
         ValueError: `sigma` is not a level of the denoiser, or a number is not positive.
     """
 
+    draws = False
+
     def __init__(
         self, denoiser: Denoiser, sigma: float, sigma_data: float = 1.0, factor: int = 1
     ) -> None:

@@ -155,6 +155,7 @@ SMALL = Settings(
     batch=16,
     lr=1e-4,
     start_steps=800,
+    adversarial_weight=0.005,
     critic_rank=0,
     perceptual_weight=0.0,
     delay=50,
