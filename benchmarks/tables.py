@@ -392,7 +392,9 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [run for found in files for run in found.get("runs", ())]
+    # Other files of numbers lie here too.
+    lists = [found.get("runs", ()) for found in files if isinstance(found, dict)]
+    return [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
 
 
 def trained_as(command: str) -> str:
