@@ -416,7 +416,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
+    rows = json.loads(chosen.out.read_text())["restorations"] if chosen.out.exists() else []
     if chosen.part != "picture":
         fresh = PARTS[chosen.part](chosen.seed, chosen.out)
         there = [r for r in rows if (r["part"], r["seed"]) != (chosen.part, chosen.seed)]
@@ -424,7 +424,7 @@ def main() -> None:
             {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
             for row in fresh
         ]
-        write_text_atomic(chosen.out, json.dumps(rows, indent=1) + "\n")
+        write_text_atomic(chosen.out, json.dumps({"restorations": rows}, indent=1) + "\n")
     if any(row["part"] == "photos" for row in rows):
         picture(rows, chosen.out.with_suffix(".png"))
 

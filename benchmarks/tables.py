@@ -392,9 +392,14 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+<<<<<<< HEAD
     # Other files of numbers lie here too.
     lists = [found.get("runs", ()) for found in files if isinstance(found, dict)]
     return [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
+=======
+    kept = [found for found in files if isinstance(found, dict)]  # others are rows of benchmarks
+    return [run for found in kept for run in found.get("runs", ())]
+>>>>>>> main
 
 
 def trained_as(command: str) -> str:
@@ -453,9 +458,9 @@ def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
     return f"{statistics.median(rows):.1f}" if rows else ""
 
 
-def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str:
+def restored_photos(found: Mapping[str, Any], side: str = "16") -> str:
     """PSNR by step size: DPS under an exact Gaussian prior of patches."""
-    rows = [r for r in found if r["part"] == "photos" and r["side"] == int(side)]
+    rows = [r for r in found["restorations"] if r["part"] == "photos" and r["side"] == int(side)]
     steps = sorted({r["step"] for r in rows if "step" in r})
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -475,8 +480,8 @@ def restored_photos(found: Sequence[Mapping[str, Any]], side: str = "16") -> str
     return markdown([*head, "largest less smallest", "10th percentiles"], lines)
 
 
-def restored_solvers(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "solvers"]
+def restored_solvers(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "solvers"]
     lines = []
     for name in dict.fromkeys(r["solver"] for r in rows):
         steps = sorted({r["step"] for r in rows if r["solver"] == name})
@@ -497,8 +502,8 @@ def _is(row: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     return all(row.get(key) == value for key, value in fixed.items())
 
 
-def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "digits"]
+def restored_digits(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "digits"]
     variants = list(dict.fromkeys(r["variant"] for r in rows if "solver" in r))
     lines = []
     for name in dict.fromkeys(r["operator"] for r in rows):
@@ -511,8 +516,8 @@ def restored_digits(found: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["operator", "solver, step size", *variants, "posterior sample"], lines)
 
 
-def restored_mixture(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [r for r in found if r["part"] == "mixture"]
+def restored_mixture(found: Mapping[str, Any]) -> str:
+    rows = [r for r in found["restorations"] if r["part"] == "mixture"]
     lines = []
     for name in dict.fromkeys(r["variant"] for r in rows):
         values = [r["w2"] for r in rows if r["variant"] == name]
