@@ -392,14 +392,9 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-<<<<<<< HEAD
     # Other files of numbers lie here too.
     lists = [found.get("runs", ()) for found in files if isinstance(found, dict)]
     return [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
-=======
-    kept = [found for found in files if isinstance(found, dict)]  # others are rows of benchmarks
-    return [run for found in kept for run in found.get("runs", ())]
->>>>>>> main
 
 
 def trained_as(command: str) -> str:
