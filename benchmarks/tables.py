@@ -343,6 +343,18 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
+def by_calls(found: Mapping[str, Any], names: str) -> str:
+    """What `vardiu evaluate RUN --calls 1,2,4` wrote: student and teacher at equal calls."""
+    metrics, rows = names.split(","), []
+    for row in found["rows"]:
+        known = {m["name"]: (m["value"], m["error"], m["n"]) for m in row["metrics"]}
+        rows.append([row["who"], str(row["calls"]), *(measured(n, known[n]) for n in metrics)])
+    known = {m["name"]: (m["value"], m["error"], m["n"]) for m in found["reference"]["metrics"]}
+    rows.append([found["reference"]["name"], "", *(measured(n, known[n]) for n in metrics)])
+    rows.sort(key=lambda row: (row[0].startswith("student"), row[0]))
+    return markdown(["samples of", "calls", *(HEADINGS[name][0] for name in metrics)], rows)
+
+
 def restorations(found: Mapping[str, Any]) -> str:
     """Arms of `benchmarks/super_resolution.py`: medians of the seeds."""
     names = {
@@ -406,9 +418,9 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
     """The runs of all files of a folder that `collect.py` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    tables = [found.get("runs") for found in files if isinstance(found, dict)]
-    # Benchmarks have files of other shapes, some with rows that they call runs too.
-    return [run for rows in tables if isinstance(rows, list) for run in rows]
+    # Other files of numbers lie here too.
+    lists = [found.get("runs", ()) for found in files if isinstance(found, dict)]
+    return [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
 
 
 def trained_as(command: str) -> str:
@@ -554,6 +566,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "guide": guide,
     "guided": guided,
     "choice": choice,
+    "by_calls": by_calls,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,
