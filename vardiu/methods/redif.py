@@ -188,7 +188,7 @@ MIXTURE = Settings(
     lr=2e-4,
     clip=1.0,
     halflife=10_000.0,
-    last=1.0,
+    last=0.75,
     pairs=PairSettings(pairs=4_000, solver_steps=32, steps=2_000, batch=256, lr=2e-3),
 )
 DIGITS = replace(
