@@ -34,6 +34,7 @@ from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.functional.tensors import expand_like
 from vardiu.methods import METHODS, diff_instruct, vardiu
+from vardiu.methods.vardiu.settings import POSTERIORS
 from vardiu.metrics.density import mode_masses
 from vardiu.metrics.transport import wasserstein2_sliced
 from vardiu.monitoring.measures import variance_ratio
@@ -131,9 +132,7 @@ def slack_cell(student: str, d: int, family: str, seconds: float) -> dict[str, A
     config = vardiu.Settings(**FAMILIES[family])
     k = generator.latent_shape[0]
     network = MLP((d,), (256,), width=256, depth=3, noisy=True, final=False)
-    posterior = vardiu.POSTERIORS[config.posterior](
-        Encoder(network, 256, UnitScale(1.0)), k, config
-    )
+    posterior = POSTERIORS[config.posterior](Encoder(network, 256, UnitScale(1.0)), k, config)
     objective = vardiu.VarDiU(
         generator.marginal(),
         generator,

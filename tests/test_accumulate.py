@@ -15,6 +15,7 @@ from vardiu.data.batches import Batches, DataFree, Shuffled
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import Diverged
 from vardiu.methods.vardiu import VarDiU
+from vardiu.problems.toy import Blurred
 from vardiu.runs.task import RunSettings, Task, task_from_preset
 from vardiu.storage.checkpoints import load_state, save_state
 from vardiu.training.objective import Loss, Objective, Phase
@@ -39,10 +40,12 @@ def batches_of(objective: Objective) -> Batches:
 
 def trainer_of(name: str, accumulate: int, clip: float = 1.0) -> tuple[Trainer, Batches]:
     objective = make(name)
+    batches = batches_of(objective)
+    batches = Blurred(batches) if EXAMPLES[name][0].needs.paired else batches
     rates = dict.fromkeys(objective.trained, 1e-2)
     optimisation = Optimisation.adam(rates, halflife=20.0, clip=clip, warmup=2)
     trainer = Trainer(objective, optimisation, steps=6, seed=5, accumulate=accumulate)
-    return trainer, batches_of(objective)
+    return trainer, batches
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

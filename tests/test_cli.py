@@ -236,7 +236,7 @@ def test_another_method_on_the_same_problem():
         (["distill", "mgo40"], "unknown preset 'mgo40'; did you mean mog40"),
         (
             ["distill", "mog40", "--method", "vardui"],
-            "unknown method 'vardui'; did you mean vardiu?",
+            "unknown method 'vardui'; did you mean vardiu or redif?",
         ),
         (["distill"], "which preset? one of: checkerboard"),
         (

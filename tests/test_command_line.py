@@ -154,7 +154,8 @@ def test_what_there_is_can_be_read_by_a_program(capsys):
     assert status == 0
     assert set(found["distill"]) == set(PRESETS) and set(found["teach"]) == set(TEACHERS)
     assert found["distill"]["two_moons"]["method"] == "vardiu"
-    needs = {"data": True, "teacher": True, "pairs": False, "gradient": False}
+    needs = {"data": True, "teacher": True, "asked": True}
+    needs |= {"pairs": False, "gradient": False, "paired": False}
     assert found["methods"]["dmd2"]["needs"] == needs
     assert set(found["densities"]) == set(DENSITIES)
 

@@ -218,7 +218,8 @@ def calls_of(
         taking = [m for m in network.modules() if takes_conditions(m)]
         # The features of a denoiser are asked for without its own call: its table is not.
         tables = [m for m in network.modules() if isinstance(m, nn.Embedding)]
-        for table in (m for m in tables if m.num_embeddings == CLASSES):
+        # A table may have a class of none as well.
+        for table in (m for m in tables if m.num_embeddings in (CLASSES, CLASSES + 1)):
 
             def look(module, arguments, name=name):
                 looked[name].append(arguments[0])

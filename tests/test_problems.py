@@ -65,7 +65,11 @@ PROBLEMS = {
     "toy": ToyProblem,
     "toy-classes": lambda: ToyProblem(2),
     "linear": LinearProblem,
-    **{f"toy-{name}": lambda name=name: ToyProblem(student=name) for name in STUDENTS},
+    # A restorer's input is an image, and no source draws it.
+    **{
+        f"toy-{name}": lambda name=name: ToyProblem(student=name)
+        for name in sorted(set(STUDENTS) - {"restorer"})
+    },
 }
 
 

@@ -82,8 +82,11 @@ def test_students_of_more_calls_and_consistency_functions_have_their_own_reason(
     teacher = load(str(tmp_path / "teacher"))
     consistency = ConsistencyDenoiser(teacher)
     for student, words in (
-        (FewStep(teacher, [2.5, 0.5]), "takes 2 calls a sample"),
-        (FewStep(consistency, [2.5, 0.5], floor=consistency.sigma_min), "takes 2 calls a sample"),
+        (FewStep(teacher, [2.5, 0.5]), "pipelines know whole times"),
+        (
+            FewStep(consistency, [2.5, 0.5], floor=consistency.sigma_min),
+            "is a consistency function",
+        ),
         (OneStep(consistency), "is a consistency function about its denoiser"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:

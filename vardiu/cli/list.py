@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..cite import GUIDING, SOLVED_BY, cited, restoring
 from ..data.densities import DENSITIES
@@ -37,11 +37,11 @@ def list_(arguments: list[str]) -> None:
     console.print(table)
     for line in METHODS.broken.values():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = Table("preset", "method", "about", box=None, title="\nvardiu distill PRESET")
+    table = Table(whole("preset"), "method", "about", box=None, title="\nvardiu distill PRESET")
     for name, preset in PRESETS.items():
         table.add_row(name, preset.method, preset.about)
     console.print(table)
-    table = Table("preset", "about", box=None, title="\nvardiu teach PRESET")
+    table = Table(whole("preset"), "about", box=None, title="\nvardiu teach PRESET")
     for name, preset in TEACHERS.items():
         table.add_row(name, preset.about)
     console.print(table)
@@ -55,6 +55,11 @@ def list_(arguments: list[str]) -> None:
     data = f"\ndata (--data): {', '.join(BOARD)}, or a folder, .npz, shards, hf://name"
     console.print(data, highlight=False)
     console.print("\ndensities (presets, too): " + ", ".join(DENSITIES), highlight=False)
+
+
+def whole(heading: str) -> Column:
+    r"""Returns a column whose words are not broken: they are typed again."""
+    return Column(heading, no_wrap=True)
 
 
 def there_is() -> dict[str, Any]:

@@ -111,8 +111,8 @@ def upscale(arguments: list[str]) -> None:
     if student.conditions:
         raise ConfigError(f"{shown(folder.path)} is of a student that asks for a class: none is")
     out = Path(chosen.out or folder.file("upscaled"))
-    # A third faster on a CPU. The stubs of torch do not know the argument.
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A third faster on a CPU.
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     weights = digest_of_file(folder.file("student") / "model.safetensors")["sha256"]
     jobs = jobs_of(chosen.images, out, {"student": weights, "factor": student.factor})
     photographs = [(job, job.is_finished) for job in jobs]

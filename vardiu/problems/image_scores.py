@@ -88,7 +88,7 @@ class ImageScores(Scores):
     @functools.cached_property
     def _brightness(self) -> Tensor:
         means = self.data.images[0].flatten(1).mean(1)
-        return means.quantile(torch.linspace(0.1, 0.9, 9))
+        return means.quantile(torch.linspace(0.1, 0.9, 9, dtype=means.dtype))
 
     @property
     def expected_shares(self) -> list[float]:
