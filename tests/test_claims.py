@@ -161,6 +161,12 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
     assert f"{fake['gap']:.2f} nats a dimension from it" in said
     assert f"{own['spread']:.2f} of the data's" in said
     assert f"stayed {own['gap']:.2f} nats away" in said
+    cells = numbers("dimensions-presets.json")["cells"]
+    near = [cells[f"presets/anchored, levels to 5/{d}/0"] for d in (8, 32, 128)]
+    assert max(abs(near[0]["gap"]), abs(near[2]["gap"])) < 0.002
+    assert f"and {near[1]['gap']:.3f} in 32" in said and all(c["alive"] == 1 for c in near)
+    far = cells["presets/mixture-diff-instruct/128/0"]
+    assert f"in 128 {far['gap']:.3f} (preset" in said
     distances = [of(preset, "frechet") for preset in ("digits-vardiu", "digits")]
     recalls = [of(preset, "recall")[0] for preset in ("digits-vardiu", "digits")]
     assert "were {:.4f} and {:.4f}".format(*(d for d, _ in distances)) in said
@@ -180,8 +186,11 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         ("mog40-vsd", "", "40 modes and an MMD² of {:.1f}e-3 (1 seed)"),
     ):
         assert sentence.format(1e3 * of(preset, "mmd2", without)[0]) in said, preset
-    jumps = of("mog40", "mmd2")
-    assert f"all 40 modes with an MMD² of {1e3 * jumps[0]:.2f}e-3" in said and jumps[1] == 5
+    jumps, seeds = of("mog40-codes", "mmd2")
+    assert (
+        f"all 40 modes with an MMD² of {1e3 * jumps:.2f}e-3, the least of all ({seeds} seeds)"
+        in said
+    )
     assert f"highest on digits, {of('digits-consistency', 'recall')[0]:.3f}" in said
     framed = numbers("recorded.json")["tables"]["digits"]["rows"][2]
     assert "framed" in framed[0] and framed[2].startswith("0.111")
