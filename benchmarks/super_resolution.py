@@ -195,6 +195,7 @@ def report(out: Path) -> None:
     results = ROOT / "docs" / "results"
     length = json.loads((out / "length.json").read_text())
     content = {"command": "python benchmarks/super_resolution.py", **length}
+    content["adversarial_weight"] = D3SR.adversarial_weight
     text = json.dumps({**content, "arms": arms, "bars": bars(arms)}, indent=1) + "\n"
     (results / "super_resolution.json").write_text(text)
     rows = []
