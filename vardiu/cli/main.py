@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
+    "push": Command("push", "RUN user/name", "upload an exported student to the hub"),
     "upscale": Command("upscale", "RUN IMAGE ... [options]", "enlarge photographs of any size"),
     "cite": Command("cite", "RUN", "print the BibTeX of what a run used"),
     "completion": Command("completion", "SHELL", "a script for bash, zsh or fish"),

@@ -298,6 +298,8 @@ def write(
     lines += ["## Origin", ""]
     source = "not stated" if origin is None else origin.source
     licence = None if origin is None else origin.licence
+    if origin is not None and "revision" in origin.about:
+        source += f"`, revision `{origin.about['revision']}"
     lines += [f"- teacher: `{source}`", f"- licence of the teacher: {licence or 'not stated'}"]
     if about is not None:
         lines += [

@@ -43,6 +43,8 @@ class KeptTeacher:
     """How it was read."""
     licence: str | None = None
     """Its licence, where its card states one."""
+    revision: str = ""
+    """The commit of the hub that it was read at; empty where it is from no hub."""
     network: str = ""
     """The class of its network, where a pipeline has to know it."""
     shape: tuple[int, ...] = ()
@@ -95,6 +97,7 @@ class KeptTeacher:
             source=origin.source,
             kind=origin.kind,
             licence=origin.licence,
+            revision=str(origin.about.get("revision", "")),
             network=str(origin.about.get("network", "")),
             shape=tuple(teacher.shape),
             conditions=tuple(teacher.conditions),
@@ -177,6 +180,7 @@ class KeptTeacher:
 
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {"network": self.network} if self.network else {}
+        about |= {"revision": self.revision} if self.revision else {}
         if self.codec:
             about |= {name: getattr(self, name) for name in CODEC}
         return about | ({"text_shape": self.text_shape} if self.text_shape else {})

@@ -25,6 +25,7 @@ from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..teachers.origin import Origin
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
@@ -410,4 +411,7 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     about = provenance(command, run.task.run.seed, **hashes)
     if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:
         about["data"] = lines
+    origin = run.problem.origin
+    if isinstance(origin, Origin) and "revision" in origin.about:
+        about["teacher"] = {"source": origin.source, "revision": origin.about["revision"]}
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")

@@ -32,6 +32,10 @@ from .origin import Origin
 __all__ = ["load", "matches"]
 
 
+# An id of a hub; after `@` the revision: a branch, a tag or a commit.
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.][\w./-]*)?")
+
+
 def matches(source: str) -> bool:
     r"""Whether a source is a folder of diffusers, or looks like an id of a hub."""
     folder = Path(source)
@@ -40,7 +44,7 @@ def matches(source: str) -> bool:
         if (folder / "model_index.json").is_file():
             return True
         return path.is_file() and read_json(path).get("_class_name") in (*CLASSES, LEGACY)
-    return not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+    return not folder.exists() and HUB_ID.fullmatch(source) is not None
 
 
 def load(source: str, *, revision: str | None = None, prediction: str | None = None) -> Denoiser:
@@ -48,7 +52,7 @@ def load(source: str, *, revision: str | None = None, prediction: str | None = N
 
     Arguments:
         source: A folder that diffusers wrote, or an id such as `google/ddpm-cifar10-32`, of which
-            the files that are read are fetched, and no others.
+            the files that are read are fetched, and no others. `user/name@revision` is one too.
         revision: The revision of a hub id.
         prediction: What the network predicts, where its scheduler is known to say it wrong.
 
@@ -56,7 +60,8 @@ def load(source: str, *, revision: str | None = None, prediction: str | None = N
         ConfigError: A part is missing, of a class that is not known, or with weights that do not
             fit; the message names it.
     """
-    folder = located(source, revision, CLASSES)
+    name, _, typed = ("", "", "") if Path(source).exists() else source.partition("@")
+    folder = located(name or source, revision or typed or None, CLASSES)
     parts = parts_of(folder)
     where = network_of(parts, CLASSES, source)
     path = folder / where / "config.json"
@@ -105,8 +110,18 @@ def _origin(
         decode=None if codec is None else codec.decode,
         compress=None if codec is None else codec.encode,
         parts=around,
-        about={"network": network.name, **({} if codec is None else codec.about(parts))},
+        about={
+            "network": network.name,
+            **({} if codec is None else codec.about(parts)),
+            **fetched_as(source, folder),
+        },
     )
+
+
+def fetched_as(source: str, folder: Path) -> dict[str, str]:
+    r"""Returns the commit that the hub's cache has a source in; nothing of a folder."""
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", folder.name) is not None
+    return {"revision": folder.name} if is_commit and not Path(source).exists() else {}
 
 
 def _licence(folder: Path) -> str | None:
