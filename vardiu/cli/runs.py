@@ -8,6 +8,7 @@ from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.listeners import console_listeners
 from ..runs.task import Task
+from ..storage import processes
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
@@ -41,7 +42,8 @@ def distill(arguments: list[str]) -> None:
         return
     listeners = console_listeners(console)
     teaching.ensure_teacher(request.task, listeners)
-    record_changed_code(RunFolder(request.out), request.task)
+    if processes.is_writer():
+        record_changed_code(RunFolder(request.out), request.task)
     typed = ["vardiu", "distill", *arguments]
     distilling.distill(request.task, request.out, listeners, typed)
 
