@@ -8,6 +8,7 @@ from ..runs import distill as distilling
 from ..runs import teach as teaching
 from ..runs.listeners import console_listeners
 from ..runs.task import Task
+from ..runs.tracking import trackers_of
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
@@ -30,7 +31,8 @@ def teach(arguments: list[str]) -> None:
         print_settings(request.task)
         return
     typed = ["vardiu", "teach", *arguments]
-    teaching.teach(request.task, request.out, console_listeners(console), typed)
+    listeners = [*console_listeners(console), *trackers_of(request.track)]
+    teaching.teach(request.task, request.out, listeners, typed)
 
 
 def distill(arguments: list[str]) -> None:
@@ -39,7 +41,7 @@ def distill(arguments: list[str]) -> None:
     if request.dry_run:
         print_settings(request.task)
         return
-    listeners = console_listeners(console)
+    listeners = [*console_listeners(console), *trackers_of(request.track)]
     teaching.ensure_teacher(request.task, listeners)
     record_changed_code(RunFolder(request.out), request.task)
     typed = ["vardiu", "distill", *arguments]

@@ -28,6 +28,7 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
+from .event_log import EventLog
 from .inputs import refuse_changed_inputs, refuse_other_version
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
@@ -146,7 +147,7 @@ class Execution:
         self.device = device_of(task.run.device)
         if not task.run.economy.offload:
             problem.compute_on(self.device)
-        self.broadcast = events.Broadcaster([Log(folder), *listeners])
+        self.broadcast = events.Broadcaster([Log(folder), EventLog(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)
         self.result: Any = None
@@ -373,10 +374,7 @@ def execution(
         if task.run.threads:
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
-        metric = problem.scores.judged.metric
-        run.broadcast(
-            events.RunStarted(task.command, task.preset, task.method, folder.path, metric)
-        )
+        run.broadcast(started(task, problem, folder))
         try:
             record_provenance(run, command)
             if lines := problem.data.account():
@@ -389,6 +387,21 @@ def execution(
             run.broadcast(events.RunFailed(error))
             folder.remove_if_bare()
             raise
+
+
+def started(task: Task, problem: Problem, folder: RunFolder) -> events.RunStarted:
+    r"""Returns the event with which a run starts."""
+    judged, name = problem.scores.judged, task.problem.name
+    return events.RunStarted(
+        task.command,
+        task.preset,
+        task.method,
+        folder.path,
+        judged.metric,
+        judged.lower_is_better,
+        name,
+        task.run.seed,
+    )
 
 
 def record_provenance(run: Execution, command: Sequence[str]) -> None:
