@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..runs import distill as distilling
-from ..runs import teach as teaching
-from ..runs.listeners import console_listeners
 from ..runs.task import Task
-from ..runs.tracking import trackers_of
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
@@ -30,6 +26,11 @@ def teach(arguments: list[str]) -> None:
     if request.dry_run:
         print_settings(request.task)
         return
+    # A dry run does not pay for what draws and prints a run.
+    from ..runs import teach as teaching
+    from ..runs.listeners import console_listeners
+    from ..runs.tracking import trackers_of
+
     typed = ["vardiu", "teach", *arguments]
     listeners = [*console_listeners(console), *trackers_of(request.track)]
     teaching.teach(request.task, request.out, listeners, typed)
@@ -41,6 +42,11 @@ def distill(arguments: list[str]) -> None:
     if request.dry_run:
         print_settings(request.task)
         return
+    from ..runs import distill as distilling
+    from ..runs import teach as teaching
+    from ..runs.listeners import console_listeners
+    from ..runs.tracking import trackers_of
+
     listeners = [*console_listeners(console), *trackers_of(request.track)]
     teaching.ensure_teacher(request.task, listeners)
     record_changed_code(RunFolder(request.out), request.task)

@@ -55,8 +55,10 @@ class TensorBoard:
     def __init__(
         self, folder: RunFolder, name: str, config: Mapping[str, Any], identity: str
     ) -> None:
-        writers = require("torch.utils.tensorboard", "tensorboard")
-        self.writer = writers.SummaryWriter(str(folder.file("tensorboard")))
+        require("tensorboard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter  # it imports that package
+
+        self.writer = SummaryWriter(str(folder.file("tensorboard")))
         if not identity:
             self.writer.add_text("settings", f"```json\n{json.dumps(config, indent=1)}\n```")
 
