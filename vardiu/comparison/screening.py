@@ -129,8 +129,9 @@ def planned_work(
     about = f"about {duration(total / jobs) if total else 'nothing'} of training"
     about = f"{about}, {jobs} at a time"
     if not sure:
-        known = "are not timed yet" if first_timed else "could not be timed"
-        unsure = f"those of arms that {known}"
+        unsure = "those of arms that " + (
+            "are not timed yet" if first_timed else "could not be timed"
+        )
         about = f"{about}, and {unsure}" if total else f"no time is known of {unsure}"
     words = f"{' and '.join(parts)}; {about}"
     return [f"to be run: {words}", *first_timed, *_without_runs(bake, guess)]
