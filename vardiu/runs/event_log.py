@@ -38,7 +38,8 @@ class EventLog:
         record = record_of(event)
         if record is not None:
             name, fields = record
-            self.folder.log_event({"event": name, "time": round(self.clock(), 3), **fields})
+            row = {"event": name, "time": round(self.clock(), 3), **fields}
+            self.folder.log(row, "events.jsonl")
 
 
 def record_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:

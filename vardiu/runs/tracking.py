@@ -236,7 +236,7 @@ class Tracking:
         self.tracker.log(values, self.before + row["step"])
 
     def state(self) -> dict[str, Any]:
-        r"""Returns how far the tracker was told: its identity of the run, and the last step of each
+        r"""Returns how far the tracker was told: its name of the run, and the last step of each
         stage.
 
         Raises:
