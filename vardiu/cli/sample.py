@@ -145,7 +145,7 @@ def evaluate(arguments: list[str]) -> None:
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
     if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, problem.inputs())
+        refuse_changed_inputs(folder, problem.all_inputs())
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)

@@ -29,7 +29,7 @@ from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, nearest, 
 from ..problems.base import Input
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
 from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from ..storage.files import write_text_atomic
@@ -403,7 +403,9 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     settings = dataclasses.replace(arm.settings, steps=steps)
     problem = bake.contest.teachers[teacher]
     own = bake.codes[teacher]
-    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    task = Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    # What asks no teacher is compared with the same one as the others.
+    return task if task.has_teacher else dataclasses.replace(task, problem=named_teacher(problem))
 
 
 def why_not(bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str, arm: str) -> str:
@@ -501,5 +503,5 @@ def refuse_changed_runs(todo: Sequence[Cell]) -> None:
     for cell in todo:
         if (cell.folder / "checkpoints").is_dir():
             if cell.teacher not in problems:
-                problems[cell.teacher] = problem_of(cell.task).inputs()
+                problems[cell.teacher] = problem_of(cell.task).all_inputs()
             refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])

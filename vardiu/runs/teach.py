@@ -89,6 +89,7 @@ def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
     problem, name = task.problem, task.problem.name
     # A density may have an exact teacher, images one from elsewhere.
     needs = getattr(problem, "teacher", None) in (None, "learned")
+    needs = needs and task.asks_teacher
     if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
         return
     folder = RunFolder(f"runs/teach-{name}")
