@@ -6,8 +6,9 @@ r"""What policy gradients do to a few-step student: its reward and its spread, b
 Of finished or unfinished runs of `--method redif` the file keeps, by their log, the reward at
 eta = 0 of noise that no roll-out started from, that of the roll-outs, and the metrics of samples
 measured on the way. START is a run of one epoch at a rate of next to nothing: its metrics are
-those of the student before any update; without it they are those at the end of the stage before. Runs with `--shuffled` are drawn as the control. A picture
-of the same name is drawn beside the file.
+those of the student before any update; without it they are those at the end of the stage before.
+Runs with `--shuffled` are drawn as the control. A picture of the same name is drawn beside the
+file.
 """
 
 from __future__ import annotations
