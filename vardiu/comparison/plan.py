@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 
 from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, nearest, shown
-from ..problems.base import Input
+from ..problems.base import Input, inputs_of
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
 from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
@@ -503,5 +503,5 @@ def refuse_changed_runs(todo: Sequence[Cell]) -> None:
     for cell in todo:
         if (cell.folder / "checkpoints").is_dir():
             if cell.teacher not in problems:
-                problems[cell.teacher] = problem_of(cell.task).all_inputs()
+                problems[cell.teacher] = inputs_of(problem_of(cell.task))
             refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])

@@ -59,6 +59,7 @@ __all__ = [
     "beside_teacher",
     "save_student",
     "hash_of",
+    "inputs_of",
 ]
 
 
@@ -669,9 +670,11 @@ class Problem(abc.ABC):
         """
         return {}
 
-    def all_inputs(self) -> Mapping[str, Input]:
-        r"""Returns `inputs`, and the student of another run that students start from."""
-        return {**self.inputs(), **self.networks.inputs()}
+
+def inputs_of(problem: Problem) -> Mapping[str, Input]:
+    r"""Returns what a problem has read, and the student of another run that students start
+    from."""
+    return {**problem.inputs(), **problem.networks.inputs()}
 
 
 def save_student(

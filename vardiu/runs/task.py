@@ -546,7 +546,8 @@ def named_teacher(problem: ProblemSettings) -> Any:  # noqa: ANN401 (settings of
     it, named."""
     known = {field.name for field in dataclasses.fields(problem)}
     option = "teacher_run" if "teacher_run" in known else "teacher"
-    return dataclasses.replace(problem, **{option: f"runs/teach-{problem.name}"})
+    changes: dict[str, Any] = {option: f"runs/teach-{problem.name}"}
+    return dataclasses.replace(problem, **changes)
 
 
 def refuse_unasked_teacher(task: Task) -> None:
