@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..runs.task import Task
+from ..runs.task import Task, refuse_unasked_teacher
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
@@ -39,6 +39,7 @@ def teach(arguments: list[str]) -> None:
 def distill(arguments: list[str]) -> None:
     r"""Distils a teacher; trains the one of a preset on board first if it is not there."""
     request = parse_request("distill", arguments)
+    refuse_unasked_teacher(request.task)
     if request.dry_run:
         print_settings(request.task)
         return

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
-from ..problems.base import Problem, Source, save_student
+from ..problems.base import Problem, Source, inputs_of, save_student
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints
 from ..storage.files import write_text_atomic
@@ -410,7 +410,7 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     Raises:
         RunError: The run was begun before, with another teacher, other data or other prompts.
     """
-    file, inputs = run.folder.file("provenance.json"), run.problem.inputs()
+    file, inputs = run.folder.file("provenance.json"), inputs_of(run.problem)
     # Before the first checkpoint nothing was made of them: a teacher that was mended is taken.
     if file.is_file() and run.folder.file("checkpoints").is_dir():
         refuse_changed_inputs(run.folder, inputs)
@@ -421,6 +421,8 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
+    if "start" in inputs:
+        about["start"] = inputs["start"].place
     if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:
         about["data"] = lines
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")

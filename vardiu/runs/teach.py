@@ -87,6 +87,7 @@ def missing_teacher(task: Task) -> RunFolder | None:
     problem, name = task.problem, task.problem.name
     # A density may have an exact teacher, images one from elsewhere.
     needs = getattr(problem, "teacher", None) in (None, "learned")
+    needs = needs and task.asks_teacher
     if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
         return None
     folder = RunFolder(f"runs/teach-{name}")
