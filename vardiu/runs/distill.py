@@ -52,12 +52,8 @@ def distill(
         if run.is_finished:
             return run.folder
         problem = run.problem
-        teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
-        rows = LEVELS * len(data[0])
-        with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
-            checked(teacher, *data, problem.data.resample)
-            if task.chosen.needs.gradient:
-                check_gradient(problem.known_teacher, *data, task.chosen.name)
+        if problem.teacher is not None:
+            probe(run)
         run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"{task.preset}: {task.chosen.heading}"
@@ -69,6 +65,21 @@ def distill(
             stage.trainer.fit(stage.batches, **stage.fit_options())
         ship_student(run)
     return run.folder
+
+
+def probe(run: Execution) -> None:
+    r"""Tries whether the teacher denoises.
+
+    Raises:
+        NotADenoiser: It does not.
+    """
+    problem, chosen = run.problem, run.task.chosen
+    teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
+    rows = LEVELS * len(data[0])
+    with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
+        checked(teacher, *data, problem.data.resample)
+        if chosen.needs.gradient:
+            check_gradient(problem.known_teacher, *data, chosen.name)
 
 
 def judged_results(

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
-from ..problems.base import Problem, Source, save_student
+from ..problems.base import Problem, Source, inputs_of, save_student
 from ..storage import processes
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints, has_divided
@@ -29,6 +29,7 @@ from ..students.base import Generator
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
+from .event_log import EventLog
 from .inputs import refuse_changed_inputs
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
@@ -174,7 +175,7 @@ class Execution:
         self.device = device_of(task.run.device)
         if not task.run.economy.offload:
             problem.compute_on(self.device)
-        self.broadcast = events.Broadcaster([Log(folder), *listeners])
+        self.broadcast = events.Broadcaster([Log(folder), EventLog(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)
         self.result: Any = None
@@ -428,10 +429,7 @@ def execution(
         if task.run.threads:
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
-        metric = problem.scores.judged.metric
-        run.broadcast(
-            events.RunStarted(task.command, task.preset, task.method, folder.path, metric)
-        )
+        run.broadcast(started(task, problem, folder))
         try:
             record_provenance(run, command)
             if lines := problem.data.account():
@@ -446,13 +444,28 @@ def execution(
             raise
 
 
+def started(task: Task, problem: Problem, folder: RunFolder) -> events.RunStarted:
+    r"""Returns the event with which a run starts."""
+    judged, name = problem.scores.judged, task.problem.name
+    return events.RunStarted(
+        task.command,
+        task.preset,
+        task.method,
+        folder.path,
+        judged.metric,
+        judged.lower_is_better,
+        name,
+        task.run.seed,
+    )
+
+
 def record_provenance(run: Execution, command: Sequence[str]) -> None:
     r"""Writes what a new run is made from: command, versions, machine, seed and hashes.
 
     Raises:
         RunError: The run was begun before, with another teacher, other data or other prompts.
     """
-    file, inputs = run.folder.file("provenance.json"), run.problem.inputs()
+    file, inputs = run.folder.file("provenance.json"), inputs_of(run.problem)
     # Before the first checkpoint nothing was made of them: a teacher that was mended is taken.
     if file.is_file() and run.folder.file("checkpoints").is_dir():
         refuse_changed_inputs(run.folder, inputs)
@@ -463,6 +476,8 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
+    if "start" in inputs:
+        about["start"] = inputs["start"].place
     if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:
         about["data"] = lines
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")
