@@ -96,7 +96,7 @@ class KeptTeacher:
             names: The names of the classes, in their order.
         """
         if teacher is None:
-            return cls(classes=classes, names=tuple(names))
+            return cls(classes=classes, names=tuple(names), image_shape=image_shape)
         origin = teacher.origin if isinstance(teacher.origin, Origin) else Origin("", "")
         return cls(
             source=origin.source,
