@@ -200,3 +200,131 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         if run["command"].split()[2] == "digits-vardiu"
     ]
     assert max(abs(value / distances[0][0] - 1) for value in each) < 0.3
+
+
+def test_what_policy_gradients_reach_and_their_control_does_not():
+    said = words("docs/methods/redif.md")
+    found = numbers("redif-curves-mog40.json")
+    own, control = sorted(found["curves"], key=lambda run: run["control"])
+    first = own["rows"][0]["held_out_start"]
+    last, other = own["rows"][-1], control["rows"][-1]
+    risen = 100 * (last["held_out"] / first - 1)
+    assert f"rises from {first:.3f} to {last['held_out']:.3f}, by {risen:.0f} %" in said
+    start = found["start"]["rows"][0]
+    assert f"modes from {start['metric/modes']:.0f} to {last['metric/modes']:.0f}" in said
+    small = [1e3 * row["metric/mmd2"] for row in (start, last, other)]
+    assert "falls from {:.1f}e-3 to {:.1f}e-3".format(*small) in said
+    assert f"ends at {other['held_out']:.3f} and MMD² at {small[2]:.1f}e-3" in said
+    assert last["held_out"] > 1.3 * first and other["held_out"] < 1.05 * first
+
+
+def test_what_consistency_training_reaches_from_data_alone():
+    said = words("docs/methods/consistency_training.md")
+    runs = numbers("consistency-training.json")["runs"]
+    runs = [run for run in runs if " mog40-" in run["command"]]
+    middle = {
+        name: statistics.median(run["metrics"][name][0] for run in runs)
+        for name in ("mmd2", "log_density", "modes")
+    }
+    assert len(runs) == 3 and middle["modes"] == 40
+    assert f"an MMD² of {1e3 * middle['mmd2']:.1f}e-3" in said
+    assert f"a log-density of −{-middle['log_density']:.2f} in the median" in said
+    truth = runs[0]["reference"]["metrics"]["mmd2"][0]
+    assert f"{middle['mmd2'] / truth:.0f} times the MMD² of true samples" in said
+
+
+def restored(**fixed) -> list[float]:
+    """PSNR of photographs by seed."""
+    rows = [r for r in numbers("diffstategrad.json")["restorations"] if r["part"] == "photos"]
+    rows = [r for r in rows if r["side"] == 16 and all(r.get(k) == v for k, v in fixed.items())]
+    return [row["psnr"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def test_what_the_projection_of_gradients_costs_and_gives():
+    """Signs in every seed, and the ends of the ranges that the page states."""
+    said = words("docs/methods/diffstategrad.md")
+    operators, steps = ("inpaint", "superresolve", "blur"), (0.3, 1.0, 3.0, 10.0)
+
+    def gains(name: str, step: float, other: str = "none") -> list[float]:
+        pair = [restored(operator=name, variant=v, step=step) for v in ("tau .99", other)]
+        assert len(pair[0]) == len(pair[1]) == 3
+        return [a - b for a, b in zip(*pair, strict=True)]
+
+    for name, words_of in zip(
+        operators,
+        (
+            "{:.1f} to {:.1f} dB (inpainting)",
+            "{:.1f} to {:.1f} (super-res",
+            "{:.1f} to {:.1f} (blur)",
+        ),
+        strict=True,
+    ):
+        small = [-g for step in (0.3, 1.0) for g in gains(name, step)]
+        assert min(small) > 0 and words_of.format(min(small), max(small)) in said
+        assert min(gains(name, 3.0)) > 0
+        curves = {
+            variant: [
+                statistics.median(restored(operator=name, variant=variant, step=step))
+                for step in steps
+            ]
+            for variant in ("none", "tau .99")
+        }
+        flat = {variant: max(curve) - min(curve) for variant, curve in curves.items()}
+        assert flat["tau .99"] < flat["none"] and max(curves["none"]) > max(curves["tau .99"])
+        # A step of 1, the default, is the best or within 0.2 dB of it.
+        assert curves["none"][1] >= max(curves["none"]) - 0.2
+    random = [g for name in operators for step in (0.3, 1.0) for g in gains(name, step, "random")]
+    assert f"by {min(random):.1f} to {max(random):.1f} dB" in said
+    assert max(gains("blur", 3.0, "random")) < 0 < min(gains("inpaint", 3.0, "random"))
+
+
+def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
+    """What the sentences say beside their distances: budgets, modes, seeds, dimensions."""
+    said = words("docs/usage/choose.md")
+    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
+    kept = [run for runs in lists if isinstance(runs, list) for run in runs]
+
+    def of(preset: str, *without: str) -> list[dict]:
+        mine = [run for run in kept if run["command"].split()[2] == preset]
+        mine = [run for run in mine if not set(without) & set(run["command"].split())]
+        return [{**run["metrics"], "seed": run["seed"]} for run in mine]
+
+    # The budgets are in the names of the groups: time-20s, calls-256000rows.
+    (seconds,) = {int(name.split("-")[1].split("s/")[0]) for name in groups if "time" in name}
+    (rows,) = {int(name.split("-")[1].split("rows/")[0]) for name in groups if "calls" in name}
+    seeds = {len(runs) for runs in groups[f"time-{seconds}s/exact"].values()}
+    assert f"At {seconds} seconds a run its MMD²" in said
+    assert f"at {rows:,} rows its MMD²" in said and seeds == {5} and "(medians of 5 seeds" in said
+    presets = numbers("dimensions-presets.json")
+    cells = presets["cells"]
+    assert f"with all modes, after {presets['seconds']:.0f} seconds" in said
+    short = cells["presets/mixture-diff-instruct/32/0"]
+    assert round(40 * short["alive"]) == 39
+    assert f"in 32 dimensions {short['gap']:.2f} nats a dimension from it, a mode short" in said
+    assert {name.rsplit("/", 1)[1] for name in cells} == {"0"} and "One seed each" in said
+    for preset, without, sentence in (
+        ("mog40-codes", "", "reached all {modes:.0f} modes with an MMD² of {mmd2:.2f}e-3"),
+        ("mog40-codes", "", "the least of all ({seeds} seeds)"),
+        (
+            "mog40-freeflow",
+            "--lead",
+            "{mmd2:.1f}e-3 and {modes:.0f} modes on MoG-40 ({seeds} seed)",
+        ),
+        ("mog40-vsd", "", "{modes:.0f} modes and an MMD² of {mmd2:.1f}e-3 ({seeds} seed)"),
+        ("mog40-dmd2", "", "an MMD² of {mmd2:.1f}e-3 on MoG-40"),
+        ("digits-dmd2", "", "{frechet:.3f} on digits ({seeds} seeds)"),
+        ("digits-dmd2-4", "", "in the time that was given ({seeds} seeds)"),
+    ):
+        runs = of(preset, without)
+        names = [name for name in runs[0] if name != "seed"]
+        middle = {name: statistics.median(run[name][0] for run in runs) for name in names}
+        middle |= {"seeds": len({run["seed"] for run in runs})}
+        assert sentence.format(**{**middle, "mmd2": 1e3 * middle.get("mmd2", 0)}) in said, preset
+    everything = [1e3 * run["metrics"]["mmd2"][0] for run in kept if "mmd2" in run["metrics"]]
+    codes = [1e3 * run["mmd2"][0] for run in of("mog40-codes")]
+    assert sorted(everything)[: len(codes)] == sorted(codes)  # the least of all
+    vardiu = statistics.median(run["recall"][0] for run in of("digits-vardiu"))
+    assert f"and `digits-vardiu` {vardiu:.3f}" in said
+    sought = numbers("recorded.json")["tables"]["sds"]["rows"]
+    assert [row[3] for row in sought] == ["1"] * 3
+    assert "in three seeds on MoG-40 one mode of 40 was left" in said

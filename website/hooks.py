@@ -105,6 +105,14 @@ def pages_of_methods() -> list[dict[str, str]]:
     return [{title_of(pages[stem]): f"methods/{stem}.md"} for stem in order]
 
 
+def unlisted(listed: str) -> list[dict[str, str]]:
+    r"""Returns the pages at the top and of `docs/usage` that the navigation does not name yet."""
+    docs = ROOT / "docs"
+    found = [*sorted((docs / "usage").glob("*.md")), *sorted(docs.glob("*.md"))]
+    pages = {path.relative_to(docs).as_posix(): path for path in found}
+    return [{title_of(path): uri} for uri, path in pages.items() if uri not in listed]
+
+
 def title_of(path: Path) -> str:
     r"""Returns the first heading of a page."""
     return next(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
@@ -127,6 +135,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         for name in made:
             if isinstance(item, dict) and name in item:
                 item[name] = made[name]
+        if isinstance(item, dict) and "How to" in item:
+            item["How to"] += unlisted(str(config.nav))
     return config
 
 

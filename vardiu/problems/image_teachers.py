@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.sources import records
 from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
-from ..denoisers.guidance import Autoguided, Guided
+from ..denoisers.guidance import Autoguided, Guided, Steerable
 from ..denoisers.prompts import Captioned, Captions
 from ..errors import ConfigError, shown
 from ..nn import UNet
@@ -54,7 +54,8 @@ class ImageTeacher(SampledTeacher):
         own: Mapping[str, OwnCode] = {},
         kept: KeptTeacher | None = None,
     ) -> None:
-        super().__init__(None, None if kept is None else lambda: self._guided(self._asked_for()))
+        later = None if kept is None or untaught else lambda: self._guided(self._asked_for())
+        super().__init__(None, later)
         self.settings, self.own, self.kept, self.untaught = settings, own, kept, untaught
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
@@ -134,8 +135,27 @@ class ImageTeacher(SampledTeacher):
 
     def _load(self) -> Denoiser:
         row, source = self.settings, self.place
-        options = {} if row.prediction is None else {"prediction": row.prediction}
-        return self._read("teacher", source, **options)
+        options: dict[str, Any] = {}
+        options |= {} if row.prediction is None else {"prediction": row.prediction}
+        options |= {"size": row.size} if row.size else {}
+        found = self._read("teacher", source, **options)
+        return self._told(found) if isinstance(found, Steerable) else found
+
+    def _told(self, found: Steerable) -> Denoiser:
+        r"""Returns a teacher whose network is told its guidance at the one scale that is asked
+        for; a student of it knows no other."""
+        row = self.settings
+        if row.negative or row.weak is not None:
+            raise ConfigError(
+                f"{shown(self.place)} is told its guidance, and leads away from no prompt and no "
+                "worse teacher: leave problem.negative and problem.weak out"
+            )
+        if not found.low <= row.guidance <= found.high:
+            raise ConfigError(
+                f"{shown(self.place)} is told a guidance within [{found.low:g}, {found.high:g}], "
+                f"got {row.guidance:g}: give another --guidance"
+            )
+        return Steerable(found.denoiser, row.guidance, row.guidance)
 
     def _read(self, role: str, source: str, **options: Any) -> Denoiser:  # noqa: ANN401
         r"""Returns the denoiser of a setting; own code must be what the user names for it."""
@@ -172,7 +192,7 @@ class ImageTeacher(SampledTeacher):
         teacher = inner
         if row.weak is not None:
             teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
-        elif row.guidance != 1:
+        elif row.guidance != 1 and not isinstance(inner, Steerable):
             teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)
 
@@ -181,7 +201,9 @@ class ImageTeacher(SampledTeacher):
 
     def _null(self, inner: Denoiser) -> dict[str, Tensor]:
         if "text" in inner.conditions:
-            return self._encode([self.settings.negative])
+            against = None if self.origin is None else self.origin.against
+            negative = self.settings.negative
+            return self._encode([negative]) if against is None else against(negative)
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
                 "guidance is not 1, and this teacher has no class or text that stands for none; "

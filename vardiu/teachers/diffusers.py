@@ -10,26 +10,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from ..denoisers.base import Denoiser
+from ..denoisers.guidance import Steerable
 from ..errors import ConfigError, shown
-from ..nn.diffusers import CLASSES, DiffusersNetwork
+from ..nn.diffusers import DiffusersNetwork
+from ..nn.diffusers_calls import CLASSES
 from ..storage.bounded import read_json, read_text
+from .diffusers_codecs import Codec, autoencoder, scale_of
 from .diffusers_files import (
     LEGACY,
+    index_of,
     located,
     network_of,
     parts_of,
     scheduler_settings,
 )
-from .diffusers_models import Codec, autoencoder, checked_network, encoded, strictly, texts
+from .diffusers_models import checked_network, strictly
 from .diffusers_schedules import denoiser_of
+from .diffusers_texts import Texts, refuse_refiner, texts
+from .families import Family, family_of
 from .origin import Origin
 
-__all__ = ["load", "matches"]
+__all__ = ["load", "matches", "padding"]
+
+
+# The scales of guidance that a network which is told one may be told.
+TOLD = (0.0, 100.0)
 
 
 # An id of a hub; after `@` the revision: a branch, a tag or a commit.
@@ -47,7 +55,13 @@ def matches(source: str) -> bool:
     return not folder.exists() and HUB_ID.fullmatch(source) is not None
 
 
-def load(source: str, *, revision: str | None = None, prediction: str | None = None) -> Denoiser:
+def load(
+    source: str,
+    *,
+    revision: str | None = None,
+    prediction: str | None = None,
+    size: Sequence[int] = (),
+) -> Denoiser:
     r"""Returns the denoiser of a folder or a hub id, with its `origin`.
 
     Arguments:
@@ -55,6 +69,8 @@ def load(source: str, *, revision: str | None = None, prediction: str | None = N
             the files that are read are fetched, and no others. `user/name@revision` is one too.
         revision: The revision of a hub id.
         prediction: What the network predicts, where its scheduler is known to say it wrong.
+        size: Height and width of a sample, of videos frames before them, where they are to be
+            others than the configuration or the stock pipeline says; of latents, if it has those.
 
     Raises:
         ConfigError: A part is missing, of a class that is not known, or with weights that do not
@@ -62,10 +78,14 @@ def load(source: str, *, revision: str | None = None, prediction: str | None = N
     """
     name, _, typed = ("", "", "") if Path(source).exists() else source.partition("@")
     folder = located(name or source, revision or typed or None, CLASSES)
-    parts = parts_of(folder)
+    parts, index = parts_of(folder), index_of(folder)
     where = network_of(parts, CLASSES, source)
     path = folder / where / "config.json"
-    shape = checked_network(read_json(path), path)
+    config = read_json(path)
+    family = family_of(index.get("_class_name"), parts[where], config)
+    refuse_refiner(folder, parts, index, family)
+    _refuse_several(folder, parts, family)
+    shape = checked_network(config, path, family, size)
     scheduler, settings = scheduler_settings(folder, source)
     model = strictly(parts[where], folder, where)
     network = DiffusersNetwork(parts[where], dict(model.config), model)
@@ -73,48 +93,102 @@ def load(source: str, *, revision: str | None = None, prediction: str | None = N
         denoiser = denoiser_of(network, settings, shape, prediction)
     except ValueError as error:
         raise ConfigError(f"{shown(scheduler)}: {error}") from error
-    denoiser.origin = _origin(source, folder, parts, network, settings)
+    read = Read(source, folder, parts, index, family)
+    denoiser.origin = _origin(read, network, settings, shape)
+    if CLASSES[network.name].told(config):
+        denoiser = Steerable(denoiser, *TOLD, scale=1.0)
     return denoiser.eval()
 
 
+class Read(NamedTuple):
+    r"""What a source is: its folder, the classes of its components, its index and its family."""
+
+    source: str
+    folder: Path
+    parts: Mapping[str, str]
+    model_index: Mapping[str, Any]
+    family: Family
+
+
+def _refuse_several(folder: Path, parts: Mapping[str, str], family: Family) -> None:
+    r"""Raises a `ConfigError` for pipelines of another network for some of the levels."""
+    more = next((name for name in family.others if name in parts), None)
+    if more is not None:
+        raise ConfigError(
+            f"{shown(folder / 'model_index.json')} has a second network, {more}, for some of the "
+            "levels, and one is read: give a pipeline of one network, Wan 2.1 for one, or your "
+            "own function that asks both"
+        )
+
+
 def _origin(
-    source: str,
-    folder: Path,
-    parts: Mapping[str, str],
+    read: Read,
     network: DiffusersNetwork,
     settings: Mapping[str, Any],
+    shape: tuple[int, ...],
 ) -> Origin:
-    config = network.arguments["config"]
+    config, folder = network.arguments["config"], read.folder
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     # A transformer's embedding has one more row than classes: none of them.
     null = classes if network.name == "DiTTransformer2DModel" else None
     around: dict[str, Any] = {"scheduler": dict(settings), "network": network.model}
-    vae = autoencoder(folder, parts)
+    vae = autoencoder(folder, read.parts)
     if vae is not None:
         around["vae"] = vae
-    if "text_encoder" in parts:
-        around["text_encoder"], around["tokenizer"] = texts(folder, parts)
-    codec = None if vae is None else Codec(vae)
-    masked = "mask" in network.conditions
-
-    def encode(prompts: Sequence[str]) -> dict[str, Tensor]:
-        return encoded(around["tokenizer"], around["text_encoder"], prompts, masked)
-
+    found = texts(folder, read.parts, read.model_index, read.family)
+    around |= found
+    codec = None if vae is None else Codec(vae, padding(config, shape))
+    encode = _texts(read, network, found, shape, vae) if found else None
     return Origin(
-        source,
+        read.source,
         "diffusers",
         licence=_licence(folder),
         classes=classes,
         null=null,
-        encode=encode if "text_encoder" in around else None,
+        encode=encode,
+        against=None if encode is None else encode.against,
         decode=None if codec is None else codec.decode,
         compress=None if codec is None else codec.encode,
         parts=around,
         about={
             "network": network.name,
-            **({} if codec is None else codec.about(parts)),
-            **fetched_as(source, folder),
+            "pipeline": read.family.pipeline,
+            **({} if codec is None else codec.about(read.parts)),
+            **fetched_as(read.source, folder),
         },
+    )
+
+
+def padding(config: Mapping[str, Any], shape: tuple[int, ...]) -> int:
+    r"""Returns how many frames of latents stand for none, so that all fill whole patches."""
+    patch, frames = config.get("patch_size_t"), config.get("sample_frames")
+    if patch is None or frames is None or len(shape) != 4:
+        return 0
+    needed = (frames - 1) // config["temporal_compression_ratio"] + 1
+    return max(0, shape[1] - needed) if shape[1] - needed < patch else 0
+
+
+def _texts(
+    read: Read,
+    network: DiffusersNetwork,
+    found: Mapping[str, Any],
+    shape: tuple[int, ...],
+    vae: Any,  # noqa: ANN401 (a model)
+) -> Texts:
+    r"""Returns what makes conditions of prompts."""
+    family = read.family
+    factor = 1 if vae is None else scale_of(vae.config)
+    sizes: tuple[int, ...] = ()
+    if family.told_sizes is not None:
+        sizes = family.told_sizes(factor * shape[-2], factor * shape[-1])
+    blank = family.blank_negative
+    return Texts(
+        family,
+        found,
+        network.conditions,
+        sizes=sizes,
+        width=int(network.arguments["config"].get("joint_attention_dim") or 0),
+        blank_negative=bool(blank) and bool(read.model_index.get(blank, True)),
     )
 
 
