@@ -33,6 +33,7 @@ from .inputs import refuse_changed_inputs, refuse_other_version
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .rehearsal import rehearse
+from .snapshots import keep_snapshot
 from .stages import stages_of
 from .task import RunSettings, Task, problem_of
 
@@ -329,6 +330,8 @@ class StageExecution:
             draws = gradient_draws(report.step, trainer.steps, self.settings.evaluations)
             measured = student_values(self.run.problem, trainer, student, draws)
             self.run.broadcast(events.Measured(name, report.step, measured))
+            problem, folder = self.run.problem, self.run.folder
+            keep_snapshot(problem, folder, name, report.step, student)
             values |= measured
         updates = trainer.updates.get("generator", 0)
         self.run.broadcast(
