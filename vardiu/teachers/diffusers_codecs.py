@@ -111,7 +111,7 @@ def autoencoder(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 
     """
     for part in AUTOENCODERS:
         if part in parts:
-            name = known(parts, part, AUTOENCODER_CLASSES)
+            name = known(folder, parts, part, AUTOENCODER_CLASSES)
             model = strictly(name, folder, part).requires_grad_(False)
             _check(model.config, folder / part / "config.json")
             return model

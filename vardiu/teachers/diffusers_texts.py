@@ -52,7 +52,7 @@ def texts(
                     f"{family.pipeline} makes its conditions with: give the folder of the whole "
                     "pipeline, as save_pretrained of diffusers writes it"
                 )
-        cls = known(parts, row.part, row.classes)
+        cls = known(folder, parts, row.part, row.classes)
         model = strictly(cls, folder, row.part, TRANSFORMERS)
         found[row.part] = model.requires_grad_(False)
         found[row.tokenizer] = _tokenizer(folder, parts, row.tokenizer)
@@ -73,7 +73,7 @@ def refuse_refiner(
 
 
 def _tokenizer(folder: Path, parts: Mapping[str, str], part: str) -> Any:  # noqa: ANN401
-    name, where = known(parts, part, TOKENIZERS), folder / part
+    name, where = known(folder, parts, part, TOKENIZERS), folder / part
     try:
         return getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
             str(where), local_files_only=True
