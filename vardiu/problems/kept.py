@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..settings.parse import from_mapping
+from ..storage.bounded import open_regular
+from ..storage.files import write_bytes_atomic
+from ..storage.run_folder import RunFolder
 from ..teachers.diffusers_files import AUTOENCODERS
 from ..teachers.diffusers_models import AUTOENCODER_CLASSES
 from ..teachers.origin import Origin
 
-__all__ = ["KeptTeacher"]
+__all__ = ["KeptTeacher", "keep_prompts", "prompts_in"]
 
 
 # What is known of an autoencoder without reading it.
@@ -79,6 +82,7 @@ class KeptTeacher:
         classes: int,
         image_shape: tuple[int, ...] = (),
         names: Sequence[str] = (),
+        text_shape: tuple[int, ...] = (),
     ) -> KeptTeacher:
         r"""Returns the facts of a teacher.
 
@@ -87,6 +91,7 @@ class KeptTeacher:
             classes: The number of classes, or of prompts.
             image_shape: The shape of an image.
             names: The names of the classes, in their order.
+            text_shape: The shape of one prompt's embeddings.
         """
         if teacher is None:
             return cls(classes=classes, names=tuple(names))
@@ -102,7 +107,7 @@ class KeptTeacher:
             null=origin.null,
             names=tuple(names),
             **{name: origin.about[name] for name in CODEC if name in origin.about},
-            text_shape=embedded_shape(teacher, origin),
+            text_shape=text_shape,
             latent=origin.decode is not None,
             image_shape=image_shape,
         )
@@ -182,14 +187,6 @@ class KeptTeacher:
         return about | ({"text_shape": self.text_shape} if self.text_shape else {})
 
 
-@torch.no_grad()
-def embedded_shape(teacher: Denoiser, origin: Origin) -> tuple[int, ...]:
-    r"""Returns the shape of one prompt's embeddings; empty where there are none."""
-    if "text" not in teacher.conditions or origin.encode is None:
-        return ()
-    return tuple(origin.encode([""])["text"].shape[1:])
-
-
 class _Parts(Mapping[str, Any]):
     r"""The components of a teacher's pipeline, read when the first one is asked for.
 
@@ -211,3 +208,21 @@ class _Parts(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._load().parts)
+
+
+# The bytes of a file of prompts that a run keeps a copy of; of a larger one it keeps the place.
+COPIED = 2**26
+
+
+def prompts_in(folder: RunFolder, source: str) -> Path:
+    r"""Returns where a run keeps its copy of a file of prompts, of whose kind it is."""
+    return folder.file(f"prompts{Path(source).suffix.lower() or '.txt'}")
+
+
+def keep_prompts(source: str | None, folder: RunFolder) -> None:
+    r"""Writes a copy of a file of prompts into a run's folder, unless it is a large one."""
+    if source is None:
+        return
+    with open_regular(Path(source).expanduser()) as file:
+        if os.fstat(file.fileno()).st_size <= COPIED:
+            write_bytes_atomic(prompts_in(folder, source), file.read())

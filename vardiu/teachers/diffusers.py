@@ -8,26 +8,36 @@ a folder is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..nn.diffusers import CLASSES, DiffusersNetwork
 from ..storage.bounded import read_json, read_text
 from .diffusers_files import (
+    AUTOENCODERS,
     LEGACY,
     located,
     network_of,
     parts_of,
     scheduler_settings,
 )
-from .diffusers_models import Codec, autoencoder, checked_network, encoded, strictly, texts
+from .diffusers_models import (
+    Codec,
+    checked_network,
+    encoded,
+    strictly,
+    text_encoder,
+    tokenizer,
+)
 from .diffusers_schedules import denoiser_of
 from .origin import Origin
+from .parts import Parts
 
 __all__ = ["load", "matches"]
 
@@ -83,17 +93,27 @@ def _origin(
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     # A transformer's embedding has one more row than classes: none of them.
     null = classes if network.name == "DiTTransformer2DModel" else None
-    around: dict[str, Any] = {"scheduler": dict(settings), "network": network.model}
-    vae = autoencoder(folder, parts)
-    if vae is not None:
-        around["vae"] = vae
+    readers: dict[str, Callable[[], Any]] = {
+        "scheduler": lambda: dict(settings),
+        "network": lambda: network.model,
+    }
+    codec = Codec(folder, parts) if any(name in parts for name in AUTOENCODERS) else None
+    if codec is not None:
+        readers["vae"] = codec.read
     if "text_encoder" in parts:
-        around["text_encoder"], around["tokenizer"] = texts(folder, parts)
-    codec = None if vae is None else Codec(vae)
+        readers["text_encoder"] = lambda: text_encoder(folder, parts)
+        readers["tokenizer"] = lambda: tokenizer(folder, parts)
+    around = Parts(readers)
     masked = "mask" in network.conditions
 
     def encode(prompts: Sequence[str]) -> dict[str, Tensor]:
         return encoded(around["tokenizer"], around["text_encoder"], prompts, masked)
+
+    def release() -> None:
+        for name in ("text_encoder", "tokenizer", "vae"):
+            around.release(name)
+        if codec is not None:
+            codec.release()
 
     return Origin(
         source,
@@ -105,8 +125,28 @@ def _origin(
         decode=None if codec is None else codec.decode,
         compress=None if codec is None else codec.encode,
         parts=around,
-        about={"network": network.name, **({} if codec is None else codec.about(parts))},
+        about={"network": network.name, **({} if codec is None else codec.about())},
+        of_texts=lambda: _described(folder, parts, ("text_encoder", "tokenizer")),
+        of_images=lambda: _described(folder, parts, AUTOENCODERS),
+        release=release,
     )
+
+
+def _described(
+    folder: Path, parts: Mapping[str, str], prefixes: tuple[str, ...]
+) -> dict[str, Any]:
+    r"""Returns the class and the digest of the files of each component whose name begins so.
+
+    Raises:
+        ConfigError: A component has no folder.
+    """
+    found = {}
+    for name in sorted(name for name in parts if name.startswith(prefixes)):
+        where = folder / name
+        if not where.is_dir():
+            raise ConfigError(f"{shown(where)} is missing: what it encodes cannot be known again")
+        found[name] = {"class": parts[name], "sha256": digest_of_data(str(where))}
+    return found
 
 
 def _licence(folder: Path) -> str | None:

@@ -23,11 +23,11 @@ from .diffusers_files import AUTOENCODERS, TEXT_WEIGHTS, WEIGHTS, variant_of
 __all__ = [
     "AUTOENCODER_CLASSES",
     "Codec",
-    "autoencoder",
     "checked_network",
     "encoded",
     "strictly",
-    "texts",
+    "text_encoder",
+    "tokenizer",
 ]
 
 
@@ -159,9 +159,12 @@ def _refuse_beyond_its_weights(
     config: Mapping[str, Any],
     where: Path,
     library: str,
-) -> None:
-    r"""Raises a `ConfigError` if no network can be made of a configuration, or if it has more
-    numbers than the files of weights have bytes."""
+) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns a network without memory of a configuration.
+
+    Raises:
+        ConfigError: None can be made, or it has more numbers than the files of weights have bytes.
+    """
     try:
         with torch.device("meta"):
             model = (
@@ -182,6 +185,7 @@ def _refuse_beyond_its_weights(
             f"{shown(where / 'config.json')} describes a network of {numbers:,} numbers, and the "
             f"weights beside it have {held:,} bytes: they are not its own"
         )
+    return model
 
 
 def checked_network(config: Mapping[str, Any], path: Path) -> tuple[int, int, int]:
@@ -249,43 +253,73 @@ class Codec:
     a device.
 
     Arguments:
-        autoencoder: The autoencoder, frozen.
+        folder: The folder of the pipeline.
+        parts: The classes of its components, by the names of their folders.
+
+    Attributes:
+        place: The name of the autoencoder's folder.
+
+    Raises:
+        ConfigError: The autoencoder's class is not known, or its settings describe none.
     """
 
-    def __init__(self, autoencoder: Any) -> None:  # noqa: ANN401 (a model)
-        config = autoencoder.config
-        self.factor = config.scaling_factor
-        self.shift = getattr(config, "shift_factor", None) or 0.0
-        self._copies = {autoencoder.device: autoencoder}
-        self._first = autoencoder
+    def __init__(self, folder: Path, parts: Mapping[str, str]) -> None:
+        self.place = next(part for part in AUTOENCODERS if part in parts)
+        self.name, self._folder = _known(parts, self.place, AUTOENCODER_CLASSES), folder
+        where = folder / self.place
+        variant_of(where, WEIGHTS, self.name)
+        read = read_json(where / "config.json")
+        _refuse_large(read, where / "config.json")
+        cls = getattr(require("diffusers", "hub"), self.name)
+        config = _refuse_beyond_its_weights(cls, read, where, "diffusers").config
+        self.factor = config.get("scaling_factor")
+        self.shift = config.get("shift_factor") or 0.0
+        if not isinstance(self.factor, int | float) or not self.factor > 0:
+            raise ConfigError(
+                f"{shown(where / 'config.json')}: scaling_factor must be a number above zero, got "
+                f"{shown(self.factor)}"
+            )
+        self._copies: dict[torch.device, Any] = {}
 
-    def about(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`.
+    def read(self) -> Any:  # noqa: ANN401 (a model)
+        r"""Returns the autoencoder on the CPU, frozen, read now if it was not.
 
-        Arguments:
-            parts: The classes of the components of its pipeline, by the names of their folders.
+        Raises:
+            ConfigError: It does not load.
         """
+        return self._near(torch.device("cpu"))
+
+    def release(self) -> None:
+        r"""Lets go of the autoencoder, which is read again when it is asked for."""
+        self._copies.clear()
+
+    def about(self) -> dict[str, Any]:
+        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`."""
         return {
-            "codec": type(self._first).__name__,
-            "codec_place": next((part for part in AUTOENCODERS if part in parts), "vae"),
+            "codec": self.name,
+            "codec_place": self.place,
             "codec_scale": float(self.factor),
             "codec_shift": float(self.shift),
         }
 
-    def _near(self, x: Tensor) -> Any:  # noqa: ANN401 (a model)
-        if x.device not in self._copies:
-            self._copies[x.device] = copy.deepcopy(self._first).to(x.device)
-        return self._copies[x.device]
+    def _near(self, device: torch.device) -> Any:  # noqa: ANN401 (a model)
+        if not self._copies:
+            model = strictly(self.name, self._folder, self.place).requires_grad_(False)
+            self._copies[model.device] = model
+        if device not in self._copies:
+            first = next(iter(self._copies.values()))
+            self._copies[device] = copy.deepcopy(first).to(device)
+        return self._copies[device]
 
     def decode(self, latents: Tensor) -> Tensor:
         r"""Returns the images of latents, with the latents' type."""
-        model = self._near(latents)
+        model = self._near(latents.device)
         scaled = latents.to(model.dtype) / self.factor + self.shift
         return model.decode(scaled, return_dict=False)[0].to(latents.dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         r"""Returns the latents of images: the mode, where the encoder gives a distribution."""
-        model = self._near(images)
+        model = self._near(images.device)
         coded = model.encode(images.to(model.dtype))
         coded = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
         return (self.factor * (coded - self.shift)).to(images.dtype)
@@ -298,45 +332,33 @@ def _known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     return parts[part]
 
 
-def autoencoder(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 (a model)
-    r"""Returns the autoencoder of a pipeline, frozen; none where it has none.
+def text_encoder(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns the encoder of texts of a pipeline, frozen.
 
     Raises:
         ConfigError: Its class is not known, or it does not load.
     """
-    for part in AUTOENCODERS:
-        if part in parts:
-            name = _known(parts, part, AUTOENCODER_CLASSES)
-            model = strictly(name, folder, part).requires_grad_(False)
-            factor = model.config.get("scaling_factor")
-            if not isinstance(factor, int | float) or not factor > 0:
-                raise ConfigError(
-                    f"{shown(folder / part / 'config.json')}: scaling_factor must be a number "
-                    f"above zero, got {shown(factor)}"
-                )
-            return model
-    return None
+    name = _known(parts, "text_encoder", TEXTS)
+    return strictly(name, folder, "text_encoder", TRANSFORMERS).requires_grad_(False)
 
 
-def texts(folder: Path, parts: Mapping[str, str]) -> tuple[Any, Any]:
-    r"""Returns the encoder of texts of a pipeline, frozen, and its tokenizer.
+def tokenizer(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 (a tokenizer)
+    r"""Returns the tokenizer of a pipeline.
 
     Raises:
-        ConfigError: A class is not known, or one of them does not load.
+        ConfigError: There is none of a known class, or it does not load.
     """
-    encoder = strictly(_known(parts, "text_encoder", TEXTS), folder, "text_encoder", TRANSFORMERS)
     if "tokenizer" not in parts:
         raise ConfigError(f"{shown(folder)} has a text_encoder, and no tokenizer for it")
     name, where = _known(parts, "tokenizer", TOKENIZERS), folder / "tokenizer"
     try:
-        tokenizer = getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
+        return getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
             str(where), local_files_only=True
         )
     except MISFITS as error:
         raise ConfigError(
             f"{shown(where)} does not load as a {name}: {shown(str(error))}"
         ) from error
-    return encoder.requires_grad_(False), tokenizer
 
 
 @torch.no_grad()
@@ -354,7 +376,7 @@ def encoded(
         truncation=True,
         return_tensors="pt",
     )
-    ids, mask = tokens.input_ids, tokens.attention_mask
+    ids, mask = tokens.input_ids.to(encoder.device), tokens.attention_mask.to(encoder.device)
     if not masked:
         return {"text": encoder(ids)[0]}
     return {"text": encoder(ids, attention_mask=mask)[0], "mask": mask}
