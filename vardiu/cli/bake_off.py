@@ -32,7 +32,8 @@ from ..runs.task import task_from_preset
 from ..runs.teach import ensure_teacher
 from ..settings.fields import DensitySettings
 from .console import console, print_rows
-from .options import COLLECTING, Collected, Parser, chosen_names, codes_of
+from .options import chosen_names, codes_of
+from .parser import COLLECTING, Collected, Parser
 from .rows import parse_rows
 
 

@@ -19,7 +19,8 @@ from ..storage.files import new_file
 from ..storage.run_folder import RunFolder
 from .console import console, print_rows
 from .folders import existing_run
-from .options import Parser, add_code_options, task_of_run
+from .options import add_code_options, task_of_run
+from .parser import Parser
 
 
 def compare(arguments: list[str]) -> None:

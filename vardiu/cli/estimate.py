@@ -8,7 +8,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..runs.errors import errors
 from .console import console
-from .options import Parser, parse_request
+from .options import parse_request
+from .parser import Parser
 
 
 def estimate(arguments: list[str]) -> None:

@@ -16,7 +16,8 @@ from ..students.base import Generator
 from ..teachers.origin import Origin
 from .console import console
 from .folders import existing_run, shipped_student
-from .options import Parser, add_student_options
+from .options import add_student_options
+from .parser import Parser
 
 
 def export_(arguments: list[str]) -> None:

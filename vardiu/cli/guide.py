@@ -29,7 +29,8 @@ from ..students.base import Generator, rows_at_once
 from .console import console, print_rows
 from .folders import asked, run_or_published, trained_student
 from .guiding import SETTINGS, guide_teacher, guided_by, steps_in
-from .options import Parser, add_student_options, chosen_names
+from .options import add_student_options, chosen_names
+from .parser import Parser
 from .sample import add_calls_option, of_calls
 
 STRENGTHS = "0.05,0.1,0.2,0.3,0.5"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..runs.presets import PresetRow
 from .main import COMMANDS
+from .parser import sentence
 
 __all__ = ["help_of"]
 
@@ -89,11 +90,6 @@ def help_of(command: str, table: Mapping[str, PresetRow]) -> str:
             "Hyphens and underscores are alike: two-moons is two_moons.",
         ]
     )
-
-
-def sentence(about: str) -> str:
-    r"""Returns what a command does as a sentence."""
-    return f"{about[:1].upper()}{about[1:]}{'' if about.endswith('?') else '.'}"
 
 
 def described(name: str, about: str) -> list[str]:

@@ -3,12 +3,10 @@ r"""From words on the command line to a task."""
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from ..data.densities import DENSITIES
 from ..errors import ConfigError, known, nearest
@@ -27,68 +25,11 @@ from ..runs.task import (
 from ..settings.fields import DensitySettings
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
-from .helps import help_of, sentence
-from .main import COMMANDS
-from .rows import known_option, parse_rows
+from .helps import help_of
+from .parser import COLLECTING, Collected, Parser
+from .rows import parse_rows
 
-__all__ = ["Parser", "Request", "chosen_names", "parse_request"]
-
-
-# Whether parsers hand themselves over in place of parsing, see `parser_of`.
-COLLECTING: ContextVar[bool] = ContextVar("COLLECTING", default=False)
-
-
-class Collected(Exception):  # noqa: N818 (no error: a parser on its way)
-    r"""Carries a command's parser out of it.
-
-    Arguments:
-        parser: The parser.
-    """
-
-    def __init__(self, parser: Parser) -> None:
-        super().__init__()
-        self.parser = parser
-
-
-class Parser(argparse.ArgumentParser):
-    r"""Argparse, with errors of the library's kind, and what a command does in its help.
-
-    Arguments:
-        prog: The name of the command.
-        add_help: Whether it has a help of its own.
-    """
-
-    def __init__(self, prog: str, *, add_help: bool = True) -> None:
-        about = COMMANDS[prog].about if prog in COMMANDS else ""
-        super().__init__(
-            prog=f"vardiu {prog}",
-            description=sentence(about),
-            add_help=add_help,
-            allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, width=79),
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See {self.prog} --help")
-
-    def parse_args(  # type: ignore[override]  # there is one kind of namespace here
-        self, args: Sequence[str] | None = None, namespace: None = None
-    ) -> argparse.Namespace:
-        r"""Returns what was typed; an unknown option is refused with the nearest one."""
-        if COLLECTING.get():
-            raise Collected(self)
-        found, rest = self.parse_known_args(args, namespace)
-        self.refuse(rest)
-        return found
-
-    def refuse(self, rest: Sequence[str]) -> None:
-        r"""Raises a `ConfigError` if words are left, with the nearest option to the first one."""
-        if rest:
-            flags = list(self._option_string_actions)
-            wrong = next((word for word in rest if word.startswith("-")), None)
-            if wrong is not None:
-                known_option(wrong.partition("=")[0], flags, self.prog, ())
-            self.error(f"{' '.join(rest)[:60]!r} belongs to no option")
+__all__ = ["Request", "chosen_names", "parse_request"]
 
 
 class Request(NamedTuple):
@@ -103,16 +44,6 @@ class Request(NamedTuple):
     task: Task
     out: Path
     dry_run: bool
-
-
-@contextlib.contextmanager
-def collecting() -> Iterator[None]:
-    r"""Has commands that are called hand over their parsers: see `Collected`."""
-    token = COLLECTING.set(True)
-    try:
-        yield
-    finally:
-        COLLECTING.reset(token)
 
 
 # ---------------------------------------------------------------- methods from files

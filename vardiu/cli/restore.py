@@ -47,7 +47,8 @@ from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..teachers.readers import load
 from .console import console, print_rows
-from .options import Parser, chosen_names
+from .options import chosen_names
+from .parser import Parser
 
 __all__: list[str] = []
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from ..errors import ConfigError, known, nearest
+from ..errors import ConfigError, known
+from .parser import known_option
 
 __all__ = ["Option", "options_of", "parse_rows"]
 
@@ -157,28 +158,6 @@ def _spelled(
             word, choices = f"{flag}{mark}{value}", () if mark else found
         words.append(word)
     return words
-
-
-def known_option(typed: str, flags: Sequence[str], program: str, others: Sequence[str]) -> str:
-    r"""Returns an option as it is spelled.
-
-    Raises:
-        ConfigError: There is none of this name; the message offers the nearest of them and of
-            `others`.
-    """
-    try:
-        return known(typed, flags, "option")
-    except ConfigError:
-        shown = typed if len(typed) <= 60 else f"{typed[:60]}..."
-        raise ConfigError(
-            f"unknown option {shown}{meant(shown, [*flags, *others])} See {program} --help"
-        ) from None
-
-
-def meant(name: str, names: Sequence[str]) -> str:
-    r"""Returns `; did you mean ...?` where a name is near to some, else a full stop."""
-    offer, mark, _ = nearest(name, names).partition("? One of")
-    return f"; {offer}?" if mark else "."
 
 
 def _optional_rows(row: Any) -> Iterator[tuple[str, str, type]]:  # noqa: ANN401

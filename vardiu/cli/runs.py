@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-from ..runs import distill as distilling
-from ..runs import teach as teaching
-from ..runs.listeners import console_listeners
 from ..runs.task import Task
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
@@ -29,6 +26,10 @@ def teach(arguments: list[str]) -> None:
     if request.dry_run:
         print_settings(request.task)
         return
+    # A dry run does not pay for what draws and prints a run.
+    from ..runs import teach as teaching
+    from ..runs.listeners import console_listeners
+
     typed = ["vardiu", "teach", *arguments]
     teaching.teach(request.task, request.out, console_listeners(console), typed)
 
@@ -39,6 +40,10 @@ def distill(arguments: list[str]) -> None:
     if request.dry_run:
         print_settings(request.task)
         return
+    from ..runs import distill as distilling
+    from ..runs import teach as teaching
+    from ..runs.listeners import console_listeners
+
     listeners = console_listeners(console)
     teaching.ensure_teacher(request.task, listeners)
     record_changed_code(RunFolder(request.out), request.task)

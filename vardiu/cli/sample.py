@@ -22,7 +22,8 @@ from .by_calls import calls_in, evaluate_by_calls
 from .console import console
 from .folders import asked, run_or_published, stored_reference, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
-from .options import Parser, add_student_options
+from .options import add_student_options
+from .parser import Parser
 
 # Classes that a line names.
 MOST = 8

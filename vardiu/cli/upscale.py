@@ -34,7 +34,8 @@ from ..students.restorer import Restorer
 from ..students.tiles import Tiles, bands
 from .console import console
 from .folders import existing_run, trained_student
-from .options import Parser, add_student_options
+from .options import add_student_options
+from .parser import Parser
 
 __all__: list[str] = []
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from ..metrics.metric import Metric, title_of
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, new_figure, save_figure
 
 __all__ = ["Measured", "by_calls"]
 
@@ -43,7 +41,7 @@ def by_calls(
         title: The heading.
     """
     names = list(dict.fromkeys(metric.name for row in rows for metric in row.metrics))
-    figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+    figure = new_figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
     figure.suptitle(title, fontsize=11)
     calls = sorted({row.calls for row in rows})
     for place, name in enumerate(names):
@@ -62,7 +60,7 @@ def by_calls(
                 values += y.tolist()
         ax.set_xscale("log", base=2)
         ax.set_xticks(calls, [str(n) for n in calls])
-        ax.xaxis.set_minor_locator(NullLocator())
+        ax.minorticks_off()
         if min(values) > 0 and max(values) > 20 * min(values):
             ax.set_yscale("log")
         ax.set_xlabel("calls a sample")

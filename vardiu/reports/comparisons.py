@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..metrics.metric import title_of
 from .charts import Line, Point, chart, is_finite
 from .colours import css_name, style_of
 from .curves import stages_joined
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, new_figure, save_figure, shade
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Series", "comparison", "gradients", "quality_charts", "slacks"]
 
@@ -47,7 +47,7 @@ def comparison(runs: Sequence[Series], metrics: Sequence[str], path: Path) -> Pa
     Runs of the same label (seeds) share a colour; where there are several, the median is a thick
     line and their range a band.
     """
-    figure = Figure(figsize=(11, 4 * len(metrics)), layout="constrained")
+    figure = new_figure(figsize=(11, 4 * len(metrics)), layout="constrained")
     runs = [run._replace(rows=stages_joined(run.rows)) for run in runs]
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
     first = figure.add_subplot(len(metrics), 2, 1)
@@ -140,8 +140,7 @@ def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
 
 def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
     r"""Draws bias and deviation of gradients at several points of training, a group an arm."""
-    figure = Figure(figsize=(max(8, 1.3 * len(arms)), 7), layout="constrained")
-    shades = mpl.colormaps["viridis"]
+    figure = new_figure(figsize=(max(8, 1.3 * len(arms)), 7), layout="constrained")
     for i, (key, title) in enumerate((("bias", "bias"), ("deviation", "deviation of one update"))):
         ax = figure.add_subplot(2, 1, i + 1)
         for j, rows in enumerate(arms.values()):
@@ -155,7 +154,7 @@ def gradients(arms: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> 
                     label=label,
                     capsize=2,
                     width=0.8 / len(rows),
-                    color=shades(k / max(1, len(rows) - 1)),
+                    color=shade(k / max(1, len(rows) - 1)),
                 )
         ax.set_yscale("log")
         ax.set_ylabel(f"{title}, / norm of the gradient")
@@ -175,7 +174,7 @@ def slacks(
         arms: Of each its title, its method, and rows of level, slack and standard error.
         path: The file to write.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(figsize=(7, 4.5), layout="constrained")
     ax = figure.add_subplot()
     drawn = styles([Series(title, method, ()) for title, method, _ in arms])
     for title, _, rows in arms:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, new_figure, save_figure, shade
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["convergence", "curves", "stages_joined"]
 
@@ -82,7 +82,7 @@ def curves(
     places += [math.ceil(len(panels) / columns) * columns + i for i in range(len(timed))]
     panels += [(key, [key], "seconds") for key in timed]
     lines = max(1, math.ceil((max(places, default=0) + 1) / columns))
-    figure = Figure(figsize=(4.6 * columns, 3.1 * lines), layout="tight")
+    figure = new_figure(figsize=(4.6 * columns, 3.1 * lines), layout="tight")
     for place, (group, keys, axis) in zip(places, panels, strict=True):
         ax = figure.add_subplot(lines, columns, place + 1)
         _reference(ax, rows, keys, axis, reference or {})
@@ -121,7 +121,7 @@ def _reference(
 
 
 def _colour(index: int, of: int) -> Any:  # noqa: ANN401 (whatever a colour is)
-    return COLOURS[0] if of == 1 else mpl.colormaps["viridis"](index / (of - 1))
+    return COLOURS[0] if of == 1 else shade(index / (of - 1))
 
 
 def _lines(ax: Axes, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], axis: str) -> None:
@@ -157,7 +157,7 @@ def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     seen = [row for row in seen if row["stage"] == stage]
     shares = np.array([row["histogram"] for row in seen], dtype=float)
     shares = shares / np.array(seen[-1]["expected_shares"], dtype=float)
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = new_figure(figsize=(11, 4), layout="constrained")
     ax = figure.add_subplot(1, 2, 1)
     image = ax.imshow(
         np.clip(shares.T, 0, 2), aspect="auto", cmap="RdBu", vmin=0, vmax=2, origin="lower"

@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Sequence
 
-import matplotlib.image
 import numpy as np
 
 __all__ = ["embedded", "sample_panels"]
@@ -61,6 +60,8 @@ def _images(title: str, images: np.ndarray) -> str:
     full[:n, :height, :width, :3] = pixels if channels == 3 else pixels[..., :1]
     full[:n, :height, :width, 3] = 1  # between images, and after the last, the page shows
     grid = full.reshape(rows, COLUMNS, height + 1, width + 1, 4).transpose(0, 2, 1, 3, 4)
+    import matplotlib.image
+
     buffer = io.BytesIO()
     picture = grid.reshape(rows * (height + 1), COLUMNS * (width + 1), 4)
     matplotlib.image.imsave(buffer, picture, format="png")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, new_figure, save_figure
 
 __all__ = ["comparison_rows", "restored_grid", "step_curves"]
 
@@ -45,7 +44,7 @@ def step_curves(results: Sequence[Mapping[str, Any]], path: Path) -> Path:
     known = [m["name"] for result in results for m in result["metrics"]]
     panels = [name for name in ("psnr", "residual") if name in known]
     titles = {"psnr": "PSNR, dB", "residual": "residual, rms of y - A(x)"}
-    figure = Figure(figsize=(6.0 * len(panels), 4.4))
+    figure = new_figure(figsize=(6.0 * len(panels), 4.4))
     pairs = list(dict.fromkeys((r["solver"], r["projection"]) for r in results))
     solvers = list(dict.fromkeys(r["solver"] for r in results))
     for place, name in enumerate(panels):
@@ -86,7 +85,7 @@ def restored_grid(
         size: The side of an image, in inches.
     """
     columns = min(most, max(len(images) for _, images in sets))
-    figure = Figure(figsize=(size * columns, (size + 0.22) * len(sets)))
+    figure = new_figure(figsize=(size * columns, (size + 0.22) * len(sets)))
     grid = figure.add_gridspec(len(sets), columns, hspace=0.3, wspace=0.04)
     for line, (title, images) in enumerate(sets):
         for place in range(columns):

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from .figures import save_figure
+from .figures import new_figure, save_figure
 
 __all__ = ["image_grid", "scatter_grid"]
 
@@ -34,7 +33,7 @@ def scatter_grid(
     """
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5.2 * columns, 5.4 * lines))
+    figure = new_figure(figsize=(5.2 * columns, 5.4 * lines))
     axis = np.linspace(-reach, reach, 240)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)
     field = None
@@ -64,7 +63,7 @@ def scatter_grid(
 def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int = 20) -> Path:
     r"""Draws titled blocks of images `(N, C, H, W)` in [-1, 1], one above another."""
     heights = [math.ceil(len(images) / columns) for _, images in rows]
-    figure = Figure(figsize=(0.5 * columns, 0.5 * sum(heights) + 0.45 * len(rows)))
+    figure = new_figure(figsize=(0.5 * columns, 0.5 * sum(heights) + 0.45 * len(rows)))
     spec = figure.add_gridspec(len(rows), 1, height_ratios=heights, hspace=0.22)
     for i, (title, images) in enumerate(rows):
         n, c, h, w = images.shape

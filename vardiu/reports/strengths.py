@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from ..metrics.metric import title_of
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["series_of", "strength_curves"]
 
@@ -39,7 +39,7 @@ def strength_curves(rows: Sequence[Row], metrics: Sequence[str], path: Path) -> 
     """
     columns = min(len(metrics), 3)
     lines = -(-len(metrics) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.6 * lines + 0.8), layout="constrained")
+    figure = new_figure(figsize=(4.6 * columns, 3.6 * lines + 0.8), layout="constrained")
     guided = list(dict.fromkeys(series_of(r) for r in rows if r["strength"] is not None))
     for place, name in enumerate(metrics):
         ax = figure.add_subplot(lines, columns, place + 1)
