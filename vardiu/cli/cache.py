@@ -28,7 +28,7 @@ from ..teachers.origin import Origin
 from ..teachers.parts import Parts
 from ..teachers.readers import load
 from .console import console
-from .options import Parser
+from .parser import Parser
 
 __all__: list[str] = []
 
