@@ -200,3 +200,55 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         if run["command"].split()[2] == "digits-vardiu"
     ]
     assert max(abs(value / distances[0][0] - 1) for value in each) < 0.3
+
+
+def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
+    """What the sentences say beside their distances: budgets, modes, seeds, dimensions."""
+    said = words("docs/usage/choose.md")
+    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
+    kept = [run for runs in lists if isinstance(runs, list) for run in runs]
+
+    def of(preset: str, *without: str) -> list[dict]:
+        mine = [run for run in kept if run["command"].split()[2] == preset]
+        mine = [run for run in mine if not set(without) & set(run["command"].split())]
+        return [{**run["metrics"], "seed": run["seed"]} for run in mine]
+
+    # The budgets are in the names of the groups: time-20s, calls-256000rows.
+    (seconds,) = {int(name.split("-")[1].split("s/")[0]) for name in groups if "time" in name}
+    (rows,) = {int(name.split("-")[1].split("rows/")[0]) for name in groups if "calls" in name}
+    seeds = {len(runs) for runs in groups[f"time-{seconds}s/exact"].values()}
+    assert f"At {seconds} seconds a run its MMD²" in said
+    assert f"at {rows:,} rows its MMD²" in said and seeds == {5} and "(medians of 5 seeds" in said
+    presets = numbers("dimensions-presets.json")
+    cells = presets["cells"]
+    assert f"with all modes, after {presets['seconds']:.0f} seconds" in said
+    short = cells["presets/mixture-diff-instruct/32/0"]
+    assert round(40 * short["alive"]) == 39
+    assert f"in 32 dimensions {short['gap']:.2f} nats a dimension from it, a mode short" in said
+    assert {name.rsplit("/", 1)[1] for name in cells} == {"0"} and "One seed each" in said
+    for preset, without, sentence in (
+        ("mog40-codes", "", "reached all {modes:.0f} modes with an MMD² of {mmd2:.2f}e-3"),
+        ("mog40-codes", "", "the least of all ({seeds} seeds)"),
+        (
+            "mog40-freeflow",
+            "--lead",
+            "{mmd2:.1f}e-3 and {modes:.0f} modes on MoG-40 ({seeds} seed)",
+        ),
+        ("mog40-vsd", "", "{modes:.0f} modes and an MMD² of {mmd2:.1f}e-3 ({seeds} seed)"),
+        ("mog40-dmd2", "", "an MMD² of {mmd2:.1f}e-3 on MoG-40"),
+        ("digits-dmd2", "", "{frechet:.3f} on digits ({seeds} seeds)"),
+        ("digits-dmd2-4", "", "in the time that was given ({seeds} seeds)"),
+    ):
+        runs = of(preset, without)
+        names = [name for name in runs[0] if name != "seed"]
+        middle = {name: statistics.median(run[name][0] for run in runs) for name in names}
+        middle |= {"seeds": len({run["seed"] for run in runs})}
+        assert sentence.format(**{**middle, "mmd2": 1e3 * middle.get("mmd2", 0)}) in said, preset
+    everything = [1e3 * run["metrics"]["mmd2"][0] for run in kept if "mmd2" in run["metrics"]]
+    codes = [1e3 * run["mmd2"][0] for run in of("mog40-codes")]
+    assert sorted(everything)[: len(codes)] == sorted(codes)  # the least of all
+    vardiu = statistics.median(run["recall"][0] for run in of("digits-vardiu"))
+    assert f"and `digits-vardiu` {vardiu:.3f}" in said
+    sought = numbers("recorded.json")["tables"]["sds"]["rows"]
+    assert [row[3] for row in sought] == ["1"] * 3
+    assert "in three seeds on MoG-40 one mode of 40 was left" in said

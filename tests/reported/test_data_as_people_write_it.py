@@ -435,7 +435,9 @@ def test_rows_without_a_prompt_are_counted(tmp_path):
 
 def test_letters_of_two_bytes_without_a_mark_are_no_prompts(tmp_path):
     (tmp_path / "p.txt").write_bytes("a cat\n".encode("utf-16-le"))
-    with pytest.raises(ConfigError, match=r"p.txt, line 1: it is not text: it has a null character"):
+    with pytest.raises(
+        ConfigError, match=r"p.txt, line 1: it is not text: it has a null character"
+    ):
         read_prompts(str(tmp_path / "p.txt"))
 
 

@@ -820,26 +820,32 @@ SETTINGS = [
         LATTICE,
     ),
     Mutant(
-        "learning rates swapped: VarDiU",
-        VARDIU_STAGES,
-        "    optimisation = build.optimisation(config, **others)\n    return Stage(\n",
-        "    optimisation = build.optimisation(config, **others)\n"
-        "    optimisation = replace(\n"
-        "        optimisation,\n"
-        "        rows=dict(zip(optimisation.rows, reversed(optimisation.rows.values()))),\n"
-        "    )\n"
-        "    return Stage(\n",
-        contract("own_row and vardiu-gaussian"),
+        "learning rates swapped: the student's and the others'",
+        "settings/build.py",
+        'return Optimisation({"generator": student, **rows}',
+        'return Optimisation({"generator": next(iter(rows.values()), student), **rows}',
+        contract("own_row and (vardiu-gaussian or diff-instruct)"),
     ),
     Mutant(
-        "learning rates swapped: Diff-Instruct",
-        DIFF_INSTRUCT_RECIPE,
-        "optimisation = build.optimisation(config, fake=config.fake_optimizer)",
-        "optimisation = build.optimisation(\n"
-        "        replace(config, lr=config.fake_optimizer.lr or config.lr),\n"
-        "        fake=replace(config.fake_optimizer, lr=config.lr),\n"
-        "    )",
-        contract("own_row and diff-instruct"),
+        "the last stage: of one stage where a start by pairs came before",
+        "settings/build.py",
+        "of = 2 if pairs is not None and pairs.pairs else 1",
+        "of = 1",
+        ("tests/test_events.py", "-k", "of_how_many_stages"),
+    ),
+    Mutant(
+        "a bake-off's dry run: arms without a price are not counted",
+        "comparison/plan.py",
+        "for name in unpriced(bake, planned, teacher):\n            steps",
+        "for name in ():\n            steps",
+        ("tests/test_bakeoff.py", "-k", "dry_run_trains"),
+    ),
+    Mutant(
+        "a bake-off: a finished run of another rate is the arm's own",
+        "comparison/plan.py",
+        'if k.startswith("method.") and k != STEPS}',
+        'if k == "method.name"}',
+        ("tests/test_bakeoff.py", "-k", "other_settings"),
     ),
     Mutant(
         "learning rates swapped: DMD2's head and fake",

@@ -14,12 +14,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..data.images import Records
 from ..data.kept_rows import KeptRows
 from ..data.sources import records
-from ..data.texts import Listed, open_prompts
+from ..data.texts import open_prompts
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
-from ..problems.caching import DTYPES, keep_latents, keep_texts
+from ..problems.caching import DTYPES, keep_latents, keep_negative, keep_texts
 from ..resources.tables import bytes_of
 from ..runs.errors import errors
 from ..runs.execute import device_of
@@ -66,7 +67,7 @@ def cache(arguments: list[str]) -> None:
             how = chosen.dtype, chosen.batch, artefacts
             kept = keep_texts(*of, prompts, *how)
             tell(kept, f"embeddings of {len(kept):,} prompts of {shown(chosen.prompts)}")
-            keep_texts(*of, Listed([chosen.negative]), *how)
+            keep_negative(*of, chosen.negative, chosen.dtype, artefacts)
             empty, line = prompts.empty
             if empty:
                 told = f"{empty:,} empty lines are left out, the first is line {line:,}"
@@ -82,7 +83,7 @@ STOPPING = "stopping after the shard at hand; a second time stops now"
 def latents(
     teacher: Denoiser,
     origin: Origin,
-    images: object,
+    images: Records,
     chosen: argparse.Namespace,
     artefacts: Artefacts,
     device: torch.device,
@@ -93,6 +94,8 @@ def latents(
     near = device if origin.kind == "diffusers" else torch.device("cpu")
     with torch.no_grad():
         pixels = origin.decode(torch.zeros(1, *teacher.shape, device=near)).shape[1:]
+    if len(pixels) != 3:
+        raise ConfigError(f"{shown(chosen.teacher)} is of videos, not images: leave --data out")
     kept = keep_latents(
         chosen.cache,
         origin,

@@ -28,7 +28,7 @@ from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
 from ..training.objective import denoiser_of
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import (
     SONG,
@@ -178,8 +178,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         distance=distance_of(config.distance, config.softness),
         calls=config.sampling_steps,
     )
-    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, row, of=1)
+    batches = problem.data.clean(config.batch, context.seed)
+    trained = yield build.last_stage("consistency", objective, batches, config)
     return objective.student_of(trained.network)
 
 

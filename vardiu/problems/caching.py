@@ -2,9 +2,9 @@ r"""What is encoded once and kept on disk: embeddings of prompts, and latents of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,21 @@ from ..data.digests import digest_of_data
 from ..data.images import Background, Corrupt, Records, TooManyCorrupt, to_tensor
 from ..data.kept_rows import KeptRows, descriptions, make_rows
 from ..data.latents import packed_captions
-from ..data.texts import Prompts
+from ..data.texts import Listed, Prompts
+from ..denoisers.prompts import LookedUp
 from ..errors import ConfigError, shown
 from ..storage.artefacts import Artefacts
 from ..teachers.origin import Origin
 
-__all__ = ["DTYPES", "keep_latents", "keep_texts", "kept_latents", "kept_texts"]
+__all__ = [
+    "DTYPES",
+    "keep_latents",
+    "keep_negative",
+    "keep_texts",
+    "kept_latents",
+    "kept_negative",
+    "kept_texts",
+]
 
 
 # The types that floating-point numbers are kept in, the most precise first.
@@ -29,13 +38,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-def _of_texts(origin: Origin, prompts: Prompts) -> dict[str, Any]:
+def _of_texts(origin: Origin, prompts: Prompts, role: str) -> dict[str, Any]:
     if origin.of_texts is None:
         raise ConfigError(
             f"the encoder of texts of {shown(origin.source)} has no files by which it could be "
             "known again, and nothing it makes is kept: leave --cache out"
         )
-    return {"kind": "texts", "encoder": dict(origin.of_texts()), "content": prompts.sha256}
+    encoder = dict(origin.of_texts())
+    return {"kind": "texts", "encoder": encoder, "content": prompts.sha256, "role": role}
 
 
 def _of_images(
@@ -96,8 +106,23 @@ def keep_texts(
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    of = {**_of_texts(origin, prompts), "dtype": dtype}
+    of = {**_of_texts(origin, prompts, "prompts"), "dtype": dtype}
     return make_rows(root, of, len(prompts), make, artefacts)
+
+
+@torch.no_grad()
+def keep_negative(
+    root: str | Path, origin: Origin, negative: str, dtype: str, artefacts: Artefacts
+) -> KeptRows:
+    r"""Makes the row that guidance leads away from, see `keep_texts`."""
+    against = origin.against or (lambda text: _encoder_of(origin)([text]))
+    of = {**_of_texts(origin, Listed([negative]), "negative"), "dtype": dtype}
+    return make_rows(root, of, 1, lambda a, b: _converted(against(negative), dtype), artefacts)
+
+
+def _encoder_of(origin: Origin) -> Callable[[Sequence[str]], dict[str, Tensor]]:
+    assert origin.encode is not None
+    return origin.encode
 
 
 @torch.no_grad()
@@ -142,43 +167,55 @@ def keep_latents(
     compress, bad = origin.compress, set[str]()
 
     def make(begin: int, end: int) -> dict[str, Tensor]:
-        parts: list[dict[str, Any]] = []
+        items, coded = [], []
         for first in range(begin, end, batch):
             places = range(first, min(first + batch, end))
             read = [_item(images, i, pixels, background) for i in places]
-            bad.update(str(error) for *_, error in read if error is not None)
-            if len(bad) > corrupt:
-                raise TooManyCorrupt(
-                    f"{len(bad)} images are corrupt, {corrupt} are allowed: {min(bad)}. Mend "
-                    "or remove them, or allow more with --corrupt"
-                )
-            x = torch.stack([x for x, *_ in read]).to(device or "cpu")
-            parts.append(
-                {
-                    **_converted({"latent": compress(x)}, dtype),
-                    "label": torch.tensor([-1 if n is None else n for _, n, _, _ in read]),
-                    "good": torch.tensor([error is None for *_, error in read]),
-                    "captioned": torch.tensor([text is not None for _, _, text, _ in read]),
-                    "captions": [text or "" for _, _, text, _ in read],
-                }
-            )
-        captions = packed_captions([text for part in parts for text in part.pop("captions")])
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {**joined, "caption": captions}
+            bad.update(str(item.error) for item in read if item.error is not None)
+            refuse_corrupt(bad, corrupt)
+            coded.append(compress(torch.stack([item.image for item in read]).to(device or "cpu")))
+            items += [item._replace(image=torch.empty(0)) for item in read]
+        return _rows_of(items, _converted({"latent": torch.cat(coded)}, dtype))
 
     of = {**_of_images(origin, source, shape, background), "dtype": dtype}
     return make_rows(root, of, len(images), make, artefacts)
 
 
-def _item(
-    images: Records, index: int, shape: Sequence[int], background: Background
-) -> tuple[Tensor, int | None, str | None, Corrupt | None]:
-    r"""Returns an image, its class and its caption; zeros and the reason where it is corrupt."""
+class Read(NamedTuple):
+    r"""An image, its class and its caption; zeros and the reason where it is corrupt."""
+
+    image: Tensor
+    label: int | None = None
+    caption: str | None = None
+    error: Corrupt | None = None
+
+
+def _item(images: Records, index: int, shape: Sequence[int], background: Background) -> Read:
     try:
         name, image, label, caption = images.item(index)
-        return to_tensor(image, shape, True, background, name), label, caption, None
+        return Read(to_tensor(image, shape, True, background, name), label, caption)
     except Corrupt as error:
-        return torch.zeros(*shape), None, None, error
+        return Read(torch.zeros(*shape), error=error)
+
+
+def _rows_of(items: Sequence[Read], latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""Returns what is kept of images beside their latents."""
+    return {
+        **latents,
+        "label": torch.tensor([-1 if item.label is None else item.label for item in items]),
+        "good": torch.tensor([item.error is None for item in items]),
+        "captioned": torch.tensor([item.caption is not None for item in items]),
+        "caption": packed_captions([item.caption or "" for item in items]),
+    }
+
+
+def refuse_corrupt(bad: Collection[str], allowed: int) -> None:
+    r"""Raises `TooManyCorrupt` where more images are corrupt than are allowed."""
+    if len(bad) > allowed:
+        raise TooManyCorrupt(
+            f"{len(bad)} images are corrupt, {allowed} are allowed: {min(bad)}. Mend or remove "
+            "them, or allow more with --corrupt"
+        )
 
 
 # ---------------------------------------------------------------- what is kept
@@ -197,7 +234,17 @@ def kept_texts(root: str, origin: Origin, prompts: Prompts, what: str) -> KeptRo
         ConfigError: There are none, or of another encoder, or not all.
     """
     cure = f"vardiu cache --teacher {shown(origin.source)} --prompts ... --cache {shown(root)}"
-    return _kept(root, _of_texts(origin, prompts), f"embeddings of {what}", "text encoder", cure)
+    of = _of_texts(origin, prompts, "prompts")
+    return _kept(root, of, f"embeddings of {what}", "text encoder", cure)
+
+
+def kept_negative(root: str, origin: Origin, negative: str) -> dict[str, Tensor]:
+    r"""Returns the row that is kept of a negative prompt, see `kept_texts`."""
+    cure = f"vardiu cache --teacher {shown(origin.source)} --prompts ... --cache {shown(root)}"
+    what = f"embedding of the negative prompt {shown(repr(negative))}"
+    of = _of_texts(origin, Listed([negative]), "negative")
+    rows = _kept(root, of, what, "text encoder", f"{cure} --negative ...")
+    return LookedUp(1, rows.names, rows)(torch.zeros(1, dtype=torch.long))
 
 
 def kept_latents(
@@ -240,6 +287,6 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     words = []
     for found in (then.get(name), now.get(name)):
         row = found if isinstance(found, dict) else {}
-        digest = str(row.get("sha256"))[:12]
-        words.append(f"{shown(row.get('class'))} of SHA-256 {digest}" if row else "none")
-    return f"its {shown(name)} is {words[0]}, the teacher's {words[1]}"
+        facts = [f"{key} {shown(value)[:12]}" for key, value in row.items() if key != "class"]
+        words.append(f"{shown(row.get('class'))} ({', '.join(facts)})" if row else "none")
+    return f"its {shown(name)} is {words[0]}, the teacher's is {words[1]}"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..data.kept_rows import descriptions
 from ..data.sources import records
-from ..data.texts import Listed, Prompts, open_prompts
+from ..data.texts import Prompts, open_prompts
 from ..denoisers.base import Denoiser
-from ..denoisers.guidance import Autoguided, Guided
+from ..denoisers.guidance import Autoguided, Guided, Steerable
 from ..denoisers.prompts import Captioned, Captions, LookedUp
 from ..errors import ConfigError, shown
 from ..nn import UNet
@@ -22,7 +22,7 @@ from ..storage.code import OwnCode, is_source, not_named
 from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
-from .caching import kept_texts
+from .caching import kept_negative, kept_texts
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, find_teacher
 from .starts import denoiser_with_precision
@@ -142,8 +142,27 @@ class ImageTeacher(SampledTeacher):
 
     def _load(self) -> Denoiser:
         row, source = self.settings, self.place
-        options = {} if row.prediction is None else {"prediction": row.prediction}
-        return self._read("teacher", source, **options)
+        options: dict[str, Any] = {}
+        options |= {} if row.prediction is None else {"prediction": row.prediction}
+        options |= {"size": row.size} if row.size else {}
+        found = self._read("teacher", source, **options)
+        return self._told(found) if isinstance(found, Steerable) else found
+
+    def _told(self, found: Steerable) -> Denoiser:
+        r"""Returns a teacher whose network is told its guidance at the one scale that is asked
+        for; a student of it knows no other."""
+        row = self.settings
+        if row.negative or row.weak is not None:
+            raise ConfigError(
+                f"{shown(self.place)} is told its guidance, and leads away from no prompt and no "
+                "worse teacher: leave problem.negative and problem.weak out"
+            )
+        if not found.low <= row.guidance <= found.high:
+            raise ConfigError(
+                f"{shown(self.place)} is told a guidance within [{found.low:g}, {found.high:g}], "
+                f"got {row.guidance:g}: give another --guidance"
+            )
+        return Steerable(found.denoiser, row.guidance, row.guidance)
 
     def _read(self, role: str, source: str, **options: Any) -> Denoiser:  # noqa: ANN401
         r"""Returns the denoiser of a setting; own code must be what the user names for it."""
@@ -222,7 +241,7 @@ class ImageTeacher(SampledTeacher):
         teacher = inner
         if row.weak is not None:
             teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
-        elif row.guidance != 1:
+        elif row.guidance != 1 and not isinstance(inner, Steerable):
             teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)
 
@@ -231,12 +250,11 @@ class ImageTeacher(SampledTeacher):
 
     def _null(self, inner: Denoiser) -> dict[str, Tensor]:
         if "text" in inner.conditions:
-            text = self.settings.negative
-            if self._cache is None or self.origin is None:
-                return self._encode([text])
-            what = f"the negative prompt {text!r} (--negative)"
-            rows = kept_texts(self._cache, self.origin, Listed([text]), what)
-            return LookedUp(1, rows.names, rows)(torch.zeros(1, dtype=torch.long))
+            negative = self.settings.negative
+            if self._cache is not None and self.origin is not None:
+                return kept_negative(self._cache, self.origin, negative)
+            against = None if self.origin is None else self.origin.against
+            return self._encode([negative]) if against is None else against(negative)
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
                 "guidance is not 1, and this teacher has no class or text that stands for none; "

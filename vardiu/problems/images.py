@@ -216,9 +216,8 @@ class ImageProblem(Problem):
         inner = self._teacher.inner
         space, names = self.space, self.data.names
         captions = self._teacher.captions
-        asked = {} if captions is None else captions(torch.zeros(1, dtype=torch.long))
-        shape = tuple(asked["text"].shape[1:]) if "text" in asked else ()
-        return KeptTeacher.of(inner, space.classes, space.image_shape, names, shape)
+        one = {} if captions is None else captions(torch.zeros(1, dtype=torch.long))
+        return KeptTeacher.of(inner, space.classes, space.image_shape, names, one)
 
     @property
     def origin(self) -> Origin | None:

@@ -28,7 +28,7 @@ from .measuring import announced_calls
 from .presets import TEACHERS
 from .task import Task, task_from_preset
 
-__all__ = ["ensure_teacher", "teach"]
+__all__ = ["ensure_teacher", "missing_teacher", "teach"]
 
 
 def teach(
@@ -81,18 +81,25 @@ def ship_teacher(run: Execution) -> None:
     run.finish(results, source, "teacher, 69 calls")
 
 
+def missing_teacher(task: Task) -> RunFolder | None:
+    r"""Returns the folder into which `ensure_teacher` would train a teacher; none where nothing is
+    missing."""
+    problem, name = task.problem, task.problem.name
+    # A density may have an exact teacher, images one from elsewhere.
+    needs = getattr(problem, "teacher", None) in (None, "learned")
+    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
+        return None
+    folder = RunFolder(f"runs/teach-{name}")
+    return folder if folder.result() is None else None
+
+
 def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
     r"""Trains the teacher of a preset on board if a task needs it and it is not there.
 
     A teacher that the task names itself is not trained.
     """
-    problem, name = task.problem, task.problem.name
-    # A density may have an exact teacher, images one from elsewhere.
-    needs = getattr(problem, "teacher", None) in (None, "learned")
-    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
-        return
-    folder = RunFolder(f"runs/teach-{name}")
-    if folder.result() is None:
+    folder, name = missing_teacher(task), task.problem.name
+    if folder is not None:
         Broadcaster(listeners)(TeacherNeeded(name, folder.path))
         teacher = task_from_preset("teach", name)
         run = dataclasses.replace(teacher.run, threads=task.run.threads, device=task.run.device)

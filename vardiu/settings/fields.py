@@ -533,8 +533,12 @@ class ImageSettings:
     """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
     """What the teacher's network predicts, where its scheduler says it wrong."""
+    size: tuple[int, ...] = ()
+    """Height and width of a sample of a pipeline of diffusers, of videos frames before them, where
+    they are not to be those of its configuration; of latents, if it has those."""
     guidance: float = 1.0
-    """The scale of classifier-free guidance that is distilled into the student."""
+    """The scale of classifier-free guidance that is distilled into the student. A network that is
+    told its guidance, as that of Flux, is told this one."""
     negative: str = ""
     """The prompt that guidance leads away from."""
     weak: str | None = None
@@ -548,8 +552,9 @@ class ImageSettings:
     cache: str | None = None
     """A folder that `vardiu cache` wrote: embeddings of the prompts and latents of the data are
     read from it, and no encoder is loaded to train."""
-    student: Literal["teacher", "lora", "fresh"] = "teacher"
-    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
+    student: Literal["auto", "teacher", "lora", "fresh"] = "auto"
+    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network; auto
+    is an adapter of a network of more than a billion numbers, else the weights."""
     rank: int = 16
     """lora: the rank of the adapters of student and fake."""
     sigma: float | None = None
@@ -575,6 +580,9 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        for side in self.size:
+            if not 1 <= side <= 65_536:
+                raise ConfigError(f"problem.size must be within [1, 65536], got {side}")
         for width in self.widths:
             if not 1 <= width <= 65_536:
                 raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")

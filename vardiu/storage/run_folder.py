@@ -17,7 +17,7 @@ from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import open_unlinked, write_text_atomic
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "in_words"]
 
 
 # Of a row of a log: what is a number wherever it stands.
@@ -78,22 +78,15 @@ class RunFolder:
         """
         plain = json.loads(json.dumps(config))
         if self.exists:
-            theirs, ours = _flat(self.config()), _flat(plain)
-            names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
-            if names and self._bare():
+            others = self.differing(plain)
+            if others and self.is_bare():
                 self.file("provenance.json").unlink(missing_ok=True)
                 self._write_config(plain)
                 return "new"
-            if names:
-                rows = [
-                    f"  {shown(k)}: there {shown_value(theirs.get(k))}, "
-                    f"now {shown_value(ours.get(k))}"
-                    for k in names
-                ]
+            if others:
                 raise RunError(
-                    f"{self.path} holds another run, whose settings differ:\n"
-                    + "\n".join(rows)
-                    + "\nGive another folder with --out, or move this one away"
+                    f"{shown(self.path)} holds another run, whose settings differ: "
+                    f"{in_words(others)}. Give another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
         self._refuse_foreign()
@@ -110,7 +103,17 @@ class RunFolder:
                 "Give a folder that can with --out, or free some space"
             ) from error
 
-    def _bare(self) -> bool:
+    def differing(self, config: Mapping[str, Any]) -> dict[str, str]:
+        r"""Returns the settings in which this run is another one than a run with these: by their
+        names what each is, in words."""
+        theirs, ours = _flat(self.config()), _flat(json.loads(json.dumps(config)))
+        return {
+            k: f"{shown(k)}: there {shown_value(theirs.get(k))}, now {shown_value(ours.get(k))}"
+            for k in sorted({*theirs, *ours})
+            if theirs.get(k) != ours.get(k)
+        }
+
+    def is_bare(self) -> bool:
         r"""Whether nothing was trained here: settings, provenance and artefacts are all."""
         ours = {"config.yaml", "provenance.json", "artefacts", ".lock"}
         if any(path.name not in ours for path in self.path.iterdir()):
@@ -301,6 +304,12 @@ def is_metric(row: Any) -> bool:  # noqa: ANN401 (JSON)
     words = isinstance(row["name"], str) and all(isinstance(row.get(w, ""), str) for w in WORDS)
     direction = row["higher_is_better"]
     return numbers and words and is_number(row["n"]) and isinstance(direction, bool | None)
+
+
+def in_words(differing: Mapping[str, str], most: int = 6) -> str:
+    r"""Returns what `RunFolder.differing` found on one line; of many the first ones."""
+    more = f"; and {len(differing) - most} more" if len(differing) > most else ""
+    return "; ".join([*differing.values()][:most]) + more
 
 
 def shown_value(value: Any) -> str:  # noqa: ANN401 (YAML)

@@ -27,6 +27,8 @@ class Origin:
         null: The class that stands for none of them, if the network has one.
         names: The names of the classes, in their order; empty without.
         encode: Of prompts, the conditions that the network takes.
+        against: Of a negative prompt, the conditions of one row that guidance leads away from; as
+            of any prompt where it is none.
         decode: Of latents, images in [-1, 1]; none where samples are images. Carries gradients.
         compress: Of images in [-1, 1], latents. Carries gradients.
         parts: Components that an export needs again, by their names in a pipeline.
@@ -43,6 +45,7 @@ class Origin:
     null: int | None = None
     names: tuple[str, ...] = ()
     encode: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
+    against: Callable[[str], dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     compress: Callable[[Tensor], Tensor] | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
