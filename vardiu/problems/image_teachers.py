@@ -61,7 +61,8 @@ class ImageTeacher(SampledTeacher):
         own: Mapping[str, OwnCode] = {},
         kept: KeptTeacher | None = None,
     ) -> None:
-        super().__init__(None, None if kept is None else lambda: self._guided(self._asked_for()))
+        later = None if kept is None or untaught else lambda: self._guided(self._asked_for())
+        super().__init__(None, later)
         self.settings, self.own, self.kept, self.untaught = settings, own, kept, untaught
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None

@@ -15,7 +15,7 @@ from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
@@ -92,6 +92,11 @@ class ImageNetworks(Networks):
 
     def encoder(self) -> Encoder:
         # Any posterior gives a bound: a class helps it, a prompt it does not see.
+        if len(self.space.shape) != 3:
+            raise ConfigError(
+                "the encoder of a posterior is one of images, and the teacher makes videos: give "
+                "--posterior anchored, or another --method"
+            )
         space, prompted = self.space, self.teacher.captions is not None
         classes = 0 if prompted else space.classes
         network = UNet(space.shape[0], widths=(32, 64), depth=2, classes=classes, final=False)
@@ -162,11 +167,19 @@ class ImageProblem(Problem):
         r"""Raises a `ConfigError` where the teacher is none of images, or no student can start
         from it as the settings ask."""
         row, shape = self.settings, tuple(self.space.shape)
-        if len(shape) != 3:
+        video = len(shape) == 4 and self.space.latent
+        if len(shape) != 3 and not video:
             raise ConfigError(
                 f"samples of the teacher have shape {shape}, and images have channels, height "
                 "and width: vectors are distilled by vardiu distill vectors --teacher ..."
             )
+        if video and (row.data is not None or row.held_out is not None):
+            raise ConfigError(
+                f"{shown(self._teacher.place)} makes videos, and images are no data for it: leave "
+                "--data and --held-out out, and its own samples stand for them"
+            )
+        if video and row.student == "fresh":
+            raise ConfigError("a fresh network is one of images: leave --student fresh out")
         if row.student == "fresh" and (shape[1] % 2 or shape[2] % 2):
             raise ConfigError(
                 f"a fresh network halves height and width once, and samples have shape {shape}: "

@@ -103,7 +103,7 @@ class KeptTeacher:
             one: The conditions of one prompt; empty where it takes no texts.
         """
         if teacher is None:
-            return cls(classes=classes, names=tuple(names))
+            return cls(classes=classes, names=tuple(names), image_shape=image_shape)
         origin = teacher.origin if isinstance(teacher.origin, Origin) else Origin("", "")
         return cls(
             source=origin.source,

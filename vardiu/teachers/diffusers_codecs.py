@@ -48,7 +48,7 @@ class Codec:
 
     def __init__(self, folder: Path, parts: Mapping[str, str], padding: int = 0) -> None:
         self._folder, self._place = folder, next(p for p in AUTOENCODERS if p in parts)
-        self._name = known(parts, self._place, AUTOENCODER_CLASSES)
+        self._name = known(folder, parts, self._place, AUTOENCODER_CLASSES)
         self.config = skeleton(self._name, folder, self._place).config
         _check(self.config, folder / self._place / "config.json")
         self.scale, self.shift = _spread(self.config)

@@ -274,7 +274,7 @@ UNREAD = {
 READ = {"addition_embed_type": "text_time"}
 
 
-def known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
+def known(folder: Path, parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     r"""Returns the class of a component.
 
     Raises:
@@ -282,5 +282,5 @@ def known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     """
     if parts[part] not in names:
         offer = nearest(parts[part][:80], names)
-        raise ConfigError(f"{part} is a {shown(parts[part])}; {offer}")
+        raise ConfigError(f"{shown(folder)}: {part} is a {shown(parts[part])}; {offer}")
     return parts[part]

@@ -54,8 +54,8 @@ def texts(
                     f"{family.pipeline} makes its conditions with: give the folder of the whole "
                     "pipeline, as save_pretrained of diffusers writes it"
                 )
-        cls = known(parts, row.part, row.classes)
-        known(parts, row.tokenizer, TOKENIZERS)
+        cls = known(folder, parts, row.part, row.classes)
+        known(folder, parts, row.tokenizer, TOKENIZERS)
         found[row.part] = functools.partial(_encoder, cls, folder, row.part)
         found[row.tokenizer] = functools.partial(_tokenizer, folder, parts, row.tokenizer)
     return found
@@ -79,7 +79,7 @@ def _encoder(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a mode
 
 
 def _tokenizer(folder: Path, parts: Mapping[str, str], part: str) -> Any:  # noqa: ANN401
-    name, where = known(parts, part, TOKENIZERS), folder / part
+    name, where = known(folder, parts, part, TOKENIZERS), folder / part
     try:
         return getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
             str(where), local_files_only=True
