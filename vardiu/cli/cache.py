@@ -63,11 +63,10 @@ def cache(arguments: list[str]) -> None:
         if prompts is not None:
             if origin.encode is not None and isinstance(origin.parts, Parts):
                 origin.parts.place("text_encoder", device)
-            of = chosen.cache, origin
-            how = chosen.dtype, chosen.batch, artefacts
-            kept = keep_texts(*of, prompts, *how)
+            root, dtype = chosen.cache, chosen.dtype
+            kept = keep_texts(root, origin, prompts, dtype, chosen.batch, artefacts)
             tell(kept, f"embeddings of {len(kept):,} prompts of {shown(chosen.prompts)}")
-            keep_negative(*of, chosen.negative, chosen.dtype, artefacts)
+            keep_negative(root, origin, chosen.negative, dtype, artefacts)
             empty, line = prompts.empty
             if empty:
                 told = f"{empty:,} empty lines are left out, the first is line {line:,}"

@@ -173,7 +173,7 @@ def descriptions(root: str | Path, kind: str) -> list[tuple[Path, Mapping[str, A
         raise ConfigError(
             f"{shown(root)} is no folder: make it with `vardiu cache`, or leave --cache out"
         )
-    found = []
+    found: list[tuple[Path, Mapping[str, Any]]] = []
     for folder in sorted(Path(root).glob(f"{kind}-*")):
         if (folder / ABOUT).is_file():
             of = read_json(folder / ABOUT).get("of")
