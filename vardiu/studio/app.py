@@ -305,6 +305,42 @@ def picture_of(studio: Studio, name: str) -> bytes | None:
     return place.read_bytes() if inside and place.is_file() else None
 
 
+async def told(work: Callable[[], Any]) -> Any:  # noqa: ANN401
+    r"""Answers with what work in another thread gives, or with one line of why it gives nothing."""
+    responses = require("starlette.responses", "studio")
+    threads = require("starlette.concurrency", "studio")
+    try:
+        found = await threads.run_in_threadpool(work)
+        return responses.Response(json.dumps(found), media_type="application/json")
+    except REFUSED as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        line = shown(missing or type(error).__name__)
+        return responses.JSONResponse({"error": line}, status_code=400)
+
+
+def file_routes(studio: Studio, token: str) -> list[Any]:
+    r"""Returns the routes of the page's own files, and of pictures."""
+    routing = require("starlette.routing", "studio")
+    responses = require("starlette.responses", "studio")
+
+    async def page(request: Any) -> Any:  # noqa: ANN401
+        found = asset(request.path_params.get("name") or "index.html", token)
+        if found is None:
+            return responses.PlainTextResponse("there is no such page\n", status_code=404)
+        return responses.Response(found[0], headers={"content-type": found[1]})
+
+    async def picture(request: Any) -> Any:  # noqa: ANN401
+        found = picture_of(studio, request.path_params["name"])
+        status = 404 if found is None else 200
+        return responses.Response(found or b"", status_code=status, media_type="image/png")
+
+    return [
+        routing.Route("/picture/{name:path}", picture),
+        routing.Route("/{name}", page),
+        routing.Route("/", page),
+    ]
+
+
 def application(studio: Studio, token: str, hosts: Sequence[str], cookie: str) -> Guard:
     r"""Returns the application, guarded.
 
@@ -317,16 +353,6 @@ def application(studio: Studio, token: str, hosts: Sequence[str], cookie: str) -
     applications = require("starlette.applications", "studio")
     routing = require("starlette.routing", "studio")
     responses = require("starlette.responses", "studio")
-    threads = require("starlette.concurrency", "studio")
-
-    async def told(work: Callable[[], Any]) -> Any:  # noqa: ANN401
-        try:
-            found = await threads.run_in_threadpool(work)
-            return responses.Response(json.dumps(found), media_type="application/json")
-        except REFUSED as error:
-            missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            line = shown(missing or type(error).__name__)
-            return responses.JSONResponse({"error": line}, status_code=400)
 
     async def ask(request: Any) -> Any:  # noqa: ANN401
         route = ASKED.get(request.path_params["name"])
@@ -354,24 +380,11 @@ def application(studio: Studio, token: str, hosts: Sequence[str], cookie: str) -
 
         return await told(work)
 
-    async def page(request: Any) -> Any:  # noqa: ANN401
-        found = asset(request.path_params.get("name") or "index.html", token)
-        if found is None:
-            return responses.PlainTextResponse("there is no such page\n", status_code=404)
-        return responses.Response(found[0], headers={"content-type": found[1]})
-
-    async def picture(request: Any) -> Any:  # noqa: ANN401
-        found = picture_of(studio, request.path_params["name"])
-        status = 404 if found is None else 200
-        return responses.Response(found or b"", status_code=status, media_type="image/png")
-
     inner = applications.Starlette(
         routes=[
             routing.Route("/api/{name}", ask, methods=["GET"]),
             routing.Route("/api/{name}", do, methods=["POST"]),
-            routing.Route("/picture/{name:path}", picture),
-            routing.Route("/{name}", page),
-            routing.Route("/", page),
+            *file_routes(studio, token),
         ]
     )
     return Guard(inner, token, hosts, cookie)

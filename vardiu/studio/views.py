@@ -21,7 +21,7 @@ __all__ = ["compared", "modes", "run_charts", "samples_at"]
 
 
 # Points of a band of several seeds, and runs that are compared at once.
-BAND, MOST = 60, 60
+BAND, MOST = 24, 60
 
 
 COSTS: Mapping[str, str] = {
@@ -62,7 +62,7 @@ def run_charts(run: SeenRun, about: Mapping[str, Any]) -> list[str]:
         line = Line("", points(rows, "updates", key, f"{key}_error"), colour)
         target = reference_of(run, name)
         figures.append(chart(title_of(name), [line], COSTS["updates"], target))
-    losses = [name for name in names if name.startswith("loss")][:4]
+    losses = [name for name in names if name.endswith("/loss")][:4]
     lines = [Line(name, points(rows, "updates", name), colour, i) for i, name in enumerate(losses)]
     return [*figures, chart("losses", lines, COSTS["updates"])]
 
