@@ -306,7 +306,7 @@ def picture_of(studio: Studio, name: str) -> bytes | None:
 
 
 async def told(work: Callable[[], Any]) -> Any:  # noqa: ANN401
-    r"""Answers with what work in another thread gives, or with one line of why it gives nothing."""
+    r"""Answers with what work in another thread gives, or in one line why it gives nothing."""
     responses = require("starlette.responses", "studio")
     threads = require("starlette.concurrency", "studio")
     try:
