@@ -205,6 +205,82 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
     assert max(abs(value / distances[0][0] - 1) for value in each) < 0.3
 
 
+def test_what_policy_gradients_reach_and_their_control_does_not():
+    said = words("docs/methods/redif.md")
+    found = numbers("redif-curves-mog40.json")
+    own, control = sorted(found["curves"], key=lambda run: run["control"])
+    first = own["rows"][0]["held_out_start"]
+    last, other = own["rows"][-1], control["rows"][-1]
+    risen = 100 * (last["held_out"] / first - 1)
+    assert f"rises from {first:.3f} to {last['held_out']:.3f}, by {risen:.0f} %" in said
+    start = found["start"]["rows"][0]
+    assert f"modes from {start['metric/modes']:.0f} to {last['metric/modes']:.0f}" in said
+    small = [1e3 * row["metric/mmd2"] for row in (start, last, other)]
+    assert "falls from {:.1f}e-3 to {:.1f}e-3".format(*small) in said
+    assert f"ends at {other['held_out']:.3f} and MMD² at {small[2]:.1f}e-3" in said
+    assert last["held_out"] > 1.3 * first and other["held_out"] < 1.05 * first
+
+
+def test_what_consistency_training_reaches_from_data_alone():
+    said = words("docs/methods/consistency_training.md")
+    runs = numbers("consistency-training.json")["runs"]
+    runs = [run for run in runs if " mog40-" in run["command"]]
+    middle = {
+        name: statistics.median(run["metrics"][name][0] for run in runs)
+        for name in ("mmd2", "log_density", "modes")
+    }
+    assert len(runs) == 3 and middle["modes"] == 40
+    assert f"an MMD² of {1e3 * middle['mmd2']:.1f}e-3" in said
+    assert f"a log-density of −{-middle['log_density']:.2f} in the median" in said
+    truth = runs[0]["reference"]["metrics"]["mmd2"][0]
+    assert f"{middle['mmd2'] / truth:.0f} times the MMD² of true samples" in said
+
+
+def restored(**fixed) -> list[float]:
+    """PSNR of photographs by seed."""
+    rows = [r for r in numbers("diffstategrad.json")["restorations"] if r["part"] == "photos"]
+    rows = [r for r in rows if r["side"] == 16 and all(r.get(k) == v for k, v in fixed.items())]
+    return [row["psnr"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def test_what_the_projection_of_gradients_costs_and_gives():
+    """Signs in every seed, and the ends of the ranges that the page states."""
+    said = words("docs/methods/diffstategrad.md")
+    operators, steps = ("inpaint", "superresolve", "blur"), (0.3, 1.0, 3.0, 10.0)
+
+    def gains(name: str, step: float, other: str = "none") -> list[float]:
+        pair = [restored(operator=name, variant=v, step=step) for v in ("tau .99", other)]
+        assert len(pair[0]) == len(pair[1]) == 3
+        return [a - b for a, b in zip(*pair, strict=True)]
+
+    for name, words_of in zip(
+        operators,
+        (
+            "{:.1f} to {:.1f} dB (inpainting)",
+            "{:.1f} to {:.1f} (super-res",
+            "{:.1f} to {:.1f} (blur)",
+        ),
+        strict=True,
+    ):
+        small = [-g for step in (0.3, 1.0) for g in gains(name, step)]
+        assert min(small) > 0 and words_of.format(min(small), max(small)) in said
+        assert min(gains(name, 3.0)) > 0
+        curves = {
+            variant: [
+                statistics.median(restored(operator=name, variant=variant, step=step))
+                for step in steps
+            ]
+            for variant in ("none", "tau .99")
+        }
+        flat = {variant: max(curve) - min(curve) for variant, curve in curves.items()}
+        assert flat["tau .99"] < flat["none"] and max(curves["none"]) > max(curves["tau .99"])
+        # A step of 1, the default, is the best or within 0.2 dB of it.
+        assert curves["none"][1] >= max(curves["none"]) - 0.2
+    random = [g for name in operators for step in (0.3, 1.0) for g in gains(name, step, "random")]
+    assert f"by {min(random):.1f} to {max(random):.1f} dB" in said
+    assert max(gains("blur", 3.0, "random")) < 0 < min(gains("inpaint", 3.0, "random"))
+
+
 def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
     """What the sentences say beside their distances: budgets, modes, seeds, dimensions."""
     said = words("docs/usage/choose.md")

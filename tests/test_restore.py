@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Command
 
 from vardiu.cli.main import main
 from vardiu.data.operators import Inpainting, box_mask
 from vardiu.problems.inverse import OPERATORS, OperatorSettings, operator_of
+from vardiu.runs import restoring
 from vardiu.runs.restoring import png
 from vardiu.samplers.inverse import ReSample
 
@@ -31,6 +35,13 @@ def gaussian(shape):
 def grey(): return gaussian((1, 8, 8))
 def colour(): return gaussian((3, 8, 8))
 def vector(): return gaussian((5,))
+
+def network():
+    from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+    from vardiu.nn import UNet
+    torch.manual_seed(0)
+    return PreconditionedDenoiser(UNet(1, widths=(8, 8), depth=1), shape=(1, 8, 8), sigma_data=0.5,
+        sigma_min=0.02, sigma_max=20.0)
 
 def classes():
     means = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
@@ -129,6 +140,33 @@ def test_a_folder_of_pictures_is_restored_and_gone_on_with(capsys):
     status, _, err = told(capsys, "--measurement", "photos")
     assert status == 2 and "out/a.json is of another measurement" in err
     assert Path("out/a.npz").stat().st_mtime_ns == first["a.npz"]
+
+
+def test_a_batch_that_is_killed_goes_on_bit_for_bit(tmp_path):
+    network = "mine.py:network"  # sums of a network are rounded by the size of a batch
+    words = ["--measurement", "photos", "--batch", "2"]
+    assert restore(*words, teacher=network, out="whole") == 0
+
+    def end_at_the_second():
+        real = restoring.write_image
+
+        def write(folder, name, *rest):
+            if name == "b":
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(folder, name, *rest)
+
+        restoring.write_image = write
+
+    line = f"restore --teacher {network} --operator inpaint --mask box:3 --steps 6 --out killed"
+    killed = Command([*line.split(), *words], tmp_path / "log", end_at_the_second)
+    assert killed.wait()[0] == -signal.SIGKILL
+    assert Path("killed/a.json").is_file() and not Path("killed/b.json").exists()
+    first = Path("killed/a.npz").stat().st_mtime_ns
+    assert restore(*words, teacher=network, out="killed") == 0
+    assert Path("killed/a.npz").stat().st_mtime_ns == first
+    for name in "abc":
+        whole, gone_on = (np.load(f"{out}/{name}.npz")["x"] for out in ("whole", "killed"))
+        np.testing.assert_array_equal(whole, gone_on)
 
 
 def test_several_arms_are_compared_on_one_page(capsys):

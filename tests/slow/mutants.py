@@ -332,7 +332,7 @@ SIGNS = [
         D3SR,
         "z_t = z + expand_like(sigma, z) * self.noise_like",
         "z_t = z + 0 * expand_like(sigma, z) * self.noise_like",
-        method("d3sr", "little_noise_only"),
+        method("d3sr", "reads_noisy_samples"),
     ),
     Mutant(
         "factor: OSEDiff's squared distance",

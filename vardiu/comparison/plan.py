@@ -26,10 +26,10 @@ import torch
 from rich.console import Console
 
 from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, RunError, nearest, shown
-from ..problems.base import Input
+from ..problems.base import Input, inputs_of
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
 from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from ..storage.files import write_text_atomic
@@ -421,7 +421,9 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     settings = dataclasses.replace(arm.settings, steps=steps)
     problem = bake.contest.teachers[teacher]
     own = bake.codes[teacher]
-    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    task = Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    # What asks no teacher is compared with the same one as the others.
+    return task if task.has_teacher else dataclasses.replace(task, problem=named_teacher(problem))
 
 
 def why_not(bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str, arm: str) -> str:
@@ -520,7 +522,7 @@ def refuse_changed_runs(todo: Sequence[Cell]) -> None:
         refuse_other_settings(cell)
         if (cell.folder / "checkpoints").is_dir():
             if cell.teacher not in problems:
-                problems[cell.teacher] = problem_of(cell.task).inputs()
+                problems[cell.teacher] = inputs_of(problem_of(cell.task))
             refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])
 
 

@@ -139,8 +139,6 @@ class Settings(ConsistencySettings):
     target_decay: float = 0.0
     """The rate of the target network at the first step, which grows with the grid; 0 for none but
     a copy of the student."""
-    start: Literal["fresh", "teacher"] = "fresh"
-    """What a student starts from: a fresh network, or the teacher's weights."""
     distance: Literal["l2", "l1", "pseudo_huber"] = "pseudo_huber"
     """The distance of neighbours: squared, absolute, or between the two."""
     softness: float = 0.00054
@@ -156,10 +154,10 @@ class Settings(ConsistencySettings):
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains a denoiser on data, in one stage."""
+    r"""Trains a denoiser on data, in one stage: a fresh one, unless `--start` names another."""
     networks, first, last = problem.networks, config.grid_start, config.grid
-    fresh = config.start == "fresh"
-    denoiser = networks.denoiser() if fresh else networks.student_denoiser()
+    elsewhere = networks.begins_elsewhere
+    denoiser = networks.student_denoiser() if elsewhere else networks.denoiser()
 
     def curriculum(step: int) -> int:
         return CURRICULA[config.curriculum](step, config.steps, first, last)
