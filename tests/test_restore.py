@@ -218,6 +218,29 @@ def test_operators_of_ones_own_and_of_deepinv_are_taken_as_they_are(capsys):
     assert {p.stem for p in Path("psld").glob("y-?.json")} == {"y-0", "y-1", "y-2"}
 
 
+DEEPINV = """
+from deepinv import physics
+from deepinv.physics.blur import gaussian_blur
+shape = (1, 8, 8)
+def inpainting(): return physics.Inpainting(img_size=shape, mask=0.5)
+def blur(): return physics.Blur(filter=gaussian_blur(sigma=(0.7, 0.7)), padding="circular")
+def downsampling(): return physics.Downsampling(img_size=shape, factor=2, filter="bicubic")
+"""
+
+
+@pytest.mark.parametrize("name", ["inpainting", "blur", "downsampling"])
+def test_the_classes_of_deepinv_restore(capsys, name):
+    reason = "deepinv is no dependency, and needs torchvision, which must fit torch"
+    pytest.importorskip("deepinv.physics", reason=reason, exc_type=Exception)
+    Path("theirs.py").write_text(DEEPINV)
+    words = ("--truth", "truth.npy", "--num", "1", "--solver", "dps,psld")
+    status, _, err = told(capsys, *words, operator=f"theirs.py:{name}", steps=5)
+    assert status == 0, err
+    assert [row["solver"] for row in rows()] == ["dps", "psld"]  # which asks for the adjoint
+    found = operator_of(f"theirs.py:{name}", OperatorSettings(), (1, 8, 8))
+    assert found.shape == {"downsampling": (1, 4, 4)}.get(name, (1, 8, 8))
+
+
 def test_latents_and_classes(capsys):
     words = ("--truth", "truth.npy", "--num", "1", "--solver", "dps,psld,resample,daps")
     assert restore(*words, "--projection", "core", teacher="mine.py:latent", steps=3) == 0
