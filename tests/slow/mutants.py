@@ -658,6 +658,13 @@ NETWORKS = [
         method("progressive", "halve_one_grid"),
     ),
     Mutant(
+        "stream: a batch that was killed goes on with the noise of other places",
+        "runs/restoring.py",
+        "noise = RowNoise([subjects.seed_of(place) for place in places])",
+        "noise = RowNoise([subjects.seed_of((i, 0)) for i in range(len(places))])",
+        ("tests/test_restore.py", "-k", "bit_for_bit or gone_on_with"),
+    ),
+    Mutant(
         "progressive: the weight of the level that is arrived at",
         PROGRESSIVE,
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
