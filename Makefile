@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 # Threads that wait must not spin: the cores are few.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test slow lint format clean
+# Of `make siege`: how many times runs are killed.
+KILLS ?= 200
+
+.PHONY: demo test slow siege lint format clean
 
 demo: $(STAMP)
 	$(BIN)/vardiu distill mog40 --out runs/demo
@@ -17,6 +20,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+siege: $(STAMP)
+	$(BIN)/python benchmarks/siege.py --kills $(KILLS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,6 +26,9 @@ COMMANDS: Mapping[str, Command] = {
     "estimate": Command(
         "estimate", "PRESET [options]", "memory, hours and disk, before it starts"
     ),
+    "cache": Command(
+        "cache", "--teacher T [options]", "encode prompts and images once, before a training"
+    ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
     "guide": Command(

@@ -34,6 +34,7 @@ from ..storage.code import OwnCode, recognised
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..training.economy import Economy
+from ..training.sharding import Shard
 from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points, rows_of
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "named_teacher",
     "problem_of",
     "refuse_unasked_teacher",
+    "sizes_of",
 ]
 
 
@@ -135,6 +137,8 @@ class RunSettings:
     start; or teacher, of a method that asks none, for the teacher's weights."""
     accumulate: int = 1
     """Equal parts in which a batch is visited, one after another, to save memory."""
+    shard: Shard = "auto"
+    """Whether torchrun's processes divide networks among them: none, full, or auto (as needed)."""
     economy: Economy = Economy()
     """How networks save time and memory."""
 
@@ -204,11 +208,7 @@ class Task:
         refuse_not_finite(self.run, "run.")
         # A student may be asked at infinite noise; nothing else has a meaning there.
         refuse_not_finite(self.problem, "problem.", may_be_infinite=("problem.sigma",))
-        pairs = getattr(self.settings, "pairs", None)
-        sizes = {"batch": self.settings.batch}
-        if pairs is not None and pairs.pairs:
-            sizes["pairs.batch"] = pairs.batch
-        for name, size in sizes.items():
+        for name, size in sizes_of(self.settings).items():
             if size % self.run.accumulate:
                 raise ConfigError(
                     f"method.{name} must be a multiple of run.accumulate "
@@ -229,6 +229,14 @@ class Task:
             "problem": {"kind": kind, **dataclasses.asdict(self.problem)},
             "run": dataclasses.asdict(self.run),
         }
+
+
+def sizes_of(settings: Any) -> dict[str, int]:  # noqa: ANN401 (each method has its own)
+    r"""Returns the numbers of rows of a method's batches, by the setting's name."""
+    pairs, sizes = getattr(settings, "pairs", None), {"batch": settings.batch}
+    if pairs is not None and pairs.pairs:
+        sizes["pairs.batch"] = pairs.batch
+    return sizes
 
 
 def method_of(command: str, name: str) -> Method:

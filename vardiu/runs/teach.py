@@ -12,6 +12,7 @@ import torch
 from .. import models
 from ..denoisers.base import Denoiser
 from ..problems.sampled_teachers import SOLVER_CALLS
+from ..storage import processes
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import LEVELS, measured
 from .events import (
@@ -77,7 +78,7 @@ def ship_teacher(run: Execution) -> None:
     about["classes"] = list(problem.data.names)
     if getattr(run.task.settings, "drop", 0):  # a method of the user's own may have none
         about["null"] = problem.networks.null
-    models.save(teacher, run.folder.file("teacher"), about)
+    processes.by_writer(lambda: models.save(teacher, run.folder.file("teacher"), about))
     run.finish(results, source, "teacher, 69 calls")
 
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,15 @@ from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import open_unlinked, write_text_atomic
 
-__all__ = ["RunFolder", "in_words"]
+__all__ = ["RunFolder", "in_words", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.
 COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_rows")
+
+
+# What a run has before anything is trained: its start may fail and leave no more.
+UNTRAINED = frozenset({"config.yaml", "provenance.json", "events.jsonl", ".lock"})
 
 
 # The fields of a metric.
@@ -80,7 +85,8 @@ class RunFolder:
         if self.exists:
             others = self.differing(plain)
             if others and self.is_bare():
-                self.file("provenance.json").unlink(missing_ok=True)
+                for name in ("provenance.json", "events.jsonl"):
+                    self.file(name).unlink(missing_ok=True)
                 self._write_config(plain)
                 return "new"
             if others:
@@ -115,8 +121,7 @@ class RunFolder:
 
     def is_bare(self) -> bool:
         r"""Whether nothing was trained here: settings, provenance and artefacts are all."""
-        ours = {"config.yaml", "provenance.json", "artefacts", ".lock"}
-        if any(path.name not in ours for path in self.path.iterdir()):
+        if any(path.name not in {*UNTRAINED, "artefacts"} for path in self.path.iterdir()):
             return False
         text = read_text(self.file("config.yaml"), error=RunError)
         return text == yaml.safe_dump(self.config(), sort_keys=False)
@@ -183,10 +188,9 @@ class RunFolder:
     def remove_if_bare(self) -> None:
         r"""Removes the folder, and what `lock` made above it, if nothing was trained or made here:
         a start that fails leaves nothing behind."""
-        ours = {"config.yaml", "provenance.json", ".lock"}
-        if not self._made or any(path.name not in ours for path in self.path.iterdir()):
+        if not self._made or any(path.name not in UNTRAINED for path in self.path.iterdir()):
             return
-        for name in ours:
+        for name in UNTRAINED:
             self.file(name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else put something there
             for folder in self._made:
@@ -205,10 +209,31 @@ class RunFolder:
                         "folder with --out"
                     )
 
+    def writer(self) -> int | None:
+        r"""Returns the process that writes to this run now; `None` where none does.
+
+        Its lock is tried only where the process that it names lives, so that a run that starts
+        meanwhile is not refused.
+        """
+        try:
+            descriptor = os.open(self.file(".lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            found = re.fullmatch(rb"pid (\d{1,9})", file.read(20))
+            if found is None or not is_alive(int(found[1])):
+                return None
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(found[1])
+            return None
+
     # ------------------------------------------------------------------ log
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        r"""Appends a row to `metrics.jsonl`; what is not finite is written as null, and named."""
+    def log(self, row: Mapping[str, Any], name: str = "metrics.jsonl") -> None:
+        r"""Appends a row to `metrics.jsonl`, or a record to `events.jsonl`; what is not finite is
+        written as null, and named."""
         clean = dict(row)
         bad = [k for k, v in clean.items() if isinstance(v, float) and not math.isfinite(v)]
         for key in bad:
@@ -216,7 +241,7 @@ class RunFolder:
         if bad:
             clean["nonfinite"] = bad
         flags = os.O_RDWR | os.O_APPEND
-        with os.fdopen(open_unlinked(self.file("metrics.jsonl"), flags), "ab+") as file:
+        with os.fdopen(open_unlinked(self.file(name), flags), "ab+") as file:
             file.seek(max(0, file.tell() - 1))
             if file.read(1) not in (b"", b"\n"):  # a crash cut the last line short
                 file.seek(0)
@@ -239,9 +264,7 @@ class RunFolder:
         rows = []
         for number, line in enumerate(lines, start=1):
             where = f"{shown(path)}, line {number}"
-            row = parsed_json(decoded_text(line, where, RunError), where, RunError)
-            refuse_odd_row(row, where)
-            rows.append(row)
+            rows.append(row_of(line, where))
         return rows
 
     def truncate_metrics(self, stage: str, step: int) -> None:
@@ -267,6 +290,28 @@ class RunFolder:
         found: dict[str, Any] = read_json(path, error=RunError)
         refuse_odd_result(found, shown(path))
         return found
+
+
+def is_alive(pid: int) -> bool:
+    r"""Whether there is a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def row_of(line: bytes, where: str) -> dict[str, Any]:
+    r"""Returns a row of a log of its line.
+
+    Raises:
+        RunError: The line is damaged.
+    """
+    row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
+    refuse_odd_row(row, where)
+    return row
 
 
 def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
