@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..data.digests import digest_of_data
@@ -19,9 +20,7 @@ from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
-from ..storage.bounded import read_bytes
 from ..storage.code import OwnCode
-from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -32,7 +31,7 @@ from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
-from .kept import KeptTeacher
+from .kept import KeptTeacher, keep_prompts
 from .starts import check_start, has_weights, started
 
 __all__ = ["ImageNetworks", "ImageProblem", "of_conditions"]
@@ -223,15 +222,15 @@ class ImageProblem(Problem):
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
-        if self.settings.prompts is not None:
-            text = read_bytes(self.settings.prompts)
-            write_bytes_atomic(folder.file("prompts.txt"), text)
+        keep_prompts(self.settings.prompts, folder)
         super().save(student, folder, about)
 
     def kept(self) -> KeptTeacher:
         inner = self._teacher.inner
         space, names = self.space, self.data.names
-        return KeptTeacher.of(inner, space.classes, space.image_shape, names)
+        captions = self._teacher.captions
+        one = {} if captions is None else captions(torch.zeros(1, dtype=torch.long))
+        return KeptTeacher.of(inner, space.classes, space.image_shape, names, one)
 
     @property
     def origin(self) -> Origin | None:
@@ -242,7 +241,7 @@ def of_conditions(problem: Problem, denoiser: Denoiser) -> Denoiser:
     r"""Returns a denoiser as one that takes a problem's own conditions: prompts by their index, of
     a problem of texts."""
     captions = problem._teacher.captions if isinstance(problem, ImageProblem) else None
-    if captions is None or not set(captions.rows) <= set(denoiser.conditions):
+    if captions is None or not set(captions.names) <= set(denoiser.conditions):
         return denoiser
     return Captioned(denoiser, captions)
 
