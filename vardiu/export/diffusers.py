@@ -351,7 +351,7 @@ def _made(
         _once(model) if family.pipeline in ONCE else model
     )
     given["scheduler"] = scheduler_of(student, family)
-    return cls(**given, **CONSTRUCTED.get(family.pipeline, {}))
+    return cls(**{**given, **CONSTRUCTED.get(family.pipeline, {})})
 
 
 def _of(parts: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
