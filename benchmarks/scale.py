@@ -64,6 +64,9 @@ def trainer_for(words: list[str], batch: int) -> tuple[Any, Any]:
     stage = stages_of(task, problem_of(task)).first()
     trainer = trainer_of(stage, task.run, torch.device("cpu"))
     stage.batches.rank, stage.batches.world = processes.rank(), processes.count()
+    # Networks that wait for others at first are trained by then.
+    delay = max(row.delay for row in stage.optimisation.rows.values())
+    trainer.step = cycle(trainer) * math.ceil(delay / cycle(trainer))
     return trainer, stage.batches
 
 
