@@ -1250,8 +1250,8 @@ IDENTITY = [
     Mutant(
         "sid: a teacher without a gradient is not looked for",
         "runs/distill.py",
-        "if task.chosen.needs.gradient:",
-        "if task.chosen.needs.pairs:",
+        "if chosen.needs.gradient:",
+        "if chosen.needs.pairs:",
         method("sid", "without_a_gradient"),
     ),
 ]
