@@ -202,8 +202,8 @@ def xl_unet(texts: int = 64, pooled: int = 16, widths: tuple[int, int] = (16, 32
     ).eval()
 
 
-def sdxl(folder: str | Path, schedule=None, vae=None, **options: Any):
-    tokens = clip_tokenizer(Path(folder) / "tokens")
+def sdxl(folder: str | Path, schedule=None, vae=None, length: int = 12, **options: Any):
+    tokens = clip_tokenizer(Path(folder) / "tokens", length)
     return diffusers.StableDiffusionXLPipeline(
         vae=vae or autoencoder(),
         text_encoder=clip(tokens),
@@ -236,8 +236,8 @@ def sd3_transformer(
     ).eval()
 
 
-def sd3(folder: str | Path, t5s: bool = True, vae=None, **options: Any):
-    tokens = clip_tokenizer(Path(folder) / "tokens")
+def sd3(folder: str | Path, t5s: bool = True, vae=None, length: int = 12, **options: Any):
+    tokens = clip_tokenizer(Path(folder) / "tokens", length)
     network = sd3_transformer(**options)
     return diffusers.StableDiffusion3Pipeline(
         transformer=network,

@@ -49,6 +49,7 @@ REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
 DISTRIBUTED, SHARDING = "training/distributed.py", "training/sharding.py"
 INVERSE = "tests/test_inverse.py"
+DIFFUSERS_CALLS, DIFFUSERS_TEXTS = "nn/diffusers_calls.py", "teachers/diffusers_texts.py"
 
 
 class Mutant(NamedTuple):
@@ -72,6 +73,10 @@ def errors(words: str) -> tuple[str, ...]:
 def method(name: str, words: str = "") -> tuple[str, ...]:
     path = f"tests/methods/test_{name}.py"
     return (path, "-k", words) if words else (path,)
+
+
+def families(words: str) -> tuple[str, ...]:
+    return ("tests/test_families.py", "-k", words)
 
 
 FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
@@ -657,6 +662,13 @@ NETWORKS = [
         "teacher, network = trained.network, trained.network.trainable_copy()",
         "network = trained.network.trainable_copy()",
         method("progressive", "halve_one_grid"),
+    ),
+    Mutant(
+        "stream: a batch that was killed goes on with the noise of other places",
+        "runs/restoring.py",
+        "noise = RowNoise([subjects.seed_of(place) for place in places])",
+        "noise = RowNoise([subjects.seed_of((i, 0)) for i in range(len(places))])",
+        ("tests/test_restore.py", "-k", "bit_for_bit or gone_on_with"),
     ),
     Mutant(
         "progressive: the weight of the level that is arrived at",
@@ -1506,7 +1518,47 @@ GUIDED = [
 ]
 
 
+FAMILIES = [
+    Mutant(
+        "Flux: rows told as columns",
+        DIFFUSERS_CALLS,
+        "torch.stack([torch.zeros_like(rows), rows, columns], dim=1)",
+        "torch.stack([torch.zeros_like(rows), columns, rows], dim=1)",
+        families("sample_the_same and flux"),
+    ),
+    Mutant(
+        "Sana: time in the scheduler's unit",
+        DIFFUSERS_CALLS,
+        "timestep=time * model.config.timestep_scale",
+        "timestep=time",
+        families("sample_the_same and sana"),
+    ),
+    Mutant(
+        "SDXL: the vector of a prompt left at zero",
+        DIFFUSERS_CALLS,
+        '{"text_embeds": cond["pooled"].to(x.dtype)',
+        '{"text_embeds": 0 * cond["pooled"].to(x.dtype)',
+        families("sample_the_same and sdxl"),
+    ),
+    Mutant(
+        "Wan: states beyond the prompt kept",
+        DIFFUSERS_TEXTS,
+        "states = states * mask[..., None]",
+        "pass",
+        families("sample_the_same and wan"),
+    ),
+    Mutant(
+        "guidance: noise alone answered by the null condition",
+        "denoisers/guidance.py",
+        "both = self.denoiser.generate(torch.cat([z, z]), sigma, **self._both(cond))",
+        "both = self.denoiser.generate(torch.cat([z, z]), sigma, **self._both(cond)).flip(0)",
+        families("sample_the_same and sd3"),
+    ),
+]
+
+
 MUTANTS = [
+    *FAMILIES,
     *SIGNS,
     *DROPPED,
     *NETWORKS,

@@ -105,7 +105,7 @@ def _compare(student: Generator, network: DiffusersNetwork, folder: Path, origin
     expected = student(z, **cond)
     merged = network.model
     try:
-        network.model = Called(adapted)
+        network.model = Called(adapted, base.config)
         found = student(z, **cond)
     finally:
         network.model = merged
@@ -113,11 +113,11 @@ def _compare(student: Generator, network: DiffusersNetwork, folder: Path, origin
 
 
 class Called(nn.Module):
-    r"""peft's model, called as its base is."""
+    r"""peft's model, called as its base is, and with the base's configuration."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
 
     def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         return self.model(*arguments, **options)

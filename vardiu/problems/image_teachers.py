@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.kept_rows import descriptions
 from ..data.sources import records
-from ..data.tables import read_prompts
+from ..data.texts import Prompts, open_prompts
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Autoguided, Guided, Steerable
-from ..denoisers.prompts import Captioned, Captions
+from ..denoisers.prompts import Captioned, Captions, LookedUp
 from ..errors import ConfigError, shown
 from ..nn import UNet
 from ..settings.fields import ImageSettings
@@ -21,11 +22,16 @@ from ..storage.code import OwnCode, is_source, not_named
 from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
+from .caching import kept_negative, kept_texts
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, find_teacher
 from .starts import denoiser_with_precision
 
 __all__ = ["ImageTeacher"]
+
+
+# Of embeddings that are held in memory: their bytes, and how many prompts are encoded at a time.
+TABLE, PART = 2**30, 256
 
 
 class ImageTeacher(SampledTeacher):
@@ -41,6 +47,7 @@ class ImageTeacher(SampledTeacher):
         inner: The denoiser as it was read, which students start from; none if untaught, or as long
             as it was not asked for.
         origin: What stood around it.
+        prompts: The prompts of a teacher of texts.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -60,6 +67,7 @@ class ImageTeacher(SampledTeacher):
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
         self._captions: Captions | None = None
+        self.prompts: Prompts | None = None
         if kept is not None:
             self.origin = kept.origin(lambda: self._asked_for().origin)
         elif not untaught:
@@ -175,7 +183,49 @@ class ImageTeacher(SampledTeacher):
             raise ConfigError(
                 "the teacher takes text: give problem.prompts, a file with a prompt a line"
             )
-        return Captions(self._encode(read_prompts(row.prompts)))
+        if self._cache is not None:
+            descriptions(self._cache, "texts")  # where nothing is kept, no index is written either
+        self.prompts = open_prompts(row.prompts, self._cache)
+        return self._captions_of(self.prompts, row.prompts)
+
+    @property
+    def _cache(self) -> str | None:
+        # A student that is finished may be asked where no cache is.
+        return None if self.kept is not None else self.settings.cache
+
+    def _captions_of(self, prompts: Prompts, what: str) -> Captions:
+        r"""Returns the conditions of prompts: those that are kept on disk; else a table in memory,
+        after which their encoder is let go of; or, of too many for that, an encoder."""
+        if self._cache is not None and self.origin is not None:
+            rows = kept_texts(self._cache, self.origin, prompts, what)
+            return LookedUp(len(rows), rows.names, rows)
+        first = self._encode(prompts[:1])
+        if len(prompts) * _bytes(first) > TABLE:
+            return LookedUp(
+                len(prompts),
+                tuple(first),
+                lambda i: self._encode([prompts[n] for n in i.tolist()]),
+            )
+        parts = [self._encode(prompts[i : i + PART]) for i in range(0, len(prompts), PART)]
+        table = {name: torch.cat([part[name] for part in parts]) for name in first}
+        if self.origin is not None:
+            self.origin.release()
+        return Captions(table)
+
+    def account(self) -> list[str]:
+        r"""Returns what was read of the file of prompts, a line each."""
+        if self.prompts is None or self._captions is None:
+            return []
+        count, (empty, line) = len(self.prompts), self.prompts.empty
+        lines = [f"{count:,} prompts of {shown(self.settings.prompts)}"]
+        if empty:
+            lines.append(f"left out: {empty:,} empty lines of the prompts, such as line {line:,}")
+        if isinstance(self._captions, LookedUp) and self._cache is None:
+            lines.append(
+                f"embeddings of {count:,} prompts would take more than a gigabyte of memory: each "
+                "prompt is encoded when it is drawn; `vardiu cache` keeps them on disk"
+            )
+        return lines
 
     def _encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         encode = None if self.origin is None else self.origin.encode
@@ -201,8 +251,10 @@ class ImageTeacher(SampledTeacher):
 
     def _null(self, inner: Denoiser) -> dict[str, Tensor]:
         if "text" in inner.conditions:
-            against = None if self.origin is None else self.origin.against
             negative = self.settings.negative
+            if self._cache is not None and self.origin is not None:
+                return kept_negative(self._cache, self.origin, negative)
+            against = None if self.origin is None else self.origin.against
             return self._encode([negative]) if against is None else against(negative)
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
@@ -279,3 +331,7 @@ class ImageTeacher(SampledTeacher):
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
         self._captions = Captions(self._encode(prompts))
+
+
+def _bytes(row: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in row.values())

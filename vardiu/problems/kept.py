@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..settings.parse import from_mapping
+from ..storage.bounded import open_regular
+from ..storage.files import write_bytes_atomic
+from ..storage.run_folder import RunFolder
 from ..teachers.diffusers_codecs import AUTOENCODER_CLASSES
 from ..teachers.diffusers_files import AUTOENCODERS
 from ..teachers.families import FAMILIES
 from ..teachers.origin import Origin
 
-__all__ = ["KeptTeacher"]
+__all__ = ["KeptTeacher", "keep_prompts", "prompts_in"]
 
 
 # What is known of an autoencoder without reading it.
@@ -86,6 +91,7 @@ class KeptTeacher:
         classes: int,
         image_shape: tuple[int, ...] = (),
         names: Sequence[str] = (),
+        one: Mapping[str, Tensor] = {},
     ) -> KeptTeacher:
         r"""Returns the facts of a teacher.
 
@@ -94,6 +100,7 @@ class KeptTeacher:
             classes: The number of classes, or of prompts.
             image_shape: The shape of an image.
             names: The names of the classes, in their order.
+            one: The conditions of one prompt; empty where it takes no texts.
         """
         if teacher is None:
             return cls(classes=classes, names=tuple(names), image_shape=image_shape)
@@ -110,7 +117,7 @@ class KeptTeacher:
             null=origin.null,
             names=tuple(names),
             **{name: origin.about[name] for name in CODEC if name in origin.about},
-            **embedded_shapes(teacher, origin),
+            **embedded_shapes(one),
             latent=origin.decode is not None,
             image_shape=image_shape,
         )
@@ -191,13 +198,11 @@ class KeptTeacher:
         return about | ({name: getattr(self, name) for name in CODEC} if self.codec else {})
 
 
-@torch.no_grad()
-def embedded_shapes(teacher: Denoiser, origin: Origin) -> dict[str, Any]:
+def embedded_shapes(one: Mapping[str, Tensor]) -> dict[str, Any]:
     r"""Returns the shapes of one prompt's embeddings, and the sizes that go with them; nothing
     where there are none."""
-    if "text" not in teacher.conditions or origin.encode is None:
+    if "text" not in one:
         return {}
-    one = origin.encode([""])
     found: dict[str, Any] = {"text_shape": tuple(one["text"].shape[1:])}
     if "pooled" in one:
         found["pooled_width"] = one["pooled"].shape[1]
@@ -227,3 +232,21 @@ class _Parts(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._load().parts)
+
+
+# The bytes of a file of prompts that a run keeps a copy of; of a larger one it keeps the place.
+COPIED = 2**26
+
+
+def prompts_in(folder: RunFolder, source: str) -> Path:
+    r"""Returns where a run keeps its copy of a file of prompts, of whose kind it is."""
+    return folder.file(f"prompts{Path(source).suffix.lower() or '.txt'}")
+
+
+def keep_prompts(source: str | None, folder: RunFolder) -> None:
+    r"""Writes a copy of a file of prompts into a run's folder, unless it is a large one."""
+    if source is None:
+        return
+    with open_regular(Path(source).expanduser()) as file:
+        if os.fstat(file.fileno()).st_size <= COPIED:
+            write_bytes_atomic(prompts_in(folder, source), file.read())

@@ -549,6 +549,9 @@ class ImageSettings:
     prompts: str | None = None
     """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
     for a teacher of texts."""
+    cache: str | None = None
+    """A folder that `vardiu cache` wrote: embeddings of the prompts and latents of the data are
+    read from it, and no encoder is loaded to train."""
     student: Literal["auto", "teacher", "lora", "fresh"] = "auto"
     """Where a student starts: the teacher's weights, an adapter on them, or a fresh network; auto
     is an adapter of a network of more than a billion numbers, else the weights."""

@@ -37,6 +37,7 @@ __all__ = [
     "has_divided",
     "load_state",
     "save_state",
+    "verify_state",
 ]
 
 
@@ -207,7 +208,7 @@ def save_state(folder: str | Path, state: Mapping[str, Any], shards: Path | None
         files["state.json"] = _write(partial / "state.json", json.dumps(structure).encode())
         manifest = {"format": FORMAT, "files": files}
         _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _verify(partial)
+        verify_state(partial)
         _flush(partial)
         partial.rename(folder)
         _flush(folder.parent)
@@ -247,7 +248,7 @@ def is_left_behind(partial: Path) -> bool:
     return int(pid) == os.getpid()
 
 
-def _verify(folder: Path) -> None:
+def verify_state(folder: Path) -> None:
     r"""Raises a `CheckpointError` that names the first file that is not as it was written."""
     path = folder / "manifest.json"
     cure = f"Delete {folder}, and an earlier checkpoint is taken"
@@ -280,7 +281,7 @@ def load_state(folder: str | Path, device: str = "cpu") -> dict[str, Any]:
         CheckpointError: A file is missing, truncated or changed; the message names it.
     """
     folder = Path(folder)
-    _verify(folder)
+    verify_state(folder)
     path = folder / "state.json"
     structure = read_json(path, bound="state bytes", error=CheckpointError)
     state = {}
@@ -347,7 +348,7 @@ class Checkpoints:
         try:
             if path.exists():
                 try:
-                    _verify(path)
+                    verify_state(path)
                     return
                 except CheckpointError:
                     with contextlib.suppress(FileNotFoundError):  # another process was first

@@ -8,18 +8,20 @@ a folder is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser
 from ..denoisers.guidance import Steerable
 from ..errors import ConfigError, shown
 from ..nn.diffusers import DiffusersNetwork
 from ..nn.diffusers_calls import CLASSES
 from ..storage.bounded import read_json, read_text
-from .diffusers_codecs import Codec, autoencoder, scale_of
+from .diffusers_codecs import Codec, scale_of
 from .diffusers_files import (
+    AUTOENCODERS,
     LEGACY,
     index_of,
     located,
@@ -32,6 +34,7 @@ from .diffusers_schedules import denoiser_of
 from .diffusers_texts import Texts, refuse_refiner, texts
 from .families import Family, family_of
 from .origin import Origin
+from .parts import Parts
 
 __all__ = ["load", "matches", "padding"]
 
@@ -126,14 +129,25 @@ def _origin(
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     # A transformer's embedding has one more row than classes: none of them.
     null = classes if network.name == "DiTTransformer2DModel" else None
-    around: dict[str, Any] = {"scheduler": dict(settings), "network": network.model}
-    vae = autoencoder(folder, read.parts)
-    if vae is not None:
-        around["vae"] = vae
     found = texts(folder, read.parts, read.model_index, read.family)
-    around |= found
-    codec = None if vae is None else Codec(vae, padding(config, shape))
-    encode = _texts(read, network, found, shape, vae) if found else None
+    readers: dict[str, Callable[[], Any]] = {
+        "scheduler": lambda: dict(settings),
+        "network": lambda: network.model,
+        **found,
+    }
+    codec = None
+    if any(name in read.parts for name in AUTOENCODERS):
+        codec = Codec(folder, read.parts, padding(config, shape))
+        readers["vae"] = codec.read
+    around = Parts(readers)
+    encode = _texts(read, network, around, shape, codec) if found else None
+
+    def release() -> None:
+        for name in ("text_encoder", "tokenizer", "vae"):
+            around.release(name)
+        if codec is not None:
+            codec.release()
+
     return Origin(
         read.source,
         "diffusers",
@@ -148,9 +162,34 @@ def _origin(
         about={
             "network": network.name,
             "pipeline": read.family.pipeline,
-            **({} if codec is None else codec.about(read.parts)),
+            **({} if codec is None else codec.about()),
         },
+        of_texts=None if encode is None else lambda: _of_texts(read, encode),
+        of_images=None if codec is None else lambda: _described(read, AUTOENCODERS),
+        release=release,
     )
+
+
+def _of_texts(read: Read, encode: Texts) -> dict[str, Any]:
+    r"""Returns what the conditions of a prompt are a function of."""
+    told = {"sizes": list(encode.sizes), "blank negative": encode.blank_negative}
+    pipeline = {"class": read.family.pipeline, **told}
+    return {"pipeline": pipeline, **_described(read, ("text_encoder", "tokenizer"))}
+
+
+def _described(read: Read, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    r"""Returns the class and the digest of the files of each component whose name begins so.
+
+    Raises:
+        ConfigError: A component has no folder.
+    """
+    found = {}
+    for name in sorted(name for name in read.parts if name.startswith(prefixes)):
+        where = read.folder / name
+        if not where.is_dir():
+            raise ConfigError(f"{shown(where)} is missing: what it encodes cannot be known again")
+        found[name] = {"class": read.parts[name], "sha256": digest_of_data(str(where))}
+    return found
 
 
 def padding(config: Mapping[str, Any], shape: tuple[int, ...]) -> int:
@@ -167,11 +206,11 @@ def _texts(
     network: DiffusersNetwork,
     found: Mapping[str, Any],
     shape: tuple[int, ...],
-    vae: Any,  # noqa: ANN401 (a model)
+    codec: Codec | None,
 ) -> Texts:
     r"""Returns what makes conditions of prompts."""
     family = read.family
-    factor = 1 if vae is None else scale_of(vae.config)
+    factor = 1 if codec is None else scale_of(codec.config)
     sizes: tuple[int, ...] = ()
     if family.told_sizes is not None:
         sizes = family.told_sizes(factor * shape[-2], factor * shape[-1])

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..errors import ConfigError, shown
 from .diffusers_files import AUTOENCODERS
-from .diffusers_models import known, strictly
+from .diffusers_models import known, skeleton, strictly
 
-__all__ = ["AUTOENCODER_CLASSES", "Codec", "autoencoder", "scale_of"]
+__all__ = ["AUTOENCODER_CLASSES", "Codec", "scale_of"]
 
 
 AUTOENCODER_CLASSES = (
@@ -31,43 +31,65 @@ class Codec:
     one over it and :math:`m` the shift; with means and deviations of channels, these are in both.
 
     Both ways carry gradients, and are carried out where their argument is: the weights have a copy
-    a device.
+    a device. It is read when it is first asked for.
 
     Arguments:
-        autoencoder: The autoencoder, frozen.
+        folder: The folder of the pipeline.
+        parts: The classes of its components, by the names of their folders.
         padding: How many frames of latents before the first one stand for none: a network of
             patches of several frames is asked for whole ones.
+
+    Attributes:
+        config: The autoencoder's configuration.
+
+    Raises:
+        ConfigError: Its class is not known, or its settings describe none.
     """
 
-    def __init__(self, autoencoder: Any, padding: int = 0) -> None:  # noqa: ANN401 (a model)
-        self.scale, self.shift = _spread(autoencoder.config)
+    def __init__(self, folder: Path, parts: Mapping[str, str], padding: int = 0) -> None:
+        self._folder, self._place = folder, next(p for p in AUTOENCODERS if p in parts)
+        self._name = known(folder, parts, self._place, AUTOENCODER_CLASSES)
+        self.config = skeleton(self._name, folder, self._place).config
+        _check(self.config, folder / self._place / "config.json")
+        self.scale, self.shift = _spread(self.config)
         self.padding = padding
-        self._copies = {autoencoder.device: autoencoder}
-        self._first = autoencoder
+        self._copies: dict[torch.device, Any] = {}
 
-    def about(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`.
+    def read(self) -> Any:  # noqa: ANN401 (a model)
+        r"""Returns the autoencoder on the CPU, frozen, read now if it was not.
 
-        Arguments:
-            parts: The classes of the components of its pipeline, by the names of their folders.
+        Raises:
+            ConfigError: It does not load.
         """
+        return self._near(torch.device("cpu"))
+
+    def release(self) -> None:
+        r"""Lets go of the autoencoder, which is read again when it is asked for."""
+        self._copies.clear()
+
+    def about(self) -> dict[str, Any]:
+        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`."""
         if len(self.scale) > 1 or self.padding:
             return {}  # more than a line of a card would say
         return {
-            "codec": type(self._first).__name__,
-            "codec_place": next((part for part in AUTOENCODERS if part in parts), "vae"),
+            "codec": self._name,
+            "codec_place": self._place,
             "codec_scale": 1 / self.scale[0],
             "codec_shift": self.shift[0],
         }
 
-    def _near(self, x: Tensor) -> Any:  # noqa: ANN401 (a model)
-        if x.device not in self._copies:
-            self._copies[x.device] = copy.deepcopy(self._first).to(x.device)
-        return self._copies[x.device]
+    def _near(self, device: torch.device) -> Any:  # noqa: ANN401 (a model)
+        if not self._copies:
+            model = strictly(self._name, self._folder, self._place).requires_grad_(False)
+            self._copies[model.device] = model
+        if device not in self._copies:
+            first = next(iter(self._copies.values()))
+            self._copies[device] = copy.deepcopy(first).to(device)
+        return self._copies[device]
 
     def decode(self, latents: Tensor) -> Tensor:
         r"""Returns the images of latents, with the latents' type."""
-        model = self._near(latents)
+        model = self._near(latents.device)
         if self.padding:
             latents = latents[:, :, self.padding :]
         scale, shift = (_along(v, latents) for v in (self.scale, self.shift))
@@ -76,7 +98,7 @@ class Codec:
 
     def encode(self, images: Tensor) -> Tensor:
         r"""Returns the latents of images: the mode, where the encoder gives a distribution."""
-        model = self._near(images)
+        model = self._near(images.device)
         coded = model.encode(images.to(model.dtype))
         if hasattr(coded, "latent_dist"):
             coded = coded.latent_dist.mode()
@@ -101,21 +123,6 @@ def _spread(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:  # noqa
     if mean is None or deviation is None:
         return (1 / factor,), (float(shift),)
     return tuple(s / factor for s in deviation), tuple(float(m) for m in mean)
-
-
-def autoencoder(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 (a model)
-    r"""Returns the autoencoder of a pipeline, frozen; none where it has none.
-
-    Raises:
-        ConfigError: Its class is not known, or it does not load.
-    """
-    for part in AUTOENCODERS:
-        if part in parts:
-            name = known(parts, part, AUTOENCODER_CLASSES)
-            model = strictly(name, folder, part).requires_grad_(False)
-            _check(model.config, folder / part / "config.json")
-            return model
-    return None
 
 
 def _check(config: Any, path: Path) -> None:  # noqa: ANN401

@@ -22,7 +22,7 @@ from ..storage.limits import refuse_beyond
 from .diffusers_files import TEXT_WEIGHTS, WEIGHTS, variant_of
 from .families import Family
 
-__all__ = ["MISFITS", "TRANSFORMERS", "checked_network", "known", "strictly"]
+__all__ = ["MISFITS", "TRANSFORMERS", "checked_network", "known", "skeleton", "strictly"]
 
 
 # What a class raises that is given what it was not written for.
@@ -81,6 +81,20 @@ def strictly(name: str, folder: Path, part: str, library: str = "diffusers") -> 
         info = {"missing_keys": info["missing_keys"]}
     _refuse_wrong(info, where)
     return model.float().eval()
+
+
+def skeleton(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns a model of diffusers without its weights, for what its configuration says.
+
+    Raises:
+        ConfigError: The settings or the weights are missing, or beyond a limit.
+    """
+    where = folder / part
+    config = read_json(where / "config.json")
+    _refuse_large(config, where / "config.json")
+    variant_of(where, WEIGHTS, name)
+    cls = getattr(require("diffusers", "hub"), name)
+    return _refuse_beyond_its_weights(cls, config, where, "diffusers")
 
 
 def _refuse_wrong(info: Mapping[str, Any], where: Path) -> None:
@@ -146,9 +160,12 @@ def _refuse_beyond_its_weights(
     config: Mapping[str, Any],
     where: Path,
     library: str,
-) -> None:
-    r"""Raises a `ConfigError` if no network can be made of a configuration, or if it has more
-    numbers than the files of weights have bytes."""
+) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns a network without memory of a configuration.
+
+    Raises:
+        ConfigError: None can be made, or it has more numbers than the files of weights have bytes.
+    """
     try:
         with torch.device("meta"):
             model = (
@@ -169,6 +186,7 @@ def _refuse_beyond_its_weights(
             f"{shown(where / 'config.json')} describes a network of {numbers:,} numbers, and the "
             f"weights beside it have {held:,} bytes: they are not its own"
         )
+    return model
 
 
 def checked_network(
@@ -216,16 +234,16 @@ def checked_network(
             f"got {shown(config.get('sample_size'))}; write into it what the network was trained "
             "with"
         )
-    _refuse_broken(config, path, sides)
+    _refuse_broken(config, path, sides, family.square)
     return (CLASSES[family.network].channels(config), *sides)
 
 
-def _refuse_broken(config: Mapping[str, Any], path: Path, sides: Sequence[int]) -> None:
+def _refuse_broken(
+    config: Mapping[str, Any], path: Path, sides: Sequence[int], square: int
+) -> None:
     r"""Raises a `ConfigError` where sides are no whole patches, or more of them than are read."""
     patch = config.get("patch_size")
-    if config.get("_class_name") == "FluxTransformer2DModel":
-        patch = 2  # squares of two by two are packed before
-    sized = [patch] * 2 if _is_size(patch) else patch
+    sized = [square * patch] * 2 if _is_size(patch) else patch
     if isinstance(sized, list | tuple) and all(_is_size(side) for side in sized):
         for side, part in zip(reversed(sides), reversed(sized), strict=False):
             if side % part:
@@ -256,7 +274,7 @@ UNREAD = {
 READ = {"addition_embed_type": "text_time"}
 
 
-def known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
+def known(folder: Path, parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     r"""Returns the class of a component.
 
     Raises:
@@ -264,5 +282,5 @@ def known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     """
     if parts[part] not in names:
         offer = nearest(parts[part][:80], names)
-        raise ConfigError(f"{part} is a {shown(parts[part])}; {offer}")
+        raise ConfigError(f"{shown(folder)}: {part} is a {shown(parts[part])}; {offer}")
     return parts[part]

@@ -2,8 +2,9 @@ r"""Prompts to conditions, by the encoders of a pipeline and as its stock class 
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ TOKENIZERS = (
 
 def texts(
     folder: Path, parts: Mapping[str, str], index: Mapping[str, Any], family: Family
-) -> dict[str, Any]:
-    r"""Returns the encoders of texts of a pipeline, frozen, and their tokenizers, by the names of
-    their components; nothing of a network alone.
+) -> dict[str, Callable[[], Any]]:
+    r"""Returns what reads the encoders of texts of a pipeline, frozen, and their tokenizers, by
+    the names of their components; nothing of a network alone.
 
     Arguments:
         folder: The folder of the pipeline.
@@ -36,12 +37,13 @@ def texts(
         family: Its family.
 
     Raises:
-        ConfigError: One is missing, its class is not known, or it does not load.
+        ConfigError: One is missing, or its class is not known; where one is read, it does not
+            load.
     """
     refuse_refiner(folder, parts, index, family)
     if not index:
         return {}
-    found = {}
+    found: dict[str, Callable[[], Any]] = {}
     for row in family.encoders:
         if row.part not in parts and row.optional:
             continue
@@ -52,10 +54,10 @@ def texts(
                     f"{family.pipeline} makes its conditions with: give the folder of the whole "
                     "pipeline, as save_pretrained of diffusers writes it"
                 )
-        cls = known(parts, row.part, row.classes)
-        model = strictly(cls, folder, row.part, TRANSFORMERS)
-        found[row.part] = model.requires_grad_(False)
-        found[row.tokenizer] = _tokenizer(folder, parts, row.tokenizer)
+        cls = known(folder, parts, row.part, row.classes)
+        known(folder, parts, row.tokenizer, TOKENIZERS)
+        found[row.part] = functools.partial(_encoder, cls, folder, row.part)
+        found[row.tokenizer] = functools.partial(_tokenizer, folder, parts, row.tokenizer)
     return found
 
 
@@ -72,8 +74,12 @@ def refuse_refiner(
         )
 
 
+def _encoder(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a model)
+    return strictly(name, folder, part, TRANSFORMERS).requires_grad_(False)
+
+
 def _tokenizer(folder: Path, parts: Mapping[str, str], part: str) -> Any:  # noqa: ANN401
-    name, where = known(parts, part, TOKENIZERS), folder / part
+    name, where = known(folder, parts, part, TOKENIZERS), folder / part
     try:
         return getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
             str(where), local_files_only=True
@@ -151,7 +157,7 @@ class Texts:
         self, row: Encoder, prompts: Sequence[str], instruction: str
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         r"""Returns states, mask and vector that one encoder gives."""
-        if row.part not in self.parts:
+        if row.part not in self.parts:  # which reads none
             assert row.length is not None
             absent = torch.zeros(len(prompts), row.length, self.width)
             return absent, absent[..., 0].long(), None
