@@ -29,7 +29,7 @@ from torch import Tensor
 from vardiu.data.photos import patches
 from vardiu.reports.samples import image_grid
 
-SIDE, SHOWN, SCALE = 16, 18, 2.0
+SIDE, SHOWN, SCALE, BATCH = 16, 18, 2.0, 24
 PROMPTS = end_to_end.PROMPTS
 
 
@@ -39,7 +39,7 @@ def sdxl(folder: Path, vae: diffusers.AutoencoderKL) -> diffusers.DiffusionPipel
 
 
 def sd3(folder: Path, vae: diffusers.AutoencoderKL) -> diffusers.DiffusionPipeline:
-    return small.sd3(folder, vae=vae, heads=6, width=16, layers=4, length=24)
+    return small.sd3(folder, vae=vae, heads=4, width=12, layers=3, length=24)
 
 
 KINDS = {"sdxl": sdxl, "sd3": sd3}
@@ -87,8 +87,8 @@ def teach(name: str, folder: Path, share: float) -> float:
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=rate)
     for step in range(steps):
         end_to_end.falling(optimizer, 1e-3, (step + 1) / (steps + 1))
-        rows = torch.randint(len(z), (64,))
-        said = torch.where(torch.rand(64) < 0.15, len(PROMPTS), label[rows])
+        rows = torch.randint(len(z), (BATCH,))
+        said = torch.where(torch.rand(BATCH) < 0.15, len(PROMPTS), label[rows])
         x_t, t, target = end_to_end.noised(pipeline.scheduler, z[rows])
         loss = (answered(pipeline, x_t, t, said, given) - target).square().mean()
         loss.backward()
@@ -106,9 +106,11 @@ def teach(name: str, folder: Path, share: float) -> float:
     return time.monotonic() - started
 
 
+PAIRS = ("--pairs.pairs", "256", "--pairs.solver-steps", "6", "--pairs.steps", "200")
+PAIRS = (*PAIRS, "--pairs.batch", "32", "--batch", "16")
 STUDENTS = {
-    "full": (("--pairs.pairs", "600", "--pairs.steps", "300", "--steps", "60"), "diffusers"),
-    "lora": (("--student", "lora", "--calls", "4", "--steps", "100"), "lora"),
+    "full": ((*PAIRS, "--steps", "20"), "diffusers"),
+    "lora": (("--student", "lora", "--calls", "4", *PAIRS, "--steps", "20"), "lora"),
 }
 
 

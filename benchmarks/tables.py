@@ -568,9 +568,10 @@ def bake_off_all(found: Mapping[str, Any], group: str) -> str:
                 f"`{arm}`",
                 spread(runs, "mmd2", "{:.2f}", 1e3),
                 spread(runs, "log_density", "{:.2f}"),
-                spread(runs, "modes", "{:.0f}"),
+                spread(runs, "modes", "{:g}"),
                 f"{middle(runs, 'student_updates'):,.0f}",
                 f"{middle(runs, 'teacher_rows'):,.0f}",
+                f"{middle(runs, 'seconds'):.0f}",
                 words,
                 f"{len(runs)} of {found['seeds']}",
             ]
@@ -578,9 +579,9 @@ def bake_off_all(found: Mapping[str, Any], group: str) -> str:
     for arm in groups:
         if not groups[arm]:
             why = "left out" if arm in out else "not run"
-            rows.append([f"`{arm}`", *[""] * 6, why])
-    columns = ["arm", "MMD², 1e-3", "log-density", "modes", "updates", "teacher rows", "verdicts"]
-    return markdown([*columns, "runs"], rows)
+            rows.append([f"`{arm}`", *[""] * 7, why])
+    columns = ["arm", "MMD², 1e-3", "log-density", "modes", "updates", "teacher rows", "seconds"]
+    return markdown([*columns, "verdicts", "runs"], rows)
 
 
 MOVES = {
@@ -599,13 +600,13 @@ def mean_shift(found: Mapping[str, Any]) -> str:
     for cell, row in found["cells"].items():
         for name, title in MOVES.items():
             score = row["scores"][name]
-            shown = [f"{score['nll']:.2f}", f"{score['mmd2'] * 1e3:.1f}"]
+            shown = [f"{score[key]:.2f}" for key in ("nll", "nll_median")]
+            shown.append(f"{score['mmd2'] * 1e3:.1f}")
             shown += [f"{score[key]:.2f}" for key in ("precision", "recall")]
             calls = score.get("calls_a_step")
             rows.append([cell.replace("/", ", "), title, *shown, f"{calls:.0f}" if calls else ""])
-    return markdown(
-        ["density, denoiser", "", "NLL", "MMD², 1e-3", "precision", "recall", "calls a step"], rows
-    )
+    columns = ["density, denoiser", "", "NLL", "its median", "MMD², 1e-3", "precision", "recall"]
+    return markdown([*columns, "calls a step"], rows)
 
 
 def mean_shift_gradients(found: Mapping[str, Any]) -> str:

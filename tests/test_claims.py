@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vardiu.comparison.contests import CONTESTS, entered
+from vardiu.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 
@@ -328,3 +331,75 @@ def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
     sought = numbers("recorded.json")["tables"]["sds"]["rows"]
     assert [row[3] for row in sought] == ["1"] * 3
     assert "in three seeds on MoG-40 one mode of 40 was left" in said
+
+
+def test_what_is_said_of_the_contest_of_every_method():
+    found = numbers("bake-off-mog40-60s/results.json")
+    ((name, groups),) = found["groups"].items()
+    said = words("docs/comparison.md").split("## Every method")[1].split("## What to keep")[0]
+    out = found["left_out"][name]
+    assert set(out) == {"dmdx"} and "**DMDX is left out**" in said
+    complete = sum(len(runs) for runs in groups.values())
+    total = found["seeds"] * (len(groups) - len(out))
+    assert f"**{complete} of {total} runs are complete**" in said
+    arms = {arm: runs for arm, runs in groups.items() if runs}
+    seconds = [run["cost"]["seconds"] for runs in arms.values() for run in runs]
+    assert f"took from {min(seconds):.0f} to {max(seconds):.0f}," in said
+    modes = {arm: statistics.median(values(runs, "modes")) for arm, runs in arms.items()}
+    holding = [arm for arm in arms if modes[arm] >= 38]
+    assert f"**{len(holding)} of {len(arms)} arms hold 38 modes or more.**" in said
+    assert {arm for arm in arms if modes[arm] <= 1} == {"sds", "mean-shift"}
+    small = {arm: 1e3 * statistics.median(values(runs, "mmd2")) for arm, runs in arms.items()}
+    # By what the methods need, and not by what the page says.
+    entries = entered("mog40", CONTESTS["mog40"]).arms
+    with_data = {arm for arm, row in entries.items() if METHODS[row.method].needs.data}
+    order = sorted(small, key=small.__getitem__)
+    free = [arm for arm in order if arm not in with_data]
+    for title, best in (("Nearest to the data", order[:4]), ("Without clean data", free[:3])):
+        shown = ", ".join(f"`{arm}` ({small[arm]:.1f}e-3)" for arm in best)
+        assert shown in said.split(title)[1], title
+
+
+def test_what_is_said_of_mean_shift_on_other_densities():
+    said = words("docs/methods/mean_shift.md")
+    cells = numbers("mean_shift.json")["cells"]
+    for name, row in cells.items():
+        errors, rows = row["gradients"], row["scores"]
+        others = [errors["sds"]["64"], *(errors["sdi"][calls] for calls in ("11", "21", "41"))]
+        assert errors["msd_product"]["5"] < min(others)
+        ours = [rows[name] for name in ("msd_denoiser", "msd_product")]
+        theirs = [rows[name] for name in ("sds", "sdi")]
+        worst = max(score["nll_median"] for score in ours)
+        assert worst < rows["sds"]["nll_median"]
+        gap = worst - rows["sdi"]["nll_median"]
+        if name in ("spiral/learned", "pinwheel/learned"):
+            assert abs(gap) < 0.01
+        elif name.endswith("/ideal"):
+            assert gap < 0
+        assert all(score["recall"] < rows["sds"]["recall"] for score in ours)
+        assert all(score["mmd2"] > rows["sds"]["mmd2"] for score in ours)
+        assert rows["ddim"]["mmd2"] < min(score["mmd2"] for score in (*ours, *theirs))
+    assert (
+        "of 5 calls has a smaller error than that of SDS of 64 and that of SDI of 11 to 41" in said
+    )
+    better = {
+        name
+        for name, row in cells.items()
+        if max(row["scores"][m]["nll"] for m in ("msd_denoiser", "msd_product"))
+        < min(row["scores"][m]["nll"] for m in ("sds", "sdi"))
+    }
+    learned = {name for name in cells if name.endswith("/learned")}
+    assert better == {"pinwheel/ideal", *learned}
+    assert "is the lowest on the pinwheel alone, of the learned ones in each row" in said
+    spent = sum(row["processor_seconds"] for row in cells.values())
+    assert "under four minutes on one thread" in said and spent < 240
+
+
+def test_what_is_said_of_a_bank_in_training():
+    (run,) = numbers("bank.json")["runs"]
+    groups = numbers("bake-off-mog40-60s/results.json")["groups"]
+    shared = statistics.median(values(groups["time-60s/exact"]["shared"], "mmd2"))
+    assert "--anchor.bank 3 --anchor.bank-above 2" in run["command"]
+    assert run["metrics"]["mmd2"][0] > shared  # it lost
+    said = f"the minibatch mixture of the batch itself was at {1e3 * shared:.1f}e-3"
+    assert said in words("docs/methods/vardiu.md")

@@ -20,10 +20,14 @@ from vardiu.denoisers.lora import adapt, adapters, merge
 from vardiu.denoisers.lora_files import save_adapter
 from vardiu.errors import ConfigError
 from vardiu.export.diffusers import call_of, to_diffusers
-from vardiu.export.onnx import to_onnx
+from vardiu.export.onnx import conditions, to_onnx
 from vardiu.export.peft import adapter_steps, to_lora
 from vardiu.nn.diffusers_calls import packed, unpacked
+from vardiu.problems import starts
+from vardiu.problems.images import ImageProblem
+from vardiu.problems.kept import KeptTeacher
 from vardiu.samplers.ode import Euler
+from vardiu.settings.fields import ImageSettings
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.teachers.readers import load
 
@@ -330,3 +334,70 @@ def test_a_size_is_of_pipelines_alone(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="of which no size can be stated: leave --size out"):
         load(f"{tmp_path / 'mine.py'}:teacher", size=(8, 8))
+
+
+# ---------------------------------------------------------------- as a problem
+
+
+def problem_of(source, folder, **settings):
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    row = ImageSettings(teacher=source, prompts=str(folder / "prompts.txt"), **settings)
+    return ImageProblem(row)
+
+
+def test_a_video_is_drawn_as_its_frames_side_by_side(made, tmp_path):
+    _, teacher, _ = made("wan")
+    problem = problem_of(teacher.origin.source, tmp_path, size=(2, 4, 4))
+    assert problem.space.shape == (4, 2, 4, 4) and problem.space.image_shape == (3, 32, 5 * 32)
+    z = torch.randn(2, 4, 2, 4, 4)
+    with torch.no_grad():
+        frames = teacher.origin.decode(z).clamp(-1, 1)
+    drawn = problem.space.images(z)
+    assert frames.shape == (2, 3, 5, 32, 32)
+    assert torch.allclose(drawn[..., 32:64], frames[:, :, 1], atol=1e-5)
+    student = problem.networks.student()
+    assert student(z, label=torch.tensor([0, 1])).shape == z.shape
+    for settings, words in (
+        ({"data": "photos"}, "makes videos, and images are no data for it"),
+        ({"student": "fresh"}, "a fresh network is one of images"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            problem_of(teacher.origin.source, tmp_path, size=(2, 4, 4), **settings)
+
+
+def test_a_network_that_is_told_its_guidance_is_told_the_one_asked_for(made, tmp_path):
+    _, teacher, _ = made("flux")
+    source = teacher.origin.source
+    problem = problem_of(source, tmp_path, size=(8, 8), guidance=3.5)
+    z, label = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
+    with torch.no_grad():
+        found = problem.networks.student()(z, label=label)
+        cond = teacher.origin.encode(PROMPTS)
+        expected = OneStep(steered(teacher, 3.5))(z, **cond)
+        other = OneStep(teacher)(z, **cond)
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, other)
+    for settings, words in (
+        ({"negative": "blurry"}, "is told its guidance, and leads away from no prompt"),
+        ({"guidance": 1000.0}, r"is told a guidance within \[0, 100\], got 1000"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            problem_of(source, tmp_path, size=(8, 8), **settings)
+
+
+def test_a_student_of_a_large_network_is_an_adapter(made, tmp_path, monkeypatch):
+    source = made("sdxl")[1].origin.source
+    assert not adapters(problem_of(source, tmp_path).networks.student())
+    monkeypatch.setattr(starts, "LARGE", 1000)
+    assert adapters(problem_of(source, tmp_path).networks.student())
+    assert not adapters(problem_of(source, tmp_path, student="teacher").networks.student())
+
+
+def test_what_a_run_keeps_of_a_teacher_is_enough_for_a_graph(made):
+    _, teacher, _ = made("sdxl")
+    kept = KeptTeacher.of(teacher, 2, (3, 16, 16))
+    assert (kept.pipeline, kept.pooled_width) == ("StableDiffusionXLPipeline", 16)
+    origin = kept.origin(lambda: pytest.fail("read"))
+    student = OneStep.like(teacher)
+    given, own = conditions(student, 2, origin), teacher.origin.encode(PROMPTS)
+    assert {n: v.shape for n, v in given.items()} == {n: v.shape for n, v in own.items()}
+    assert torch.equal(given["sizes"], own["sizes"])

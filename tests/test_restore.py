@@ -122,16 +122,18 @@ def test_a_folder_of_pictures_is_restored_and_gone_on_with(capsys):
     ]
     assert main(["cite", "out"]) == 0 and "chung2023dps" in capsys.readouterr().out
 
-    # A kill before the numbers of one were written, and a picture more.
-    Path("out/b.json").unlink()
-    kept = np.load("out/b.npz")["x"]
+    # A kill before the numbers of two were written, and a picture more.
+    kept = {name: np.load(f"out/{name}.npz")["x"] for name in "bc"}
+    for name in kept:
+        Path(f"out/{name}.json").unlink()
     shutil.copy("photos/a.png", "photos/d.png")
     status, out, _ = told(capsys, "--measurement", "photos")
     assert (
         status == 0 and "a, residual" not in out and "b, residual" in out and "d, residual" in out
     )
     assert Path("out/a.npz").stat().st_mtime_ns == first["a.npz"]
-    np.testing.assert_allclose(np.load("out/b.npz")["x"], kept, atol=1e-5)
+    for name, x in kept.items():  # in another batch, and at another place of it
+        np.testing.assert_allclose(np.load(f"out/{name}.npz")["x"], x, atol=1e-5)
     assert not np.allclose(np.load("out/d.npz")["x"], np.load("out/a.npz")["x"])  # its own seed
 
     status, _, err = told(capsys, "--measurement", "photos", "--noise", ".2")
@@ -216,6 +218,29 @@ def test_operators_of_ones_own_and_of_deepinv_are_taken_as_they_are(capsys):
     psld = ("--measurement", "y.npy", "--solver", "psld")
     assert restore(*psld, operator="mine.py:half", out="psld") == 0
     assert {p.stem for p in Path("psld").glob("y-?.json")} == {"y-0", "y-1", "y-2"}
+
+
+DEEPINV = """
+from deepinv import physics
+from deepinv.physics.blur import gaussian_blur
+shape = (1, 8, 8)
+def inpainting(): return physics.Inpainting(img_size=shape, mask=0.5)
+def blur(): return physics.Blur(filter=gaussian_blur(sigma=(0.7, 0.7)), padding="circular")
+def downsampling(): return physics.Downsampling(img_size=shape, factor=2, filter="bicubic")
+"""
+
+
+@pytest.mark.parametrize("name", ["inpainting", "blur", "downsampling"])
+def test_the_classes_of_deepinv_restore(capsys, name):
+    reason = "deepinv is no dependency, and needs torchvision, which must fit torch"
+    pytest.importorskip("deepinv.physics", reason=reason, exc_type=Exception)
+    Path("theirs.py").write_text(DEEPINV)
+    words = ("--truth", "truth.npy", "--num", "1", "--solver", "dps,psld")
+    status, _, err = told(capsys, *words, operator=f"theirs.py:{name}", steps=5)
+    assert status == 0, err
+    assert [row["solver"] for row in rows()] == ["dps", "psld"]  # which asks for the adjoint
+    found = operator_of(f"theirs.py:{name}", OperatorSettings(), (1, 8, 8))
+    assert found.shape == {"downsampling": (1, 4, 4)}.get(name, (1, 8, 8))
 
 
 def test_latents_and_classes(capsys):

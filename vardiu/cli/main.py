@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
     "upscale": Command("upscale", "RUN IMAGE ... [options]", "enlarge photographs of any size"),
+    "studio": Command("studio", "[FOLDER ...] [options]", "a page on this machine: runs, samples"),
     "cite": Command("cite", "RUN", "print the BibTeX of what a run used"),
     "completion": Command("completion", "SHELL", "a script for bash, zsh or fish"),
 }

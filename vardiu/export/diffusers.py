@@ -351,7 +351,7 @@ def _made(
         _once(model) if family.pipeline in ONCE else model
     )
     given["scheduler"] = scheduler_of(student, family)
-    return cls(**given, **CONSTRUCTED.get(family.pipeline, {}))
+    return cls(**{**given, **CONSTRUCTED.get(family.pipeline, {})})
 
 
 def _of(parts: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
@@ -446,13 +446,13 @@ class Pack(NamedTuple):
     back: Callable[[Tensor], Tensor] = lambda x: x
 
 
-def _pack(family: Family, shape: tuple[int, ...]) -> Pack:
-    if family.pipeline == "FluxPipeline":
-        height, width = shape[-2] // 2, shape[-1] // 2
-        return Pack(packed, lambda x: unpacked(x, height, width))
-    if family.pipeline == "CogVideoXPipeline":
-        return Pack(lambda x: x.transpose(1, 2), lambda x: x.transpose(1, 2))
-    return Pack()
+# Pipelines that hold latents in another shape, by the shape of a sample.
+PACKS: Mapping[str, Callable[[tuple[int, ...]], Pack]] = {
+    "FluxPipeline": lambda shape: Pack(
+        packed, lambda x: unpacked(x, shape[-2] // 2, shape[-1] // 2)
+    ),
+    "CogVideoXPipeline": lambda shape: Pack(*[lambda x: x.transpose(1, 2)] * 2),
+}
 
 
 # Pipelines that draw latents themselves and take none, or only those of three channels.
@@ -473,7 +473,8 @@ def _compare(
         str(folder), local_files_only=True, **loaded_with(student, origin)
     )
     pipeline.set_progress_bar_config(disable=True)
-    n, pack = len(PROMPTS), _pack(family, tuple(student.shape))
+    n = len(PROMPTS)
+    pack = PACKS.get(family.pipeline, lambda shape: Pack())(tuple(student.shape))
     z, generator = _latents(student, n, pack)
     first = z if tuple(z.shape[1:]) == tuple(student.shape) else z[:, 0]
     given = {**call_of(student, origin), "latents": pack.there(first), "generator": generator}

@@ -35,6 +35,7 @@ from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .rehearsal import rehearse
 from .sharing import begin, refuse_uneven_rows, shared_folder
+from .snapshots import keep_snapshot
 from .stages import Stages, stages_of
 from .task import RunSettings, Task, problem_of
 
@@ -382,6 +383,8 @@ class StageExecution:
             draws = 0 if trainer.division else draws  # no process has a whole gradient
             measured = student_values(self.run.problem, trainer, student, draws)
             self.run.broadcast(events.Measured(name, report.step, measured))
+            problem, folder = self.run.problem, self.run.folder
+            keep_snapshot(problem, folder, name, report.step, student)
             values |= measured
         updates = trainer.updates.get("generator", 0)
         self.run.broadcast(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RunError, known, require, shown
+from ..storage import processes
 from ..storage.bounded import read_json
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -172,7 +173,8 @@ def trackers_of(names: Sequence[str] | None) -> list[events.Listener]:
     found = dict.fromkeys(known(name, TRACKERS, "tracker") for name in names or ())
     for name in found:
         require(name, name)  # before anything is trained
-    return [Tracking(name) for name in found]
+    # Of several processes of one run its writer tells trackers.
+    return [Tracking(name) for name in found] if processes.is_writer() else []
 
 
 class Tracking:

@@ -234,16 +234,16 @@ def checked_network(
             f"got {shown(config.get('sample_size'))}; write into it what the network was trained "
             "with"
         )
-    _refuse_broken(config, path, sides)
+    _refuse_broken(config, path, sides, family.square)
     return (CLASSES[family.network].channels(config), *sides)
 
 
-def _refuse_broken(config: Mapping[str, Any], path: Path, sides: Sequence[int]) -> None:
+def _refuse_broken(
+    config: Mapping[str, Any], path: Path, sides: Sequence[int], square: int
+) -> None:
     r"""Raises a `ConfigError` where sides are no whole patches, or more of them than are read."""
     patch = config.get("patch_size")
-    if config.get("_class_name") == "FluxTransformer2DModel":
-        patch = 2  # squares of two by two are packed before
-    sized = [patch] * 2 if _is_size(patch) else patch
+    sized = [square * patch] * 2 if _is_size(patch) else patch
     if isinstance(sized, list | tuple) and all(_is_size(side) for side in sized):
         for side, part in zip(reversed(sides), reversed(sized), strict=False):
             if side % part:

@@ -93,6 +93,8 @@ class Family:
         fits: Whether a network of that class is of the family, by its configuration.
         encoders: The encoders of texts, in the order in which their parts are joined.
         sizes: Height, width and further sides of a sample, by the network's configuration.
+        square: The side of the squares that its call packs into one token, beside the network's
+            own patches.
         told_sizes: Of height and width of an image, what `sizes` is; none without.
         lowered: Whether prompts are written small, and without spaces around.
         instructed: Whether the stock pipeline has an instruction to write before prompts.
@@ -109,6 +111,7 @@ class Family:
     fits: Callable[[Config], bool] = lambda config: True
     encoders: tuple[Encoder, ...] = ()
     sizes: Callable[[Config], object] = _square
+    square: int = 1
     told_sizes: Callable[[int, int], tuple[int, ...]] | None = None
     lowered: bool = False
     instructed: bool = False
@@ -206,6 +209,7 @@ ROWS = (
             Encoder(classes=CLIP[:1], states=None, pooled="pooler_output"),
             Encoder(classes=T5, part="text_encoder_2", length=512),
         ),
+        square=2,
         # Of 1,024 pixels: the configuration does not say, and this is the pipeline's own.
         sizes=lambda config: (128, 128),
         adapter="transformer",
