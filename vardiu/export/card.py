@@ -275,6 +275,15 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
     return [f"Training took {', '.join(parts)}.", ""] if parts else []
 
 
+def _teacher(origin: Origin | None) -> list[str]:
+    r"""Returns where the teacher is from, at which revision, and under which licence."""
+    source = "not stated" if origin is None else origin.source
+    if origin is not None and "revision" in origin.about:
+        source += f"`, revision `{origin.about['revision']}"
+    licence = None if origin is None else origin.licence
+    return [f"- teacher: `{source}`", f"- licence of the teacher: {licence or 'not stated'}"]
+
+
 def write(
     folder: Path,
     student: Generator,
@@ -310,11 +319,7 @@ def write(
         lines += [f"**{warning}**", ""] if warning else []
         lines += _cost(about.result.get("cost", {}))
     lines += ["## Origin", ""]
-    source = "not stated" if origin is None else origin.source
-    licence = None if origin is None else origin.licence
-    if origin is not None and "revision" in origin.about:
-        source += f"`, revision `{origin.about['revision']}"
-    lines += [f"- teacher: `{source}`", f"- licence of the teacher: {licence or 'not stated'}"]
+    lines += _teacher(origin)
     if about is not None:
         lines += [
             f"- command: `{' '.join(about.provenance.get('command', ()))}`",
