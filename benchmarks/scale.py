@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -39,12 +40,18 @@ from vardiu.storage.provenance import provenance
 
 METHODS = {
     "VarDiU, anchored": ["--posterior", "anchored"],
-    "VarDiU, Gaussian": ["--posterior", "gaussian"],
     "Diff-Instruct": ["--method", "diff-instruct"],
     "DMD2": ["--method", "dmd2"],
     "SiD": ["--method", "sid"],
-    "consistency": ["--method", "consistency"],
 }
+# Of the model for GPUs, which none was at hand to check: data sheets of an H100 with NVLink in
+# machines of eight and a network of 400 Gbit/s each, and what large trainings report to reach.
+OPERATIONS_A_SECOND = 0.4 * 989e12  # in bfloat16
+NVLINK, NETWORK = 450e9, 50e9  # bytes a second, one way
+HOP = 20e-6  # seconds, of each doubling of the processes
+FORWARD, WEIGHTS = 6e12, 2.6e9  # of one call of SDXL's U-Net at 1024x1024, a row
+BATCH = 2048  # of all GPUs
+GPUS = (1, 8, 64, 1024)
 # Numbers of the two messages that are timed.
 MESSAGES = (2**10, 2**22)
 
@@ -57,6 +64,9 @@ def trainer_for(words: list[str], batch: int) -> tuple[Any, Any]:
     stage = stages_of(task, problem_of(task)).first()
     trainer = trainer_of(stage, task.run, torch.device("cpu"))
     stage.batches.rank, stage.batches.world = processes.rank(), processes.count()
+    # Networks that wait for others at first are trained by then.
+    delay = max(row.delay for row in stage.optimisation.rows.values())
+    trainer.step = cycle(trainer) * math.ceil(delay / cycle(trainer))
     return trainer, stage.batches
 
 
@@ -78,7 +88,40 @@ def counted(words: list[str], batch: int) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         for _ in range(steps):
             trainer.advance(batches)
-    return {"operations": counter.get_total_flops() / steps, "bytes": sent / steps}
+    student = trainer.objective.generator
+    with FlopCounterMode(display=False) as call, torch.no_grad():
+        student(trainer.objective.latents(batch))
+    weights = sum(p.numel() * p.element_size() for p in student.parameters())
+    return {
+        "operations": counter.get_total_flops() / steps,
+        "bytes": sent / steps,
+        "forwards": counter.get_total_flops() / steps / call.get_total_flops(),
+        "teacher": trainer.objective.teacher_cost[1] / steps / batch,
+        "sent": sent / steps / weights,
+    }
+
+
+def on_gpus(row: dict[str, float], count: int) -> dict[str, float]:
+    """Returns the seconds of a step of a student of SDXL's size, whose teacher and critics are as
+    large, and the share of the first GPU's work that a further one does; by the model of
+    docs/scale.md."""
+
+    def seconds(n: int) -> tuple[float, float]:
+        calls = row["forwards"] + row["teacher"]
+        work = calls * FORWARD * BATCH / n / OPERATIONS_A_SECOND
+        if n == 1:
+            return work, 0.0
+        sent = 2 * (n - 1) / n * 4 * WEIGHTS * row["sent"]
+        hops = 2 * HOP * math.log2(n) * row["sent"]
+        return work, sent / (NVLINK if n <= 8 else NETWORK) + hops
+
+    work, messages = seconds(count)
+    alone = sum(seconds(1))
+    return {
+        "work": work,
+        "messages": messages,
+        "efficiency": alone / count / (work + messages),
+    }
 
 
 def timed(work: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -166,6 +209,7 @@ def main() -> None:
         row["shared"] = shared["steps"][name]
         row["predicted"] = predicted(row, small, large, args.processes)
         row["ratio"] = row["shared"]["clock"] / row["predicted"]
+        row["gpus"] = {count: on_gpus(row, count) for count in GPUS}
         row["efficiency"] = row["one"]["processor"] / args.processes / row["shared"]["processor"]
         rows[name] = row
         print(name, json.dumps(row), flush=True)

@@ -47,6 +47,7 @@ F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergenc
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+DISTRIBUTED, SHARDING = "training/distributed.py", "training/sharding.py"
 INVERSE = "tests/test_inverse.py"
 DIFFUSERS_CALLS, DIFFUSERS_TEXTS = "nn/diffusers_calls.py", "teachers/diffusers_texts.py"
 
@@ -1075,9 +1076,9 @@ STATED = [
     ),
     Mutant(
         "error: the bound, divided by n",
-        BOUND,
-        "value.std() / math.sqrt(n)",
-        "value.std() / n",
+        DISTRIBUTED,
+        "values.std() / math.sqrt(n)",
+        "values.std() / n",
         errors("the_bound"),
     ),
     Mutant(
@@ -1261,8 +1262,8 @@ IDENTITY = [
     Mutant(
         "sid: a teacher without a gradient is not looked for",
         "runs/distill.py",
-        "if task.chosen.needs.gradient:",
-        "if task.chosen.needs.pairs:",
+        "if chosen.needs.gradient:",
+        "if chosen.needs.pairs:",
         method("sid", "without_a_gradient"),
     ),
 ]
@@ -1424,6 +1425,46 @@ POLICIES = [
     ),
 ]
 
+MANY = ("tests/test_processes.py", "-k", "processes_train or reported or divided_networks")
+
+MANY_MUTANTS = [
+    Mutant(
+        "processes: gradients summed in place of averaged",
+        DISTRIBUTED,
+        "            flat /= world",
+        "            flat /= 1",
+        MANY,
+    ),
+    Mutant(
+        "processes: what is reported is summed",
+        DISTRIBUTED,
+        "value /= processes.count()",
+        "value /= 1",
+        MANY,
+    ),
+    Mutant(
+        "processes: a standard error of one process's rows",
+        DISTRIBUTED,
+        "return (variance / (n * world)).sqrt()",
+        "return (variance / n).sqrt()",
+        MANY,
+    ),
+    Mutant(
+        "processes: each has the first rows of the data",
+        "data/batches.py",
+        "return slice(self.rank * rows, (self.rank + 1) * rows)",
+        "return slice(0, rows)",
+        MANY,
+    ),
+    Mutant(
+        "processes: divided gradients are averaged twice",
+        DISTRIBUTED,
+        "if p.grad is not None and not is_divided(p.grad))",
+        "if p.grad is not None)",
+        MANY,
+    ),
+]
+
 GUIDE = "samplers/guided.py"
 
 
@@ -1532,6 +1573,7 @@ MUTANTS = [
     *DISTANCES,
     *TRAJECTORY,
     *POLICIES,
+    *MANY_MUTANTS,
 ]
 
 

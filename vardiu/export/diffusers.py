@@ -140,7 +140,7 @@ def family_in(network: DiffusersNetwork, origin: Origin | None) -> Family:
     return family_of(name, network.name, network.arguments["config"])
 
 
-def _refuse_steps(student: Student, family: Family, cls: Any) -> None:  # noqa: ANN401 (a class)
+def _refuse_steps(student: Student, cls: Any) -> None:  # noqa: ANN401 (a class)
     r"""Raises a `ConfigError` for students whose steps or sides a stock pipeline does not know."""
     told = set(inspect.signature(cls.__call__).parameters)
     if isinstance(student, FewStep) and stepping(student).word not in told:
@@ -307,9 +307,12 @@ def _pixels(student: Student, model: Any, parts: Mapping[str, Any]) -> Any:  # n
                 "stock diffusers' LDMPipeline tells its network no class: export it --to onnx or "
                 "--to safetensors"
             )
+        _refuse_steps(student, diffusers.LDMPipeline)
         return diffusers.LDMPipeline(parts["vae"], model, _clipped(student))
     scheduler = _single(student, student.denoiser)
-    return diffusers.ConsistencyModelPipeline(unet=model, scheduler=scheduler)
+    cls = diffusers.ConsistencyModelPipeline
+    _refuse_steps(student, cls)
+    return cls(unet=model, scheduler=scheduler)
 
 
 # What constructors of pipelines are told beside their components.
@@ -337,7 +340,7 @@ def _made(
     if not family.pipeline:
         return _pixels(student, model, parts)
     cls = getattr(require("diffusers", "hub"), family.pipeline)
-    _refuse_steps(student, family, cls)
+    _refuse_steps(student, cls)
     known = inspect.signature(cls.__init__).parameters
     given: dict[str, Any] = {
         name: None
@@ -351,7 +354,7 @@ def _made(
         _once(model) if family.pipeline in ONCE else model
     )
     given["scheduler"] = scheduler_of(student, family)
-    return cls(**given, **CONSTRUCTED.get(family.pipeline, {}))
+    return cls(**{**given, **CONSTRUCTED.get(family.pipeline, {})})
 
 
 def _of(parts: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401

@@ -377,7 +377,7 @@ class NetworkOptimizer:
     r"""How another network than the student is updated. A field that is none takes the value of
     the student's optimiser."""
 
-    kind: Literal["adam", "adamw", "radam", "sgd"] | None = None
+    kind: Literal["adam", "adamw", "radam", "sgd", "adam8bit", "adamw8bit"] | None = None
     """The network's optimiser; none takes the student's."""
     lr: float | None = None
     """The network's learning rate; none takes the student's."""
@@ -408,7 +408,7 @@ class Training:
     """The number of samples of an update of the student. A pair of opposite noise counts once."""
     lr: float = 1e-3
     """The student's learning rate."""
-    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "radam", "sgd", "adam8bit", "adamw8bit"] = "adam"
     """The student's optimiser."""
     beta_1: float = 0.9
     """The optimiser's decay rate of the first moment; for sgd the momentum."""

@@ -46,6 +46,10 @@ T = TypeVar("T")
 LONGEST = datetime.timedelta(days=1)
 
 
+# Of the wait for torchrun itself, which may have ended.
+SHORT = datetime.timedelta(seconds=10)
+
+
 # ---------------------------------------------------------------- what torchrun says
 
 
@@ -66,7 +70,7 @@ def place_on_host() -> tuple[int, int]:
 def _store() -> torch.distributed.TCPStore:
     r"""Returns the table that `torchrun` keeps for its processes, over their restarts."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return torch.distributed.TCPStore(address, port, is_master=False)
+    return torch.distributed.TCPStore(address, port, is_master=False, timeout=SHORT)
 
 
 def is_first_to_tell(text: str) -> bool:
