@@ -394,7 +394,7 @@ def test_a_student_of_a_large_network_is_an_adapter(made, tmp_path, monkeypatch)
 
 def test_what_a_run_keeps_of_a_teacher_is_enough_for_a_graph(made):
     _, teacher, _ = made("sdxl")
-    kept = KeptTeacher.of(teacher, 2, (3, 16, 16))
+    kept = KeptTeacher.of(teacher, 2, (3, 16, 16), one=teacher.origin.encode([""]))
     assert (kept.pipeline, kept.pooled_width) == ("StableDiffusionXLPipeline", 16)
     origin = kept.origin(lambda: pytest.fail("read"))
     student = OneStep.like(teacher)

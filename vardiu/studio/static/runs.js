@@ -21,6 +21,15 @@ export function spark(values) {
 
 export const hue = (method) => `--c:var(--m-${String(method).replace(/[^a-zA-Z0-9]/g, "-")})`;
 
+// A run that cannot be gone on with says so after some seconds.
+async function watch(job) {
+  for (let i = 0; i < 60 && job.status === null; i += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    job = await ask("job", { job: job.job });
+  }
+  if (job.status) tell(job.text.trim().split("\n").at(-1));
+}
+
 function line(run, again) {
   const link = el("a", { href: `#/run/${run.id}` }, run.name);
   if (run.state === "unreadable") {
@@ -31,7 +40,7 @@ function line(run, again) {
   const left = run.state === "running" && run.left ? `, ${time(run.left)} left` : "";
   const stage = run.of > 1 ? `stage ${run.index} of ${run.of}: ${run.stage || ""}` : run.stage || "";
   const act_on = (name, text) =>
-    el("button", { onclick: trying(async () => { await act(name, { id: run.id }); setTimeout(again, 600); }) }, text);
+    el("button", { onclick: trying(async () => { const job = await act(name, { id: run.id }); setTimeout(again, 600); if (job.job) watch(job); }) }, text);
   const buttons = el("div", { className: "bar" });
   if (run.state === "running") buttons.append(act_on("stop", "Stop"));
   if (run.state === "stopped" || run.state === "failed") buttons.append(act_on("resume", "Resume"));
