@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 # Threads that wait must not spin: the cores are few.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test slow lint format clean
+# Of `make siege`: how many times runs are killed.
+KILLS ?= 200
+
+.PHONY: demo test slow siege lint format docs dist release clean
 
 demo: $(STAMP)
 	$(BIN)/vardiu distill mog40 --out runs/demo
@@ -18,6 +21,9 @@ test: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
+siege: $(STAMP)
+	$(BIN)/python benchmarks/siege.py --kills $(KILLS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,6 +32,21 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, in build/site: without a network, and without a warning.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python website/check.py build/site
+
+# The wheel and the source distribution, in dist/, with their metadata checked.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+# Refuses where changelog, version or tests do not agree; publishes nothing.
+release: $(STAMP)
+	$(BIN)/python website/release.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

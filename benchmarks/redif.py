@@ -1,12 +1,14 @@
 r"""What policy gradients do to a few-step student: its reward and its spread, by the epoch.
 
     python benchmarks/redif.py docs/results/redif-curves.json --start START RUN RUN ...
+    python benchmarks/redif.py docs/results/redif-curves-mog40.json RUN RUN ...
 
 Of finished or unfinished runs of `--method redif` the file keeps, by their log, the reward at
 eta = 0 of noise that no roll-out started from, that of the roll-outs, and the metrics of samples
 measured on the way. START is a run of one epoch at a rate of next to nothing: its metrics are
-those of the student before any update. Runs with `--shuffled` are drawn as the control. A picture
-of the same name is drawn beside the file.
+those of the student before any update; without it they are those at the end of the stage before.
+Runs with `--shuffled` are drawn as the control. A picture of the same name is drawn beside the
+file.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ REWARD = {"held_out": "eta = 0, held out", "policy/reward": "roll-outs"}
 METRICS = ("metric/recall", "metric/precision", "metric/modes", "metric/frechet", "metric/mmd2")
 
 
-def curve(folder: Path) -> dict[str, Any]:
-    """The rows of a run's last stage: its epoch, rewards and metrics."""
+def curve(folder: Path, stage: str = "redif") -> dict[str, Any]:
+    """The rows of a stage of a run: its epoch, rewards and metrics."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     made = json.loads((folder / "provenance.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -39,7 +41,7 @@ def curve(folder: Path) -> dict[str, Any]:
         "rows": [
             {"epoch": row["step"], **{name: row[name] for name in names if name in row}}
             for row in rows
-            if row.get("stage") == "redif"
+            if row.get("stage") == stage
         ],
     }
 
@@ -55,7 +57,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     """Draws rewards, and recall or modes, by the epoch."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     spread = "metric/recall" if "metric/recall" in found["start"]["rows"][-1] else "metric/modes"
     for run in found["curves"]:
         rows, style = with_start(run, found["start"]), "--" if run["control"] else "-"
@@ -71,7 +73,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     left.set(xlabel="epoch", ylabel="reward")
     right.set(xlabel="epoch", ylabel=spread.removeprefix("metric/"), ylim=(0, None))
     for axis in (left, right):
-        axis.legend(fontsize=8, frameon=False)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        axis.legend(fontsize=8, frameon=False, **place)  # below: curves are everywhere
     figure.savefig(path, dpi=120)
 
 
@@ -79,9 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--start", type=Path, required=True)
+    parser.add_argument("--start", type=Path)
     given = parser.parse_args()
-    found = {"start": curve(given.start), "curves": [curve(run) for run in given.runs]}
+    start = curve(given.runs[0], "start") if given.start is None else curve(given.start)
+    found = {
+        "start": {**start, "rows": start["rows"][-1:]},
+        "curves": [curve(run) for run in given.runs],
+    }
     given.file.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, given.file.with_suffix(".png"))
 

@@ -401,7 +401,8 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
             at = median(rows, "psnr", part="photos", side=16, operator=name, variant=line)
             if at is not None:
                 ax.axhline(at, color="#777777", linestyle=dash, linewidth=1, label=line)
-        ax.set(xscale="log", xlabel="step size", ylabel="PSNR, dB", title=name)
+        ax.set(xscale="log", xlabel="step size", title=name)
+    figure.axes[0].set_ylabel("PSNR, dB")
     figure.axes[0].legend(fontsize=8)
     save_figure(figure, path)
 

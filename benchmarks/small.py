@@ -56,7 +56,12 @@ def text_unet(width: int = 32, widths: tuple[int, int] = (16, 32), heads: int = 
     ).eval()
 
 
-def autoencoder(side: int = 16, widths: tuple[int, ...] = (16, 32), scaling: float = 0.7):
+def autoencoder(
+    side: int = 16,
+    widths: tuple[int, ...] = (16, 32),
+    scaling: float = 0.7,
+    shift: float | None = None,
+):
     return diffusers.AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -68,6 +73,7 @@ def autoencoder(side: int = 16, widths: tuple[int, ...] = (16, 32), scaling: flo
         norm_num_groups=8,
         sample_size=side,
         scaling_factor=scaling,
+        shift_factor=shift,
     ).eval()
 
 
@@ -135,14 +141,20 @@ def dit(classes: int = 10, heads: int = 2, width: int = 8, layers: int = 2, outp
 
 
 def pixart(
-    captions: int = 32, heads: int = 2, width: int = 8, layers: int = 2, outputs: int = 8
+    captions: int = 32,
+    heads: int = 2,
+    width: int = 8,
+    layers: int = 2,
+    outputs: int = 8,
+    additional: bool = False,
+    side: int = 8,
 ) -> diffusers.PixArtTransformer2DModel:
-    """`captions` is the width of the texts."""
+    """`captions` is the width of the texts; `additional` is whether it is told the sizes."""
     return diffusers.PixArtTransformer2DModel(
-        **_tokens(heads, width, layers, outputs),
+        **{**_tokens(heads, width, layers, outputs), "sample_size": side},
         caption_channels=captions,
         cross_attention_dim=heads * width,
-        use_additional_conditions=False,
+        use_additional_conditions=additional,
     ).eval()
 
 
@@ -157,3 +169,242 @@ def stable(vae, texts, tokens, network, schedule) -> diffusers.StableDiffusionPi
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+# ---------------------------------------------------------------- families of today
+
+
+def projected(tokens: transformers.CLIPTokenizer, width: int = 32, out: int = 16):
+    """CLIP's text model with a projection."""
+    config = clip(tokens, width).config
+    config.projection_dim = out
+    return transformers.CLIPTextModelWithProjection(config).eval()
+
+
+def xl_unet(texts: int = 64, pooled: int = 16, widths: tuple[int, int] = (16, 32), side: int = 8):
+    """SDXL's U-Net: `texts` is the width of both CLIPs together, `pooled` that of the second."""
+    return diffusers.UNet2DConditionModel(
+        sample_size=side,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=widths,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=texts,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=pooled + 6 * 8,
+    ).eval()
+
+
+def sdxl(folder: str | Path, schedule=None, vae=None, length: int = 12, **options: Any):
+    tokens = clip_tokenizer(Path(folder) / "tokens", length)
+    return diffusers.StableDiffusionXLPipeline(
+        vae=vae or autoencoder(),
+        text_encoder=clip(tokens),
+        text_encoder_2=projected(tokens),
+        tokenizer=tokens,
+        tokenizer_2=tokens,
+        unet=xl_unet(**options),
+        scheduler=schedule or scheduler(**SCALED),
+        add_watermarker=False,
+    )
+
+
+def sd3_transformer(
+    heads: int = 4, width: int = 8, layers: int = 2, side: int = 8, texts: int = 72
+):
+    return diffusers.SD3Transformer2DModel(
+        sample_size=side,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=layers,
+        attention_head_dim=width,
+        num_attention_heads=heads,
+        joint_attention_dim=texts,
+        caption_projection_dim=heads * width,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    ).eval()
+
+
+def sd3(folder: str | Path, t5s: bool = True, vae=None, length: int = 12, **options: Any):
+    tokens = clip_tokenizer(Path(folder) / "tokens", length)
+    network = sd3_transformer(**options)
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=network,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae or autoencoder(shift=0.1),
+        text_encoder=projected(tokens),
+        tokenizer=tokens,
+        text_encoder_2=projected(tokens),
+        tokenizer_2=tokens,
+        text_encoder_3=t5(72) if t5s else None,
+        tokenizer_3=t5_tokenizer() if t5s else None,
+    )
+
+
+def flux(folder: str | Path, told: bool = True):
+    tokens = clip_tokenizer(Path(folder) / "tokens")
+    network = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=told,
+        axes_dims_rope=(4, 4, 8),
+    ).eval()
+    return diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder(shift=0.1),
+        text_encoder=clip(tokens),
+        tokenizer=tokens,
+        text_encoder_2=t5(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=network,
+    )
+
+
+def gemma_tokenizer() -> transformers.GemmaTokenizer:
+    """Gemma's tokenizer of single characters."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", *map(chr, range(32, 127)), "▁"]
+    return transformers.GemmaTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[])
+
+
+def gemma(width: int = 24) -> transformers.Gemma2Model:
+    config = transformers.Gemma2Config(
+        vocab_size=128,
+        hidden_size=width,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=2048,
+        sliding_window=256,
+    )
+    return transformers.Gemma2Model(config).eval()
+
+
+def sana(schedule=None):
+    network = diffusers.SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=24,
+        sample_size=8,
+        timestep_scale=0.5,
+    ).eval()
+    vae = diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock", "EfficientViTBlock", "ResBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock", "ResBlock"),
+        encoder_block_out_channels=(4, 8, 8),
+        decoder_block_out_channels=(4, 8, 8),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (5,), ()),
+        decoder_qkv_multiscales=((), (5,), ()),
+        scaling_factor=0.41,
+    ).eval()
+    schedule = schedule or diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    return diffusers.SanaPipeline(gemma_tokenizer(), gemma(), vae, network, schedule)
+
+
+def cogvideo(rotary: bool = True, patch: int | None = None):
+    network = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=4,
+        sample_height=4,
+        sample_frames=9,
+        patch_size=2,
+        patch_size_t=patch,
+        patch_bias=patch is None,
+        temporal_compression_ratio=4,
+        max_text_seq_length=226,
+        use_rotary_positional_embeddings=rotary,
+    ).eval()
+    vae = diffusers.AutoencoderKLCogVideoX(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+        scaling_factor=0.7,
+    ).eval()
+    schedule = diffusers.CogVideoXDDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        snr_shift_scale=1.0,
+    )
+    return diffusers.CogVideoXPipeline(t5_tokenizer(), t5(), vae, network, schedule)
+
+
+def wan(schedule=None):
+    network = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    ).eval()
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.7, 1.1, 2.0],
+    ).eval()
+    config = transformers.UMT5Config(
+        vocab_size=32, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    )
+    texts = transformers.UMT5EncoderModel(config).eval()
+    schedule = schedule or diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    return diffusers.WanPipeline(t5_tokenizer(), texts, vae, schedule, network)

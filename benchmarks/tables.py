@@ -547,12 +547,106 @@ def restored_mixture(found: Mapping[str, Any]) -> str:
     return markdown(["samples", "sliced W2, median", "each seed"], lines)
 
 
+def bake_off_all(found: Mapping[str, Any], group: str) -> str:
+    """All arms of a contest under one budget, the nearest first: median and range of the seeds."""
+    groups, out = found["groups"][group], found.get("left_out", {}).get(group, {})
+
+    def spread(runs: Sequence[Mapping[str, Any]], name: str, shape: str, scale: float = 1) -> str:
+        values = [run["metrics"][name] * scale for run in runs]
+        ends = {shape.format(end(values)) for end in (min, max)}
+        words = f" ({shape.format(min(values))} to {shape.format(max(values))})"
+        return shape.format(statistics.median(values)) + (words if len(ends) > 1 else "")
+
+    rows = []
+    order = sorted((arm for arm in groups if groups[arm]), key=lambda a: median(groups[a], "mmd2"))
+    for arm in order:
+        runs = groups[arm]
+        verdicts = [run["verdict"] for run in runs]
+        words = ", ".join(f"{v} {verdicts.count(v)}" for v in dict.fromkeys(verdicts))
+        rows.append(
+            [
+                f"`{arm}`",
+                spread(runs, "mmd2", "{:.2f}", 1e3),
+                spread(runs, "log_density", "{:.2f}"),
+                spread(runs, "modes", "{:g}"),
+                f"{middle(runs, 'student_updates'):,.0f}",
+                f"{middle(runs, 'teacher_rows'):,.0f}",
+                f"{middle(runs, 'seconds'):.0f}",
+                words,
+                f"{len(runs)} of {found['seeds']}",
+            ]
+        )
+    for arm in groups:
+        if not groups[arm]:
+            why = "left out" if arm in out else "not run"
+            rows.append([f"`{arm}`", *[""] * 7, why])
+    columns = ["arm", "MMD², 1e-3", "log-density", "modes", "updates", "teacher rows", "seconds"]
+    return markdown([*columns, "verdicts", "runs"], rows)
+
+
+MOVES = {
+    "msd_denoiser": "mean shift, denoiser",
+    "msd_product": "mean shift, product",
+    "sds": "SDS",
+    "sdi": "SDI",
+    "ddim": "DDIM's samples",
+    "truth": "true samples",
+}
+
+
+def mean_shift(found: Mapping[str, Any]) -> str:
+    """Where particles came to rest, by density, denoiser and method."""
+    rows = []
+    for cell, row in found["cells"].items():
+        for name, title in MOVES.items():
+            score = row["scores"][name]
+            shown = [f"{score[key]:.2f}" for key in ("nll", "nll_median")]
+            shown.append(f"{score['mmd2'] * 1e3:.1f}")
+            shown += [f"{score[key]:.2f}" for key in ("precision", "recall")]
+            calls = score.get("calls_a_step")
+            rows.append([cell.replace("/", ", "), title, *shown, f"{calls:.0f}" if calls else ""])
+    columns = ["density, denoiser", "", "NLL", "its median", "MMD², 1e-3", "precision", "recall"]
+    return markdown([*columns, "calls a step"], rows)
+
+
+def mean_shift_gradients(found: Mapping[str, Any]) -> str:
+    """The error of one direction by the calls that it costs."""
+    rows = []
+    for cell, row in found["cells"].items():
+        for name, points in row["gradients"].items():
+            each = ", ".join(f"{calls}: {error:.2g}" for calls, error in points.items())
+            rows.append([cell.replace("/", ", "), MOVES[name], each])
+    return markdown(["density, denoiser", "", "calls: error"], rows)
+
+
+def fifths(values: Sequence[float]) -> tuple[float, float]:
+    """The medians of the first and of the last fifth of a series."""
+    part = max(1, len(values) // 5)
+    return statistics.median(values[:part]), statistics.median(values[-part:])
+
+
+def adversarial(found: Mapping[str, Any]) -> str:
+    """The students of `benchmarks/adm.py`, and DMD's loss at the first and the last fifth."""
+    rows = []
+    for title, row in found["rows"].items():
+        metrics, losses = row["metrics"], row["log"].get("head/dmd")
+        ends = "{:.3g} to {:.3g}".format(*fifths(losses)) if losses else ""
+        modes = f"{metrics['modes']['value']:.0f}"
+        near = [f"{metrics['log_density']['value']:.2f}", f"{metrics['mmd2']['value'] * 1e3:.2f}"]
+        rows.append([title, modes, *near, f"{row['steps']:,}", ends])
+    return markdown(["student", "modes", "log-density", "MMD², 1e-3", "steps", "DMD's loss"], rows)
+
+
 RENDERERS: Mapping[str, Callable[..., str]] = {
     "restorations": restorations,
     "bars": bars,
     "bake-off-time": bake_off_time,
     "bake-off-calls": bake_off_calls,
     "bake-off-gradients": bake_off_gradients,
+    "bake-off-all": bake_off_all,
+    "mean-shift": mean_shift,
+    "mean-shift-gradients": mean_shift_gradients,
+    "adversarial": adversarial,
     "slack": slack,
     "fixes": fixes,
     "longer": longer,

@@ -42,3 +42,10 @@ def pixart(path):
     pipeline = diffusers.PixArtAlphaPipeline(*parts)
     pipeline.save_pretrained(path)
     return pipeline
+
+
+def stir(network):
+    """Gives a network random weights of every layer: fresh ones end in layers of zeros."""
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)

@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from vardiu.cli.main import main
+from vardiu.storage.processes import joined
 
 FORK = multiprocessing.get_context("fork")
 
@@ -60,3 +63,78 @@ def _carry_out(words: list[str], log: Path, before: Callable[[], None]) -> None:
         sys.stdout = sys.stderr = file
         before()
         raise SystemExit(main(words))
+
+
+class Crew:
+    """Processes that share one run, as torchrun starts them, forked from the test's own.
+
+    Arguments:
+        count: Their number.
+        work: What each does; its words after `vardiu`, or a function.
+        log: The file of all that they say.
+        before: Is called in each process first, with its rank.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        work: list[str] | Callable[[], None],
+        log: Path,
+        before: Callable[[int], None] = lambda rank: None,
+    ):
+        # As torchrun's agent does, this process keeps the table.
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+        self.log, port = log, self.store.port
+        log.write_text("")
+        self.processes = [
+            FORK.Process(
+                target=_take_part, args=(rank, count, port, work, log, before), daemon=True
+            )
+            for rank in range(count)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
+        os.kill(self.processes[rank].pid, number)
+
+    def wait(self, seconds: float = 240.0) -> tuple[list[int], str]:
+        """Returns the statuses and the words; the test fails where it takes longer."""
+        for process in self.processes:
+            process.join(seconds)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            process.kill()
+        assert None not in codes, f"it did not end in time: {codes} {self.log.read_text()}"
+        return codes, self.log.read_text()
+
+
+def _take_part(
+    rank: int,
+    count: int,
+    port: int,
+    work: list[str] | Callable[[], None],
+    log: Path,
+    before: Callable[[int], None],
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    with log.open("a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        before(rank)
+        if callable(work):
+            with joined():
+                work()
+            raise SystemExit(0)
+        raise SystemExit(main(work))

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 ROOT_MODULES = {"__init__", "__main__", "cite", "errors"}
-ROOMS, FLOORS, LINES, METHODS = 27, 12, 60, 15
+ROOMS, FLOORS, LINES, METHODS = 28, 12, 60, 15
 FILE = 250  # lines of a file of the methods
 DUNDERS_FOR_ALL = {"__version__"}
 

@@ -314,8 +314,9 @@ def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, cap
     words += ("--seeds", "2", "--screen", "1", "--out", "bake")
     assert bake_off(*words, "--dry-run") == 0
     told = capsys.readouterr().out
-    assert "to be run: a screening of 3 runs (0 complete) and at most 4 runs (0 complete)" in told
-    assert not Path("bake/runs").exists()
+    # One of the four will diverge while it is timed, which nobody knows before.
+    assert "to be run: a screening of 4 runs (0 complete) and at most 4 runs (0 complete)" in told
+    assert not Path("bake").exists()
     with monkeypatch.context() as patch:
         patch.setattr("vardiu.cli.bake_off.decide", interrupt)
         assert bake_off(*words) == 130  # after the screening, before what it decides is kept
@@ -335,6 +336,89 @@ def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, cap
     assert "## screening: 2,000 rows of the teacher, exact teacher: 3 of 3 runs" in text
     assert "| yes, the baseline |" in text and "| no |" in text
     assert json.loads(Path("bake/plan.json").read_text())["screening"] == result["screening"]
+
+
+def test_a_dry_run_trains_times_and_writes_nothing(tiny, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("a dry run starts nothing")
+
+    learned = dataclasses.replace(SMALL, name="mog40", teacher="learned")
+    teachers = {"exact": SMALL, "learned": learned}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, teachers=teachers))
+    words = ("tiny", "--budgets", "time,calls", "--seeds", "3", "--no-study", "--out", "bake")
+    with monkeypatch.context() as patch:
+        for name in ("cli.bake_off.ensure_teacher", "comparison.plan.calibrate"):
+            patch.setattr(f"vardiu.{name}", never)
+        assert bake_off(*words, "--seconds", "60", "--dry-run") == 0
+    told = capsys.readouterr().out.splitlines()
+    # Under time 12 runs of a minute; nothing is known of the 12 others' seconds.
+    line = "to be run: at most 24 runs (0 complete); about 12 min 00 s of training, 1 at a time, "
+    assert told == [
+        "to be trained first: the teacher runs/teach-mog40",
+        line + "and those of arms that are not timed yet",
+        *(f"to be timed first, {name} teacher: gaussian, fake" for name in teachers),
+    ]
+    assert list(Path().iterdir()) == []
+    # With stored prices the hours are known, and an arm that its budget does not pay for.
+    free = {"fixed": 0.0, "update": 10.0, "delayed": 0.0}
+    row = {"rows": {**free, "update": 2.0}, "rough": free, "seconds": free}
+    dear = {**row, "seconds": {**free, "fixed": 900.0}}
+    prices = {"exact": {"gaussian": row, "fake": dear}}
+    kept = {"format": 5, "problems": {}, "prices": prices, "failed": {}, "screening": {}}
+    Path("bake").mkdir()
+    Path("bake/plan.json").write_text(json.dumps(kept))
+    known = (*words, "--teachers", "exact", "--seconds", "600", "--calls", "200", "--dry-run")
+    assert bake_off(*known) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    # 3 of 600 s; 3 of 100 updates of 10 s, and 3 with 900 s before them.
+    assert 3 * 600 + 3 * 1000 + 3 * 1900 == 2 * 3600 + 55 * 60
+    assert first.startswith("to be run: 9 runs (0 complete); about 2 h 55 min of training")
+    assert len(others) == 1 and "fake: left out: Fake spends 900 seconds before" in others[0]
+    assert json.loads(Path("bake/plan.json").read_text()) == kept
+    assert bake_off(*known, "--arms", "fake") == 2
+    assert "fake: Fake spends 900 seconds" in capsys.readouterr().err
+
+
+def test_a_run_of_other_settings_is_named_with_the_cure_before_anything_is_trained(
+    tiny, monkeypatch, capsys
+):
+    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
+    words += ("--arms", "gaussian")
+    assert bake_off(*words) == 0
+    run = Path("runs/bake-off-tiny/runs/calls-2000rows/exact/gaussian-0")
+    config = (run / "config.yaml").read_text()
+
+    def left(text: str, *, finished: bool) -> list[str]:
+        capsys.readouterr()
+        (run / "config.yaml").write_text(text)
+        if not finished:
+            (run / "result.json").unlink(missing_ok=True)
+        status = bake_off(*words)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert (status, len(lines)) == ((2, 1) if lines else (0, 0))
+        return lines
+
+    # A finished run may have been measured otherwise and may have other updates.
+    other = config.replace("evaluations: 1", "evaluations: 6")
+    other = other.replace("\n  steps: 62\n", "\n  steps: 70\n")
+    assert "steps: 70" in other and "evaluations: 6" in other
+    assert left(other, finished=True) == []
+    (line,) = left(config.replace("lr: 0.001", "lr: 0.5"), finished=True)
+    assert f"{run}: this run was carried out with other settings" in line
+    assert "method.lr: there 0.5, now 0.001" in line
+    (line,) = left(config.replace("evaluations: 1", "evaluations: 6"), finished=False)
+    assert f"{run}: this run was begun with other settings" in line
+    assert "run.evaluations: there 6, now 1" in line and "Move this folder away" in line
+    (line,) = left(config.replace("    lr:", "    gone: 1\n    lr:"), finished=False)
+    assert "there 1, now None" in line
+    # Without the check in front the run itself says the same, on one whole line.
+    monkeypatch.setattr("vardiu.cli.bake_off.refuse_changed_runs", lambda todo: None)
+    (run / "config.yaml").write_text(config.replace("evaluations: 1", "evaluations: 6"))
+    assert bake_off(*words) == 2
+    told = capsys.readouterr()
+    whole = f"{run} holds another run, whose settings differ: run.evaluations: there 6, now 1."
+    assert any(line.startswith("failed: ") and whole in line for line in told.out.splitlines())
+    assert whole in told.err
 
 
 def interrupt(*_):

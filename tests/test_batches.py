@@ -9,6 +9,7 @@ import torch
 
 from vardiu.data import DataFree, Shuffled, Stream, check
 from vardiu.data.batch import Batch
+from vardiu.errors import ConfigError
 
 
 def sources():
@@ -40,7 +41,7 @@ def test_processes_share_one_global_batch():
         lambda n: DataFree(n, classes=7, seed=1),
     ]
     for make in makers:
-        whole, parts = make(6), [make(3), make(3)]
+        whole, parts = make(6), [make(6), make(6)]
         for rank, part in enumerate(parts):
             part.rank, part.world = rank, 2
         for _ in range(5):  # over the end of an epoch
@@ -52,7 +53,7 @@ def test_processes_share_one_global_batch():
             assert torch.equal(labels, expected.cond["label"])
 
 
-def test_processes_take_turns_with_a_stream():
+def test_processes_share_the_batches_of_a_stream():
     def stream(rank: int) -> Stream:
         made = Stream(lambda: (Batch.of(x[i : i + 2]) for i in range(0, 10, 2)))
         made.rank, made.world = rank, 2
@@ -60,14 +61,20 @@ def test_processes_take_turns_with_a_stream():
 
     x = torch.arange(10.0)[:, None]
     first, second = stream(0), stream(1)
-    seen = [next(s).x[0].item() for _ in range(3) for s in (first, second)]
-    assert seen == [0, 2, 4, 6, 8, 0]
+    seen = [next(s).x.flatten().tolist() for _ in range(6) for s in (first, second)]
+    assert seen == [[float(i % 10)] for i in range(12)]
 
 
-def test_more_rows_than_samples_are_refused():
-    batches = Shuffled(torch.zeros(10, 1), {}, 6)
+@pytest.mark.parametrize("kind", ["shuffled", "free", "stream"])
+def test_rows_that_cannot_be_divided_among_processes_are_refused(kind):
+    x = torch.zeros(10, 1)
+    batches = {
+        "shuffled": lambda: Shuffled(x, {}, 5),
+        "free": lambda: DataFree(5),
+        "stream": lambda: Stream(lambda: [Batch.of(x[:5])]),
+    }[kind]()
     batches.world = 2
-    with pytest.raises(ValueError, match="2 processes of 6 rows ask for 12 a batch"):
+    with pytest.raises(ConfigError, match="5 rows cannot be divided among 2 processes"):
         next(batches)
 
 

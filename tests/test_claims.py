@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vardiu.comparison.contests import CONTESTS, entered
+from vardiu.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 
@@ -200,3 +203,203 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         if run["command"].split()[2] == "digits-vardiu"
     ]
     assert max(abs(value / distances[0][0] - 1) for value in each) < 0.3
+
+
+def test_what_policy_gradients_reach_and_their_control_does_not():
+    said = words("docs/methods/redif.md")
+    found = numbers("redif-curves-mog40.json")
+    own, control = sorted(found["curves"], key=lambda run: run["control"])
+    first = own["rows"][0]["held_out_start"]
+    last, other = own["rows"][-1], control["rows"][-1]
+    risen = 100 * (last["held_out"] / first - 1)
+    assert f"rises from {first:.3f} to {last['held_out']:.3f}, by {risen:.0f} %" in said
+    start = found["start"]["rows"][0]
+    assert f"modes from {start['metric/modes']:.0f} to {last['metric/modes']:.0f}" in said
+    small = [1e3 * row["metric/mmd2"] for row in (start, last, other)]
+    assert "falls from {:.1f}e-3 to {:.1f}e-3".format(*small) in said
+    assert f"ends at {other['held_out']:.3f} and MMD² at {small[2]:.1f}e-3" in said
+    assert last["held_out"] > 1.3 * first and other["held_out"] < 1.05 * first
+
+
+def test_what_consistency_training_reaches_from_data_alone():
+    said = words("docs/methods/consistency_training.md")
+    runs = numbers("consistency-training.json")["runs"]
+    runs = [run for run in runs if " mog40-" in run["command"]]
+    middle = {
+        name: statistics.median(run["metrics"][name][0] for run in runs)
+        for name in ("mmd2", "log_density", "modes")
+    }
+    assert len(runs) == 3 and middle["modes"] == 40
+    assert f"an MMD² of {1e3 * middle['mmd2']:.1f}e-3" in said
+    assert f"a log-density of −{-middle['log_density']:.2f} in the median" in said
+    truth = runs[0]["reference"]["metrics"]["mmd2"][0]
+    assert f"{middle['mmd2'] / truth:.0f} times the MMD² of true samples" in said
+
+
+def restored(**fixed) -> list[float]:
+    """PSNR of photographs by seed."""
+    rows = [r for r in numbers("diffstategrad.json")["restorations"] if r["part"] == "photos"]
+    rows = [r for r in rows if r["side"] == 16 and all(r.get(k) == v for k, v in fixed.items())]
+    return [row["psnr"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def test_what_the_projection_of_gradients_costs_and_gives():
+    """Signs in every seed, and the ends of the ranges that the page states."""
+    said = words("docs/methods/diffstategrad.md")
+    operators, steps = ("inpaint", "superresolve", "blur"), (0.3, 1.0, 3.0, 10.0)
+
+    def gains(name: str, step: float, other: str = "none") -> list[float]:
+        pair = [restored(operator=name, variant=v, step=step) for v in ("tau .99", other)]
+        assert len(pair[0]) == len(pair[1]) == 3
+        return [a - b for a, b in zip(*pair, strict=True)]
+
+    for name, words_of in zip(
+        operators,
+        (
+            "{:.1f} to {:.1f} dB (inpainting)",
+            "{:.1f} to {:.1f} (super-res",
+            "{:.1f} to {:.1f} (blur)",
+        ),
+        strict=True,
+    ):
+        small = [-g for step in (0.3, 1.0) for g in gains(name, step)]
+        assert min(small) > 0 and words_of.format(min(small), max(small)) in said
+        assert min(gains(name, 3.0)) > 0
+        curves = {
+            variant: [
+                statistics.median(restored(operator=name, variant=variant, step=step))
+                for step in steps
+            ]
+            for variant in ("none", "tau .99")
+        }
+        flat = {variant: max(curve) - min(curve) for variant, curve in curves.items()}
+        assert flat["tau .99"] < flat["none"] and max(curves["none"]) > max(curves["tau .99"])
+        # A step of 1, the default, is the best or within 0.2 dB of it.
+        assert curves["none"][1] >= max(curves["none"]) - 0.2
+    random = [g for name in operators for step in (0.3, 1.0) for g in gains(name, step, "random")]
+    assert f"by {min(random):.1f} to {max(random):.1f} dB" in said
+    assert max(gains("blur", 3.0, "random")) < 0 < min(gains("inpaint", 3.0, "random"))
+
+
+def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
+    """What the sentences say beside their distances: budgets, modes, seeds, dimensions."""
+    said = words("docs/usage/choose.md")
+    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
+    kept = [run for runs in lists if isinstance(runs, list) for run in runs]
+
+    def of(preset: str, *without: str) -> list[dict]:
+        mine = [run for run in kept if run["command"].split()[2] == preset]
+        mine = [run for run in mine if not set(without) & set(run["command"].split())]
+        return [{**run["metrics"], "seed": run["seed"]} for run in mine]
+
+    # The budgets are in the names of the groups: time-20s, calls-256000rows.
+    (seconds,) = {int(name.split("-")[1].split("s/")[0]) for name in groups if "time" in name}
+    (rows,) = {int(name.split("-")[1].split("rows/")[0]) for name in groups if "calls" in name}
+    seeds = {len(runs) for runs in groups[f"time-{seconds}s/exact"].values()}
+    assert f"At {seconds} seconds a run its MMD²" in said
+    assert f"at {rows:,} rows its MMD²" in said and seeds == {5} and "(medians of 5 seeds" in said
+    presets = numbers("dimensions-presets.json")
+    cells = presets["cells"]
+    assert f"with all modes, after {presets['seconds']:.0f} seconds" in said
+    short = cells["presets/mixture-diff-instruct/32/0"]
+    assert round(40 * short["alive"]) == 39
+    assert f"in 32 dimensions {short['gap']:.2f} nats a dimension from it, a mode short" in said
+    assert {name.rsplit("/", 1)[1] for name in cells} == {"0"} and "One seed each" in said
+    for preset, without, sentence in (
+        ("mog40-codes", "", "reached all {modes:.0f} modes with an MMD² of {mmd2:.2f}e-3"),
+        ("mog40-codes", "", "the least of all ({seeds} seeds)"),
+        (
+            "mog40-freeflow",
+            "--lead",
+            "{mmd2:.1f}e-3 and {modes:.0f} modes on MoG-40 ({seeds} seed)",
+        ),
+        ("mog40-vsd", "", "{modes:.0f} modes and an MMD² of {mmd2:.1f}e-3 ({seeds} seed)"),
+        ("mog40-dmd2", "", "an MMD² of {mmd2:.1f}e-3 on MoG-40"),
+        ("digits-dmd2", "", "{frechet:.3f} on digits ({seeds} seeds)"),
+        ("digits-dmd2-4", "", "in the time that was given ({seeds} seeds)"),
+    ):
+        runs = of(preset, without)
+        names = [name for name in runs[0] if name != "seed"]
+        middle = {name: statistics.median(run[name][0] for run in runs) for name in names}
+        middle |= {"seeds": len({run["seed"] for run in runs})}
+        assert sentence.format(**{**middle, "mmd2": 1e3 * middle.get("mmd2", 0)}) in said, preset
+    everything = [1e3 * run["metrics"]["mmd2"][0] for run in kept if "mmd2" in run["metrics"]]
+    codes = [1e3 * run["mmd2"][0] for run in of("mog40-codes")]
+    assert sorted(everything)[: len(codes)] == sorted(codes)  # the least of all
+    vardiu = statistics.median(run["recall"][0] for run in of("digits-vardiu"))
+    assert f"and `digits-vardiu` {vardiu:.3f}" in said
+    sought = numbers("recorded.json")["tables"]["sds"]["rows"]
+    assert [row[3] for row in sought] == ["1"] * 3
+    assert "in three seeds on MoG-40 one mode of 40 was left" in said
+
+
+def test_what_is_said_of_the_contest_of_every_method():
+    found = numbers("bake-off-mog40-60s/results.json")
+    ((name, groups),) = found["groups"].items()
+    said = words("docs/comparison.md").split("## Every method")[1].split("## What to keep")[0]
+    out = found["left_out"][name]
+    assert set(out) == {"dmdx"} and "**DMDX is left out**" in said
+    complete = sum(len(runs) for runs in groups.values())
+    total = found["seeds"] * (len(groups) - len(out))
+    assert f"**{complete} of {total} runs are complete**" in said
+    arms = {arm: runs for arm, runs in groups.items() if runs}
+    seconds = [run["cost"]["seconds"] for runs in arms.values() for run in runs]
+    assert f"took from {min(seconds):.0f} to {max(seconds):.0f}," in said
+    modes = {arm: statistics.median(values(runs, "modes")) for arm, runs in arms.items()}
+    holding = [arm for arm in arms if modes[arm] >= 38]
+    assert f"**{len(holding)} of {len(arms)} arms hold 38 modes or more.**" in said
+    assert {arm for arm in arms if modes[arm] <= 1} == {"sds", "mean-shift"}
+    small = {arm: 1e3 * statistics.median(values(runs, "mmd2")) for arm, runs in arms.items()}
+    # By what the methods need, and not by what the page says.
+    entries = entered("mog40", CONTESTS["mog40"]).arms
+    with_data = {arm for arm, row in entries.items() if METHODS[row.method].needs.data}
+    order = sorted(small, key=small.__getitem__)
+    free = [arm for arm in order if arm not in with_data]
+    for title, best in (("Nearest to the data", order[:4]), ("Without clean data", free[:3])):
+        shown = ", ".join(f"`{arm}` ({small[arm]:.1f}e-3)" for arm in best)
+        assert shown in said.split(title)[1], title
+
+
+def test_what_is_said_of_mean_shift_on_other_densities():
+    said = words("docs/methods/mean_shift.md")
+    cells = numbers("mean_shift.json")["cells"]
+    for name, row in cells.items():
+        errors, rows = row["gradients"], row["scores"]
+        others = [errors["sds"]["64"], *(errors["sdi"][calls] for calls in ("11", "21", "41"))]
+        assert errors["msd_product"]["5"] < min(others)
+        ours = [rows[name] for name in ("msd_denoiser", "msd_product")]
+        theirs = [rows[name] for name in ("sds", "sdi")]
+        worst = max(score["nll_median"] for score in ours)
+        assert worst < rows["sds"]["nll_median"]
+        gap = worst - rows["sdi"]["nll_median"]
+        if name in ("spiral/learned", "pinwheel/learned"):
+            assert abs(gap) < 0.01
+        elif name.endswith("/ideal"):
+            assert gap < 0
+        assert all(score["recall"] < rows["sds"]["recall"] for score in ours)
+        assert all(score["mmd2"] > rows["sds"]["mmd2"] for score in ours)
+        assert rows["ddim"]["mmd2"] < min(score["mmd2"] for score in (*ours, *theirs))
+    assert (
+        "of 5 calls has a smaller error than that of SDS of 64 and that of SDI of 11 to 41" in said
+    )
+    better = {
+        name
+        for name, row in cells.items()
+        if max(row["scores"][m]["nll"] for m in ("msd_denoiser", "msd_product"))
+        < min(row["scores"][m]["nll"] for m in ("sds", "sdi"))
+    }
+    learned = {name for name in cells if name.endswith("/learned")}
+    assert better == {"pinwheel/ideal", *learned}
+    assert "is the lowest on the pinwheel alone, of the learned ones in each row" in said
+    spent = sum(row["processor_seconds"] for row in cells.values())
+    assert "under four minutes on one thread" in said and spent < 240
+
+
+def test_what_is_said_of_a_bank_in_training():
+    (run,) = numbers("bank.json")["runs"]
+    groups = numbers("bake-off-mog40-60s/results.json")["groups"]
+    shared = statistics.median(values(groups["time-60s/exact"]["shared"], "mmd2"))
+    assert "--anchor.bank 3 --anchor.bank-above 2" in run["command"]
+    assert run["metrics"]["mmd2"][0] > shared  # it lost
+    said = f"the minibatch mixture of the batch itself was at {1e3 * shared:.1f}e-3"
+    assert said in words("docs/methods/vardiu.md")

@@ -130,7 +130,7 @@ def test_it_goes_on_at_any_place(tmp_path, place):
 def test_processes_share_a_batch(tmp_path):
     source = str(folder(tmp_path))
     whole = open_data(source, batch=6)
-    parts = [open_data(source, batch=3) for _ in range(2)]
+    parts = [open_data(source, batch=6) for _ in range(2)]
     for rank, part in enumerate(parts):
         part.rank, part.world = rank, 2
     for _ in range(5):
@@ -180,7 +180,7 @@ def test_those_allowed_are_left_out_and_named_once(tmp_path):
 def test_where_one_is_left_out_ranks_still_agree(tmp_path):
     spoil(folder(tmp_path), 2)
     whole = open_data(str(tmp_path), batch=6, corrupt=2)
-    parts = [open_data(str(tmp_path), batch=3, corrupt=2) for _ in range(2)]
+    parts = [open_data(str(tmp_path), batch=6, corrupt=2) for _ in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for rank, part in enumerate(parts):

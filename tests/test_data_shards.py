@@ -94,7 +94,7 @@ def test_a_stream_goes_on_without_reading_what_was_read(tmp_path, monkeypatch, m
 
 def test_processes_share_shards(tmp_path):
     source = str(tars(tmp_path))
-    whole, parts = open_data(source, batch=4), [open_data(source, batch=2) for _ in range(2)]
+    whole, parts = open_data(source, batch=4), [open_data(source, batch=4) for _ in range(2)]
     for rank, part in enumerate(parts):
         part.rank, part.world = rank, 2
     for _ in range(5):

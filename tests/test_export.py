@@ -291,7 +291,7 @@ def test_a_grid_of_whole_times_is_of_them(tmp_path):
                 path, schedule=diffusers.FlowMatchEulerDiscreteScheduler()
             ),
             lambda teacher: FewStep.on_grid(teacher, 2),
-            "no scheduler that takes the 2 steps of the rule 'renoise' of Flow levels",
+            "ConsistencyModelPipeline takes no list of times, and the student makes 2 calls",
         ),
         (FEW["edm"], lambda teacher: FewStep.on_grid(teacher, 2, rule="ddim"), "'ddim' of a Prec"),
         (pipelines.dit, lambda teacher: FewStep.on_grid(teacher, 2), "takes no list of times"),

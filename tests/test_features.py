@@ -18,7 +18,8 @@ from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.denoisers.prompts import Captioned, Captions
 from vardiu.denoisers.schedules import VariancePreserving
 from vardiu.nn import MLP, DhariwalUNet, EDM2UNet, Precision, SongUNet, UNet, offload
-from vardiu.nn.diffusers import CLASSES, DiffusersNetwork, Told
+from vardiu.nn.diffusers import DiffusersNetwork, Told
+from vardiu.nn.diffusers_calls import CLASSES
 from vardiu.training.frozen import Frozen
 
 small = pipelines.small

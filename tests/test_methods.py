@@ -16,6 +16,7 @@ import yaml
 import vardiu.methods
 from vardiu import cite
 from vardiu.cli.main import main
+from vardiu.cli.rows import options_of
 from vardiu.comparison.contests import CONTESTS, Competitor, Contest, entered, load_contest
 from vardiu.errors import ConfigError
 from vardiu.methods import METHODS, Arm, Example, Method, Needs, Preset, load_method
@@ -66,7 +67,7 @@ def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
     # What several methods, or starts and posteriors of theirs, stand on.
     shared = {"anchored", "banked", "adp", "critics", "frames", "lagging"}
-    shared |= {"imitated", "policy_gradient", "rewards", "self_consistency", "starts"}
+    shared |= {"imitated", "policy_gradient", "rewards", "self_consistency", "starts", "begun"}
     assert modules - {"base", "registry", *shared} == set(own_methods())
     # In the method's file, or in one of its folder.
     assert [m.settings.__module__.split(".")[2] for m in own_methods().values()] == sorted(
@@ -83,7 +84,7 @@ def test_an_option_of_a_method_is_none_of_a_problem_or_a_run():
     """All three are options of one command line, which has one of a name."""
 
     def names(row: type) -> set[str]:
-        return {field.name for field in dataclasses.fields(row)}
+        return {option.flag for option in options_of(row)}
 
     others = {**PROBLEM_KINDS, "run": RunSettings}
     shared = {

@@ -19,9 +19,9 @@ from vardiu.students.few_step import FewStep
 SMALL = DensitySettings(name="ring8", width=8, depth=1)
 
 
-def images(n=12):
+def images(n=12, batch=5):
     x = torch.randn(n, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return Shuffled(x, {"label": torch.arange(n)}, 5, seed=3)
+    return Shuffled(x, {"label": torch.arange(n)}, batch, seed=3)
 
 
 def half(x):
@@ -48,7 +48,7 @@ def test_encoded_batches_go_on_where_they_stopped():
 def test_encoded_batches_are_shared_by_processes():
     parts = []
     for rank in range(2):
-        encoded = Encoded(images(), half)
+        encoded = Encoded(images(batch=10), half)
         encoded.rank, encoded.world = rank, 2
         parts.append(next(encoded).cond["label"])
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3 * 1_000_003))

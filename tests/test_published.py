@@ -86,6 +86,19 @@ def test_a_student_of_texts_is_told_the_scale_of_guidance(folder, capsys):
     assert main(words) == 0 and main([*words, "--guidance", "3"]) == 0
     found = [np.load(f"runs/texts/samples-2-seed0{of}.npz")["x"] for of in ("", "-guidance3")]
     assert not np.allclose(*found)
+    # Another folder of the same kind guides it, and is told the same text.
+    teacher = folder.parent / "teacher of texts"
+    plain = diffusers.UNet2DConditionModel(**config)
+    levels = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    steps = diffusers.DDIMScheduler(**levels)
+    stable(autoencoder(), clip(tokens), tokens, plain, steps).save_pretrained(teacher)
+    capsys.readouterr()
+    guide = ["--calls", "4", "--guide", str(teacher), "--guide-steps", "0,1"]
+    assert main([*words, *guide, "--guide-strength", "0.5", "--out", "guided.npz"]) == 0
+    assert "4 of the student, 2 of the guide" in capsys.readouterr().out
+    assert main([*words, "--calls", "4", "--out", "alone.npz"]) == 0
+    guided, alone = (np.load(name)["x"] for name in ("guided.npz", "alone.npz"))
+    assert np.isfinite(guided).all() and not np.allclose(guided, alone)
     capsys.readouterr()
     assert main(words[:4]) == 2
     line = capsys.readouterr().err

@@ -21,7 +21,7 @@ from vardiu.problems.base import beside_teacher
 from vardiu.problems.toy import ToyProblem
 from vardiu.reports.charts import Line, Point, Target, chart, number
 from vardiu.reports.colours import colour_of
-from vardiu.reports.comparisons import Series, quality_charts
+from vardiu.reports.comparisons import Series, columns_of, quality_charts
 from vardiu.reports.html import FirstScreen, write_report, write_tables
 from vardiu.reports.overview import Measurements, overview
 from vardiu.reports.panels import sample_panels
@@ -354,3 +354,11 @@ def test_verdicts_have_their_colour_in_tables_and_metrics_their_names(tmp_path):
     text = page.read_text()
     assert "<td class='chip collapsed'>COLLAPSED" in text and "<td class='chip good'>GOOD" in text
     assert "<th>MMD^2</th>" in text
+
+
+def test_a_legend_of_long_names_has_fewer_columns():
+    """Four columns of 60 letters stood over both edges of a picture of eleven inches."""
+    assert columns_of(["a" * 60, "b"], 11.0) == 2
+    assert columns_of(["Progressive distillation (with data) (2 seeds)"], 11.0) == 3
+    assert columns_of(["VarDiU, flow"], 11.0) == 4
+    assert columns_of(["a" * 500], 11.0) == 1

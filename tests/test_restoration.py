@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Command
 from torch import nn
 
 from vardiu import models
@@ -28,6 +31,7 @@ from vardiu.nn import UNet
 from vardiu.nn.perceptual import perceptual_net
 from vardiu.problems.restoration import RestorationProblem
 from vardiu.settings.fields import DegradationSettings, RestorationSettings
+from vardiu.storage.finished import sole_writer
 from vardiu.storage.png import PNGRows
 from vardiu.students.restorer import Restorer
 from vardiu.students.tiles import Tiles, tiled
@@ -269,6 +273,38 @@ def test_a_stop_leaves_what_is_finished_and_nothing_else(run, pictures, monkeypa
     assert finished <= {"small.jpg"}
     monkeypatch.setattr(upscale, "as_bytes", real)
     assert main([*words, "--out", str(out)]) == 0
+    assert {p.name for p in out.iterdir()} == {"small.jpg", "cat.png"}
+
+
+def test_a_photograph_that_was_killed_is_made_anew_bit_for_bit(run, pictures):
+    words = ["upscale", str(run), str(pictures / "small.jpg"), str(pictures / "cat.png")]
+    assert main([*words, "--out", str(pictures / "whole")]) == 0
+
+    def end_within_the_second():
+        real, names = upscale.enlarge, []
+
+        def enlarged(job, *rest):
+            names.append(job.source.name)
+            if len(names) == 2:
+                upscale.as_bytes = lambda band: os.kill(os.getpid(), signal.SIGKILL)
+            return real(job, *rest)
+
+        upscale.enlarge = enlarged
+
+    out = pictures / "out"
+    killed = Command([*words, "--out", str(out)], pictures / "log", end_within_the_second)
+    assert killed.wait()[0] == -signal.SIGKILL
+    assert {p.name for p in out.iterdir()} == {"small.jpg", ".cat.png.partial"}
+    first = (out / "small.jpg" / "upscaled.png").stat().st_mtime_ns
+    with sole_writer(out):
+        assert main([*words, "--out", str(out)]) in (1, 2)  # somebody else is at work there
+    assert main([*words, "--out", str(out)]) == 0
+    assert (out / "small.jpg" / "upscaled.png").stat().st_mtime_ns == first
+    for name in ("small.jpg", "cat.png"):
+        made = [
+            (place / name / "upscaled.png").read_bytes() for place in (out, pictures / "whole")
+        ]
+        assert made[0] == made[1]
     assert {p.name for p in out.iterdir()} == {"small.jpg", "cat.png"}
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Command
 
 from vardiu.cli.main import main
 from vardiu.data.operators import Inpainting, box_mask
 from vardiu.problems.inverse import OPERATORS, OperatorSettings, operator_of
+from vardiu.runs import restoring
 from vardiu.runs.restoring import png
 from vardiu.samplers.inverse import ReSample
 
@@ -31,6 +35,13 @@ def gaussian(shape):
 def grey(): return gaussian((1, 8, 8))
 def colour(): return gaussian((3, 8, 8))
 def vector(): return gaussian((5,))
+
+def network():
+    from vardiu.denoisers.preconditioned import PreconditionedDenoiser
+    from vardiu.nn import UNet
+    torch.manual_seed(0)
+    return PreconditionedDenoiser(UNet(1, widths=(8, 8), depth=1), shape=(1, 8, 8), sigma_data=0.5,
+        sigma_min=0.02, sigma_max=20.0)
 
 def classes():
     means = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
@@ -111,16 +122,18 @@ def test_a_folder_of_pictures_is_restored_and_gone_on_with(capsys):
     ]
     assert main(["cite", "out"]) == 0 and "chung2023dps" in capsys.readouterr().out
 
-    # A kill before the numbers of one were written, and a picture more.
-    Path("out/b.json").unlink()
-    kept = np.load("out/b.npz")["x"]
+    # A kill before the numbers of two were written, and a picture more.
+    kept = {name: np.load(f"out/{name}.npz")["x"] for name in "bc"}
+    for name in kept:
+        Path(f"out/{name}.json").unlink()
     shutil.copy("photos/a.png", "photos/d.png")
     status, out, _ = told(capsys, "--measurement", "photos")
     assert (
         status == 0 and "a, residual" not in out and "b, residual" in out and "d, residual" in out
     )
     assert Path("out/a.npz").stat().st_mtime_ns == first["a.npz"]
-    np.testing.assert_allclose(np.load("out/b.npz")["x"], kept, atol=1e-5)
+    for name, x in kept.items():  # in another batch, and at another place of it
+        np.testing.assert_allclose(np.load(f"out/{name}.npz")["x"], x, atol=1e-5)
     assert not np.allclose(np.load("out/d.npz")["x"], np.load("out/a.npz")["x"])  # its own seed
 
     status, _, err = told(capsys, "--measurement", "photos", "--noise", ".2")
@@ -129,6 +142,33 @@ def test_a_folder_of_pictures_is_restored_and_gone_on_with(capsys):
     status, _, err = told(capsys, "--measurement", "photos")
     assert status == 2 and "out/a.json is of another measurement" in err
     assert Path("out/a.npz").stat().st_mtime_ns == first["a.npz"]
+
+
+def test_a_batch_that_is_killed_goes_on_bit_for_bit(tmp_path):
+    network = "mine.py:network"  # sums of a network are rounded by the size of a batch
+    words = ["--measurement", "photos", "--batch", "2"]
+    assert restore(*words, teacher=network, out="whole") == 0
+
+    def end_at_the_second():
+        real = restoring.write_image
+
+        def write(folder, name, *rest):
+            if name == "b":
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(folder, name, *rest)
+
+        restoring.write_image = write
+
+    line = f"restore --teacher {network} --operator inpaint --mask box:3 --steps 6 --out killed"
+    killed = Command([*line.split(), *words], tmp_path / "log", end_at_the_second)
+    assert killed.wait()[0] == -signal.SIGKILL
+    assert Path("killed/a.json").is_file() and not Path("killed/b.json").exists()
+    first = Path("killed/a.npz").stat().st_mtime_ns
+    assert restore(*words, teacher=network, out="killed") == 0
+    assert Path("killed/a.npz").stat().st_mtime_ns == first
+    for name in "abc":
+        whole, gone_on = (np.load(f"{out}/{name}.npz")["x"] for out in ("whole", "killed"))
+        np.testing.assert_array_equal(whole, gone_on)
 
 
 def test_several_arms_are_compared_on_one_page(capsys):
@@ -178,6 +218,29 @@ def test_operators_of_ones_own_and_of_deepinv_are_taken_as_they_are(capsys):
     psld = ("--measurement", "y.npy", "--solver", "psld")
     assert restore(*psld, operator="mine.py:half", out="psld") == 0
     assert {p.stem for p in Path("psld").glob("y-?.json")} == {"y-0", "y-1", "y-2"}
+
+
+DEEPINV = """
+from deepinv import physics
+from deepinv.physics.blur import gaussian_blur
+shape = (1, 8, 8)
+def inpainting(): return physics.Inpainting(img_size=shape, mask=0.5)
+def blur(): return physics.Blur(filter=gaussian_blur(sigma=(0.7, 0.7)), padding="circular")
+def downsampling(): return physics.Downsampling(img_size=shape, factor=2, filter="bicubic")
+"""
+
+
+@pytest.mark.parametrize("name", ["inpainting", "blur", "downsampling"])
+def test_the_classes_of_deepinv_restore(capsys, name):
+    reason = "deepinv is no dependency, and needs torchvision, which must fit torch"
+    pytest.importorskip("deepinv.physics", reason=reason, exc_type=Exception)
+    Path("theirs.py").write_text(DEEPINV)
+    words = ("--truth", "truth.npy", "--num", "1", "--solver", "dps,psld")
+    status, _, err = told(capsys, *words, operator=f"theirs.py:{name}", steps=5)
+    assert status == 0, err
+    assert [row["solver"] for row in rows()] == ["dps", "psld"]  # which asks for the adjoint
+    found = operator_of(f"theirs.py:{name}", OperatorSettings(), (1, 8, 8))
+    assert found.shape == {"downsampling": (1, 4, 4)}.get(name, (1, 8, 8))
 
 
 def test_latents_and_classes(capsys):

@@ -377,8 +377,7 @@ def test_latents_that_are_not_scaled_are_named():
     latents = torch.randn(400, 4, 2, 2) / 0.18
     scaled = GaussianDenoiser(torch.zeros(4, 2, 2), torch.ones(4, 2, 2))
     scaled.sigma_min, scaled.sigma_max = 0.01, 20.0
-    vae = SimpleNamespace(config=SimpleNamespace(scaling_factor=1 / 0.18))
-    scaled.origin = SimpleNamespace(parts={"vae": vae})
+    scaled.origin = SimpleNamespace(about={"codec_scale": 1 / 0.18})
     assert probe(scaled, 0.18 * latents)
     with pytest.raises(NotADenoiser, match=r"latents are not scaled by|unit variance"):
         checked(scaled, latents)

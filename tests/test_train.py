@@ -41,7 +41,7 @@ for name in NAMES:
     objective = CASES[name]()
     optimisation = Optimisation.adam(dict.fromkeys(objective.trained, 1e-2), halflife=50.0)
     trainer = Trainer(objective, optimisation, steps=6, seed=3)
-    trainer.fit(DataFree(16 // world, classes=2 if objective.generator.conditions else None))
+    trainer.fit(DataFree(16, classes=2 if objective.generator.conditions else None))
     state = {"networks": objective.state_dict(), "average": trainer.average.state_dict()}
     torch.save(state, f"{sys.argv[3]}-{name}-{world}-{rank}.pt")
 # A loss that is not finite in one process stops all of them, and nothing is updated.

@@ -17,6 +17,7 @@ __all__ = [
     "ExportError",
     "require",
     "NotADenoiser",
+    "ProcessLost",
     "RunError",
     "Diverged",
     "Interrupted",
@@ -120,6 +121,10 @@ class NotADenoiser(ValueError):
     def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.rows = rows
+
+
+class ProcessLost(RuntimeError):
+    r"""Another process that shares the run has ended; this one cannot go on alone."""
 
 
 class RunError(ValueError):

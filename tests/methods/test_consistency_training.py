@@ -166,10 +166,8 @@ def test_the_rate_of_a_target_may_grow_with_the_grid():
 
 
 def test_it_starts_fresh_or_from_the_teacher():
-    fresh, taken = (Settings(start=start) for start in ("fresh", "teacher"))
-
     class Networks:
-        calls = []
+        calls, begins_elsewhere = [], False
 
         def denoiser(self):
             self.calls.append("fresh")
@@ -181,8 +179,9 @@ def test_it_starts_fresh_or_from_the_teacher():
 
     problem = ToyProblem()
     problem.networks = Networks()
-    for row in (fresh, taken):
-        next(METHOD.recipe(problem, row, Context()))
+    for elsewhere in (False, True):
+        problem.networks.begins_elsewhere = elsewhere
+        next(METHOD.recipe(problem, Settings(), Context()))
     assert Networks.calls == ["fresh", "teacher"]
 
 

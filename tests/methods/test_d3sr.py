@@ -321,6 +321,34 @@ def test_the_discriminator_tells_apart_below_little_noise_only():
     assert max(gaps) > 0
 
 
+def test_the_discriminator_reads_noisy_samples():
+    read = []
+
+    class Reader(nn.Module):
+        def forward(self, critic, z_t, sigma, **cond):
+            read.append((z_t, sigma))
+            return [z_t.new_zeros(len(z_t), 1)]
+
+    torch.manual_seed(0)
+    objective = D3SR(
+        Restorer(unet(), 0.4, 0.5),
+        Spatial(Plain, 0.0),
+        unet(),
+        Reader(),
+        levels=LogUniform(0.5, 4.0),
+        adversarial_weight=0.02,
+    )
+    clean = torch.randn(64, 3, 8, 8)
+    objective.logits([clean, -clean], {}, 0, "tried")
+    noises = []
+    for z, (z_t, sigma) in zip((clean, -clean), read, strict=True):
+        noises.append((z_t - z) / sigma.view(-1, 1, 1, 1))
+        spread = noises[-1].flatten(1).std(dim=1)
+        assert float(spread.min()) > 0.75 and float(spread.max()) < 1.25
+    assert torch.equal(read[0][1], read[1][1])  # the same levels, and other noise
+    assert abs(float((noises[0] * noises[1]).mean())) < 0.05
+
+
 def test_parts_of_a_discriminator_go_together():
     student = Restorer(unet(), 0.4, 0.5)
     with pytest.raises(ValueError, match="go together"):

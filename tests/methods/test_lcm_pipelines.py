@@ -22,7 +22,7 @@ from vardiu.denoisers.lora_files import save_adapter
 from vardiu.export import export
 from vardiu.export.diffusers import times_of
 from vardiu.methods.lcm import LCM, METHOD, Settings
-from vardiu.nn.diffusers import scale_embedding
+from vardiu.nn.diffusers_calls import scale_embedding
 from vardiu.problems.images import ImageProblem
 from vardiu.settings.fields import ImageSettings
 from vardiu.students.steered import guided_by

@@ -16,7 +16,7 @@ from pipelines import pixels, stable
 
 from vardiu.cli.main import main
 from vardiu.data.sources import account, read_data, records
-from vardiu.data.tables import read_prompts
+from vardiu.data.texts import read_prompts
 from vardiu.errors import ConfigError
 from vardiu.problems.image_data import refuse_classes
 from vardiu.problems.images import ImageProblem
@@ -435,7 +435,9 @@ def test_rows_without_a_prompt_are_counted(tmp_path):
 
 def test_letters_of_two_bytes_without_a_mark_are_no_prompts(tmp_path):
     (tmp_path / "p.txt").write_bytes("a cat\n".encode("utf-16-le"))
-    with pytest.raises(ConfigError, match=r"p.txt is not text: it has a null character"):
+    with pytest.raises(
+        ConfigError, match=r"p.txt, line 1: it is not text: it has a null character"
+    ):
         read_prompts(str(tmp_path / "p.txt"))
 
 
@@ -482,7 +484,7 @@ def test_prompts_from_every_table(tmp_path):
     ("name", "data", "words"),
     [
         ("a.txt", b"\n \n", "holds no prompt"),
-        ("a.txt", b"\xe9t\xe9", "not text in UTF-8"),
+        ("a.txt", b"\xe9t\xe9", "line 1: byte 0xe9 is not UTF-8"),
         ("a.csv", b"id,words\n1,a\n", "prompts are read from one of text, caption, prompt"),
         ("a.csv", b"prompt\na, b\n", "row 2 has 2 fields"),
         ("a.json", b'{"annotations": []}', "must hold a list of rows"),

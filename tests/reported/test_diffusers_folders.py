@@ -315,25 +315,18 @@ def test_a_network_that_is_not_understood_is_one_line(pixels, tmp_path, settings
     assert str(path.parent) in message and "\n" not in message and len(message) < 2000
 
 
-def test_sdxl_and_inpainting_are_named(tmp_path):
+def test_other_conditions_and_inpainting_are_named(tmp_path):
     pipelines.stable(tmp_path)
     path = tmp_path / "unet" / "config.json"
     whole = path.read_text()
-    change(path, addition_embed_type="text_time")
-    with pytest.raises(ConfigError, match="addition_embed_type is text_time: .*SDXL"):
+    change(path, addition_embed_type="text_image")
+    with pytest.raises(ConfigError, match="addition_embed_type is text_image: .*SDXL"):
         load(str(tmp_path))
     path.write_text(whole)
     change(path, in_channels=9)
     with pytest.raises(ConfigError, match="takes 9 channels and gives 4.*inpainting"):
         load(str(tmp_path))
     assert text_unet().config.in_channels == 4
-
-
-def test_pixart_of_large_images_is_named(tmp_path):
-    pipelines.pixart(tmp_path)
-    change(tmp_path / "transformer" / "config.json", use_additional_conditions=True)
-    with pytest.raises(ConfigError, match="resolution and the aspect ratio"):
-        load(str(tmp_path))
 
 
 # ---------------------------------------------------------------- the hub

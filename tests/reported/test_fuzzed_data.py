@@ -14,7 +14,8 @@ from PIL import Image
 from vardiu.data.images import Corrupt, TooManyCorrupt
 from vardiu.data.points import read_points
 from vardiu.data.sources import account, read_data, records
-from vardiu.data.tables import TABLES, read_prompts
+from vardiu.data.tables import TABLES
+from vardiu.data.texts import read_prompts
 
 ERRORS = (*OURS, Corrupt, TooManyCorrupt)
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)

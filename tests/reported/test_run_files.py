@@ -320,14 +320,14 @@ def test_two_processes_share_a_store(tmp_path, monkeypatch):
     assert alive.is_dir() and away.is_dir() and not dead.exists()
 
     # The other process renames its checkpoint of the same step just before this one does.
-    real = checkpoints._verify
+    real = checkpoints.verify_state
 
     def overtaken(folder):
         real(folder)
         if folder.name.startswith(".000000002"):
             shutil.copytree(folder, tmp_path / "000000002")
 
-    monkeypatch.setattr(checkpoints, "_verify", overtaken)
+    monkeypatch.setattr(checkpoints, "verify_state", overtaken)
     assert mine.save(2, state) == tmp_path / "000000002"
     monkeypatch.undo()
     assert torch.equal(mine.load(2)["a"], state["a"]) and mine.steps() == [1, 2]

@@ -47,7 +47,9 @@ F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergenc
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+DISTRIBUTED, SHARDING = "training/distributed.py", "training/sharding.py"
 INVERSE = "tests/test_inverse.py"
+DIFFUSERS_CALLS, DIFFUSERS_TEXTS = "nn/diffusers_calls.py", "teachers/diffusers_texts.py"
 
 
 class Mutant(NamedTuple):
@@ -71,6 +73,10 @@ def errors(words: str) -> tuple[str, ...]:
 def method(name: str, words: str = "") -> tuple[str, ...]:
     path = f"tests/methods/test_{name}.py"
     return (path, "-k", words) if words else (path,)
+
+
+def families(words: str) -> tuple[str, ...]:
+    return ("tests/test_families.py", "-k", words)
 
 
 FIXED, DESCENT, CONDITIONS = "laws_are_equal", "descent", "test_conditions"
@@ -332,7 +338,7 @@ SIGNS = [
         D3SR,
         "z_t = z + expand_like(sigma, z) * self.noise_like",
         "z_t = z + 0 * expand_like(sigma, z) * self.noise_like",
-        method("d3sr", "little_noise_only"),
+        method("d3sr", "reads_noisy_samples"),
     ),
     Mutant(
         "factor: OSEDiff's squared distance",
@@ -658,6 +664,13 @@ NETWORKS = [
         method("progressive", "halve_one_grid"),
     ),
     Mutant(
+        "stream: a batch that was killed goes on with the noise of other places",
+        "runs/restoring.py",
+        "noise = RowNoise([subjects.seed_of(place) for place in places])",
+        "noise = RowNoise([subjects.seed_of((i, 0)) for i in range(len(places))])",
+        ("tests/test_restore.py", "-k", "bit_for_bit or gone_on_with"),
+    ),
+    Mutant(
         "progressive: the weight of the level that is arrived at",
         PROGRESSIVE,
         "return Loss((self.weight(drawn.sigma) * error).mean(), info)",
@@ -820,26 +833,32 @@ SETTINGS = [
         LATTICE,
     ),
     Mutant(
-        "learning rates swapped: VarDiU",
-        VARDIU_STAGES,
-        "    optimisation = build.optimisation(config, **others)\n    return Stage(\n",
-        "    optimisation = build.optimisation(config, **others)\n"
-        "    optimisation = replace(\n"
-        "        optimisation,\n"
-        "        rows=dict(zip(optimisation.rows, reversed(optimisation.rows.values()))),\n"
-        "    )\n"
-        "    return Stage(\n",
-        contract("own_row and vardiu-gaussian"),
+        "learning rates swapped: the student's and the others'",
+        "settings/build.py",
+        'return Optimisation({"generator": student, **rows}',
+        'return Optimisation({"generator": next(iter(rows.values()), student), **rows}',
+        contract("own_row and (vardiu-gaussian or diff-instruct)"),
     ),
     Mutant(
-        "learning rates swapped: Diff-Instruct",
-        DIFF_INSTRUCT_RECIPE,
-        "optimisation = build.optimisation(config, fake=config.fake_optimizer)",
-        "optimisation = build.optimisation(\n"
-        "        replace(config, lr=config.fake_optimizer.lr or config.lr),\n"
-        "        fake=replace(config.fake_optimizer, lr=config.lr),\n"
-        "    )",
-        contract("own_row and diff-instruct"),
+        "the last stage: of one stage where a start by pairs came before",
+        "settings/build.py",
+        "of = 2 if pairs is not None and pairs.pairs else 1",
+        "of = 1",
+        ("tests/test_events.py", "-k", "of_how_many_stages"),
+    ),
+    Mutant(
+        "a bake-off's dry run: arms without a price are not counted",
+        "comparison/plan.py",
+        "for name in unpriced(bake, planned, teacher):\n            steps",
+        "for name in ():\n            steps",
+        ("tests/test_bakeoff.py", "-k", "dry_run_trains"),
+    ),
+    Mutant(
+        "a bake-off: a finished run of another rate is the arm's own",
+        "comparison/plan.py",
+        'if k.startswith("method.") and k != STEPS}',
+        'if k == "method.name"}',
+        ("tests/test_bakeoff.py", "-k", "other_settings"),
     ),
     Mutant(
         "learning rates swapped: DMD2's head and fake",
@@ -1057,9 +1076,9 @@ STATED = [
     ),
     Mutant(
         "error: the bound, divided by n",
-        BOUND,
-        "value.std() / math.sqrt(n)",
-        "value.std() / n",
+        DISTRIBUTED,
+        "values.std() / math.sqrt(n)",
+        "values.std() / n",
         errors("the_bound"),
     ),
     Mutant(
@@ -1243,8 +1262,8 @@ IDENTITY = [
     Mutant(
         "sid: a teacher without a gradient is not looked for",
         "runs/distill.py",
-        "if task.chosen.needs.gradient:",
-        "if task.chosen.needs.pairs:",
+        "if chosen.needs.gradient:",
+        "if chosen.needs.pairs:",
         method("sid", "without_a_gradient"),
     ),
 ]
@@ -1406,6 +1425,46 @@ POLICIES = [
     ),
 ]
 
+MANY = ("tests/test_processes.py", "-k", "processes_train or reported or divided_networks")
+
+MANY_MUTANTS = [
+    Mutant(
+        "processes: gradients summed in place of averaged",
+        DISTRIBUTED,
+        "            flat /= world",
+        "            flat /= 1",
+        MANY,
+    ),
+    Mutant(
+        "processes: what is reported is summed",
+        DISTRIBUTED,
+        "value /= processes.count()",
+        "value /= 1",
+        MANY,
+    ),
+    Mutant(
+        "processes: a standard error of one process's rows",
+        DISTRIBUTED,
+        "return (variance / (n * world)).sqrt()",
+        "return (variance / n).sqrt()",
+        MANY,
+    ),
+    Mutant(
+        "processes: each has the first rows of the data",
+        "data/batches.py",
+        "return slice(self.rank * rows, (self.rank + 1) * rows)",
+        "return slice(0, rows)",
+        MANY,
+    ),
+    Mutant(
+        "processes: divided gradients are averaged twice",
+        DISTRIBUTED,
+        "if p.grad is not None and not is_divided(p.grad))",
+        "if p.grad is not None)",
+        MANY,
+    ),
+]
+
 GUIDE = "samplers/guided.py"
 
 
@@ -1459,7 +1518,47 @@ GUIDED = [
 ]
 
 
+FAMILIES = [
+    Mutant(
+        "Flux: rows told as columns",
+        DIFFUSERS_CALLS,
+        "torch.stack([torch.zeros_like(rows), rows, columns], dim=1)",
+        "torch.stack([torch.zeros_like(rows), columns, rows], dim=1)",
+        families("sample_the_same and flux"),
+    ),
+    Mutant(
+        "Sana: time in the scheduler's unit",
+        DIFFUSERS_CALLS,
+        "timestep=time * model.config.timestep_scale",
+        "timestep=time",
+        families("sample_the_same and sana"),
+    ),
+    Mutant(
+        "SDXL: the vector of a prompt left at zero",
+        DIFFUSERS_CALLS,
+        '{"text_embeds": cond["pooled"].to(x.dtype)',
+        '{"text_embeds": 0 * cond["pooled"].to(x.dtype)',
+        families("sample_the_same and sdxl"),
+    ),
+    Mutant(
+        "Wan: states beyond the prompt kept",
+        DIFFUSERS_TEXTS,
+        "states = states * mask[..., None]",
+        "pass",
+        families("sample_the_same and wan"),
+    ),
+    Mutant(
+        "guidance: noise alone answered by the null condition",
+        "denoisers/guidance.py",
+        "both = self.denoiser.generate(torch.cat([z, z]), sigma, **self._both(cond))",
+        "both = self.denoiser.generate(torch.cat([z, z]), sigma, **self._both(cond)).flip(0)",
+        families("sample_the_same and sd3"),
+    ),
+]
+
+
 MUTANTS = [
+    *FAMILIES,
     *SIGNS,
     *DROPPED,
     *NETWORKS,
@@ -1474,6 +1573,7 @@ MUTANTS = [
     *DISTANCES,
     *TRAJECTORY,
     *POLICIES,
+    *MANY_MUTANTS,
 ]
 
 

@@ -17,6 +17,7 @@ from ..comparison.plan import (
     plan,
     refuse_arms,
     refuse_changed_runs,
+    supposed,
     untimed,
 )
 from ..comparison.results import record
@@ -28,8 +29,8 @@ from ..errors import ConfigError, RunError, known, shown
 from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
-from ..runs.task import task_from_preset
-from ..runs.teach import ensure_teacher
+from ..runs.task import Task, task_from_preset
+from ..runs.teach import ensure_teacher, missing_teacher
 from ..settings.fields import DensitySettings
 from .console import console, print_rows
 from .options import chosen_names, codes_of
@@ -93,18 +94,16 @@ def bake_off(arguments: list[str]) -> None:
     bake = _asked_for(parser, chosen, rest)
     if chosen.report and not (bake.out / "plan.json").is_file():
         raise ConfigError(f"--report: {shown(bake.out)} is no bake-off: it has no plan.json")
-    for teacher in () if chosen.report else bake.teachers:
-        task = task_from_preset("distill", next(iter(PRESETS)))
-        task = dataclasses.replace(task, problem=bake.contest.teachers[teacher])
+    if chosen.dry_run:
+        _foretell(bake, chosen.jobs)
+        return
+    for task in () if chosen.report else _problems(bake):
         ensure_teacher(task, console_listeners(console))
     bake.out.mkdir(parents=True, exist_ok=True)
     with alone(bake.out):
         planned = plan(bake, console, timing=not chosen.report)
         refuse_arms(bake, planned)
-        for line in planned_work(bake, planned, chosen.jobs):
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
-        if chosen.dry_run:
-            return
+        _say(planned_work(bake, planned, chosen.jobs))
         jobs = 0 if chosen.report else chosen.jobs
         heats, todo, failures = _carried_out(bake, planned, jobs)
         found = {} if chosen.no_study or chosen.report else study(bake, todo, console)
@@ -117,6 +116,27 @@ def bake_off(arguments: list[str]) -> None:
     console.print(where, highlight=False, soft_wrap=True)
     if failures:
         raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+def _problems(bake: BakeOff) -> list[Task]:
+    r"""Returns a task of each teacher's problem."""
+    task = task_from_preset("distill", next(iter(PRESETS)))
+    return [dataclasses.replace(task, problem=bake.contest.teachers[t]) for t in bake.teachers]
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _foretell(bake: BakeOff, jobs: int) -> None:
+    r"""Says what is to be run as far as it is known, and what has to be trained and timed first;
+    trains, times and writes nothing."""
+    planned = plan(bake, console, timing=False)
+    refuse_arms(bake, supposed(bake, planned))
+    missing = [folder for task in _problems(bake) if (folder := missing_teacher(task)) is not None]
+    _say([f"to be trained first: the teacher {shown(folder.path)}" for folder in missing])
+    _say(planned_work(bake, planned, jobs, timed=False))
 
 
 def _carried_out(

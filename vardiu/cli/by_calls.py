@@ -16,7 +16,7 @@ from ..denoisers.levels import karras_grid
 from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
-from ..problems.base import Problem, hash_of
+from ..problems.base import Problem, hash_of, inputs_of
 from ..problems.sampled_teachers import Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
@@ -89,7 +89,7 @@ def evaluate_by_calls(
         student, problem, task = trained_student(folder, chosen)
         students[number] = asked(student, number, chosen.guidance)
     if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, problem.inputs())
+        refuse_changed_inputs(folder, inputs_of(problem))
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
     rows = list(_measured(problem, students, n, chosen.seed, features))
@@ -134,8 +134,9 @@ def _measured(
         own = {"how": student.words, "weights": hash_of(student)}
         metrics = problem.scores.measure(problem.student_source(student), n, seed)
         yield _told({"who": STUDENT, "calls": calls, **own}, marked_trained(metrics, features))
-        metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
-        yield _told({"who": TEACHER, "calls": calls}, metrics)
+        if problem.teacher is not None:
+            metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
+            yield _told({"who": TEACHER, "calls": calls}, metrics)
 
 
 def _told(about: Mapping[str, Any], metrics: Sequence[Metric]) -> Row:

@@ -17,6 +17,9 @@ def estimate(arguments: list[str]) -> None:
     from ..resources import estimate as estimates
     from ..resources.tables import print_estimate
 
+    if any(word.partition("=")[0] == "--network" for word in arguments):
+        estimate_on_paper(arguments)
+        return
     head = Parser(prog="estimate", add_help=False)
     head.add_argument("--json", action="store_true")
     head.add_argument("--teach", action="store_true")
@@ -30,6 +33,29 @@ def estimate(arguments: list[str]) -> None:
         print(json.dumps(found, indent=2))
     else:
         print_estimate(found, console)
+
+
+def estimate_on_paper(arguments: list[str]) -> None:
+    r"""Says what adapters on a network ask for, by its configuration alone."""
+    from ..resources.paper import on_paper
+    from ..resources.tables import paper_table
+
+    parser = Parser(prog="estimate")
+    parser.add_argument("--network", required=True, metavar="CONFIG.json")
+    for name, value in (("rank", 16), ("batch", 1), ("tokens", 77)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--optimizer", default="adam")
+    parser.add_argument("--checkpoint", action="store_true")
+    parser.add_argument("--quantise", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    chosen = vars(parser.parse_args(arguments))
+    as_json, network = chosen.pop("json"), chosen.pop("network")
+    found = on_paper(network, **chosen)
+    if as_json:
+        print(json.dumps({**found._asdict(), "total": found.total}, indent=2))
+    else:
+        console.print(paper_table({**found._asdict(), "total": found.total}))
 
 
 COMMANDS = {"estimate": estimate}

@@ -16,7 +16,7 @@ from ..errors import ConfigError, RunError, shown
 from ..metrics import Metric
 from ..problems.base import Problem
 from ..problems.image_teachers import ImageTeacher
-from ..problems.kept import KeptTeacher
+from ..problems.kept import KeptTeacher, prompts_in
 from ..runs.execute import device_of
 from ..runs.task import Task, problem_of, task_from_preset
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
@@ -179,9 +179,9 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
         if not isinstance(settings, DensitySettings) or settings.source is None:
             raise ConfigError("--source: this student is of no table of points; leave it out")
         changes["source"] = chosen.source
-    prompts = folder.file("prompts.txt")
-    if isinstance(settings, ImageSettings) and settings.prompts is not None and prompts.is_file():
-        changes["prompts"] = str(prompts)
+    if isinstance(settings, ImageSettings) and settings.prompts is not None:
+        prompts = prompts_in(folder, settings.prompts)
+        changes |= {"prompts": str(prompts)} if prompts.is_file() else {}
     return dataclasses.replace(settings, **changes)
 
 

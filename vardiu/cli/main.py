@@ -26,6 +26,9 @@ COMMANDS: Mapping[str, Command] = {
     "estimate": Command(
         "estimate", "PRESET [options]", "memory, hours and disk, before it starts"
     ),
+    "cache": Command(
+        "cache", "--teacher T [options]", "encode prompts and images once, before a training"
+    ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
     "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
     "guide": Command(
@@ -36,7 +39,9 @@ COMMANDS: Mapping[str, Command] = {
     "bake-off": Command("bake_off", "CONTEST [options]", "methods under equal budgets, seeds"),
     "probe": Command("probe", "PRESET [options]", "does the teacher of a preset denoise?"),
     "export": Command("export", "RUN --to FORM", "diffusers, ONNX, safetensors or an adapter"),
+    "push": Command("push", "RUN user/name", "upload an exported student to the hub"),
     "upscale": Command("upscale", "RUN IMAGE ... [options]", "enlarge photographs of any size"),
+    "studio": Command("studio", "[FOLDER ...] [options]", "a page on this machine: runs, samples"),
     "cite": Command("cite", "RUN", "print the BibTeX of what a run used"),
     "completion": Command("completion", "SHELL", "a script for bash, zsh or fish"),
 }

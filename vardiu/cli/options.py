@@ -39,11 +39,13 @@ class Request(NamedTuple):
         task: The task, with all options.
         out: The folder of its run.
         dry_run: Whether its settings are only to be printed.
+        track: The names of the trackers that are to hear of it.
     """
 
     task: Task
     out: Path
     dry_run: bool
+    track: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- methods from files
@@ -222,7 +224,7 @@ def parse_request(command: str, arguments: list[str], shown: str | None = None) 
     task = _of_the_run(task, out, given.accept_changed_code)
     task = override_settings(task, rest, out, shown)
     refuse_unnamed_code(task, given.config or f"the preset {task.preset}")
-    return Request(task, out, given.dry_run)
+    return Request(task, out, given.dry_run, tuple(given.track or ()))
 
 
 def request_parser(command: str) -> Parser:
@@ -233,6 +235,7 @@ def request_parser(command: str) -> Parser:
     head.add_argument("--accept-changed-code", action="store_true")
     head.add_argument("--out")
     head.add_argument("--dry-run", action="store_true")
+    head.add_argument("--track", action="append")
     return head
 
 
@@ -252,7 +255,7 @@ def override_settings(
     about = (
         f"Preset {task.preset!r}, method {task.method}. Besides these: --out FOLDER ({out}), "
         f"--method NAME ({methods}) or FILE.py:NAME (a method of your own), --config FILE (a "
-        "run's config.yaml), --dry-run."
+        "run's config.yaml), --dry-run, --track tensorboard|wandb|trackio|mlflow."
     )
     rows = {"method": task.settings, "problem": task.problem, "run": task.run}
     if command == "probe":

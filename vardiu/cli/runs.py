@@ -3,12 +3,17 @@ r"""`vardiu teach` and `vardiu distill`."""
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from ..runs.task import Task
+from ..runs.task import Task, refuse_unasked_teacher
+from ..storage import processes
 from ..storage.files import append_line
 from ..storage.run_folder import RunFolder
 from .console import console, print_settings
-from .options import parse_request
+from .options import Request, parse_request
+
+if TYPE_CHECKING:
+    from ..runs.events import Listener
 
 
 def record_changed_code(folder: RunFolder, task: Task) -> None:
@@ -20,6 +25,16 @@ def record_changed_code(folder: RunFolder, task: Task) -> None:
             append_line(folder.file("code-changes.jsonl"), json.dumps(row))
 
 
+def listeners_of(request: Request) -> list[Listener]:
+    r"""Returns who hears of a run on this command line: of several processes the writer's
+    console and trackers."""
+    from ..runs.listeners import console_listeners
+    from ..runs.tracking import trackers_of
+
+    trackers = trackers_of(request.track)
+    return [*console_listeners(console), *trackers] if processes.is_writer() else []
+
+
 def teach(arguments: list[str]) -> None:
     r"""Trains a teacher."""
     request = parse_request("teach", arguments)
@@ -28,25 +43,25 @@ def teach(arguments: list[str]) -> None:
         return
     # A dry run does not pay for what draws and prints a run.
     from ..runs import teach as teaching
-    from ..runs.listeners import console_listeners
 
     typed = ["vardiu", "teach", *arguments]
-    teaching.teach(request.task, request.out, console_listeners(console), typed)
+    teaching.teach(request.task, request.out, listeners_of(request), typed)
 
 
 def distill(arguments: list[str]) -> None:
     r"""Distils a teacher; trains the one of a preset on board first if it is not there."""
     request = parse_request("distill", arguments)
+    refuse_unasked_teacher(request.task)
     if request.dry_run:
         print_settings(request.task)
         return
     from ..runs import distill as distilling
     from ..runs import teach as teaching
-    from ..runs.listeners import console_listeners
 
-    listeners = console_listeners(console)
+    listeners = listeners_of(request)
     teaching.ensure_teacher(request.task, listeners)
-    record_changed_code(RunFolder(request.out), request.task)
+    if processes.is_writer():
+        record_changed_code(RunFolder(request.out), request.task)
     typed = ["vardiu", "distill", *arguments]
     distilling.distill(request.task, request.out, listeners, typed)
 

@@ -13,6 +13,7 @@ import torch
 from .. import __version__
 from ..errors import ConfigError, shown
 from ..metrics.sets import marked_trained, trained_warning
+from ..problems.base import inputs_of
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.measuring import trained_features
@@ -146,7 +147,7 @@ def evaluate(arguments: list[str]) -> None:
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
     if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, problem.inputs())
+        refuse_changed_inputs(folder, inputs_of(problem))
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)

@@ -2,14 +2,10 @@ r"""`vardiu upscale`: photographs of any size, enlarged by a student of small im
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +21,9 @@ from ..errors import ConfigError, Interrupted, RunError, shown
 from ..problems.restoration import RestorationProblem, restored
 from ..runs.progress import counted
 from ..settings.ranges import RANGES
-from ..storage.bounded import read_bytes, read_json
+from ..storage.bounded import read_bytes
 from ..storage.checkpoints import digest_of_file
-from ..storage.files import write_text_atomic
+from ..storage.finished import describe, is_finished, sole_writer, whole_folder
 from ..storage.interrupts import Wish, wish_to_stop
 from ..storage.png import PNGRows
 from ..students.restorer import Restorer
@@ -65,22 +61,15 @@ class Job:
         r"""Whether it was made before, of the same photograph by the same student.
 
         Raises:
-            ConfigError: The folder holds something else.
+            RunError: The folder holds something else.
         """
-        if not self.folder.is_dir() or not (self.folder / ABOUT).is_file():
-            if self.folder.exists() or self.folder.is_symlink():
-                raise ConfigError(
-                    f"{shown(self.folder)} exists and is of no photograph; give another with --out"
-                )
-            return False
-        found = read_json(self.folder / ABOUT)
-        for key, value in self.about.items():
-            if found.get(key) != value:
-                raise ConfigError(
-                    f"{shown(self.folder)} is of another {key} and is not written over: give "
-                    "another folder with --out"
-                )
-        return True
+        if is_finished(self.folder / ABOUT, self.about, self.folder):
+            return True
+        if self.folder.exists() or self.folder.is_symlink():
+            raise RunError(
+                f"{shown(self.folder)} exists and is of no photograph; give another with --out"
+            )
+        return False
 
 
 def upscale(arguments: list[str]) -> None:
@@ -119,8 +108,7 @@ def upscale(arguments: list[str]) -> None:
     photographs = [(job, job.is_finished) for job in jobs]
     for job, _ in photographs:
         photograph(job.source, problem, student.factor)  # all are looked at before any is made
-    out.mkdir(parents=True, exist_ok=True)
-    with wish_to_stop() as wish:
+    with sole_writer(out), wish_to_stop() as wish:
         for job, finished in photographs:
             if finished:
                 told = f"{shown(job.source)}: {shown(job.folder)} is there already"
@@ -199,7 +187,7 @@ def enlarge(
     def made(part: Tensor) -> Tensor:
         return problem.space.images(restored(student, problem.space, part, {}))
 
-    with partial_folder(job.folder) as place:
+    with whole_folder(job.folder) as place:
         panels = Panels(height, width)
         total, done = len(tiles.starts(height)), 0
         with (
@@ -221,21 +209,8 @@ def enlarge(
         seconds = time.perf_counter() - begun
         about = {**job.about, "version": __version__, "tiles": tiles._asdict()}
         about |= {"size": [width, height], "seconds": round(seconds, 1)}
-        write_text_atomic(place / ABOUT, json.dumps(about, indent=2) + "\n")
+        describe(place / ABOUT, about)
     return seconds
-
-
-@contextlib.contextmanager
-def partial_folder(folder: Path) -> Iterator[Path]:
-    r"""Gives a folder beside another's place; it gets its name when all in it was written, and
-    nothing of it stays of a failure."""
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
-    try:
-        yield work
-        work.chmod(0o755)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def rows_of(x: Tensor, factor: int) -> Callable[[int, int], Tensor]:

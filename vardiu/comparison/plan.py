@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, nearest, shown
-from ..problems.base import Input
+from ..errors import ConfigError, Diverged, Interrupted, NotADenoiser, RunError, nearest, shown
+from ..problems.base import Input, inputs_of
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.progress import Told, counted
-from ..runs.task import ROLES, RunSettings, Task, problem_of
+from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
 from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
 from ..storage.files import write_text_atomic
-from ..storage.run_folder import RunFolder, is_number
+from ..storage.run_folder import RunFolder, in_words, is_number
 from .contests import Competitor, Contest, without_data
 from .prices import Price, Rehearsal
 
@@ -307,20 +307,12 @@ def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, A
         )
     refuse_odd_plan(known, shown(path))
     refuse_other_problem(bake, known, shown(path))
-    timed = "time" in bake.budgets
-    units = {"rows", "seconds"} if timed else {"rows"}
     for teacher in bake.teachers:
         prices, failed = (known[part].setdefault(teacher, {}) for part in ("prices", "failed"))
-        lacking = [
-            name
-            for name in bake.arms
-            if name not in failed
-            and name not in without_data(bake.contest, teacher)
-            and not units <= set(prices.get(name, {}))
-        ]
+        lacking = unpriced(bake, known, teacher)
         if not lacking or not timing:
             continue
-        rounds = 5 if timed else 0
+        rounds = 5 if "time" in bake.budgets else 0
         walks = (rounds + 1) * len(lacking)
         with counted(console, f"timing the arms, {teacher} teacher", walks, "walk") as tell:
             found = calibrate(bake, teacher, rounds, tell, failed, lacking)
@@ -328,6 +320,32 @@ def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, A
             prices[name] = {**prices.get(name, {}), **row}
         write_plan(bake, known)
     return known
+
+
+def unpriced(bake: BakeOff, planned: Mapping[str, Any], teacher: str) -> list[str]:
+    r"""Returns the arms that are to be timed with a teacher before anything is run."""
+    prices = planned["prices"].get(teacher, {})
+    units = {"rows", "seconds"} if "time" in bake.budgets else {"rows"}
+    return [
+        name
+        for name in bake.arms
+        if name not in planned["failed"].get(teacher, {})
+        and name not in without_data(bake.contest, teacher)
+        and not units <= set(prices.get(name, {}))
+    ]
+
+
+def supposed(bake: BakeOff, planned: Mapping[str, Any]) -> dict[str, Any]:
+    r"""Returns the plan as it may become: each arm that is not timed yet takes its own number of
+    updates, and spends the budget on them. It is for counting runs, and not for carrying out."""
+    prices = {teacher: dict(planned["prices"].get(teacher, {})) for teacher in bake.teachers}
+    for teacher, row in prices.items():
+        for name in unpriced(bake, planned, teacher):
+            steps = max(bake.contest.arms[name].settings.steps, 10 * LEAST_STEPS)
+            amounts = {"seconds": bake.seconds, "rows": float(bake.rows)}
+            guess = {unit: Price(0.0, each / steps)._asdict() for unit, each in amounts.items()}
+            row[name] = {**guess, **row.get(name, {})}
+    return {**planned, "prices": prices}
 
 
 def write_plan(bake: BakeOff, planned: Mapping[str, Any]) -> Path:
@@ -403,7 +421,9 @@ def _task(bake: BakeOff, teacher: str, arm: Competitor, seed: int, steps: int) -
     settings = dataclasses.replace(arm.settings, steps=steps)
     problem = bake.contest.teachers[teacher]
     own = bake.codes[teacher]
-    return Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    task = Task("distill", arm.title, problem, arm.method, settings, run, arm.code, own)
+    # What asks no teacher is compared with the same one as the others.
+    return task if task.has_teacher else dataclasses.replace(task, problem=named_teacher(problem))
 
 
 def why_not(bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str, arm: str) -> str:
@@ -495,11 +515,37 @@ def untimed(bake: BakeOff, planned: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_changed_runs(todo: Sequence[Cell]) -> None:
-    r"""Raises a `RunError` if a run on the disk was begun with another teacher or other data: its
-    numbers would stand beside those of runs that are not comparable."""
+    r"""Raises a `RunError` if a run on the disk was begun with other settings, another teacher or
+    other data: its numbers would stand beside those of runs that are not comparable."""
     problems: dict[str, Mapping[str, Input]] = {}
     for cell in todo:
+        refuse_other_settings(cell)
         if (cell.folder / "checkpoints").is_dir():
             if cell.teacher not in problems:
-                problems[cell.teacher] = problem_of(cell.task).inputs()
+                problems[cell.teacher] = inputs_of(problem_of(cell.task))
             refuse_changed_inputs(RunFolder(cell.folder), problems[cell.teacher])
+
+
+def refuse_other_settings(cell: Cell) -> None:
+    r"""Raises a `RunError` if the folder of a run holds one of other settings, as another version
+    of the library or of the contest's file began.
+
+    A finished run may have been measured otherwise, and have taken as many updates as another
+    timing gave it; its method's other settings are those of the arm.
+    """
+    folder = RunFolder(cell.folder)
+    if not folder.exists or folder.is_bare():
+        return
+    others, kind = folder.differing(cell.task.to_mapping()), "was begun"
+    if folder.result() is not None:
+        others = {k: v for k, v in others.items() if k.startswith("method.") and k != STEPS}
+        kind = "was carried out"
+    if others:
+        raise RunError(
+            f"{shown(folder.path)}: this run {kind} with other settings, by another version of "
+            f"vardiu or of the contest: {in_words(others)}. Move this folder away, and the same "
+            "command carries the run out anew; or work in another folder, with --out"
+        )
+
+
+STEPS = "method.steps"

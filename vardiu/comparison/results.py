@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy.stats import t as student_t
-
+from ..metrics.paired import Paired, paired
 from ..monitoring.verdicts import COLLAPSED, Verdict, best_first, verdict_of
 from ..runs.task import PROBLEMS
 from ..storage.files import write_text_atomic
@@ -154,9 +153,7 @@ class Difference(NamedTuple):
     def verdict(self) -> str:
         r"""`better` or `worse` where the interval leaves out zero, else `undecided`. The metric
         is to be low."""
-        if self.mean + self.half < 0:
-            return "better"
-        return "worse" if self.mean - self.half > 0 else "undecided"
+        return Paired(self.seeds, self.mean, self.half).verdict
 
 
 def difference(row: Result, other: Result, metric: str) -> Difference:
@@ -164,13 +161,7 @@ def difference(row: Result, other: Result, metric: str) -> Difference:
     mine, theirs = (
         {run["seed"]: run["metrics"][metric] for run in result.runs} for result in (row, other)
     )
-    found = [mine[seed] - theirs[seed] for seed in sorted(set(mine) & set(theirs))]
-    n = len(found)
-    mean = statistics.fmean(found) if found else math.nan
-    half = math.inf
-    if n > 1:
-        half = float(student_t.ppf(0.975, n - 1)) * statistics.stdev(found) / math.sqrt(n)
-    return Difference(row.arm, other.arm, n, mean, half)
+    return Difference(row.arm, other.arm, *paired(mine, theirs))
 
 
 def differences(rows: Sequence[Result], metric: str, baseline: str = "") -> list[Difference]:

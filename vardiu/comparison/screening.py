@@ -16,7 +16,18 @@ from ..monitoring.verdicts import COLLAPSED
 from ..runs.progress import duration
 from ..runs.task import PROBLEMS
 from ..storage.run_folder import RunFolder
-from .plan import BakeOff, Cell, asked, cells, group_key, kept_arms, why_not, write_plan
+from .plan import (
+    BakeOff,
+    Cell,
+    asked,
+    cells,
+    group_key,
+    kept_arms,
+    supposed,
+    unpriced,
+    why_not,
+    write_plan,
+)
 from .prices import Price
 from .results import Result, in_order, middle_value, results
 
@@ -87,26 +98,52 @@ def hours(
     return done, seconds, known
 
 
-def planned_work(bake: BakeOff, planned: Mapping[str, Any], jobs: int) -> list[str]:
+def planned_work(
+    bake: BakeOff, planned: Mapping[str, Any], jobs: int, *, timed: bool = True
+) -> list[str]:
     r"""Returns in a line what is to be run: runs, seconds over jobs, and how many are complete;
-    and a line for each arm that has no runs."""
-    parts, total, sure, most = [], 0.0, True, ""
+    and a line for each arm that has no runs.
+
+    Arguments:
+        bake: What is asked for.
+        planned: The plan.
+        jobs: Runs at a time.
+        timed: Whether the arms that are to be run are in the plan; else the runs of those that
+            are not are counted as far as their budgets may pay for them, and they are named.
+    """
+    guess = planned if timed else supposed(bake, planned)
+    first_timed = [] if timed else _to_be_timed(bake, planned)
+    parts, total, sure, most = [], 0.0, True, "at most " if first_timed else ""
     if bake.screen:
         first = heat(bake)
-        todo = list(cells(first, planned))
+        todo = list(cells(first, guess))
         done, seconds, known = hours(first, planned, todo)
         total, sure = total + seconds, sure and known
         parts.append(f"a screening of {_counted(len(todo), done)}")
-    todo = list(cells(bake, planned))
+    todo = list(cells(bake, guess))
     if bake.screen:
         todo, most = _most(bake, planned, todo)
     done, seconds, known = hours(bake, planned, todo)
     total, sure = total + seconds, sure and known
     parts.append(f"{most}{_counted(len(todo), done)}")
-    about = duration(total / jobs) if total else "nothing"
-    unsure = "" if sure else ", and those whose arm could not be timed"
-    words = f"{' and '.join(parts)}; about {about} of training, {jobs} at a time{unsure}"
-    return [f"to be run: {words}", *_without_runs(bake, planned)]
+    about = f"about {duration(total / jobs) if total else 'nothing'} of training"
+    about = f"{about}, {jobs} at a time"
+    if not sure:
+        unsure = "those of arms that " + (
+            "are not timed yet" if first_timed else "could not be timed"
+        )
+        about = f"{about}, and {unsure}" if total else f"no time is known of {unsure}"
+    words = f"{' and '.join(parts)}; {about}"
+    return [f"to be run: {words}", *first_timed, *_without_runs(bake, guess)]
+
+
+def _to_be_timed(bake: BakeOff, planned: Mapping[str, Any]) -> list[str]:
+    found = {teacher: unpriced(bake, planned, teacher) for teacher in bake.teachers}
+    return [
+        f"to be timed first, {teacher} teacher: {', '.join(names)}"
+        for teacher, names in found.items()
+        if names
+    ]
 
 
 def _without_runs(bake: BakeOff, planned: Mapping[str, Any]) -> list[str]:

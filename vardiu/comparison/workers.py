@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ..errors import Interrupted, RunError
 from ..methods import load_method
@@ -90,8 +91,9 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                     done += 1
                     tell(done, where)
                 elif not wish.asked:
-                    failures.append(f"{where}: {_last_line(cell.folder)}")
-                    console.print(f"[red]failed:[/] {failures[-1]}", highlight=False)
+                    failures.append(f"{where}: {_last_words(cell.folder)}")
+                    words = Text.assemble(("failed:", "red"), f" {failures[-1]}")
+                    console.print(words, highlight=False, soft_wrap=True)
     if wish.asked:
         raise Interrupted(f"stopped with {done} of {total} runs finished")
     return failures
@@ -149,6 +151,11 @@ def _follow_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _last_line(folder: Path) -> str:
+def _last_words(folder: Path) -> str:
+    r"""Returns on one line what a run's log ends with: the whole of a message, else its last
+    line."""
     lines = (folder.parent / f"{folder.name}.log").read_text().strip().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("vardiu distill: ")]
+    if starts:
+        return " ".join(lines[starts[-1] :]).removeprefix("vardiu distill: ")
     return lines[-1] if lines else "it ended without a word"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import Batch
+from ..errors import ConfigError
+from .batch import Batch, divided_rows
 
 __all__ = ["Batches", "DataFree", "Shuffled", "Stream", "check"]
 
@@ -42,8 +43,8 @@ class Batches(abc.ABC):
 
     Attributes:
         rank: The index of this process, set by the trainer.
-        world: The number of processes. Each gets its own rows of one global batch, of `world`
-            times as many rows as its own.
+        world: The number of processes. Each gets its own rows of one global batch, which is the
+            same whatever their number.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,21 @@ class Batches(abc.ABC):
 
     @abc.abstractmethod
     def at(self, index: int) -> Batch:
-        r"""Returns the batch of this index, which is asked for in order."""
+        r"""Returns this process's rows of the batch of this index, which is asked for in order."""
+
+    def own(self, size: int) -> slice:
+        r"""Returns which rows of a global batch are this process's.
+
+        Raises:
+            ConfigError: The rows cannot be divided equally.
+        """
+        if size % self.world:
+            raise ConfigError(
+                f"a batch of {size:,} rows cannot be divided among {self.world} processes: give "
+                "a batch that is a multiple of their number"
+            )
+        rows = size // self.world
+        return slice(self.rank * rows, (self.rank + 1) * rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count}
@@ -101,18 +116,12 @@ class Shuffled(Batches):
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def at(self, index: int) -> Batch:
-        size = self.batch_size * self.world
-        if size > len(self.x):
-            raise ValueError(
-                f"{self.world} processes of {self.batch_size} rows ask for {size} a batch, and "
-                f"there are {len(self.x)} samples: lower the batch size"
-            )
+        size = self.batch_size
         epoch, place = divmod(index, len(self.x) // size)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator)
-        begin = place * size + self.rank * self.batch_size
-        rows = self._order[begin : begin + self.batch_size]
+        rows = self._order[place * size : (place + 1) * size][self.own(size)]
         return Batch.of(self.x[rows], {name: value[rows] for name, value in self.cond.items()})
 
 
@@ -132,20 +141,21 @@ class DataFree(Batches):
         self.batch_size, self.classes, self.seed = batch_size, classes, seed
 
     def at(self, index: int) -> Batch:
-        n = self.batch_size
+        own = self.own(self.batch_size)
+        n = own.stop - own.start
         if self.classes is None:
             return Batch(n)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        label = torch.randint(self.classes, (n * self.world,), generator=generator)
-        return Batch(n, cond={"label": label[self.rank * n : (self.rank + 1) * n]})
+        label = torch.randint(self.classes, (self.batch_size,), generator=generator)
+        return Batch(n, cond={"label": label[own]})
 
 
 class Stream(Batches):
     r"""Batches of any iterable that can be made again; resumes by skipping what was seen.
 
     Arguments:
-        make: Returns a fresh iterable of batches, the same each time. Called again at its end. Of
-            several processes each takes every so-many-th batch.
+        make: Returns a fresh iterable of batches, the same each time. Called again at its end.
+            Each of several processes keeps its own rows.
     """
 
     def __init__(self, make: Callable[[], Iterable[Batch]]) -> None:
@@ -156,10 +166,12 @@ class Stream(Batches):
 
     def at(self, index: int) -> Batch:
         if index != self._next:
-            begin = index * self.world + self.rank
-            self._rows = itertools.islice(self._endless(), begin, None, self.world)
+            self._rows = itertools.islice(self._endless(), index, None)
         self._next = index + 1
-        return next(self._rows)
+        batch = next(self._rows)
+        self.own(batch.rows)
+        own: Batch = divided_rows(batch, self.world)[self.rank]
+        return own
 
     def _endless(self) -> Iterator[Batch]:
         while True:

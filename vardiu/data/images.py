@@ -346,8 +346,8 @@ class ImageBatches(Batches):
         self._room = CACHE // (4 * int(np.prod(self.shape)))
 
     def at(self, index: int) -> Batch:
-        begin = index * self.batch_size * self.world + self.rank * self.batch_size
-        items = [self.row(begin + i) for i in range(self.batch_size)]
+        begin, own = index * self.batch_size, self.own(self.batch_size)
+        items = [self.row(begin + i) for i in range(own.start, own.stop)]
         return collate(items, self.labels, self.encode)
 
     def row(self, place: int) -> Item[Tensor]:

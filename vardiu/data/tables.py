@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from ..storage.limits import refuse_beyond
 from .labels import CAPTIONS
 from .left_out import LeftOut
 
-__all__ = ["TABLES", "Table", "parquet_file", "read_prompts", "read_table"]
+__all__ = ["TABLES", "Table", "parquet_file", "read_captions", "read_table"]
 
 
 class Table(NamedTuple):
@@ -147,42 +146,26 @@ TABLES: Mapping[str, Callable[[Path, Sequence[str]], Table]] = {
 }
 
 
-def read_prompts(path: str) -> list[str]:
-    r"""Returns the prompts of a file.
-
-    A text file (`.txt`, or a name without a suffix) has one a line. A table (see `read_table`) has
-    them in a column `text`, `caption` or `prompt`.
+def read_captions(file: Path) -> list[str]:
+    r"""Returns the texts of a table's column `text`, `caption` or `prompt`; rows without are left
+    out with a warning.
 
     Raises:
-        ConfigError: It cannot be read, is of another kind, or holds none.
+        ConfigError: It cannot be read, has no such column, or one of other values.
     """
-    file = Path(path).expanduser()
-    suffix = file.suffix.lower()
-    if suffix in TABLES:
-        table = read_table(file, CAPTIONS)
-        name = table.first(CAPTIONS)
-        if name is None:
-            raise ConfigError(
-                f"{shown(path)} has the columns {shown(table.names)}; prompts are read from one "
-                f"of {', '.join(CAPTIONS)}"
-            )
-        lines = table.columns[name]
-        _tell_rows_without(lines, file)
-        bad = next((v for v in lines if v is not None and not isinstance(v, str)), None)
-        if bad is not None:
-            raise ConfigError(f"{shown(path)}: a prompt must be a text, got {shown(bad)}")
-    elif suffix in ("", ".txt", ".text", ".prompts", ".md"):
-        # Other marks that Unicode ends a line at stand within captions of the web.
-        lines = re.split(r"\r\n|\r|\n", read_text(file, "table bytes"))
-    else:
-        kinds = ", ".join([".txt", *TABLES])
-        raise ConfigError(f"{shown(path)} is of no kind that prompts are read from: {kinds}")
-    found = [line.strip() for line in lines if line and line.strip()]
-    if not found:
-        raise ConfigError(f"{shown(path)} holds no prompt")
-    refuse_beyond("table rows", len(found), path)
-    refuse_beyond("prompt characters", max(map(len, found)), path)
-    return found
+    table = read_table(file, CAPTIONS)
+    name = table.first(CAPTIONS)
+    if name is None:
+        raise ConfigError(
+            f"{shown(file)} has the columns {shown(table.names)}; prompts are read from one of "
+            f"{', '.join(CAPTIONS)}"
+        )
+    lines = table.columns[name]
+    _tell_rows_without(lines, file)
+    bad = next((v for v in lines if v is not None and not isinstance(v, str)), None)
+    if bad is not None:
+        raise ConfigError(f"{shown(file)}: a prompt must be a text, got {shown(bad)}")
+    return [line for line in lines if line]
 
 
 def _tell_rows_without(lines: Sequence[Any], file: Path) -> None:

@@ -18,7 +18,7 @@ from .levels import (
 )
 from .lora import LoRA, adapt, adapters, merge
 from .preconditioned import PreconditionedDenoiser
-from .prompts import Captioned, Captions
+from .prompts import Captioned, Captions, LookedUp
 from .rescaled import Rescaled
 from .schedules import Coordinates, Flow, Logarithmic, VarianceExploding, VariancePreserving
 
@@ -48,6 +48,7 @@ __all__ = [
     "PreconditionedDenoiser",
     "Captioned",
     "Captions",
+    "LookedUp",
     "Rescaled",
     "Coordinates",
     "Flow",

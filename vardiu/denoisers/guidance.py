@@ -54,7 +54,7 @@ class Mixed(Denoiser):
         told = ("guidance",) if scale is None else ()
         self.conditions = (*denoiser.conditions, *told)
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        # Not terminal, whatever the denoiser is: two answers are mixed at finite levels only.
+        # Not terminal unless a subclass mixes two answers to noise alone.
         self.origin = denoiser.origin
 
     def trainable_copy(self) -> Denoiser:
@@ -131,15 +131,30 @@ class Guided(Mixed):
             )
         for name, value in null.items():
             self.register_buffer(f"null_{name}", value, persistent=False)
+        self.terminal = denoiser.terminal
 
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         guidance = self.asked_for(cond, sigma)
-        both = {
+        both = self._both(cond)
+        good, bad = self.denoiser(torch.cat([x_t, x_t]), sigma.repeat(2), **both).chunk(2)
+        return self.mix(good, bad, sigma, guidance)
+
+    def generate(self, z: Tensor, sigma: float, **cond: Tensor) -> Tensor:
+        r"""Of noise alone, at an infinite level, two answers to the network's own input."""
+        if math.isfinite(sigma):
+            return super().generate(z, sigma, **cond)
+        level = z.new_full((z.shape[0],), sigma)
+        guidance = self.asked_for(cond, level)
+        both = self.denoiser.generate(torch.cat([z, z]), sigma, **self._both(cond))
+        good, bad = both.chunk(2)
+        return self.mix(good, bad, level, guidance)
+
+    def _both(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        r"""Returns the conditions of twice the batch: those given, and those of none."""
+        return {
             name: torch.cat([value, getattr(self, f"null_{name}").to(value).expand_as(value)])
             for name, value in cond.items()
         }
-        good, bad = self.denoiser(torch.cat([x_t, x_t]), sigma.repeat(2), **both).chunk(2)
-        return self.mix(good, bad, sigma, guidance)
 
 
 class Autoguided(Mixed):

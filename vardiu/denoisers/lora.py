@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..nn.quantised import dequantised
 from ..nn.recompute import Recomputing
 from ..nn.taps import Features, Wrapper, ask_features, with_child
 from .base import Denoiser
@@ -174,7 +175,7 @@ class LoRA(Wrapper):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         r"""Returns a copy of the base with the adapter in its weights."""
-        network = copy.deepcopy(self.network)
+        network = dequantised(copy.deepcopy(self.network))
         layers = dict(network.named_modules())
         for name in self.names:
             layers[name].weight += self.change(name)

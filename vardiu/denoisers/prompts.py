@@ -6,14 +6,15 @@ done with classes (drawing them, keeping them with pairs, saving them) can be do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import Denoiser
 
-__all__ = ["Captioned", "Captions"]
+__all__ = ["Captioned", "Captions", "LookedUp"]
 
 
 class Captions:
@@ -21,6 +22,9 @@ class Captions:
 
     Arguments:
         rows: The conditions by name, each with as many rows as there are prompts.
+
+    Attributes:
+        names: The names of the conditions.
 
     Raises:
         ValueError: They have other numbers of rows, or none.
@@ -31,6 +35,7 @@ class Captions:
         if not lengths or len(set(lengths.values())) != 1 or min(lengths.values()) < 1:
             raise ValueError(f"every condition must have one row a prompt, got {lengths}")
         self.rows = dict(rows)
+        self.names = tuple(rows)
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
@@ -44,6 +49,47 @@ class Captions:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Captions:
         return self
+
+
+class LookedUp(Captions):
+    r"""Conditions that are not held in memory: each row is read, or encoded, when it is asked for.
+
+    Teacher, fake and student ask for the same rows in turn: the latest few answers are kept.
+
+    Arguments:
+        count: The number of prompts.
+        names: The names of the conditions.
+        look_up: Returns the conditions of prompts by their index, on any device.
+    """
+
+    KEPT = 4
+
+    def __init__(
+        self,
+        count: int,
+        names: Sequence[str],
+        look_up: Callable[[Tensor], Mapping[str, Tensor]],
+    ) -> None:
+        self.count, self.names, self.look_up = count, tuple(names), look_up
+        self._latest: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, index: Tensor) -> dict[str, Tensor]:
+        key = (index.device, *index.tolist())
+        if key not in self._latest:
+            with torch.no_grad():
+                rows = self.look_up(index)
+            placed = {name: value.to(index.device) for name, value in rows.items()}
+            while len(self._latest) >= self.KEPT:
+                del self._latest[next(iter(self._latest))]
+            # Networks compute from single precision, whatever is kept.
+            self._latest[key] = {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in placed.items()
+            }
+        return dict(self._latest[key])
 
 
 class Captioned(Denoiser):
@@ -61,10 +107,10 @@ class Captioned(Denoiser):
     def __init__(self, denoiser: Denoiser, captions: Captions) -> None:
         super().__init__()
         more = tuple(name for name in denoiser.conditions if name == "guidance")
-        if {*captions.rows, *more} != set(denoiser.conditions):
+        if {*captions.names, *more} != set(denoiser.conditions):
             raise ValueError(
                 f"the denoiser takes {list(denoiser.conditions)}, the captions give "
-                f"{sorted(captions.rows)}"
+                f"{sorted(captions.names)}"
             )
         self.denoiser, self.captions = denoiser, captions
         self.conditions = ("label", *more)

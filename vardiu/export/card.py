@@ -18,7 +18,7 @@ from .. import __version__
 from ..metrics.sets import judges, trained_warning
 from ..students.base import Generator
 from ..teachers.origin import Origin
-from .diffusers import scale_of, times_of
+from .diffusers import call_of, loaded_with
 from .onnx import conditions
 from .peft import adapter_steps
 
@@ -28,10 +28,17 @@ __all__ = ["About", "write"]
 DIFFUSERS = """```python
 from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("{folder}")
-image = pipeline({call}).images[0]
-image.save("samples.png")
+pipeline = DiffusionPipeline.from_pretrained("{folder}"{loaded})
+{made}
 ```"""
+
+
+MADE = """image = pipeline({call}).images[0]
+image.save("samples.png")"""
+
+
+MADE_VIDEO = """frames = pipeline({call}).frames[0]
+frames[0].save("samples.png", save_all=True, append_images=frames[1:])"""
 
 
 ONNX = """```python
@@ -74,15 +81,14 @@ network = PeftModel.from_pretrained(network, "{folder}")  # on the teacher's own
 ```"""
 
 
-# Of a few-step student of texts. Its adapter has learned the guidance: the pipeline has none.
+# Of a student of texts. Its adapter has learned the guidance: the pipeline has none.
 LORA_STEPS = """```python
 from diffusers import DiffusionPipeline, {scheduler}
 
 pipeline = DiffusionPipeline.from_pretrained("TEACHER")
 pipeline.load_lora_weights("{folder}")
 pipeline.scheduler = {scheduler}.from_pretrained("{folder}", subfolder="scheduler")
-image = pipeline("a prompt", guidance_scale=1.0, timesteps={times}).images[0]
-image.save("samples.png")
+{made}
 ```"""
 
 
@@ -112,15 +118,12 @@ def _call(student: Generator, origin: Origin | None) -> str:
     network = "" if origin is None else origin.about.get("network", "")
     given = ["class_labels=0"] if student.conditions else []
     if "text" in student.conditions:
-        given = ['"a prompt"', *(["guidance_scale=1.0"] if network.startswith("PixArt") else [])]
+        given = ['"a prompt"']
     elif network.startswith("DiT"):
-        given = ["class_labels=[0]", "guidance_scale=1.0"]
-    if (scale := scale_of(student)) is not None:
-        given += [f"guidance_scale={scale:g}"]
-    if times := times_of(student):
-        given += [f"timesteps={times}"]
-        given += [] if "text" in student.conditions else ["num_inference_steps=None"]
-    return ", ".join(given)
+        given = ["class_labels=[0]"]
+    # Square images of a square student are the same whatever table of sizes is looked in.
+    told = {n: v for n, v in call_of(student, origin).items() if n != "use_resolution_binning"}
+    return ", ".join([*given, *(f"{name}={value}" for name, value in told.items())])
 
 
 # How many samples the lines of a card make.
@@ -145,6 +148,8 @@ pyplot.savefig("samples.png")"""
 def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]:
     r"""Returns the imports and the lines that make `samples.png` of samples `x`."""
     about = {} if origin is None else origin.about
+    if len(student.shape) == 4:
+        return ["import numpy"], 'numpy.save("samples.npy", x)'
     if len(student.shape) != 3:
         return ["from matplotlib import pyplot"], POINTS
     imports, lines, channels = ["import numpy", "from PIL import Image"], "", student.shape[0]
@@ -177,10 +182,13 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
 
 
 def _usage(template: str, student: Generator, origin: Origin | None) -> str:
-    steps = adapter_steps(student) if template == LORA else None
+    video = len(student.shape) == 4
+    steps = adapter_steps(student, origin) if template == LORA else None
     if steps is not None:
+        told = "".join(f", {name}={value}" for name, value in steps.call.items())
+        made = (MADE_VIDEO if video else MADE).format(call=f'"a prompt"{told}')
         name = type(steps.scheduler).__name__
-        return LORA_STEPS.format(folder="FOLDER", scheduler=name, times=steps.times)
+        return LORA_STEPS.format(folder="FOLDER", scheduler=name, made=made)
     if not student.draws:
         return RESTORING.format(folder="FOLDER", factor=getattr(student, "factor", 1))
     tensors = template == SAFETENSORS
@@ -188,9 +196,15 @@ def _usage(template: str, student: Generator, origin: Origin | None) -> str:
     needed, values = _values(student, origin, tensors)
     known = {"import numpy"} if template == ONNX else set()
     words = sorted({*shown, *needed} - known, key=lambda line: (line.startswith("from"), line))
+    made, loaded = "", {}
+    if template == DIFFUSERS:
+        loaded = {n: v for n, v in loaded_with(student, origin).items() if v is None}
+        lines = MADE_VIDEO if video else MADE
+        made = lines.format(call=_call(student, origin))
     return template.format(
         folder="FOLDER",
-        call=_call(student, origin) if template == DIFFUSERS else "",
+        made=made,
+        loaded="".join(f", {n}={v}" for n, v in loaded.items()),
         latent=(ROWS, *student.latent_shape),
         n=ROWS,
         imports="\n".join(words),
@@ -261,6 +275,15 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
     return [f"Training took {', '.join(parts)}.", ""] if parts else []
 
 
+def _teacher(origin: Origin | None) -> list[str]:
+    r"""Returns where the teacher is from, at which revision, and under which licence."""
+    source = "not stated" if origin is None else origin.source
+    if origin is not None and "revision" in origin.about:
+        source += f"`, revision `{origin.about['revision']}"
+    licence = None if origin is None else origin.licence
+    return [f"- teacher: `{source}`", f"- licence of the teacher: {licence or 'not stated'}"]
+
+
 def write(
     folder: Path,
     student: Generator,
@@ -296,9 +319,7 @@ def write(
         lines += [f"**{warning}**", ""] if warning else []
         lines += _cost(about.result.get("cost", {}))
     lines += ["## Origin", ""]
-    source = "not stated" if origin is None else origin.source
-    licence = None if origin is None else origin.licence
-    lines += [f"- teacher: `{source}`", f"- licence of the teacher: {licence or 'not stated'}"]
+    lines += _teacher(origin)
     if about is not None:
         lines += [
             f"- command: `{' '.join(about.provenance.get('command', ()))}`",

@@ -66,12 +66,15 @@ def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, T
         return {}
     if "label" in student.conditions and len(student.conditions) == 1:
         return {"label": torch.arange(n) % 2}
-    shape = () if origin is None else origin.about.get("text_shape", ())
-    if shape:
+    about = {} if origin is None else origin.about
+    if shape := about.get("text_shape", ()):
         random = torch.Generator().manual_seed(n)
+        wide = about.get("pooled_width", 0)
         given = {
             "text": torch.randn(n, *shape, generator=random, dtype=torch.float32),
             "mask": torch.ones(n, shape[0], dtype=torch.long),
+            "pooled": torch.randn(n, wide, generator=random, dtype=torch.float32),
+            "sizes": torch.tensor([about.get("sizes", ())] * n, dtype=torch.float32),
         }
         return {name: given[name] for name in student.conditions}
     if origin is None or origin.encode is None:

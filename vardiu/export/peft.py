@@ -8,8 +8,9 @@ whose own weights have the adapter merged.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,10 +20,10 @@ from ..denoisers.lora_files import PREFIX
 from ..errors import ConfigError, require
 from ..nn.diffusers import DiffusersNetwork
 from ..students.base import Generator
-from ..students.few_step import FewStep
+from ..students.few_step import FewStep, OneStep
 from ..teachers.origin import Origin
+from .diffusers import call_of, family_in, scheduler_of
 from .onnx import conditions
-from .stepping import Stepping, stepping
 
 __all__ = ["TOLERANCE", "adapter_steps", "to_lora"]
 
@@ -33,7 +34,7 @@ TOLERANCE = 1e-4
 def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> float:
     r"""Writes the adapter of a run, loads it with peft, and compares the network's outputs.
 
-    Beside the adapter of a few-step student of texts is the scheduler that takes its steps.
+    Beside the adapter of a student of texts is the scheduler that takes its steps.
 
     Returns:
         The largest difference of samples of the base with the adapter from the student's own.
@@ -54,22 +55,42 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = (source / "adapter_config.json").read_text()
     (folder / "adapter_config.json").write_text(config)
-    if network.name == "UNet2DConditionModel":  # for pipeline.load_lora_weights
-        renamed = {"unet." + name.removeprefix(PREFIX): value for name, value in tensors.items()}
+    prefix = family_in(network, origin).adapter
+    if prefix:  # for pipeline.load_lora_weights
+        renamed = {
+            f"{prefix}.{name.removeprefix(PREFIX)}": value for name, value in tensors.items()
+        }
         save_file(renamed, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
-        if (steps := adapter_steps(student)) is not None:
+        if (steps := adapter_steps(student, origin)) is not None:
             steps.scheduler.save_pretrained(str(folder / "scheduler"))
     return _compare(student, network, folder, origin)
 
 
-def adapter_steps(student: Generator) -> Stepping | None:
+class Steps(NamedTuple):
+    r"""How the teacher's own pipeline with an adapter makes a student's steps.
+
+    Arguments:
+        scheduler: Its scheduler.
+        call: What its call must be told.
+    """
+
+    scheduler: Any
+    call: Mapping[str, Any]
+
+
+def adapter_steps(student: Generator, origin: Origin | None) -> Steps | None:
     r"""Returns how a stock pipeline of texts with the adapter makes a student's steps; none where
-    it has one step, or stock diffusers no scheduler for them."""
+    it loads no adapter, or stock diffusers has no scheduler for them."""
     network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
-    if network is None or network.name != "UNet2DConditionModel":
+    if network is None or not isinstance(student, OneStep | FewStep):
+        return None
+    family = family_in(network, origin)
+    if not family.adapter:
         return None
     try:
-        return stepping(student) if isinstance(student, FewStep) else None
+        # The student has learned the guidance: the teacher's pipeline is to add none.
+        call = {"guidance_scale": 1.0, **call_of(student, origin)}
+        return Steps(scheduler_of(student, family), call)
     except ConfigError:  # the adapter is of use without
         return None
 
@@ -84,7 +105,7 @@ def _compare(student: Generator, network: DiffusersNetwork, folder: Path, origin
     expected = student(z, **cond)
     merged = network.model
     try:
-        network.model = Called(adapted)
+        network.model = Called(adapted, base.config)
         found = student(z, **cond)
     finally:
         network.model = merged
@@ -92,11 +113,11 @@ def _compare(student: Generator, network: DiffusersNetwork, folder: Path, origin
 
 
 class Called(nn.Module):
-    r"""peft's model, called as its base is."""
+    r"""peft's model, called as its base is, and with the base's configuration."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, config: Any) -> None:  # noqa: ANN401
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
 
     def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         return self.model(*arguments, **options)

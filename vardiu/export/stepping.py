@@ -6,10 +6,12 @@ student's levels  rule       scheduler, asked for a list of times
 VP, whole times   `renoise`  `LCMScheduler`, whose own scalings are switched off
 VP, whole times   `ddim`     `DPMSolverMultistepScheduler` of order one, which is a step of DDIM
 EDM               `renoise`  `CMStochasticIterativeScheduler` with `sigma_min` zero
+flow              `renoise`  `FlowMatchLCMScheduler`, not shifted
+flow              `ddim`     `FlowMatchEulerDiscreteScheduler`, not shifted
 ================  =========  ======================================================================
 
-The pipelines are told the student's times, `pipeline(..., timesteps=[...])`. Their own default is
-a grid of equal steps, on which the student was not trained.
+The pipelines are told the student's times, `pipeline(..., timesteps=[...])`, of flows `sigmas` in
+[0, 1]. Their own default is a grid of equal steps, on which the student was not trained.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 from ..denoisers.adapted import AdaptedDenoiser
 from ..denoisers.guidance import Steerable
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..denoisers.schedules import Coordinates, VariancePreserving
+from ..denoisers.schedules import Coordinates, Flow, VariancePreserving
 from ..errors import ConfigError, require
 from ..nn.diffusers import Told
 from ..students.few_step import FewStep
@@ -50,11 +52,13 @@ class Stepping(NamedTuple):
 
     Arguments:
         scheduler: Its scheduler.
-        times: What `timesteps` of its call must be.
+        times: What its call must be told.
+        word: By which argument.
     """
 
     scheduler: Any
-    times: list[int]
+    times: list[Any]
+    word: str = "timesteps"
 
 
 def betas(coordinates: VariancePreserving, steps: int) -> list[float]:
@@ -107,6 +111,8 @@ def stepping(student: FewStep) -> Stepping:
         coordinates = denoiser.coordinates
         if isinstance(coordinates, VariancePreserving) and denoiser.prediction in PREDICTED:
             return _latent(student, denoiser, coordinates)
+        if isinstance(coordinates, Flow) and denoiser.prediction == "flow":
+            return _straight(student, coordinates)
         what = f"{type(coordinates).__name__} levels"
     elif isinstance(denoiser, PreconditionedDenoiser) and rule == "renoise":
         return _exploding(student, denoiser)
@@ -148,6 +154,17 @@ def _latent(
             **given, solver_order=1, final_sigmas_type="zero"
         )
     return Stepping(made, times)
+
+
+def _straight(student: FewStep, coordinates: Flow) -> Stepping:
+    r"""On a straight line a step of DDIM is one of Euler's."""
+    diffusers = require("diffusers", "hub")
+    names = {"renoise": "FlowMatchLCMScheduler", "ddim": "FlowMatchEulerDiscreteScheduler"}
+    made = getattr(diffusers, names[student.rule])(
+        num_train_timesteps=int(coordinates.scale), shift=1.0
+    )
+    parts = [coordinates.time_and_scales(sigma)[2] for sigma in student.sigmas]
+    return Stepping(made, parts, "sigmas")
 
 
 def _known_times(student: FewStep, coordinates: VariancePreserving, steps: int) -> int:

@@ -39,6 +39,7 @@ from ..denoisers.levels import Levels
 from ..functional.scores import denoising, edm_weight
 from ..functional.tensors import expand_like
 from ..students.base import Generator
+from ..training.distributed import standard_error
 from ..training.objective import Loss, Phase
 from .diff_instruct import DiffInstruct, Fakes, shown
 from .lagging import Anchor, nats
@@ -168,7 +169,7 @@ class AnchoredVarDiU(DiffInstruct):
         for sigma in torch.logspace(low, high, 8).tolist():
             value = nats(x, anchored, x.new_full((n,), sigma))
             values[f"trust/{sigma:.3g}"] = value.mean()
-            values[f"trust_error/{sigma:.3g}"] = value.std() / math.sqrt(n)
+            values[f"trust_error/{sigma:.3g}"] = standard_error(value)
         noise = self.noise_like(x, "diagnostic")
         for u in (0.1, 0.5, 0.9):
             sigma = self.levels(x.new_full((n,), u), step)

@@ -29,7 +29,7 @@ from ..functional.scores import Weight
 from ..settings import build
 from ..settings.fields import DigitsSettings, WeightSettings
 from ..settings.grounds import MOG40
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import SONG, ConsistencySettings, Distilled, Neighbours
@@ -143,8 +143,8 @@ def recipe(
         weight=build.weight(config.weight),
         calls=config.sampling_steps,
     )
-    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, row, of=1)
+    batches = problem.data.clean(config.batch, context.seed)
+    trained = yield build.last_stage("consistency", objective, batches, config)
     return objective.student_of(trained.network)
 
 

@@ -28,7 +28,7 @@ from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
 from ..training.objective import denoiser_of
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import (
     SONG,
@@ -139,8 +139,6 @@ class Settings(ConsistencySettings):
     target_decay: float = 0.0
     """The rate of the target network at the first step, which grows with the grid; 0 for none but
     a copy of the student."""
-    start: Literal["fresh", "teacher"] = "fresh"
-    """What a student starts from: a fresh network, or the teacher's weights."""
     distance: Literal["l2", "l1", "pseudo_huber"] = "pseudo_huber"
     """The distance of neighbours: squared, absolute, or between the two."""
     softness: float = 0.00054
@@ -156,10 +154,10 @@ class Settings(ConsistencySettings):
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains a denoiser on data, in one stage."""
+    r"""Trains a denoiser on data, in one stage: a fresh one, unless `--start` names another."""
     networks, first, last = problem.networks, config.grid_start, config.grid
-    fresh = config.start == "fresh"
-    denoiser = networks.denoiser() if fresh else networks.student_denoiser()
+    elsewhere = networks.begins_elsewhere
+    denoiser = networks.student_denoiser() if elsewhere else networks.denoiser()
 
     def curriculum(step: int) -> int:
         return CURRICULA[config.curriculum](step, config.steps, first, last)
@@ -178,8 +176,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         distance=distance_of(config.distance, config.softness),
         calls=config.sampling_steps,
     )
-    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
-    trained = yield Stage("consistency", objective, config.steps, batches, row, of=1)
+    batches = problem.data.clean(config.batch, context.seed)
+    trained = yield build.last_stage("consistency", objective, batches, config)
     return objective.student_of(trained.network)
 
 

@@ -19,7 +19,7 @@ from ..settings import build
 from ..settings.fields import DigitsSettings, LevelSettings, Training
 from ..settings.grounds import MOG40, PATCHES
 from ..training.objective import Loss, Objective, Phase, denoiser_of
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Example, Method, Needs, Preset
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         sigma_data=problem.space.sigma_data,
     )
     batches = problem.data.clean(config.batch, context.seed)
-    optimisation = build.optimisation(config)
-    trained = yield Stage("denoising", objective, config.steps, batches, optimisation, of=1)
-    return trained.network
+    return (yield build.last_stage("denoising", objective, batches, config)).network
 
 
 EDM = """@inproceedings{karras2022edm,

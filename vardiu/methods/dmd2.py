@@ -29,7 +29,7 @@ from ..settings.fields import DigitsSettings, NetworkOptimizer
 from ..settings.grounds import COARSE_TO_FINE, MOG40
 from ..students.base import Generator
 from ..training.objective import Loss, Phase
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from . import diff_instruct, regression
 from .base import Arm, Example, Method, Needs, Preset
 from .diff_instruct import DMD, DiffInstruct, Fakes, options_of, shown
@@ -180,9 +180,8 @@ def recipe(
     )
     free = head is None and make is DMD2
     batches = problem.data.free if free else problem.data.clean
-    rows, row = batches(config.batch, context.seed), build.optimisation_of(objective, config)
-    trained = yield Stage("dmd2", objective, steps, rows, row, of=2 if config.pairs.pairs else 1)
-    return trained.network
+    rows = batches(config.batch, context.seed)
+    return (yield build.last_stage("dmd2", objective, rows, config, steps=steps)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> DMD2:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..settings.fields import AnchorSettings
 from ..students.base import Generator
-from ..training.distributed import everywhere
+from ..training.distributed import averaged
 from ..training.memory import Target
 from .diff_instruct import Fakes
 
@@ -99,4 +99,4 @@ class Anchor(Target):
         sigma = objective.levels(torch.full((1,), 0.5).to(drawn[0].x), step)
         new = [objective.generator.call(d.call, d.z, **d.batch.cond) for d in drawn]
         measured = [nats(x, d.x, sigma).mean() for x, d in zip(new, drawn, strict=True)]
-        return bool(everywhere(torch.stack(measured).mean()) > self.row.trust)
+        return bool(averaged(torch.stack(measured).mean()) > self.row.trust)

@@ -26,7 +26,7 @@ from ..functional.tensors import expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Arm, Example, Method, Needs, Preset
 from .self_consistency import ConsistencySettings, Distilled, Neighbours
 
@@ -188,8 +188,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         distance=distance_of(config.distance, config.softness),
         calls=config.sampling_steps,
     )
-    batches, row = problem.data.clean(config.batch, context.seed), build.optimisation(config)
-    trained = yield Stage("lcm", objective, config.steps, batches, row, of=1)
+    batches = problem.data.clean(config.batch, context.seed)
+    trained = yield build.last_stage("lcm", objective, batches, config)
     return objective.student_of(trained.network)
 
 

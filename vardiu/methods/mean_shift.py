@@ -30,7 +30,7 @@ from ..settings.fields import DigitsSettings, KernelSettings, Training, Variable
 from ..settings.grounds import MOG40
 from ..students.base import Generator
 from ..training.objective import Loss, Objective, Phase
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -161,12 +161,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         high=math.inf if row.high is None else row.high,
         lattice=config.lattice,
     )
-    batches, optimisation = (
-        problem.data.free(config.batch, context.seed),
-        build.optimisation(config),
-    )
-    stage = Stage("mean_shift", objective, config.steps, batches, optimisation, of=1)
-    return (yield stage).network
+    batches = problem.data.free(config.batch, context.seed)
+    return (yield build.last_stage("mean_shift", objective, batches, config)).network
 
 
 THAMIZHARASAN = """@misc{thamizharasan2025msd,

@@ -21,7 +21,7 @@ from ..settings.fields import LevelSettings, NetworkOptimizer, Training, WeightS
 from ..settings.grounds import PATCH_PAIRS
 from ..students.base import Generator
 from ..training.objective import Loss, Phase
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Example, Method, Needs, Preset
 from .d3sr import DISTS, Shown, Spatial, started
 from .diff_instruct import DMD, DiffInstruct, Fakes
@@ -139,10 +139,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         weight=build.weight(config.weight),
         sigma_data=problem.space.sigma_data,
     )
-    row = build.optimisation(config, fake=config.fake_optimizer)
     of = 2 if config.start_steps else 1
-    trained = yield Stage("osediff", objective, config.steps, batches, row, of=of)
-    return trained.network
+    return (yield build.last_stage("osediff", objective, batches, config, of=of)).network
 
 
 WU = """@inproceedings{wu2024osediff,

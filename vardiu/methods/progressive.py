@@ -36,6 +36,7 @@ from ..training.objective import Loss, Objective, Phase, denoiser_of
 from ..training.stage import Context, Recipe, Stage
 from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
+from .begun import begin
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -183,9 +184,7 @@ def recipe(
 ) -> Recipe:
     r"""Yields the stages, each with the last student for its teacher. A method that adds to the
     loss, or takes other states, gives its own `make`."""
-    teacher: Denoiser = problem.known_teacher
-    network = problem.networks.student_denoiser()
-    grid = build.grid(teacher, config.grid, config.grid_max, config.rho)
+    teacher, network, grid = begin(problem, config.grid, config.grid_max, config.rho)
     weigh = truncated_snr if config.weight == "snr" else edm_weight
     weight = partial(weigh, sigma_data=problem.space.sigma_data)
     for calls, stride, share in (rows := plan(config, not problem.networks.starts_as_teacher)):

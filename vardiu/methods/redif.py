@@ -21,7 +21,7 @@ from ..samplers.policy import StepPolicy
 from ..settings import build
 from ..settings.fields import DigitsSettings, PairSettings, Training
 from ..settings.grounds import MOG40
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from .base import Arm, Example, Method, Needs, Preset
 from .policy_gradient import PolicyGradient
 from .regression import make_pairs
@@ -142,10 +142,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         clip=config.clip_range,
         **{name: getattr(config, name) for name in SAME},
     )
-    batches, row = problem.data.free(config.batch, context.seed), build.optimisation(config)
-    stages = 1 if problem.networks.starts_as_teacher else 2
-    trained = yield Stage("redif", objective, config.steps, batches, row, of=stages)
-    return trained.network
+    batches = problem.data.free(config.batch, context.seed)
+    of = 1 if problem.networks.starts_as_teacher else 2
+    return (yield build.last_stage("redif", objective, batches, config, of=of)).network
 
 
 KHORSHID = """@article{tighkhorshid2025redif,

@@ -192,7 +192,7 @@ class ConsistencySettings(Training):
     """The rate of the target network; 0 copies the student."""
     sampling_steps: int = 1
     """The number of the student's calls."""
-    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "radam"
+    optimizer: Literal["adam", "adamw", "radam", "sgd", "adam8bit", "adamw8bit"] = "radam"
     """The student's optimiser; the papers' rates are 8e-6 (ImageNet-64) to 4e-4 (CIFAR-10)."""
 
     def __post_init__(self) -> None:

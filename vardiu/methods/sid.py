@@ -30,7 +30,7 @@ from ..settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, W
 from ..settings.grounds import COARSE_TO_FINE, MOG40
 from ..students.base import Generator
 from ..training.objective import Loss
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe
 from . import diff_instruct, regression
 from .base import Arm, Example, Method, Needs, Preset
 from .diff_instruct import DMD, DiffInstruct, Fakes, beside, options_of, shown
@@ -153,11 +153,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         alpha=config.alpha,
         **options_of(problem, config, steps, pairs),
     )
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    of = 2 if config.pairs.pairs else 1
-    trained = yield Stage("sid", objective, steps, batches, optimisation, of=of)
-    return trained.network
+    return (yield build.last_stage("sid", objective, batches, config, steps=steps)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> SiD:

@@ -42,7 +42,16 @@ def teacher_at_few_levels(
         row: The number of updates, the batch and the rate of that stage.
         training: How the method is trained that comes after.
         context: The run's seed.
+
+    Of a run that starts from another run's student it is that one, by the deterministic rule at
+    its own levels.
+
+    Raises:
+        ConfigError: That student is of another number of calls, or asks no denoiser.
     """
+    begun = problem.networks.begun(len(levels), "sampling_steps")
+    if begun is not None:
+        return FewStep(begun.denoiser, begun.sigmas, "ddim")
     network = problem.networks.student_denoiser()
     if not problem.networks.starts_as_teacher:
         sigmas = torch.tensor([*levels, 0.0], dtype=torch.float64)

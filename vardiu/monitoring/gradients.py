@@ -27,6 +27,7 @@ from ..denoisers.levels import Levels
 from ..functional.scores import Weight, surrogate
 from ..functional.tensors import expand_like, lattice_normal
 from ..students.base import Generator
+from ..training.distributed import averaged
 from ..training.objective import Objective, only
 
 __all__ = [
@@ -61,7 +62,8 @@ class GradientQuality:
 
 
 def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
-    r"""Returns one estimate of the gradient of the student's parameters, flat.
+    r"""Returns one estimate of the gradient of the student's parameters, flat; that of the rows
+    of all processes.
 
     The sum over the phases that update the student; draws from the objective's streams, and
     moves what `prepare` moves: an instrument calls it within `Objective.undisturbed`. Frozen
@@ -77,7 +79,7 @@ def student_gradient(objective: Objective, batch: Batch, step: int) -> Tensor:
                 value = phase.loss(drawn, step).value
                 parts = torch.autograd.grad(value, parameters, allow_unused=True)
             total = [t if p is None else t + p for t, p in zip(total, parts, strict=True)]
-    return torch.cat([t.flatten() for t in total])
+    return averaged(torch.cat([t.flatten() for t in total]))
 
 
 @torch.no_grad()

@@ -1,107 +1,30 @@
 r"""Networks of diffusers as modules of ours: one call, one way to pass conditions, saved by name.
 
-A table says how each class is called, and where it is tapped. Nothing is imported by a name that
-is not in it. The forward passes are not ours: here alone features are read by hooks, which are
-registered for the one call.
+`vardiu.nn.diffusers_calls` says how each class is called, and where it is tapped. Nothing is
+imported by a name that is not in its table. The forward passes are not ours: here alone features
+are read by hooks, which are registered for the one call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require
+from .diffusers_calls import CLASSES
 from .recompute import Recomputing
 from .taps import Features, Wrapper, ask_features, check_taps
 
-__all__ = ["CLASSES", "DiffusersNetwork", "Told", "scale_embedding", "with_entry"]
-
-
-class Call(NamedTuple):
-    r"""How a class is called, and where it is tapped.
-
-    Attributes:
-        output: Calls it.
-        conditions: The names of the conditions that it may take, by its configuration.
-        stages: The paths of the modules whose outputs are its taps, in the order of a call; a
-            list of modules stands for each of them, as in `down_blocks.0`.
-        middle: The stage of the bottleneck: of a list the module in its middle.
-    """
-
-    output: Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-    conditions: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    stages: tuple[str, ...]
-    middle: str
-
-
-def _unet(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    return model(x, time, class_labels=cond.get("label"), return_dict=False)[0]
-
-
-def _text_unet(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    words, label, guidance = cond["text"].to(x.dtype), cond.get("label"), cond.get("guidance")
-    told = None if guidance is None else scale_embedding(model, guidance).to(x.dtype)
-    return model(x, time, words, timestep_cond=told, class_labels=label, return_dict=False)[0]
+__all__ = ["DiffusersNetwork", "Told", "with_entry"]
 
 
 # The width of the embedding of a scale of guidance, as latent consistency models have it.
 SCALE_WIDTH = 256
-
-
-def scale_embedding(model: Any, guidance: Tensor) -> Tensor:  # noqa: ANN401 (a model of diffusers)
-    r"""Returns sines and cosines of scales of guidance `(B,)`, `(B, width)`, as stock pipelines
-    tell them a network: those of a thousand times :math:`w - 1`.
-
-    Raises:
-        ValueError: The network is told none.
-    """
-    width = model.config.time_cond_proj_dim
-    if width is None:
-        raise ValueError(f"this {type(model).__name__} is told no scale of guidance")
-    half = width // 2
-    rates = torch.arange(half, device=guidance.device, dtype=torch.float32)
-    rates = (rates * (-math.log(10_000.0) / (half - 1))).exp()
-    angles = 1000.0 * (guidance.float() - 1.0)[:, None] * rates
-    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
-
-
-def _dit(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    return model(x, timestep=time, class_labels=cond["label"], return_dict=False)[0]
-
-
-def _pixart(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    return model(
-        x,
-        encoder_hidden_states=cond["text"].to(x.dtype),
-        timestep=time,
-        encoder_attention_mask=cond["mask"].to(x.dtype),
-        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        return_dict=False,
-    )[0]
-
-
-def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("label",) if config.get("num_class_embeds") else ()
-
-
-UNET = ("down_blocks", "mid_block", "up_blocks"), "mid_block"
-
-
-TRANSFORMER = ("transformer_blocks",), "transformer_blocks"
-
-
-CLASSES: Mapping[str, Call] = {
-    "UNet2DModel": Call(_unet, _classes, *UNET),
-    "UNet2DConditionModel": Call(_text_unet, lambda config: ("text", *_classes(config)), *UNET),
-    "DiTTransformer2DModel": Call(_dit, lambda config: ("label",), *TRANSFORMER),
-    "PixArtTransformer2DModel": Call(_pixart, lambda config: ("text", "mask"), *TRANSFORMER),
-}
 
 
 def _paths(model: nn.Module, stage: str) -> tuple[str, ...]:
@@ -118,8 +41,9 @@ class DiffusersNetwork(nn.Module):
     What a network predicts beside the mean (a learned variance) is left out. Its taps are the
     outputs of its blocks under the names of their modules: `down_blocks.0`, ..., `mid_block`,
     `up_blocks.0`, ... of a U-Net, maps of shape `(B, C, H, W)`, and `transformer_blocks.0`, ...
-    of a transformer, tokens of shape `(B, T, C)`. The bottleneck is `mid_block`, or the block in
-    the middle (of a U-Net without a middle the last one that goes down).
+    of a transformer, tokens of shape `(B, T, C)`, those of the sample. The bottleneck is
+    `mid_block`, or the block in the middle (of a U-Net without a middle the last one that goes
+    down).
 
     Arguments:
         name: The name of the class in diffusers, one of `CLASSES`.
@@ -142,13 +66,13 @@ class DiffusersNetwork(nn.Module):
         if model is None:
             model = getattr(require("diffusers", "hub"), name).from_config(config)
         self.name, self.model = name, model
-        self.channels = int(config["in_channels"])
-        self.conditions = CLASSES[name].conditions(config)
+        row = CLASSES[name]
+        self.channels, self.conditions = row.channels(config), row.conditions(config)
         self.arguments: dict[str, Any] = {"name": name, "config": config}
-        stages, middle = CLASSES[name].stages, CLASSES[name].middle
-        self.taps = tuple(path for stage in stages for path in _paths(model, stage))
-        middles = _paths(model, middle)
-        self.bottleneck = middles[len(middles) // 2] if middles else _paths(model, stages[0])[-1]
+        self.taps = tuple(path for stage in row.stages for path in _paths(model, stage))
+        middles = _paths(model, row.middle)
+        first = _paths(model, row.stages[0])
+        self.bottleneck = middles[len(middles) // 2] if middles else first[-1]
         quiet(model)
 
     def forward(self, x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
@@ -190,8 +114,10 @@ class DiffusersNetwork(nn.Module):
 
         def recorder(name: str) -> Callable[[nn.Module, tuple, Any], None]:
             def record(module: nn.Module, inputs: tuple, output: Any) -> None:  # noqa: ANN401
-                # A block that goes down gives its skip connections as well, in second place.
-                kept[name] = output[0] if isinstance(output, tuple) else output
+                # A block that goes down gives its skip connections as well, one of two streams
+                # the other one.
+                tap = CLASSES[self.name].tap
+                kept[name] = output[tap] if isinstance(output, tuple) else output
 
             return record
 

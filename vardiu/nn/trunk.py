@@ -18,6 +18,9 @@ from .taps import Features, Tapped, Wrapper, check_taps
 __all__ = ["Trunk", "with_weights"]
 
 
+# An exception, as `run_layers` tells of its activations by a call: a network, a user's own too, is
+# written once, for a plain call and for one that ends early, and only an exception leaves its
+# caller. As a generator of activations every network would pay for one that is cut short.
 class Reached(Exception):
     r"""The last tap that was asked for has been passed: the rest of a call is left out."""
 

@@ -36,6 +36,7 @@ from ..posteriors.encoder import Encoder
 from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
+from ..students.few_step import FewStep
 from ..students.framed import Frame
 from ..students.picture import Picture
 from ..students.table import Table
@@ -58,6 +59,7 @@ __all__ = [
     "beside_teacher",
     "save_student",
     "hash_of",
+    "inputs_of",
 ]
 
 
@@ -207,6 +209,27 @@ class Networks(abc.ABC):
 
     settings: Any = None
 
+    # Whether a student of a method that asks no teacher starts from the teacher's weights.
+    from_teacher: bool = False
+
+    @property
+    def begins_elsewhere(self) -> bool:
+        r"""Whether students start from the teacher or from another run where a method of its own
+        would start with a fresh network."""
+        return self.from_teacher
+
+    def begun(self, calls: int, setting: str) -> FewStep | None:
+        r"""Returns the student of few calls of another run, where students start from one.
+
+        Arguments:
+            calls: The number of its calls.
+            setting: The name of the setting that asks for so many, for the message.
+
+        Raises:
+            ConfigError: It is of another number of calls, or of another kind.
+        """
+        return None
+
     @property
     def calls(self) -> int:
         r"""The number of calls that a student is asked for."""
@@ -219,6 +242,10 @@ class Networks(abc.ABC):
         the network."""
         sigma: float | None = getattr(self.settings, "sigma", None)
         return sigma
+
+    def inputs(self) -> Mapping[str, Input]:
+        r"""Returns what was read for the networks alone, see `Problem.inputs`."""
+        return {}
 
     @property
     def null(self) -> int | None:
@@ -495,7 +522,8 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
-        r"""Returns the metrics of what a student is to be compared with, and who that is."""
+        r"""Returns the metrics of what a student is to be compared with, and who that is; none of
+        a student that has no teacher, where nothing else is known."""
 
     def best_value(self) -> float | None:
         r"""Returns the headline metric of the best a student can be, of as many samples as are
@@ -641,6 +669,12 @@ class Problem(abc.ABC):
         A run that goes on, and one that is measured again, must find the same.
         """
         return {}
+
+
+def inputs_of(problem: Problem) -> Mapping[str, Input]:
+    r"""Returns what a problem has read, and the student of another run that students start
+    from."""
+    return {**problem.inputs(), **problem.networks.inputs()}
 
 
 def save_student(

@@ -200,6 +200,8 @@ class DigitsScores(Scores):
         return [1 / CLASSES] * CLASSES
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        if self.data.teacher.denoiser is None:
+            return [], ""
         run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"
         result = RunFolder(run).result()
         rows = [] if result is None else result["metrics"]
@@ -219,12 +221,11 @@ class DigitsScores(Scores):
         n, label = 60, self.data.label
         order = torch.cat([(label == i).nonzero()[: n // 10, 0] for i in range(CLASSES)])
         grid = order.view(CLASSES, -1).T.flatten()  # rows of 0, 1, ..., 9
-        teacher = self.data.teacher_source()(n, random)[0]
-        rows = [
-            ("real", self.data.x[grid].numpy()),
-            ("teacher, 35 Heun steps (69 calls)", teacher.numpy()),
-            (title, source(n, random)[0].numpy()),
-        ]
+        rows = [("real", self.data.x[grid].numpy())]
+        if self.data.teacher.denoiser is not None:
+            teacher = self.data.teacher_source()(n, random)[0]
+            rows.append(("teacher, 35 Heun steps (69 calls)", teacher.numpy()))
+        rows.append((title, source(n, random)[0].numpy()))
         return image_grid(rows, path, columns=20)
 
 

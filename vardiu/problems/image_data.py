@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..data.batches import Batches
 from ..data.images import Corrupt, Records
-from ..data.latents import Encoded
+from ..data.latents import Encoded, Latents
 from ..data.sources import account, open_data, read_data, records
-from ..data.tables import read_prompts
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..settings.fields import FrameSettings, ImageSettings
 from .base import Data
+from .caching import kept_latents
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
 from .starts import refuse_other_starts
@@ -55,10 +55,11 @@ class ImageData(Data):
         if self.settings.data is None:
             raise ConfigError("this needs data: give problem.data (--data)")
         prompted = self.teacher.captions is not None
+        kept = self.latents
         images = open_data(
-            self.source,
+            self.source if kept is None else kept,
             batch=size,
-            shape=self.space.image_shape,
+            shape=self.space.image_shape if kept is None else self.space.shape,
             seed=seed,
             corrupt=self.settings.corrupt,
             labels=bool(self.space.classes) and not prompted,
@@ -67,7 +68,22 @@ class ImageData(Data):
         )
         if prompted:
             images.at(0)  # captions that are no prompts are refused before any training
-        return Encoded(images, self.space.encode) if self.space.latent else images
+        return Encoded(images, self.space.encode) if self.space.latent and kept is None else images
+
+    @functools.cached_property
+    def latents(self) -> Latents | None:
+        r"""The latents that are kept of the data, for a teacher of latents with `problem.cache`.
+
+        Raises:
+            ConfigError: There are none of this autoencoder and these data.
+        """
+        row, origin = self.settings, self.space.origin
+        if row.cache is None or row.data is None or not self.space.latent or origin is None:
+            return None
+        if self.teacher.kept is not None:
+            return None
+        rows = kept_latents(row.cache, origin, row.data, self.space.shape, row.background)
+        return Latents(rows, self.source)
 
     @functools.cached_property
     def source(self) -> Records:
@@ -83,9 +99,11 @@ class ImageData(Data):
         return found
 
     def account(self) -> list[str]:
+        lines = self.teacher.account()
         if self.settings.data is None:
-            return []
-        return account(self.source, bool(self.space.classes) and self.teacher.captions is None)
+            return lines
+        asked = bool(self.space.classes) and self.teacher.captions is None
+        return [*lines, *account(self.source, asked)]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,15 +123,16 @@ class ImageData(Data):
         Raises:
             ConfigError: A caption is no prompt.
         """
-        places = {prompt: i for i, prompt in enumerate(read_prompts(self.settings.prompts or ""))}
-        missing = next((text for text in captions if text.strip() not in places), None)
-        if missing is not None:
+        prompts = self.teacher.prompts
+        assert prompts is not None
+        places = [prompts.place_of(text.strip()) for text in captions]
+        if None in places:
             raise ConfigError(
-                f"{shown(self.settings.data)}: the caption {shown(missing)} is none of "
-                f"{shown(self.settings.prompts)}: the prompts of a method that needs data are the "
-                "captions of its images"
+                f"{shown(self.settings.data)}: the caption {shown(captions[places.index(None)])} "
+                f"is none of {shown(self.settings.prompts)}: the prompts of a method that needs "
+                "data are the captions of its images"
             )
-        return {"label": torch.tensor([places[text.strip()] for text in captions])}
+        return {"label": torch.tensor(places)}
 
     @functools.cached_property
     def images(self) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -176,6 +195,9 @@ class ImageData(Data):
             return self.images
         if self.space.origin is None or self.space.origin.compress is None:
             return self.teacher_samples
+        if self.latents is not None:
+            asked = bool(self.space.classes)
+            return read_data(self.latents, COMPRESSED, shape=self.space.shape, labels=asked)
         images, cond = self.images
         rows = evenly_spaced_rows(len(images), COMPRESSED)
         with torch.no_grad():

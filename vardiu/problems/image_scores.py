@@ -95,6 +95,8 @@ class ImageScores(Scores):
         return [0.1] * 10
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
+        if self.data.teacher.denoiser is None:
+            return [], ""
         return self.measure(self.data.teacher_source(), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:

@@ -75,7 +75,7 @@ class ImageSpace(Space):
     def images(self, x: Tensor) -> Tensor:
         x = x.float().cpu()
         if self.latent:
-            x = torch.cat([self.decode(part.to(self.near)).cpu() for part in x.split(64)])
+            x = torch.cat([strips(self.decode(part.to(self.near))).cpu() for part in x.split(64)])
         return x.clamp(-1, 1)
 
     @property
@@ -96,3 +96,9 @@ class ImageSpace(Space):
             shape = self.images(torch.zeros(1, *self.shape)).shape[1:]
         c, height, width = shape
         return (c, height, width)
+
+
+def strips(x: Tensor) -> Tensor:
+    r"""Returns videos, `(B, C, T, H, W)`, as images: their frames side by side, `(B, C, H, T W)`,
+    as they are measured and drawn; images as they are."""
+    return x.transpose(2, 3).flatten(3) if x.dim() == 5 else x

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.kept_rows import descriptions
 from ..data.sources import records
-from ..data.tables import read_prompts
+from ..data.texts import Prompts, open_prompts
 from ..denoisers.base import Denoiser
-from ..denoisers.guidance import Autoguided, Guided
-from ..denoisers.prompts import Captioned, Captions
+from ..denoisers.guidance import Autoguided, Guided, Steerable
+from ..denoisers.prompts import Captioned, Captions, LookedUp
 from ..errors import ConfigError, shown
 from ..nn import UNet
 from ..settings.fields import ImageSettings
@@ -21,11 +22,16 @@ from ..storage.code import OwnCode, is_source, not_named
 from ..teachers import functions
 from ..teachers.origin import Origin
 from ..teachers.readers import load
+from .caching import kept_negative, kept_texts
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, find_teacher
 from .starts import denoiser_with_precision
 
 __all__ = ["ImageTeacher"]
+
+
+# Of embeddings that are held in memory: their bytes, and how many prompts are encoded at a time.
+TABLE, PART = 2**30, 256
 
 
 class ImageTeacher(SampledTeacher):
@@ -41,6 +47,7 @@ class ImageTeacher(SampledTeacher):
         inner: The denoiser as it was read, which students start from; none if untaught, or as long
             as it was not asked for.
         origin: What stood around it.
+        prompts: The prompts of a teacher of texts.
 
     Raises:
         ConfigError: There is no such teacher, or the settings do not fit it.
@@ -54,11 +61,13 @@ class ImageTeacher(SampledTeacher):
         own: Mapping[str, OwnCode] = {},
         kept: KeptTeacher | None = None,
     ) -> None:
-        super().__init__(None, None if kept is None else lambda: self._guided(self._asked_for()))
+        later = None if kept is None or untaught else lambda: self._guided(self._asked_for())
+        super().__init__(None, later)
         self.settings, self.own, self.kept, self.untaught = settings, own, kept, untaught
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
         self._captions: Captions | None = None
+        self.prompts: Prompts | None = None
         if kept is not None:
             self.origin = kept.origin(lambda: self._asked_for().origin)
         elif not untaught:
@@ -134,8 +143,27 @@ class ImageTeacher(SampledTeacher):
 
     def _load(self) -> Denoiser:
         row, source = self.settings, self.place
-        options = {} if row.prediction is None else {"prediction": row.prediction}
-        return self._read("teacher", source, **options)
+        options: dict[str, Any] = {}
+        options |= {} if row.prediction is None else {"prediction": row.prediction}
+        options |= {"size": row.size} if row.size else {}
+        found = self._read("teacher", source, **options)
+        return self._told(found) if isinstance(found, Steerable) else found
+
+    def _told(self, found: Steerable) -> Denoiser:
+        r"""Returns a teacher whose network is told its guidance at the one scale that is asked
+        for; a student of it knows no other."""
+        row = self.settings
+        if row.negative or row.weak is not None:
+            raise ConfigError(
+                f"{shown(self.place)} is told its guidance, and leads away from no prompt and no "
+                "worse teacher: leave problem.negative and problem.weak out"
+            )
+        if not found.low <= row.guidance <= found.high:
+            raise ConfigError(
+                f"{shown(self.place)} is told a guidance within [{found.low:g}, {found.high:g}], "
+                f"got {row.guidance:g}: give another --guidance"
+            )
+        return Steerable(found.denoiser, row.guidance, row.guidance)
 
     def _read(self, role: str, source: str, **options: Any) -> Denoiser:  # noqa: ANN401
         r"""Returns the denoiser of a setting; own code must be what the user names for it."""
@@ -155,7 +183,49 @@ class ImageTeacher(SampledTeacher):
             raise ConfigError(
                 "the teacher takes text: give problem.prompts, a file with a prompt a line"
             )
-        return Captions(self._encode(read_prompts(row.prompts)))
+        if self._cache is not None:
+            descriptions(self._cache, "texts")  # where nothing is kept, no index is written either
+        self.prompts = open_prompts(row.prompts, self._cache)
+        return self._captions_of(self.prompts, row.prompts)
+
+    @property
+    def _cache(self) -> str | None:
+        # A student that is finished may be asked where no cache is.
+        return None if self.kept is not None else self.settings.cache
+
+    def _captions_of(self, prompts: Prompts, what: str) -> Captions:
+        r"""Returns the conditions of prompts: those that are kept on disk; else a table in memory,
+        after which their encoder is let go of; or, of too many for that, an encoder."""
+        if self._cache is not None and self.origin is not None:
+            rows = kept_texts(self._cache, self.origin, prompts, what)
+            return LookedUp(len(rows), rows.names, rows)
+        first = self._encode(prompts[:1])
+        if len(prompts) * _bytes(first) > TABLE:
+            return LookedUp(
+                len(prompts),
+                tuple(first),
+                lambda i: self._encode([prompts[n] for n in i.tolist()]),
+            )
+        parts = [self._encode(prompts[i : i + PART]) for i in range(0, len(prompts), PART)]
+        table = {name: torch.cat([part[name] for part in parts]) for name in first}
+        if self.origin is not None:
+            self.origin.release()
+        return Captions(table)
+
+    def account(self) -> list[str]:
+        r"""Returns what was read of the file of prompts, a line each."""
+        if self.prompts is None or self._captions is None:
+            return []
+        count, (empty, line) = len(self.prompts), self.prompts.empty
+        lines = [f"{count:,} prompts of {shown(self.settings.prompts)}"]
+        if empty:
+            lines.append(f"left out: {empty:,} empty lines of the prompts, such as line {line:,}")
+        if isinstance(self._captions, LookedUp) and self._cache is None:
+            lines.append(
+                f"embeddings of {count:,} prompts would take more than a gigabyte of memory: each "
+                "prompt is encoded when it is drawn; `vardiu cache` keeps them on disk"
+            )
+        return lines
 
     def _encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         encode = None if self.origin is None else self.origin.encode
@@ -172,7 +242,7 @@ class ImageTeacher(SampledTeacher):
         teacher = inner
         if row.weak is not None:
             teacher = Autoguided(inner, self._read("weak", row.weak), row.guidance)
-        elif row.guidance != 1:
+        elif row.guidance != 1 and not isinstance(inner, Steerable):
             teacher = Guided(inner, row.guidance, self._null(inner))
         return self._with_captions(teacher)
 
@@ -181,7 +251,11 @@ class ImageTeacher(SampledTeacher):
 
     def _null(self, inner: Denoiser) -> dict[str, Tensor]:
         if "text" in inner.conditions:
-            return self._encode([self.settings.negative])
+            negative = self.settings.negative
+            if self._cache is not None and self.origin is not None:
+                return kept_negative(self._cache, self.origin, negative)
+            against = None if self.origin is None else self.origin.against
+            return self._encode([negative]) if against is None else against(negative)
         if self.origin is None or self.origin.null is None:
             raise ConfigError(
                 "guidance is not 1, and this teacher has no class or text that stands for none; "
@@ -257,3 +331,7 @@ class ImageTeacher(SampledTeacher):
     def set_prompts(self, prompts: Sequence[str]) -> None:
         r"""Has shipped students look up these prompts; the teacher keeps its own."""
         self._captions = Captions(self._encode(prompts))
+
+
+def _bytes(row: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in row.values())

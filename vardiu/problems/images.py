@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..data.digests import digest_of_data
@@ -14,14 +15,12 @@ from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
 from ..denoisers.prompts import Captioned
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..nn import UNet, with_precision
 from ..nn.taps import Features, ask_features
 from ..posteriors.encoder import Encoder, UnitScale
 from ..settings.fields import ImageSettings
-from ..storage.bounded import read_bytes
 from ..storage.code import OwnCode
-from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -32,7 +31,7 @@ from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
 from .image_teachers import ImageTeacher
-from .kept import KeptTeacher
+from .kept import KeptTeacher, keep_prompts
 from .starts import check_start, has_weights, started
 
 __all__ = ["ImageNetworks", "ImageProblem", "of_conditions"]
@@ -93,6 +92,11 @@ class ImageNetworks(Networks):
 
     def encoder(self) -> Encoder:
         # Any posterior gives a bound: a class helps it, a prompt it does not see.
+        if len(self.space.shape) != 3:
+            raise ConfigError(
+                "the encoder of a posterior is one of images, and the teacher makes videos: give "
+                "--posterior anchored, or another --method"
+            )
         space, prompted = self.space, self.teacher.captions is not None
         classes = 0 if prompted else space.classes
         network = UNet(space.shape[0], widths=(32, 64), depth=2, classes=classes, final=False)
@@ -163,11 +167,19 @@ class ImageProblem(Problem):
         r"""Raises a `ConfigError` where the teacher is none of images, or no student can start
         from it as the settings ask."""
         row, shape = self.settings, tuple(self.space.shape)
-        if len(shape) != 3:
+        video = len(shape) == 4 and self.space.latent
+        if len(shape) != 3 and not video:
             raise ConfigError(
                 f"samples of the teacher have shape {shape}, and images have channels, height "
                 "and width: vectors are distilled by vardiu distill vectors --teacher ..."
             )
+        if video and (row.data is not None or row.held_out is not None):
+            raise ConfigError(
+                f"{shown(self._teacher.place)} makes videos, and images are no data for it: leave "
+                "--data and --held-out out, and its own samples stand for them"
+            )
+        if video and row.student == "fresh":
+            raise ConfigError("a fresh network is one of images: leave --student fresh out")
         if row.student == "fresh" and (shape[1] % 2 or shape[2] % 2):
             raise ConfigError(
                 f"a fresh network halves height and width once, and samples have shape {shape}: "
@@ -210,15 +222,15 @@ class ImageProblem(Problem):
     def save(self, student: Generator, folder: RunFolder, about: Mapping[str, Any]) -> None:
         for adapter in lora.adapters(student):
             save_adapter(adapter, folder.file("adapter"))
-        if self.settings.prompts is not None:
-            text = read_bytes(self.settings.prompts)
-            write_bytes_atomic(folder.file("prompts.txt"), text)
+        keep_prompts(self.settings.prompts, folder)
         super().save(student, folder, about)
 
     def kept(self) -> KeptTeacher:
         inner = self._teacher.inner
         space, names = self.space, self.data.names
-        return KeptTeacher.of(inner, space.classes, space.image_shape, names)
+        captions = self._teacher.captions
+        one = {} if captions is None else captions(torch.zeros(1, dtype=torch.long))
+        return KeptTeacher.of(inner, space.classes, space.image_shape, names, one)
 
     @property
     def origin(self) -> Origin | None:
@@ -229,7 +241,7 @@ def of_conditions(problem: Problem, denoiser: Denoiser) -> Denoiser:
     r"""Returns a denoiser as one that takes a problem's own conditions: prompts by their index, of
     a problem of texts."""
     captions = problem._teacher.captions if isinstance(problem, ImageProblem) else None
-    if captions is None or not set(captions.rows) <= set(denoiser.conditions):
+    if captions is None or not set(captions.names) <= set(denoiser.conditions):
         return denoiser
     return Captioned(denoiser, captions)
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
 from ..settings.parse import from_mapping
+from ..storage.bounded import open_regular
+from ..storage.files import write_bytes_atomic
+from ..storage.run_folder import RunFolder
+from ..teachers.diffusers_codecs import AUTOENCODER_CLASSES
 from ..teachers.diffusers_files import AUTOENCODERS
-from ..teachers.diffusers_models import AUTOENCODER_CLASSES
+from ..teachers.families import FAMILIES
 from ..teachers.origin import Origin
 
-__all__ = ["KeptTeacher"]
+__all__ = ["KeptTeacher", "keep_prompts", "prompts_in"]
 
 
 # What is known of an autoencoder without reading it.
@@ -43,8 +49,12 @@ class KeptTeacher:
     """How it was read."""
     licence: str | None = None
     """Its licence, where its card states one."""
+    revision: str = ""
+    """The commit of the hub that it was read at; empty where it is from no hub."""
     network: str = ""
     """The class of its network, where a pipeline has to know it."""
+    pipeline: str = ""
+    """The stock class of pipelines that its family is named after, see `vardiu.teachers`."""
     shape: tuple[int, ...] = ()
     """The shape of one sample."""
     conditions: tuple[str, ...] = ()
@@ -65,6 +75,10 @@ class KeptTeacher:
     """What it takes off them before."""
     text_shape: tuple[int, ...] = ()
     """The shape of one prompt's embeddings, tokens by width; empty where it takes no texts."""
+    pooled_width: int = 0
+    """The width of the one vector a prompt that its network is told beside; zero without."""
+    sizes: tuple[int, ...] = ()
+    """The sizes in pixels that its network is told; empty without."""
     latent: bool = False
     """Whether its samples are latents, which a decoder turns into images."""
     image_shape: tuple[int, ...] = ()
@@ -79,6 +93,7 @@ class KeptTeacher:
         classes: int,
         image_shape: tuple[int, ...] = (),
         names: Sequence[str] = (),
+        one: Mapping[str, Tensor] = {},
     ) -> KeptTeacher:
         r"""Returns the facts of a teacher.
 
@@ -87,22 +102,25 @@ class KeptTeacher:
             classes: The number of classes, or of prompts.
             image_shape: The shape of an image.
             names: The names of the classes, in their order.
+            one: The conditions of one prompt; empty where it takes no texts.
         """
         if teacher is None:
-            return cls(classes=classes, names=tuple(names))
+            return cls(classes=classes, names=tuple(names), image_shape=image_shape)
         origin = teacher.origin if isinstance(teacher.origin, Origin) else Origin("", "")
         return cls(
             source=origin.source,
             kind=origin.kind,
             licence=origin.licence,
+            revision=str(origin.about.get("revision", "")),
             network=str(origin.about.get("network", "")),
+            pipeline=str(origin.about.get("pipeline", "")),
             shape=tuple(teacher.shape),
             conditions=tuple(teacher.conditions),
             classes=classes,
             null=origin.null,
             names=tuple(names),
             **{name: origin.about[name] for name in CODEC if name in origin.about},
-            text_shape=embedded_shape(teacher, origin),
+            **embedded_shapes(one),
             latent=origin.decode is not None,
             image_shape=image_shape,
         )
@@ -122,6 +140,7 @@ class KeptTeacher:
             )
         kept = from_mapping(cls, found, f"{where}: teacher.")
         numbers = (*kept.shape, *kept.image_shape, *kept.text_shape, kept.classes)
+        numbers = (*numbers, kept.pooled_width, *kept.sizes)
         lengths = len(kept.image_shape) in (0, 3)
         lengths = lengths and len(kept.text_shape) in (0, 2) and kept.codec_scale > 0
         lengths = lengths and math.isfinite(kept.codec_shift)
@@ -147,7 +166,7 @@ class KeptTeacher:
         # What this teacher has not got is known without reading it.
         absent = {"vae"} if not self.latent else set()
         if "text" not in self.conditions:
-            absent |= {"text_encoder", "tokenizer"}
+            absent |= {name for family in FAMILIES.values() for name in family.parts}
 
         def part(name: str) -> Callable[..., Any]:
             def call(*arguments: Any) -> Any:  # noqa: ANN401
@@ -168,6 +187,7 @@ class KeptTeacher:
             classes=self.classes,
             null=self.null,
             encode=part("encode") if "text" in self.conditions else None,
+            against=part("against") if "text" in self.conditions else None,
             decode=part("decode") if self.latent else None,
             compress=part("compress") if self.latent else None,
             parts=_Parts(load, absent),
@@ -176,18 +196,22 @@ class KeptTeacher:
         )
 
     def _about(self) -> dict[str, Any]:
-        about: dict[str, Any] = {"network": self.network} if self.network else {}
-        if self.codec:
-            about |= {name: getattr(self, name) for name in CODEC}
-        return about | ({"text_shape": self.text_shape} if self.text_shape else {})
+        known = ("network", "revision", "pipeline", "text_shape", "pooled_width", "sizes")
+        about = {name: getattr(self, name) for name in known if getattr(self, name)}
+        return about | ({name: getattr(self, name) for name in CODEC} if self.codec else {})
 
 
-@torch.no_grad()
-def embedded_shape(teacher: Denoiser, origin: Origin) -> tuple[int, ...]:
-    r"""Returns the shape of one prompt's embeddings; empty where there are none."""
-    if "text" not in teacher.conditions or origin.encode is None:
-        return ()
-    return tuple(origin.encode([""])["text"].shape[1:])
+def embedded_shapes(one: Mapping[str, Tensor]) -> dict[str, Any]:
+    r"""Returns the shapes of one prompt's embeddings, and the sizes that go with them; nothing
+    where there are none."""
+    if "text" not in one:
+        return {}
+    found: dict[str, Any] = {"text_shape": tuple(one["text"].shape[1:])}
+    if "pooled" in one:
+        found["pooled_width"] = one["pooled"].shape[1]
+    if "sizes" in one:
+        found["sizes"] = tuple(map(int, one["sizes"][0].tolist()))
+    return found
 
 
 class _Parts(Mapping[str, Any]):
@@ -211,3 +235,21 @@ class _Parts(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._load().parts)
+
+
+# The bytes of a file of prompts that a run keeps a copy of; of a larger one it keeps the place.
+COPIED = 2**26
+
+
+def prompts_in(folder: RunFolder, source: str) -> Path:
+    r"""Returns where a run keeps its copy of a file of prompts, of whose kind it is."""
+    return folder.file(f"prompts{Path(source).suffix.lower() or '.txt'}")
+
+
+def keep_prompts(source: str | None, folder: RunFolder) -> None:
+    r"""Writes a copy of a file of prompts into a run's folder, unless it is a large one."""
+    if source is None:
+        return
+    with open_regular(Path(source).expanduser()) as file:
+        if os.fstat(file.fileno()).st_size <= COPIED:
+            write_bytes_atomic(prompts_in(folder, source), file.read())

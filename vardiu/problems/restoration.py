@@ -96,6 +96,7 @@ class RestorationData(ImageData):
     """
 
     settings: RestorationSettings
+    latents = None  # pieces are cut and degraded as they are drawn
 
     @property
     def degradation(self) -> Degradation:

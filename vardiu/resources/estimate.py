@@ -157,7 +157,7 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
 def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
-    if task.command == "distill":
+    if task.command == "distill" and problem.teacher is not None:
         probe(problem.data.unguided, *problem.data.reference(512))
         problem.hashes()
     return problem

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
+from ..nn.quantised import inner_tensors
 from ..training.objective import Objective, networks, only
 
 __all__ = ["activations", "size", "weights"]
@@ -25,7 +26,7 @@ __all__ = ["activations", "size", "weights"]
 def tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401 (any nest)
     r"""Yields the tensors in a nest of dictionaries, lists and tuples."""
     if isinstance(value, Tensor):
-        yield value
+        yield from inner_tensors(value)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors(item)
@@ -42,8 +43,15 @@ def size(value: Any) -> int:  # noqa: ANN401 (any nest)
         >>> size({"x": x, "view": [x[1:]]})
         24
     """
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors(value)}
+    storages = {storage_of(t): t.untyped_storage() for t in tensors(value)}
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def storage_of(tensor: Tensor) -> int:
+    r"""Returns a number that tells storages apart; those without memory, of the `meta` device, by
+    the object that stands for them."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata
 
 
 def weights(module: nn.Module) -> list[Tensor]:
@@ -59,7 +67,7 @@ class Count:
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        self.seen = {t.untyped_storage().data_ptr() for t in known}
+        self.seen = {storage_of(part) for t in known for part in inner_tensors(t)}
         self.kept: list[Tensor] = []
         self.inside = [""]
         self.found: dict[str, int] = {}
@@ -68,11 +76,11 @@ class Count:
         # Kept here, so that no other storage takes its address, and without its graph: a graph
         # that holds its own outputs is never freed. Nothing is kept for a backward pass.
         self.kept.append(tensor.detach())
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            name = self.inside[-1]
-            self.found[name] = self.found.get(name, 0) + storage.nbytes()
+        for part in inner_tensors(tensor):
+            if storage_of(part) not in self.seen:
+                self.seen.add(storage_of(part))
+                name, size = self.inside[-1], part.untyped_storage().nbytes()
+                self.found[name] = self.found.get(name, 0) + size
 
     def unpack(self, packed: None) -> Tensor:
         raise RuntimeError("a forward pass that was counted has no backward pass")

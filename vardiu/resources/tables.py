@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["bytes_of", "duration", "print_estimate"]
+__all__ = ["bytes_of", "duration", "paper_table", "print_estimate"]
 
 
 PARTS = ("weights", "gradients", "optimiser", "average", "activations")
@@ -62,6 +62,24 @@ def networks(stage: Mapping[str, Any]) -> Table:
     for name, row in stage["networks"].items():
         table.add_row(name, f"{row['parameters']:,}", *(bytes_of(row[part]) for part in PARTS))
     table.add_row("outside", "", "", "", "", "", bytes_of(stage["outside"]))
+    return table
+
+
+def paper_table(found: Mapping[str, int]) -> Table:
+    r"""Returns the table of what was predicted of a network by its configuration alone."""
+    numbers, adapter = found["numbers"], found["adapter"]
+    title = f"on paper: a network of {numbers:,} numbers, adapters of {adapter:,}"
+    table = Table(box=None, show_header=False, title=title, title_justify="left")
+    words = {
+        "base": "the frozen network: teacher, and under each adapter",
+        "student": "weights, gradient, moments, average of the adapter",
+        "fake": "weights, gradient, moments of the adapter",
+        "anchor": "weights of the adapter",
+        "activations": "one trained call",
+        "total": "beside the allocator's and the driver's own",
+    }
+    for name, what in words.items():
+        table.add_row(name, bytes_of(found[name]), what)
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..monitoring.verdicts import judge
 from ..problems.sampled_teachers import SOLVER_CALLS
+from ..storage import processes
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.probe import LEVELS, check_gradient, checked
@@ -50,12 +52,8 @@ def distill(
         if run.is_finished:
             return run.folder
         problem = run.problem
-        teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
-        rows = LEVELS * len(data[0])
-        with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
-            checked(teacher, *data, problem.data.resample)
-            if task.chosen.needs.gradient:
-                check_gradient(problem.known_teacher, *data, task.chosen.name)
+        if problem.teacher is not None:
+            probe(run)
         run.rehearse()
         torch.manual_seed(task.run.seed)
         title = f"{task.preset}: {task.chosen.heading}"
@@ -67,6 +65,21 @@ def distill(
             stage.trainer.fit(stage.batches, **stage.fit_options())
         ship_student(run)
     return run.folder
+
+
+def probe(run: Execution) -> None:
+    r"""Tries whether the teacher denoises.
+
+    Raises:
+        NotADenoiser: It does not.
+    """
+    problem, chosen = run.problem, run.task.chosen
+    teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
+    rows = LEVELS * len(data[0])
+    with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
+        checked(teacher, *data, problem.data.resample)
+        if chosen.needs.gradient:
+            check_gradient(problem.known_teacher, *data, chosen.name)
 
 
 def judged_results(
@@ -100,8 +113,9 @@ def ship_student(run: Execution) -> None:
     if features:
         words = f"{task.chosen.trained_on} in {features}"
         results = dataclasses.replace(results, trained_on=words)
-    about = {"cost": run.cost, "preset": task.preset, "method": task.method}
-    problem.save(student, run.folder, {"metrics": results.metric_rows(), **about})
+    about: dict[str, Any] = {"cost": run.cost, "preset": task.preset, "method": task.method}
+    about["metrics"] = results.metric_rows()
+    processes.by_writer(lambda: problem.save(student, run.folder, about))
     codes = [*task.own.values()]
     shipped = models.load(run.folder.file("student"), codes, accept_changed=True)
     assert isinstance(shipped, Generator)

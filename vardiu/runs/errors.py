@@ -3,6 +3,7 @@ r"""What ends a command: one clear message and an exit status."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +11,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import CheckpointError, ConfigError, Diverged, ExportError, Interrupted, RunError
+from ..errors import (
+    CheckpointError,
+    ConfigError,
+    Diverged,
+    ExportError,
+    Interrupted,
+    ProcessLost,
+    RunError,
+)
+from ..storage import processes
 
 errors = Console(stderr=True, emoji=False)
 
 
+# Commands that several processes may share.
+SHARED = ("distill", "teach")
+
+
 def command_line(arguments: Sequence[str]) -> str:
     r"""Returns a command as it can be typed."""
+    if processes.are_launched():
+        return "the same torchrun ... " + shlex.join(["-m", "vardiu", *arguments])
     return shlex.join(["vardiu", *arguments])
 
 
@@ -58,22 +74,41 @@ def guarded(
     arguments: list[str],
     errors: Console = errors,
 ) -> int:
-    r"""Runs a command; what a user can cure ends in one clear message."""
+    r"""Runs a command; what a user can cure ends in one clear message, that of one process."""
     try:
-        with short_warnings():
+        refuse_processes(name)
+        with short_warnings(), processes.joined():
             function(arguments)
     except Interrupted as error:
         again = command_line([name, *arguments])
-        print_plainly(errors, f"{error}, and saved. To go on: {again}")
-        return 130
+        return told(errors, f"{error}, and saved. To go on: {again}", 130)
     except KeyboardInterrupt:
         again = command_line([name, *arguments])
-        print_plainly(errors, f"stopped. What was saved before is kept. To go on: {again}")
-        return 130
+        return told(errors, f"stopped. What was saved before is kept. To go on: {again}", 130)
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
-        print_plainly(errors, f"vardiu {name}: {error}")
-        return 2
-    except (Diverged, ExportError, OSError) as error:
-        print_plainly(errors, f"vardiu {name}: {error}")
+        return told(errors, f"vardiu {name}: {error}", 2)
+    except (Diverged, ExportError, ProcessLost, OSError) as error:
+        return told(errors, f"vardiu {name}: {error}", 1)
+    except Exception as error:
+        if processes.is_first_to_tell(repr(error)):
+            raise
         return 1
     return 0
+
+
+def told(errors: Console, message: str, status: int) -> int:
+    r"""Prints a message, if no other process of this run has told why it ends; returns the
+    status."""
+    if processes.is_first_to_tell(message):
+        print_plainly(errors, message)
+    return status
+
+
+def refuse_processes(name: str) -> None:
+    r"""Raises a `ConfigError` if several processes were started for a command that is one's."""
+    if processes.are_launched() and name not in SHARED:
+        world = os.environ["WORLD_SIZE"]
+        raise ConfigError(
+            f"torchrun has started {world} processes, and this command is the work of one: leave "
+            f"torchrun away. Those that share work are {' and '.join(SHARED)}"
+        )

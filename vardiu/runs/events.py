@@ -144,6 +144,9 @@ class RunStarted(Event):
         method: The name of the method.
         folder: Its folder.
         metric: The headline metric.
+        lower_is_better: Its direction.
+        problem: The name of what is distilled.
+        seed: The seed.
     """
 
     command: str
@@ -151,6 +154,9 @@ class RunStarted(Event):
     method: str
     folder: Path
     metric: str = ""
+    lower_is_better: bool = True
+    problem: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,40 +18,52 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
-from ..problems.base import Problem, Source, save_student
+from ..problems.base import Problem, Source, inputs_of, save_student
+from ..storage import processes
 from ..storage.artefacts import Artefacts
-from ..storage.checkpoints import Checkpoints
+from ..storage.checkpoints import Checkpoints, has_divided
 from ..storage.files import write_text_atomic
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..teachers.origin import Origin
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
-from .inputs import refuse_changed_inputs, refuse_other_version
+from .event_log import EventLog
+from .inputs import refuse_changed_inputs
 from .listeners import Log
 from .measuring import announced_calls, evaluation_due, gradient_draws, student_values
 from .rehearsal import rehearse
-from .stages import stages_of
+from .sharing import begin, refuse_uneven_rows, shared_folder
+from .snapshots import keep_snapshot
+from .stages import Stages, stages_of
 from .task import RunSettings, Task, problem_of
 
 __all__ = ["Execution", "StageExecution", "TeacherMeter", "device_of", "execution", "trainer_of"]
 
 
 def device_of(name: str) -> torch.device:
-    r"""Returns the device of a name; `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS.
+    r"""Returns the device of a name; `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS. Of several
+    processes on a machine each has a card of its own.
 
     Raises:
-        ConfigError: The name is unknown, or there is no such device here.
+        ConfigError: The name is unknown, or there is no such device here, or not for each process.
     """
+    if name in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return own_card()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     if name == "gpu":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
         raise ConfigError("--device gpu: there is no GPU here, neither CUDA nor MPS: take cpu")
+    local = processes.place_on_host()[1]
+    if local > 1 and name.startswith("cuda:"):
+        raise ConfigError(
+            f"--device {shown(name)} names one card, and {local} processes would share it: give "
+            "cuda, and each takes its own"
+        )
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -61,6 +73,24 @@ def device_of(name: str) -> torch.device:
             "cuda, cuda:1, ..."
         ) from error
     return torch.device(name)
+
+
+def own_card() -> torch.device:
+    r"""Returns CUDA, or of several processes on this machine the card of this one.
+
+    Raises:
+        ConfigError: There are fewer cards than processes.
+    """
+    index, local = processes.place_on_host()
+    if local == 1:
+        return torch.device("cuda")
+    if local > torch.cuda.device_count():
+        raise ConfigError(
+            f"{local} processes were started on a machine with {torch.cuda.device_count()} "
+            "CUDA devices: start one for each with --nproc-per-node, or take --device cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
@@ -73,6 +103,7 @@ def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
         steps=stage.steps,
         seed=run.seed,
         accumulate=run.accumulate,
+        shard=run.shard,
     )
 
 
@@ -146,7 +177,7 @@ class Execution:
         self.device = device_of(task.run.device)
         if not task.run.economy.offload:
             problem.compute_on(self.device)
-        self.broadcast = events.Broadcaster([Log(folder), *listeners])
+        self.broadcast = events.Broadcaster([Log(folder), EventLog(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)
         self.result: Any = None
@@ -167,6 +198,7 @@ class Execution:
             current.resume()
             yield current
             trainer = current.trainer
+            trainer.make_whole()
             self.broadcast(events.StageFinished(stage.name, trainer.step))
             self.cost["seconds"] += trainer.seconds
             calls, rows = trainer.objective.teacher_cost
@@ -176,24 +208,45 @@ class Execution:
             self.cost["steps"] += trainer.step
             self.keep_student(current)
             with meter.watching():
-                stage = stages.after(trainer)
+                stage = self.after(stages, trainer)
             if stage is not None and trainer.asked_to_stop:
                 raise Interrupted(f"stopped after {current.stage.name}, before {stage.name}")
         for counter, value in artefacts.cost.items():
             self.cost[counter] += value
         self.result = stages.result.requires_grad_(False).eval()
 
+    def after(self, stages: Stages, trainer: Trainer) -> Stage | None:
+        r"""Returns the next stage, see `Stages.after`.
+
+        Raises:
+            ConfigError: The recipe copies a network that is divided among the processes.
+        """
+        try:
+            return stages.after(trainer)
+        except AssertionError as error:  # FSDP2's own
+            if "deepcopy" not in str(error):
+                raise
+            raise ConfigError(
+                f"{self.task.method} copies its teacher between its stages, and a teacher that is "
+                "divided among processes cannot be copied: take --shard none"
+            ) from error
+
     def keep_student(self, stage: StageExecution) -> None:
         r"""Writes the student of a stage beside the run's own, where the stage asks for that."""
         student = stage.student() if stage.stage.keeps else None
         place = None if student is None else self.folder.file(f"students/{student.calls}")
-        if student is None or place is None or place.is_dir():
+        if student is None or place is None:
             return
         about = {"preset": self.task.preset, "method": self.task.method, "stage": stage.stage.name}
         partial = place.with_name(f".{place.name}")  # a run that is killed here writes it again
-        shutil.rmtree(partial, ignore_errors=True)
-        save_student(self.problem, student, partial, about)
-        partial.rename(place)
+
+        def write() -> None:
+            if not place.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+                save_student(self.problem, student, partial, about)
+                partial.rename(place)
+
+        processes.by_writer(write)
 
     def rehearse(self) -> None:
         r"""Refuses settings with which the run could not be finished, before its first step.
@@ -246,7 +299,9 @@ class AnnouncedCheckpoints(Checkpoints):
         self.announce = announce
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        path = super().save(step, state)
+        # Each process writes its part of what is divided.
+        writes = processes.is_writer() or has_divided(state)
+        path = super().save(step, state) if writes else self.path(step)
         self.announce(step, path)
         return path
 
@@ -326,8 +381,11 @@ class StageExecution:
         if student is not None and evaluation_due(report.step, trainer.steps, self.settings):
             self.run.broadcast(events.StudentMeasurementStarted(name, report.step))
             draws = gradient_draws(report.step, trainer.steps, self.settings.evaluations)
+            draws = 0 if trainer.division else draws  # no process has a whole gradient
             measured = student_values(self.run.problem, trainer, student, draws)
             self.run.broadcast(events.Measured(name, report.step, measured))
+            problem, folder = self.run.problem, self.run.folder
+            keep_snapshot(problem, folder, name, report.step, student)
             values |= measured
         updates = trainer.updates.get("generator", 0)
         self.run.broadcast(
@@ -345,7 +403,10 @@ class StageExecution:
     def tell_step(self, step: int) -> None:
         r"""Keeps a milestone where there is one, and tells that the step has been taken."""
         if step in self.milestone_steps:
-            self.milestones.save(step, self.trainer.state_dict(self.batches))
+            state = self.trainer.state_dict(self.batches)
+            if processes.is_writer() or has_divided(state):
+                self.milestones.save(step, state)
+            processes.wait()
         self.run.broadcast(events.StepTaken(self.stage.name, step, self.stage.steps))
 
 
@@ -360,12 +421,11 @@ def execution(
         RunError: The folder holds something else, or another process writes to it.
     """
     device_of(task.run.device)  # one that is not here is refused before anything is read
-    problem, folder = problem_of(task), RunFolder(out)
-    with folder.lock():
+    refuse_uneven_rows(task)
+    problem = problem_of(task)
+    with shared_folder(out) as folder:
         run = Execution(task, problem, folder, listeners)
-        if folder.exists and folder.file("checkpoints").is_dir():
-            refuse_other_version(folder, task.to_mapping())
-        run.is_finished = folder.open(task.to_mapping()) == "finished"
+        run.is_finished = begin(folder, task) == "finished"
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))
             yield run
@@ -373,10 +433,7 @@ def execution(
         if task.run.threads:
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
-        metric = problem.scores.judged.metric
-        run.broadcast(
-            events.RunStarted(task.command, task.preset, task.method, folder.path, metric)
-        )
+        run.broadcast(started(task, problem, folder))
         try:
             record_provenance(run, command)
             if lines := problem.data.account():
@@ -391,13 +448,28 @@ def execution(
             raise
 
 
+def started(task: Task, problem: Problem, folder: RunFolder) -> events.RunStarted:
+    r"""Returns the event with which a run starts."""
+    judged, name = problem.scores.judged, task.problem.name
+    return events.RunStarted(
+        task.command,
+        task.preset,
+        task.method,
+        folder.path,
+        judged.metric,
+        judged.lower_is_better,
+        name,
+        task.run.seed,
+    )
+
+
 def record_provenance(run: Execution, command: Sequence[str]) -> None:
     r"""Writes what a new run is made from: command, versions, machine, seed and hashes.
 
     Raises:
         RunError: The run was begun before, with another teacher, other data or other prompts.
     """
-    file, inputs = run.folder.file("provenance.json"), run.problem.inputs()
+    file, inputs = run.folder.file("provenance.json"), inputs_of(run.problem)
     # Before the first checkpoint nothing was made of them: a teacher that was mended is taken.
     if file.is_file() and run.folder.file("checkpoints").is_dir():
         refuse_changed_inputs(run.folder, inputs)
@@ -408,6 +480,11 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
+    if "start" in inputs:
+        about["start"] = inputs["start"].place
     if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:
         about["data"] = lines
+    origin = run.problem.origin
+    if isinstance(origin, Origin) and "revision" in origin.about:
+        about["teacher"] = {"source": origin.source, "revision": origin.about["revision"]}
     write_text_atomic(file, json.dumps(about, indent=2) + "\n")

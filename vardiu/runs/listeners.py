@@ -21,6 +21,7 @@ from ..reports.html import FirstScreen, write_report
 from ..reports.overview import Measurements, overview
 from ..reports.panels import sample_panels
 from ..storage.run_folder import RunFolder
+from ..students.base import Generator
 from . import events
 from .console import ConsoleLines
 from .measuring import announced_calls, cures_of, reference_curves
@@ -179,22 +180,34 @@ class ReportPage:
         measured = Measurements(
             rows, results.metric_rows(), results.reference_rows(), results.reference_name
         )
-        n = SHOWN_IMAGES if len(self.problem.space.shape) == 3 else SHOWN_POINTS
-        with announced_calls(
-            self.broadcast, "drawing the teacher", self.problem.teacher, SOLVER_CALLS * n
-        ):
-            shown = self.problem.beside(shipped.student, n, 0)
-        same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
-        same = same if shown.who == TEACHER else "Both of the same images."
+        beside, other, same = self.beside(shipped, shipped.student)
         return FirstScreen(
             verdict=(results.verdict.name, results.verdict.sentence),
-            panels=self.panels((shown.who, shown.teacher), (shipped.title, shown.student)),
+            panels=self.panels(beside, (shipped.title, other)),
             charts=overview(
                 measured, judged.metric, judged.coverage, method.instruments, method.name
             ),
             methods=[method.name],
             note=" ".join([same, results.warning]).strip(),
         )
+
+    def beside(
+        self, shipped: events.Shipped, student: Generator
+    ) -> tuple[tuple[str, Tensor], Tensor, str]:
+        r"""Returns titled samples that a student's are shown beside, those, and how the two go
+        together: of the teacher, or of data where there is none."""
+        problem = self.problem
+        n = SHOWN_IMAGES if len(problem.space.shape) == 3 else SHOWN_POINTS
+        if problem.teacher is None:
+            x = shipped.source(n, torch.Generator().manual_seed(0))[0]
+            return ("data", problem.data.reference(n)[0]), x, ""
+        with announced_calls(
+            self.broadcast, "drawing the teacher", problem.teacher, SOLVER_CALLS * n
+        ):
+            shown = problem.beside(student, n, 0)
+        same = "Both of the same latents." if shown.same_latents else "Each of its own latents."
+        same = same if shown.who == TEACHER else "Both of the same images."
+        return (shown.who, shown.teacher), shown.student, same
 
     def panels(self, *samples: tuple[str, Tensor]) -> list[str]:
         r"""Returns a figure for each titled set of samples, the student's in its colour."""

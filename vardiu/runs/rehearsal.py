@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from .. import models
+from ..errors import ConfigError
 from ..problems.base import Problem
+from ..problems.continued import Continued
 from ..settings.fields import FrameSettings, MemorySettings, PairSettings
 from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
@@ -50,6 +52,11 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         accumulate = task.run.accumulate
         trainer = Trainer(objective, stage.optimisation, steps=stage.steps, accumulate=accumulate)
         stage = stages.after(trainer)
+    if isinstance(problem.networks, Continued) and not problem.networks.used:
+        raise ConfigError(
+            f"run.start: {task.method} starts its student in a way of its own with these "
+            "settings, and takes none of another run: leave --start out"
+        )
     result = stages.result.requires_grad_(False).eval()
     with tempfile.TemporaryDirectory() as place:
         if isinstance(result, Generator):

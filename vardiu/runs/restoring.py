@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from ..metrics.fidelity import mean_of, psnr, ssim
 from ..samplers.inverse import RowNoise, Solver
 from ..storage.bounded import DAMAGED, read_json
 from ..storage.files import whole_file, write_bytes_atomic, write_text_atomic
+from ..storage.finished import describe, is_finished
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 
@@ -161,15 +162,7 @@ class Work:
             RunError: It is of another measurement, or damaged.
         """
         path = self.folder.file(f"{self.subjects.called(place)}.json")
-        if not path.is_file():
-            return False
-        row = read_json(path, error=RunError)
-        if row.get("measurement") != fingerprint(self.subjects.y[place[0]]):
-            raise RunError(
-                f"{shown(path)} is of another measurement than there is now of this "
-                "name, and is not written over: give another folder with --out"
-            )
-        return True
+        return is_finished(path, {"measurement": fingerprint(self.subjects.y[place[0]])})
 
     def pending(self) -> list[tuple[int, int]]:
         r"""Returns the images that are not there yet."""
@@ -191,20 +184,27 @@ def restore_arm(work: Work, config: Mapping[str, Any], command: Sequence[str]) -
     with work.folder.lock():
         try:
             work.folder.open(config)
-            pending = work.pending()
+            pending = set(work.pending())
             about = work.folder.file("provenance.json")
             if not about.is_file():
                 made = provenance(command, work.subjects.seed)
                 write_text_atomic(about, json.dumps(made, indent=2) + "\n")
-            for start in range(0, len(pending), work.batch):
-                restore_batch(work, pending[start : start + work.batch])
+            places = work.subjects.places()
+            for start in range(0, len(places), work.batch):
+                # The batches of a run that was never stopped: in another one, sums of a network
+                # are rounded otherwise.
+                batch = places[start : start + work.batch]
+                if missing := pending.intersection(batch):
+                    restore_batch(work, batch, missing)
         finally:
             work.folder.remove_if_bare()
     return kept(work)
 
 
-def restore_batch(work: Work, places: Sequence[tuple[int, int]]) -> None:
-    r"""Restores some measurements together, and writes each."""
+def restore_batch(
+    work: Work, places: Sequence[tuple[int, int]], missing: Collection[tuple[int, int]]
+) -> None:
+    r"""Restores some measurements together, and writes each that is missing."""
     solver, subjects = work.make(), work.subjects
     y = subjects.y[[i for i, _ in places]].to(work.device)
     noise = RowNoise([subjects.seed_of(place) for place in places])
@@ -221,10 +221,11 @@ def restore_batch(work: Work, places: Sequence[tuple[int, int]]) -> None:
     seconds = (time.monotonic() - started) / len(places)
     rows = measured(solver, subjects, places, images)
     for k, place in enumerate(places):
+        if place not in missing:
+            continue
         write_image(work.folder, subjects.called(place), images[k], [m[k] for m in moments])
         row = {**rows[k], "seconds": round(seconds, 3), "seed": subjects.seed_of(place)}
-        path = work.folder.file(f"{subjects.called(place)}.json")
-        write_text_atomic(path, json.dumps(row, indent=2) + "\n")
+        describe(work.folder.file(f"{subjects.called(place)}.json"), row)
         work.tell(0, f"{work.arm.name}: {shown(subjects.called(place))}{in_words(row)}")
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import models
 from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
 from ..problems.base import Judged, Problem, visit_in_parts
+from ..problems.continued import Continued
 from ..problems.densities import DensityProblem
 from ..problems.digits import DigitsProblem
 from ..problems.images import ImageProblem
@@ -29,10 +31,22 @@ from ..settings.parse import from_mapping, refuse_not_finite
 from ..settings.ranges import check_ranges
 from ..storage.bounded import read_yaml
 from ..storage.code import OwnCode, recognised
+from ..storage.run_folder import RunFolder
+from ..students.base import Generator
 from ..training.economy import Economy
+from ..training.sharding import Shard
 from .presets import PRESETS, TEACHERS, PresetRow, fitted, is_points, on_points, rows_of
 
-__all__ = ["ROLES", "RunSettings", "Task", "load_task", "problem_of"]
+__all__ = [
+    "ROLES",
+    "RunSettings",
+    "Task",
+    "load_task",
+    "named_teacher",
+    "problem_of",
+    "refuse_unasked_teacher",
+    "sizes_of",
+]
 
 
 # The settings of a problem that may be own code, and `reward`, one of a method. The option
@@ -118,8 +132,13 @@ class RunSettings:
     """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0
     """Samples of the final measurement; 0 for the problem's own number."""
+    start: str | None = None
+    """The folder of another run, whose student this one starts from in place of the method's own
+    start; or teacher, of a method that asks none, for the teacher's weights."""
     accumulate: int = 1
     """Equal parts in which a batch is visited, one after another, to save memory."""
+    shard: Shard = "auto"
+    """Whether torchrun's processes divide networks among them: none, full, or auto (as needed)."""
     economy: Economy = Economy()
     """How networks save time and memory."""
 
@@ -162,16 +181,34 @@ class Task:
         r"""The method."""
         return method_of(self.command, self.method) if self.code is None else self.code.method
 
+    @property
+    def asks_teacher(self) -> bool:
+        r"""Whether the method asks a teacher, or the student starts from the weights of one."""
+        return self.chosen.needs.teacher or self.run.start == "teacher"
+
+    @property
+    def names_teacher(self) -> bool:
+        r"""Whether the settings name a teacher that is read from somewhere."""
+        row = self.problem
+        named = getattr(row, "teacher", None) not in (None, "learned", "exact", "kde")
+        return named or getattr(row, "teacher_run", None) is not None
+
+    @property
+    def has_teacher(self) -> bool:
+        r"""Whether there is a teacher: one that is asked, one that is named to compare with, one
+        that a density knows, or one whose space vectors live in."""
+        if self.command == "teach":
+            return False
+        known = getattr(self.problem, "teacher", None) in ("exact", "kde")
+        known = known or isinstance(self.problem, VectorSettings)
+        return self.asks_teacher or self.names_teacher or known
+
     def __post_init__(self) -> None:
         refuse_not_finite(self.settings, "method.")
         refuse_not_finite(self.run, "run.")
         # A student may be asked at infinite noise; nothing else has a meaning there.
         refuse_not_finite(self.problem, "problem.", may_be_infinite=("problem.sigma",))
-        pairs = getattr(self.settings, "pairs", None)
-        sizes = {"batch": self.settings.batch}
-        if pairs is not None and pairs.pairs:
-            sizes["pairs.batch"] = pairs.batch
-        for name, size in sizes.items():
+        for name, size in sizes_of(self.settings).items():
             if size % self.run.accumulate:
                 raise ConfigError(
                     f"method.{name} must be a multiple of run.accumulate "
@@ -192,6 +229,14 @@ class Task:
             "problem": {"kind": kind, **dataclasses.asdict(self.problem)},
             "run": dataclasses.asdict(self.run),
         }
+
+
+def sizes_of(settings: Any) -> dict[str, int]:  # noqa: ANN401 (each method has its own)
+    r"""Returns the numbers of rows of a method's batches, by the setting's name."""
+    pairs, sizes = getattr(settings, "pairs", None), {"batch": settings.batch}
+    if pairs is not None and pairs.pairs:
+        sizes["pairs.batch"] = pairs.batch
+    return sizes
 
 
 def method_of(command: str, name: str) -> Method:
@@ -447,7 +492,82 @@ def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
         kept: What its finished run keeps of the teacher, which is then read when it is asked for.
     """
     cls = PROBLEMS[type(task.problem)]
-    untaught = task.command == "teach"
+    untaught = not task.has_teacher
     problem = cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
     visit_in_parts(problem, task.settings.batch // task.run.accumulate)
+    if task.run.start is not None and kept is None:
+        begin(task, problem)
     return problem
+
+
+def begin(task: Task, problem: Problem) -> None:
+    r"""Has the students of a task's problem start where `run.start` says.
+
+    Raises:
+        ConfigError: There is no such student, or the command or the method starts none so.
+    """
+    start = task.run.start
+    assert start is not None
+    if task.command == "teach":
+        raise ConfigError(f"run.start: a teacher starts afresh; leave --start {shown(start)} out")
+    if start != "teacher":
+        if getattr(task.problem, "student", "") == "lora":
+            raise ConfigError(
+                "run.start: an adapter is of the teacher's weights, and --start of another run's: "
+                "give --student teacher, or leave --start out"
+            )
+        student = problem.with_prompts(student_at(start))
+        problem.networks = Continued(problem.networks, student, start)
+        return
+    if task.chosen.needs.teacher:
+        raise ConfigError(
+            f"run.start teacher is of methods that ask no teacher, and {task.method} asks one: "
+            "leave --start out, or name the folder of a run"
+        )
+    if next(problem.known_teacher.parameters(), None) is None:
+        raise ConfigError(
+            "run.start teacher: this teacher has no weights to start from: leave --start out"
+        )
+    problem.networks.from_teacher = True
+
+
+def student_at(place: str) -> Generator:
+    r"""Returns the student of a finished run.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    folder = RunFolder(place)
+    if not folder.file("student").is_dir() or folder.result() is None:
+        raise ConfigError(
+            f"run.start: {shown(place)} is no finished run of a student; give the folder that "
+            "vardiu distill wrote (--out), once it is finished"
+        )
+    student = models.load(folder.file("student"))
+    if not isinstance(student, Generator):
+        raise ConfigError(f"run.start: {shown(place)} holds no student, which makes samples")
+    return student
+
+
+def named_teacher(problem: ProblemSettings) -> Any:  # noqa: ANN401 (settings of the same class)
+    r"""Returns a problem's settings with the folder of its teacher, where `vardiu teach` writes
+    it, named."""
+    known = {field.name for field in dataclasses.fields(problem)}
+    option = "teacher_run" if "teacher_run" in known else "teacher"
+    changes: dict[str, Any] = {option: f"runs/teach-{problem.name}"}
+    return dataclasses.replace(problem, **changes)
+
+
+def refuse_unasked_teacher(task: Task) -> None:
+    r"""Raises a `ConfigError` if a teacher is named that the method asks nothing."""
+    learned = getattr(task.problem, "teacher", None) == "learned"
+    if task.asks_teacher or isinstance(task.problem, VectorSettings):
+        return
+    if task.names_teacher or learned:
+        option = (
+            "--teacher" if getattr(task.problem, "teacher_run", None) is None else "--teacher-run"
+        )
+        raise ConfigError(
+            f"{option}: {task.method} asks no teacher, and is trained on data alone: leave the "
+            "option out, or give --start teacher for a student that starts from its weights"
+        )

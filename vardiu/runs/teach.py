@@ -12,6 +12,7 @@ import torch
 from .. import models
 from ..denoisers.base import Denoiser
 from ..problems.sampled_teachers import SOLVER_CALLS
+from ..storage import processes
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import LEVELS, measured
 from .events import (
@@ -28,7 +29,7 @@ from .measuring import announced_calls
 from .presets import TEACHERS
 from .task import Task, task_from_preset
 
-__all__ = ["ensure_teacher", "teach"]
+__all__ = ["ensure_teacher", "missing_teacher", "teach"]
 
 
 def teach(
@@ -77,8 +78,21 @@ def ship_teacher(run: Execution) -> None:
     about["classes"] = list(problem.data.names)
     if getattr(run.task.settings, "drop", 0):  # a method of the user's own may have none
         about["null"] = problem.networks.null
-    models.save(teacher, run.folder.file("teacher"), about)
+    processes.by_writer(lambda: models.save(teacher, run.folder.file("teacher"), about))
     run.finish(results, source, "teacher, 69 calls")
+
+
+def missing_teacher(task: Task) -> RunFolder | None:
+    r"""Returns the folder into which `ensure_teacher` would train a teacher; none where nothing is
+    missing."""
+    problem, name = task.problem, task.problem.name
+    # A density may have an exact teacher, images one from elsewhere.
+    needs = getattr(problem, "teacher", None) in (None, "learned")
+    needs = needs and task.asks_teacher
+    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
+        return None
+    folder = RunFolder(f"runs/teach-{name}")
+    return folder if folder.result() is None else None
 
 
 def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
@@ -86,13 +100,8 @@ def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
 
     A teacher that the task names itself is not trained.
     """
-    problem, name = task.problem, task.problem.name
-    # A density may have an exact teacher, images one from elsewhere.
-    needs = getattr(problem, "teacher", None) in (None, "learned")
-    if not needs or getattr(problem, "teacher_run", None) is not None or name not in TEACHERS:
-        return
-    folder = RunFolder(f"runs/teach-{name}")
-    if folder.result() is None:
+    folder, name = missing_teacher(task), task.problem.name
+    if folder is not None:
         Broadcaster(listeners)(TeacherNeeded(name, folder.path))
         teacher = task_from_preset("teach", name)
         run = dataclasses.replace(teacher.run, threads=task.run.threads, device=task.run.device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.batches import Batches
 from ..denoisers.base import Denoiser
 from ..denoisers.grids import high_of, skipped_levels
 from ..denoisers.levels import (
@@ -22,9 +23,10 @@ from ..denoisers.levels import (
 from ..functional.scores import Weight
 from ..training.objective import Objective
 from ..training.optimizers import Optimisation, OptimizerRow, constant, cosine, trapezoid
+from ..training.stage import Stage
 from .fields import LevelSettings, NetworkOptimizer, Training, WeightSettings
 
-__all__ = ["grid", "levels", "optimisation", "optimisation_of", "weight"]
+__all__ = ["grid", "last_stage", "levels", "optimisation", "optimisation_of", "weight"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,33 @@ def optimisation(row: Training, **others: NetworkOptimizer) -> Optimisation:
     student = student_row(row)
     rows = {name: network_row(other, student) for name, other in others.items()}
     return Optimisation({"generator": student, **rows}, DECAYS[row.decay], row.halflife)
+
+
+def last_stage(
+    name: str,
+    objective: Objective,
+    batches: Batches,
+    row: Training,
+    *,
+    steps: int | None = None,
+    of: int | None = None,
+) -> Stage:
+    r"""Returns the method's own stage, the last one of its recipe.
+
+    Arguments:
+        name: The stage's name.
+        objective: What it trains; each network by its own row, see `optimisation_of`.
+        batches: The data.
+        row: The method's settings.
+        steps: The number of steps; none for the settings' number of updates.
+        of: The number of stages; none for two where the settings ask for a regression on pairs
+            before, and one where they do not.
+    """
+    if of is None:
+        pairs = getattr(row, "pairs", None)
+        of = 2 if pairs is not None and pairs.pairs else 1
+    n = row.steps if steps is None else steps
+    return Stage(name, objective, n, batches, optimisation_of(objective, row), of=of)
 
 
 def optimisation_of(objective: Objective, row: Training) -> Optimisation:

@@ -377,7 +377,7 @@ class NetworkOptimizer:
     r"""How another network than the student is updated. A field that is none takes the value of
     the student's optimiser."""
 
-    kind: Literal["adam", "adamw", "radam", "sgd"] | None = None
+    kind: Literal["adam", "adamw", "radam", "sgd", "adam8bit", "adamw8bit"] | None = None
     """The network's optimiser; none takes the student's."""
     lr: float | None = None
     """The network's learning rate; none takes the student's."""
@@ -408,7 +408,7 @@ class Training:
     """The number of samples of an update of the student. A pair of opposite noise counts once."""
     lr: float = 1e-3
     """The student's learning rate."""
-    optimizer: Literal["adam", "adamw", "radam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "radam", "sgd", "adam8bit", "adamw8bit"] = "adam"
     """The student's optimiser."""
     beta_1: float = 0.9
     """The optimiser's decay rate of the first moment; for sgd the momentum."""
@@ -533,8 +533,12 @@ class ImageSettings:
     """The colour behind what is transparent in the data's images."""
     prediction: str | None = None
     """What the teacher's network predicts, where its scheduler says it wrong."""
+    size: tuple[int, ...] = ()
+    """Height and width of a sample of a pipeline of diffusers, of videos frames before them, where
+    they are not to be those of its configuration; of latents, if it has those."""
     guidance: float = 1.0
-    """The scale of classifier-free guidance that is distilled into the student."""
+    """The scale of classifier-free guidance that is distilled into the student. A network that is
+    told its guidance, as that of Flux, is told this one."""
     negative: str = ""
     """The prompt that guidance leads away from."""
     weak: str | None = None
@@ -545,8 +549,12 @@ class ImageSettings:
     prompts: str | None = None
     """A text file with a prompt a line, or a table with a column `text`, `caption` or `prompt`,
     for a teacher of texts."""
-    student: Literal["teacher", "lora", "fresh"] = "teacher"
-    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network."""
+    cache: str | None = None
+    """A folder that `vardiu cache` wrote: embeddings of the prompts and latents of the data are
+    read from it, and no encoder is loaded to train."""
+    student: Literal["auto", "teacher", "lora", "fresh"] = "auto"
+    """Where a student starts: the teacher's weights, an adapter on them, or a fresh network; auto
+    is an adapter of a network of more than a billion numbers, else the weights."""
     rank: int = 16
     """lora: the rank of the adapters of student and fake."""
     sigma: float | None = None
@@ -572,6 +580,9 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
+        for side in self.size:
+            if not 1 <= side <= 65_536:
+                raise ConfigError(f"problem.size must be within [1, 65536], got {side}")
         for width in self.widths:
             if not 1 <= width <= 65_536:
                 raise ConfigError(f"problem.widths must be within [1, 65536], got {width}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .fields import (
@@ -21,6 +22,8 @@ __all__ = [
     "AT_ONCE",
     "BOUNDED",
     "COARSE_TO_FINE",
+    "IMAGE_LEVELS",
+    "IMAGE_UPDATES",
     "MIXTURE",
     "MOG40",
     "PATCHES",
@@ -54,6 +57,16 @@ MOG40 = DensitySettings(fourier=7, precision="bfloat16")
 
 
 COARSE_TO_FINE = LevelSettings(sigma_min=0.2, sigma_max=20.0, start_min=10.0)
+
+
+# Images: how networks that start near to their goal are updated, and at which levels.
+IMAGE_UPDATES: Mapping[str, Any] = {
+    "warmup": 50,
+    "beta_2": 0.99,
+    "decay": "trapezoid",
+    "halflife": 17_700.0,
+}
+IMAGE_LEVELS = LevelSettings(sigma_min=0.1, sigma_max=6.0)
 
 
 AT_ONCE = LevelSettings(sigma_min=0.2, sigma_max=10.0)

@@ -4,6 +4,7 @@ Pairs of noise and sample, the frame of a student, trajectories, features of a r
 function of a description (what made it, with which settings and seed). The SHA-256 of the
 description names the folder; every file in it is verified before it is used. It is made in
 portions, each of which is on disk as soon as it is there: a kill loses one portion at most.
+Several processes of one run each make their own share of the portions.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, Interrupted
+from . import processes
 from .checkpoints import load_state, save_state
 from .files import open_unlinked, write_text_atomic
 from .interrupts import wish_to_stop
@@ -113,13 +115,17 @@ class Artefacts:
         assert self.folder is not None
         folder = self.folder / key
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder):
-            about = json.dumps(dict(description), indent=1, sort_keys=True)
-            write_text_atomic(folder / "description.json", about + "\n")
-            wanted = [i for i in range(portions) if not verified(folder / f"{i:06d}")]
-            made = self.metered(name, wanted, portions, make)
+        with alone_in(folder) if processes.is_writer() else contextlib.nullcontext():
+            if processes.is_writer():
+                about = json.dumps(dict(description), indent=1, sort_keys=True)
+                write_text_atomic(folder / "description.json", about + "\n")
+            processes.wait()
+            own = range(processes.rank(), portions, processes.count())
+            wanted = [i for i in own if not verified(folder / f"{i:06d}")]
+            made = self.metered(name, wanted, len(own), make)
             for i, (portion, cost) in zip(wanted, made, strict=True):
                 save_state(folder / f"{i:06d}", {"portion": dict(portion), "cost": cost})
+            processes.wait()
             states = [load_state(folder / f"{i:06d}") for i in range(portions)]
         self.charge([state["cost"] for state in states])
         return joined([state["portion"] for state in states])

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -24,6 +24,7 @@ from .limits import limit, refuse_beyond
 __all__ = [
     "DAMAGED",
     "decoded_text",
+    "open_regular",
     "parsed_json",
     "read_bytes",
     "read_json",
@@ -63,22 +64,33 @@ def read_bytes(
         ValueError: The file is missing, cannot be read, is no regular file, or is beyond the
             limit; of the type that was asked for.
     """
-    try:
-        # To open a device or a FIFO may already have an effect, or wait for ever.
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):
-            kind = next((name for test, name in KINDS if test(about.st_mode)), "no file")
-            raise error(f"{shown(path)} is {kind}, and a regular file is needed")
-        refuse_beyond(bound, about.st_size, path, error)
-        with open(path, "rb", opener=_without_waiting) as file:
+    with open_regular(path, error) as file:
+        refuse_beyond(bound, os.fstat(file.fileno()).st_size, path, error)
+        try:
             data = file.read(limit(bound) + 1)
-    except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
-        if isinstance(problem, error):
-            raise
-        why = problem.strerror if isinstance(problem, OSError) else problem
-        raise error(f"{shown(path)} cannot be read: {why}") from problem
+        except OSError as problem:
+            raise error(f"{shown(path)} cannot be read: {problem.strerror}") from problem
     refuse_beyond(bound, len(data), path, error)  # it may grow, or state no size
     return data
+
+
+def open_regular(path: str | Path, error: type[ValueError] = ConfigError) -> BinaryIO:
+    r"""Opens a regular file to read its bytes.
+
+    Raises:
+        ValueError: It is missing, cannot be opened, or is no regular file; of the type that was
+            asked for.
+    """
+    try:
+        # To open a device or a FIFO may already have an effect, or wait for ever.
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return open(path, "rb", opener=_without_waiting)
+    except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{shown(path)} cannot be read: {why}") from problem
+    kind = next((name for test, name in KINDS if test(mode)), "no file")
+    raise error(f"{shown(path)} is {kind}, and a regular file is needed")
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -17,7 +17,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +26,59 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import CheckpointError, shown
+from . import processes
 from .bounded import read_json
+from .shards import is_divided, read_shards, write_shards
 
-__all__ = ["Checkpoints", "digest_of_file", "encode_state", "load_state", "save_state"]
+__all__ = [
+    "Checkpoints",
+    "digest_of_file",
+    "encode_state",
+    "has_divided",
+    "load_state",
+    "save_state",
+    "verify_state",
+]
 
 
 FORMAT = 1
 
 
-def encode_state(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
+def encode_state(
+    value: Any,  # noqa: ANN401 (any nest)
+    path: str,
+    tensors: dict[str, Tensor],
+    divided: dict[str, Tensor] | None = None,
+) -> Any:  # noqa: ANN401
     r"""Returns the JSON form of a state.
 
     Arguments:
         value: A nest of mappings, lists and tuples; its leaves are tensors or JSON scalars.
         path: The name of the state, with which the names of its tensors begin.
         tensors: Receives a copy of each tensor on the CPU, by name.
+        divided: Receives each tensor that is divided among processes, by name.
 
     Raises:
         TypeError: A leaf or a key is of another type.
     """
+    if is_divided(value) and divided is not None:
+        divided[path] = value
+        return {"shard": path}
     if isinstance(value, Tensor):
         while path in tensors:  # as the keys 1 and "1" would share one
             path += "'"
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {"tensor": path}
     if isinstance(value, Mapping):
-        items = [[k, encode_state(v, f"{path}/{k}", tensors)] for k, v in value.items()]
+        items = [[k, encode_state(v, f"{path}/{k}", tensors, divided)] for k, v in value.items()]
         for key, _ in items:
             if not isinstance(key, str | int):
                 raise TypeError(f"{path}: keys must be strings or integers, got {key!r}")
         return {"dict": items}
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [encode_state(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+        parts = enumerate(value)
+        return {kind: [encode_state(v, f"{path}/{i}", tensors, divided) for i, v in parts]}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": float.__repr__(value)}
     if value is None or isinstance(value, bool | int | str):
@@ -70,7 +90,7 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind == "tensor":
+    if kind in ("tensor", "shard"):
         return tensors[content]
     if kind == "float":
         return float(content)
@@ -78,6 +98,18 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 (
         return {key: _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
+
+
+def shard_names(value: Any) -> Iterator[str]:  # noqa: ANN401 (JSON)
+    r"""Yields the names of the tensors in a state that lie in shards."""
+    if isinstance(value, dict):
+        if value.keys() == {"shard"} and isinstance(value["shard"], str):
+            yield value["shard"]
+        for item in value.values():
+            yield from shard_names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from shard_names(item)
 
 
 def digest_of_file(path: Path) -> dict[str, Any]:
@@ -107,12 +139,43 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
+def has_divided(state: Any) -> bool:  # noqa: ANN401 (any nest)
+    r"""Whether a state has tensors that are divided among processes."""
+    if isinstance(state, Mapping):
+        return any(has_divided(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return any(has_divided(value) for value in state)
+    return is_divided(state)
+
+
+def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
+    r"""Writes what of a state is divided beside a checkpoint to be, each process its part; returns
+    where."""
+    place = folder.parent / f".{folder.name}-shards.{partial_suffix()}"
+    place = processes.from_writer(place)
+    if processes.is_writer():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    processes.wait()
+    divided: dict[str, Tensor] = {}
+    for part, value in state.items():
+        encode_state(value, part, {}, divided)
+    write_shards(place, divided)
+    return place
+
+
+def partial_suffix() -> str:
+    r"""Returns how the names of this process's unfinished checkpoints end."""
+    return f"tmp-{os.getpid()}-{platform.node() or 'here'}"
+
+
+def save_state(folder: str | Path, state: Mapping[str, Any], shards: Path | None = None) -> None:
     r"""Writes a state into a folder that does not exist yet.
 
     Arguments:
         folder: The folder to make. At no instant does it exist incomplete.
         state: The state; each key with tensors below it becomes one file.
+        shards: Where what is divided among processes has been written, see `write_divided`.
 
     Raises:
         FileExistsError: The folder exists.
@@ -126,7 +189,7 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
             raise ValueError(f"a key of the state must be fit for a file's name, got {part!r}")
     if folder.exists():
         raise FileExistsError(f"{folder} exists: a checkpoint is never overwritten")
-    partial = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{platform.node() or 'here'}"
+    partial = folder.parent / f".{folder.name}.{partial_suffix()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -135,14 +198,17 @@ def save_state(folder: str | Path, state: Mapping[str, Any]) -> None:
         files: dict[str, Any] = {}
         for part, value in state.items():
             tensors: dict[str, Tensor] = {}
-            structure[part] = encode_state(value, part, tensors)
+            structure[part] = encode_state(value, part, tensors, {})
             if tensors:
                 name = f"{part}.safetensors"
                 files[name] = _write(partial / name, save(tensors))
+        for shard in sorted(shards.iterdir()) if shards is not None else ():
+            shard.rename(partial / shard.name)
+            files[shard.name] = digest_of_file(partial / shard.name)
         files["state.json"] = _write(partial / "state.json", json.dumps(structure).encode())
         manifest = {"format": FORMAT, "files": files}
         _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _verify(partial)
+        verify_state(partial)
         _flush(partial)
         partial.rename(folder)
         _flush(folder.parent)
@@ -182,7 +248,7 @@ def is_left_behind(partial: Path) -> bool:
     return int(pid) == os.getpid()
 
 
-def _verify(folder: Path) -> None:
+def verify_state(folder: Path) -> None:
     r"""Raises a `CheckpointError` that names the first file that is not as it was written."""
     path = folder / "manifest.json"
     cure = f"Delete {folder}, and an earlier checkpoint is taken"
@@ -215,15 +281,16 @@ def load_state(folder: str | Path, device: str = "cpu") -> dict[str, Any]:
         CheckpointError: A file is missing, truncated or changed; the message names it.
     """
     folder = Path(folder)
-    _verify(folder)
+    verify_state(folder)
     path = folder / "state.json"
     structure = read_json(path, bound="state bytes", error=CheckpointError)
     state = {}
     try:
+        shards = read_shards(folder, list(shard_names(structure)))
         for part, value in structure.items():
             weights = folder / f"{Path(part).name}.safetensors"
             tensors = load_file(weights, device=device) if weights.is_file() else {}
-            state[part] = _decode(value, tensors)
+            state[part] = _decode(value, {**tensors, **shards})
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{shown(path)} is no state: {shown(str(error))}") from error
     return state
@@ -254,7 +321,8 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         r"""Writes a checkpoint, then removes what is older than the newest `keep`.
 
-        Several processes may save the same step to one folder: the first one's is kept. A damaged
+        Several runs may save the same step to one folder: the first one's is kept. Of a state that
+        is divided among the processes of a run, each of them writes its part. A damaged
         checkpoint of the same step is set aside first, under another name. Those of
         later steps, which `newest` skipped, are not counted: they never push this one out.
 
@@ -262,20 +330,31 @@ class Checkpoints:
             CheckpointError: The disk is full or cannot be written.
         """
         path = self.path(step)
+        shards = write_divided(path, state) if has_divided(state) else None
+        if not processes.is_writer() and shards is not None:
+            processes.wait()
+            return path
+        self._save(path, step, state, shards)
+        if shards is not None:
+            shutil.rmtree(shards, ignore_errors=True)
+            processes.wait()
+        return path
+
+    def _save(self, path: Path, step: int, state: Mapping[str, Any], shards: Path | None) -> None:
         # The leavings of dead writers go first: they may be what fills the disk.
         for partial in self.folder.glob(".*.tmp-*"):
-            if is_left_behind(partial):
+            if is_left_behind(partial) and partial != shards:
                 shutil.rmtree(partial, ignore_errors=True)
         try:
             if path.exists():
                 try:
-                    _verify(path)
-                    return path
+                    verify_state(path)
+                    return
                 except CheckpointError:
                     with contextlib.suppress(FileNotFoundError):  # another process was first
                         path.rename(path.with_name(f"damaged-{path.name}-{os.getpid()}"))
             with contextlib.suppress(FileExistsError):  # another process was first
-                save_state(path, state)
+                save_state(path, state, shards)
             for old in [s for s in self.steps() if s <= step][: -self.keep]:
                 with contextlib.suppress(FileNotFoundError):  # another process was first
                     shutil.rmtree(self.path(old))
@@ -284,7 +363,6 @@ class Checkpoints:
                 f"{self.folder} cannot be tidied ({error}). Make it writable, then run the "
                 "command again"
             ) from error
-        return path
 
     def load(self, step: int) -> dict[str, Any]:
         r"""Returns the state of a step.

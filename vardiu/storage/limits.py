@@ -77,11 +77,16 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "table bytes": Limit(
         2**28,
-        "bytes of a table: CSV, JSON lines, dataset.json, prompts",
+        "bytes of a table: CSV, JSON lines, dataset.json",
         "A million images with their captions need 200 MB.",
     ),
     "table columns": Limit(10_000, "columns of a table", "Honest ones have tens."),
     "table rows": Limit(20_000_000, "rows of a table", "ImageNet's whole has 14 million images."),
+    "prompt lines": Limit(
+        2**30,
+        "lines of a file of prompts",
+        "Eight bytes are kept of each; texts stay on disk.",
+    ),
     "prompt characters": Limit(
         20_000, "characters of a prompt", "Encoders of texts read some hundred words."
     ),

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,15 @@ from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import open_unlinked, write_text_atomic
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "in_words", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.
 COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_rows")
+
+
+# What a run has before anything is trained: its start may fail and leave no more.
+UNTRAINED = frozenset({"config.yaml", "provenance.json", "events.jsonl", ".lock"})
 
 
 # The fields of a metric.
@@ -78,22 +83,16 @@ class RunFolder:
         """
         plain = json.loads(json.dumps(config))
         if self.exists:
-            theirs, ours = _flat(self.config()), _flat(plain)
-            names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
-            if names and self._bare():
-                self.file("provenance.json").unlink(missing_ok=True)
+            others = self.differing(plain)
+            if others and self.is_bare():
+                for name in ("provenance.json", "events.jsonl"):
+                    self.file(name).unlink(missing_ok=True)
                 self._write_config(plain)
                 return "new"
-            if names:
-                rows = [
-                    f"  {shown(k)}: there {shown_value(theirs.get(k))}, "
-                    f"now {shown_value(ours.get(k))}"
-                    for k in names
-                ]
+            if others:
                 raise RunError(
-                    f"{self.path} holds another run, whose settings differ:\n"
-                    + "\n".join(rows)
-                    + "\nGive another folder with --out, or move this one away"
+                    f"{shown(self.path)} holds another run, whose settings differ: "
+                    f"{in_words(others)}. Give another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
         self._refuse_foreign()
@@ -110,10 +109,19 @@ class RunFolder:
                 "Give a folder that can with --out, or free some space"
             ) from error
 
-    def _bare(self) -> bool:
+    def differing(self, config: Mapping[str, Any]) -> dict[str, str]:
+        r"""Returns the settings in which this run is another one than a run with these: by their
+        names what each is, in words."""
+        theirs, ours = _flat(self.config()), _flat(json.loads(json.dumps(config)))
+        return {
+            k: f"{shown(k)}: there {shown_value(theirs.get(k))}, now {shown_value(ours.get(k))}"
+            for k in sorted({*theirs, *ours})
+            if theirs.get(k) != ours.get(k)
+        }
+
+    def is_bare(self) -> bool:
         r"""Whether nothing was trained here: settings, provenance and artefacts are all."""
-        ours = {"config.yaml", "provenance.json", "artefacts", ".lock"}
-        if any(path.name not in ours for path in self.path.iterdir()):
+        if any(path.name not in {*UNTRAINED, "artefacts"} for path in self.path.iterdir()):
             return False
         text = read_text(self.file("config.yaml"), error=RunError)
         return text == yaml.safe_dump(self.config(), sort_keys=False)
@@ -180,10 +188,9 @@ class RunFolder:
     def remove_if_bare(self) -> None:
         r"""Removes the folder, and what `lock` made above it, if nothing was trained or made here:
         a start that fails leaves nothing behind."""
-        ours = {"config.yaml", "provenance.json", ".lock"}
-        if not self._made or any(path.name not in ours for path in self.path.iterdir()):
+        if not self._made or any(path.name not in UNTRAINED for path in self.path.iterdir()):
             return
-        for name in ours:
+        for name in UNTRAINED:
             self.file(name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else put something there
             for folder in self._made:
@@ -202,10 +209,31 @@ class RunFolder:
                         "folder with --out"
                     )
 
+    def writer(self) -> int | None:
+        r"""Returns the process that writes to this run now; `None` where none does.
+
+        Its lock is tried only where the process that it names lives, so that a run that starts
+        meanwhile is not refused.
+        """
+        try:
+            descriptor = os.open(self.file(".lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            found = re.fullmatch(rb"pid (\d{1,9})", file.read(20))
+            if found is None or not is_alive(int(found[1])):
+                return None
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(found[1])
+            return None
+
     # ------------------------------------------------------------------ log
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        r"""Appends a row to `metrics.jsonl`; what is not finite is written as null, and named."""
+    def log(self, row: Mapping[str, Any], name: str = "metrics.jsonl") -> None:
+        r"""Appends a row to `metrics.jsonl`, or a record to `events.jsonl`; what is not finite is
+        written as null, and named."""
         clean = dict(row)
         bad = [k for k, v in clean.items() if isinstance(v, float) and not math.isfinite(v)]
         for key in bad:
@@ -213,7 +241,7 @@ class RunFolder:
         if bad:
             clean["nonfinite"] = bad
         flags = os.O_RDWR | os.O_APPEND
-        with os.fdopen(open_unlinked(self.file("metrics.jsonl"), flags), "ab+") as file:
+        with os.fdopen(open_unlinked(self.file(name), flags), "ab+") as file:
             file.seek(max(0, file.tell() - 1))
             if file.read(1) not in (b"", b"\n"):  # a crash cut the last line short
                 file.seek(0)
@@ -236,9 +264,7 @@ class RunFolder:
         rows = []
         for number, line in enumerate(lines, start=1):
             where = f"{shown(path)}, line {number}"
-            row = parsed_json(decoded_text(line, where, RunError), where, RunError)
-            refuse_odd_row(row, where)
-            rows.append(row)
+            rows.append(row_of(line, where))
         return rows
 
     def truncate_metrics(self, stage: str, step: int) -> None:
@@ -264,6 +290,28 @@ class RunFolder:
         found: dict[str, Any] = read_json(path, error=RunError)
         refuse_odd_result(found, shown(path))
         return found
+
+
+def is_alive(pid: int) -> bool:
+    r"""Whether there is a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def row_of(line: bytes, where: str) -> dict[str, Any]:
+    r"""Returns a row of a log of its line.
+
+    Raises:
+        RunError: The line is damaged.
+    """
+    row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
+    refuse_odd_row(row, where)
+    return row
 
 
 def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
@@ -301,6 +349,12 @@ def is_metric(row: Any) -> bool:  # noqa: ANN401 (JSON)
     words = isinstance(row["name"], str) and all(isinstance(row.get(w, ""), str) for w in WORDS)
     direction = row["higher_is_better"]
     return numbers and words and is_number(row["n"]) and isinstance(direction, bool | None)
+
+
+def in_words(differing: Mapping[str, str], most: int = 6) -> str:
+    r"""Returns what `RunFolder.differing` found on one line; of many the first ones."""
+    more = f"; and {len(differing) - most} more" if len(differing) > most else ""
+    return "; ".join([*differing.values()][:most]) + more
 
 
 def shown_value(value: Any) -> str:  # noqa: ANN401 (YAML)

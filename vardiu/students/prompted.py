@@ -43,7 +43,7 @@ def with_prompts(student: Generator, captions: Captions) -> Generator:
     Raises:
         TypeError: The student takes the conditions, and asks no denoiser.
     """
-    if not set(captions.rows) <= set(student.conditions):
+    if not set(captions.names) <= set(student.conditions):
         return student
     denoiser = getattr(student, "denoiser", None)
     if not isinstance(denoiser, Denoiser):

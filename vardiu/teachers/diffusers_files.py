@@ -12,8 +12,17 @@ from typing import Any
 
 from ..errors import ConfigError, require, shown
 from ..storage.bounded import read_json
+from .families import Family, family_of
 
-__all__ = ["class_in", "located", "network_of", "parts_of", "scheduler_settings", "variant_of"]
+__all__ = [
+    "class_in",
+    "index_of",
+    "located",
+    "network_of",
+    "parts_of",
+    "scheduler_settings",
+    "variant_of",
+]
 
 
 # Where a pipeline has its network; a folder of the network alone has it in itself.
@@ -72,6 +81,16 @@ def class_in(folder: Path) -> str:
             f"{' (DiT) or '.join(SINCE)} (PixArt)"
         )
     return SINCE[norm]
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    r"""Returns what `model_index.json` holds; nothing of a folder of the network alone.
+
+    Raises:
+        ConfigError: It is no JSON of settings.
+    """
+    path = folder / "model_index.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def parts_of(folder: Path) -> dict[str, str]:
@@ -212,11 +231,14 @@ def located(source: str, revision: str | None, known: Mapping[str, Any]) -> Path
         return Path(source)
     folder = _fetched(source, revision, SETTINGS)
     parts = parts_of(folder)
-    network_of(parts, known, source)
-    wanted = {name: stem for name, stem in _weights(parts)}
+    where = network_of(parts, known, source)
+    config = folder / where / "config.json"
+    settings = read_json(config) if config.is_file() else {}
+    family = family_of(index_of(folder).get("_class_name"), parts[where], settings)
+    wanted = {name: stem for name, stem in _weights(parts, family)}
     patterns = [*SETTINGS, *(_path(name, "config.json") for name in wanted)]
-    if "tokenizer" in parts:
-        patterns += [f"tokenizer/*.{kind}" for kind in ("json", "txt", "model")]
+    for name in (encoder.tokenizer for encoder in family.encoders if encoder.tokenizer in parts):
+        patterns += [f"{name}/*.{kind}" for kind in ("json", "txt", "model")]
     patterns += [_path(n, file) for n, stem in wanted.items() for file in _names(stem)]
     folder = _fetched(source, revision, patterns)
     for variant in VARIANTS:
@@ -232,14 +254,15 @@ def located(source: str, revision: str | None, known: Mapping[str, Any]) -> Path
     return folder
 
 
-def _weights(parts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _weights(parts: Mapping[str, str], family: Family) -> Iterator[tuple[str, str]]:
     r"""Yields the components whose weights are read, with what their files are called."""
     yield next(name for name in NETWORKS if name in parts), WEIGHTS
     autoencoder = next((name for name in AUTOENCODERS if name in parts), None)
     if autoencoder is not None:
         yield autoencoder, WEIGHTS
-    if "text_encoder" in parts:
-        yield "text_encoder", TEXT_WEIGHTS
+    for encoder in family.encoders:
+        if encoder.part in parts:
+            yield encoder.part, TEXT_WEIGHTS
 
 
 def _path(part: str, file: str) -> str:

@@ -6,42 +6,27 @@ built without memory first, to see that the weights beside it can be its own.
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError, nearest, require, shown
+from ..nn.diffusers_calls import CLASSES
 from ..storage.bounded import DAMAGED, read_json
 from ..storage.limits import refuse_beyond
-from .diffusers_files import AUTOENCODERS, TEXT_WEIGHTS, WEIGHTS, variant_of
+from .diffusers_files import TEXT_WEIGHTS, WEIGHTS, variant_of
+from .families import Family
 
-__all__ = [
-    "AUTOENCODER_CLASSES",
-    "Codec",
-    "autoencoder",
-    "checked_network",
-    "encoded",
-    "strictly",
-    "texts",
-]
+__all__ = ["MISFITS", "TRANSFORMERS", "checked_network", "known", "skeleton", "strictly"]
 
 
 # What a class raises that is given what it was not written for.
 MISFITS: tuple[type[Exception], ...] = (*DAMAGED, SafetensorError)
-
-
-TEXTS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
-
-
-TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
-
-
-AUTOENCODER_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 
 
 TRANSFORMERS = "transformers"
@@ -75,7 +60,9 @@ def strictly(name: str, folder: Path, part: str, library: str = "diffusers") -> 
     stem = WEIGHTS if library == "diffusers" else TEXT_WEIGHTS
     variant = variant_of(where, stem, name)
     _refuse_beyond_its_weights(cls, config, where, library)
-    options = {"low_cpu_mem_usage": False} if library == "diffusers" else {}
+    # Of classes that keep modules in single precision diffusers knows one way to load alone.
+    whole = library == "diffusers" and not getattr(cls, "_keep_in_fp32_modules", None)
+    options = {"low_cpu_mem_usage": False} if whole else {}
     try:
         model, info = cls.from_pretrained(
             str(where),
@@ -94,6 +81,20 @@ def strictly(name: str, folder: Path, part: str, library: str = "diffusers") -> 
         info = {"missing_keys": info["missing_keys"]}
     _refuse_wrong(info, where)
     return model.float().eval()
+
+
+def skeleton(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns a model of diffusers without its weights, for what its configuration says.
+
+    Raises:
+        ConfigError: The settings or the weights are missing, or beyond a limit.
+    """
+    where = folder / part
+    config = read_json(where / "config.json")
+    _refuse_large(config, where / "config.json")
+    variant_of(where, WEIGHTS, name)
+    cls = getattr(require("diffusers", "hub"), name)
+    return _refuse_beyond_its_weights(cls, config, where, "diffusers")
 
 
 def _refuse_wrong(info: Mapping[str, Any], where: Path) -> None:
@@ -159,9 +160,12 @@ def _refuse_beyond_its_weights(
     config: Mapping[str, Any],
     where: Path,
     library: str,
-) -> None:
-    r"""Raises a `ConfigError` if no network can be made of a configuration, or if it has more
-    numbers than the files of weights have bytes."""
+) -> Any:  # noqa: ANN401 (a model)
+    r"""Returns a network without memory of a configuration.
+
+    Raises:
+        ConfigError: None can be made, or it has more numbers than the files of weights have bytes.
+    """
     try:
         with torch.device("meta"):
             model = (
@@ -182,20 +186,26 @@ def _refuse_beyond_its_weights(
             f"{shown(where / 'config.json')} describes a network of {numbers:,} numbers, and the "
             f"weights beside it have {held:,} bytes: they are not its own"
         )
+    return model
 
 
-def checked_network(config: Mapping[str, Any], path: Path) -> tuple[int, int, int]:
-    r"""Returns the shape of a network's samples: channels, height, width.
+def checked_network(
+    config: Mapping[str, Any], path: Path, family: Family, size: Sequence[int] = ()
+) -> tuple[int, ...]:
+    r"""Returns the shape of a network's samples: channels, of videos frames, height, width.
 
     Arguments:
         config: The network's configuration.
         path: Its file, for messages.
+        family: Its family.
+        size: The sides that are asked for; those of the configuration by default.
 
     Raises:
-        ConfigError: It takes what is not known here, or does not say its shape.
+        ConfigError: It takes what is not known here, does not say its shape, or has no samples of
+            that size.
     """
     for key, words in UNREAD.items():
-        if config.get(key) is not None:
+        if config.get(key) is not None and not (key in READ and config[key] == READ[key]):
             raise ConfigError(f"{shown(path)}: {key} is {shown(config[key])}: {words}")
     into, out = config.get("in_channels"), config.get("out_channels")
     if not _is_size(into):
@@ -207,154 +217,70 @@ def checked_network(config: Mapping[str, Any], path: Path) -> tuple[int, int, in
             "of depth and of upscaling take an image beside the noisy sample: give their "
             "text-to-image base"
         )
-    if config.get("use_additional_conditions") or (
-        "use_additional_conditions" in config
-        and config["use_additional_conditions"] is None
-        and config.get("sample_size") == 128
-    ):
-        raise ConfigError(
-            f"{shown(path)}: use_additional_conditions: the resolution and the aspect ratio that "
-            "PixArt of 1,024 pixels is told are not read; give a model of 256 or 512 pixels"
-        )
-    size = config.get("sample_size")
-    sides = size if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or not all(_is_size(side) for side in sides):
+    found = family.sizes(config)
+    sides = found if isinstance(found, list | tuple) else (found,)
+    default = family.sizes({**config, "sample_size": 1})
+    wanted = len(default) if isinstance(default, tuple) else 2
+    if size:
+        if len(size) != wanted or not all(_is_size(side) for side in size):
+            raise ConfigError(
+                f"problem.size must be {'frames, ' if wanted == 3 else ''}height and width of a "
+                f"sample of {shown(path)}, got {shown(list(size))}"
+            )
+        sides = tuple(size)
+    elif len(sides) != wanted or not all(_is_size(side) for side in sides):
         raise ConfigError(
             f"{shown(path)}: sample_size must be the side of a sample, or its height and width, "
-            f"got {shown(size)}; write into it what the network was trained with"
+            f"got {shown(config.get('sample_size'))}; write into it what the network was trained "
+            "with"
         )
-    return into, sides[0], sides[1]
+    _refuse_broken(config, path, sides, family.square)
+    return (CLASSES[family.network].channels(config), *sides)
+
+
+def _refuse_broken(
+    config: Mapping[str, Any], path: Path, sides: Sequence[int], square: int
+) -> None:
+    r"""Raises a `ConfigError` where sides are no whole patches, or more of them than are read."""
+    patch = config.get("patch_size")
+    sized = [square * patch] * 2 if _is_size(patch) else patch
+    if isinstance(sized, list | tuple) and all(_is_size(side) for side in sized):
+        for side, part in zip(reversed(sides), reversed(sized), strict=False):
+            if side % part:
+                raise ConfigError(
+                    f"{shown(path)}: sides of a sample must be multiples of its patches, "
+                    f"{shown(list(sized))}, got {shown(list(sides))}"
+                )
+    positions = math.prod(sides) // (math.prod(sized) if isinstance(sized, list | tuple) else 1)
+    if sized:
+        refuse_beyond("network positions", positions, f"the network of {shown(path)}")
 
 
 def _is_size(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-# Settings that are read if they are null alone.
+# Settings that are read if they are null alone, or as `READ` has them.
 UNREAD = {
-    "addition_embed_type": "additional conditions, SDXL's sizes and pooled texts among them, are "
-    "not read; give a teacher of Stable Diffusion 1 or 2, or your own function",
+    "addition_embed_type": "additional conditions are read as SDXL has them, text_time; give a "
+    "teacher of Stable Diffusion, or your own function",
     "class_embed_type": "classes are read as the numbers of an embedding; give your own function",
     "encoder_hid_dim_type": "conditions that are embeddings of images are not read",
+    "image_dim": "conditions that are embeddings of images are not read",
+    "ofs_embed_dim": "networks that start from an image are not read: give the text-to-video one",
 }
 
 
-# ---------------------------------------------------------------- what stands around the denoiser
+READ = {"addition_embed_type": "text_time"}
 
 
-class Codec:
-    r"""An autoencoder of diffusers, between images in [-1, 1] and the latents of a network.
+def known(folder: Path, parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
+    r"""Returns the class of a component.
 
-    Both ways carry gradients, and are carried out where their argument is: the weights have a copy
-    a device.
-
-    Arguments:
-        autoencoder: The autoencoder, frozen.
+    Raises:
+        ConfigError: It is none of these.
     """
-
-    def __init__(self, autoencoder: Any) -> None:  # noqa: ANN401 (a model)
-        config = autoencoder.config
-        self.factor = config.scaling_factor
-        self.shift = getattr(config, "shift_factor", None) or 0.0
-        self._copies = {autoencoder.device: autoencoder}
-        self._first = autoencoder
-
-    def about(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        r"""Returns what is to be known of it without reading it, see `vardiu.problems.kept`.
-
-        Arguments:
-            parts: The classes of the components of its pipeline, by the names of their folders.
-        """
-        return {
-            "codec": type(self._first).__name__,
-            "codec_place": next((part for part in AUTOENCODERS if part in parts), "vae"),
-            "codec_scale": float(self.factor),
-            "codec_shift": float(self.shift),
-        }
-
-    def _near(self, x: Tensor) -> Any:  # noqa: ANN401 (a model)
-        if x.device not in self._copies:
-            self._copies[x.device] = copy.deepcopy(self._first).to(x.device)
-        return self._copies[x.device]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        r"""Returns the images of latents, with the latents' type."""
-        model = self._near(latents)
-        scaled = latents.to(model.dtype) / self.factor + self.shift
-        return model.decode(scaled, return_dict=False)[0].to(latents.dtype)
-
-    def encode(self, images: Tensor) -> Tensor:
-        r"""Returns the latents of images: the mode, where the encoder gives a distribution."""
-        model = self._near(images)
-        coded = model.encode(images.to(model.dtype))
-        coded = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
-        return (self.factor * (coded - self.shift)).to(images.dtype)
-
-
-def _known(parts: Mapping[str, str], part: str, names: Sequence[str]) -> str:
     if parts[part] not in names:
         offer = nearest(parts[part][:80], names)
-        raise ConfigError(f"{part} is a {shown(parts[part])}; {offer}")
+        raise ConfigError(f"{shown(folder)}: {part} is a {shown(parts[part])}; {offer}")
     return parts[part]
-
-
-def autoencoder(folder: Path, parts: Mapping[str, str]) -> Any:  # noqa: ANN401 (a model)
-    r"""Returns the autoencoder of a pipeline, frozen; none where it has none.
-
-    Raises:
-        ConfigError: Its class is not known, or it does not load.
-    """
-    for part in AUTOENCODERS:
-        if part in parts:
-            name = _known(parts, part, AUTOENCODER_CLASSES)
-            model = strictly(name, folder, part).requires_grad_(False)
-            factor = model.config.get("scaling_factor")
-            if not isinstance(factor, int | float) or not factor > 0:
-                raise ConfigError(
-                    f"{shown(folder / part / 'config.json')}: scaling_factor must be a number "
-                    f"above zero, got {shown(factor)}"
-                )
-            return model
-    return None
-
-
-def texts(folder: Path, parts: Mapping[str, str]) -> tuple[Any, Any]:
-    r"""Returns the encoder of texts of a pipeline, frozen, and its tokenizer.
-
-    Raises:
-        ConfigError: A class is not known, or one of them does not load.
-    """
-    encoder = strictly(_known(parts, "text_encoder", TEXTS), folder, "text_encoder", TRANSFORMERS)
-    if "tokenizer" not in parts:
-        raise ConfigError(f"{shown(folder)} has a text_encoder, and no tokenizer for it")
-    name, where = _known(parts, "tokenizer", TOKENIZERS), folder / "tokenizer"
-    try:
-        tokenizer = getattr(require(TRANSFORMERS, "hub"), name).from_pretrained(
-            str(where), local_files_only=True
-        )
-    except MISFITS as error:
-        raise ConfigError(
-            f"{shown(where)} does not load as a {name}: {shown(str(error))}"
-        ) from error
-    return encoder.requires_grad_(False), tokenizer
-
-
-@torch.no_grad()
-def encoded(
-    tokenizer: Any,  # noqa: ANN401
-    encoder: Any,  # noqa: ANN401
-    prompts: Sequence[str],
-    masked: bool,
-) -> dict[str, Tensor]:
-    r"""Returns the hidden states of prompts, padded as the pipelines of diffusers pad them."""
-    tokens = tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=min(tokenizer.model_max_length, 120 if masked else 2**20),
-        truncation=True,
-        return_tensors="pt",
-    )
-    ids, mask = tokens.input_ids, tokens.attention_mask
-    if not masked:
-        return {"text": encoder(ids)[0]}
-    return {"text": encoder(ids, attention_mask=mask)[0], "mask": mask}

@@ -144,7 +144,7 @@ def _table(scheduler: Any, name: str) -> Reading:  # noqa: ANN401 (a scheduler)
                 f"{name} with use_flow_sigmas and v_prediction has no velocity of flows; state "
                 "flow_prediction, or give --prediction"
             )
-        return Flow(float(scheduler.config.num_train_timesteps)), told
+        return Flow(float(scheduler.config.num_train_timesteps), terminal=True), told
     if told == "flow":
         raise ConfigError(
             f"{name} with prediction_type flow_prediction and without use_flow_sigmas has no line "
@@ -167,7 +167,8 @@ def _table(scheduler: Any, name: str) -> Reading:  # noqa: ANN401 (a scheduler)
 
 def _flow(scheduler: Any, name: str) -> Reading:  # noqa: ANN401 (a scheduler)
     inverted = _has(scheduler, "invert_sigmas")
-    coordinates = Flow(float(scheduler.config.num_train_timesteps), noise_first=inverted)
+    times = float(scheduler.config.num_train_timesteps)
+    coordinates = Flow(times, noise_first=inverted, terminal=True)
     return coordinates, "flow_to_data" if inverted else "flow"
 
 
@@ -212,7 +213,7 @@ DISCRETE = (
     *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete"),
     *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
     *("DPMSolverMultistepInverse", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
-    *("SASolver", "RePaint", "UnCLIP"),
+    *("SASolver", "RePaint", "UnCLIP", "CogVideoXDDIM", "CogVideoXDPM"),
 )
 
 

@@ -11,6 +11,10 @@ from torch import Tensor
 __all__ = ["Origin"]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Origin:
     r"""What a plugin knows of a teacher beside its denoiser.
@@ -23,10 +27,15 @@ class Origin:
         null: The class that stands for none of them, if the network has one.
         names: The names of the classes, in their order; empty without.
         encode: Of prompts, the conditions that the network takes.
+        against: Of a negative prompt, the conditions of one row that guidance leads away from; as
+            of any prompt where it is none.
         decode: Of latents, images in [-1, 1]; none where samples are images. Carries gradients.
         compress: Of images in [-1, 1], latents. Carries gradients.
         parts: Components that an export needs again, by their names in a pipeline.
         about: Further facts, for the model card.
+        of_texts: Returns what `encode` depends on, as JSON has it: classes and digests of files.
+        of_images: Returns what `compress` depends on.
+        release: Lets go of what encodes and decodes; it is read again when it is asked for.
     """
 
     source: str
@@ -36,10 +45,14 @@ class Origin:
     null: int | None = None
     names: tuple[str, ...] = ()
     encode: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
+    against: Callable[[str], dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     compress: Callable[[Tensor], Tensor] | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    of_texts: Callable[[], Mapping[str, Any]] | None = None
+    of_images: Callable[[], Mapping[str, Any]] | None = None
+    release: Callable[[], None] = _nothing
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
         return self  # a student that starts from a teacher shares what stands around it

@@ -437,8 +437,7 @@ def _readings(
     yield "the data are scaled to [0, 1], not [-1, 1]", teacher, (x + 1) / 2
     yield "the data are scaled to [-2, 2]", teacher, 2 * x
     yield "the data have unit variance and no mean", teacher, (x - x.mean()) / x.std()
-    parts = {} if teacher.origin is None else teacher.origin.parts
-    factor = None if "vae" not in parts else parts["vae"].config.scaling_factor
+    factor = None if teacher.origin is None else teacher.origin.about.get("codec_scale")
     if factor is not None:
         yield f"latents are not scaled by {factor:g}", teacher, x / factor
 

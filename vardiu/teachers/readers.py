@@ -6,11 +6,12 @@ it. What is returned is a `vardiu.Denoiser` with an `origin`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from . import diffusers, edm, functions, saved, unread
 
 __all__ = ["READERS", "Reader", "load"]
@@ -42,6 +43,17 @@ READERS: Mapping[str, Reader] = {
 }
 
 
+def refuse_options(plugin: Reader, source: str, options: Mapping[str, Any]) -> None:
+    r"""Raises a `ConfigError` for an option that the reader of a source has not got."""
+    taken = inspect.signature(plugin.load).parameters
+    other = next((name for name in options if name not in taken), None)
+    if other is not None:
+        raise ConfigError(
+            f"{shown(source)} is read as {plugin.about}, of which no {other} can be stated: leave "
+            f"--{other} out"
+        )
+
+
 def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin has its own)
     r"""Returns the teacher of a source.
 
@@ -54,6 +66,7 @@ def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin 
     """
     for plugin in READERS.values():
         if plugin.matches(source):
+            refuse_options(plugin, source, options)
             return plugin.load(source, **options)
     found = unread.explained(source)
     if found is not None:

@@ -57,6 +57,20 @@ def _single(pipeline: str) -> str:
     )
 
 
+def _transformer(name: str) -> str:
+    r"""The cure for a file of one network: the folder of its pipeline is needed around it."""
+    return (
+        'write it into a folder of the whole pipeline, FOLDER: python -c "import diffusers; '
+        f"diffusers.{name}.from_single_file('{{path}}').save_pretrained('FOLDER/transformer')\", "
+        "and --teacher FOLDER"
+    )
+
+
+def _has(*parts: str) -> Callable[[set[str]], bool]:
+    r"""Whether each part is in a name."""
+    return lambda names: all(any(part in n for n in names) for part in parts)
+
+
 LAYOUTS = (
     Layout(
         lambda names: any(".lora_A." in n or "lora_down" in n or "lora_up" in n for n in names),
@@ -65,9 +79,35 @@ LAYOUTS = (
         "pipeline.fuse_lora(), pipeline.save_pretrained('{out}'), and --teacher {out}",
     ),
     Layout(
+        _starts("conditioner.embedders.0.model.", "model.diffusion_model."),
+        "a single file of SDXL's refiner, which ends the samples of another network and starts "
+        "none",
+        "give the base, as a folder of diffusers, with --teacher",
+    ),
+    Layout(
         _starts("conditioner.embedders.", "model.diffusion_model."),
-        "a single file of SDXL, whose additional conditions are not read",
-        "give a teacher of Stable Diffusion 1 or 2, or " + OWN,
+        "a single file of SDXL",
+        _single("StableDiffusionXLPipeline"),
+    ),
+    Layout(
+        _has("joint_blocks.", "text_encoders."),
+        "a single file of Stable Diffusion 3",
+        _single("StableDiffusion3Pipeline"),
+    ),
+    Layout(
+        _has("joint_blocks."),
+        "the network of Stable Diffusion 3 alone",
+        _transformer("SD3Transformer2DModel"),
+    ),
+    Layout(
+        _has("double_blocks."),
+        "the network of Flux alone",
+        _transformer("FluxTransformer2DModel"),
+    ),
+    Layout(
+        _has("blocks.0.cross_attn.", "patch_embedding.", "text_embedding."),
+        "the network of Wan alone",
+        _transformer("WanTransformer3DModel"),
     ),
     Layout(
         _starts("model.diffusion_model.", "cond_stage_model."),
@@ -79,11 +119,6 @@ LAYOUTS = (
         "a checkpoint of latent-diffusion",
         "write it as a folder of diffusers: python scripts/convert_ldm_original_checkpoint_to_"
         "diffusers.py of diffusers' repository, and --teacher FOLDER",
-    ),
-    Layout(
-        lambda names: any(n.startswith(("double_blocks.", "joint_blocks.")) for n in names),
-        "a network of Flux or of Stable Diffusion 3, whose classes are not read",
-        OWN,
     ),
     Layout(
         _starts("input_blocks.0.0.", "time_embed.0.", "out.2."),

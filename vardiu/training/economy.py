@@ -1,6 +1,6 @@
 r"""Time and memory of networks, without a change of what they compute.
 
-Three of the five options act on the *backbones*, the networks inside of the denoisers, generators
+Three of the six options act on the *backbones*, the networks inside of the denoisers, generators
 and encoders that give their outputs a meaning. All act in place, on modules as they are: weights
 keep their names, and what was trained with an option is loaded without it.
 """
@@ -18,6 +18,7 @@ from torch import nn
 from ..denoisers.exact import ExactDenoiser
 from ..errors import ConfigError, nearest
 from ..nn.backbones import backbones
+from ..nn.quantised import quantise
 from .frozen import Frozen
 from .objective import Objective, networks
 
@@ -46,6 +47,8 @@ class Economy:
     """Networks whose images lie in memory with their channels together."""
     offload: bool = False
     """Whether the teacher waits in host memory and is on the device for its calls only."""
+    quantise: bool = False
+    """Whether the frozen network's linear layers are held in eight bits, by torchao."""
     tf32: bool = False
     """Whether a GPU may round the factors of products in float32 to ten bits of mantissa."""
 
@@ -53,6 +56,11 @@ class Economy:
         if self.backend not in ("inductor", "aot_eager", "eager"):
             known = nearest(self.backend, ("inductor", "aot_eager", "eager"))
             raise ConfigError(f"unknown backend {self.backend!r}; {known}")
+        if self.offload and self.quantise:
+            raise ConfigError(
+                "weights in eight bits stay on the device: leave --economy.offload or "
+                "--economy.quantise out"
+            )
         if self.offload and {"all", "teacher"} & set(words(self.compile)):
             raise ConfigError(
                 "a teacher that is offloaded cannot be compiled: its weights move at each call. "
@@ -77,12 +85,27 @@ class Economy:
             for module in chosen(objective, text, trained=function is recompute):
                 for network in backbones(module):
                     function(network)
+        if self.quantise:
+            quantise_frozen(objective)
         if self.tf32:
             refuse_rounding(objective)
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         held = [m for m in objective.children() if isinstance(m, Frozen)]
         for frozen in held if self.offload else ():
             frozen.offload()
+
+
+def quantise_frozen(objective: Objective) -> None:
+    r"""Holds the linear layers of an objective's frozen networks in eight bits.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    held = [m.module for m in objective.children() if isinstance(m, Frozen)]
+    if not sum(quantise(network) for module in held for network in backbones(module)):
+        raise ConfigError(
+            "--economy.quantise: there is no frozen network with linear layers here; leave it out"
+        )
 
 
 def refuse_rounding(objective: Objective) -> None:

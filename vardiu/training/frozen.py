@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..nn import offload
 from ..nn.taps import Features, GivesFeatures
+from ..storage import processes
 
 __all__ = ["Frozen"]
 
@@ -29,7 +30,7 @@ class Frozen(nn.Module, Generic[M]):
     Attributes:
         module: That module.
         calls: The number of evaluations so far.
-        samples: The number of rows evaluated so far.
+        samples: The number of rows evaluated so far, in all processes.
     """
 
     module: M
@@ -46,7 +47,7 @@ class Frozen(nn.Module, Generic[M]):
 
     def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         self.calls += 1
-        self.samples += len(x)
+        self.samples += len(x) * processes.count()
         return self.uncounted(x, *arguments, **named)
 
     def uncounted(self, x: Tensor, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
@@ -64,7 +65,7 @@ class Frozen(nn.Module, Generic[M]):
         if not isinstance(self.module, GivesFeatures):
             raise TypeError(f"a {type(self.module).__name__} gives no features")
         self.calls += 1
-        self.samples += len(x)
+        self.samples += len(x) * processes.count()
         if self.offloaded:
             asked = offload.Method(self.module, "features")
             return offload.call(asked, x.device, x, *arguments, **named)

@@ -2,6 +2,7 @@ r"""How networks are updated: an optimiser a network, its clipping, and the rate
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import nearest
+from ..errors import ConfigError, nearest
 
 __all__ = ["KINDS", "Optimisation", "OptimizerRow", "constant", "cosine", "trapezoid"]
 
@@ -63,11 +64,35 @@ def _sgd(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
     )
 
 
+def _in_eight_bits(
+    name: str,
+) -> Callable[[list[nn.Parameter], OptimizerRow], torch.optim.Optimizer]:
+    r"""Returns what makes an optimiser of bitsandbytes, whose moments have eight bits a number and
+    a scale of 256 numbers; tensors of less than 4,096 numbers keep theirs whole."""
+
+    def make(free: list[nn.Parameter], row: OptimizerRow) -> torch.optim.Optimizer:
+        try:
+            library = importlib.import_module("bitsandbytes")
+        except (ImportError, OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"the optimizer {row.kind} needs bitsandbytes, which does not import here "
+                f"({error}): pip install bitsandbytes, or take {row.kind.removesuffix('8bit')}"
+            ) from error
+        optimizer: torch.optim.Optimizer = getattr(library.optim, name)(
+            free, lr=row.lr, betas=row.betas, weight_decay=row.weight_decay
+        )
+        return optimizer
+
+    return make
+
+
 KINDS: Mapping[str, Callable[[list[nn.Parameter], OptimizerRow], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "radam": _radam,
     "sgd": _sgd,
+    "adam8bit": _in_eight_bits("Adam8bit"),
+    "adamw8bit": _in_eight_bits("AdamW8bit"),
 }
 
 

@@ -4,8 +4,8 @@ Each role (latents, noise, levels, ...) has its own generator, so that an option
 one kind leaves the others' draws as they were, and two methods can be compared on equal draws.
 
 Several processes draw the same *global* batch and keep their own rows of it: what rows do not mix
-does not depend on how many processes share the work. (The minibatch mixture is that of a process's
-own rows; particles are each process's own.)
+does not depend on how many processes share the work. (Particles are each process's own: their law
+does not depend on it, their numbers do.)
 
 A batch that is too large for the memory is visited in parts, one after another, see
 `over_parts`. A part is what a further process would have been: it draws the same global batch
@@ -116,6 +116,18 @@ class Streams:
         devices = [device] if torch.device(device).type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(draw) + self.rank)
+            yield
+
+    @contextlib.contextmanager
+    def own_draws(self, step: int, device: torch.device | str = "cpu") -> Iterator[None]:
+        r"""Gives each of several processes its own draws of torch's generator in a step (those of
+        dropout), and puts the generator back; a lone process goes on with what it has."""
+        if self.world == 1:
+            yield
+            return
+        devices = [device] if torch.device(device).type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_number(f"{self.seed}/own/{step}/{self.rank}"))
             yield
 
     def over_parts(self, function: Callable[[P], R], parts: Sequence[P]) -> list[R]:

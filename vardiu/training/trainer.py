@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
 from ..errors import ConfigError, Diverged, Interrupted
+from ..storage import processes
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
 from ..students.base import Generator
-from .distributed import everywhere, share_gradients
+from .distributed import averaged, share_gradients
 from .ema import Average
 from .loss_scale import LossScale, scales_of
 from .objective import Loss, Objective, Phase, only
 from .optimizers import Optimisation
+from .sharding import Division, Shard, chosen_shard, divided_as, state_divided_as, whole
 
 __all__ = ["Report", "Trainer"]
 
@@ -52,6 +54,8 @@ class Trainer:
             mean gradient is that of the whole batch, on the same draws, up to rounding.
         scale: The first scale of the losses, see `LossScale`. By default there is one where a
             network computes in float16.
+        shard: Whether the weights of networks are divided among the processes: `full` or `none`,
+            or `auto`, where they would fill half of a card.
 
     Attributes:
         step: The number of steps taken.
@@ -75,16 +79,12 @@ class Trainer:
         seed: int = 0,
         accumulate: int = 1,
         scale: float | None = None,
+        shard: Shard = "none",
     ) -> None:
         for name, value in (("steps", steps), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if accumulate > 1 and objective.row_coupling:
-            raise ValueError(
-                f"accumulate={accumulate} would train another objective: "
-                f"{objective.row_coupling}. Train with accumulate=1 and a smaller batch, "
-                "or with a loss that is a mean over rows"
-            )
+        refuse_divided_rows(objective, accumulate)
         given = optimisation.rows
         missing, extra = set(objective.trained) - set(given), set(given) - set(objective.trained)
         if missing:
@@ -100,10 +100,12 @@ class Trainer:
         refuse_frozen_networks(objective)
         self.objective = objective.train()
         self.optimisation = optimisation
+        self.average = Average(objective.generator, optimisation.halflife)
+        divides = chosen_shard(objective, shard, objective.like.device) == "full"
+        self.division = Division(objective, self.average.module) if divides else None
         self.optimizers = {
             name: row.optimizer(objective.network(name)) for name, row in given.items()
         }
-        self.average = Average(objective.generator, optimisation.halflife)
         self.scales = scales_of(objective, scale)
         self.accumulate = accumulate
         self.steps = steps
@@ -114,9 +116,7 @@ class Trainer:
         self.latest: dict[str, Tensor] = {}
         self.asked_to_stop = False
         objective.streams.reset(seed)
-        if torch.distributed.is_initialized():
-            objective.streams.rank = torch.distributed.get_rank()
-            objective.streams.world = torch.distributed.get_world_size()
+        objective.streams.rank, objective.streams.world = processes.rank(), processes.count()
 
     # ---------------------------------------------------------------- one step
 
@@ -126,21 +126,22 @@ class Trainer:
         Raises:
             ValueError: The batch cannot be divided into equal parts.
         """
-        started = time.perf_counter()
-        batch = next(batches).to(self.objective.like.device)
-        parts = divided_rows(batch, self.accumulate)
-        self.batch = parts[0]
-        with torch.no_grad():
-            prepare = functools.partial(self.objective.prepare, step=self.step)
-            drawn = self.objective.streams.over_parts(prepare, parts)
-        for phase in self.objective.phases:
-            if phase.due(self.step) and self.due(phase):
-                for part in visits(phase, drawn):
-                    loss = self.update(phase, part, batch.rows // phase.minibatches)
-                info = {"loss": loss.value, **loss.info}
-                self.latest |= {f"{phase.name}/{key}": value for key, value in info.items()}
-        with torch.no_grad():
-            self.objective.remember(drawn, self.step)
+        started, device = time.perf_counter(), self.objective.like.device
+        with self.objective.streams.own_draws(self.step, device):
+            batch = next(batches).to(device)
+            parts = divided_rows(batch, self.accumulate)
+            self.batch = parts[0]
+            with torch.no_grad():
+                prepare = functools.partial(self.objective.prepare, step=self.step)
+                drawn = self.objective.streams.over_parts(prepare, parts)
+            for phase in self.objective.phases:
+                if phase.due(self.step) and self.due(phase):
+                    for part in visits(phase, drawn):
+                        loss = self.update(phase, part, batch.rows // phase.minibatches)
+                    info = {"loss": loss.value, **loss.info}
+                    self.latest |= {f"{phase.name}/{key}": value for key, value in info.items()}
+            with torch.no_grad():
+                self.objective.remember(drawn, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - started
 
@@ -173,8 +174,8 @@ class Trainer:
 
         with only(self.objective, self.due(phase)) as free:
             loss = mean_of(self.objective.streams.over_parts(visit, drawn))
-        share_gradients(free)
-        norms = self.clip(phase, loss, scale)
+        mean = share_gradients(free, loss.value)
+        norms = self.clip(phase, mean, scale)
         for name in norms:
             row, optimizer = self.optimisation.rows[name], self.optimizers[name]
             row.set_rate(optimizer, self.optimisation.decay(self.step / self.steps), self.step)
@@ -190,7 +191,7 @@ class Trainer:
             info |= scale.info()
         return Loss(loss.value, {**loss.info, **info})
 
-    def clip(self, phase: Phase, loss: Loss, scale: LossScale | None) -> dict[str, Tensor]:
+    def clip(self, phase: Phase, loss: Tensor, scale: LossScale | None) -> dict[str, Tensor]:
         r"""Clips the gradient of each network of a phase, and returns their norms before.
 
         The loss and the norms are read in one message: a GPU waits once a step. Where a scaled
@@ -205,8 +206,8 @@ class Trainer:
         }
         if scale is not None:
             scale.undo([g for group in gradients.values() for g in group])
-        norms = {name: nn.utils.get_total_norm(group) for name, group in gradients.items()}
-        values = torch.stack([everywhere(loss.value), *norms.values()]).tolist()
+        norms = {n: whole(nn.utils.get_total_norm(group)) for n, group in gradients.items()}
+        values = torch.stack([loss, *norms.values()]).tolist()
         names = ["its loss", *(f"the gradient of {name}" for name in norms)]
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
@@ -272,22 +273,32 @@ class Trainer:
                     due = self.step // every > (self.step - report_every) // every
                     report(self.summary(due or self.step == self.steps))
                 progress(self.step)
-                due = time.monotonic() - saved > save_every
-                if store is not None and (due or wish.asked or self.step == self.steps):
+                due = processes.is_writer() and time.monotonic() - saved > save_every
+                asked, due = processes.agreed(wish.asked, due)
+                if store is not None and (due or asked or self.step == self.steps):
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
-                self.asked_to_stop = wish.asked
-                if wish.asked and self.step < self.steps:
+                self.asked_to_stop = asked
+                if asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         return self.average.module
+
+    def make_whole(self) -> None:
+        r"""Ends a division of the networks among the processes, after the last step."""
+        if self.division is not None:
+            self.division.undo()
+            self.division = None
 
     @torch.no_grad()
     def summary(self, diagnose: bool = True) -> Report:
         r"""Returns each phase's latest values, and if wanted the objective's diagnostics."""
         assert self.batch is not None
         diagnostics = self.objective.diagnostics(self.batch, self.step) if diagnose else {}
-        scalars = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
-        return Report(self.step, self.seconds, self.objective.teacher_cost[0], scalars)
+        told = {key: float(value) for key, value in {**self.latest, **diagnostics}.items()}
+        if told and processes.count() > 1:
+            means = averaged(torch.tensor(list(told.values()), dtype=torch.float64))
+            told = dict(zip(told, means.tolist(), strict=True))
+        return Report(self.step, self.seconds, self.objective.teacher_cost[0], told)
 
     # ---------------------------------------------------------------- state
 
@@ -319,21 +330,53 @@ class Trainer:
         r"""Restores what `state_dict` returned, and the place in the data."""
         # A step that was broken off may have left gradients.
         self.objective.zero_grad(set_to_none=True)
-        self.objective.load_state_dict(state["networks"])
+        self.objective.load_state_dict(state_divided_as(self.objective, state["networks"]))
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(moments_divided_as(optimizer, state["optimizers"][name]))
             lay_out(optimizer)
-        self.average.load_state_dict(state["average"])
+        kept = state["average"]
+        module = state_divided_as(self.average.module, kept["module"])
+        self.average.load_state_dict({**kept, "module": module})
         self.objective.streams.load_state_dict(state["random"]["streams"])
         torch.set_rng_state(state["random"]["torch"].cpu())
         if "cuda" in state["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["random"]["cuda"]])
+            # Another machine may have more cards, or fewer.
+            for card, kept in enumerate(state["random"]["cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(kept.cpu(), card)
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def refuse_divided_rows(objective: Objective, accumulate: int) -> None:
+    r"""Raises an error if the rows of a batch are to be divided, into parts or among processes,
+    and the objective cannot be trained so.
+
+    Raises:
+        ValueError: A loss couples the rows of its batch, and they are accumulated.
+        ConfigError: The same among processes, or a network takes statistics of its batch.
+    """
+    coupling, world = objective.row_coupling, processes.count()
+    if accumulate > 1 and coupling:
+        raise ValueError(
+            f"accumulate={accumulate} would train another objective: {coupling}. Train with "
+            "accumulate=1 and a smaller batch, or with a loss that is a mean over rows"
+        )
+    if world > 1 and coupling:
+        raise ConfigError(
+            f"{world} processes would train another objective than one: {coupling}. Start it "
+            "without torchrun, or take a loss that is a mean over rows"
+        )
+    norms = (m for n in objective.trained for m in objective.network(n).modules())
+    found = next((m for m in norms if isinstance(m, nn.modules.batchnorm._BatchNorm)), None)
+    if world > 1 and found is not None and not isinstance(found, nn.SyncBatchNorm):
+        raise ConfigError(
+            f"a {type(found).__name__} takes statistics of the rows of one process, and there are "
+            f"{world}: take a norm of single rows, or torch.nn.SyncBatchNorm"
+        )
 
 
 def refuse_frozen_networks(objective: Objective) -> None:
@@ -365,6 +408,21 @@ def refuse_networks_never_updated(
                 f"the {name} would never be updated: its delay is of {delay:,} steps, and its "
                 f"last turn is after {step:,} of {steps:,} steps. Raise --steps or lower the delay"
             )
+
+
+def moments_divided_as(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    r"""Returns an optimiser's state with its moments divided as their parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        index: {
+            key: divided_as(parameters[int(index)], value) if isinstance(value, Tensor) else value
+            for key, value in kept.items()
+        }
+        for index, kept in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:

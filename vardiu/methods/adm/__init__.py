@@ -29,9 +29,9 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import COARSE_TO_FINE, MOG40
+from ...settings.grounds import COARSE_TO_FINE, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
 from ...students.base import Generator
-from ...training.stage import Context, Recipe, Stage, Stages
+from ...training.stage import Context, Recipe, Stages
 from .. import regression
 from ..adp import train_adversarially
 from ..base import Arm, Example, Method, Preset
@@ -114,13 +114,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )
-    optimisation = build.optimisation(
-        config, fake=config.fake_optimizer, head=config.head_optimizer
-    )
     batches = problem.data.free(config.batch, context.seed)
-    of = 2 if config.pairs.pairs else 1
-    trained = yield Stage("adm", objective, steps, batches, optimisation, of=of)
-    return trained.network
+    return (yield build.last_stage("adm", objective, batches, config, steps=steps)).network
 
 
 CURES: Mapping[str, str] = {
@@ -171,20 +166,17 @@ MIXTURE_DMDX = replace(
 
 # From a good start the student moves slowly, and is held to the pairs as Diff-Instruct's is.
 DIGITS = Settings(
+    **IMAGE_UPDATES,
     steps=1_000,
     batch=128,
     lr=1e-4,
     stride=0.2,
     regression_weight=6.0,
     beta_1=0.0,
-    beta_2=0.99,
     delay=100,
-    warmup=50,
-    decay="trapezoid",
-    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
+    levels=IMAGE_LEVELS,
     fake_optimizer=NetworkOptimizer(lr=4e-4),
     head_optimizer=NetworkOptimizer(lr=4e-4),
-    halflife=17_700.0,
     pairs=PairSettings(pairs=16_000, steps=4_000),
 )
 

@@ -104,17 +104,14 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     student, spatial = problem.networks.student(), Spatial(problem, config.perceptual_weight)
     student, batches = yield from started(problem, student, spatial, config, context)
     if not config.adversarial_weight:
-        last, row = D3SR(student, spatial), build.optimisation(config)
+        last = D3SR(student, spatial)
     else:
         critic, head = discriminator_of(problem, config)
         levels = build.levels(config.levels, config.steps)
         weight = config.adversarial_weight
         last = D3SR(student, spatial, critic, head, levels=levels, adversarial_weight=weight)
-        own = {"critic": config.critic_optimizer, "head": config.head_optimizer}
-        row = build.optimisation(config, **own)
     of = 2 if config.start_steps else 1
-    trained = yield Stage("d3sr", last, config.steps, batches, row, of=of)
-    return trained.network
+    return (yield build.last_stage("d3sr", last, batches, config, of=of)).network
 
 
 LI = """@inproceedings{li2025d3sr,

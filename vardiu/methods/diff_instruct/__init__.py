@@ -19,7 +19,7 @@ from ...settings import build
 from ...settings.fields import (
     LevelSettings,
 )
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import regression
 from ..base import Example, Method
 
@@ -69,12 +69,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     fake, options = problem.networks.fake(), options_of(problem, config, steps, pairs)
     objective = DiffInstruct(problem.known_teacher, student, fake, **options)
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    trained = yield Stage(
-        "diff_instruct", objective, steps, batches, optimisation, of=2 if config.pairs.pairs else 1
-    )
-    return trained.network
+    stage = build.last_stage("diff_instruct", objective, batches, config, steps=steps)
+    return (yield stage).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> DiffInstruct:

@@ -12,7 +12,16 @@ from ...settings.fields import (
     PairSettings,
     VectorSettings,
 )
-from ...settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
+from ...settings.grounds import (
+    AT_ONCE,
+    BOUNDED,
+    COARSE_TO_FINE,
+    IMAGE_LEVELS,
+    IMAGE_UPDATES,
+    MIXTURE,
+    MOG40,
+    PATCHES,
+)
 from ..base import Arm, Preset
 from .settings import Settings
 
@@ -21,6 +30,7 @@ __all__ = ["ARMS", "IMAGES", "PRESETS"]
 
 # How images are distilled: a regression on pairs first, and beside.
 IMAGES = Settings(
+    **IMAGE_UPDATES,
     steps=800,
     batch=128,
     lr=3e-4,
@@ -29,13 +39,9 @@ IMAGES = Settings(
     normalised=True,
     regression_weight=6.0,
     delay=100,
-    warmup=50,
     beta_1=0.0,
-    beta_2=0.99,
     clip=100.0,
-    decay="trapezoid",
-    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
-    halflife=17_700.0,
+    levels=IMAGE_LEVELS,
     pairs=PairSettings(pairs=16_000),
 )
 

@@ -29,9 +29,9 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import BOUNDED, COARSE_TO_FINE, MOG40
+from ...settings.grounds import BOUNDED, COARSE_TO_FINE, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
 from ...students.affine import AffineRatio
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import diff_instruct, regression
 from ..base import Arm, Example, Method, Needs, Preset
 from ..critics import critic_of
@@ -96,13 +96,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         ratio=config.ratio,
         lattice=config.lattice,
     )
-    rows, optimisation = (
-        problem.data.free(config.batch, context.seed),
-        build.optimisation(config, head=config.head_optimizer),
-    )
-    of = 2 if config.regression else 1
-    trained = yield Stage("diff_ratio", objective, steps, rows, optimisation, of=of)
-    return trained.network
+    batches, of = problem.data.free(config.batch, context.seed), 2 if config.regression else 1
+    stage = build.last_stage("diff_ratio", objective, batches, config, steps=steps, of=of)
+    return (yield stage).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> DiffRatio:
@@ -141,16 +137,13 @@ MIXTURE = Settings(
 
 
 DIGITS = Settings(
+    **IMAGE_UPDATES,
     steps=800,
     batch=128,
     lr=1e-4,
     beta_1=0.0,
-    beta_2=0.99,
     delay=100,
-    warmup=50,
-    decay="trapezoid",
-    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
-    halflife=17_700.0,
+    levels=IMAGE_LEVELS,
     head_optimizer=NetworkOptimizer(lr=4e-4),
 )
 

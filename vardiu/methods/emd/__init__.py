@@ -19,7 +19,7 @@ from ...denoisers.levels import LogUniform
 from ...settings import build
 from ...settings.fields import ChainSettings, DigitsSettings, LevelSettings
 from ...settings.grounds import BOUNDED, COARSE_TO_FINE, MOG40
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import diff_instruct, regression
 from ..base import Arm, Example, Method, Preset
 from ..diff_instruct import DMD, beside, options_of
@@ -54,12 +54,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         chain=config.chain,
         **options_of(problem, config, steps, pairs),
     )
-    optimisation = build.optimisation(config, fake=config.fake_optimizer)
     batches = problem.data.free(config.batch, context.seed)
-    trained = yield Stage(
-        "emd", objective, steps, batches, optimisation, of=2 if config.pairs.pairs else 1
-    )
-    return trained.network
+    return (yield build.last_stage("emd", objective, batches, config, steps=steps)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> EMD:

@@ -24,8 +24,8 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import MOG40
-from ...training.stage import Context, Recipe, Stage
+from ...settings.grounds import IMAGE_UPDATES, MOG40
+from ...training.stage import Context, Recipe
 from .. import regression
 from ..base import Arm, Example, Method, Preset
 
@@ -76,9 +76,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         teacher_steps=config.teacher_steps,
     )
     batches = problem.data.free(config.batch, context.seed)
-    of = 2 if config.pairs.pairs else 1
-    row = build.optimisation(config)
-    return (yield Stage("energy", objective, config.steps, batches, row, of=of)).network
+    return (yield build.last_stage("energy", objective, batches, config)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> Exact:
@@ -104,13 +102,10 @@ MIXTURE = Settings(
 
 
 IMAGES = Settings(
+    **IMAGE_UPDATES,
     steps=800,
     batch=160,
     lr=3e-4,
-    warmup=50,
-    beta_2=0.99,
-    decay="trapezoid",
-    halflife=17_700.0,
     teacher_steps=4,
     levels=LevelSettings(sigma_min=0.3, sigma_max=6.0),
     pairs=PairSettings(pairs=16_000),

@@ -21,7 +21,7 @@ from ...settings import build
 from ...settings.fields import DigitsSettings, NetworkOptimizer
 from ...settings.grounds import BOUNDED, COARSE_TO_FINE, MOG40
 from ...students.affine import AffineRatio
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import diff_instruct, regression
 from ..base import Arm, Example, Method, Needs, Preset
 from ..critics import critic_of
@@ -65,10 +65,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains fake and discriminator at each step and the student at each `ratio`-th, after a
     start by pairs."""
     steps, fake = config.steps * config.ratio, problem.networks.fake()
-    critics, batches, head = {"fake": config.fake_optimizer}, problem.data.free, None
+    batches, head = problem.data.free, None
     if config.divergence != "reverse_kl":
         head = critic_of(problem, config.critic, config.taps, fake)
-        critics["head"], batches = config.head_optimizer, problem.data.clean
+        batches = problem.data.clean
     student, pairs = yield from regression.train_on_pairs(
         problem, problem.networks.student(), config.pairs, config, context
     )
@@ -82,10 +82,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         reads=config.critic,
         **options_of(problem, config, steps, pairs),
     )
-    rows, optimisation = batches(config.batch, context.seed), build.optimisation(config, **critics)
-    of = 2 if config.pairs.pairs else 1
-    trained = yield Stage("f_distill", objective, steps, rows, optimisation, of=of)
-    return trained.network
+    rows = batches(config.batch, context.seed)
+    return (yield build.last_stage("f_distill", objective, rows, config, steps=steps)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> FDistill:

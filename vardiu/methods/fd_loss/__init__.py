@@ -27,7 +27,7 @@ from ...settings import build
 from ...settings.fields import DigitsSettings, MemorySettings, PairSettings, Training
 from ...settings.grounds import MOG40
 from ...students.base import Generator
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import regression
 from ..base import Arm, Example, Method, Needs, Preset
 
@@ -109,10 +109,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     memory = filled_memory(problem, student, features, config, context)
     objective = FDLoss(problem.known_teacher, student, features, real, memory)
     batches = problem.data.free(config.batch, context.seed)
-    optimisation = build.optimisation(config)
-    of = 2 if config.pairs.pairs else 1
-    trained = yield Stage("fd_loss", objective, config.steps, batches, optimisation, of=of)
-    return trained.network
+    return (yield build.last_stage("fd_loss", objective, batches, config)).network
 
 
 YANG = """@article{yang2026fdloss,

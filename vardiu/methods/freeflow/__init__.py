@@ -23,7 +23,7 @@ from ...settings import build
 from ...settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, Training
 from ...settings.grounds import COARSE_TO_FINE, MOG40, PATCHES
 from ...students.flow_map import FlowMap
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from ..base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -90,10 +90,8 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         ratio=config.ratio,
         sigma_data=data,
     )
-    critics = {"fake": config.fake_optimizer} if config.correction else {}
     batches = problem.data.free(config.batch, context.seed)
-    optimisation = build.optimisation(config, **critics)
-    return (yield Stage("freeflow", objective, steps, batches, optimisation, of=1)).network
+    return (yield build.last_stage("freeflow", objective, batches, config, steps=steps)).network
 
 
 def flow_map(problem: Problem) -> FlowMap:

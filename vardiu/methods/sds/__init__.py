@@ -35,7 +35,7 @@ from ...settings.fields import (
 )
 from ...settings.grounds import COARSE_TO_FINE, MOG40
 from ...training.objective import Objective
-from ...training.stage import Context, Recipe, Stage
+from ...training.stage import Context, Recipe
 from .. import diff_instruct
 from ..base import Arm, Example, Method, Preset
 from ..diff_instruct import DiffInstruct
@@ -86,15 +86,14 @@ def recipe(problem: Problem, settings: Settings, context: Context) -> Recipe:
             lattice=settings.lattice,
             sigma_data=problem.space.sigma_data,
         )
-        row = build.optimisation(settings, fake=settings.fake_optimizer)
     else:
         steps_up, eta = (settings.inversion_steps, settings.eta) if inverted else (0, 0.0)
         objective = SDS(
             teacher, moved, levels, weight, steps=steps_up, eta=eta, lattice=settings.lattice
         )
-        row = build.optimisation(settings)
     batches = problem.data.free(settings.batch, context.seed)
-    return (yield Stage(settings.variant, objective, steps, batches, row, of=1)).network
+    stage = build.last_stage(settings.variant, objective, batches, settings, steps=steps)
+    return (yield stage).network
 
 
 def cites(settings: Settings) -> Iterator[str]:

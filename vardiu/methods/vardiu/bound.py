@@ -2,7 +2,6 @@ r"""The bound itself: its estimates, what they are at each level, and how loose 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple, TypeGuard
 
@@ -23,6 +22,7 @@ from ...functional.bounds import (
 )
 from ...functional.tensors import expand_like
 from ...posteriors.encoder import Posterior
+from ...training.distributed import standard_error
 from ...training.objective import Objective
 
 __all__ = ["Bound", "Draw"]
@@ -143,7 +143,7 @@ class Bound(Objective):
         for sigma in torch.logspace(low, high, 8).tolist():
             value = self.bound(Draw(z, noise, z.new_full((n,), sigma), batch.cond), x)
             values[f"{name}/{sigma:.3g}"] = value.mean()
-            values[f"{name}_error/{sigma:.3g}"] = value.std() / math.sqrt(n)
+            values[f"{name}_error/{sigma:.3g}"] = standard_error(value)
         if not self.shared:
             # At levels of this step's distribution: the posterior knows no others yet.
             for u in (0.1, 0.5, 0.9):

@@ -16,7 +16,16 @@ from ...settings.fields import (
     VectorSettings,
     WeightSettings,
 )
-from ...settings.grounds import AT_ONCE, BOUNDED, COARSE_TO_FINE, MIXTURE, MOG40, PATCHES
+from ...settings.grounds import (
+    AT_ONCE,
+    BOUNDED,
+    COARSE_TO_FINE,
+    IMAGE_LEVELS,
+    IMAGE_UPDATES,
+    MIXTURE,
+    MOG40,
+    PATCHES,
+)
 from ..base import Arm, Preset
 from .settings import Settings
 
@@ -63,21 +72,16 @@ FRAMED = Settings(
 
 # A start from pairs, then the bound of a lagging copy of the student, see docs/methods/vardiu.md.
 ANCHORED = Settings(
+    **IMAGE_UPDATES,
     posterior="anchored",
     steps=800,
     batch=128,
     lr=1e-4,
-    beta_1=0.9,
-    beta_2=0.99,
     fake_optimizer=NetworkOptimizer(lr=8e-4, beta_1=0.0),
     delay=100,
-    warmup=50,
-    decay="trapezoid",
     clip=100.0,
-    levels=LevelSettings(sigma_min=0.1, sigma_max=6.0),
-    weight=WeightSettings(kind="square"),
+    levels=IMAGE_LEVELS,
     antithetic=False,
-    halflife=17_700.0,
     pairs=PairSettings(pairs=16_000),
     regression_weight=2.0,
 )

@@ -67,13 +67,8 @@ def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[
         antithetic=config.antithetic,
         control_variate=config.control_variate,
     )
-    # The prior, of shared latents, has nothing to train.
-    others = {name: config.posterior_optimizer for name in objective.trained[1:]}
     batches = problem.data.free(config.batch, context.seed)
-    optimisation = build.optimisation(config, **others)
-    return Stage(
-        "vardiu", objective, config.steps, batches, optimisation, of=2 if config.pairs.pairs else 1
-    )
+    return build.last_stage("vardiu", objective, batches, config)
 
 
 def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stages[Stage]:
@@ -107,12 +102,8 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
         antithetic=config.antithetic,
         **options_of(problem, config, steps, pairs),
     )
-    # A bank for all levels leaves the fake untrained.
-    others = {"fake": config.fake_optimizer} if "fake" in objective.trained else {}
-    optimisation = build.optimisation(config, **others)
     batches = problem.data.free(config.batch, context.seed)
-    of = 2 if config.pairs.pairs else 1
-    return Stage("vardiu", objective, steps, batches, optimisation, of=of)
+    return build.last_stage("vardiu", objective, batches, config, steps=steps)
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

@@ -55,7 +55,8 @@ class DPS(Solver):
         ETA: The share of fresh noise of a step: one, ancestral.
     """
 
-    NAME, STEPS, STEP = "dps", 1000, 0.3
+    # The paper's step on faces is 0.3; on photographs measured here 1 restores as well or better.
+    NAME, STEPS, STEP = "dps", 1000, 1.0
     ETA = 1.0
 
     def grid(self) -> Tensor:

@@ -1,11 +1,13 @@
-"""Ten steps of every preset: the SHA-256 of the student's weights, to see that nothing changed.
+"""Did a change of the code change what is trained? The SHA-256 of students after a few steps.
 
-    OMP_NUM_THREADS=1 python benchmarks/preset_hashes.py            # prints what differs
-    OMP_NUM_THREADS=1 python benchmarks/preset_hashes.py --write    # records
+    OMP_NUM_THREADS=1 python benchmarks/weights.py before.json     # before the change: records
+    OMP_NUM_THREADS=1 python benchmarks/weights.py before.json     # after it: prints what differs
+    python benchmarks/weights.py before.json --of presets          # ten steps of every preset
 
-Presets of images have small random teachers; each stage is cut to ten steps. The
-numbers are those of one processor and one version of torch: compare on the machine that wrote
-them.
+The methods' examples, which the contract's tests run on too, take three steps of each stage.
+Presets of images have small random teachers, and each of their stages is cut to ten steps. The
+numbers are those of one processor and one version of torch: they are compared on the machine that
+wrote them, and none are kept here.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from vardiu.runs.task import Task, problem_of, task_from_preset
 from vardiu.training.stage import Context, Trained
 from vardiu.training.trainer import Trainer
 
-FILE = Path(__file__).parent.parent / "docs" / "results" / "preset-hashes.json"
-STEPS = 10
+TESTS = Path(__file__).parent.parent / "tests"
+STEPS, FEW = 10, 3
 
 
 def write_teachers(folder: Path) -> None:
@@ -110,29 +112,55 @@ def stages(task: Task) -> list[dict[str, str]]:
             return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    here = Path.cwd()
+def of_presets() -> dict[str, list[dict[str, str]]]:
+    """The hashes of all presets, by command and name."""
+    here, rows = Path.cwd(), {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_teachers(Path(folder))
-        rows = {}
         for command, table in (("distill", PRESETS), ("teach", TEACHERS)):
             for name in table:
                 if name.startswith("vectors"):  # their teacher is always the user's own
                     continue
                 rows[f"{command} {name}"] = stages(shortened(task_from_preset(command, name)))
         os.chdir(here)
-    if chosen.write:
-        about = {"torch": torch.__version__, "steps": STEPS}
-        FILE.write_text(json.dumps({**about, "presets": rows}, indent=1) + "\n")
+    return rows
+
+
+def of_examples() -> dict[str, list[dict[str, str]]]:
+    """The hashes of all networks of the methods' examples, by their names."""
+    sys.path.insert(0, str(TESTS))
+    from cases import EXAMPLES, stages_of
+
+    rows = {}
+    for name, (method, example) in EXAMPLES.items():
+        rows[name] = []
+        for stage in stages_of(method, example):
+            torch.manual_seed(0)
+            trainer = Trainer(stage.objective, stage.optimisation, steps=stage.steps)
+            for _ in range(FEW):
+                trainer.advance(stage.batches)
+            row = {"stage": stage.name, "of": str(stage.of), "steps": str(stage.steps)}
+            rows[name].append({**row, "weights": digest(trainer.objective)})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path, help="written if it is not there, else compared with")
+    parser.add_argument("--of", choices=("examples", "presets"), default="examples")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = of_presets() if chosen.of == "presets" else of_examples()
+    if not chosen.file.exists():
+        about = {"torch": torch.__version__, "of": chosen.of}
+        chosen.file.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        print(f"{len(rows)} {chosen.of} are recorded in {chosen.file}")
         return 0
-    known = json.loads(FILE.read_text())["presets"]
+    known = json.loads(chosen.file.read_text())["rows"]
     changed = [name for name in sorted({*rows, *known}) if rows.get(name) != known.get(name)]
-    print("\n".join(f"differs: {name}" for name in changed) or "every preset is as recorded")
+    same = f"{len(rows)} {chosen.of} are as recorded, bit for bit"
+    print("\n".join(f"differs: {name}" for name in changed) or same)
     return int(bool(changed))
 
 

@@ -1,0 +1,37 @@
+"""A dozen kills of real runs, at instants of a seed: see `benchmarks/siege.py` and `make siege`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import siege  # noqa: E402
+
+
+def run(folder: Path, **changes: object) -> Path:
+    (folder / "student").mkdir(parents=True)
+    (folder / "student" / "weights.safetensors").write_bytes(b"weights")
+    row = {"step": 3, "loss": 0.5, "seconds": 1.0} | changes
+    (folder / "metrics.jsonl").write_text(siege.json.dumps(row) + "\n")
+    return folder
+
+
+def test_what_is_compared_is_all_but_times(tmp_path):
+    first = siege.content(run(tmp_path / "a"))
+    assert siege.difference(first, siege.content(run(tmp_path / "b", seconds=2.0))) == ""
+    other = siege.content(run(tmp_path / "c", loss=0.6))
+    assert siege.difference(first, other) == "metrics.jsonl"
+    changed = run(tmp_path / "d") / "student" / "weights.safetensors"
+    changed.write_bytes(b"weightz")
+    assert siege.difference(first, siege.content(tmp_path / "d")) == "student/weights.safetensors"
+    changed.unlink()
+    assert "files: " in siege.difference(first, siege.content(tmp_path / "d"))
+
+
+@pytest.mark.slow
+def test_a_dozen_kills_leave_no_trace(tmp_path):
+    found = siege.siege(list(siege.cases(Path())), 12, 0, tmp_path / "siege")
+    assert sum(len(case["kills"]) for case in found.values()) == 12

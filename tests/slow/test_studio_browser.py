@@ -1,0 +1,175 @@
+"""The studio in a real browser: Chromium, headless, against the real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vardiu.cli.main import main
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two seeds of a run of the plane, finished, and one that is broken."""
+    root = tmp_path_factory.mktemp("runs")
+    words = ["--steps", "40", "--batch", "64", "--evaluations", "4", "--threads", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
+        patch.setattr("vardiu.problems.densities.DensityScores.samples", 300)
+        assert main(["distill", "mog40", *words, "--out", str(root / "plane-s0")]) == 0
+    other = shutil.copytree(root / "plane-s0", root / "plane-s1") / "events.jsonl"
+    other.write_text(other.read_text().replace('"seed": 0', '"seed": 1'))
+    (root / "broken").mkdir()
+    (root / "broken" / "config.yaml").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    command = [sys.executable, "-m", "vardiu", "studio", str(runs), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield re.search(r"http\S+", server.stdout.readline())[0]
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu"]
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield found
+        found.close()
+
+
+def says(page, text):
+    """Waits for words; the page's policy lets no text be evaluated, by a test neither."""
+    page.get_by_text(text).first.wait_for(timeout=60_000)
+
+
+LOOKS = [("light", 1_100), ("dark", 390)]
+
+# In the page: what Lighthouse looks at first, without it.
+CHECKS = """() => {
+  const wrong = [];
+  const light = (c) => {
+    const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
+      .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (c !== "rgba(0, 0, 0, 0)") return c;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  for (const e of document.querySelectorAll("h1,h2,h3,p,a,td,th,label,output,legend,button,b,li")) {
+    if (!e.textContent.trim() || e.disabled || !e.getClientRects().length) continue;
+    if (e.classList.contains("skip")) continue;
+    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) wrong.push(`contrast ${e.tagName} ${e.textContent.slice(0, 30)}`);
+  }
+  for (const e of document.querySelectorAll("img")) if (!e.alt) wrong.push("an image without text");
+  for (const e of document.querySelectorAll("svg[role=img],canvas")) if (!e.ariaLabel) wrong.push(`no label: ${e.tagName}`);
+  for (const e of document.querySelectorAll("input,select"))
+    if (!e.ariaLabel && !e.labels.length) wrong.push(`no label: ${e.outerHTML.slice(0, 60)}`);
+  if (document.documentElement.scrollWidth > innerWidth) wrong.push(`wider than the screen: ${document.documentElement.scrollWidth}`);
+  return wrong;
+}"""
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
+    pictures = Path(os.environ.get("VARDIU_PICTURES", tmp_path))
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page, errors = context.new_page(), []
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    home = page.url
+    assert "token" not in home
+
+    def look(name):
+        page.wait_for_timeout(400)
+        page.screenshot(path=str(pictures / f"{name}-{scheme}.png"), full_page=True)
+        assert page.evaluate(CHECKS) == [], name
+
+    page.wait_for_selector(".runs li")
+    assert page.locator(".runs li").count() == 3
+    assert "is not YAML" in page.locator(".runs").inner_text()
+    look("runs")
+    page.get_by_role("link", name="plane-s1").click()
+    page.wait_for_selector("canvas >> nth=1", timeout=60_000)
+    says(page, "goes to x")
+    before = page.locator("output").last.inner_text()
+    page.locator("canvas").first.press("ArrowRight")
+    says(page, "z = (0.100, 0.00)")
+    assert page.locator("output").last.inner_text() != before
+    assert page.locator("section figure svg.points").count() >= 6
+    look("run")
+    page.locator("section input[type=range]").first.press("Home")
+    says(page, "step 10: the same latents")
+    page.goto(home + "#/compare")
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    says(page, "(2 seeds)")
+    page.get_by_role("button", name="Which samples are better").click()
+    page.get_by_role("button", name="A is better").click()
+    says(page, "Of 1 trials")
+    look("compare")
+    page.goto(home + "#/start")
+    page.wait_for_selector("pre.copy:has-text('vardiu distill mog40')")
+    page.get_by_text("My function").click()
+    page.wait_for_selector("#problem:has-text('give the teacher')")
+    look("start")
+    assert [error for error in errors if "400" not in error] == []
+    errors.clear()
+    page.goto(home + "#/restore")
+    picture = {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.set_input_files("input[type=file]", files=[picture])
+    page.wait_for_selector("#problem:has-text('cannot be read')")
+    look("restore")
+    page.goto(home + "#/runs")
+    page.get_by_role("link", name="Ship").first.click()
+    page.wait_for_selector("text=Latency on this machine")
+    page.wait_for_selector("td:has-text('ms')")
+    look("ship")
+    assert all(url.startswith((home, "data:", "blob:")) for url in asked)
+    assert [error for error in errors if "400" not in error] == []
+    context.close()
+
+
+def test_a_command_is_started_and_followed_in_the_page(address, browser):
+    page = browser.new_page()
+    page.goto(address)
+    page.goto(page.url + "#/start")
+    page.get_by_role("button", name="Probe the teacher").click()
+    page.wait_for_selector("pre:has-text('done')", timeout=120_000)
+    assert "sigma" in page.locator("pre").last.inner_text()
+
+
+def test_without_the_token_there_is_one_line(address, browser):
+    page = browser.new_context().new_page()
+    page.goto(address.partition("?")[0])
+    assert "the token is missing or wrong" in page.inner_text("body")

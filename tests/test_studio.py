@@ -1,0 +1,433 @@
+"""`vardiu studio`: who may ask, what runs look like from their files, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+from starlette.testclient import TestClient
+
+from vardiu.cli.main import main
+from vardiu.cli.studio import is_loopback
+from vardiu.errors import ConfigError
+from vardiu.metrics.paired import paired
+from vardiu.storage.log_lines import LogLines
+from vardiu.storage.run_folder import RunFolder
+from vardiu.studio.app import Studio, application, bound
+from vardiu.studio.commands import words_of
+from vardiu.studio.jobs import Jobs
+from vardiu.studio.library import ROWS, Library
+from vardiu.studio.students import Students
+
+TOKEN, HOST = "secret-token", "127.0.0.1:8321"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run of the plane."""
+    folder = tmp_path_factory.mktemp("studio") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
+        patch.setattr("vardiu.problems.densities.DensityScores.samples", 300)
+        words = ["--steps", "8", "--batch", "16", "--reports", "4", "--evaluations", "2"]
+        assert main(["distill", "mog40", *words, "--threads", "1", "--out", str(folder)]) == 0
+    return folder
+
+
+def no_student(folder):
+    raise ConfigError("the teacher was not named: give --teacher")
+
+
+def made(roots, scratch, load=no_student, teacher="") -> Studio:
+    scratch.mkdir(exist_ok=True)
+    return Studio(Library(roots), Students(load), Jobs(scratch), scratch, teacher, {})
+
+
+def client_of(studio: Studio) -> TestClient:
+    app = application(studio, TOKEN, [HOST, "localhost:8321"], "studio")
+    client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
+    client.headers["X-Studio-Token"] = TOKEN
+    client.cookies.set("studio", TOKEN)
+    return client
+
+
+def fake_run(folder: Path, seed=0, method="vardiu", value=0.5, rows=4, finished=True) -> Path:
+    """A run as another machine may have left it: events, log and result, and no student."""
+    folder.mkdir(parents=True)
+    run = RunFolder(folder)
+    run.file("config.yaml").write_text("command: distill\n")
+    about = {"event": "run_started", "time": 1.0, "format": 1, "version": "0", "preset": "mog40"}
+    about |= {"command": "distill", "method": method, "metric": "mmd2", "lower_is_better": True}
+    run.log({**about, "problem": "mog40", "seed": seed}, "events.jsonl")
+    stage = {"event": "stage_started", "stage": "a", "index": 1, "of": 1, "step": 0}
+    run.log({**stage, "time": 1.0, "steps": 10, "cycle": 1, "device": "cpu"}, "events.jsonl")
+    for i in range(1, rows + 1):
+        row = {"stage": "a", "step": i, "updates": i, "seconds": float(i), "calls": i}
+        run.log({**row, "loss": 1.0 / i, "metric/mmd2": value / i}) if rows < 50 else None
+    told = {"event": "reported", "time": 2.0, "stage": "a", "step": 4, "steps": 10}
+    run.log({**told, "updates": 4, "seconds": 8.0, "calls": 4}, "events.jsonl")
+    if finished:
+        metric = {"name": "mmd2", "value": value, "error": 0.01, "n": 100}
+        run.finish(
+            {
+                "verdict": {"name": "STUCK", "sentence": "no <b>better</b>"},
+                "metrics": [{**metric, "higher_is_better": False}],
+                "reference": {"name": "true samples", "metrics": []},
+                "cost": {"seconds": 4.0, "teacher_calls": 4},
+            }
+        )
+    return folder
+
+
+# ---------------------------------------------------------------- who may ask
+
+
+@pytest.fixture
+def guarded(tmp_path) -> TestClient:
+    studio = made([tmp_path], tmp_path / "scratch")
+    app = application(studio, TOKEN, [HOST], "studio")
+    return TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
+
+
+def test_the_token_of_the_address_becomes_a_cookie(guarded):
+    for path in ("/", "/api/runs", "/?token=wrong", "/?token=", "/app.js"):
+        answer = guarded.get(path)
+        assert answer.status_code == 403 and len(answer.text.splitlines()) == 1
+        assert TOKEN not in answer.text
+    answer = guarded.get(f"/?token={TOKEN}")
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    page = guarded.get("/")
+    assert page.status_code == 200 and f'content="{TOKEN}"' in page.text
+    assert guarded.get("/api/runs").json()["total"] == 0
+
+
+def test_what_does_something_needs_the_token_beside_the_cookie(guarded):
+    guarded.get(f"/?token={TOKEN}")
+    body = {"action": "distill", "chosen": {"kind": "density", "preset": "mog40"}}
+    assert guarded.post("/api/command", json=body).status_code == 403
+    assert guarded.post(f"/api/command?token={TOKEN}", json=body).status_code == 403
+    headers = {"X-Studio-Token": TOKEN}
+    answer = guarded.post("/api/command", json=body, headers=headers)
+    assert answer.json() == {"command": "vardiu distill mog40"}
+
+
+def test_another_name_of_this_machine_is_refused(guarded):
+    guarded.get(f"/?token={TOKEN}")
+    for host in ("evil.example", "evil.example:8321", "127.0.0.1", "127.0.0.1:80", ""):
+        answer = guarded.get(f"/?token={TOKEN}", headers={"Host": host})
+        assert answer.status_code == 421, host
+
+
+def test_nothing_is_loaded_from_elsewhere(guarded):
+    guarded.get(f"/?token={TOKEN}")
+    found = guarded.get("/")
+    policy = found.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "http" not in policy
+    for path in (Path(__file__).parent.parent / "vardiu/studio/static").iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text and "https://" not in text, path
+        assert guarded.get(f"/{path.name}").status_code == 200
+    assert guarded.get("/../app.py").status_code == 404
+    assert guarded.get("/picture/../../app.py").status_code == 404
+
+
+def test_another_host_is_refused_unless_told(capsys):
+    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
+    for host in ("0.0.0.0", "192.168.1.2", "example.org", "::"):
+        assert not is_loopback(host)
+        assert main(["studio", "--host", host]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert host in line and "--allow-other-host" in line
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="cannot listen on .* give another --port"):
+            bound("127.0.0.1", taken.getsockname()[1])
+
+
+# ---------------------------------------------------------------- runs from their files
+
+
+def test_runs_of_another_machine_are_listed(tmp_path):
+    fake_run(tmp_path / "runs" / "a" / "seed0")
+    fake_run(tmp_path / "runs" / "b", finished=False)
+    client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
+    found = {run["name"]: run for run in client.get("/api/runs").json()["runs"]}
+    assert set(found) == {"a/seed0", "b"}
+    done, half = found["a/seed0"], found["b"]
+    assert done["state"] == "finished" and done["verdict"]["name"] == "STUCK"
+    assert half["state"] == "stopped" and half["spark"] == pytest.approx(
+        [0.5, 0.25, 0.5 / 3, 0.125]
+    )
+    assert half["left"] == pytest.approx(12.0) and half["steps"] == 10
+    run = client.get("/api/run", params={"id": done["id"]}).json()
+    assert "MMD" in run["charts"] and run["verdict"]["sentence"] == "no <b>better</b>"
+    with RunFolder(tmp_path / "runs" / "b").lock():
+        found = client.get("/api/runs", params={"q": "B"}).json()["runs"]
+        assert [row["state"] for row in found] == ["running"]
+
+
+def test_a_folder_that_goes_or_is_half_written_is_one_line(tmp_path):
+    gone = fake_run(tmp_path / "runs" / "gone")
+    cut = fake_run(tmp_path / "runs" / "cut", finished=False)
+    client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
+    ids = {run["name"]: run["id"] for run in client.get("/api/runs").json()["runs"]}
+    shutil.rmtree(gone)
+    answer = client.get("/api/run", params={"id": ids["gone"]})
+    assert answer.status_code == 400 and "removed" in answer.json()["error"]
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "a", "st')
+    assert client.get("/api/run", params={"id": ids["cut"]}).status_code == 200
+    (cut / "events.jsonl").write_text("{broken\n")
+    (row,) = client.get("/api/runs").json()["runs"]
+    assert row["state"] == "unreadable" and "line 1 is damaged" in row["why"]
+    for name in ("run", "beside", "noise", "map", "ship", "compare", "trial", "job"):
+        answer = client.get(f"/api/{name}", params={"id": ids["cut"], "ids": ids["cut"]})
+        assert answer.status_code == 400 and "\n" not in answer.json()["error"], name
+    shutil.rmtree(tmp_path / "runs")
+    assert client.get("/api/runs").json()["total"] == 0
+
+
+def test_a_thousand_runs_are_listed_within_a_second(tmp_path):
+    first = fake_run(tmp_path / "runs" / "run-0000")
+    for i in range(1, 1_000):
+        shutil.copytree(first, tmp_path / "runs" / f"run-{i:04}")
+    client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
+    client.get("/api/start")
+    start = time.perf_counter()
+    found = client.get("/api/runs").json()
+    took = time.perf_counter() - start
+    assert found["total"] == 1_000 and len(found["runs"]) == found["page"]
+    start = time.perf_counter()
+    client.get("/api/runs")
+    again = time.perf_counter() - start
+    print(f"first {took:.2f} s, again {again:.2f} s")
+    assert min(took, again) < 1.0
+
+
+def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second(tmp_path):
+    folder = fake_run(tmp_path / "runs" / "long", rows=100, finished=False)
+    row = {"stage": "a", "updates": 1, "seconds": 1.0, "calls": 1, "loss": 0.5}
+    with (folder / "metrics.jsonl").open("w") as file:
+        for i in range(1, 100_001):
+            more = {"metric/mmd2": 1 / i} if i % 1_000 == 0 else {"note": "x" * 100}
+            file.write(json.dumps({**row, "step": i, "updates": i, **more}) + "\n")
+    client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
+    (seen,) = client.get("/api/runs").json()["runs"]
+    start = time.perf_counter()
+    answer = client.get("/api/run", params={"id": seen["id"]})
+    took = time.perf_counter() - start
+    print(f"{took:.2f} s, {len(answer.content):,} bytes")
+    assert answer.status_code == 200 and took < 1.0 and len(answer.content) < 1e6
+
+
+def test_a_log_is_read_as_it_grows_and_thinned_before_it_is_parsed(tmp_path):
+    path = tmp_path / "log"
+    log = LogLines(path, b"metric")
+    assert log.read() == 0 and len(log) == 0 and log.thinned(10) == []
+    path.write_text("".join(f"{i}{' metric' * (i % 100 == 7)}\n" for i in range(1_000)) + "cut")
+    log.read()
+    assert len(log) == 1_000 and log.line(0) == b"0" and log.line(107) == b"107 metric"
+    chosen = log.thinned(40)
+    assert len(chosen) <= 40 and {7, 107, 907, 0, 999} <= set(chosen)
+    with path.open("a") as file:
+        file.write(" line\n")
+    assert log.read() == 1_000 and log.line(1_000) == b"cut line"
+    path.unlink()
+    path.write_text("new\n")
+    assert log.read() == 0 and len(log) == 1 and log.line(0) == b"new"
+    assert len(log.thinned(ROWS)) == 1
+
+
+# ---------------------------------------------------------------- several runs
+
+
+def test_paired_seeds_are_better_worse_or_undecided():
+    told = paired({0: 1.0, 1: 2.0, 2: 3.0, 9: 0.0}, {0: 2.0, 1: 3.1, 2: 3.9, 8: 1.0})
+    assert told.seeds == 3 and told.mean == pytest.approx(-1.0)
+    assert told.half == pytest.approx(4.302652 * 0.1 / 3**0.5, rel=1e-5)
+    assert told.verdict == "better"
+    assert paired({0: 1.0}, {0: 2.0}).verdict == "undecided" and paired({}, {}).seeds == 0
+
+
+def test_runs_are_compared_as_series_of_seeds(tmp_path):
+    for seed in range(3):
+        fake_run(tmp_path / "good" / f"seed{seed}", seed, "vardiu", 0.1 + 0.01 * seed)
+        fake_run(tmp_path / "bad" / f"seed{seed}", seed, "dmd2", 0.5 + 0.02 * seed)
+    client = client_of(made([tmp_path], tmp_path / "scratch"))
+    runs = sorted(client.get("/api/runs").json()["runs"], key=lambda run: run["name"])
+    ids = ",".join(run["id"] for run in runs)
+    found = client.get("/api/compare", params={"ids": ids, "cost": "calls"}).json()
+    (pair,) = found["pairs"]
+    assert (pair["one"], pair["other"], pair["seeds"], pair["verdict"]) == (
+        "bad",
+        "good",
+        3,
+        "worse",
+    )
+    assert pair["mean"] == pytest.approx(0.41)
+    assert "good (3 seeds)" in found["html"] and "--c:var(--m-dmd2)" in found["html"]
+    answer = client.get("/api/compare", params={"ids": ids, "cost": "money"})
+    assert "seconds, calls, updates" in answer.json()["error"]
+
+
+# ---------------------------------------------------------------- a student
+
+
+def loader(folder):
+    from argparse import Namespace
+
+    from vardiu.cli.folders import shipped_student
+
+    words = {"method": None, "source": None, "accept_changed_code": False, "network": None}
+    return shipped_student(folder, Namespace(**words, teacher=None, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def looked_at(trained, tmp_path_factory):
+    client = client_of(made([trained], tmp_path_factory.mktemp("s") / "x", loader))
+    (run,) = client.get("/api/runs").json()["runs"]
+    return client, run["id"]
+
+
+def test_samples_over_time_are_of_the_same_latents(looked_at, trained):
+    client, key = looked_at
+    found = client.get("/api/samples", params={"id": key}).json()
+    assert [row["step"] for row in found["moments"]] == [4, 8] and found["index"] == 1
+    first = client.get("/api/samples", params={"id": key, "index": 0}).json()
+    assert "step 4" in first["html"] and "<svg" in first["html"]
+    assert "error" in client.get("/api/samples", params={"id": key, "index": 5}).json()
+    (trained / "snapshots" / "x-000000009.safetensors").write_bytes(b"broken")
+    assert "holds no samples" in client.get("/api/samples", params={"id": key}).json()["error"]
+    (trained / "snapshots" / "x-000000009.safetensors").unlink()
+
+
+def test_a_student_is_shown_beside_its_teacher_with_noise_and_as_a_map(looked_at):
+    client, key = looked_at
+    both = client.get("/api/beside", params={"id": key}).json()
+    assert both["html"].count("<figure") == 2
+    noisy = client.get("/api/noise", params={"id": key, "share": 0.5}).json()
+    assert noisy["html"].count("<figure") == 3 and noisy["missing"] == ""
+    ends = [
+        client.get("/api/noise", params={"id": key, "share": s}).json()["sigma"] for s in (0, 1)
+    ]
+    assert ends[1] == pytest.approx(500 * ends[0])
+    lattice = client.get("/api/map", params={"id": key}).json()
+    at = client.get("/api/map", params={"id": key, "z1": 0, "z2": 0}).json()["x"][0]
+    middle = lattice["lines"] ** 2 // 2
+    assert lattice["x"][middle] == pytest.approx(at, abs=1e-4) and len(lattice["samples"]) == 400
+
+
+def test_what_ships_is_measured(looked_at):
+    client, key = looked_at
+    found = client.get("/api/ship", params={"id": key}).json()
+    assert [row["rows"] for row in found["latency"]] == [1, 16] and not found["adapter"]
+    assert all(row["milliseconds"] > 0 for row in found["latency"])
+
+
+def test_a_panel_says_what_is_missing(trained, tmp_path):
+    client = client_of(made([trained], tmp_path / "scratch"))
+    (run,) = client.get("/api/runs").json()["runs"]
+    for name in ("beside", "noise", "map", "ship"):
+        answer = client.get(f"/api/{name}", params={"id": run["id"]})
+        assert answer.json()["error"] == "the teacher was not named: give --teacher"
+    answer = client.post("/api/restore", json={"picture": "a", "operator": "inpaint"})
+    assert "vardiu studio --teacher" in answer.json()["error"]
+
+
+def test_a_blind_choice_tells_who_was_which_afterwards(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs" / "two")
+    shutil.copytree(trained, tmp_path / "runs" / "one")
+    client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
+    ids = [run["id"] for run in client.get("/api/runs").json()["runs"]]
+    trial = client.get("/api/trial", params={"one": ids[0], "other": ids[1]}).json()
+    assert trial["html"].count("<figure") == 2 and "mog40" not in trial["html"]
+    assert not any(word in trial["html"] for word in ("one", "two", "vardiu", "step"))
+    told = client.post("/api/verdict", json={"trial": trial["trial"], "chosen": "A"}).json()
+    assert sorted(told.values()) == ["one", "two"]
+    again = client.post("/api/verdict", json={"trial": trial["trial"], "chosen": "A"})
+    assert "over" in again.json()["error"]
+
+
+# ---------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize(
+    ("chosen", "action", "words"),
+    [
+        (
+            {"kind": "density", "preset": "ring8", "out": "runs/x"},
+            "distill",
+            "distill ring8 --out=runs/x",
+        ),
+        ({"kind": "pipeline", "teacher": "a b"}, "probe", "probe '--teacher=a b'"),
+        (
+            {"kind": "function", "teacher": "f.py:N", "data": "d"},
+            "estimate",
+            "estimate --teacher=f.py:N --data=d",
+        ),
+        (
+            {"kind": "images", "data": "d", "more": "--side 16"},
+            "distill",
+            "teach patches --name=own --data=d --side 16",
+        ),
+    ],
+)
+def test_the_exact_command_is_shown(chosen, action, words):
+    assert shlex.join(words_of(chosen, action)) == words
+
+
+@pytest.mark.parametrize(
+    ("chosen", "action", "says"),
+    [
+        ({"kind": "density"}, "distill", "give the preset"),
+        ({"kind": "other"}, "distill", "start from one of"),
+        ({"kind": "images"}, "distill", "folder of your images"),
+        ({"kind": "density", "preset": "--config"}, "distill", "hyphen"),
+        ({"kind": "density", "preset": "a", "more": "'"}, "distill", "cannot be read"),
+        ({"kind": "density", "preset": 3}, "distill", "texts"),
+        ({"kind": "density", "preset": "a"}, "push", "distill, probe and estimate"),
+    ],
+)
+def test_a_choice_that_is_no_command_is_one_line(chosen, action, says):
+    with pytest.raises(ConfigError, match=says):
+        words_of(chosen, action)
+
+
+def test_only_commands_of_the_table_are_started(tmp_path):
+    with pytest.raises(ConfigError, match="not studio"):
+        Jobs(tmp_path).start(["studio"])
+    with pytest.raises(ConfigError, match="no command number 3"):
+        Jobs(tmp_path).job(3)
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
+    client = client_of(made([tmp_path], tmp_path / "scratch", teacher="t"))
+    for data in (b"", b"no picture", b"\x89PNG\r\n\x1a\nbroken"):
+        answer = client.post("/api/drop", content=data)
+        assert answer.status_code == 400 and "cannot be read" in answer.json()["error"]
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(file, "PNG")
+    found = client.post("/api/drop", content=file.getvalue()).json()
+    assert (found["width"], found["height"]) == (5, 4)
+    assert client.get(f"/picture/{found['picture']}.png").content[:4] == b"\x89PNG"
+    for body in ({}, [], "x", {"action": 3}, {"picture": "../x", "operator": "y"}):
+        for name in ("command", "restore", "stop", "resume", "export", "verdict"):
+            answer = client.post(f"/api/{name}", json=body)
+            assert answer.status_code == 400 and "\n" not in answer.json()["error"]
+    assert client.post("/api/command", content=b"{").status_code == 400
+    assert client.post("/api/none", json={}).status_code == 404

@@ -1,0 +1,109 @@
+r"""One run, several processes: one of them owns its folder, the others follow.
+
+Every process carries out the same work in the same order, measurements included, so that a network
+whose weights are divided among them may be asked at any place. What the writer puts into the run's
+folder, a follower puts into a folder of its own that is removed at the end; what is large is
+written by the writer alone and read by all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from ..errors import ConfigError, RunError
+from ..storage import processes
+from ..storage.run_folder import RunFolder
+from .inputs import refuse_other_version
+from .task import Task, sizes_of
+
+__all__ = ["FollowedFolder", "begin", "refuse_uneven_rows", "shared_folder"]
+
+
+# What is read by all processes, and written by one of them or by each in files of its own.
+SHARED = ("artefacts", "checkpoints", "milestones", "student", "students", "teacher")
+
+
+# What a follower starts with.
+COPIED = ("config.yaml", "metrics.jsonl", "provenance.json")
+
+
+class FollowedFolder(RunFolder):
+    r"""The folder of a run as a process has it that is not its writer.
+
+    Arguments:
+        path: A folder of its own.
+        shared: The run's folder.
+    """
+
+    def __init__(self, path: str | Path, shared: Path) -> None:
+        super().__init__(path)
+        self.shared = shared
+
+    def file(self, name: str) -> Path:
+        return (self.shared if name.split("/")[0] in SHARED else self.path) / name
+
+    def copy_what_is_there(self) -> None:
+        r"""Takes over what the writer has found or begun.
+
+        Raises:
+            RunError: It cannot be seen from here.
+        """
+        for name in COPIED:
+            if os.path.isfile(self.shared / name):
+                shutil.copyfile(self.shared / name, self.path / name)
+        if not self.exists:
+            raise RunError(
+                f"{self.shared} is not seen by process {processes.rank()} of "
+                f"{processes.count()}: give a folder that all machines share with --out"
+            )
+
+
+@contextlib.contextmanager
+def shared_folder(out: str | Path) -> Iterator[RunFolder]:
+    r"""Gives the run's folder to its only writer, and each other process one of its own.
+
+    Raises:
+        RunError: Another run writes to the folder, or it holds something else.
+    """
+    if processes.is_writer():
+        folder = RunFolder(out)
+        with folder.lock():
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="vardiu-process-") as place:
+        yield FollowedFolder(place, Path(out))
+
+
+def begin(folder: RunFolder, task: Task) -> Literal["new", "resumed", "finished"]:
+    r"""Opens the folder of a run for a task, see `RunFolder.open`; all processes learn how.
+
+    Raises:
+        RunError: The folder holds something else, or another run.
+    """
+    state: Literal["new", "resumed", "finished"] = "new"
+    if processes.is_writer():
+        if folder.exists and folder.file("checkpoints").is_dir():
+            refuse_other_version(folder, task.to_mapping())
+        state = folder.open(task.to_mapping())
+    state = processes.from_writer(state)
+    if isinstance(folder, FollowedFolder):
+        folder.copy_what_is_there()
+    processes.wait()
+    return state
+
+
+def refuse_uneven_rows(task: Task) -> None:
+    r"""Raises a `ConfigError` if a batch cannot be divided equally among the processes."""
+    world, parts = processes.count(), task.run.accumulate
+    names = f"{world} processes" + f" of run.accumulate={parts} parts each" * (parts > 1)
+    for name, size in sizes_of(task.settings).items():
+        if size % (world * parts):
+            raise ConfigError(
+                f"method.{name} must be a multiple of {world * parts}, for {names}, got {size}"
+            )

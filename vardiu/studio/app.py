@@ -1,0 +1,450 @@
+r"""The server of the studio: a small application of Starlette, on loopback.
+
+Starlette and uvicorn are small, kept well, and serve what is asked for without a framework in the
+page: charts and samples are the figures of `vardiu.reports`, which need no script, so that no
+plotting library is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import ConfigError, RunError, require, shown
+from ..methods import METHODS
+from ..reports.colours import css_variables
+from ..reports.html import STYLE
+from ..runs.snapshots import snapshots_of
+from ..storage.limits import limit
+from . import views
+from .commands import choices, words_of
+from .guard import Guard
+from .jobs import Jobs, command_line
+from .library import PAGE, Library
+from .students import Loader, Students
+
+__all__ = ["Studio", "application", "bound", "serve"]
+
+
+STATIC = resources.files("vardiu.studio").joinpath("static")
+
+
+KINDS: Mapping[str, str] = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+# What may be wrong with what is asked for: one line, and the server stays up.
+REFUSED = (ConfigError, RunError, OSError, ValueError, KeyError, TypeError, RuntimeError)
+
+
+class Studio(NamedTuple):
+    r"""What the routes share.
+
+    Arguments:
+        library: The runs.
+        students: The students that are looked at.
+        jobs: The commands that were started here.
+        scratch: A folder for pictures that were dropped, and what commands print.
+        teacher: The teacher that was named at the start; empty for none.
+        trials: Blind comparisons that wait for an answer: which of the two is shown first.
+    """
+
+    library: Library
+    students: Students
+    jobs: Jobs
+    scratch: Path
+    teacher: str
+    trials: dict[str, tuple[str, str]]
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def runs(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401 (JSON)
+    r"""Returns a page of the list of runs."""
+    found, words = studio.library.scan(), str(asked.get("q", "")).lower()
+    found = [run for run in found if words in run.name.lower()]
+    start = max(0, int(asked.get("start", 0)))
+    shown_runs = [run.summary() for run in found[start : start + PAGE]]
+    return {"total": len(found), "start": start, "page": PAGE, "runs": shown_runs}
+
+
+def run(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns a run: what it is, its charts, its modes."""
+    seen = studio.library.run(asked["id"])
+    about = seen.summary()
+    if about["state"] == "unreadable":
+        raise RunError(about["why"])
+    charts = views.run_charts(seen, about)
+    alarms = [alarm for row in seen.rows() for alarm in row.get("alarms", ())][-20:]
+    return {**about, "charts": "".join(charts), "modes": views.modes(seen), "warnings": alarms}
+
+
+def samples(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    seen = studio.library.run(asked["id"])
+    method = str(seen.summary().get("method"))
+    return views.samples_at(seen, int(asked.get("index", -1)), method)
+
+
+def beside(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return studio.students.beside(studio.library.run(asked["id"]).folder)
+
+
+def noise(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    share = float(asked.get("share", 0.5))
+    return studio.students.noised(studio.library.run(asked["id"]).folder, share)
+
+
+def mapped(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    latent = None
+    if "z1" in asked:
+        latent = (float(asked["z1"]), float(asked["z2"]))
+    return studio.students.mapped(studio.library.run(asked["id"]).folder, latent)
+
+
+def compare(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    chosen = [studio.library.run(key) for key in str(asked.get("ids", "")).split(",") if key]
+    return views.compared(chosen, str(asked.get("cost", "seconds")))
+
+
+def trial(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns samples of two runs in an order that is not told."""
+    both = [studio.library.run(str(asked[name])) for name in ("one", "other")]
+    kept = [snapshots_of(seen.folder) for seen in both]
+    for seen, moments in zip(both, kept, strict=True):
+        if not moments:
+            raise RunError(f"{seen.name} has no samples yet (snapshots/)")
+    order = random.sample((0, 1), 2)
+    key = secrets.token_hex(8)
+    if len(studio.trials) > 1_000:
+        studio.trials.clear()
+    studio.trials[key] = (both[order[0]].name, both[order[1]].name)
+    figures = []
+    for letter, place in zip("AB", order, strict=True):
+        picture = views.panel(kept[place][-1]._replace(stage=letter, step=0), "")
+        figures.append(picture.replace(f"student, {letter}, step 0", letter))
+    return {"trial": key, "html": "".join(figures)}
+
+
+def verdict(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns whose samples were which, once one was chosen."""
+    if asked.get("chosen") not in ("A", "B", "same"):
+        raise ConfigError("choose A, B or same")
+    found = studio.trials.pop(str(asked.get("trial")), None)
+    if found is None:
+        raise ConfigError("this trial is over: ask for another one")
+    return {"A": found[0], "B": found[1]}
+
+
+def start(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return choices()
+
+
+def command(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns the exact command of what is chosen, and starts it if that is asked for."""
+    words = words_of(asked["chosen"], str(asked["action"]))
+    if not asked.get("run"):
+        return {"command": command_line(words)}
+    return studio.jobs.start(words).state()
+
+
+def job(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return studio.jobs.job(int(asked["job"])).state()
+
+
+def stop(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Asks the process that writes to a run to save and stop."""
+    seen = studio.library.run(asked["id"])
+    writer = seen.folder.writer()
+    if writer is None:
+        raise RunError("no process of this machine writes to this run")
+    os.kill(writer, signal.SIGTERM)
+    return {"told": f"process {writer} finishes its step, saves and stops"}
+
+
+def resume(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Goes on with a run that was stopped."""
+    seen = studio.library.run(asked["id"])
+    about, folder = seen.summary(), seen.folder
+    if about["state"] not in ("stopped", "failed"):
+        raise RunError(f"this run is {about['state']}: there is nothing to go on with")
+    words = [str(about["command"]), "--config", str(folder.file("config.yaml"))]
+    return studio.jobs.start([*words, "--out", str(folder.path)]).state()
+
+
+def ship(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns what of a run may be shipped: forms, what is written, how long a sample takes."""
+    folder = studio.library.run(asked["id"]).folder
+    rows = studio.students.latency(folder)
+    exports = sorted(path.name for path in folder.path.glob("export-*") if path.is_dir())
+    cards = [p for name in exports for p in folder.file(name).glob("README.md")]
+    return {
+        "latency": rows,
+        "exports": exports,
+        "card": cards[0].read_text()[:20_000] if cards else "",
+        "adapter": folder.file("adapter").is_dir(),
+        "forms": ["safetensors", "onnx", "diffusers", "lora"],
+    }
+
+
+def export(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    folder = studio.library.run(asked["id"]).folder
+    form = str(asked["form"])
+    if form.startswith("-"):
+        raise ConfigError(f"{shown(form)} is no form of an export")
+    words = ["export", str(folder.path), "--to", form]
+    teacher = ["--teacher", studio.teacher] if studio.teacher and form == "lora" else []
+    return studio.jobs.start([*words, *teacher]).state()
+
+
+def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Restores the picture that was dropped last.
+
+    Raises:
+        ConfigError: No teacher was named, or no picture dropped.
+    """
+    if not studio.teacher:
+        raise ConfigError(
+            "a teacher restores pictures, and none was named: start the studio with "
+            "vardiu studio --teacher SOURCE"
+        )
+    picture = studio.scratch / f"{asked['picture']}.png"
+    if not str(asked["picture"]).isalnum() or not picture.is_file():
+        raise ConfigError("drop a picture first")
+    operator = str(asked["operator"])
+    out = studio.scratch / f"restored-{secrets.token_hex(6)}"
+    words = ["restore", f"--teacher={studio.teacher}", f"--operator={operator}"]
+    words += [f"--truth={picture}", f"--out={out}", "--steps", str(int(asked.get("steps", 50)))]
+    return {**studio.jobs.start(words).state(), "out": out.name}
+
+
+def drop(studio: Studio, data: bytes) -> Any:  # noqa: ANN401
+    r"""Keeps a picture.
+
+    Raises:
+        ConfigError: It is none, or too large.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > limit("image pixels"):
+            raise ConfigError(f"the picture has more than {limit('image pixels'):,} pixels")
+        name = secrets.token_hex(8)
+        picture.convert("RGB").save(studio.scratch / f"{name}.png")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("this picture cannot be read: drop a PNG, JPEG or WebP") from error
+    return {"picture": name, "width": picture.width, "height": picture.height}
+
+
+Route = Callable[[Studio, Mapping[str, Any]], Any]
+
+
+ASKED: Mapping[str, Route] = {
+    "runs": runs,
+    "run": run,
+    "samples": samples,
+    "beside": beside,
+    "noise": noise,
+    "map": mapped,
+    "compare": compare,
+    "trial": trial,
+    "start": start,
+    "job": job,
+    "ship": ship,
+}
+
+
+DONE: Mapping[str, Route] = {
+    "command": command,
+    "stop": stop,
+    "resume": resume,
+    "export": export,
+    "restore": restore,
+    "verdict": verdict,
+}
+
+
+# ---------------------------------------------------------------- the application
+
+
+def asset(name: str, token: str) -> tuple[bytes, str] | None:
+    r"""Returns a file of the page and its kind; `None` where there is none of this name."""
+    ending = name.rpartition(".")[2]
+    known = {entry.name for entry in STATIC.iterdir()}
+    if name not in known or ending not in KINDS:
+        return None
+    data = STATIC.joinpath(name).read_bytes()
+    if name == "index.html":
+        data = data.replace(b"TOKEN", token.encode())
+    if name == "studio.css":
+        data = f"{STYLE}{css_variables(list(METHODS))}".encode() + data
+    return data, KINDS[ending]
+
+
+def picture_of(studio: Studio, name: str) -> bytes | None:
+    r"""Returns a picture that was dropped or restored here."""
+    place = (studio.scratch / name).resolve()
+    inside = place.is_relative_to(studio.scratch.resolve()) and place.suffix == ".png"
+    return place.read_bytes() if inside and place.is_file() else None
+
+
+async def told(work: Callable[[], Any]) -> Any:  # noqa: ANN401
+    r"""Answers with what work in another thread gives, or in one line why it gives nothing."""
+    responses = require("starlette.responses", "studio")
+    threads = require("starlette.concurrency", "studio")
+    try:
+        found = await threads.run_in_threadpool(work)
+        return responses.Response(json.dumps(found), media_type="application/json")
+    except REFUSED as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        line = shown(missing or type(error).__name__)
+        return responses.JSONResponse({"error": line}, status_code=400)
+
+
+def file_routes(studio: Studio, token: str) -> list[Any]:
+    r"""Returns the routes of the page's own files, and of pictures."""
+    routing = require("starlette.routing", "studio")
+    responses = require("starlette.responses", "studio")
+
+    async def page(request: Any) -> Any:  # noqa: ANN401
+        found = asset(request.path_params.get("name") or "index.html", token)
+        if found is None:
+            return responses.PlainTextResponse("there is no such page\n", status_code=404)
+        return responses.Response(found[0], headers={"content-type": found[1]})
+
+    async def picture(request: Any) -> Any:  # noqa: ANN401
+        found = picture_of(studio, request.path_params["name"])
+        status = 404 if found is None else 200
+        return responses.Response(found or b"", status_code=status, media_type="image/png")
+
+    return [
+        routing.Route("/picture/{name:path}", picture),
+        routing.Route("/{name}", page),
+        routing.Route("/", page),
+    ]
+
+
+def application(studio: Studio, token: str, hosts: Sequence[str], cookie: str) -> Guard:
+    r"""Returns the application, guarded.
+
+    Arguments:
+        studio: What the routes share.
+        token: The token.
+        hosts: The values of `Host` that are this server's.
+        cookie: The name of the cookie.
+    """
+    applications = require("starlette.applications", "studio")
+    routing = require("starlette.routing", "studio")
+    responses = require("starlette.responses", "studio")
+
+    async def ask(request: Any) -> Any:  # noqa: ANN401
+        route = ASKED.get(request.path_params["name"])
+        if route is None:
+            return responses.JSONResponse({"error": "no such view"}, status_code=404)
+        return await told(lambda: route(studio, dict(request.query_params)))
+
+    async def do(request: Any) -> Any:  # noqa: ANN401
+        name, data = request.path_params["name"], bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > (limit("image bytes") if name == "drop" else 2**20):
+                return responses.JSONResponse({"error": "that is too long"}, status_code=413)
+        if name == "drop":
+            return await told(lambda: drop(studio, bytes(data)))
+        route = DONE.get(name)
+        if route is None:
+            return responses.JSONResponse({"error": "no such action"}, status_code=404)
+
+        def work() -> Any:  # noqa: ANN401
+            asked = json.loads(data)
+            if not isinstance(asked, dict):
+                raise ConfigError("an action needs a mapping in JSON")
+            return route(studio, asked)
+
+        return await told(work)
+
+    inner = applications.Starlette(
+        routes=[
+            routing.Route("/api/{name}", ask, methods=["GET"]),
+            routing.Route("/api/{name}", do, methods=["POST"]),
+            *file_routes(studio, token),
+        ]
+    )
+    return Guard(inner, token, hosts, cookie)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    r"""Returns a socket that is bound.
+
+    Raises:
+        ConfigError: The port is taken, or the host is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        made.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"the studio cannot listen on {shown(host)}:{port} ({why}): give another --port, or 0 "
+            "for any that is free"
+        ) from error
+    return made
+
+
+def serve(
+    roots: Sequence[Path],
+    load: Loader,
+    *,
+    host: str,
+    port: int,
+    teacher: str,
+    tell: Callable[[str], None],
+) -> None:
+    r"""Serves the studio until it is interrupted.
+
+    Arguments:
+        roots: The folders of runs.
+        load: Loads the student of a run.
+        host: The address to listen on.
+        port: The port; 0 for any that is free.
+        teacher: The teacher that was named; empty for none.
+        tell: Is told the address.
+
+    Raises:
+        ConfigError: The port is taken, or the server is not installed.
+    """
+    uvicorn = require("uvicorn", "studio")
+    require("starlette", "studio")
+    listener = bound(host, port)
+    port = listener.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+    with tempfile.TemporaryDirectory(prefix="vardiu-studio-") as folder:
+        scratch = Path(folder)
+        studio = Studio(Library(roots), Students(load), Jobs(scratch), scratch, teacher, {})
+        hosts = [f"{name}:{port}" for name in names]
+        app = application(studio, token, hosts, f"vardiu-studio-{port}")
+        shown_host = f"[{host}]" if ":" in host else host
+        tell(f"http://{shown_host}:{port}/?token={token}")
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[listener])

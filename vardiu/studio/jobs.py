@@ -1,0 +1,103 @@
+r"""Commands that the studio carries out, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, shown
+
+__all__ = ["ALLOWED", "Job", "Jobs"]
+
+
+# The commands that the page may ask for.
+ALLOWED = ("distill", "teach", "probe", "estimate", "export", "restore", "upscale")
+
+
+# Characters of a command's output that are shown, from its end; commands at once.
+SHOWN, AT_ONCE = 20_000, 8
+
+
+class Job:
+    r"""A command under way, or over.
+
+    Arguments:
+        number: Its number.
+        words: The words after `vardiu`.
+        log: The file that has what it prints.
+    """
+
+    def __init__(self, number: int, words: Sequence[str], log: Path) -> None:
+        self.number, self.words, self.log = number, list(words), log
+        with log.open("wb") as file:
+            # Of a session of its own: a training outlives the studio.
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vardiu", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+            )
+
+    def state(self) -> dict[str, Any]:
+        r"""Returns how far it is: its exit status, `None` while it runs, and what it printed."""
+        text = self.log.read_bytes()[-SHOWN:].decode("utf-8", "replace")
+        return {
+            "job": self.number,
+            "command": command_line(self.words),
+            "status": self.process.poll(),
+            "text": text,
+        }
+
+
+class Jobs:
+    r"""The commands of a studio.
+
+    Arguments:
+        folder: Where what they print is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: dict[int, Job] = {}
+        self.lock = threading.Lock()
+
+    def start(self, words: Sequence[str]) -> Job:
+        r"""Starts a command.
+
+        Raises:
+            ConfigError: It is none that may be asked for, or too many are under way.
+        """
+        if not words or words[0] not in ALLOWED:
+            what = shown(words[0]) if words else "nothing"
+            raise ConfigError(f"the studio runs {', '.join(ALLOWED)}, not {what}")
+        with self.lock:
+            running = [job for job in self.jobs.values() if job.process.poll() is None]
+            if len(running) >= AT_ONCE:
+                raise ConfigError(f"{AT_ONCE} commands are under way: wait for one, or stop it")
+            number = len(self.jobs) + 1
+            job = Job(number, words, self.folder / f"job-{number}.log")
+            self.jobs[number] = job
+        return job
+
+    def job(self, number: int) -> Job:
+        r"""Returns a command.
+
+        Raises:
+            ConfigError: There is none of this number.
+        """
+        if number not in self.jobs:
+            raise ConfigError(f"there is no command number {number:,} of this studio")
+        return self.jobs[number]
+
+
+def command_line(words: Sequence[str]) -> str:
+    r"""Returns a command as one types it."""
+    return shlex.join(["vardiu", *words])

@@ -1,0 +1,34 @@
+// A picture is dropped, damaged by an operator and restored by the teacher: before | after.
+import { act, el, follow, tell, trying } from "./app.js";
+
+const operators = ["inpaint", "blur", "superresolve", "hdr"];
+
+export async function restore(place) {
+  let picture = null;
+  const file = el("input", { type: "file", accept: "image/*", ariaLabel: "A picture" });
+  const box = el("div", { className: "drop", tabIndex: -1 }, el("p", {}, "Drop a picture here, or choose one:"), file);
+  const operator = el("input", { type: "text", value: "inpaint", ariaLabel: "Operator" });
+  const steps = el("input", { type: "number", value: 50, min: 1, max: 2000, ariaLabel: "Steps" });
+  const shown = el("div"), output = el("pre", { hidden: true });
+  const take = trying(async (given) => {
+    picture = await act("drop", given);
+    shown.replaceChildren(el("img", { src: `/picture/${picture.picture}.png`, alt: "the picture that was dropped", width: 160 }));
+  });
+  file.onchange = () => file.files[0] && take(file.files[0]);
+  box.ondragover = (event) => event.preventDefault();
+  box.ondrop = (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); };
+  const go = trying(async () => {
+    if (!picture) throw new Error("drop a picture first");
+    const job = await act("restore", { picture: picture.picture, operator: operator.value, steps: Number(steps.value) });
+    await follow(job, output, (over) => {
+      if (over.status !== 0) { tell("the picture was not restored: its output says why"); return; }
+      const after = el("img", { className: "after", src: `/picture/${job.out}/${picture.picture}.png`, alt: "after: restored" });
+      const before = el("img", { src: `/picture/${picture.picture}.png`, alt: "before" });
+      const slide = el("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Before and after" });
+      slide.oninput = () => { after.style.clipPath = `inset(0 0 0 ${slide.value}%)`; };
+      slide.oninput();
+      shown.replaceChildren(el("div", { className: "slider" }, before, after), slide, el("img", { src: `/picture/${job.out}/restored.png`, alt: "measured, restored and true, side by side" }));
+    });
+  });
+  place.append(el("h2", {}, "Restore"), box, el("label", {}, `Operator (${operators.join(", ")}, ...)`, operator), el("label", {}, "Steps", steps), el("button", { className: "first", onclick: go }, "Restore it"), shown, output);
+}
