@@ -68,7 +68,7 @@ def stop_at(patch: pytest.MonkeyPatch, step: int, method: int = signal.SIGTERM) 
 
         return [stop]
 
-    patch.setattr("vardiu.cli.runs.console_listeners", listeners)
+    patch.setattr("vardiu.runs.listeners.console_listeners", listeners)
 
 
 @pytest.fixture
