@@ -111,7 +111,8 @@ def test_a_run_goes_on_with_what_it_was_begun_with_or_not_at_all(run, capsys, ch
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"run was begun with another {place.partition('.')[0]}" in line
     assert f"{place} was changed since (SHA-256 " in line and "--out" in line
-    lock = run / ".lock"
+    lock, events = run / ".lock", run / "events.jsonl"
+    assert events.read_bytes().startswith(before.pop(events))  # the refusal was added
     assert before == {p: p.read_bytes() for p in before if p != lock} | {lock: before[lock]}
 
 

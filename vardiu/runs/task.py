@@ -515,8 +515,8 @@ def begin(task: Task, problem: Problem) -> None:
     if start != "teacher":
         if getattr(task.problem, "student", "") == "lora":
             raise ConfigError(
-                "run.start_from: an adapter is of the teacher's weights, and --start-from of another "
-                "run's: give --student teacher, or leave --start-from out"
+                "run.start_from: an adapter is of the teacher's weights, and --start-from of "
+                "another run's: give --student teacher, or leave --start-from out"
             )
         student = problem.with_prompts(student_at(start))
         problem.networks = Continued(problem.networks, student, start)
