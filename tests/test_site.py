@@ -78,7 +78,9 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
     named |= {next(iter(row.values())) for row in rows}
     docs = ROOT / "docs"
     there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
-    assert there - {"results/bake-off-mog40/results.md"} == named - set(hooks.AT_ROOT.values())
+    # Bake-offs write these; what they say is quoted on the page of what was measured.
+    written = {path.relative_to(docs).as_posix() for path in docs.glob("results/*/results.md")}
+    assert there - written == named - set(hooks.AT_ROOT.values())
     assert all((ROOT / source).is_file() for source in hooks.AT_ROOT)
 
 
