@@ -1595,9 +1595,9 @@ def mutated(mutant: Mutant) -> str:
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the package and its tests."""
+    """A copy of the package, its tests and the small networks that these take."""
     skip = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("vardiu", "tests"):
+    for name in ("vardiu", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
