@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import subprocess
@@ -112,6 +113,24 @@ def test_formulas_become_mathml():
         "<p>:mathblock:<code>a &amp;= b</code> :math:<code>x &lt; y</code></p>"
     )
     assert drawn.count("<math") == 2 and 'display="block"' in drawn and "code" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (r"\Big\lfloor a \big\| b \Big\rfloor", "⌊a‖b⌋"),
+        (r"\lfloor \arg\min_j \rfloor", "⌊argminj⌋"),
+        (r"\Big\{ r : \{ a \} \Big\}", "{r:{a}}"),
+        (r"\Big\langle a, \| b \| \Big\rangle", "⟨a,‖b‖⟩"),
+    ],
+)
+def test_signs_of_formulas_are_drawn(source, wanted):
+    assert html.unescape(re.sub("<[^>]*>", "", hooks.formula(source))) == wanted
+
+
+def test_a_command_that_is_not_drawn_is_refused():
+    with pytest.raises(hooks.PluginError, match="not drawn: a .notacommand b"):
+        hooks.formula(r"a \notacommand b")
 
 
 SITE = {
