@@ -106,11 +106,12 @@ def teach(name: str, folder: Path, share: float) -> float:
     return time.monotonic() - started
 
 
-PAIRS = ("--pairs.pairs", "256", "--pairs.solver-steps", "6", "--pairs.steps", "200")
+PAIRS = ("--pairs.pairs", "512", "--pairs.solver-steps", "8", "--pairs.steps", "400")
 PAIRS = (*PAIRS, "--pairs.batch", "32", "--batch", "16")
+STEPS = "--steps", "200"
 STUDENTS = {
-    "full": ((*PAIRS, "--steps", "20"), "diffusers"),
-    "lora": (("--student", "lora", "--calls", "4", *PAIRS, "--steps", "20"), "lora"),
+    "full": ((*PAIRS, *STEPS), "diffusers"),
+    "lora": (("--student", "lora", "--calls", "4", *PAIRS, *STEPS), "lora"),
 }
 
 
