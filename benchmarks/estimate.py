@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
@@ -31,7 +32,6 @@ from vardiu.nn import UNet
 from vardiu.posteriors.encoder import Encoder, UnitScale
 from vardiu.problems.base import Data, KnownSpace, Networks, Problem, Scores, Space
 from vardiu.problems.sampled_teachers import SampledTeacher, Source
-from vardiu.reports.curves import Figure
 from vardiu.reports.figures import save_figure
 from vardiu.resources import estimate
 from vardiu.runs.allocator import peak

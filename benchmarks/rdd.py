@@ -14,6 +14,7 @@ to the eight steps that they were distilled from, of the same noise.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from functools import partial
@@ -28,6 +29,7 @@ from vardiu.methods.progressive import ProgressiveDistillation
 from vardiu.methods.rdd import IMAGES, RelationalDistillation
 from vardiu.problems.digits import DigitsProblem
 from vardiu.settings.fields import DigitsSettings, RelationSettings
+from vardiu.storage.files import write_text_atomic
 from vardiu.training.optimizers import Optimisation, cosine
 from vardiu.training.trainer import Trainer
 
@@ -88,10 +90,23 @@ def scores(problem: DigitsProblem, objective, denoiser: Denoiser, first, n: int)
     return found
 
 
+def means(rows: dict[str, dict[str, dict]]) -> dict[str, dict[str, float]]:
+    """Over the seeds that are complete; how many they are, beside them."""
+    return {
+        arm: {"seeds": len(found)}
+        | {
+            k: statistics.fmean(row[k] for row in found.values())
+            for k in next(iter(found.values()))
+        }
+        for arm, found in rows.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("teacher", help="the folder that `vardiu teach digits` wrote")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", help=f"some of {', '.join(ARMS)}, by commas (all)")
     parser.add_argument("--updates", type=int, default=250, help="of each halving")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=5_000)
@@ -104,31 +119,36 @@ def main() -> None:
     grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
     first, objective = halved(problem, teacher, grid, 8, None, chosen, 0)
     eight = objective.student_of(first).requires_grad_(False)
-    rows: dict[str, list[dict]] = {
-        "eight steps": [scores(problem, objective, first, eight, 5_000)]
-    }
-    for seed in range(chosen.seeds):
-        for arm, relations in ARMS.items():
-            last, objective = halved(problem, first, grid[::4], 1, relations, chosen, seed)
-            rows.setdefault(arm, []).append(
-                scores(problem, objective, last, eight, chosen.samples)
-            )
-            print(seed, arm, {k: round(v, 4) for k, v in rows[arm][-1].items()}, flush=True)
-    means = {
-        arm: {k: statistics.fmean(row[k] for row in found) for k in found[0]}
-        for arm, found in rows.items()
-    }
+    # Each row is kept when it is measured, so that the same command goes on where it was stopped.
     kept = {
         "command": "python benchmarks/rdd.py runs/teach-digits",
         "torch": torch.__version__,
         "updates": chosen.updates,
         "batch": chosen.batch,
-        "seeds": chosen.seeds,
-        "means": means,
-        "runs": rows,
+        "samples": chosen.samples,
     }
-    Path(chosen.out).write_text(json.dumps(kept, indent=1) + "\n")
-    print(json.dumps(means, indent=1))
+    out = Path(chosen.out)
+    before = json.loads(out.read_text()) if out.exists() else kept
+    if differing := [k for k, v in kept.items() if before.get(k) != v]:
+        raise SystemExit(f"{out} is of other {', '.join(differing)}: name another file by --out")
+    rows: dict[str, dict[str, dict]] = before.get("runs", {})
+
+    def keep(arm: str, seed: int, row: dict) -> None:
+        rows.setdefault(arm, {})[str(seed)] = row
+        print(seed, arm, {k: round(v, 4) for k, v in row.items()}, flush=True)
+        write_text_atomic(
+            out, json.dumps(kept | {"means": means(rows), "runs": rows}, indent=1) + "\n"
+        )
+
+    eight = objective.student_of(first).requires_grad_(False)
+    if "eight steps" not in rows:
+        keep("eight steps", 0, scores(problem, objective, first, eight, chosen.samples))
+    arms = chosen.arms.split(",") if chosen.arms else list(ARMS)
+    for seed, arm in itertools.product(range(chosen.seeds), arms):
+        if str(seed) not in rows.get(arm, {}):
+            last, objective = halved(problem, first, grid[::4], 1, ARMS[arm], chosen, seed)
+            keep(arm, seed, scores(problem, objective, last, eight, chosen.samples))
+    print(json.dumps(means(rows), indent=1))
 
 
 if __name__ == "__main__":

@@ -252,9 +252,8 @@ def sd3(folder: str | Path, t5s: bool = True, vae=None, length: int = 12, **opti
     )
 
 
-def flux(folder: str | Path, told: bool = True):
-    tokens = clip_tokenizer(Path(folder) / "tokens")
-    network = diffusers.FluxTransformer2DModel(
+def flux_transformer(told: bool = True):
+    return diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
         num_layers=1,
@@ -266,6 +265,11 @@ def flux(folder: str | Path, told: bool = True):
         guidance_embeds=told,
         axes_dims_rope=(4, 4, 8),
     ).eval()
+
+
+def flux(folder: str | Path, told: bool = True):
+    tokens = clip_tokenizer(Path(folder) / "tokens")
+    network = flux_transformer(told)
     return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder(shift=0.1),
@@ -298,8 +302,8 @@ def gemma(width: int = 24) -> transformers.Gemma2Model:
     return transformers.Gemma2Model(config).eval()
 
 
-def sana(schedule=None):
-    network = diffusers.SanaTransformer2DModel(
+def sana_transformer(texts: int = 24):
+    return diffusers.SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
         num_attention_heads=2,
@@ -308,10 +312,14 @@ def sana(schedule=None):
         num_cross_attention_heads=2,
         cross_attention_head_dim=8,
         cross_attention_dim=16,
-        caption_channels=24,
+        caption_channels=texts,
         sample_size=8,
         timestep_scale=0.5,
     ).eval()
+
+
+def sana(schedule=None):
+    network = sana_transformer()
     vae = diffusers.AutoencoderDC(
         in_channels=3,
         latent_channels=4,
@@ -332,8 +340,8 @@ def sana(schedule=None):
     return diffusers.SanaPipeline(gemma_tokenizer(), gemma(), vae, network, schedule)
 
 
-def cogvideo(rotary: bool = True, patch: int | None = None):
-    network = diffusers.CogVideoXTransformer3DModel(
+def cogvideo_transformer(rotary: bool = True, patch: int | None = None):
+    return diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=4,
@@ -351,6 +359,10 @@ def cogvideo(rotary: bool = True, patch: int | None = None):
         max_text_seq_length=226,
         use_rotary_positional_embeddings=rotary,
     ).eval()
+
+
+def cogvideo(rotary: bool = True, patch: int | None = None):
+    network = cogvideo_transformer(rotary, patch)
     vae = diffusers.AutoencoderKLCogVideoX(
         in_channels=3,
         out_channels=3,
@@ -376,8 +388,8 @@ def cogvideo(rotary: bool = True, patch: int | None = None):
     return diffusers.CogVideoXPipeline(t5_tokenizer(), t5(), vae, network, schedule)
 
 
-def wan(schedule=None):
-    network = diffusers.WanTransformer3DModel(
+def wan_transformer():
+    return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -391,6 +403,10 @@ def wan(schedule=None):
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     ).eval()
+
+
+def wan(schedule=None):
+    network = wan_transformer()
     vae = diffusers.AutoencoderKLWan(
         base_dim=4,
         z_dim=4,

@@ -637,6 +637,57 @@ def adversarial(found: Mapping[str, Any]) -> str:
     return markdown(["student", "modes", "log-density", "MMD², 1e-3", "steps", "DMD's loss"], rows)
 
 
+def scale_messages(found: Mapping[str, Any]) -> str:
+    """What a step computes and sends, of `benchmarks/scale.py`."""
+    columns = ["method on MoG-40", "forwards a step", "teacher's calls a step"]
+    return markdown(
+        [*columns, "networks sent", "MB sent"],
+        [
+            [
+                name,
+                *(f"{row[key]:.2f}" for key in ("forwards", "teacher", "sent")),
+                f"{row['bytes'] / 2**20:.2f}",
+            ]
+            for name, row in found["rows"].items()
+        ],
+    )
+
+
+def scale_times(found: Mapping[str, Any]) -> str:
+    """The clock of a step by one process and by two, beside the model's, of the same file."""
+    columns = ["method", "one process, clock", "shared by two, clock", "predicted"]
+    return markdown(
+        [*columns, "measured / predicted", "efficiency in processor time"],
+        [
+            [
+                name,
+                *(f"{1000 * row[key]['clock']:.0f} ms" for key in ("one", "shared")),
+                f"{1000 * row['predicted']:.0f} ms",
+                f"{row['ratio']:.2f}",
+                f"{row['efficiency']:.2f}",
+            ]
+            for name, row in found["rows"].items()
+        ],
+    )
+
+
+def scale_gpus(found: Mapping[str, Any]) -> str:
+    """The model's seconds of a step on many GPUs, of the same file: on paper."""
+    numbers = list(next(iter(found["rows"].values()))["gpus"])
+    columns = ["method", f"{numbers[0]} GPU", *(f"{int(n):,}" for n in numbers[1:])]
+    return markdown(
+        [*columns, f"efficiency at {int(numbers[-1]):,}"],
+        [
+            [
+                name,
+                *(f"{row['gpus'][n]['work'] + row['gpus'][n]['messages']:.3g} s" for n in numbers),
+                f"{row['gpus'][numbers[-1]]['efficiency']:.2f}",
+            ]
+            for name, row in found["rows"].items()
+        ],
+    )
+
+
 RENDERERS: Mapping[str, Callable[..., str]] = {
     "restorations": restorations,
     "bars": bars,
@@ -661,6 +712,9 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "guided": guided,
     "choice": choice,
     "by_calls": by_calls,
+    "scale-messages": scale_messages,
+    "scale-times": scale_times,
+    "scale-gpus": scale_gpus,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,

@@ -98,6 +98,28 @@ CASES = {
         ("transformer_blocks.0", "transformer_blocks.1"), "transformer_blocks.1",
         ("text", "mask"),
     ),
+    "sd3": Case(
+        lambda: stock("SD3Transformer2DModel", small.sd3_transformer(texts=32)), (4, 8, 8),
+        ("transformer_blocks.0", "transformer_blocks.1"), "transformer_blocks.1",
+        ("text", "pooled"),
+    ),
+    "flux": Case(
+        lambda: stock("FluxTransformer2DModel", small.flux_transformer(told=False)), (4, 8, 8),
+        ("transformer_blocks.0", "single_transformer_blocks.0", "single_transformer_blocks.1"),
+        "transformer_blocks.0", ("text", "pooled"),
+    ),
+    "sana": Case(
+        lambda: stock("SanaTransformer2DModel", small.sana_transformer(32)), (4, 8, 8),
+        ("transformer_blocks.0",), "transformer_blocks.0", ("text", "mask"),
+    ),
+    "cogvideo": Case(
+        lambda: stock("CogVideoXTransformer3DModel", small.cogvideo_transformer()), (4, 3, 4, 4),
+        ("transformer_blocks.0", "transformer_blocks.1"), "transformer_blocks.1", ("text",),
+    ),
+    "wan": Case(
+        lambda: stock("WanTransformer3DModel", small.wan_transformer()), (4, 3, 4, 4),
+        ("blocks.0", "blocks.1"), "blocks.1", ("text",),
+    ),
 }  # fmt: skip
 
 
@@ -116,6 +138,7 @@ def inputs(name, rows=3):
     given = {
         "label": torch.arange(rows) % 4,
         "text": torch.randn(rows, 6, 32),
+        "pooled": torch.randn(rows, 32),
         "mask": torch.ones(rows, 6),
     }
     x, level = torch.randn(rows, *case.shape), torch.linspace(0.5, 1.5, rows)
@@ -212,7 +235,7 @@ def test_hooks_are_there_for_the_call_only():
 
 
 def test_every_class_of_diffusers_has_taps():
-    assert {CASES[name].make().name for name in list(CASES)[-4:]} == set(CLASSES)
+    assert {CASES[name].make().name for name in list(CASES)[-9:]} == set(CLASSES)
     assert all(hasattr(diffusers, name) for name in CLASSES)
 
 

@@ -130,7 +130,11 @@ def test_nothing_is_unpickled_or_swallowed():
             assert not [line for line in found if "import" in line or "(" in line], (
                 f"{path}: {word}"
             )
-        assert "except Exception" not in text and "except:" not in text, path
+        # Of several processes one tells of an error of any kind, and raises it.
+        one = path.name == "errors.py" and path.parent.name == "runs"
+        told = "    except Exception as error:\n        if processes.is_first_to_tell(repr(error)):\n            raise"
+        assert text.count("except Exception") == (text.count(told) if one else 0), path
+        assert "except:" not in text, path
 
 
 def test_pickles_are_read_by_the_restricted_reader_alone():

@@ -319,9 +319,10 @@ def test_batch_norms_are_refused(monkeypatch):
 
 
 def test_fewer_cards_than_processes_are_refused(monkeypatch):
+    from vardiu.runs import execute
     from vardiu.runs.execute import device_of
 
-    monkeypatch.setattr(processes, "place_on_host", lambda: (1, 2))
+    monkeypatch.setattr(execute, "place_on_host", lambda: (1, 2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="2 processes were started on a machine with 1 CUDA"):

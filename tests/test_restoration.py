@@ -54,7 +54,7 @@ def images(n, side=16, seed=0):
 def test_a_row_is_degraded_alike_in_any_batch_and_process():
     x, whole = images(8), Degradation()
     alone = Paired(Shuffled(x, {}, 4), whole, 3)
-    pair = [Paired(Shuffled(x, {}, 2), whole, 3) for _ in range(2)]
+    pair = [Paired(Shuffled(x, {}, 4), whole, 3) for _ in range(2)]
     for rank, part in enumerate(pair):
         part.rank, part.world = rank, 2
     for _ in range(3):

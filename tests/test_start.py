@@ -59,7 +59,7 @@ def four(tmp_path_factory):
 
 def test_relations_are_learned_from_the_student_of_another_run(four, tmp_path, capsys):
     out = tmp_path / "one"
-    words = ["distill", "mog40-rdd", *TINY, "--grid", 4, "--steps", 6, "--start", four]
+    words = ["distill", "mog40-rdd", *TINY, "--grid", 4, "--steps", 6, "--start-from", four]
     words += ["--relations.queue", 64, "--relations.contrast", 32, "--relations.enqueue", 8]
     assert not command(*words, "--lr", "1e-9", "--out", out)
     student = models.load(out / "student")
@@ -77,7 +77,7 @@ def test_relations_are_learned_from_the_student_of_another_run(four, tmp_path, c
 def test_a_run_that_goes_on_wants_the_student_that_it_started_from(four, tmp_path, capsys):
     moved, out = tmp_path / "moved", tmp_path / "out"
     shutil.copytree(four, moved)
-    words = ["distill", "mog40-rdd", *TINY, "--grid", 4, "--steps", 6, "--start", moved]
+    words = ["distill", "mog40-rdd", *TINY, "--grid", 4, "--steps", 6, "--start-from", moved]
     words += ["--relations.queue", 64, "--relations.contrast", 32, "--relations.enqueue", 8]
     assert not command(*words, "--out", out)
     (out / "result.json").unlink()
@@ -97,7 +97,7 @@ def test_rewards_tune_the_student_of_another_run(four, tmp_path):
     out = tmp_path / "redif"
     words = ["distill", "mog40-redif", *FEW, *SMALL[:-2], "--steps", 2, "--batch", 16]
     words += ["--pairs.pairs", 40, "--pairs.solver-steps", 3, "--last", 0.2, "--withheld", 8]
-    assert not command(*words, "--sampling-steps", 4, "--start", four, "--out", out)
+    assert not command(*words, "--sampling-steps", 4, "--start-from", four, "--out", out)
     student, before = (models.load(run / "student") for run in (out, four))
     assert student.sigmas == before.sigmas and student.rule == "ddim"
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -108,7 +108,7 @@ def test_a_method_of_students_goes_on_with_one(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     words = [*TINY, "--steps", "2"]
     assert not command("distill", "mog40-diff-instruct", *words, "--out", first)
-    on = ["--start", first, "--lr", "1e-12", "--out", second]
+    on = ["--start-from", first, "--lr", "1e-12", "--out", second]
     assert not command("distill", "mog40-diff-instruct", *words, *on)
     for name, value in weights(first).items():
         torch.testing.assert_close(weights(second)[name], value, rtol=0, atol=1e-6)
@@ -116,40 +116,40 @@ def test_a_method_of_students_goes_on_with_one(tmp_path):
 
 BAD = {
     "no run": (
-        ["mog40-rdd", *TINY, "--start", "nowhere"],
-        "run.start: nowhere is no finished run of a student",
+        ["mog40-rdd", *TINY, "--start-from", "nowhere"],
+        "run.start_from: nowhere is no finished run of a student",
     ),
     "another number of calls": (
-        ["mog40-rdd", *TINY, "--grid", "8", "--start", "FOUR"],
+        ["mog40-rdd", *TINY, "--grid", "8", "--start-from", "FOUR"],
         "grid must be 4, the calls of the student of .*four, got 8: give --grid 4",
     ),
     "calls of rewards": (
-        ["mog40-redif", *TINY, "--sampling-steps", "2", "--start", "FOUR"],
+        ["mog40-redif", *TINY, "--sampling-steps", "2", "--start-from", "FOUR"],
         "sampling_steps must be 4, the calls of .*, got 2: give --sampling-steps 4",
     ),
     "another network": (
-        ["mog40-consistency", *TINY, "--width", "8", "--start", "FOUR"],
+        ["mog40-consistency", *TINY, "--width", "8", "--start-from", "FOUR"],
         "has another network, of [0-9,]+ numbers, than is trained here, of [0-9,]+",
     ),
     "another kind of student": (
-        ["mog40-diff-instruct", *TINY, "--start", "FOUR"],
+        ["mog40-diff-instruct", *TINY, "--start-from", "FOUR"],
         "is a FewStep, and a Pushforward is trained here",
     ),
     "another space": (
         ["mixture", "--method", "consistency", *TINY, "--dim", "3", "--latent", "3"]
-        + ["--start", "FOUR"],
+        + ["--start-from", "FOUR"],
         r"is of samples of shape \(2,\), and these are of \(3,\)",
     ),
     "the teacher, where it is asked": (
-        ["mog40-progressive", *TINY, "--start", "teacher"],
-        "run.start teacher is of methods that ask no teacher, and progressive asks one",
+        ["mog40-progressive", *TINY, "--start-from", "teacher"],
+        "run.start_from teacher is of methods that ask no teacher, and progressive asks one",
     ),
     "a teacher without weights": (
-        ["mog40-consistency-training", *TINY, "--start", "teacher"],
+        ["mog40-consistency-training", *TINY, "--start-from", "teacher"],
         "this teacher has no weights to start from",
     ),
     "what is trained in another way": (
-        ["mog40-mean-shift", *TINY, "--variables.kind", "particles", "--start", "FOUR"],
+        ["mog40-mean-shift", *TINY, "--variables.kind", "particles", "--start-from", "FOUR"],
         "mean_shift starts its student in a way of its own with these settings",
     ),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import griffe
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -207,12 +208,38 @@ def on_post_page(output: str, page: Page, **_: Any) -> str:  # noqa: ANN401
     return output.replace("https://unpkg.com/iframe-worker/shim", near)
 
 
+# Signs whose names the converter leaves as they are at the size of `\Big`.
+FENCES = {
+    r"\lfloor": "⌊",
+    r"\rfloor": "⌋",
+    r"\lceil": "⌈",
+    r"\rceil": "⌉",
+    r"\langle": "⟨",
+    r"\rangle": "⟩",
+    r"\{": "{",
+    r"\}": "}",
+    r"\|": "‖",
+}
+
+
 def formula(text: str, display: str = "inline") -> str:
-    r"""Returns MathML of a formula in LaTeX, as it stands in a page's HTML."""
-    source = " ".join(html.unescape(text).split())
+    r"""Returns MathML of a formula in LaTeX, as it stands in a page's HTML.
+
+    Raises:
+        PluginError: A command would stand in the page as it is.
+    """
+    source = re.sub(r"\\(arg)\b", r"\\operatorname{\1}", " ".join(html.unescape(text).split()))
+    for name, sign in FENCES.items():
+        source = re.sub(
+            rf"(\\[bB]igg?[lr]?) ?{re.escape(name)}(?![a-zA-Z])", rf"\1 {sign}", source
+        )
     if "&" in source or r"\\" in source:
         source = rf"\begin{{aligned}}{source}\end{{aligned}}"
     drawn: str = convert(source, display=display)
+    for name, sign in FENCES.items():
+        drawn = drawn.replace(f">{name}</mo>", f">{sign}</mo>")
+    if "\\" in drawn:
+        raise PluginError(f"a formula has a command that is not drawn: {source}")
     return drawn
 
 

@@ -68,7 +68,7 @@ def stop_at(patch: pytest.MonkeyPatch, step: int, method: int = signal.SIGTERM) 
 
         return [stop]
 
-    patch.setattr("vardiu.cli.runs.console_listeners", listeners)
+    patch.setattr("vardiu.runs.listeners.console_listeners", listeners)
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def test_a_run_goes_on_with_what_it_was_begun_with_or_not_at_all(run, capsys, ch
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"run was begun with another {place.partition('.')[0]}" in line
     assert f"{place} was changed since (SHA-256 " in line and "--out" in line
-    lock = run / ".lock"
+    lock, events = run / ".lock", run / "events.jsonl"
+    assert events.read_bytes().startswith(before.pop(events))  # the refusal was added
     assert before == {p: p.read_bytes() for p in before if p != lock} | {lock: before[lock]}
 
 

@@ -63,7 +63,7 @@ def test_images_that_are_not_square_are_refused_where_stock_diffusers_makes_none
     change(tmp_path / "teacher" / "unet" / "config.json", sample_size=[16, 8])
     teacher = load(str(tmp_path / "teacher"))
     assert teacher.shape == (1, 16, 8)
-    with pytest.raises(ConfigError, match="make square images, and the student's are 16 by 8"):
+    with pytest.raises(ConfigError, match="makes square images, and the student's are 16 by 8"):
         to_diffusers(OneStep.like(teacher).eval(), tmp_path / "out", teacher.origin)
     assert not (tmp_path / "out").exists()
 

@@ -33,7 +33,7 @@ def stop_at(patch: pytest.MonkeyPatch, stage: str, step: int, number: int) -> No
         if isinstance(event, StepTaken) and (event.stage, event.step) == (stage, step):
             os.kill(os.getpid(), number)
 
-    patch.setattr("vardiu.cli.runs.console_listeners", lambda console: [stop])
+    patch.setattr("vardiu.runs.listeners.console_listeners", lambda console: [stop])
 
 
 def student(run: str) -> bytes:

@@ -9,6 +9,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -121,13 +122,13 @@ class Told:
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
-        self.rows: dict[tuple[str, int], int] = {}
+        self.rows: dict[tuple[str, int], TaskID] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
         key = (name, total)
         if key not in self.rows:
             self.rows[key] = self.bar.add_task(f"{name}, shards", total=total)
-        self.bar.update(self.rows[key], completed=done)  # type: ignore[arg-type]
+        self.bar.update(self.rows[key], completed=done)
 
 
 def tell(kept: KeptRows, what: str) -> None:

@@ -45,7 +45,7 @@ METHOD = """\
 RUN = """\
   --out FOLDER          the folder of the run
   --dry-run             print the settings, and do nothing
-  --track NAME          tell tensorboard, wandb, trackio or mlflow too; may be repeated
+  --track NAME          also tensorboard, wandb, trackio or mlflow; repeatable
   --seed INT, --device NAME, --threads INT, --steps INT, --batch INT, ..."""
 
 

@@ -154,7 +154,7 @@ class Settings(ConsistencySettings):
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains a denoiser on data, in one stage: a fresh one, unless `--start` names another."""
+    r"""Trains a denoiser on data, in one stage: a fresh one, or the one of `--start-from`."""
     networks, first, last = problem.networks, config.grid_start, config.grid
     elsewhere = networks.begins_elsewhere
     denoiser = networks.student_denoiser() if elsewhere else networks.denoiser()

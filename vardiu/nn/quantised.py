@@ -33,7 +33,7 @@ def quantise(network: nn.Module) -> int:
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"--economy.quantise needs torchao, which does not import here ({error}): pip install "
-            "torchao, or leave the option out"
+            "'vardiu[memory]', or leave the option out"
         ) from error
     layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
     if any(layer.weight.requires_grad for layer in layers):

@@ -20,7 +20,7 @@ from ..errors import (
     ProcessLost,
     RunError,
 )
-from ..storage import processes
+from ..storage.launch import are_launched, is_first_to_tell
 
 errors = Console(stderr=True, emoji=False)
 
@@ -31,7 +31,7 @@ SHARED = ("distill", "teach")
 
 def command_line(arguments: Sequence[str]) -> str:
     r"""Returns a command as it can be typed."""
-    if processes.are_launched():
+    if are_launched():
         return "the same torchrun ... " + shlex.join(["-m", "vardiu", *arguments])
     return shlex.join(["vardiu", *arguments])
 
@@ -77,7 +77,7 @@ def guarded(
     r"""Runs a command; what a user can cure ends in one clear message, that of one process."""
     try:
         refuse_processes(name)
-        with short_warnings(), processes.joined():
+        with short_warnings(), joined():
             function(arguments)
     except Interrupted as error:
         again = command_line([name, *arguments])
@@ -90,7 +90,7 @@ def guarded(
     except (Diverged, ExportError, ProcessLost, OSError) as error:
         return told(errors, f"vardiu {name}: {error}", 1)
     except Exception as error:
-        if processes.is_first_to_tell(repr(error)):
+        if is_first_to_tell(repr(error)):
             raise
         return 1
     return 0
@@ -99,14 +99,23 @@ def guarded(
 def told(errors: Console, message: str, status: int) -> int:
     r"""Prints a message, if no other process of this run has told why it ends; returns the
     status."""
-    if processes.is_first_to_tell(message):
+    if is_first_to_tell(message):
         print_plainly(errors, message)
     return status
 
 
+def joined() -> contextlib.AbstractContextManager[None]:
+    r"""Has this process take part in the run that `torchrun` started it for."""
+    if not are_launched():
+        return contextlib.nullcontext()
+    from ..storage import processes  # imports torch, which takes seconds
+
+    return processes.joined()
+
+
 def refuse_processes(name: str) -> None:
     r"""Raises a `ConfigError` if several processes were started for a command that is one's."""
-    if processes.are_launched() and name not in SHARED:
+    if are_launched() and name not in SHARED:
         world = os.environ["WORLD_SIZE"]
         raise ConfigError(
             f"torchrun has started {world} processes, and this command is the work of one: leave "

@@ -23,6 +23,7 @@ from ..storage import processes
 from ..storage.artefacts import Artefacts
 from ..storage.checkpoints import Checkpoints, has_divided
 from ..storage.files import write_text_atomic
+from ..storage.launch import place_on_host
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
@@ -58,7 +59,7 @@ def device_of(name: str) -> torch.device:
         if torch.backends.mps.is_available():
             return torch.device("mps")
         raise ConfigError("--device gpu: there is no GPU here, neither CUDA nor MPS: take cpu")
-    local = processes.place_on_host()[1]
+    local = place_on_host()[1]
     if local > 1 and name.startswith("cuda:"):
         raise ConfigError(
             f"--device {shown(name)} names one card, and {local} processes would share it: give "
@@ -81,7 +82,7 @@ def own_card() -> torch.device:
     Raises:
         ConfigError: There are fewer cards than processes.
     """
-    index, local = processes.place_on_host()
+    index, local = place_on_host()
     if local == 1:
         return torch.device("cuda")
     if local > torch.cuda.device_count():

@@ -54,8 +54,8 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         stage = stages.after(trainer)
     if isinstance(problem.networks, Continued) and not problem.networks.used:
         raise ConfigError(
-            f"run.start: {task.method} starts its student in a way of its own with these "
-            "settings, and takes none of another run: leave --start out"
+            f"run.start_from: {task.method} starts its student in a way of its own with these "
+            "settings, and takes none of another run: leave --start-from out"
         )
     result = stages.result.requires_grad_(False).eval()
     with tempfile.TemporaryDirectory() as place:

@@ -132,7 +132,7 @@ class RunSettings:
     """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0
     """Samples of the final measurement; 0 for the problem's own number."""
-    start: str | None = None
+    start_from: str | None = None
     """The folder of another run, whose student this one starts from in place of the method's own
     start; or teacher, of a method that asks none, for the teacher's weights."""
     accumulate: int = 1
@@ -184,7 +184,7 @@ class Task:
     @property
     def asks_teacher(self) -> bool:
         r"""Whether the method asks a teacher, or the student starts from the weights of one."""
-        return self.chosen.needs.teacher or self.run.start == "teacher"
+        return self.chosen.needs.teacher or self.run.start_from == "teacher"
 
     @property
     def names_teacher(self) -> bool:
@@ -495,38 +495,41 @@ def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
     untaught = not task.has_teacher
     problem = cls(task.problem, seed=task.run.seed, untaught=untaught, own=task.own, kept=kept)
     visit_in_parts(problem, task.settings.batch // task.run.accumulate)
-    if task.run.start is not None and kept is None:
+    if task.run.start_from is not None and kept is None:
         begin(task, problem)
     return problem
 
 
 def begin(task: Task, problem: Problem) -> None:
-    r"""Has the students of a task's problem start where `run.start` says.
+    r"""Has the students of a task's problem start where `run.start_from` says.
 
     Raises:
         ConfigError: There is no such student, or the command or the method starts none so.
     """
-    start = task.run.start
+    start = task.run.start_from
     assert start is not None
     if task.command == "teach":
-        raise ConfigError(f"run.start: a teacher starts afresh; leave --start {shown(start)} out")
+        raise ConfigError(
+            f"run.start_from: a teacher starts afresh; leave --start-from {shown(start)} out"
+        )
     if start != "teacher":
         if getattr(task.problem, "student", "") == "lora":
             raise ConfigError(
-                "run.start: an adapter is of the teacher's weights, and --start of another run's: "
-                "give --student teacher, or leave --start out"
+                "run.start_from: an adapter is of the teacher's weights, and --start-from of "
+                "another run's: give --student teacher, or leave --start-from out"
             )
         student = problem.with_prompts(student_at(start))
         problem.networks = Continued(problem.networks, student, start)
         return
     if task.chosen.needs.teacher:
         raise ConfigError(
-            f"run.start teacher is of methods that ask no teacher, and {task.method} asks one: "
-            "leave --start out, or name the folder of a run"
+            f"run.start_from teacher is of methods that ask no teacher, and {task.method} asks "
+            "one: leave --start-from out, or name the folder of a run"
         )
     if next(problem.known_teacher.parameters(), None) is None:
         raise ConfigError(
-            "run.start teacher: this teacher has no weights to start from: leave --start out"
+            "run.start_from teacher: this teacher has no weights to start from: leave "
+            "--start-from out"
         )
     problem.networks.from_teacher = True
 
@@ -540,12 +543,12 @@ def student_at(place: str) -> Generator:
     folder = RunFolder(place)
     if not folder.file("student").is_dir() or folder.result() is None:
         raise ConfigError(
-            f"run.start: {shown(place)} is no finished run of a student; give the folder that "
-            "vardiu distill wrote (--out), once it is finished"
+            f"run.start_from: {shown(place)} is no finished run of a student; give the folder "
+            "that vardiu distill wrote (--out), once it is finished"
         )
     student = models.load(folder.file("student"))
     if not isinstance(student, Generator):
-        raise ConfigError(f"run.start: {shown(place)} holds no student, which makes samples")
+        raise ConfigError(f"run.start_from: {shown(place)} holds no student, which makes samples")
     return student
 
 
@@ -569,5 +572,5 @@ def refuse_unasked_teacher(task: Task) -> None:
         )
         raise ConfigError(
             f"{option}: {task.method} asks no teacher, and is trained on data alone: leave the "
-            "option out, or give --start teacher for a student that starts from its weights"
+            "option out, or give --start-from teacher for a student that starts from its weights"
         )

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
-import hashlib
 import os
 import sys
 import warnings
@@ -21,17 +19,15 @@ from typing import TypeVar
 import torch
 
 from ..errors import ProcessLost
+from .launch import are_launched
 
 __all__ = [
     "agreed",
-    "are_launched",
     "by_writer",
     "count",
     "from_writer",
-    "is_first_to_tell",
     "is_writer",
     "joined",
-    "place_on_host",
     "rank",
     "talking",
     "wait",
@@ -46,48 +42,7 @@ T = TypeVar("T")
 LONGEST = datetime.timedelta(days=1)
 
 
-# Of the wait for torchrun itself, which may have ended.
-SHORT = datetime.timedelta(seconds=10)
-
-
-# ---------------------------------------------------------------- what torchrun says
-
-
-def are_launched() -> bool:
-    r"""Whether `torchrun` has started this process beside others."""
-    launched = "TORCHELASTIC_RUN_ID" in os.environ
-    return launched and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def place_on_host() -> tuple[int, int]:
-    r"""Returns the index of this process among those of its machine, and their number."""
-    if not are_launched():
-        return 0, 1
-    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-
-
-@functools.cache
-def _store() -> torch.distributed.TCPStore:
-    r"""Returns the table that `torchrun` keeps for its processes, over their restarts."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return torch.distributed.TCPStore(address, port, is_master=False, timeout=SHORT)
-
-
-def is_first_to_tell(text: str) -> bool:
-    r"""Whether this process is the one that tells an error: the first one since the processes
-    were started, and not what was told before they were started again.
-
-    An error of one process ends the others, whose own errors are of nobody's interest.
-    """
-    if not are_launched():
-        return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    content = hashlib.sha256(text.encode()).hexdigest()
-    try:
-        first = _store().add(f"vardiu/told/{attempt}", 1) == 1
-        return first and _store().add(f"vardiu/told/{content}", 1) == 1
-    except RuntimeError:  # torchrun itself has ended: better twice than not at all
-        return True
+# ---------------------------------------------------------------- one run of all
 
 
 @contextlib.contextmanager
