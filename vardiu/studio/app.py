@@ -25,8 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ConfigError, RunError, require, shown
 from ..methods import METHODS
 from ..reports.colours import css_variables
+from ..reports.estimates import bytes_of
 from ..reports.html import STYLE
-from ..resources.tables import bytes_of
 from ..runs.snapshots import snapshots_of
 from ..storage.bounded import read_json
 from ..storage.limits import limit

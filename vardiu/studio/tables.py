@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..resources.tables import duration, networks, totals
+from ..reports.estimates import duration, networks, totals
 from ..runs.console import probe_table
 from ..teachers.probe import Probe
 
