@@ -23,9 +23,9 @@ from vardiu.data import DataFree
 from vardiu.data.batch import Batch
 from vardiu.errors import ConfigError
 from vardiu.methods import diff_instruct
+from vardiu.reports.estimates import print_estimate
 from vardiu.resources import estimate, rehearse
 from vardiu.resources.footprint import Count, activations, size, weights
-from vardiu.resources.tables import print_estimate
 from vardiu.runs.execute import trainer_of
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import RunSettings, Task, problem_of, task_from_preset

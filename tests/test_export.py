@@ -14,7 +14,7 @@ from vardiu import export as package
 from vardiu.denoisers.consistency import ConsistencyDenoiser
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, ExportError
-from vardiu.export import EXPORTS, card, export, in_single_precision
+from vardiu.export import EXPORTS, card, export, in_single_precision, refusal
 from vardiu.export.diffusers import times_of, to_diffusers
 from vardiu.export.onnx import to_onnx
 from vardiu.nn import MLP, Precision, UNet
@@ -332,7 +332,10 @@ def test_networks_of_latents_are_graphs_of_any_batch(tmp_path, make):
 def test_what_stock_diffusers_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--to onnx or --to safetensors"):
         export(OneStep(denoiser()), "diffusers", tmp_path / "out")
+    assert "not of diffusers" in refusal(OneStep(denoiser()), "diffusers")
     pipelines.pixels(tmp_path / "edm", schedule=diffusers.EDMEulerScheduler())
+    teacher = load(str(tmp_path / "edm"))
+    assert "tells the network" in refusal(OneStep.like(teacher), "diffusers", teacher.origin)
     with pytest.raises(ConfigError, match=r"tells the network 250 log\(sigma\)"):
         exported(tmp_path / "edm", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
@@ -424,6 +427,9 @@ def test_the_card_keeps_the_teachers_licence(tmp_path):
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail\n---\n")
     teacher = load(str(tmp_path / "teacher"))
     student = OneStep.like(teacher)
+    fits = {name: refusal(student, name, teacher.origin) for name in EXPORTS}
+    assert {name for name, why in fits.items() if not why} == set(EXPORTS) - {"lora"}
+    assert "has no adapter" in fits["lora"]
     done = export(student, "diffusers", tmp_path / "out", origin=teacher.origin)
     text = (done.folder / "README.md").read_text()
     assert yaml.safe_load(text.split("---")[1])["license"] == "openrail"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from problems import LinearGaussian
@@ -15,7 +17,7 @@ from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError, NotADenoiser
 from vardiu.nn import MLP, UNet
 from vardiu.runs.task import problem_of, task_from_preset
-from vardiu.teachers.probe import LinearDenoiser, Rule, checked, measured, probe, verdict
+from vardiu.teachers.probe import LinearDenoiser, Probe, Rule, checked, measured, probe, verdict
 
 
 class Changed(Denoiser):
@@ -307,3 +309,24 @@ def test_the_command_prints_each_level_and_one_line(capsys, monkeypatch):
     assert "allowed" in out and "it denoises." in out
     lines = [line for line in out.splitlines() if line.rstrip().endswith(" ok")]
     assert len(lines) == 7
+    assert main(["probe", "mog40", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)  # and nothing else
+    assert [row["status"] for row in found["levels"]] == ["ok"] * 7
+    assert found["verdict"] == "it denoises." and "3,584 of 3,584 rows" in err
+
+
+def test_the_levels_of_a_teacher_that_is_refused_are_printed_too(capsys, monkeypatch):
+    row = Probe(0.5, 9.0, 0.1, 0.2, 0.3, "fails", False)
+
+    def refuse(*_):
+        raise NotADenoiser("the teacher does not denoise", [row])
+
+    monkeypatch.setattr("vardiu.cli.probe.checked", refuse)
+    assert main(["probe", "mog40", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "levels": [row._asdict()],
+        "verdict": "the teacher does not denoise",
+    }
+    assert "vardiu probe: the teacher does not denoise" in err

@@ -113,7 +113,10 @@ def test_a_folder_of_pictures_is_restored_and_gone_on_with(capsys):
     assert "residual" in out and "PSNR" not in out
     first = {p.name: p.stat().st_mtime_ns for p in Path("out").iterdir() if p.stem[0] in "abc"}
     assert {"a.png", "a.npz", "a.json", "a-steps.png"} <= set(first)
-    assert Image.open("out/a.png").size == (8, 8) and Image.open("out/a-steps.png").height == 8
+    assert Image.open("out/measured/a.png").size == Image.open("out/a.png").size == (8, 8)
+    hidden = np.asarray(Image.open("out/measured/a.png"))[3:5, 3:5]
+    assert (hidden == 128).all()  # zero: what lies under the mask was not seen
+    assert Image.open("out/a-steps.png").height == 8
     assert "dps" in Path("out/report.html").read_text()
     assert "chung2023dps" in Path("out/citations.bib").read_text()
     assert json.loads(Path("out/provenance.json").read_text())["command"][:2] == [

@@ -22,11 +22,12 @@ from vardiu.errors import ConfigError
 from vardiu.metrics.paired import paired
 from vardiu.storage.log_lines import LogLines
 from vardiu.storage.run_folder import RunFolder
-from vardiu.studio.app import Studio, application, bound
+from vardiu.studio.app import Studio, adapter_of, application, bound
 from vardiu.studio.commands import words_of
 from vardiu.studio.jobs import Jobs
 from vardiu.studio.library import ROWS, Library
 from vardiu.studio.students import Students
+from vardiu.studio.tables import tables_of
 
 TOKEN, HOST = "secret-token", "127.0.0.1:8321"
 
@@ -335,8 +336,24 @@ def test_a_student_is_shown_beside_its_teacher_with_noise_and_as_a_map(looked_at
 def test_what_ships_is_measured(looked_at):
     client, key = looked_at
     found = client.get("/api/ship", params={"id": key}).json()
-    assert [row["rows"] for row in found["latency"]] == [1, 16] and not found["adapter"]
+    assert [row["rows"] for row in found["latency"]] == [1, 16]
     assert all(row["milliseconds"] > 0 for row in found["latency"])
+    forms = {name: row["refusal"] for name, row in found["forms"].items()}
+    assert forms["safetensors"] == "" and "not of diffusers" in forms["diffusers"]
+    assert "has no adapter" in forms["lora"] and found["adapter"] is None
+    answer = client.post("/api/export", json={"id": key, "form": "lora"})
+    assert answer.status_code == 400 and "lora: the run has no adapter" in answer.json()["error"]
+
+
+def test_an_adapter_is_named_with_its_size(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert adapter_of(folder) is None
+    (tmp_path / "adapter").mkdir()
+    config = {"r": 4, "lora_alpha": 8.0, "target_modules": ["to_q", "to_k", "to_v"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"0" * 1536)
+    wanted = {"name": "adapter", "rank": 4, "alpha": 8.0, "layers": 3, "bytes": "1.5 kB"}
+    assert adapter_of(folder) == wanted
 
 
 def test_a_panel_says_what_is_missing(trained, tmp_path):
@@ -356,6 +373,9 @@ def test_a_blind_choice_tells_who_was_which_afterwards(trained, tmp_path):
     ids = [run["id"] for run in client.get("/api/runs").json()["runs"]]
     trial = client.get("/api/trial", params={"one": ids[0], "other": ids[1]}).json()
     assert trial["html"].count("<figure") == 2 and "mog40" not in trial["html"]
+    assert trial["html"].count("--c:var(--soft)") == 2 and "<path d='M" in trial["html"]
+    another = client.get("/api/trial", params={"one": ids[0], "other": ids[1]}).json()
+    assert another["html"] != trial["html"]  # samples of other latents
     assert not any(word in trial["html"] for word in ("one", "two", "vardiu", "step"))
     told = client.post("/api/verdict", json={"trial": trial["trial"], "chosen": "A"}).json()
     assert sorted(told.values()) == ["one", "two"]
@@ -413,6 +433,33 @@ def test_only_commands_of_the_table_are_started(tmp_path):
         Jobs(tmp_path).start(["studio"])
     with pytest.raises(ConfigError, match="no command number 3"):
         Jobs(tmp_path).job(3)
+
+
+def test_numbers_of_commands_are_tables():
+    level = {"sigma": 0.5, "error": 0.25, "deviation": 0.01, "linear": 0.2, "allowed": 0.3}
+    rows = [
+        {**level, "status": "weak", "better": False},
+        {**level, "status": "ok", "better": True},
+    ]
+    printed = json.dumps({"levels": rows, "verdict": "it is weak."})
+    (table,) = tables_of(["probe", "mog40", "--json"], printed)
+    assert table["head"][0] == "sigma" and table["note"] == "it is weak."
+    assert table["rows"][0] == ["0.5", "0.25 ± 0.01", "0.2", "0.3", "weak"]
+    assert [row[-1] for row in table["rows"]] == ["weak", "ok"]
+    part = {"parameters": 1_000, "weights": 4_000, "gradients": 0, "optimiser": 0, "average": 0}
+    stage = {"name": "vardiu", "steps": 10, "step": 0.5, "seconds": 5.0, "outside": 0}
+    found = {
+        "stages": [{**stage, "networks": {"student": {**part, "activations": 0}}}],
+        "memory": {"peak": 2**20, "library": 2**10},
+        "disk": {"checkpoint": 2**10, "artefacts": 0, "total": 2**11},
+        "seconds": {"training": 5.0, "total": 9.0},
+        "device": "cpu",
+    }
+    whole, first = tables_of(["estimate", "mog40"], json.dumps(found))
+    assert whole["rows"][0][:2] == ["peak memory", "1.0 MB"] and whole["head"] == []
+    assert first["rows"][0][:3] == ["student", "1,000", "3.9 kB"]
+    assert first["note"] == "10 steps of 500.0 ms: 5.0 s"
+    assert tables_of(["distill", "mog40"], "text") == [] == tables_of(["probe"], "")
 
 
 def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,12 +11,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vardiu.cli.main import main
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = shutil.which("chromium")
+
+# A folder that keeps the screenshots, for people to look at.
+PICTURES = os.environ.get("VARDIU_PICTURES")
+
+TEACHER = """
+import torch
+from vardiu.denoisers.exact import GaussianDenoiser
+
+def grey():
+    place = torch.arange(64).float()
+    cov = 0.25 * torch.exp(-(place[:, None] - place).abs() / 6) + 0.01 * torch.eye(64)
+    return GaussianDenoiser(torch.zeros(1, 8, 8), cov, sigma_min=0.01, sigma_max=80.0)
+"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,9 +56,15 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(runs):
-    command = [sys.executable, "-m", "vardiu", "studio", str(runs), "--port", "0"]
+    with serving(str(runs)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(*words, cwd=None):
+    command = [sys.executable, "-m", "vardiu", "studio", *words, "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=cwd)
     try:
         yield re.search(r"http\S+", server.stdout.readline())[0]
     finally:
@@ -62,7 +83,7 @@ def browser():
 
 def says(page, text):
     """Waits for words; the page's policy lets no text be evaluated, by a test neither."""
-    page.get_by_text(text).first.wait_for(timeout=60_000)
+    page.get_by_text(text).locator("visible=true").first.wait_for(timeout=60_000)
 
 
 LOOKS = [("light", 1_100), ("dark", 390)]
@@ -99,7 +120,7 @@ CHECKS = """() => {
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
-    pictures = Path(os.environ.get("VARDIU_PICTURES", tmp_path))
+    pictures = Path(PICTURES or tmp_path)
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
     page, errors = context.new_page(), []
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -131,12 +152,15 @@ def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
     page.locator("section input[type=range]").first.press("Home")
     says(page, "step 10: the same latents")
     page.goto(home + "#/compare")
+    page.wait_for_selector("input[type=checkbox] >> nth=1")
     for box in page.get_by_role("checkbox").all():
         box.check()
     says(page, "(2 seeds)")
     page.get_by_role("button", name="Which samples are better").click()
     page.get_by_role("button", name="A is better").click()
     says(page, "Of 1 trials")
+    colours = "all => all.map((one) => getComputedStyle(one).stroke)"
+    assert "none" not in page.eval_on_selector_all("svg.points path", colours)
     look("compare")
     page.goto(home + "#/start")
     page.wait_for_selector("pre.copy:has-text('vardiu distill mog40')")
@@ -160,13 +184,46 @@ def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
     context.close()
 
 
-def test_a_command_is_started_and_followed_in_the_page(address, browser):
+def test_a_command_is_started_and_followed_in_the_page(address, browser, tmp_path):
     page = browser.new_page()
     page.goto(address)
     page.goto(page.url + "#/start")
     page.get_by_role("button", name="Probe the teacher").click()
     page.wait_for_selector("pre:has-text('done')", timeout=120_000)
-    assert "sigma" in page.locator("pre").last.inner_text()
+    assert page.locator("th").first.inner_text() == "sigma"
+    assert page.locator("td.better").count() == 7  # each level is ok
+    says(page, "it denoises.")
+    page.get_by_role("button", name="Estimate").click()
+    says(page, "peak memory")
+    says(page, "memory by network")
+    page.screenshot(path=str(PICTURES or tmp_path) + "/tables.png", full_page=True)
+    assert page.evaluate(CHECKS) == []
+
+
+def test_a_picture_is_restored_in_the_page(browser, tmp_path):
+    (tmp_path / "mine.py").write_text(TEACHER)
+    shade = Image.linear_gradient("L").resize((24, 24)).convert("RGB")
+    shade.save(tmp_path / "shade.png")
+    words = "--teacher", f"{tmp_path / 'mine.py'}:grey"
+    with serving(str(tmp_path), *words, cwd=tmp_path) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.goto(page.url + "#/restore")
+        page.set_input_files("input[type=file]", files=[tmp_path / "shade.png"])
+        page.wait_for_selector("img[alt='the picture that was dropped']")
+        page.get_by_label("the teacher's images are grey").check()
+        page.get_by_role("button", name="Restore it").click()
+        page.wait_for_selector(".slider img.after", timeout=120_000)
+        page.wait_for_timeout(500)
+        sizes = "all => all.map((one) => one.naturalWidth)"
+        widths = page.eval_on_selector_all(".slider img", sizes)
+        assert widths == [8, 8]  # what was measured, and what was made of it
+        assert page.locator("img[alt='before: what was measured']").count() == 1
+        page.get_by_label("Before and after").press("Home")
+        clip = page.eval_on_selector(".slider .after", "one => one.style.clipPath")
+        assert clip.startswith("inset(0")
+        page.screenshot(path=str(PICTURES or tmp_path) + "/restored.png", full_page=True)
+        assert page.evaluate(CHECKS) == []
 
 
 def test_without_the_token_there_is_one_line(address, browser):

@@ -165,11 +165,12 @@ def test_restore_a_photograph(here):
         "restore": "--steps 3",
         "distill": f"{SHORT} --steps 2 --delay 0 --reference 200",
     }
-    # The student of super-resolution takes a teacher of larger patches, which is trained first.
     done = follow("docs/tutorials/restore.md", small)
     assert done == ["teach", "restore", "distill", "upscale"]
     assert list((here / "restored").glob("*.png"))
-    assert (here / "photo/before-after.png").is_file()
+    assert (here / "runs/sr/upscaled/photo.png/before-after.png").is_file()
+    page = (ROOT / "docs/tutorials/restore.md").read_text()
+    assert "`runs/sr/upscaled/photo.png`" in page and "`runs/teach-patches`" in page
 
 
 @pytest.mark.slow

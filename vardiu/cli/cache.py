@@ -22,7 +22,7 @@ from ..data.texts import open_prompts
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..problems.caching import DTYPES, keep_latents, keep_negative, keep_texts
-from ..resources.tables import bytes_of
+from ..reports.estimates import bytes_of
 from ..runs.errors import errors
 from ..runs.execute import device_of
 from ..storage.artefacts import Artefacts

@@ -14,8 +14,8 @@ from .parser import Parser
 
 def estimate(arguments: list[str]) -> None:
     r"""Says what a run will need, before it starts."""
+    from ..reports.estimates import print_estimate
     from ..resources import estimate as estimates
-    from ..resources.tables import print_estimate
 
     if any(word.partition("=")[0] == "--network" for word in arguments):
         estimate_on_paper(arguments)
@@ -37,8 +37,8 @@ def estimate(arguments: list[str]) -> None:
 
 def estimate_on_paper(arguments: list[str]) -> None:
     r"""Says what adapters on a network ask for, by its configuration alone."""
+    from ..reports.estimates import paper_table
     from ..resources.paper import on_paper
-    from ..resources.tables import paper_table
 
     parser = Parser(prog="estimate")
     parser.add_argument("--network", required=True, metavar="CONFIG.json")

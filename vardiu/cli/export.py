@@ -2,14 +2,13 @@ r"""`vardiu export`."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from ..cite import cited
 from ..errors import known
 from ..export import EXPORTS, card, export, in_single_precision
 from ..export.onnx import conditions
+from ..export.peft import with_adapter
 from ..runs.execute import device_of
 from ..runs.inputs import kept_provenance
 from ..students.base import Generator
@@ -32,9 +31,8 @@ def export_(arguments: list[str]) -> None:
     chosen.to = known(chosen.to, EXPORTS, "form")
     student, problem, task = shipped_student(folder, chosen)
     origin = problem.origin
-    if chosen.to == "lora" and origin is not None and folder.file("adapter").is_dir():
-        parts = {**origin.parts, "adapter": folder.file("adapter")}
-        origin = dataclasses.replace(origin, parts=parts)
+    if chosen.to == "lora":
+        origin = with_adapter(origin, folder.file("adapter"))
     about = card.About(
         task.preset,
         task.chosen.heading,

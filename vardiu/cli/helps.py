@@ -53,6 +53,7 @@ PROBE = """\
   --teacher SOURCE      exact, kde or learned of a density; of images a folder,
                         a hub id, an EDM pickle or FILE.py:NAME
   --data SOURCE         clean images to try it on; else its own samples
+  --json                print the numbers as JSON
   --seed INT            the seed of data and noise"""
 
 

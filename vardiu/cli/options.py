@@ -259,7 +259,8 @@ def override_settings(
     )
     rows = {"method": task.settings, "problem": task.problem, "run": task.run}
     if command == "probe":
-        about = f"The teacher of the preset {task.preset!r}: its error at each noise level."
+        about = f"The teacher of the preset {task.preset!r}: its error at each noise level. "
+        about += "And of this command: --json."
         rows = {"problem": task.problem, "run": task.run}
     elif command == "estimate":
         about += " And of this command: --json, --teach."

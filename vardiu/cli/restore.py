@@ -33,7 +33,7 @@ from ..reports.html import write_tables
 from ..reports.restorations import comparison_rows, restored_grid, step_curves
 from ..runs.execute import device_of
 from ..runs.progress import counted
-from ..runs.restoring import Arm, Restored, Subjects, Work, restore_arm
+from ..runs.restoring import Arm, Restored, Subjects, Work, png, restore_arm
 from ..samplers.inverse import (
     SOLVERS,
     Codec,
@@ -43,7 +43,7 @@ from ..samplers.inverse import (
     Unprojected,
     is_linear,
 )
-from ..storage.files import write_text_atomic
+from ..storage.files import write_bytes_atomic, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..teachers.readers import load
 from .console import console, print_rows
@@ -385,6 +385,11 @@ def summarise(
     write_text_atomic(out / "results.json", json.dumps(rows, indent=2) + "\n")
     papers = {k: v for r in results for k, v in restoring(*r.arm.used()).items()}
     write_text_atomic(out / "citations.bib", "\n\n".join(papers.values()) + "\n")
+    if pictured is not None:
+        folder = out / "measured"
+        folder.mkdir(exist_ok=True)
+        for name, seen in zip(subjects.names, pictured, strict=True):
+            write_bytes_atomic(folder / f"{name}.png", png(seen))
     sets = [] if pictured is None else [("measured", pictured.numpy())]
     sets += [
         (result.arm.name, result.images[:: subjects.draws].numpy())

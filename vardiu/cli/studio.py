@@ -11,15 +11,12 @@ from ..runs.task import Task
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..studio.app import serve
+from ..studio.students import teacher_of
 from .console import console
 from .folders import shipped_student
 from .options import Parser, add_student_options
 
 __all__: list[str] = []
-
-
-# Problems whose teacher is somebody's own: it is read only where the command line names it.
-OF_OTHERS = ("images", "restoration", "vectors")
 
 
 def parser() -> Parser:
@@ -63,8 +60,7 @@ def studio(arguments: list[str]) -> None:
     named = chosen.teacher
 
     def load(folder: RunFolder) -> tuple[Generator, Problem, Task]:
-        kind = folder.config().get("problem", {}).get("kind")
-        chosen.teacher = named if kind in OF_OTHERS else None
+        chosen.teacher = teacher_of(folder, named or "") or None
         student, problem, task = shipped_student(folder, chosen)
         return problem.with_prompts(student), problem, task
 

@@ -22,18 +22,23 @@ from ..students.base import Generator
 from ..teachers.origin import Origin
 from . import card, diffusers, onnx, peft, plain
 
-__all__ = ["EXPORTS", "Exporter", "Exported", "export", "in_single_precision"]
+__all__ = ["EXPORTS", "Exporter", "Exported", "export", "in_single_precision", "refusal"]
 
 
 # Of a student, a folder to write, and what stood around its teacher: the largest difference.
 Write = Callable[[Generator, Path, Origin | None], float]
 
+# Of a student and what stood around its teacher: raises if the form cannot hold it.
+Refuse = Callable[[Generator, Origin | None], None]
+
 
 class Exporter(NamedTuple):
-    r"""A row: what it writes, how, the difference allowed, and how its user loads it."""
+    r"""A row: what it writes, how, whom it refuses, the difference allowed, and how its user loads
+    it."""
 
     about: str
     write: Write
+    refuse: Refuse
     tolerance: float
     usage: str
 
@@ -49,15 +54,26 @@ EXPORTS: Mapping[str, Exporter] = {
     "diffusers": Exporter(
         "a pipeline of stock diffusers, one step by default",
         diffusers.to_diffusers,
+        diffusers.refuse_pipeline,
         diffusers.TOLERANCE,
         card.DIFFUSERS,
     ),
-    "onnx": Exporter("one graph for onnxruntime", onnx.to_onnx, onnx.TOLERANCE, card.ONNX),
+    "onnx": Exporter(
+        "one graph for onnxruntime", onnx.to_onnx, onnx.refuse_graph, onnx.TOLERANCE, card.ONNX
+    ),
     "safetensors": Exporter(
-        "weights and a description for this library", plain.to_safetensors, 0.0, card.SAFETENSORS
+        "weights and a description for this library",
+        plain.to_safetensors,
+        plain.refuse_files,
+        0.0,
+        card.SAFETENSORS,
     ),
     "lora": Exporter(
-        "the adapter alone, for peft and diffusers", peft.to_lora, peft.TOLERANCE, card.LORA
+        "the adapter alone, for peft and diffusers",
+        peft.to_lora,
+        peft.refuse_adapter,
+        peft.TOLERANCE,
+        card.LORA,
     ),
 }
 
@@ -100,11 +116,7 @@ def export(
     """
     if to not in EXPORTS:
         raise ConfigError(f"unknown form {to!r}; {nearest(to, EXPORTS)}")
-    if not (student.latent_shape and student.draws) and to != "safetensors":
-        raise ConfigError(
-            f"a {type(student).__name__.lower()} has no latent that another tool could draw, as "
-            f"{to} needs: export it --to safetensors"
-        )
+    _refuse_without_latent(student, to)
     row, out = EXPORTS[to], Path(out)
     new_file(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,3 +135,28 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Exported(out, difference)
+
+
+def refusal(student: Generator, to: str, origin: Origin | None = None) -> str:
+    r"""Returns why a student cannot be written in a form, in one line; empty where it can, as far
+    as that is known before it is written.
+
+    Arguments:
+        student: The student.
+        to: The form, one of `EXPORTS`.
+        origin: What stood around the teacher.
+    """
+    try:
+        _refuse_without_latent(student, to)
+        EXPORTS[to].refuse(student, origin)
+    except ValueError as error:  # a ConfigError too
+        return str(error)
+    return ""
+
+
+def _refuse_without_latent(student: Generator, to: str) -> None:
+    if not (student.latent_shape and student.draws) and to != "safetensors":
+        raise ConfigError(
+            f"a {type(student).__name__.lower()} has no latent that another tool could draw, as "
+            f"{to} needs: export it --to safetensors"
+        )

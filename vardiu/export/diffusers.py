@@ -101,6 +101,16 @@ def to_diffusers(student: Generator, folder: Path, origin: Origin | None = None)
     return _compare(supported, network, folder, family, origin)
 
 
+def refuse_pipeline(student: Generator, origin: Origin | None) -> None:
+    r"""Raises a `ConfigError` if stock diffusers cannot hold a student; nothing is copied."""
+    supported, network = _supported(student)
+    family, parts = family_in(network, origin), {} if origin is None else origin.parts
+    if family.pipeline:
+        _components(supported, parts, family)
+    else:
+        _pixels(supported, network.model, parts)
+
+
 def times_of(student: Generator) -> list[Any]:
     r"""Returns what the call of a few-step student's pipeline must be given as `timesteps`, or of
     flows as `sigmas`; of any other student nothing."""
@@ -339,6 +349,19 @@ def _made(
     r"""Returns the stock pipeline of a student."""
     if not family.pipeline:
         return _pixels(student, model, parts)
+    cls, given = _components(student, parts, family)
+    known = inspect.signature(cls.__init__).parameters
+    given["unet" if "unet" in known else "transformer"] = (
+        _once(model) if family.pipeline in ONCE else model
+    )
+    return cls(**{**given, **CONSTRUCTED.get(family.pipeline, {})})
+
+
+def _components(
+    student: Student, parts: Mapping[str, Any], family: Family
+) -> tuple[Any, dict[str, Any]]:
+    r"""Returns the class of a stock pipeline of texts, and all that it is made of but the
+    network."""
     cls = getattr(require("diffusers", "hub"), family.pipeline)
     _refuse_steps(student, cls)
     known = inspect.signature(cls.__init__).parameters
@@ -350,11 +373,8 @@ def _made(
     optional = {n for e in family.encoders if e.optional for n in (e.part, e.tokenizer)}
     for name in ("vae", *family.parts):
         given[name] = None if name in optional and name not in parts else _of(parts, name)
-    given["unet" if "unet" in known else "transformer"] = (
-        _once(model) if family.pipeline in ONCE else model
-    )
     given["scheduler"] = scheduler_of(student, family)
-    return cls(**{**given, **CONSTRUCTED.get(family.pipeline, {})})
+    return cls, given
 
 
 def _of(parts: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401

@@ -25,7 +25,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..teachers.origin import Origin
 
-__all__ = ["TOLERANCE", "to_onnx"]
+__all__ = ["TOLERANCE", "conditions", "refuse_graph", "to_onnx"]
 
 
 TOLERANCE = 1e-4
@@ -85,6 +85,14 @@ def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, T
     return origin.encode([f"picture {i}" for i in range(n)])
 
 
+def refuse_graph(student: Generator, origin: Origin | None) -> None:
+    r"""Raises a `ConfigError` or `ValueError` if a student cannot be written as a graph and
+    compared, as far as that is known before its network is traced."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        require(name, "onnx")
+    conditions(student, 1, origin)
+
+
 def squeeze(x: Any, dim: int) -> Any:  # noqa: ANN401 (a value of the exporter's)
     r"""Squeezes what is one; else does nothing, as torch, where ONNX's own would be an error.
 
@@ -123,8 +131,8 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
     Returns:
         The largest difference of its samples from the student's own, over batches of 1 to 33.
     """
+    refuse_graph(student, origin)
     onnx = require("onnx", "onnx")
-    require("onnxscript", "onnx")
     runtime = require("onnxruntime", "onnx")
     folder.mkdir(parents=True)
     z = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(1))

@@ -8,6 +8,7 @@ whose own weights have the adapter merged.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ..teachers.origin import Origin
 from .diffusers import call_of, family_in, scheduler_of
 from .onnx import conditions
 
-__all__ = ["TOLERANCE", "adapter_steps", "to_lora"]
+__all__ = ["TOLERANCE", "adapter_steps", "refuse_adapter", "to_lora", "with_adapter"]
 
 
 TOLERANCE = 1e-4
@@ -42,13 +43,7 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
     Raises:
         ConfigError: The run has no adapter, or its network is not of diffusers.
     """
-    network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
-    if origin is None or "adapter" not in origin.parts:
-        raise ConfigError("the run has no adapter: distil with --student lora")
-    if network is None:
-        raise ConfigError(
-            "an adapter is for a network of diffusers, and this one is not: merge it"
-        )
+    network, origin = _adapted(student, origin)
     source = Path(origin.parts["adapter"])
     tensors = load_file(source / "adapter_model.safetensors")
     folder.mkdir(parents=True)
@@ -64,6 +59,35 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
         if (steps := adapter_steps(student, origin)) is not None:
             steps.scheduler.save_pretrained(str(folder / "scheduler"))
     return _compare(student, network, folder, origin)
+
+
+def refuse_adapter(student: Generator, origin: Origin | None) -> None:
+    r"""Raises a `ConfigError` if there is no adapter that could be written of a student alone."""
+    require("peft", "lora")
+    _adapted(student, origin)
+
+
+def _adapted(student: Generator, origin: Origin | None) -> tuple[DiffusersNetwork, Origin]:
+    network = next((m for m in student.modules() if isinstance(m, DiffusersNetwork)), None)
+    if origin is None or "adapter" not in origin.parts:
+        raise ConfigError("the run has no adapter: distil with --student lora")
+    if network is None:
+        raise ConfigError(
+            "an adapter is for a network of diffusers, and this one is not: merge it"
+        )
+    return network, origin
+
+
+def with_adapter(origin: Origin | None, folder: Path) -> Origin | None:
+    r"""Returns what stood around a teacher, with the adapter that is in a run's folder.
+
+    Arguments:
+        origin: What stood around it.
+        folder: The folder of the adapter; what is not there is not added.
+    """
+    if origin is None or not folder.is_dir():
+        return origin
+    return dataclasses.replace(origin, parts={**origin.parts, "adapter": folder})
 
 
 class Steps(NamedTuple):

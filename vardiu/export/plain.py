@@ -11,7 +11,12 @@ from ..students.base import Generator
 from ..teachers.origin import Origin
 from .onnx import conditions
 
-__all__ = ["to_safetensors"]
+__all__ = ["refuse_files", "to_safetensors"]
+
+
+def refuse_files(student: Generator, origin: Origin | None) -> None:
+    r"""Raises a `ValueError` if a student cannot be compared for want of its encoder of texts."""
+    conditions(student, 1, origin)
 
 
 @torch.no_grad()

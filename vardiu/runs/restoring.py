@@ -31,7 +31,7 @@ from ..storage.finished import describe, is_finished
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 
-__all__ = ["Arm", "Restored", "Subjects", "restore_arm"]
+__all__ = ["Arm", "Restored", "Subjects", "Work", "png", "restore_arm"]
 
 
 # Moments of a restoration that are kept as pictures.

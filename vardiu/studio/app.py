@@ -25,15 +25,18 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ConfigError, RunError, require, shown
 from ..methods import METHODS
 from ..reports.colours import css_variables
+from ..reports.estimates import bytes_of
 from ..reports.html import STYLE
 from ..runs.snapshots import snapshots_of
+from ..storage.bounded import read_json
 from ..storage.limits import limit
+from ..storage.run_folder import RunFolder
 from . import views
 from .commands import choices, words_of
 from .guard import Guard
 from .jobs import Jobs, command_line
 from .library import PAGE, Library
-from .students import Loader, Students
+from .students import Loader, Students, teacher_of
 
 __all__ = ["Studio", "application", "bound", "serve"]
 
@@ -135,11 +138,7 @@ def trial(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     if len(studio.trials) > 1_000:
         studio.trials.clear()
     studio.trials[key] = (both[order[0]].name, both[order[1]].name)
-    figures = []
-    for letter, place in zip("AB", order, strict=True):
-        picture = views.panel(kept[place][-1]._replace(stage=letter, step=0), "")
-        figures.append(picture.replace(f"student, {letter}, step 0", letter))
-    return {"trial": key, "html": "".join(figures)}
+    return {"trial": key, "html": views.unnamed([kept[place][-1] for place in order])}
 
 
 def verdict(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -191,15 +190,40 @@ def resume(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
 def ship(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     r"""Returns what of a run may be shipped: forms, what is written, how long a sample takes."""
     folder = studio.library.run(asked["id"]).folder
-    rows = studio.students.latency(folder)
+    forms, slow = studio.students.forms(folder), ""
+    rows: list[dict[str, float]] = []
+    try:
+        rows = studio.students.latency(folder)
+    except ValueError as error:  # the page says why, and shows the rest
+        slow = str(error)
     exports = sorted(path.name for path in folder.path.glob("export-*") if path.is_dir())
     cards = [p for name in exports for p in folder.file(name).glob("README.md")]
     return {
         "latency": rows,
         "exports": exports,
         "card": cards[0].read_text()[:20_000] if cards else "",
-        "adapter": folder.file("adapter").is_dir(),
-        "forms": ["safetensors", "onnx", "diffusers", "lora"],
+        "adapter": adapter_of(folder),
+        "forms": forms,
+        "slow": slow,
+    }
+
+
+def adapter_of(folder: RunFolder) -> dict[str, Any] | None:
+    r"""Returns what a run's adapter is: rank, alpha, how many layers it is on, and bytes.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    place = folder.file("adapter")
+    if not place.is_dir():
+        return None
+    about = read_json(place / "adapter_config.json", error=RunError)
+    return {
+        "name": place.name,
+        "rank": about.get("r"),
+        "alpha": about.get("lora_alpha"),
+        "layers": len(about.get("target_modules") or ()),
+        "bytes": bytes_of((place / "adapter_model.safetensors").stat().st_size),
     }
 
 
@@ -208,9 +232,13 @@ def export(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     form = str(asked["form"])
     if form.startswith("-"):
         raise ConfigError(f"{shown(form)} is no form of an export")
+    why = studio.students.forms(folder).get(form, {}).get("refusal")
+    if why:
+        raise ConfigError(f"{form}: {why}")
     words = ["export", str(folder.path), "--to", form]
-    teacher = ["--teacher", studio.teacher] if studio.teacher and form == "lora" else []
-    return studio.jobs.start([*words, *teacher]).state()
+    teacher = teacher_of(folder, studio.teacher)
+    words += [f"--teacher={teacher}"] if teacher else []
+    return studio.jobs.start(words).state()
 
 
 def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -227,11 +255,17 @@ def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     picture = studio.scratch / f"{asked['picture']}.png"
     if not str(asked["picture"]).isalnum() or not picture.is_file():
         raise ConfigError("drop a picture first")
+    if asked.get("grey"):
+        with Image.open(picture) as colours:
+            picture = studio.scratch / f"{asked['picture']}grey.png"
+            colours.convert("L").save(picture)
     operator = str(asked["operator"])
     out = studio.scratch / f"restored-{secrets.token_hex(6)}"
     words = ["restore", f"--teacher={studio.teacher}", f"--operator={operator}"]
     words += [f"--truth={picture}", f"--out={out}", "--steps", str(int(asked.get("steps", 50)))]
-    return {**studio.jobs.start(words).state(), "out": out.name}
+    job = studio.jobs.start(words).state()
+    before, after = (f"{out.name}/{place}{picture.name}" for place in ("measured/", ""))
+    return {**job, "before": before, "after": after, "beside": f"{out.name}/restored.png"}
 
 
 def drop(studio: Studio, data: bytes) -> Any:  # noqa: ANN401

@@ -2,6 +2,8 @@ r"""Commands that the studio carries out, each a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, shown
+from .tables import TABLED, tables_of
 
 __all__ = ["ALLOWED", "Job", "Jobs"]
 
@@ -31,28 +34,44 @@ class Job:
         number: Its number.
         words: The words after `vardiu`.
         log: The file that has what it prints.
+
+    What is shown as a table is asked for as JSON, which is kept beside the log.
     """
 
     def __init__(self, number: int, words: Sequence[str], log: Path) -> None:
-        self.number, self.words, self.log = number, list(words), log
-        with log.open("wb") as file:
+        self.number, self.log = number, log
+        self.words = [*words, *(["--json"] if words[0] in TABLED else [])]
+        self.numbers = log.with_suffix(".json") if words[0] in TABLED else None
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(log.open("wb"))
+            printed = (
+                file if self.numbers is None else stack.enter_context(self.numbers.open("wb"))
+            )
             # Of a session of its own: a training outlives the studio.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vardiu", *words],
+                [sys.executable, "-m", "vardiu", *self.words],
                 stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
+                stdout=printed,
+                stderr=file,
                 start_new_session=True,
                 env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
             )
 
     def state(self) -> dict[str, Any]:
         r"""Returns how far it is: its exit status, `None` while it runs, and what it printed."""
+        status = self.process.poll()
         text = self.log.read_bytes()[-SHOWN:].decode("utf-8", "replace")
+        printed = self.numbers.read_text() if self.numbers and status is not None else ""
+        tables: list[dict[str, Any]] = []
+        try:
+            tables = tables_of(self.words, printed)
+        except json.JSONDecodeError:  # words of the command, as those of --help
+            text += printed[-SHOWN:]
         return {
+            "tables": tables,
             "job": self.number,
             "command": command_line(self.words),
-            "status": self.process.poll(),
+            "status": status,
             "text": text,
         }
 

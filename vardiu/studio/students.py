@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from ..denoisers.exact import EmpiricalDenoiser
 from ..errors import ConfigError, RunError
+from ..export import EXPORTS, refusal
+from ..export.onnx import conditions
+from ..export.peft import with_adapter
 from ..problems.base import Problem
 from ..reports.colours import css_name
 from ..reports.panels import sample_panels
@@ -24,7 +27,7 @@ from ..runs.task import Task
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 
-__all__ = ["Loaded", "Loader", "Students"]
+__all__ = ["Loaded", "Loader", "Students", "teacher_of"]
 
 
 Loader = Callable[[RunFolder], tuple[Generator, Problem, Task]]
@@ -32,6 +35,10 @@ Loader = Callable[[RunFolder], tuple[Generator, Problem, Task]]
 
 # Samples that are drawn of images and of points; those that stand for the student's law.
 IMAGES, POINTS, LAW = 12, 400, 2_048
+
+
+# Problems whose teacher is somebody's own: it is read only where the command line names it.
+OF_OTHERS = ("images", "restoration", "vectors")
 
 
 # Lines of the lattice of latents, and how far it reaches, in standard deviations.
@@ -141,13 +148,29 @@ class Students:
                 found["colour"] = css_name(task.method)
             return found
 
-    def latency(self, folder: RunFolder) -> list[dict[str, float]]:
-        r"""Returns how long a batch of samples takes, a median of five after a first one."""
+    def forms(self, folder: RunFolder) -> dict[str, dict[str, str]]:
+        r"""Returns the forms of an export with what each is, and why it does not fit this run;
+        the reason is empty where it does."""
         with self.lock, torch.no_grad():
-            student = self.get(folder).student
+            student, problem, _, _ = self.get(folder)
+            origin = with_adapter(problem.origin, folder.file("adapter"))
+            return {
+                name: {"about": row.about, "refusal": refusal(student, name, origin)}
+                for name, row in EXPORTS.items()
+            }
+
+    def latency(self, folder: RunFolder) -> list[dict[str, float]]:
+        r"""Returns how long a batch of samples takes, a median of five after a first one.
+
+        Raises:
+            ValueError: The student takes texts, and no encoder of them is known.
+        """
+        with self.lock, torch.no_grad():
+            student, problem, _, _ = self.get(folder)
             rows = []
             for n in (1, 16):
-                z, cond = inputs(student, n)
+                z = student.tried_on(n, torch.Generator().manual_seed(0))
+                cond = conditions(student, n, problem.origin)
                 took = []
                 for _ in range(6):
                     start = time.perf_counter()
@@ -157,16 +180,9 @@ class Students:
             return rows
 
 
-def inputs(student: Generator, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-    r"""Returns inputs to try a student on.
-
-    Raises:
-        ConfigError: It takes texts.
-    """
-    if not set(student.conditions) <= {"label"}:
-        raise ConfigError("the latency of a student of texts is measured by its own encoder")
-    cond = {name: torch.zeros(n, dtype=torch.long) for name in student.conditions}
-    return student.tried_on(n, torch.Generator().manual_seed(0)), cond
+def teacher_of(folder: RunFolder, named: str) -> str:
+    r"""Returns the teacher that was named at the start, if a run's problem takes it; else none."""
+    return named if folder.config().get("problem", {}).get("kind") in OF_OTHERS else ""
 
 
 def number_of(problem: Problem) -> int:

@@ -3,7 +3,9 @@ r"""What the page shows of runs, made of their logs: charts, tables and samples,
 from __future__ import annotations
 
 import math
+import random
 import statistics
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from ..reports.panels import sample_panels
 from ..runs.snapshots import Snapshot, read_snapshot, snapshots_of
 from .library import SeenRun
 
-__all__ = ["compared", "modes", "run_charts", "samples_at"]
+__all__ = ["compared", "modes", "run_charts", "samples_at", "unnamed"]
 
 
 # Points of a band of several seeds, and runs that are compared at once.
@@ -100,6 +102,23 @@ def panel(snapshot: Snapshot, method: str) -> str:
 
 
 # ---------------------------------------------------------------- several runs
+
+
+def unnamed(snapshots: Sequence[Snapshot]) -> str:
+    r"""Returns figures A, B, ... of half of the samples of runs, in one colour and on one scale.
+
+    Which half is drawn anew each time, the same latents of each run: a figure that was told of
+    before is not known again.
+    """
+    found = [read_snapshot(one.path).numpy() for one in snapshots]
+    n = min(len(x) for x in found)
+    rows = random.sample(range(n), max(1, n // 2))
+    letters = string.ascii_uppercase
+    return "".join(
+        sample_panels(
+            [(letter, "soft", x[rows]) for letter, x in zip(letters, found, strict=False)]
+        )
+    )
 
 
 def compared(runs: Sequence[SeenRun], cost: str) -> dict[str, Any]:

@@ -79,6 +79,17 @@ export const chip = (name) =>
   ({ GOOD: "good", "STILL IMPROVING": "improving", STUCK: "stuck", COLLAPSED: "collapsed" })[name] ||
   "unjudged";
 
+// Numbers of a command as tables, each with a title, a head, rows and a note.
+export function tables(found) {
+  const state = { ok: "better", fails: "worse" };
+  return found.map((one) => el("div", { className: "scroll" },
+    el("h3", {}, one.title),
+    el("table", {},
+      one.head.length ? el("tr", {}, ...one.head.map((name) => el("th", {}, name || "verdict"))) : null,
+      ...one.rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", { className: state[cell] || (/^[-\d]/.test(cell) ? "number" : "") }, cell))))),
+    one.note ? el("p", {}, one.note) : null));
+}
+
 // Follows a command until it is over.
 export async function follow(job, output, done = () => {}) {
   for (;;) {

@@ -9,6 +9,7 @@ export async function restore(place) {
   const box = el("div", { className: "drop", tabIndex: -1 }, el("p", {}, "Drop a picture here, or choose one:"), file);
   const operator = el("input", { type: "text", value: "inpaint", ariaLabel: "Operator" });
   const steps = el("input", { type: "number", value: 50, min: 1, max: 2000, ariaLabel: "Steps" });
+  const grey = el("input", { type: "checkbox" });
   const shown = el("div"), output = el("pre", { hidden: true });
   const take = trying(async (given) => {
     picture = await act("drop", given);
@@ -19,16 +20,18 @@ export async function restore(place) {
   box.ondrop = (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); };
   const go = trying(async () => {
     if (!picture) throw new Error("drop a picture first");
-    const job = await act("restore", { picture: picture.picture, operator: operator.value, steps: Number(steps.value) });
+    const job = await act("restore", { picture: picture.picture, operator: operator.value, grey: grey.checked, steps: Number(steps.value) });
     await follow(job, output, (over) => {
       if (over.status !== 0) { tell("the picture was not restored: its output says why"); return; }
-      const after = el("img", { className: "after", src: `/picture/${job.out}/${picture.picture}.png`, alt: "after: restored" });
-      const before = el("img", { src: `/picture/${picture.picture}.png`, alt: "before" });
+      const after = el("img", { className: "after", src: `/picture/${job.after}`, alt: "after: restored" });
+      const before = el("img", { src: `/picture/${job.before}`, alt: "before: what was measured" });
+      const none = el("p", { className: "soft", hidden: true }, "What was measured is no picture: before is the picture that was dropped.");
+      before.onerror = () => { none.hidden = false; before.onerror = null; before.src = `/picture/${picture.picture}.png`; before.alt = "before: the picture that was dropped"; };
       const slide = el("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Before and after" });
       slide.oninput = () => { after.style.clipPath = `inset(0 0 0 ${slide.value}%)`; };
       slide.oninput();
-      shown.replaceChildren(el("div", { className: "slider" }, before, after), slide, el("img", { src: `/picture/${job.out}/restored.png`, alt: "measured, restored and true, side by side" }));
+      shown.replaceChildren(el("div", { className: "slider" }, before, after), slide, none, el("img", { className: "paper", src: `/picture/${job.beside}`, alt: "measured, restored and true, side by side" }));
     });
   });
-  place.append(el("h2", {}, "Restore"), box, el("label", {}, `Operator (${operators.join(", ")}, ...)`, operator), el("label", {}, "Steps", steps), el("button", { className: "first", onclick: go }, "Restore it"), shown, output);
+  place.append(el("h2", {}, "Restore"), box, el("label", {}, `Operator (${operators.join(", ")}, ...)`, operator), el("label", {}, "Steps", steps), el("label", {}, grey, " the teacher's images are grey"), el("button", { className: "first", onclick: go }, "Restore it"), shown, output);
 }

@@ -1,5 +1,5 @@
 // From what one has to the exact command, which is shown before it is carried out.
-import { act, ask, el, follow, trying } from "./app.js";
+import { act, ask, el, follow, tables, trying } from "./app.js";
 
 const fields = {
   density: [["preset", "Preset"]],
@@ -13,7 +13,7 @@ export async function start(place) {
   const known = await ask("start");
   const chosen = { kind: "density", preset: "mog40", method: "", out: "", more: "" };
   const form = el("div"), advice = el("p", { className: "soft" });
-  const line = el("pre", { className: "copy", ariaLabel: "The exact command" }), output = el("pre", { hidden: true, ariaLabel: "Output" });
+  const line = el("pre", { className: "copy", ariaLabel: "The exact command" }), output = el("pre", { hidden: true, ariaLabel: "Output" }), numbers = el("div");
   const given = () => {
     const names = new Set(["kind", "method", "out", "more", ...fields[chosen.kind].map(([name]) => name)]);
     return Object.fromEntries(Object.entries(chosen).filter(([name]) => names.has(name)));
@@ -23,7 +23,9 @@ export async function start(place) {
     line.textContent = (await act("command", { chosen: given(), action: "distill" })).command;
   });
   const run = (action) => trying(async () => {
-    await follow(await act("command", { chosen: given(), action, run: true }), output);
+    numbers.replaceChildren();
+    const job = await act("command", { chosen: given(), action, run: true });
+    await follow(job, output, (over) => numbers.replaceChildren(...tables(over.tables)));
   });
   const input = (name, title) => {
     const offers = { preset: Object.keys(known.presets), method: ["", ...known.methods] }[name];
@@ -44,6 +46,6 @@ export async function start(place) {
     return el("label", {}, radio, titles[kind]);
   });
   place.append(el("h2", {}, "Start"), el("fieldset", {}, el("legend", {}, "What I have"), ...kinds), advice, form, line,
-    el("div", { className: "bar" }, el("button", { onclick: run("probe") }, "Probe the teacher"), el("button", { onclick: run("estimate") }, "Estimate"), el("button", { className: "first", onclick: run("distill") }, "Run it")), output);
+    el("div", { className: "bar" }, el("button", { onclick: run("probe") }, "Probe the teacher"), el("button", { onclick: run("estimate") }, "Estimate"), el("button", { className: "first", onclick: run("distill") }, "Run it")), numbers, output);
   draw();
 }

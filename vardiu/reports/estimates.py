@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["bytes_of", "duration", "paper_table", "print_estimate"]
+__all__ = ["bytes_of", "duration", "networks", "paper_table", "print_estimate", "totals"]
 
 
 PARTS = ("weights", "gradients", "optimiser", "average", "activations")
