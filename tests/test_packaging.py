@@ -132,7 +132,7 @@ def test_nothing_is_unpickled_or_swallowed():
             )
         # Of several processes one tells of an error of any kind, and raises it.
         one = path.name == "errors.py" and path.parent.name == "runs"
-        told = "    except Exception as error:\n        if processes.is_first_to_tell(repr(error)):\n            raise"
+        told = "    except Exception as error:\n        if is_first_to_tell(repr(error)):\n            raise"
         assert text.count("except Exception") == (text.count(told) if one else 0), path
         assert "except:" not in text, path
 
