@@ -6,6 +6,7 @@ options that make the work small are appended; nothing else is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -58,15 +59,23 @@ def carry_out(commands: str, small: dict[str, str], **places: str) -> list[str]:
     return done
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+@contextlib.contextmanager
+def settled(folder, monkeypatch, *written):
+    """In a folder of its own, with few images measured; the modules that were written there go."""
     torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
     for name in ("quick", "samples"):
         monkeypatch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 40)
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    yield folder
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    with settled(tmp_path, monkeypatch, "mine") as folder:
+        yield folder
 
 
 def learnt_pipeline(folder: Path) -> None:

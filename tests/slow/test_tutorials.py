@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_stories import blocks, carry_out, learnt_pipeline, write_images
+from test_stories import blocks, carry_out, learnt_pipeline, settled, write_images
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
@@ -31,14 +31,8 @@ TEACH += "--precision float32 --halflife 300"
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("quick", "samples"):
-        monkeypatch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 40)
-    yield tmp_path
-    for name in ("model", "wrapper", "mine", "contest"):
-        sys.modules.pop(name, None)
+    with settled(tmp_path, monkeypatch, "model", "wrapper", "mine", "contest") as folder:
+        yield folder
 
 
 def programs(page):
