@@ -1620,7 +1620,7 @@ FINER = [
         ANCHORED,
         "noise, cond, self.gain * gap)",
         "noise, cond, gap)",
-        method("anchored"),
+        method("anchored", "the_gain"),
     ),
     Mutant(
         "bank: samples of the student in the anchor's place",
@@ -1634,14 +1634,14 @@ FINER = [
         "methods/banked.py",
         "z = self.generator.latent_from(draws)",
         "z = drawn.z.repeat(self.bank, *[1] * (drawn.z.ndim - 1))",
-        method("banked", "large_bank"),
+        method("banked", "fresh_samples"),
     ),
     Mutant(
         "bank: conditions of other rows",
         "methods/banked.py",
         "{k: v.repeat(self.bank, *[1] * (v.ndim - 1)) for k, v in cond.items()}",
         "{k: v.repeat_interleave(self.bank, 0) for k, v in cond.items()}",
-        method("banked", "class"),
+        method("banked", "fresh_samples"),
     ),
     Mutant(
         "codes: one interval for all",
