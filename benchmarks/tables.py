@@ -547,9 +547,11 @@ def restored_mixture(found: Mapping[str, Any]) -> str:
     return markdown(["samples", "sliced W2, median", "each seed"], lines)
 
 
-def bake_off_all(found: Mapping[str, Any], group: str) -> str:
-    """All arms of a contest under one budget, the nearest first: median and range of the seeds."""
+def bake_off_all(found: Mapping[str, Any], group: str, *arms: str) -> str:
+    """All arms of a contest under one budget, or some of them, the nearest first: median and range
+    of the seeds."""
     groups, out = found["groups"][group], found.get("left_out", {}).get(group, {})
+    groups = {arm: groups[arm] for arm in arms or groups}
 
     def spread(runs: Sequence[Mapping[str, Any]], name: str, shape: str, scale: float = 1) -> str:
         values = [run["metrics"][name] * scale for run in runs]

@@ -395,6 +395,73 @@ def test_what_is_said_of_mean_shift_on_other_densities():
     assert "under four minutes on one thread" in said and spent < 240
 
 
+def test_the_page_of_every_method_is_complete():
+    """Objective, algorithm, deviations, what was measured, what the paper claims."""
+    lacking = {}
+    for name in METHODS:
+        if name == "denoising":  # trains teachers, and its page says so
+            continue
+        page = (ROOT / "docs/methods" / f"{name}.md").read_text()
+        said = " ".join(page.split())
+        wanted = {
+            "objective": "## Objective" in page or "\n    " in page.split("\n## ")[0],
+            "algorithm": any(w in said for w in ("## Algorithm", "A step ", "each step", "Each ")),
+            "deviations": "eviations" in page,
+            "measured": "<!-- table: " in page or "## Measured" in page,
+            "the paper's claim": "the paper claims" in said.lower()
+            or "the papers claim" in said.lower()
+            or "paper's claim" in said
+            or "paper reports" in said,
+        }
+        missing = [what for what, there in wanted.items() if not there]
+        lacking |= {name: missing} if missing else {}
+    assert not lacking
+
+
+def test_what_is_said_of_methods_beside_each_other():
+    """What the pages' last paragraphs say of arms of one contest, and of runs that are kept."""
+    ((_, groups),) = numbers("bake-off-mog40-60s/results.json")["groups"].items()
+    arms = {arm: runs for arm, runs in groups.items() if runs}
+
+    def middle(arm: str, name: str = "mmd2") -> float:
+        return statistics.median(values(arms[arm], name))
+
+    lowest = min(arms, key=lambda arm: middle(arm, "log_density"))
+    assert lowest == "energy" and "the lowest of all arms" in words("docs/methods/energy.md")
+    assert middle("diff-ratio") > middle("diff-instruct-1")
+    assert middle("ddil") < middle("progressive")
+    assert middle("ddil", "log_density") > middle("progressive", "log_density")
+    assert middle("consistency-training") < middle("consistency")
+    assert min(arms, key=middle) == "lcm"
+    rows = numbers("recorded.json")["tables"]["consistency"]["rows"]
+    one = statistics.median(float(row[2].split("e-3")[0]) for row in rows)
+    assert f"(an MMD² of {one:.1f}e-3 with [one call]" in words(
+        "docs/methods/consistency_training.md"
+    )
+    found = numbers("progressive-calls-mog40.json")
+    (four,) = (row for row in found["rows"] if (row["who"], row["calls"]) == ("student", 4))
+    there, theirs = (
+        next(m["value"] for m in row["metrics"] if m["name"] == "log_density")
+        for row in (four, found["reference"])
+    )
+    lost = theirs - there
+    assert f"four calls lose {lost:.2f} nats" in words("docs/methods/progressive.md")
+    runs = [r for r in numbers("digits.json")["runs"] if r["command"].split()[2] == "digits"]
+    teacher = runs[0]["reference"]["metrics"]
+    far = [r["metrics"]["frechet"][0] / teacher["frechet"][0] for r in runs]
+    less = [teacher["recall"][0] - r["metrics"]["recall"][0] for r in runs]
+    said = words("docs/methods/diff_instruct.md")
+    assert f"{min(far):.1f} to {max(far):.1f} times the teacher's distance" in said
+    assert f"with a recall {statistics.median(less):.2f} below it" in said
+    time = numbers("bake-off-mog40/results.json")["groups"]
+    for teacher in ("exact", "learned", "kde"):
+        arms = time[f"time-20s/{teacher}"]
+        order = sorted(arms, key=middle)
+        others = [arm for arm in order if arm.startswith("diff-instruct")]
+        ahead = order.index("gaussian") < order.index(others[0])
+        assert order[0] == "shared" and ahead == (teacher == "learned")
+
+
 def test_what_is_said_of_a_bank_in_training():
     (run,) = numbers("bank.json")["runs"]
     groups = numbers("bake-off-mog40-60s/results.json")["groups"]
