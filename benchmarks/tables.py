@@ -439,7 +439,7 @@ CHOICE = {"mog40": ("mmd2", "log_density", "modes"), "digits": ("frechet", "prec
 def choice(found: Mapping[str, Any], ground: str) -> str:
     """What was measured of each method on one ground: medians over the seeds, nearest first.
 
-    The methods of which no run is kept are named below.
+    The methods of which no run of their own is kept are named below; a contest may have them.
     """
     from vardiu.methods import METHODS
     from vardiu.runs.presets import PRESETS
@@ -470,7 +470,7 @@ def choice(found: Mapping[str, Any], ground: str) -> str:
     table = markdown(["run", "method", "seeds", *heads, "training"], rows)
     students = [m for m in METHODS.values() if not (m.teaches or m.needs.paired)]
     without = sorted(m.title for m in students if m.name not in seen)
-    return f"{table}\n\nNo run is kept of: {', '.join(without)}."
+    return f"{table}\n\nNo run of its own is kept of: {', '.join(without)}."
 
 
 def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:

@@ -1606,7 +1606,7 @@ FINER = [
         LAGGING,
         "return updates * ratio + held",
         "return updates * ratio",
-        method("anchored"),
+        method("anchored", "then_the_fake_settles"),
     ),
     Mutant(
         "anchor: the distance has the sign of its noise",
@@ -1697,7 +1697,7 @@ FINER = [
         ADM,
         "error = hinge_discriminator(real_logits, generated).mean()",
         "error = hinge_discriminator(real_logits.mean(0), generated.mean(0)).mean()",
-        method("adm"),
+        method("adm", "margin_is"),
     ),
     Mutant(
         "ADM: the weight of a level is left out",
