@@ -309,10 +309,15 @@ def test_the_gradient_of_the_image_logit_goes_through_the_decoder():
     x = twin.student.denoiser(drawn.x_t, drawn.sigma)
     noisy = -twin.logits(x, {}, 0, "student").mean()
     image = -twin.head.pixel(decode(x)).mean()
-    torch.testing.assert_close(got, 0.85 * noisy + 0.15 * image)
-    weight = twin.generator.denoiser.network.last.weight
-    (through,) = torch.autograd.grad(image, weight)
-    assert through.abs().max() > 0
+    wanted = 0.85 * noisy + 0.15 * image
+    torch.testing.assert_close(got, wanted)
+    through, expected = (
+        torch.autograd.grad(loss, of.generator.denoiser.network.last.weight, retain_graph=True)[0]
+        for loss, of in ((got, objective), (wanted, twin))
+    )
+    torch.testing.assert_close(through, expected)
+    (alone,) = torch.autograd.grad(image, twin.generator.denoiser.network.last.weight)
+    assert alone.abs().max() > 0  # the image's part is one of it
     with pytest.raises(ValueError, match="go together"):
         pre_training(StartSettings(kind="adversarial", pixel_weight=0.15))
     with pytest.raises(TypeError, match="no head on images"):
