@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from problems import ExactPosterior, LinearGaussian
+from cases import denoiser
+from problems import ExactPosterior, LinearGaussian, mixture_teacher
 from torch import Tensor
 
 from vardiu import metrics
@@ -22,6 +23,7 @@ from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.methods.anchored import AnchoredVarDiU
 from vardiu.methods.lagging import Anchor
+from vardiu.methods.policy_gradient import PolicyGradient
 from vardiu.methods.vardiu import VarDiU
 from vardiu.metrics.classes import class_agreement, classes_covered
 from vardiu.metrics.density import log_density, modes_covered
@@ -35,8 +37,11 @@ from vardiu.metrics.transport import wasserstein2_exact, wasserstein2_sliced
 from vardiu.monitoring.gradients import gradient_quality, reference_gradient, slack
 from vardiu.nn.perceptual import perceptual_net
 from vardiu.runs.restoring import Restored
+from vardiu.samplers.pairs import Pairs
+from vardiu.samplers.policy import StepPolicy
 from vardiu.settings.fields import AnchorSettings
 from vardiu.students.affine import Affine
+from vardiu.students.few_step import FewStep
 from vardiu.teachers.probe import probe
 from vardiu.training.objective import Loss, Objective, Phase
 
@@ -340,6 +345,31 @@ def test_the_residual_of_a_guide_of_fresh_samples():
         return (residual(sweep, draw(40, 0.5, 1.5), {}),)
 
     assert close(ratios(measure, 150)["residual"])
+
+
+def test_the_held_out_reward_of_fresh_noises():
+    """Of a student of two calls, by how near its samples are to the noise itself."""
+    student = FewStep(denoiser(), [8.0, 1.0], "ddim")
+    policy = StepPolicy([8.0, 1.0], 0.5, 0.5)
+
+    def pairs(n: int) -> Pairs:
+        z = torch.randn(n, 2)
+        return Pairs(z, z.clone(), {})
+
+    def reward(x: Tensor, y: Tensor, cond: object) -> Tensor:
+        return (-(x - y).square().sum(1) / 50).exp()
+
+    objective = PolicyGradient(
+        mixture_teacher(), student, policy, reward, pairs(16), pairs(2), guard_weight=0.0
+    )
+    rows = []
+    for _ in range(100):
+        objective.held_out = pairs(20)
+        with torch.no_grad():
+            rows.append(objective.diagnostics(Batch(16), 1))
+    for name in ("held_out", "held_out_start"):
+        found = [[float(row[key]) for row in rows] for key in (name, f"{name}_error")]
+        assert close(stated_over_spread(*found)), name
 
 
 def test_the_bound_of_fresh_batches():

@@ -189,6 +189,16 @@ def test_the_velocity_of_the_exact_map_is_the_teachers(derivative, slack, below)
     assert float(g.predicted(torch.randn(64, 1), {}, 0)[1].abs().max()) > 100 * slack
 
 
+def test_lower_starts_are_the_students_samples_with_noise_of_their_level():
+    f, z = objective(exact, below=0.5, levels=LogUniform(0.5, 5.0)), torch.randn(4_000, 1)
+    x_t, t = f.starts(z, {}, 0)
+    lower = t < TOP
+    torch.testing.assert_close(x_t[~lower], f.flow.start(z)[~lower])
+    noise = (x_t - f.flow(z))[lower] / t[lower, None]
+    assert float(t[lower].max()) < 5.1 and abs(float(noise.std()) - 1) < 5 / (2 * 2_000) ** 0.5
+    assert abs(float((noise * z[lower]).mean())) < 5 / 2_000**0.5  # fresh, not the latent
+
+
 def rho(delta: Tensor) -> Tensor:
     return (delta**2 * V + (1 - delta) ** 2).sqrt()
 
@@ -360,6 +370,38 @@ def test_the_gradient_of_the_correction_is_the_closed_form(r, wanted):
     mean, error = torch.stack(gradients).mean(), torch.stack(gradients).std() / 40**0.5
     # Five standard errors, each a few thousandths of the value.
     assert abs(float(mean) - wanted * (1 + TOP) / TOP) < 5 * float(error) < 0.1 * wanted
+
+
+@pytest.mark.parametrize("adaptive, balance", [(1.0, 1.0), (0.5, 0.3), (0.0, 3.0)])
+def test_large_errors_weigh_less_and_both_directions_are_balanced(adaptive, balance):
+    """The gradient of both terms together, by hand: w = (|v_G - u|^2 / d + 1e-3)^-k, and
+    lambda = a E |w (v_G - u)| / E |v_N - u|."""
+    made = FreeFlow(
+        teacher(),
+        FlowMap(Scale(0.9), [TOP]),
+        FakeOf(0.7),
+        levels=LogUniform(0.1, 5.0),
+        noise_levels=LogUniform(0.1, 5.0),
+        correction=0.25,
+        balance=balance,
+        adaptive=adaptive,
+        below=0.0,
+    )
+    c = made.flow.denoiser.c
+    with torch.no_grad():
+        drawn = made.prepare(Batch(64), 0)
+    made.streams.reset(3)
+    (got,) = torch.autograd.grad(made.student_loss(drawn, 0).value, c)
+    made.streams.reset(3)
+    answer, error, _ = made.predicted(drawn.z[:48], {}, 0)
+    x, gap, _ = made.corrected(drawn.z[48:], {}, 0)
+    error, gap = error.detach(), gap.detach()
+    weighted = error * (error.square().mean(1, keepdim=True) + 1e-3) ** -adaptive
+    factor = balance * weighted.norm(dim=1).mean() / gap.norm(dim=1).mean()
+    terms = 0.75 * (weighted * answer).mean(), 0.25 * factor * (gap * x).mean()
+    (wanted,) = torch.autograd.grad(sum(terms) * (1 + TOP) / TOP, c)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)
+    assert abs(float(got)) > 1e-3
 
 
 class Listed(Levels):

@@ -1760,14 +1760,14 @@ FINER = [
         FREEFLOW,
         "(square + self.FLOOR) ** -self.adaptive",
         "(square + self.FLOOR) ** self.adaptive",
-        method("freeflow"),
+        method("freeflow", "weigh_less"),
     ),
     Mutant(
         "FreeFlow: the balance upside down",
         FREEFLOW,
         "self.balance * size / (length + 1e-6)",
         "self.balance * length / (size + 1e-6)",
-        method("freeflow"),
+        method("freeflow", "weigh_less"),
     ),
     Mutant(
         "FreeFlow: the correction does not wait",
@@ -1781,7 +1781,7 @@ FINER = [
         FREEFLOW,
         "x_t[chosen] = x + expand_like(lower[chosen], x) * noise",
         "x_t[chosen] = x",
-        method("freeflow"),
+        method("freeflow", "lower_starts"),
     ),
     Mutant(
         "sid: the power of a level",

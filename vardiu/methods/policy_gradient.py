@@ -236,12 +236,13 @@ class PolicyGradient(Objective):
             torch.cat([p.flatten() for p in module.parameters()])
             for module in (self.generator, self.start.network)
         )
-        return {
-            "held_out": self.reward(self.generator(z, **cond), target, cond).mean(),
-            "held_out_start": self.reward(self.start(z, **cond), target, cond).mean(),
-            "drift": (now - then).norm() / then.norm(),
-            "first_ratio": 1 + gap,
-        }
+        found = {"drift": (now - then).norm() / then.norm(), "first_ratio": 1 + gap}
+        for name, student in (("held_out", self.generator), ("held_out_start", self.start)):
+            reward = self.reward(student(z, **cond), target, cond)
+            found[name] = reward.mean()
+            if len(reward) > 1:  # every process has the same pairs: it is of one's own
+                found[f"{name}_error"] = reward.std() / math.sqrt(len(reward))
+        return found
 
 
 def answers(student: nn.Module, z: Tensor, cond: Mapping[str, Tensor]) -> Denoised:
