@@ -189,7 +189,7 @@ def test_draws_of_one_measurement_are_no_independent_images():
 
 def test_paired_intervals_cover_the_difference_as_often_as_stated():
     """Of five seeds whose values have most of their spread in common; and of three."""
-    for seeds, sets in ((5, 2_000), (3, 2_000)):
+    for seeds, sets in ((5, 1_000), (3, 1_000)):
         common = 3 * torch.randn(sets, seeds)
         mine = common + 0.4 + 0.5 * torch.randn(sets, seeds)
         theirs = common + 0.5 * torch.randn(sets, seeds)

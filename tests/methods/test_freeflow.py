@@ -332,7 +332,7 @@ def test_the_correction_repairs_a_student_that_is_not_told_its_end(balance, want
     """F = k z at all ends: where the mean of the prediction, and so many times that of the
     correction, vanish; the deviation of the data is 0.5."""
     low, high = -1.0, 0.0
-    for _ in range(30):
+    for _ in range(20):
         k = (low + high) / 2
         prediction, correction = slopes(k)
         low, high = (k, high) if prediction + balance * correction < 0 else (low, k)
