@@ -404,6 +404,39 @@ def test_large_errors_weigh_less_and_both_directions_are_balanced(adaptive, bala
     assert abs(float(got)) > 1e-3
 
 
+def test_data_in_other_units_have_the_same_velocities_and_the_same_loss():
+    found = {}
+    for unit in (1.0, 3.0):
+        top = unit * TOP
+
+        def wrong(t: Tensor, s: Tensor, unit=unit) -> Tensor:
+            return 1.01 * exact(t / unit, s / unit)
+
+        levels = LogUniform(0.1 * unit, 5.0 * unit)
+        made = FreeFlow(
+            GaussianDenoiser(
+                torch.zeros(1), unit**2 * V * torch.eye(1), sigma_min=1e-4 * unit, sigma_max=top
+            ),
+            FlowMap(Stub(wrong, top=top), [top]),
+            FakeOf(0.7 * unit),
+            levels=levels,
+            noise_levels=levels,
+            sigma_data=unit,
+        )
+        made.streams.reset(5)
+        z = torch.linspace(-2, 2, 32)[:, None]
+        error, gap = made.predicted(z, {}, 0)[1], made.corrected(z, {}, 0)[1]
+        with torch.no_grad():
+            drawn = made.prepare(Batch(32), 0)
+        loss = made.student_loss(drawn, 0).value
+        found[unit] = [
+            part.detach() for part in (error, gap, loss, made.fake_loss(drawn, 0).value)
+        ]
+    for one, other in zip(found[1.0], found[3.0], strict=True):
+        assert float(one.abs().max()) > 1e-4
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
 class Listed(Levels):
     """These levels, one a row."""
 

@@ -1756,6 +1756,20 @@ FINER = [
         method("freeflow", "derivatives_agree"),
     ),
     Mutant(
+        "FreeFlow: a velocity in units of one",
+        FREEFLOW,
+        "scale = 1 / (self.sigma_data * self.time(t))",
+        "scale = 1 / self.time(t)",
+        method("freeflow", "other_units"),
+    ),
+    Mutant(
+        "FreeFlow: the time of data of unit spread",
+        FREEFLOW,
+        "return sigma / (self.sigma_data + sigma)",
+        "return sigma / (1 + sigma)",
+        method("freeflow", "other_units"),
+    ),
+    Mutant(
         "FreeFlow: large errors weigh more",
         FREEFLOW,
         "(square + self.FLOOR) ** -self.adaptive",
