@@ -20,12 +20,7 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..errors import Diverged
-from ..functional.policy import (
-    GUARDS,
-    centred_in_groups,
-    clipped_surrogate,
-    standardised_by_kind,
-)
+from ..functional.policy import GUARDS, centred_in_groups, clipped_surrogate, standardised_by_kind
 from ..samplers.pairs import Pairs
 from ..samplers.policy import Denoised, StepPolicy
 from ..students.few_step import FewStep
