@@ -1070,16 +1070,23 @@ STATED = [
     Mutant(
         "error: a gradient's bias without the factor 4",
         GRADIENTS,
-        "along = 4 * (centred @ distance).square().mean() / draws",
-        "along = (centred @ distance).square().mean() / draws",
+        "along = 4 * (rows @ distance).square().sum()",
+        "along = (rows @ distance).square().sum()",
         errors("the_bias_of_a_gradient"),
     ),
     Mutant(
         "error: a reference gradient, not divided by the blocks",
         GRADIENTS,
-        "return stacked.mean(0), stacked.var(0).sum() / blocks",
-        "return stacked.mean(0), stacked.var(0).sum()",
+        "return mean, (stacked - mean) / math.sqrt(blocks * (blocks - 1))",
+        "return mean, (stacked - mean) / math.sqrt(blocks - 1)",
         errors("reference"),
+    ),
+    Mutant(
+        "error: a gradient's bias from a reference without error",
+        GRADIENTS,
+        "rows = torch.cat([(gradients - mean) / draws, spread])",
+        "rows = torch.cat([(gradients - mean) / draws, 0 * spread])",
+        errors("the_bias_of_a_gradient"),
     ),
     Mutant(
         "error: slack, divided by n",
