@@ -551,9 +551,9 @@ def test_what_the_start_named_is_given_to_commands(trained, tmp_path):
     started = []
 
     class Told(Jobs):
-        def start(self, words):
-            started.append(list(words))
-            return super().start(["estimate", "--help"])
+        def start(self, words, discarded=None):
+            started.append((list(words), discarded))
+            return super().start(["estimate", "--help"], discarded)
 
     scratch = tmp_path / "scratch"
     studio = made([trained], scratch, loader)._replace(
@@ -564,7 +564,12 @@ def test_what_the_start_named_is_given_to_commands(trained, tmp_path):
     for trial in (False, True):
         body = {"id": run["id"], "form": "onnx", "trial": trial}
         assert client.post("/api/export", json=body).status_code == 200
-    kept, tried = started
+    (kept, nothing), (tried, discarded) = started
+    assert nothing is None and tried[-1] == f"--out={discarded}"
+    (discarded / "weights").mkdir(parents=True)
+    job = studio.jobs.job(2)
+    job.process.wait(60)
+    assert job.state()["status"] == 0 and not discarded.exists()
     assert kept[2:] == ["--to", "onnx", "--method=a.py:M", "--network=b.py:N"]
     assert tried[:-1] == kept and tried[-1].startswith(f"--out={scratch}/trial-")
     folder = fake_run(tmp_path / "own", finished=False)

@@ -141,10 +141,10 @@ def test_every_view_in_a_browser(address, browser, runs, tmp_path, scheme, width
     assert "is not YAML" in page.locator(".runs").inner_text()
     look("runs")
     page.get_by_role("link", name="plane-s1").click()
-    page.wait_for_selector("canvas >> nth=1", timeout=60_000)
+    page.get_by_role("slider", name="Latent").wait_for(timeout=60_000)
     says(page, "goes to x")
     before = page.locator("output").last.inner_text()
-    page.locator("canvas").first.press("ArrowRight")
+    page.get_by_role("slider", name="Latent").press("ArrowRight")
     says(page, "z = (0.100, 0.00)")
     assert page.locator("output").last.inner_text() != before
     assert page.locator("section figure svg.points").count() >= 6
@@ -159,7 +159,7 @@ def test_every_view_in_a_browser(address, browser, runs, tmp_path, scheme, width
     assert page.url.count(",") == 1  # the choice is in the address
     page.get_by_role("button", name="Which samples are better").click()
     page.get_by_role("button", name="A is better").click()
-    says(page, "Of 1 trials")
+    says(page, "Of 1 trial:")
     colours = "all => all.map((one) => getComputedStyle(one).stroke)"
     assert "none" not in page.eval_on_selector_all("svg.points path", colours)
     look("compare")
@@ -324,10 +324,14 @@ def test_a_choice_among_a_thousand_runs(browser, runs, tmp_path):
         says(page, "vardiu, run-0990")  # the same seed ten times: ten series
         page.get_by_role("searchbox").fill("")
         page.wait_for_selector("text=1 to 60 of 1000")
+        page.get_by_role("button", name="Older").click()
+        page.wait_for_selector("text=61 to 120 of 1000")
         page.get_by_role("button", name="Choose these").click()
         page.wait_for_selector("#problem:has-text('at most 60')")
         page.reload()
+        page.wait_for_selector("main[data-ready=compare]")
         page.wait_for_selector("text=10 chosen")
+        assert page.get_by_role("button", name="Leave out run-0990").count() == 1
         assert page.evaluate(CHECKS) == []
         page.screenshot(path=str(PICTURES or tmp_path) + "/thousand.png", full_page=True)
 

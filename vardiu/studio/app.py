@@ -269,9 +269,10 @@ def export(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     teacher = teacher_of(folder, studio.teacher)
     words += [f"--teacher={teacher}"] if teacher else []
     words += studio.options
-    if asked.get("trial"):
-        words += [f"--out={studio.scratch / f'trial-{secrets.token_hex(6)}'}"]
-    return studio.jobs.start(words).state()
+    if not asked.get("trial"):
+        return studio.jobs.start(words).state()
+    place = studio.scratch / f"trial-{secrets.token_hex(6)}"
+    return studio.jobs.start([*words, f"--out={place}"], discarded=place).state()
 
 
 def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -33,7 +33,7 @@ function blindChoice(chosen) {
       trials += 1;
       const winner = letter === "same" ? "neither" : who[letter];
       tally[winner] = (tally[winner] || 0) + 1;
-      told.textContent = `A was ${who.A}, B was ${who.B}. Of ${trials} trials: ${Object.entries(tally).map(([k, n]) => `${k} ${n}`).join(", ")}`;
+      told.textContent = `A was ${who.A}, B was ${who.B}. Of ${trials} ${trials === 1 ? "trial" : "trials"}: ${Object.entries(tally).map(([k, n]) => `${k} ${n}`).join(", ")}`;
       await next();
     });
     body.replaceChildren(figures(trial.html), el("div", { className: "bar" }, el("button", { onclick: choose("A") }, "A is better"), el("button", { onclick: choose("B") }, "B is better"), el("button", { onclick: choose("same") }, "No difference")));
