@@ -89,6 +89,10 @@ def method(name: str, words: str = "") -> tuple[str, ...]:
     return (path, "-k", words) if words else (path,)
 
 
+def paired(words: str = "interval_of_students or paired_seeds") -> tuple[str, ...]:
+    return ("tests/test_bakeoff.py", "tests/test_studio.py", "-k", words)
+
+
 def families(words: str) -> tuple[str, ...]:
     return ("tests/test_families.py", "-k", words)
 
@@ -929,6 +933,128 @@ SETTINGS = [
         "within_x = (means.xx.mean() * n - 1) / (n - 1)",
         "within_x = means.xx.mean()",
         ("tests/test_metrics.py", "-k", "mmd"),
+    ),
+]
+
+PAIRED = [
+    Mutant(
+        "paired: the other arm less this one",
+        "metrics/paired.py",
+        "mine[seed] - theirs[seed]",
+        "theirs[seed] - mine[seed]",
+        paired(),
+    ),
+    Mutant(
+        "paired: values in pairs by rank, not by seed",
+        "metrics/paired.py",
+        "[mine[seed] - theirs[seed] for seed in sorted(set(mine) & set(theirs))]",
+        "[a - b for a, b in zip(mine.values(), theirs.values(), strict=False)]",
+        paired(),
+    ),
+    Mutant(
+        "paired: seeds of either arm",
+        "metrics/paired.py",
+        "sorted(set(mine) & set(theirs))",
+        "sorted(set(mine))",
+        paired(),
+    ),
+    Mutant(
+        "paired: a quantile of the normal distribution",
+        "metrics/paired.py",
+        "float(student_t.ppf(0.975, n - 1))",
+        "1.959964",
+        paired(),
+    ),
+    Mutant(
+        "paired: a one-sided quantile",
+        "metrics/paired.py",
+        "student_t.ppf(0.975, n - 1)",
+        "student_t.ppf(0.95, n - 1)",
+        paired(),
+    ),
+    Mutant(
+        "paired: n degrees of freedom",
+        "metrics/paired.py",
+        "student_t.ppf(0.975, n - 1)",
+        "student_t.ppf(0.975, n)",
+        paired(),
+    ),
+    Mutant(
+        "paired: the population's standard deviation",
+        "metrics/paired.py",
+        "statistics.stdev(found)",
+        "statistics.pstdev(found)",
+        paired(),
+    ),
+    Mutant(
+        "paired: no root of n",
+        "metrics/paired.py",
+        "/ math.sqrt(n)",
+        "/ n",
+        paired(),
+    ),
+    Mutant(
+        "paired: an interval of one seed",
+        "metrics/paired.py",
+        "if n > 1:",
+        "if n > 0:",
+        paired(),
+    ),
+    Mutant(
+        "paired: no interval without a second seed",
+        "metrics/paired.py",
+        "half = math.inf",
+        "half = 0.0",
+        paired(),
+    ),
+    Mutant(
+        "paired: better where the mean is lower",
+        "metrics/paired.py",
+        "if self.mean + self.half < 0:",
+        "if self.mean < 0:",
+        paired(),
+    ),
+    Mutant(
+        "paired: worse where the mean is higher",
+        "metrics/paired.py",
+        '"worse" if self.mean - self.half > 0',
+        '"worse" if self.mean > 0',
+        paired(),
+    ),
+    Mutant(
+        "paired: worse and better in each other's place",
+        "metrics/paired.py",
+        'return "better"\n        return "worse" if',
+        'return "worse"\n        return "better" if',
+        paired(),
+    ),
+    Mutant(
+        "paired: the median for the mean",
+        "metrics/paired.py",
+        "statistics.fmean(found)",
+        "statistics.median(found)",
+        paired(),
+    ),
+    Mutant(
+        "paired: series: the seed is a setting",
+        "studio/library.py",
+        '("seed", "device"',
+        '("device"',
+        paired("series"),
+    ),
+    Mutant(
+        "paired: series: settings are not looked at",
+        "studio/series.py",
+        "json.dumps(settings[run.id], sort_keys=True, default=str)",
+        '""',
+        paired("series"),
+    ),
+    Mutant(
+        "paired: series: the same seeds in one series",
+        "studio/series.py",
+        "() if len(seeds) == len(members) else",
+        "() if seeds else",
+        paired("series"),
     ),
 ]
 
@@ -2010,6 +2136,7 @@ MUTANTS = [
     *DROPPED,
     *NETWORKS,
     *SETTINGS,
+    *PAIRED,
     *STATED,
     *ANCHOR,
     *IDENTITY,
