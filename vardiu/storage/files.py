@@ -14,6 +14,7 @@ from ..errors import ConfigError, shown
 
 __all__ = [
     "append_line",
+    "naming",
     "new_file",
     "open_unlinked",
     "whole_file",
@@ -32,9 +33,21 @@ def open_unlinked(path: str | Path, flags: int) -> int:
     return os.open(path, flags, 0o644)
 
 
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    r"""Has an error of the system say which file it is of, where it does not: what is written to a
+    full disk fails without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def append_line(path: str | Path, line: str) -> None:
     r"""Appends a line to a file, never through a link."""
-    with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
+    with naming(path), os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
         file.write(line + "\n")
 
 
@@ -64,7 +77,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     )
     os.close(descriptor)
     try:
-        yield Path(partial)
+        with naming(path):
+            yield Path(partial)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     except BaseException:
@@ -88,7 +102,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
     path = Path(path)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
