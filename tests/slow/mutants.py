@@ -2,23 +2,37 @@
 
     python tests/slow/mutants.py            # all of them
     python tests/slow/mutants.py lattice    # those whose name has a word
+    python tests/slow/mutants.py --jobs 14 --untouched --results mutants.jsonl
+    python tests/slow/mutants.py --shard 1/14 --results mutants-1.jsonl
 
 A mutant names the tests that must see it, a few seconds of the ordinary suite. It survives where
-they pass. Exits 1 where one survives, 2 where the text of one is not found exactly once.
+they pass. Those of `--jobs` run side by side, each job in its own copy of the package. A line of
+`--results` is written as a mutant is done, and those in it are not run again. With `--untouched`
+the tests are run without a fault too: what they kill means nothing where they fail then.
+Exits 1 where one survives or does not end, 2 where the text of one is not found exactly once.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+
+# Seconds after which tests that do not end are stopped.
+LIMIT = 300
+UNTOUCHED = "without a fault: "
 
 CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
@@ -1596,6 +1610,7 @@ def mutated(mutant: Mutant) -> str:
 
 def copied(folder: Path) -> Path:
     """A copy of the package, its tests and the small networks that these take."""
+    folder.mkdir(parents=True, exist_ok=True)
     skip = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in ("vardiu", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
@@ -1604,11 +1619,15 @@ def copied(folder: Path) -> Path:
 
 
 def outcome(folder: Path, tests: tuple[str, ...]) -> int:
-    """What pytest says of a copy: 0 for passed, 1 for failed; anything else is no test."""
+    """What pytest says of a copy: 0 for passed, 1 for failed; anything else is no test.
+
+    Raises:
+        subprocess.TimeoutExpired: It does not end.
+    """
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     return subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, check=False
+        words, cwd=folder, env=environment, capture_output=True, check=False, timeout=LIMIT
     ).returncode
 
 
@@ -1617,6 +1636,7 @@ def survives(folder: Path, mutant: Mutant) -> bool:
 
     Raises:
         RuntimeError: They neither pass nor fail: there is no such test.
+        subprocess.TimeoutExpired: They do not end.
     """
     path = folder / "vardiu" / mutant.file
     original = path.read_text()
@@ -1630,26 +1650,102 @@ def survives(folder: Path, mutant: Mutant) -> bool:
     return code == 0
 
 
-def main(words: list[str]) -> int:
-    """Applies the mutants whose names have any of the words, and prints a table of them."""
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+def untouched(mutants: list[Mutant]) -> list[Mutant]:
+    """What changes nothing, once for the tests of all mutants."""
+    tests = sorted({mutant.tests for mutant in mutants})
+    same = "from __future__"
+    return [Mutant(f"{UNTOUCHED}{' '.join(t)}", "errors.py", same, same, t) for t in tests]
+
+
+def judged(folder: Path, mutant: Mutant) -> dict[str, str | float]:
+    """One mutant's line of the results; `expected` is what it should come to."""
+    started = time.monotonic()
     try:
-        for mutant in chosen:
+        told = "survived" if survives(folder, mutant) else "killed"
+    except RuntimeError as error:
+        told = str(error)
+    except subprocess.TimeoutExpired:
+        told = "no end"
+    expected = "survived" if mutant.name.startswith(UNTOUCHED) else "killed"
+    seconds = round(time.monotonic() - started, 1)
+    return {"name": mutant.name, "outcome": told, "expected": expected, "seconds": seconds}
+
+
+class Results:
+    """The lines of a file, one a mutant; what a kill cut short is no line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.rows: dict[str, dict[str, str | float]] = {}
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        for line in lines:
+            if line.endswith("}"):
+                row = json.loads(line)
+                self.rows[row["name"]] = row
+
+    def add(self, row: dict[str, str | float]) -> None:
+        with self.lock:
+            self.rows[str(row["name"])] = row
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write("\n" + json.dumps(row, ensure_ascii=False))
+                    file.flush()
+                    os.fsync(file.fileno())
+
+
+def run(todo: list[Mutant], jobs: int, results: Results) -> None:
+    """Judges mutants, so many at a time, each job in its own copy of the package."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
+        folders: queue.Queue[Path] = queue.Queue()
+        for i in range(jobs):
+            folders.put(copied(Path(name) / str(i)))
+
+        def one(mutant: Mutant) -> dict[str, str | float]:
+            folder = folders.get()
+            try:
+                row = judged(folder, mutant)
+            finally:
+                folders.put(folder)
+            results.add(row)
+            return row
+
+        for done in as_completed([pool.submit(one, mutant) for mutant in todo]):
+            row = done.result()
+            mark = " " if row["outcome"] == row["expected"] else "!"
+            print(f"{mark} {row['outcome']:9} {row['seconds']:5.0f} s  {row['name']}", flush=True)
+
+
+def main(words: list[str]) -> int:
+    """Applies the chosen mutants, and prints a line for each."""
+    parser = argparse.ArgumentParser(description="Faults that the tests must see.")
+    parser.add_argument("words", nargs="*", help="those whose name has any of these")
+    parser.add_argument("--shard", default="1/1", help="the i-th of n parts: i/n")
+    parser.add_argument("--jobs", type=int, default=1, help="how many side by side")
+    parser.add_argument("--results", type=Path, help="a file of JSON lines, gone on with")
+    parser.add_argument("--untouched", action="store_true", help="the tests without a fault too")
+    args = parser.parse_args(words)
+    try:
+        for mutant in MUTANTS:
             mutated(mutant)
     except NotOnce as error:
         print(error)
         return 2
-    alive = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = copied(Path(name))
-        for mutant in chosen:
-            started = time.monotonic()
-            lives = survives(folder, mutant)
-            alive += [mutant.name] if lives else []
-            told = "SURVIVED" if lives else "killed"
-            print(f"{told:9} {time.monotonic() - started:5.0f} s  {mutant.name}", flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
-    return 1 if alive else 0
+    chosen = [m for m in MUTANTS if not args.words or any(word in m.name for word in args.words)]
+    chosen += untouched(chosen) if args.untouched else []
+    part, parts = (int(number) for number in args.shard.split("/"))
+    if not 1 <= part <= parts or args.jobs < 1:
+        parser.error("a shard i/n has 1 <= i <= n, and there is at least one job")
+    chosen = chosen[part - 1 :: parts]
+    results = Results(args.results)
+    todo = [mutant for mutant in chosen if mutant.name not in results.rows]
+    if todo:
+        run(todo, args.jobs, results)
+    rows = [results.rows[mutant.name] for mutant in chosen]
+    wrong = [row for row in rows if row["outcome"] != row["expected"]]
+    for row in wrong:
+        print(f"! {row['outcome']}, not {row['expected']}: {row['name']}")
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
