@@ -18,15 +18,16 @@ import pytest
 import torch
 from processes import FORK, Crew
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import hf_storage
 
 from vardiu.cli.main import main
 from vardiu.cli.options import parse_request
-from vardiu.errors import CheckpointError, ConfigError
+from vardiu.errors import CheckpointError, ConfigError, ProcessLost
 from vardiu.runs.execute import trainer_of
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
 from vardiu.storage import processes
-from vardiu.storage.checkpoints import Checkpoints
+from vardiu.storage.checkpoints import Checkpoints, is_left_behind
 from vardiu.storage.launch import following_torchrun
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
@@ -312,6 +313,43 @@ def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):
     # Its end closes the last descriptor.
     assert select.select([reads], [], [], 30)[0] and os.read(reads, 1) == b""
     os.close(reads)
+
+
+def saved_in_parts(place, fault):
+    """Saves a divided network, of which one process cannot write its part; writes what was said."""
+
+    def write_data(*args):
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(28, "No space left on device")
+
+    if processes.rank() == 1:
+        hf_storage.HuggingFaceStorageWriter.write_data = write_data
+    trainer, batches = trainer_for("anchored", shard="full")
+    try:
+        Checkpoints(place / "kept").save(0, trainer.state_dict(batches))
+    except (CheckpointError, ProcessLost) as error:
+        (place / f"{processes.rank()}.txt").write_text(str(error))
+        os._exit(3)
+
+
+@pytest.mark.parametrize("fault", ["full", "killed"])
+def test_a_process_that_cannot_write_its_part_ends_all(fault, tmp_path):
+    codes, text = Crew(2, lambda: saved_in_parts(tmp_path, fault), tmp_path / "log").wait()
+    said = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
+    left = list((tmp_path / "kept").iterdir())
+    if fault == "killed":
+        assert codes == [3, -signal.SIGKILL], text
+        assert said[0].startswith("another process of this run has ended")
+        (partial,) = left
+        assert is_left_behind(partial)
+    else:
+        assert codes == [3, 3] and said[0] == said[1] and not left, text
+        assert "000000000 could not be written (process 1: [Errno 28] No space left" in said[0]
+        assert "Free some space" in said[0]
+    # Whoever saves next finds no obstacle, and clears away what is left.
+    Checkpoints(tmp_path / "kept").save(0, {"networks": {"a": torch.zeros(1)}})
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["000000000"]
 
 
 # ---------------------------------------------------------------- what is refused
