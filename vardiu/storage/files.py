@@ -17,6 +17,7 @@ __all__ = [
     "naming",
     "new_file",
     "open_unlinked",
+    "refuse_unwritable",
     "whole_file",
     "write_bytes_atomic",
     "write_text_atomic",
@@ -65,6 +66,28 @@ def new_file(path: str | Path, option: str = "--out") -> Path:
     return path
 
 
+def refuse_unwritable(folder: Path) -> None:
+    r"""Raises a `ConfigError` if nothing can be written into a folder, before there is anything to
+    write; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{shown(folder)} cannot be written ({error.strerror}), and what is made would be "
+            "lost: have it be written to, free some space, or copy it to where there is some"
+        ) from error
+
+
+def partial_of(path: Path, prefix: str, suffix: str = "") -> tuple[int, str]:
+    r"""Opens a file beside the place of another; an error names the latter."""
+    try:
+        return tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     r"""Gives a path to write to, of the same suffix; what was written there gets its name.
@@ -72,9 +95,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     A link in the file's place is replaced, and none is followed. Nothing is left of a failure.
     """
     path = Path(path)
-    descriptor, partial = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-    )
+    descriptor, partial = partial_of(path, f".{path.stem}.", path.suffix)
     os.close(descriptor)
     try:
         with naming(path):
@@ -100,7 +121,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
         The number of bytes, and their SHA-256 in hexadecimal digits.
     """
     path = Path(path)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, partial = partial_of(path, f".{path.name}.")
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)
