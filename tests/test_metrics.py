@@ -45,6 +45,17 @@ def mmd2_of_gaussians(std, shift, d=2, bandwidths=(0.25, 0.5, 1.0, 2.0, 4.0)):
     return sum(values) / len(values)
 
 
+def test_every_metric_is_of_one_column_as_well():
+    """The covariance of one column is a scalar in torch, and has two dimensions here."""
+    x, y = gaussian(400, d=1), gaussian(400, d=1, mean=1.0, seed=1)
+    assert frechet(x, y).value == pytest.approx(1, abs=0.25)
+    assert all(metric.value == metric.value for metric in frechet_ratio(x, x[:200], y))
+    for metric in (kernel_distance(x, y), *precision_recall(x, y), *density_coverage(x, y)):
+        assert math.isfinite(metric.value)
+    with_one = PrincipalComponents(torch.randn(50, 1, 1, 1))
+    assert with_one(torch.randn(4, 1, 1, 1)).shape == (4, 1)
+
+
 @pytest.mark.parametrize("std, shift", [(1.0, 0.5), (1.5, 0.0), (0.7, 1.0)])
 def test_mmd_of_gaussians_is_the_closed_form(std, shift):
     x, y = gaussian(3000, mean=shift, std=std), gaussian(3000, seed=1)

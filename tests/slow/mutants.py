@@ -2,23 +2,37 @@
 
     python tests/slow/mutants.py            # all of them
     python tests/slow/mutants.py lattice    # those whose name has a word
+    python tests/slow/mutants.py --jobs 14 --untouched --results mutants.jsonl
+    python tests/slow/mutants.py --shard 1/14 --results mutants-1.jsonl
 
 A mutant names the tests that must see it, a few seconds of the ordinary suite. It survives where
-they pass. Exits 1 where one survives, 2 where the text of one is not found exactly once.
+they pass. Those of `--jobs` run side by side, each job in its own copy of the package. A line of
+`--results` is written as a mutant is done, and those in it are not run again. With `--untouched`
+the tests are run without a fault too: what they kill means nothing where they fail then.
+Exits 1 where one survives or does not end, 2 where the text of one is not found exactly once.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+
+# Seconds after which tests that do not end are stopped.
+LIMIT = 300
+UNTOUCHED = "without a fault: "
 
 CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
@@ -73,6 +87,10 @@ def errors(words: str) -> tuple[str, ...]:
 def method(name: str, words: str = "") -> tuple[str, ...]:
     path = f"tests/methods/test_{name}.py"
     return (path, "-k", words) if words else (path,)
+
+
+def paired(words: str = "interval_of_students or paired_seeds") -> tuple[str, ...]:
+    return ("tests/test_bakeoff.py", "tests/test_studio.py", "-k", words)
 
 
 def families(words: str) -> tuple[str, ...]:
@@ -918,6 +936,128 @@ SETTINGS = [
     ),
 ]
 
+PAIRED = [
+    Mutant(
+        "paired: the other arm less this one",
+        "metrics/paired.py",
+        "mine[seed] - theirs[seed]",
+        "theirs[seed] - mine[seed]",
+        paired(),
+    ),
+    Mutant(
+        "paired: values in pairs by rank, not by seed",
+        "metrics/paired.py",
+        "[mine[seed] - theirs[seed] for seed in sorted(set(mine) & set(theirs))]",
+        "[a - b for a, b in zip(mine.values(), theirs.values(), strict=False)]",
+        paired(),
+    ),
+    Mutant(
+        "paired: seeds of either arm",
+        "metrics/paired.py",
+        "sorted(set(mine) & set(theirs))",
+        "sorted(set(mine))",
+        paired(),
+    ),
+    Mutant(
+        "paired: a quantile of the normal distribution",
+        "metrics/paired.py",
+        "float(student_t.ppf(0.975, n - 1))",
+        "1.959964",
+        paired(),
+    ),
+    Mutant(
+        "paired: a one-sided quantile",
+        "metrics/paired.py",
+        "student_t.ppf(0.975, n - 1)",
+        "student_t.ppf(0.95, n - 1)",
+        paired(),
+    ),
+    Mutant(
+        "paired: n degrees of freedom",
+        "metrics/paired.py",
+        "student_t.ppf(0.975, n - 1)",
+        "student_t.ppf(0.975, n)",
+        paired(),
+    ),
+    Mutant(
+        "paired: the population's standard deviation",
+        "metrics/paired.py",
+        "statistics.stdev(found)",
+        "statistics.pstdev(found)",
+        paired(),
+    ),
+    Mutant(
+        "paired: no root of n",
+        "metrics/paired.py",
+        "/ math.sqrt(n)",
+        "/ n",
+        paired(),
+    ),
+    Mutant(
+        "paired: an interval of one seed",
+        "metrics/paired.py",
+        "if n > 1:",
+        "if n > 0:",
+        paired(),
+    ),
+    Mutant(
+        "paired: no interval without a second seed",
+        "metrics/paired.py",
+        "half = math.inf",
+        "half = 0.0",
+        paired(),
+    ),
+    Mutant(
+        "paired: better where the mean is lower",
+        "metrics/paired.py",
+        "if self.mean + self.half < 0:",
+        "if self.mean < 0:",
+        paired(),
+    ),
+    Mutant(
+        "paired: worse where the mean is higher",
+        "metrics/paired.py",
+        '"worse" if self.mean - self.half > 0',
+        '"worse" if self.mean > 0',
+        paired(),
+    ),
+    Mutant(
+        "paired: worse and better in each other's place",
+        "metrics/paired.py",
+        'return "better"\n        return "worse" if',
+        'return "worse"\n        return "better" if',
+        paired(),
+    ),
+    Mutant(
+        "paired: the median for the mean",
+        "metrics/paired.py",
+        "statistics.fmean(found)",
+        "statistics.median(found)",
+        paired(),
+    ),
+    Mutant(
+        "paired: series: the seed is a setting",
+        "studio/library.py",
+        '("seed", "device"',
+        '("device"',
+        paired("series"),
+    ),
+    Mutant(
+        "paired: series: settings are not looked at",
+        "studio/series.py",
+        "json.dumps(settings[run.id], sort_keys=True, default=str)",
+        '""',
+        paired("series"),
+    ),
+    Mutant(
+        "paired: series: the same seeds in one series",
+        "studio/series.py",
+        "() if len(seeds) == len(members) else",
+        "() if seeds else",
+        paired("series"),
+    ),
+]
+
 STATED = [
     Mutant(
         "error: Fréchet, divided by sqrt(20)",
@@ -1056,16 +1196,23 @@ STATED = [
     Mutant(
         "error: a gradient's bias without the factor 4",
         GRADIENTS,
-        "along = 4 * (centred @ distance).square().mean() / draws",
-        "along = (centred @ distance).square().mean() / draws",
+        "along = 4 * (rows @ distance).square().sum()",
+        "along = (rows @ distance).square().sum()",
         errors("the_bias_of_a_gradient"),
     ),
     Mutant(
         "error: a reference gradient, not divided by the blocks",
         GRADIENTS,
-        "return stacked.mean(0), stacked.var(0).sum() / blocks",
-        "return stacked.mean(0), stacked.var(0).sum()",
+        "return mean, (stacked - mean) / math.sqrt(blocks * (blocks - 1))",
+        "return mean, (stacked - mean) / math.sqrt(blocks - 1)",
         errors("reference"),
+    ),
+    Mutant(
+        "error: a gradient's bias from a reference without error",
+        GRADIENTS,
+        "rows = torch.cat([(gradients - mean) / draws, spread])",
+        "rows = torch.cat([(gradients - mean) / draws, 0 * spread])",
+        errors("the_bias_of_a_gradient"),
     ),
     Mutant(
         "error: slack, divided by n",
@@ -1557,12 +1704,439 @@ FAMILIES = [
 ]
 
 
+# Mathematics of the methods that the lists above leave: what each is named for.
+FINER = [
+    Mutant(
+        "anchor: the rate of a moving average does not fall",
+        LAGGING,
+        "return first if last is None else first * (last / first) ** (step / self.steps)",
+        "return first",
+        method("anchored", "rate_that_falls"),
+    ),
+    Mutant(
+        "anchor: a moving average follows without an update",
+        LAGGING,
+        "            if moved:\n",
+        "            if True:\n",
+        method("anchored", "rate_that_falls"),
+    ),
+    Mutant(
+        "anchor: the trust of what the student was",
+        LAGGING,
+        "new = [objective.generator.call(d.call, d.z, **d.batch.cond) for d in drawn]",
+        "new = [d.x for d in drawn]",
+        method("anchored", "has_left_it"),
+    ),
+    Mutant(
+        "anchor: trust is not asked",
+        LAGGING,
+        "or (moved and self.left(objective, drawn, step))",
+        "or (False and self.left(objective, drawn, step))",
+        method("anchored", "has_left_it"),
+    ),
+    Mutant(
+        "anchor: the steps of settling are not counted",
+        LAGGING,
+        "return updates * ratio + held",
+        "return updates * ratio",
+        method("anchored", "then_the_fake_settles"),
+    ),
+    Mutant(
+        "anchor: the distance has the sign of its noise",
+        ANCHORED,
+        "torch.cat([gap, gap])",
+        "torch.cat([gap, -gap])",
+        method("anchored", "wherever_the_anchor_is"),
+    ),
+    Mutant(
+        "anchor: the gain is left out",
+        ANCHORED,
+        "noise, cond, self.gain * gap)",
+        "noise, cond, gap)",
+        method("anchored", "the_gain"),
+    ),
+    Mutant(
+        "bank: samples of the student in the anchor's place",
+        "methods/banked.py",
+        "torch.cat([drawn.x, self.anchored(drawn.call, z, tiled)])",
+        "torch.cat([drawn.x, self.generator.call(drawn.call, z, **tiled)])",
+        method("banked", "large_bank"),
+    ),
+    Mutant(
+        "bank: the batch's own latents again",
+        "methods/banked.py",
+        "z = self.generator.latent_from(draws)",
+        "z = drawn.z.repeat(self.bank, *[1] * (drawn.z.ndim - 1))",
+        method("banked", "fresh_samples"),
+    ),
+    Mutant(
+        "bank: conditions of other rows",
+        "methods/banked.py",
+        "{k: v.repeat(self.bank, *[1] * (v.ndim - 1)) for k, v in cond.items()}",
+        "{k: v.repeat_interleave(self.bank, 0) for k, v in cond.items()}",
+        method("banked", "fresh_samples"),
+    ),
+    Mutant(
+        "codes: one interval for all",
+        "nn/mlp.py",
+        "return self.table((u[:, None] >= self.edges).sum(1))",
+        "return self.table(0 * (u[:, None] >= self.edges).sum(1))",
+        ("tests/test_problems.py", "-k", "codes_cut"),
+    ),
+    Mutant(
+        "EMD: the noise of the last step is left in",
+        CHAINS,
+        '"last": moved - fresh',
+        '"last": moved - 0 * fresh',
+        method("emd", "what_is_cancelled"),
+    ),
+    Mutant(
+        "EMD: the noise of the start is left in",
+        CHAINS,
+        "moved, quiet, fresh = eps, torch.zeros_like(eps), torch.zeros_like(eps)",
+        "moved, quiet, fresh = eps, eps, torch.zeros_like(eps)",
+        method("emd", "what_is_cancelled"),
+    ),
+    Mutant(
+        "EMD: half the variance of a step's noise",
+        CHAINS,
+        "math.sqrt(2 * gamma_eps)",
+        "math.sqrt(gamma_eps)",
+        method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "EMD: latents without noise",
+        CHAINS,
+        "pull + math.sqrt(2 * gamma_z) * noise",
+        "pull + 0 * noise",
+        method("emd", "gaussian_chain"),
+    ),
+    Mutant(
+        "EMD: a chain without the fake",
+        EMD,
+        "return score_difference(real, self.fake(x_t, sigma, **cond), sigma)",
+        "return score_difference(real, 0 * self.fake(x_t, sigma, **cond), sigma)",
+        method("emd", "is_diff_instruct"),
+    ),
+    Mutant(
+        "ADM: a step twice as long",
+        ADM,
+        "return (self.shrink * sigma)",
+        "return (self.shrink**2 * sigma)",
+        method("adm", "laws_of_the_closed_form"),
+    ),
+    Mutant(
+        "ADM: the margin is of the mean logit",
+        ADM,
+        "error = hinge_discriminator(real_logits, generated).mean()",
+        "error = hinge_discriminator(real_logits.mean(0), generated.mean(0)).mean()",
+        method("adm", "margin_is"),
+    ),
+    Mutant(
+        "ADM: the weight of a level is left out",
+        ADM,
+        "value = (self.weight(sigma) * hinge_generator(logits).mean(0)).mean()",
+        "value = hinge_generator(logits).mean()",
+        contract("weight and adm"),
+    ),
+    Mutant(
+        "ADP: the noise is not that of the pair",
+        ADP,
+        "x_t = pairs.x + expand_like(sigma, pairs.x) * pairs.z",
+        "x_t = pairs.x + expand_like(sigma, pairs.x) * pairs.z.flip(0)",
+        method("adm", "shown_what_lies_between"),
+    ),
+    Mutant(
+        "ADP: the weights of samples and images swapped",
+        ADP,
+        "value = (1 - row.pixel_weight) * value + row.pixel_weight * error",
+        "value = row.pixel_weight * value + (1 - row.pixel_weight) * error",
+        method("adm", "image"),
+    ),
+    Mutant(
+        "ADP: no gradient through the decoder",
+        ADP,
+        "return x if self.decode is None else self.decode(x)",
+        "return x if self.decode is None else self.decode(x).detach()",
+        method("adm", "through_the_decoder"),
+    ),
+    Mutant(
+        "ADP: times that are uniform, not cubic",
+        "denoisers/levels.py",
+        "return 1 - (1 - u) ** 3",
+        "return u",
+        method("adm", "dense_at_the_noise"),
+    ),
+    Mutant(
+        "hinge: real and generated swapped",
+        "functional/adversarial.py",
+        "return F.relu(1 + fake) + F.relu(1 - real)",
+        "return F.relu(1 + real) + F.relu(1 - fake)",
+        ("tests/test_discriminators.py", "-k", "optim"),
+    ),
+    Mutant(
+        "FreeFlow: the derivative without the share of the way",
+        FREEFLOW,
+        "s, s * (1 - s / t)",
+        "s, s",
+        method("freeflow", "exact_map"),
+    ),
+    Mutant(
+        "FreeFlow: a difference over half its length",
+        "functional/derivatives.py",
+        "/ (2 * h)",
+        "/ h",
+        method("freeflow", "derivatives_agree"),
+    ),
+    Mutant(
+        "FreeFlow: a velocity in units of one",
+        FREEFLOW,
+        "scale = 1 / (self.sigma_data * self.time(t))",
+        "scale = 1 / self.time(t)",
+        method("freeflow", "other_units"),
+    ),
+    Mutant(
+        "FreeFlow: the time of data of unit spread",
+        FREEFLOW,
+        "return sigma / (self.sigma_data + sigma)",
+        "return sigma / (1 + sigma)",
+        method("freeflow", "other_units"),
+    ),
+    Mutant(
+        "FreeFlow: large errors weigh more",
+        FREEFLOW,
+        "(square + self.FLOOR) ** -self.adaptive",
+        "(square + self.FLOOR) ** self.adaptive",
+        method("freeflow", "weigh_less"),
+    ),
+    Mutant(
+        "FreeFlow: the balance upside down",
+        FREEFLOW,
+        "self.balance * size / (length + 1e-6)",
+        "self.balance * length / (size + 1e-6)",
+        method("freeflow", "weigh_less"),
+    ),
+    Mutant(
+        "FreeFlow: the correction does not wait",
+        FREEFLOW,
+        "if self.correction > 0 and step >= self.lead:",
+        "if self.correction > 0:",
+        method("freeflow", "prediction_leads"),
+    ),
+    Mutant(
+        "FreeFlow: lower starts without noise",
+        FREEFLOW,
+        "x_t[chosen] = x + expand_like(lower[chosen], x) * noise",
+        "x_t[chosen] = x",
+        method("freeflow", "lower_starts"),
+    ),
+    Mutant(
+        "sid: the power of a level",
+        SID,
+        "factor = self.weight(sigma) / sigma**4",
+        "factor = self.weight(sigma) / sigma**2",
+        method("sid", "decimals"),
+    ),
+    Mutant(
+        "f-distill: a ratio without a limit",
+        F_DISTILL,
+        "self.log_ratio(x_t, sigma, cond).clamp(-most, most)",
+        "self.log_ratio(x_t, sigma, cond)",
+        method("f_distill", "within_a_limit"),
+    ),
+    Mutant(
+        "f-distill: the forward weight is that of the reverse",
+        DIVERGENCES,
+        "Divergence(lambda t: t.exp() * t, torch.exp)",
+        "Divergence(lambda t: t.exp() * t, torch.ones_like)",
+        method("f_distill", "second_derivative"),
+    ),
+    Mutant(
+        "f-distill: Hellinger's weight without its half",
+        DIVERGENCES,
+        "lambda t: 0.5 * (t / 2).exp()",
+        "lambda t: (t / 2).exp()",
+        method("f_distill", "second_derivative"),
+    ),
+    Mutant(
+        "fd_loss: half the pull of the mean",
+        FD_LOSS,
+        "2 * (gap + centred - centred @ matrix)",
+        "2 * (0.5 * gap + centred - centred @ matrix)",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "fd_loss: the newest rows are replaced",
+        FD_LOSS,
+        "first = int(self.written) % len(self.rows)",
+        "first = (int(self.written) - len(h)) % len(self.rows)",
+        method("fd_loss", "what_was_blended"),
+    ),
+    Mutant(
+        "fd_loss: the share of old and new swapped",
+        FD_LOSS,
+        "share = 1 - self.decay",
+        "share = self.decay",
+        method("fd_loss", "finite_differences"),
+    ),
+    Mutant(
+        "fd_loss: the deviation of S in the place of its inverse",
+        "functional/frechet.py",
+        ".clamp_min(LEAST * float(values[-1])).rsqrt()",
+        ".clamp_min(LEAST * float(values[-1])).sqrt()",
+        method("fd_loss", "decimals"),
+    ),
+    Mutant(
+        "ddil: shares that grow from the first step",
+        STATES,
+        "(step - self.start) / self.ramp",
+        "step / self.ramp",
+        method("ddil", "frequent"),
+    ),
+    Mutant(
+        "ddil: both sources take the same rows",
+        STATES,
+        "            low += share\n",
+        "            low += 0\n",
+        method("ddil", "frequent"),
+    ),
+    Mutant(
+        "ddil: the teacher's path starts at unit noise",
+        STATES,
+        "trajectory(asked, sigmas[0] * noise, sigmas)",
+        "trajectory(asked, noise, sigmas)",
+        method("ddil", "cannot_be_right or one_law"),
+    ),
+    Mutant(
+        "ddil: the shift is that of the teacher's states",
+        STATES,
+        'for self.watched in ("forward", "student"):',
+        'for self.watched in ("student", "forward"):',
+        method("ddil", "covariate_shift"),
+    ),
+    Mutant(
+        "rdd: at its end the queue writes over its last rows, as the released code does",
+        "training/memory.py",
+        "places = torch.arange(start, start + len(rows) - skipped, device=self.rows.device) % size",
+        "start = min(start % size, size - len(rows) + skipped)\n"
+        "        places = torch.arange(start, start + len(rows) - skipped)",
+        method("rdd", "in_their_order or spread"),
+    ),
+    Mutant(
+        "rdd: the head's positions are not of unit length",
+        RDD,
+        "rows = nn.functional.normalize(self.head(maps.transpose(1, 2).flatten(0, 1)), dim=1)",
+        "rows = self.head(maps.transpose(1, 2).flatten(0, 1))",
+        method("rdd", "plain_definition"),
+    ),
+    Mutant(
+        "rdd: the divergence of the student from the teacher, reversed",
+        RELATIONAL,
+        "return (target.exp() * (target - student.log_softmax(1))).sum(1).mean()",
+        "own = student.log_softmax(1)\n    return (own.exp() * (own - target)).sum(1).mean()",
+        ("tests/test_relational.py", "-k", "sharpened"),
+    ),
+    Mutant(
+        "redif: ratios above one are not clipped",
+        POLICY,
+        "ratio.clamp(1 - clip, 1 + clip)",
+        "ratio.clamp_min(1 - clip)",
+        method("redif", "truth_table"),
+    ),
+    Mutant(
+        "redif: the divergence without its half",
+        POLICY,
+        "squared(mean - other) / (2 * deviation.square())",
+        "squared(mean - other) / deviation.square()",
+        method("redif"),
+    ),
+    Mutant(
+        "redif: the estimate of the divergence of the other direction",
+        POLICY,
+        "return torch.expm1(log_ratio) - log_ratio",
+        "return torch.expm1(-log_ratio) + log_ratio",
+        method("redif", "right_on_average"),
+    ),
+    Mutant(
+        "redif: a step weighs as one over its noise",
+        REDIF,
+        "s / mean if by_deviation",
+        "mean / s if by_deviation",
+        method("redif", "as_much_as_its_noise"),
+    ),
+    Mutant(
+        "redif: the guard is from the student as it is",
+        REDIF,
+        "asked = answers(self.start.network, z, cond)",
+        "asked = answers(self.student, z, cond)",
+        method("redif", "stays_with_the_start"),
+    ),
+    Mutant(
+        "redif: the control compares with the right sample",
+        REDIF,
+        "target = target.roll(self.group, 0)",
+        "target = target.roll(0, 0)",
+        method("redif", "own_sample"),
+    ),
+    Mutant(
+        "redif: a step arrives with its noise beside the level's",
+        "samplers/policy.py",
+        "kept = (there.square() - fresh_noise(here, there, self.eta).square()).sqrt()",
+        "kept = there",
+        method("redif", "infinite_noise or ancestral"),
+    ),
+    Mutant(
+        "LCM: the target is told the place of the first level",
+        LCM,
+        "self.answer(self.target, x_next, lower, last - after, told)",
+        "self.answer(self.target, x_next, lower, last - i, told)",
+        method("lcm", "skip"),
+    ),
+    Mutant(
+        "LCM: the target at the level before the step",
+        LCM,
+        "self.answer(self.target, x_next, lower, last - after, told)",
+        "self.answer(self.target, x_next, sigma, last - after, told)",
+        method("lcm", "skip"),
+    ),
+    Mutant(
+        "LCM: the softness is a square",
+        "functional/distances.py",
+        "return square / ((square + softness**2).sqrt() + softness)",
+        "return square / ((square + softness).sqrt() + softness)",
+        method("consistency_training", "softness"),
+    ),
+    Mutant(
+        "progressive: the signal-to-noise ratio is cut from above",
+        "functional/scores.py",
+        "return sigma.clamp_max(sigma_data).square().reciprocal()",
+        "return sigma.clamp_min(sigma_data).square().reciprocal()",
+        method("progressive", "weights_are"),
+    ),
+    Mutant(
+        "progressive: the last stages are as short as the others",
+        PROGRESSIVE,
+        "config.late if calls <= 2 else 1.0",
+        "config.late if calls <= 0 else 1.0",
+        method("progressive"),
+    ),
+    Mutant(
+        "progressive: a target without the share that is left of the state",
+        "functional/trajectories.py",
+        "return (x_next - ratio * x) / (1 - ratio)",
+        "return x_next - ratio * x",
+        method("progressive", "lands_where"),
+    ),
+]
+
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
     *DROPPED,
     *NETWORKS,
     *SETTINGS,
+    *PAIRED,
     *STATED,
     *ANCHOR,
     *IDENTITY,
@@ -1574,6 +2148,7 @@ MUTANTS = [
     *TRAJECTORY,
     *POLICIES,
     *MANY_MUTANTS,
+    *FINER,
 ]
 
 
@@ -1596,6 +2171,7 @@ def mutated(mutant: Mutant) -> str:
 
 def copied(folder: Path) -> Path:
     """A copy of the package, its tests and the small networks that these take."""
+    folder.mkdir(parents=True, exist_ok=True)
     skip = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in ("vardiu", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
@@ -1604,11 +2180,15 @@ def copied(folder: Path) -> Path:
 
 
 def outcome(folder: Path, tests: tuple[str, ...]) -> int:
-    """What pytest says of a copy: 0 for passed, 1 for failed; anything else is no test."""
+    """What pytest says of a copy: 0 for passed, 1 for failed; anything else is no test.
+
+    Raises:
+        subprocess.TimeoutExpired: It does not end.
+    """
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     return subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, check=False
+        words, cwd=folder, env=environment, capture_output=True, check=False, timeout=LIMIT
     ).returncode
 
 
@@ -1617,6 +2197,7 @@ def survives(folder: Path, mutant: Mutant) -> bool:
 
     Raises:
         RuntimeError: They neither pass nor fail: there is no such test.
+        subprocess.TimeoutExpired: They do not end.
     """
     path = folder / "vardiu" / mutant.file
     original = path.read_text()
@@ -1630,26 +2211,102 @@ def survives(folder: Path, mutant: Mutant) -> bool:
     return code == 0
 
 
-def main(words: list[str]) -> int:
-    """Applies the mutants whose names have any of the words, and prints a table of them."""
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+def untouched(mutants: list[Mutant]) -> list[Mutant]:
+    """What changes nothing, once for the tests of all mutants."""
+    tests = sorted({mutant.tests for mutant in mutants})
+    same = "from __future__"
+    return [Mutant(f"{UNTOUCHED}{' '.join(t)}", "errors.py", same, same, t) for t in tests]
+
+
+def judged(folder: Path, mutant: Mutant) -> dict[str, str | float]:
+    """One mutant's line of the results; `expected` is what it should come to."""
+    started = time.monotonic()
     try:
-        for mutant in chosen:
+        told = "survived" if survives(folder, mutant) else "killed"
+    except RuntimeError as error:
+        told = str(error)
+    except subprocess.TimeoutExpired:
+        told = "no end"
+    expected = "survived" if mutant.name.startswith(UNTOUCHED) else "killed"
+    seconds = round(time.monotonic() - started, 1)
+    return {"name": mutant.name, "outcome": told, "expected": expected, "seconds": seconds}
+
+
+class Results:
+    """The lines of a file, one a mutant; what a kill cut short is no line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.rows: dict[str, dict[str, str | float]] = {}
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        for line in lines:
+            if line.endswith("}"):
+                row = json.loads(line)
+                self.rows[row["name"]] = row
+
+    def add(self, row: dict[str, str | float]) -> None:
+        with self.lock:
+            self.rows[str(row["name"])] = row
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write("\n" + json.dumps(row, ensure_ascii=False))
+                    file.flush()
+                    os.fsync(file.fileno())
+
+
+def run(todo: list[Mutant], jobs: int, results: Results) -> None:
+    """Judges mutants, so many at a time, each job in its own copy of the package."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
+        folders: queue.Queue[Path] = queue.Queue()
+        for i in range(jobs):
+            folders.put(copied(Path(name) / str(i)))
+
+        def one(mutant: Mutant) -> dict[str, str | float]:
+            folder = folders.get()
+            try:
+                row = judged(folder, mutant)
+            finally:
+                folders.put(folder)
+            results.add(row)
+            return row
+
+        for done in as_completed([pool.submit(one, mutant) for mutant in todo]):
+            row = done.result()
+            mark = " " if row["outcome"] == row["expected"] else "!"
+            print(f"{mark} {row['outcome']:9} {row['seconds']:5.0f} s  {row['name']}", flush=True)
+
+
+def main(words: list[str]) -> int:
+    """Applies the chosen mutants, and prints a line for each."""
+    parser = argparse.ArgumentParser(description="Faults that the tests must see.")
+    parser.add_argument("words", nargs="*", help="those whose name has any of these")
+    parser.add_argument("--shard", default="1/1", help="the i-th of n parts: i/n")
+    parser.add_argument("--jobs", type=int, default=1, help="how many side by side")
+    parser.add_argument("--results", type=Path, help="a file of JSON lines, gone on with")
+    parser.add_argument("--untouched", action="store_true", help="the tests without a fault too")
+    args = parser.parse_args(words)
+    try:
+        for mutant in MUTANTS:
             mutated(mutant)
     except NotOnce as error:
         print(error)
         return 2
-    alive = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = copied(Path(name))
-        for mutant in chosen:
-            started = time.monotonic()
-            lives = survives(folder, mutant)
-            alive += [mutant.name] if lives else []
-            told = "SURVIVED" if lives else "killed"
-            print(f"{told:9} {time.monotonic() - started:5.0f} s  {mutant.name}", flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
-    return 1 if alive else 0
+    chosen = [m for m in MUTANTS if not args.words or any(word in m.name for word in args.words)]
+    chosen += untouched(chosen) if args.untouched else []
+    part, parts = (int(number) for number in args.shard.split("/"))
+    if not 1 <= part <= parts or args.jobs < 1:
+        parser.error("a shard i/n has 1 <= i <= n, and there is at least one job")
+    chosen = chosen[part - 1 :: parts]
+    results = Results(args.results)
+    todo = [mutant for mutant in chosen if mutant.name not in results.rows]
+    if todo:
+        run(todo, args.jobs, results)
+    rows = [results.rows[mutant.name] for mutant in chosen]
+    wrong = [row for row in rows if row["outcome"] != row["expected"]]
+    for row in wrong:
+        print(f"! {row['outcome']}, not {row['expected']}: {row['name']}")
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as expected")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mutants import MUTANTS, Mutant, copied, mutated, survives
+from mutants import MUTANTS, Mutant, Results, copied, main, mutated, survives, untouched
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,19 @@ def test_a_mutant_is_killed(mutant: Mutant, folder):
 
 @pytest.mark.slow
 def test_the_tests_of_mutants_pass_without_one(folder):
-    untouched = Mutant("none", "errors.py", "from __future__", "from __future__", ())
-    words = {mutant.tests for mutant in MUTANTS}
-    assert all(survives(folder, untouched._replace(tests=tests)) for tests in words)
+    assert all(survives(folder, mutant) for mutant in untouched(MUTANTS))
+
+
+def test_what_is_done_is_kept_and_not_run_again(tmp_path, capsys):
+    path = tmp_path / "results.jsonl"
+    words = ["--shard", "2/3", "--results", str(path), "anchor"]
+    chosen = [mutant for mutant in MUTANTS if "anchor" in mutant.name][1::3]
+    results = Results(path)
+    for mutant in chosen:
+        results.add({"name": mutant.name, "outcome": "killed", "expected": "killed"})
+    assert main(words) == 0
+    results.add({"name": chosen[0].name, "outcome": "survived", "expected": "killed"})
+    with path.open("a") as file:
+        file.write('\n{"name": "cut sho')  # as a kill leaves it
+    assert main(words) == 1
+    assert f"! survived, not killed: {chosen[0].name}" in capsys.readouterr().out

@@ -32,6 +32,7 @@ from ..runs.execute import TeacherMeter, device_of, trainer_of
 from ..runs.stages import stages_of
 from ..runs.task import Task, problem_of
 from ..storage.artefacts import RehearsedArtefacts
+from ..training.clock import clock
 from ..training.stage import Stage
 from ..training.trainer import Trainer
 
@@ -202,12 +203,11 @@ def step_cost(trainer: Trainer, stage: Stage, seconds: float, until: int) -> tup
     if left >= 2 * cycle:
         take_cycle()
     first, rows = trainer.step, stage.objective.teacher_cost[1]
-    started = time.perf_counter()
+    started = clock()
     while trainer.step + cycle <= until:
         take_cycle()
-        spent = time.perf_counter() - started
-        if trainer.step >= first + 3 * cycle and spent >= seconds:
+        if trainer.step >= first + 3 * cycle and time.perf_counter() - started >= seconds:
             break
     taken = trainer.step - first
-    spent = time.perf_counter() - started
+    spent = clock() - started
     return (stage.objective.teacher_cost[1] - rows) / taken, spent / taken

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.digits import digits
+from ..functional.tensors import covariance
 from .metric import fingerprint
 
 __all__ = [
@@ -226,7 +227,7 @@ class PrincipalComponents:
         self.shape = tuple(x.shape[1:])
         pixels = torch.cat([self._pixels(part.float().cpu()) for part in x.split(1024)])
         self.mean = pixels.mean(0)
-        values, vectors = torch.linalg.eigh((pixels - self.mean).T.cov())
+        values, vectors = torch.linalg.eigh(covariance(pixels - self.mean))
         keep = values > self.LEAST * values[-1]
         keep[:-count] = False
         self.matrix = vectors[:, keep] / values[keep].sqrt()

@@ -18,6 +18,7 @@ from ..runs.measuring import gradient_draws, student_values
 from ..runs.task import Task
 from ..storage.checkpoints import encode_state
 from ..training import objective as objectives
+from ..training.clock import clock
 from ..training.stage import Stage
 from ..training.trainer import Trainer
 from . import footprint
@@ -34,11 +35,9 @@ T = TypeVar("T")
 
 def timed(function: Callable[[], T]) -> tuple[T, float]:
     r"""Returns what a function returns, and the seconds that it took."""
-    started = time.perf_counter()
+    started = clock()
     value = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return value, time.perf_counter() - started
+    return value, clock() - started
 
 
 def stage_row(
