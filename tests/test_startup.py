@@ -46,6 +46,25 @@ def test_a_dry_run_imports_nothing_that_draws_or_reads_pipelines():
     loaded = imported("distill", "mog40", "--dry-run")
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "scipy", "sklearn", "diffusers", "transformers", "onnx"}
+    # Where no option is given there is none to parse.
+    assert "tyro" not in loaded
+
+
+@pytest.mark.slow
+def test_torch_is_imported_without_looking_for_garbage():
+    """A quarter of its time; later the collector is there, and visits no module."""
+    code = (
+        "import gc, sys\n"
+        "from vardiu.cli.main import importing\n"
+        "before = gc.get_stats()\n"
+        "with importing():\n"
+        "    import torch\n"
+        "    assert not gc.isenabled()\n"
+        "assert gc.get_stats() == before and gc.isenabled() and gc.get_freeze_count() > 100_000\n"
+        "with importing():\n"
+        "    assert gc.isenabled()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_inventory_is_the_one_of_the_code():

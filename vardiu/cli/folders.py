@@ -31,6 +31,7 @@ from .options import code_in, task_of_run
 __all__ = [
     "asked",
     "existing_run",
+    "reference_of",
     "run_or_published",
     "shipped_student",
     "stored_reference",
@@ -206,3 +207,22 @@ def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:
     result = folder.result() or {}
     reference = result.get("reference", {})
     return [Metric(**row) for row in reference.get("metrics", ())], reference.get("name", "")
+
+
+def reference_of(
+    folder: RunFolder, problem: Problem, n: int, *, other_data: bool
+) -> tuple[list[Metric], str]:
+    r"""Returns what a student is compared with, and who that is: as it was measured at the run's
+    end if that was of as many samples and of the same data, else measured now.
+
+    Arguments:
+        folder: The run.
+        problem: Its problem.
+        n: The number of samples that the student is measured with.
+        other_data: Whether the data are named anew.
+    """
+    stored, who = stored_reference(folder)
+    headline = problem.scores.judged.metric
+    if not other_data and all(m.n == n for m in stored if m.name == headline):
+        return stored, who
+    return problem.scores.teacher_metrics(n)

@@ -12,8 +12,6 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import tyro
-
 from ..errors import ConfigError, known
 from .parser import known_option
 
@@ -100,6 +98,10 @@ def parse_rows(
         ConfigError: An option is unknown or has a value that it cannot have, in one line.
         SystemExit: The help was asked for, and printed.
     """
+    if not arguments:
+        return dict(rows)
+    import tyro
+
     words, closed = _closed(_spelled(arguments, rows, program, others), rows)
     opened = {name: _opened(row) for name, row in rows.items()}
     # Without a name of their own the groups' fields are options of the command itself.

@@ -21,7 +21,7 @@ from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, refuse_unwritable, whole_file, write_text_atomic
 from .by_calls import calls_in, evaluate_by_calls
 from .console import console
-from .folders import asked, run_or_published, stored_reference, trained_student
+from .folders import asked, reference_of, run_or_published, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
 from .parser import Parser
@@ -153,7 +153,7 @@ def evaluate(arguments: list[str]) -> None:
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)
     metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
-    reference, who = stored_reference(folder)
+    reference, who = reference_of(folder, problem, n, other_data=chosen.data is not None)
     print_metrics(console, metrics, reference, who)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
