@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import Interrupted, RunError
+from ..errors import Interrupted, RunError, shown
 from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
@@ -34,12 +34,20 @@ __all__ = ["alone", "carry_out"]
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    r"""Makes this process the only one that works in a bake-off's folder.
+    r"""Makes this process the only one that works in a bake-off's folder, which is made if it is
+    not there.
 
     Raises:
-        RunError: Another one does.
+        RunError: Another one does, or the folder cannot be written.
     """
-    with os.fdopen(open_unlinked(out / ".lock", os.O_WRONLY), "w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(open_unlinked(out / ".lock", os.O_WRONLY), "w")
+    except OSError as error:
+        raise RunError(
+            f"{shown(out)} cannot be written ({error.strerror}): give a folder that can with --out"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
