@@ -439,7 +439,7 @@ CHOICE = {"mog40": ("mmd2", "log_density", "modes"), "digits": ("frechet", "prec
 def choice(found: Mapping[str, Any], ground: str) -> str:
     """What was measured of each method on one ground: medians over the seeds, nearest first.
 
-    The methods of which no run is kept are named below.
+    The methods of which no run of their own is kept are named below; a contest may have them.
     """
     from vardiu.methods import METHODS
     from vardiu.runs.presets import PRESETS
@@ -470,7 +470,7 @@ def choice(found: Mapping[str, Any], ground: str) -> str:
     table = markdown(["run", "method", "seeds", *heads, "training"], rows)
     students = [m for m in METHODS.values() if not (m.teaches or m.needs.paired)]
     without = sorted(m.title for m in students if m.name not in seen)
-    return f"{table}\n\nNo run is kept of: {', '.join(without)}."
+    return f"{table}\n\nNo run of its own is kept of: {', '.join(without)}."
 
 
 def _of(found: Sequence[Mapping[str, Any]], key: str, **fixed: Any) -> str:
@@ -547,9 +547,11 @@ def restored_mixture(found: Mapping[str, Any]) -> str:
     return markdown(["samples", "sliced W2, median", "each seed"], lines)
 
 
-def bake_off_all(found: Mapping[str, Any], group: str) -> str:
-    """All arms of a contest under one budget, the nearest first: median and range of the seeds."""
+def bake_off_all(found: Mapping[str, Any], group: str, *arms: str) -> str:
+    """All arms of a contest under one budget, or some of them, the nearest first: median and range
+    of the seeds."""
     groups, out = found["groups"][group], found.get("left_out", {}).get(group, {})
+    groups = {arm: groups[arm] for arm in arms or groups}
 
     def spread(runs: Sequence[Mapping[str, Any]], name: str, shape: str, scale: float = 1) -> str:
         values = [run["metrics"][name] * scale for run in runs]
@@ -641,7 +643,7 @@ def scale_messages(found: Mapping[str, Any]) -> str:
     """What a step computes and sends, of `benchmarks/scale.py`."""
     columns = ["method on MoG-40", "forwards a step", "teacher's calls a step"]
     return markdown(
-        [*columns, "networks sent", "MB sent"],
+        [*columns, "networks sent", "MiB sent"],
         [
             [
                 name,

@@ -338,6 +338,18 @@ def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, cap
     assert json.loads(Path("bake/plan.json").read_text())["screening"] == result["screening"]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_a_teacher_is_trained(
+    tiny, monkeypatch, capsys
+):
+    learned = {"learned": dataclasses.replace(SMALL, name="mog40", teacher="learned")}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, teachers=learned))
+    Path("file").touch()
+    assert bake_off("tiny", "--out", "file/bake") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "file/bake cannot be written (Not a directory): give a folder" in said
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
 def test_a_dry_run_trains_times_and_writes_nothing(tiny, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a dry run starts nothing")

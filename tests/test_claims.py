@@ -194,7 +194,7 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         f"all 40 modes with an MMD² of {1e3 * jumps:.2f}e-3, the least of all ({seeds} seeds)"
         in said
     )
-    assert f"highest on digits, {of('digits-consistency', 'recall')[0]:.3f}" in said
+    assert f"of one call `consistency`, {of('digits-consistency', 'recall')[0]:.3f}" in said
     framed = numbers("recorded.json")["tables"]["digits"]["rows"][2]
     assert "framed" in framed[0] and framed[2].startswith("0.111")
     each = [
@@ -327,10 +327,81 @@ def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
     codes = [1e3 * run["mmd2"][0] for run in of("mog40-codes")]
     assert sorted(everything)[: len(codes)] == sorted(codes)  # the least of all
     vardiu = statistics.median(run["recall"][0] for run in of("digits-vardiu"))
-    assert f"and `digits-vardiu` {vardiu:.3f}" in said
+    assert f"and `digits-vardiu`, {vardiu:.3f} (5 seeds)" in said
     sought = numbers("recorded.json")["tables"]["sds"]["rows"]
     assert [row[3] for row in sought] == ["1"] * 3
     assert "in three seeds on MoG-40 one mode of 40 was left" in said
+
+
+def test_what_the_choice_says_of_memory_calls_and_contests():
+    """Sentences whose numbers are of other files than those of whole runs."""
+    said = words("docs/usage/choose.md")
+    three = {name for name in METHODS if METHODS[name].networks == ("student", "fake")}
+    assert {"diff_instruct", "emd", "sid"} <= three
+    heads = {name for name in METHODS if METHODS[name].networks == ("student", "fake", "head")}
+    assert heads == {"dmd2", "f_distill", "adm"}
+    alone = {name for name in METHODS if METHODS[name].networks == ("student",)}
+    assert {"regression", "energy", "fd_loss"} <= alone
+    peaks = {
+        row[0].strip("`"): row[2] for row in numbers("recorded.json")["tables"]["economy"]["rows"]
+    }
+    first, split, last = (
+        peaks[k] for k in ("none", "--accumulate 4", "--economy.channels-last all")
+    )
+    assert (
+        f"took the peak from {first} to {split}, and `--economy.channels-last all` to {last}"
+        in said
+    )
+    ((_, groups),) = numbers("bake-off-mog40-60s/results.json")["groups"].items()
+
+    def with_sixty(arm: str) -> str:
+        return f"{1e3 * statistics.median(values(groups[arm], 'mmd2')):.1f}e-3"
+
+    assert f"with 60 seconds each, {with_sixty('lcm')} (2 seeds)" in said
+    assert f"With 60 seconds `energy` had {with_sixty('energy')} (2 seeds)" in said
+    assert f"on MoG-40 its MMD² was {with_sixty('fd-loss')} (2 seeds)" in said
+    both = with_sixty("sid"), with_sixty("diff-instruct-1")
+    assert "an MMD² of {}, where Diff-Instruct had {} (2 seeds each)".format(*both) in said
+    for arm in ("lcm", "energy", "fd-loss", "sid", "diff-instruct-1"):
+        assert len(groups[arm]) == 2
+    rows = numbers("progressive-calls-digits.json")
+    far = {
+        row["calls"]: next(m["value"] for m in row["metrics"] if m["name"] == "frechet")
+        for row in rows["rows"]
+        if row["who"] == "student"
+    }
+    teacher = next(m["value"] for m in rows["reference"]["metrics"] if m["name"] == "frechet")
+    ends = f"{far[1]:.3f} with one call and of {far[4]:.3f} with four, the teacher's being"
+    assert f"a distance of {ends} {teacher:.3f} (1 seed)" in said
+    (lcm,) = [r for r in numbers("lcm.json")["runs"] if r["command"].split()[2] == "digits-lcm"]
+    distance, recall = (lcm["metrics"][name][0] for name in ("frechet", "recall"))
+    assert f"{distance:.3f} on digits with four calls (1 seed)" in said
+    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
+    kept = [
+        run["metrics"]["recall"][0]
+        for runs in lists
+        if isinstance(runs, list)
+        for run in runs
+        if run["command"].split()[2].startswith("digits")
+    ]
+    assert f"had the highest on digits, {recall:.3f}" in said and max(kept) == recall
+    trained = [
+        run["metrics"]["mmd2"][0]
+        for run in numbers("consistency-training.json")["runs"]
+        if " mog40-" in run["command"]
+    ]
+    one = [
+        float(row[2].split("e")[0])
+        for row in numbers("recorded.json")["tables"]["consistency"]["rows"]
+    ]
+    assert f"an MMD² of {1e3 * statistics.median(trained):.1f}e-3 ({len(trained)} seeds)" in said
+    assert f"had {statistics.median(one):.1f}e-3 with one call ({len(one)} seeds)" in said
+    jensen = next(
+        run["metrics"]["mmd2"][0]
+        for run in numbers("f_distill.json")["runs"]
+        if "jensen_shannon" in run["command"]
+    )
+    assert f"a ratio learned of data: an MMD² of {1e3 * jensen:.1f}e-3 on MoG-40 (1 seed)" in said
 
 
 def test_what_is_said_of_the_contest_of_every_method():
@@ -393,6 +464,73 @@ def test_what_is_said_of_mean_shift_on_other_densities():
     assert "is the lowest on the pinwheel alone, of the learned ones in each row" in said
     spent = sum(row["processor_seconds"] for row in cells.values())
     assert "under four minutes on one thread" in said and spent < 240
+
+
+def test_the_page_of_every_method_is_complete():
+    """Objective, algorithm, deviations, what was measured, what the paper claims."""
+    lacking = {}
+    for name in METHODS:
+        if name == "denoising":  # trains teachers, and its page says so
+            continue
+        page = (ROOT / "docs/methods" / f"{name}.md").read_text()
+        said = " ".join(page.split())
+        wanted = {
+            "objective": "## Objective" in page or "\n    " in page.split("\n## ")[0],
+            "algorithm": any(w in said for w in ("## Algorithm", "A step ", "each step", "Each ")),
+            "deviations": "eviations" in page,
+            "measured": "<!-- table: " in page or "## Measured" in page,
+            "the paper's claim": "the paper claims" in said.lower()
+            or "the papers claim" in said.lower()
+            or "paper's claim" in said
+            or "paper reports" in said,
+        }
+        missing = [what for what, there in wanted.items() if not there]
+        lacking |= {name: missing} if missing else {}
+    assert not lacking
+
+
+def test_what_is_said_of_methods_beside_each_other():
+    """What the pages' last paragraphs say of arms of one contest, and of runs that are kept."""
+    ((_, groups),) = numbers("bake-off-mog40-60s/results.json")["groups"].items()
+    arms = {arm: runs for arm, runs in groups.items() if runs}
+
+    def middle(arm: str, name: str = "mmd2") -> float:
+        return statistics.median(values(arms[arm], name))
+
+    lowest = min(arms, key=lambda arm: middle(arm, "log_density"))
+    assert lowest == "energy" and "the lowest of all arms" in words("docs/methods/energy.md")
+    assert middle("diff-ratio") > middle("diff-instruct-1")
+    assert middle("ddil") < middle("progressive")
+    assert middle("ddil", "log_density") > middle("progressive", "log_density")
+    assert middle("consistency-training") < middle("consistency")
+    assert min(arms, key=middle) == "lcm"
+    rows = numbers("recorded.json")["tables"]["consistency"]["rows"]
+    one = statistics.median(float(row[2].split("e-3")[0]) for row in rows)
+    assert f"(an MMD² of {one:.1f}e-3 with [one call]" in words(
+        "docs/methods/consistency_training.md"
+    )
+    found = numbers("progressive-calls-mog40.json")
+    (four,) = (row for row in found["rows"] if (row["who"], row["calls"]) == ("student", 4))
+    there, theirs = (
+        next(m["value"] for m in row["metrics"] if m["name"] == "log_density")
+        for row in (four, found["reference"])
+    )
+    lost = theirs - there
+    assert f"four calls lose {lost:.2f} nats" in words("docs/methods/progressive.md")
+    runs = [r for r in numbers("digits.json")["runs"] if r["command"].split()[2] == "digits"]
+    teacher = runs[0]["reference"]["metrics"]
+    far = [r["metrics"]["frechet"][0] / teacher["frechet"][0] for r in runs]
+    less = [teacher["recall"][0] - r["metrics"]["recall"][0] for r in runs]
+    said = words("docs/methods/diff_instruct.md")
+    assert f"{min(far):.1f} to {max(far):.1f} times the teacher's distance" in said
+    assert f"with a recall {statistics.median(less):.2f} below it" in said
+    time = numbers("bake-off-mog40/results.json")["groups"]
+    for teacher in ("exact", "learned", "kde"):
+        arms = time[f"time-20s/{teacher}"]
+        order = sorted(arms, key=middle)
+        others = [arm for arm in order if arm.startswith("diff-instruct")]
+        ahead = order.index("gaussian") < order.index(others[0])
+        assert order[0] == "shared" and ahead == (teacher == "learned")
 
 
 def test_what_is_said_of_a_bank_in_training():

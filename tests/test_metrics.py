@@ -45,6 +45,17 @@ def mmd2_of_gaussians(std, shift, d=2, bandwidths=(0.25, 0.5, 1.0, 2.0, 4.0)):
     return sum(values) / len(values)
 
 
+def test_every_metric_is_of_one_column_as_well():
+    """The covariance of one column is a scalar in torch, and has two dimensions here."""
+    x, y = gaussian(400, d=1), gaussian(400, d=1, mean=1.0, seed=1)
+    assert frechet(x, y).value == pytest.approx(1, abs=0.25)
+    assert all(metric.value == metric.value for metric in frechet_ratio(x, x[:200], y))
+    for metric in (kernel_distance(x, y), *precision_recall(x, y), *density_coverage(x, y)):
+        assert math.isfinite(metric.value)
+    with_one = PrincipalComponents(torch.randn(50, 1, 1, 1))
+    assert with_one(torch.randn(4, 1, 1, 1)).shape == (4, 1)
+
+
 @pytest.mark.parametrize("std, shift", [(1.0, 0.5), (1.5, 0.0), (0.7, 1.0)])
 def test_mmd_of_gaussians_is_the_closed_form(std, shift):
     x, y = gaussian(3000, mean=shift, std=std), gaussian(3000, seed=1)
@@ -304,6 +315,23 @@ def test_bad_samples_are_named(function):
         function(good[:, 0], good)
     with pytest.raises(ValueError, match="must have the same dimension"):
         function(good, gaussian(50, d=3))
+
+
+def test_a_filter_that_few_images_move_does_not_rule_a_distance():
+    """Of a hundred smooth images: a deviation of one that moves, or of none, is no scale."""
+    from vardiu.data.photos import photos
+
+    order = torch.randperm(len(photos(16)), generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.avg_pool2d(photos(16)[order[:300]], 7, stride=1, padding=3)
+    real, other, more = x.chunk(3)
+    features = RandomFeatures((3, 16, 16), real)
+    raw = features(real) * features.std + features.mean
+    seldom = (raw > raw.amin(0)).sum(0) < 10
+    assert seldom.sum() > 20 and raw.std(0)[seldom].min() < 1e-3
+    assert torch.allclose(features.std[~seldom], raw.std(0)[~seldom], rtol=1e-4)
+    assert features.std[seldom].min() > 0.05
+    values = [frechet(features(real), features(y)).value for y in (other, more)]
+    assert max(values) < 1.5 * min(values) and max(values) < 512
 
 
 def test_random_features_tell_what_an_eye_tells():

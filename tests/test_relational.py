@@ -105,6 +105,15 @@ def test_what_relations_do_not_see_and_what_they_do():
         one = pair_relations(positions(turned[i : i + 1]), positions(teacher[i : i + 1]))
         assert abs(one.item()) < 1e-14
     assert loss(turned) > 1e-3
+    # Of maps without a rectifier: positions permuted, two images swapped, rotations of their own.
+    plain, sums = drawn(4, 16, 4, 4, seed=11), []
+    for x in (
+        plain.flatten(2)[..., order].view_as(plain),
+        plain[[1, 0, 2, 3]],
+        torch.cat([rotated(plain[i : i + 1], m) for i, m in enumerate(own)]),
+    ):
+        sums.append(pair_relations(positions(x), positions(plain)).item())
+    assert sums == pytest.approx([0.055, 0.039, 0.040], abs=6e-3)
     # Another image in one place of the batch changes what the others are taught.
     x = maps(1)
     changed = torch.cat([teacher[:3], maps(5)[:1]])

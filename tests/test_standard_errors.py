@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from problems import ExactPosterior, LinearGaussian
+from cases import denoiser
+from problems import ExactPosterior, LinearGaussian, mixture_teacher
 from torch import Tensor
 
 from vardiu import metrics
+from vardiu.cli.guide import Sweep, residual
 from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
+from vardiu.methods.anchored import AnchoredVarDiU
+from vardiu.methods.lagging import Anchor
+from vardiu.methods.policy_gradient import PolicyGradient
 from vardiu.methods.vardiu import VarDiU
 from vardiu.metrics.classes import class_agreement, classes_covered
 from vardiu.metrics.density import log_density, modes_covered
@@ -25,8 +31,17 @@ from vardiu.metrics.frechet import frechet, frechet_ratio, kernel_distance
 from vardiu.metrics.metric import Metric
 from vardiu.metrics.mmd import mmd2
 from vardiu.metrics.neighbours import density_coverage, precision_recall
+from vardiu.metrics.paired import paired
+from vardiu.metrics.restored import restored_metrics
 from vardiu.metrics.transport import wasserstein2_exact, wasserstein2_sliced
 from vardiu.monitoring.gradients import gradient_quality, reference_gradient, slack
+from vardiu.nn.perceptual import perceptual_net
+from vardiu.runs.restoring import Restored
+from vardiu.samplers.pairs import Pairs
+from vardiu.samplers.policy import StepPolicy
+from vardiu.settings.fields import AnchorSettings
+from vardiu.students.affine import Affine
+from vardiu.students.few_step import FewStep
 from vardiu.teachers.probe import probe
 from vardiu.training.objective import Loss, Objective, Phase
 
@@ -139,6 +154,53 @@ def test_counts_of_modes_and_of_classes_of_fresh_samples(weights, threshold):
     assert found.keys() == {"modes", "classes"} and all(map(close, found.values()))
 
 
+def test_restored_images_of_fresh_photographs():
+    """Twelve images a set, which are not of one contrast, with noise that is not of one size."""
+    net = perceptual_net()
+
+    class Space:
+        name = "means"
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    def measure() -> tuple[Metric, ...]:
+        truth = torch.rand(12, 1, 1, 1) * (2 * torch.rand(12, 3, 16, 16) - 1)
+        noise = 0.3 * torch.rand(12, 1, 1, 1) * torch.randn(truth.shape)
+        return tuple(restored_metrics(truth + noise, truth, net, Space())[:4])
+
+    found = ratios(measure, 60)
+    assert found.keys() == {"psnr", "high_frequencies", "edges", "dists"}
+    assert all(map(close, found.values())), found
+
+
+def test_draws_of_one_measurement_are_no_independent_images():
+    """Ten images, each restored five times; one that counts all of fifty is too sure."""
+
+    def measure() -> tuple[Metric, ...]:
+        image = torch.randn(10)
+        rows = [{"of": str(i), "psnr": float(image[i] + 0.5 * torch.randn(()))} for i in
+                range(10) for _ in range(5)]  # fmt: skip
+        return (Restored(None, rows, torch.zeros(0)).metrics(0.1)[0],)
+
+    found = ratios(measure)
+    assert found.keys() == {"psnr"} and close(found["psnr"])
+
+
+def test_paired_intervals_cover_the_difference_as_often_as_stated():
+    """Of five seeds whose values have most of their spread in common; and of three."""
+    for seeds, sets in ((5, 1_000), (3, 1_000)):
+        common = 3 * torch.randn(sets, seeds)
+        mine = common + 0.4 + 0.5 * torch.randn(sets, seeds)
+        theirs = common + 0.5 * torch.randn(sets, seeds)
+        found = [
+            paired(dict(enumerate(a)), dict(enumerate(b)))
+            for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)
+        ]
+        covered = sum(abs(row.mean - 0.4) <= row.half for row in found) / sets
+        assert abs(covered - 0.95) < 4 * (0.95 * 0.05 / sets) ** 0.5, covered
+
+
 def test_agreement_of_fresh_samples():
     asked = torch.ones(50, dtype=torch.long)
     found = ratios(lambda: (class_agreement((torch.rand(50) < 0.3).long(), asked),))
@@ -156,7 +218,8 @@ def test_every_metric_is_tested_here():
     text = Path(__file__).read_text()
     pure = {"class_masses", "mode_masses", "frechet_of_moments", "mean_ratio", "fingerprint"}
     made_of_others = {"feature_metrics", "space_metrics", "mmd2_biased", "mmd2_unbiased"}
-    for name in set(metrics.__all__) - pure - made_of_others - {"Metric"}:
+    beside = {"restored_metrics", "paired", "metrics", "residual"}  # of other modules
+    for name in (set(metrics.__all__) | beside) - pure - made_of_others - {"Metric"}:
         assert f"{name}(" in text or name == "wasserstein2_exact", name
     assert wasserstein2_exact(draw(5), draw(5)).error is None
 
@@ -194,20 +257,27 @@ def test_the_bias_of_a_gradient():
     """Where there is a bias; where there is none its error is an upper limit, about twice."""
     problem = LinearGaussian()
     objective = Noisy(problem.teacher, problem.generator)
-    reference, none = torch.full((9,), 1.5), torch.zeros(())
+    reference = torch.full((9,), 1.5)
     # Each step's instrument has draws of its own.
     found = [
-        gradient_quality(objective, Batch(1), step, reference, none, draws=16)
-        for step in range(150)
+        gradient_quality(objective, Batch(1), step, reference, draws=16) for step in range(150)
     ]
     assert close(stated_over_spread([q.bias for q in found], [q.bias_error for q in found]))
     # Without bias: the root of a squared error that is clipped at zero.
     found = [
-        gradient_quality(objective, Batch(1), step, reference - 1, none, draws=16)
-        for step in range(50)
+        gradient_quality(objective, Batch(1), step, reference - 1, draws=16) for step in range(50)
     ]
     ratio = stated_over_spread([q.bias for q in found], [q.bias_error for q in found])
     assert 1 < ratio < 3.5
+    # Of references that are drawn anew, whose blocks vary twice as much as the estimates' mean.
+    found = []
+    for step in range(150):
+        blocks = 4.5 + 4 * torch.randn(16, 9)
+        spread = (blocks - blocks.mean(0)) / (16 * 15) ** 0.5
+        quality = gradient_quality(objective, Batch(1), step, blocks.mean(0), spread, draws=16)
+        norm = quality.norm  # of the bias itself, not in units of a length that varies as well
+        found.append((quality.bias * norm, quality.bias_error * norm))
+    assert close(stated_over_spread(*map(list, zip(*found, strict=True))))
 
 
 def test_the_error_of_a_reference_gradient():
@@ -226,9 +296,12 @@ def test_the_error_of_a_reference_gradient():
         )
         for _ in range(100)
     ]
-    spread = torch.stack([gradient for gradient, _ in found]).var(0).sum()
-    stated = torch.stack([error for _, error in found]).mean()
-    assert close(float((stated / spread).sqrt()))
+    values = torch.stack([gradient for gradient, _ in found])
+    spreads = torch.stack([spread for _, spread in found])
+    stated = spreads.square().sum((1, 2)).mean()
+    assert close(float((stated / values.var(0).sum()).sqrt()))
+    along = torch.randn(values.shape[1])  # and in any direction
+    assert close(float((spreads @ along).square().sum(1).mean().sqrt() / (values @ along).std()))
 
 
 def bound_of(problem: LinearGaussian, levels: Callable = fixed) -> VarDiU:
@@ -250,6 +323,63 @@ def test_the_slack_of_fresh_batches():
 
     rows = [slack(log_marginal, exact, [SIGMA], repeats=8)[0] for _ in range(150)]
     assert close(stated_over_spread([r[1] for r in rows], [r[2] for r in rows]))
+
+
+def test_the_trust_of_fresh_batches():
+    """How far a student is from its anchor, at eight levels."""
+    problem = LinearGaussian()
+    far = Affine(problem.matrix + 0.3, problem.shift - 0.2)
+    objective = AnchoredVarDiU(
+        problem.teacher,
+        problem.generator,
+        marginal(problem),
+        levels=LogUniform(0.3, 3.0),
+        anchor=Anchor(far, AnchorSettings(rate=0.1), 1, 10),
+    )
+    with torch.no_grad():
+        rows = [objective.diagnostics(Batch(24), step) for step in range(150)]
+    keys = [key for key in rows[0] if key.startswith("trust/")]
+    assert len(keys) == 8
+    for key in keys:
+        errors = [float(row[key.replace("trust/", "trust_error/")]) for row in rows]
+        assert close(stated_over_spread([float(row[key]) for row in rows], errors)), key
+
+
+def test_the_residual_of_a_guide_of_fresh_samples():
+    teacher = GaussianDenoiser(torch.zeros(2), torch.eye(2), sigma_min=0.1, sigma_max=10.0)
+    space = SimpleNamespace(space=SimpleNamespace(sigma_data=1.0))
+
+    def measure() -> tuple[Metric, ...]:
+        seed = int(torch.randint(2**31, ()))
+        sweep = Sweep(marginal(LinearGaussian()), teacher, "", None, space, 40, seed)
+        return (residual(sweep, draw(40, 0.5, 1.5), {}),)
+
+    assert close(ratios(measure, 150)["residual"])
+
+
+def test_the_held_out_reward_of_fresh_noises():
+    """Of a student of two calls, by how near its samples are to the noise itself."""
+    student = FewStep(denoiser(), [8.0, 1.0], "ddim")
+    policy = StepPolicy([8.0, 1.0], 0.5, 0.5)
+
+    def pairs(n: int) -> Pairs:
+        z = torch.randn(n, 2)
+        return Pairs(z, z.clone(), {})
+
+    def reward(x: Tensor, y: Tensor, cond: object) -> Tensor:
+        return (-(x - y).square().sum(1) / 50).exp()
+
+    objective = PolicyGradient(
+        mixture_teacher(), student, policy, reward, pairs(16), pairs(2), guard_weight=0.0
+    )
+    rows = []
+    for _ in range(100):
+        objective.held_out = pairs(20)
+        with torch.no_grad():
+            rows.append(objective.diagnostics(Batch(16), 1))
+    for name in ("held_out", "held_out_start"):
+        found = [[float(row[key]) for row in rows] for key in (name, f"{name}_error")]
+        assert close(stated_over_spread(*found)), name
 
 
 def test_the_bound_of_fresh_batches():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import reprlib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ __all__ = [
     "nearest",
     "ExportError",
     "require",
+    "require_installed",
     "NotADenoiser",
     "ProcessLost",
     "RunError",
@@ -103,10 +106,24 @@ def require(name: str, extra: str | None = None) -> Any:  # noqa: ANN401 (a modu
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        package = name.split(".")[0] if extra is None else f"'vardiu[{extra}]'"
-        raise ConfigError(
-            f"{name} is needed here and is not installed: pip install {package}"
-        ) from error
+        raise not_installed(name, extra) from error
+
+
+def require_installed(name: str, extra: str | None = None) -> None:
+    r"""Raises what `require` does where an optional library is not installed, and imports none:
+    an import may take seconds.
+
+    Arguments:
+        name: The name of the library's package, without a dot.
+        extra: See `require`.
+    """
+    if sys.modules.get(name) is None and importlib.util.find_spec(name) is None:
+        raise not_installed(name, extra)
+
+
+def not_installed(name: str, extra: str | None) -> ConfigError:
+    package = name.split(".")[0] if extra is None else f"'vardiu[{extra}]'"
+    return ConfigError(f"{name} is needed here and is not installed: pip install {package}")
 
 
 class NotADenoiser(ValueError):

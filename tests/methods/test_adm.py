@@ -117,6 +117,21 @@ def test_the_gradient_goes_through_the_fake_or_around_it(detach, factor):
     assert gradient.item() == pytest.approx(factor, abs=1e-6)
 
 
+def test_the_margin_is_of_each_heads_logit_and_not_of_their_mean():
+    class Two(LinearHead):
+        """One head that is sure and right, and one that is wrong by half of it."""
+
+        def forward(self, read, y_t, sigma, **cond):
+            n = len(y_t) // 2
+            right = torch.cat([-torch.ones(n), torch.ones(n)])  # of the fake's step, the teacher's
+            return [4 * right, -2 * right]
+
+    objective = gaussians(head=Two())
+    loss = objective.head_loss(objective.prepare(Batch(8), 0), 0)
+    # Nothing for the first; twice 1 + 2 for the second. Their mean, 1, would lose nothing.
+    assert loss.value.item() == pytest.approx((0 + 6) / 2)
+
+
 def test_the_laws_differ_by_the_divergence_of_the_score_difference():
     """-(s ds) div(q grad log q/p) to first order; the remainder is quadratic in the step."""
     m, s, mu, S, sigma = 1.5, 0.7, -0.5, 1.2, 0.9
@@ -294,10 +309,15 @@ def test_the_gradient_of_the_image_logit_goes_through_the_decoder():
     x = twin.student.denoiser(drawn.x_t, drawn.sigma)
     noisy = -twin.logits(x, {}, 0, "student").mean()
     image = -twin.head.pixel(decode(x)).mean()
-    torch.testing.assert_close(got, 0.85 * noisy + 0.15 * image)
-    weight = twin.generator.denoiser.network.last.weight
-    (through,) = torch.autograd.grad(image, weight)
-    assert through.abs().max() > 0
+    wanted = 0.85 * noisy + 0.15 * image
+    torch.testing.assert_close(got, wanted)
+    through, expected = (
+        torch.autograd.grad(loss, of.generator.denoiser.network.last.weight, retain_graph=True)[0]
+        for loss, of in ((got, objective), (wanted, twin))
+    )
+    torch.testing.assert_close(through, expected)
+    (alone,) = torch.autograd.grad(image, twin.generator.denoiser.network.last.weight)
+    assert alone.abs().max() > 0  # the image's part is one of it
     with pytest.raises(ValueError, match="go together"):
         pre_training(StartSettings(kind="adversarial", pixel_weight=0.15))
     with pytest.raises(TypeError, match="no head on images"):

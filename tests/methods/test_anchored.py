@@ -146,6 +146,21 @@ def test_the_gradient_is_that_of_the_bound_wherever_the_anchor_is(antithetic):
     assert off(got, of_bound) > 10 and off(got, of_divergence) > 10
 
 
+def test_the_gain_multiplies_the_distance_and_nothing_else():
+    problem = LinearGaussian(3, 4)
+    anchor = moved(problem.generator)
+    found = {}
+    for gain in (1.0, 0.25):
+        objective = anchored(problem, anchor, gain=gain)
+        objective.streams.reset(0)
+        with torch.no_grad():
+            drawn = objective.prepare(Batch(32), 0)
+            gap = problem.generator(drawn.z) - anchor(drawn.z)
+        loss = objective.student_loss(drawn, 0).value
+        found[gain] = torch.autograd.grad(loss, problem.generator.shift)[0]
+    torch.testing.assert_close(found[1.0] - found[0.25], 0.75 * gap.mean(0) / SIGMA**2)
+
+
 def test_noise_of_both_signs_cancels_where_the_denoisers_are_affine():
     """What is left is the gradient of the means, whatever the noise."""
     problem = LinearGaussian(3, 3)
@@ -355,6 +370,16 @@ def test_a_moving_average_follows_updates_by_a_rate_that_falls():
     assert anchor.rate(2) == pytest.approx(0.2)
     updated, refreshed = turns(AnchorSettings(rate=0.5), ratio=3, steps=7)
     assert updated == [0, 3, 6] and not refreshed
+    # Between two updates the average stays where it is: half of the way after each.
+    anchor = Anchor(problem.generator, AnchorSettings(rate=0.5), 3, 6)
+    objective = anchored(problem, problem.generator, ratio=3)
+    start, found = problem.matrix.clone(), []
+    with torch.no_grad():
+        problem.generator.matrix += 1
+        for step in range(6):
+            anchor.follow(objective, [], step)
+            found.append(float((anchor.network.matrix - start).mean()))
+    assert found == pytest.approx([0.5, 0.5, 0.5, 0.75, 0.75, 0.75])
 
 
 @pytest.mark.parametrize(

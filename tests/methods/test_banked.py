@@ -18,6 +18,7 @@ from vardiu.methods.vardiu import Settings
 from vardiu.nn import MLP
 from vardiu.settings.fields import AnchorSettings
 from vardiu.students.affine import Affine, AffineDenoiser
+from vardiu.students.base import Generator
 from vardiu.students.pushforward import Pushforward
 
 
@@ -137,6 +138,36 @@ def test_rows_of_another_class_are_no_part_of_a_bank():
     # Where the noise is large, a row's mean is that of all samples of its class.
     assert (got[0] - got[1]).norm() < 0.01 and (got[0] - got[2]).norm() < 0.01
     assert (got[0] - got[3]).norm() > 0.05
+
+
+def test_a_bank_is_fresh_samples_with_the_conditions_of_its_rows():
+    class Told(Generator):
+        """The label, and what the latent is."""
+
+        shape = latent_shape = (2,)
+        conditions = ("label",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, z, *, label):
+            return self.one * torch.stack([label.to(z), z[:, 0]], dim=1)
+
+    student, teacher = Told(), mixture_teacher(labels=True)
+    objective = BankedVarDiU(
+        teacher,
+        student,
+        teacher,
+        levels=LogUniform(0.5, 5.0),
+        anchor=Anchor(student, AnchorSettings(), 1, 10),
+        bank=3,
+    )
+    label = torch.tensor([0, 1, 1, 2, 3])
+    with torch.no_grad():
+        samples = objective.samples(objective.prepare(Batch(5, cond={"label": label}), 0))
+    assert torch.equal(samples[:, 0], label.repeat(4).to(samples))
+    assert len(samples[:, 1].unique()) == 20  # no latent twice, none of the batch's own
 
 
 def test_numbers_out_of_their_range_are_refused():

@@ -294,6 +294,7 @@ def two_modes(a: float, b: float, sigma: float, rows: int, **row: object) -> tup
     [
         (1, 0.0, "all", 1.881, 0.02),
         (8, 0.0, "all", 1.918, 0.02),
+        (16, 1.6e-5, "all", 1.939, 0.03),
         (16, 1e-2, "all", 2.041, 0.03),
         (64, 1e-2, "all", 2.106, 0.03),
         (64, 1e-2, "none", 2.050, 0.1),

@@ -227,6 +227,147 @@ def test_without_a_memory_diversity_is_lost():
     assert shrunk(0.98, 500) == pytest.approx(0.9935, abs=0.004)
 
 
+def settled(d: int, rows: int, decay: float) -> float:
+    """Where an average of this rate holds that scale, to the first order of one less the rate."""
+    return 1 - (1 - decay) / rows * (5 * (d + 1) / 16 + 3 / 4)
+
+
+def test_how_much_an_average_of_many_batches_still_shrinks():
+    assert settled(64, 64, 0.98) == pytest.approx(0.9935, abs=1e-4)  # that of the training above
+    assert settled(8, 16, 0.98) == pytest.approx(0.99555, abs=5e-6)
+    for decay, wanted in ((0.9, 0.94), (0.99, 0.9937), (0.999, 0.99937)):
+        assert settled(2_048, 1_024, decay) == pytest.approx(wanted, abs=4e-3 * (1 - decay) / 0.1)
+    # Samples of four dimensions, eight a step: the mean slope is zero at the scale that was
+    # simulated (0.9727), which is near that of the first order (0.9711).
+    assert settled(4, 8, 0.9) == pytest.approx(0.9711, abs=5e-5)
+    random, scale, memory = torch.Generator().manual_seed(0), 0.9727, Average(4, 0.9)
+    memory.fill(scale * torch.randn(4_000, 4, generator=random))
+    start = Affine(torch.eye(4), torch.zeros(4))
+    objective = FDLoss(GaussianDenoiser(torch.zeros(4), torch.eye(4)), start, IDENTITY,
+                       Moments(torch.zeros(4), torch.eye(4)), memory)  # fmt: skip
+    slopes = []
+    for step in range(2_500):
+        z = torch.randn(8, 4, generator=random)
+        _, direction = objective.pull(scale * z, memory.blended(scale * z))
+        slopes.append(float((direction * z).sum(1).mean()) / 4)
+        memory.follow(objective, [Shown(z, scale * z, Batch(8))], step)
+    found = torch.tensor(slopes[100:]).view(-1, 100).mean(1)  # neighbours share their memory
+    error = float(found.std()) / len(found) ** 0.5
+    # The slope by the scale is two: what is off is half of this.
+    assert abs(float(found.mean())) / 2 < 5 * error / 2 < 0.01
+
+
+# The scale s of a student s z of N(0, I_d) where the mean gradient by batches of N alone is zero:
+# E[tr S^(1/2) / d] / (1 + 1 / N).
+SHRUNK = {(1, 8): 0.8578, (16, 16): 0.778, (64, 128): 0.923, (64, 512): 0.981, (64, 2048): 0.9957}
+
+
+@pytest.mark.parametrize(("d", "n"), SHRUNK)
+def test_the_scale_to_which_a_batch_of_its_own_shrinks(d, n):
+    random, wanted = torch.Generator().manual_seed(0), SHRUNK[d, n]
+    start = Affine(torch.eye(d), torch.zeros(d))
+    real = Moments(torch.zeros(d), torch.eye(d))
+    objective = FDLoss(GaussianDenoiser(torch.zeros(d), torch.eye(d)), start, IDENTITY, real,
+                       Average(d, 0.0))  # fmt: skip
+    slopes = []
+    for _ in range(1_500 if d == 1 else 40):
+        z = torch.randn(n, d, generator=random)
+        moments = Moments.of(wanted * z)
+        _, direction = objective.pull(wanted * z, moments)
+        # `pull` is of sums over N: the share of the covariance is one of N - 1.
+        gap = 2 * (moments.mean - real.mean)
+        slopes.append(((gap / n + (direction - gap) / (n - 1)) * z).sum() / d)
+    mean, error = torch.stack(slopes).mean(), torch.stack(slopes).std() / len(slopes) ** 0.5
+    # The slope by s is 2 (1 + 1 / N): off by no more than the last digit and five errors.
+    assert abs(float(mean)) < 2.2 * 5e-4 + 5 * float(error)
+
+
+def test_the_scale_in_many_dimensions_is_the_mean_root_of_marchenko_and_pastur():
+    """In 2,048 dimensions, where no batch can be drawn here; and that of 64 as above."""
+
+    def scale(d: int, n: int) -> float:
+        g, count = d / n, 100_000
+        low, high = (1 - math.sqrt(g)) ** 2, (1 + math.sqrt(g)) ** 2
+        angle = (torch.arange(count) + 0.5) / count * math.pi
+        x = (low + high) / 2 + (high - low) / 2 * angle.cos()
+        density = ((high - x) * (x - low)).clamp_min(0).sqrt() / (2 * math.pi * g * x)
+        share = (high - low) / 2 * angle.sin() * math.pi / count
+        return float((density * x.sqrt() * share).sum() / (1 + 1 / n))
+
+    for n, wanted, slack in (
+        (1_024, 0.6596, 1e-3),
+        (5_000, 0.9458, 3e-4),
+        (10_000, 0.9737, 2e-4),
+        (50_000, 0.99485, 2e-5),
+        (500_000, 0.99949, 1e-5),
+    ):
+        assert scale(2_048, n) == pytest.approx(wanted, abs=slack)
+    assert scale(64, 512) == pytest.approx(SHRUNK[64, 512], abs=2e-3)
+
+
+def moved_mean(memory: Average | Recent, rate: float, steps: int) -> list[float]:
+    """The mean of a student of one point, from an offset of one, by descent of this rate."""
+    memory.fill(torch.ones(len(memory.rows) if isinstance(memory, Recent) else 1, 1))
+    x, found = 1.0, []
+    for step in range(steps):
+        h = torch.tensor([[x]])
+        x -= rate * float(memory.blended(h).mean)
+        memory.follow(None, [Shown(h, h, Batch(1))], step)
+        found.append(x)
+    return found
+
+
+def test_the_lag_of_a_memory():
+    """An average is critically damped at (1 - sqrt beta)^2 / (1 - beta), and overshoots at faster
+    rates; a queue of K steps is unstable from a rate of pi^2 / 2 K."""
+    critical = (1 - math.sqrt(0.999)) ** 2 / (1 - 0.999)
+    assert critical == pytest.approx(2.50e-4, abs=5e-7)
+    # By beta = 0.99 in a tenth of the steps: the shape is of the rate over the critical one.
+    rate = (1 - math.sqrt(0.99)) ** 2 / (1 - 0.99)
+    assert min(moved_mean(Average(1, 0.99), rate, 1_500)) > 0
+    assert min(moved_mean(Average(1, 0.99), 4 * rate, 800)) == pytest.approx(-0.298, abs=1e-3)
+    assert min(moved_mean(Average(1, 0.99), 40 * rate, 150)) == pytest.approx(-2.40, abs=5e-3)
+    assert min(moved_mean(Recent(49, 1), 1 / 49, 400)) == pytest.approx(-0.060, abs=5e-4)
+    slow = moved_mean(Recent(49, 1), 4 / 49, 1_200)
+    assert min(slow) == pytest.approx(-1.00, abs=5e-3) and max(map(abs, slow[-150:])) < 0.05
+    below, above = (moved_mean(Recent(49, 1), k / 49, 1_000)[-150:] for k in (4.85, 5.1))
+    assert max(map(abs, below)) < 1.2 < 1.6 < max(map(abs, above))
+
+
+def expected_distance(values: Tensor, *sizes: int) -> float:
+    """Of independent sets of so many rows, to the first order of one over each."""
+    pairs = values[:, None] * values / (values[:, None] + values)
+    spread = values.sum() + 0.5 * (pairs * (1 + torch.eye(len(values)))).sum()
+    return float(sum(spread / n for n in sizes))
+
+
+def test_the_distance_of_sets_of_one_law_and_of_memorised_moments():
+    values = torch.tensor([4.0, 2.0, 1.0, 1.0, 0.5, 0.25, 0.1, 0.05])
+    assert expected_distance(values, 500, 500) == pytest.approx(0.0860, abs=5e-5)
+    assert expected_distance(values, 2_000, 2_000) == pytest.approx(0.0215, abs=5e-5)
+    assert expected_distance(torch.ones(2_048), 50_000, 50_000) == pytest.approx(42.0, abs=0.06)
+    random = torch.Generator().manual_seed(0)
+
+    def moments(n: int) -> Moments:
+        return Moments.of(torch.randn(n, 8, generator=random) * values.sqrt())
+
+    found = torch.tensor([frechet_square(moments(500), moments(500)) for _ in range(300)])
+    assert float(found.mean()) == pytest.approx(0.0860, abs=5 * float(found.std()) / 300**0.5)
+    # A student with the moments of one half of the data is near that half, and not the other.
+    rows = []
+    for _ in range(25):
+        a, b, good = moments(2_000), moments(2_000), moments(20_000)
+        root = torch.linalg.cholesky(a.covariance)
+        own = Moments.of(a.mean + torch.randn(20_000, 8, generator=random) @ root.T)
+        rows.append([float(frechet_square(own, a)), float(frechet_square(own, b)),
+                     float(frechet_square(good, a))])  # fmt: skip
+    own, other, perfect = torch.tensor(rows).mean(0).tolist()
+    assert own == pytest.approx(expected_distance(values, 20_000), rel=0.15)
+    assert other == pytest.approx(0.0225, rel=0.15) and perfect == pytest.approx(0.0118, rel=0.15)
+    assert expected_distance(values, 20_000) == pytest.approx(0.0011, abs=5e-5)
+    assert expected_distance(values, 2_000, 20_000) == pytest.approx(0.0118, abs=5e-5)
+
+
 def test_descent_reaches_the_moments():
     objective = affine(A, B, memory=Average(2, 0.9))
     objective.memory.fill(points(2) @ A.T + B)

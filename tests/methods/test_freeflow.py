@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases import denoiser
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from vardiu.data.batch import Batch
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.ends import told_ends
-from vardiu.denoisers.exact import GaussianDenoiser
+from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import Levels, LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
@@ -21,6 +22,7 @@ from vardiu.functional.derivatives import difference, forward
 from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, recipe
 from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
+from vardiu.samplers.trajectories import trajectory
 from vardiu.students.flow_map import FlowMap
 from vardiu.training.stage import Context
 
@@ -44,14 +46,14 @@ def exact(t: Tensor, s: Tensor) -> Tensor:
 class Stub(Denoiser):
     """A function G = f(t, s) x_t of the levels in place of a network; s from its feature."""
 
-    def __init__(self, f, shape=(1,)) -> None:
+    def __init__(self, f, shape=(1,), top=TOP) -> None:
         super().__init__()
         self.f, self.shape = f, shape
-        self.sigma_min, self.sigma_max = 1e-4, TOP
+        self.sigma_min, self.sigma_max = 1e-4, top
         self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, x_t: Tensor, sigma: Tensor, *, end: Tensor, **cond: Tensor) -> Tensor:
-        s = (4 * end).exp() - 8e-3  # the feature's own offset, 1e-4 T
+        s = ((4 * end).exp() - 1e-4 * self.sigma_max).clamp_min(0)  # the feature's own offset
         return self.f(sigma, s)[:, None] * x_t + 0 * self.unused
 
 
@@ -75,12 +77,104 @@ def objective(f, **options) -> FreeFlow:
 # G* of z = 1, x_T = 80, with T = 80.
 @pytest.mark.parametrize(
     "s, wanted",
-    [(0.0, 0.4999902), (0.1, 0.4104050), (0.5, 0.2083954), (1.0, 0.1195060), (2.0, 0.0630898)],
-)
+    [(0.0, 0.4999902), (0.1, 0.4104050), (0.5, 0.2083954), (1.0, 0.1195060), (2.0, 0.0630898),
+     (79.999999, 0.0031249)],
+)  # fmt: skip
 def test_the_exact_answer_has_the_known_decimals(s, wanted):
     t, s = torch.tensor([TOP]), torch.tensor([s])
     flow = FlowMap(Stub(exact), [TOP])
     assert abs(float(flow.answer(flow.start(torch.ones(1, 1)), t, s)) - wanted) < 1e-7
+
+
+@pytest.mark.parametrize("top, std", [(80.0, 0.4999902), (10.0, 0.4993762), (3.0, 0.4931970)])
+def test_the_deviation_that_a_finite_start_leaves(top, std):
+    assert abs(float(FlowMap(Stub(exact, top=top), [top])(torch.ones(1, 1))) - std) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "delta, state, velocity",
+    [
+        (0.25, 0.7603453, -0.9586187),
+        (0.5, 0.5590170, -0.8819660),
+        (0.75, 0.4506939, -0.7324081),
+        (1.0, 0.5, -0.5),
+    ],
+)
+def test_the_exact_map_in_flow_coordinates(delta, state, velocity):
+    """f* = rho z and F* = (rho - 1) / delta z, of noise of a level far away."""
+    far, z = 1e6, torch.ones(1, 1)
+    flow = FlowMap(Stub(exact, top=far), [far])
+    s = torch.tensor([(1 - delta) / delta])
+    found = float(flow.move(flow.start(z), torch.tensor([far]), s) / (1 + s))
+    assert found == pytest.approx(state, abs=2e-6)
+    assert (found - 1) / delta == pytest.approx(velocity, abs=5e-6)
+
+
+@pytest.mark.parametrize("steps, wanted", [(10, 0.4307826), (100, 0.4926455)])
+def test_a_path_of_eulers_steps_falls_short_of_the_map(steps, wanted):
+    """Even in flow time, where a step of DDIM is one of Euler."""
+    t = torch.linspace(1 - 1e-9, 0, steps + 1)
+    levels = t / (1 - t)
+    *_, x = trajectory(GaussianDenoiser(torch.zeros(1), V * torch.eye(1), sigma_min=0.0,
+                                        sigma_max=2e9), levels[0] * torch.ones(1, 1), levels)  # fmt: skip
+    assert float(x) == pytest.approx(wanted, abs=1e-7)
+
+
+# Of data at -2 and 2, each of deviation 0.25, the map of one dimension is the monotone one:
+# latents, and where they are at delta 0.5 and 1.
+MONOTONE = [
+    (0.1, 0.294926, 1.648152),
+    (0.5, 0.846743, 1.925548),
+    (1.0, 1.244939, 2.118808),
+    (2.0, 1.871080, 2.422536),
+]
+
+
+def monotone(z: Tensor, s: Tensor) -> Tensor:
+    """Where latents are at levels, in flow coordinates: the quantiles of the noised data."""
+    t, normal = s / (1 + s), torch.special.ndtr
+    spread = ((1 - t) ** 2 * 0.0625 + t**2).sqrt()
+    low, high = -10 * torch.ones_like(z), 10 * torch.ones_like(z)
+    for _ in range(70):
+        y = (low + high) / 2
+        mass = (normal((y + 2 * (1 - t)) / spread) + normal((y - 2 * (1 - t)) / spread)) / 2
+        low, high = torch.where(mass < normal(z), y, low), torch.where(mass < normal(z), high, y)
+    return y
+
+
+class Monotone(Stub):
+    """The exact answer of two modes: the start is taken for noise alone."""
+
+    def __init__(self, wrong: float, top: float) -> None:
+        super().__init__(exact, top=top)
+        self.wrong = wrong
+
+    def forward(self, x_t: Tensor, sigma: Tensor, *, end: Tensor, **cond: Tensor) -> Tensor:
+        s, t = ((4 * end).exp() - 1e-4 * self.sigma_max)[:, None], sigma[:, None]
+        state = (1 + s) * monotone(x_t / t, s) * (1 + self.wrong * (1 - s / t))
+        return (state - s / t * x_t) / (1 - s / t) + 0 * self.unused
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.02])
+def test_the_identity_holds_where_the_map_is_not_linear(wrong):
+    z, far = torch.tensor([row[:1] for row in MONOTONE]), 1e6
+    for column, level in ((1, 1.0), (2, 1e-12)):
+        wanted = torch.tensor([row[column : column + 1] for row in MONOTONE])
+        found = monotone(z, torch.full_like(z, level))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    teacher = MixtureDenoiser(torch.tensor([[-2.0], [2.0]]), 0.25, sigma_min=1e-4, sigma_max=far)
+    levels = Listed(torch.tensor([1.0, 0.8, 2.0, 1.5]))
+    found = FreeFlow(
+        teacher,
+        FlowMap(Monotone(wrong, far), [far]),
+        levels=levels,
+        noise_levels=levels,
+        correction=0.0,
+        below=0.0,
+        derivative="difference",
+    )
+    error = float(found.predicted(z, {}, 0)[1].abs().max())
+    assert error < 1e-3 if wrong == 0 else error > 1e-2
 
 
 @pytest.mark.parametrize("below", [0.0, 0.5])
@@ -93,6 +187,16 @@ def test_the_velocity_of_the_exact_map_is_the_teachers(derivative, slack, below)
     # And sees a map that is off by a hundredth.
     g = objective(lambda t, s: 1.01 * exact(t, s), derivative=derivative, below=below)
     assert float(g.predicted(torch.randn(64, 1), {}, 0)[1].abs().max()) > 100 * slack
+
+
+def test_lower_starts_are_the_students_samples_with_noise_of_their_level():
+    f, z = objective(exact, below=0.5, levels=LogUniform(0.5, 5.0)), torch.randn(4_000, 1)
+    x_t, t = f.starts(z, {}, 0)
+    lower = t < TOP
+    torch.testing.assert_close(x_t[~lower], f.flow.start(z)[~lower])
+    noise = (x_t - f.flow(z))[lower] / t[lower, None]
+    assert float(t[lower].max()) < 5.1 and abs(float(noise.std()) - 1) < 5 / (2 * 2_000) ** 0.5
+    assert abs(float((noise * z[lower]).mean())) < 5 / 2_000**0.5  # fresh, not the latent
 
 
 def rho(delta: Tensor) -> Tensor:
@@ -188,6 +292,62 @@ class FakeOf(Denoiser):
         return x_t * (self.c**2 / (self.c**2 + sigma**2))[:, None]
 
 
+def gauss(n: int = 60) -> tuple[Tensor, Tensor]:
+    """Points of (0, 1), and weights under which means are those of uniform numbers."""
+    x, w = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(n))
+    return (x + 1) / 2, w / 2
+
+
+def slopes(k: float) -> tuple[float, float]:
+    """Of a student F = k z of one unit latent, the means of v_G - u over uniform flow times, and
+    of (v_N - u) times the latent over uniform levels; from noise of a level far away."""
+    far, (u, w) = 1e6, gauss()
+    c = 1 + k
+
+    def f(t: Tensor, s: Tensor) -> Tensor:
+        # y = z + delta k z = (1 + delta k) z, and G = (y (1 + s) - s z) / (1 - s / T)
+        return ((1 + (1 - s / (1 + s)) * k) * (1 + s) - s) / (1 - s / t) / t
+
+    levels = Listed((1 - u) / u)
+    found = FreeFlow(
+        GaussianDenoiser(torch.zeros(1), V * torch.eye(1), sigma_min=1e-4, sigma_max=far),
+        FlowMap(Stub(f, top=far), [far]),
+        FakeOf(c),
+        levels=levels,
+        noise_levels=levels,
+        correction=0.5,
+        below=0.0,
+        adaptive=0.0,
+    )
+    found.noise_like = lambda x, *role: torch.zeros_like(x)  # of a linear gap it has no part
+    z = torch.ones(len(u), 1)
+    error, gap = found.predicted(z, {}, 0)[1], found.corrected(z, {}, 0)[1]
+    return float(w @ error[:, 0]), float(w @ gap[:, 0])
+
+
+@pytest.mark.parametrize(
+    "balance, wanted", [(0.0, 0.41400), (0.3, 0.42550), (1, 0.44351), (3, 0.46688), (10, 0.48656)]
+)
+def test_the_correction_repairs_a_student_that_is_not_told_its_end(balance, wanted):
+    """F = k z at all ends: where the mean of the prediction, and so many times that of the
+    correction, vanish; the deviation of the data is 0.5."""
+    low, high = -1.0, 0.0
+    for _ in range(20):
+        k = (low + high) / 2
+        prediction, correction = slopes(k)
+        low, high = (k, high) if prediction + balance * correction < 0 else (low, k)
+    assert 1 + k == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_correction_over_uniform_times_and_where_it_holds_a_wrong_sign():
+    assert slopes(-0.2)[1] == pytest.approx(0.22442, abs=1e-5)
+    # With prediction c + lambda g(c) = 0.5: of a negative c there is a root from 4.73 on.
+    signs = torch.linspace(-0.2, -0.05, 31)
+    pulls = torch.tensor([slopes(float(c) - 1)[1] for c in signs])
+    for balance, stuck in ((3.0, False), (4.72, False), (4.74, True), (10.0, True)):
+        assert bool(((signs + balance * pulls) > 0.5).any()) == stuck
+
+
 @pytest.mark.parametrize("r, wanted", [(0.25, 0.44413), (1.0, 0.30439), (4.0, 0.02308)])
 def test_the_gradient_of_the_correction_is_the_closed_form(r, wanted):
     """Of a student c z with its own exact score: c r (1 + r) (c^2 - v) / ((c^2 + r^2) (v + r^2)),
@@ -210,6 +370,71 @@ def test_the_gradient_of_the_correction_is_the_closed_form(r, wanted):
     mean, error = torch.stack(gradients).mean(), torch.stack(gradients).std() / 40**0.5
     # Five standard errors, each a few thousandths of the value.
     assert abs(float(mean) - wanted * (1 + TOP) / TOP) < 5 * float(error) < 0.1 * wanted
+
+
+@pytest.mark.parametrize("adaptive, balance", [(1.0, 1.0), (0.5, 0.3), (0.0, 3.0)])
+def test_large_errors_weigh_less_and_both_directions_are_balanced(adaptive, balance):
+    """The gradient of both terms together, by hand: w = (|v_G - u|^2 / d + 1e-3)^-k, and
+    lambda = a E |w (v_G - u)| / E |v_N - u|."""
+    made = FreeFlow(
+        teacher(),
+        FlowMap(Scale(0.9), [TOP]),
+        FakeOf(0.7),
+        levels=LogUniform(0.1, 5.0),
+        noise_levels=LogUniform(0.1, 5.0),
+        correction=0.25,
+        balance=balance,
+        adaptive=adaptive,
+        below=0.0,
+    )
+    c = made.flow.denoiser.c
+    with torch.no_grad():
+        drawn = made.prepare(Batch(64), 0)
+    made.streams.reset(3)
+    (got,) = torch.autograd.grad(made.student_loss(drawn, 0).value, c)
+    made.streams.reset(3)
+    answer, error, _ = made.predicted(drawn.z[:48], {}, 0)
+    x, gap, _ = made.corrected(drawn.z[48:], {}, 0)
+    error, gap = error.detach(), gap.detach()
+    weighted = error * (error.square().mean(1, keepdim=True) + 1e-3) ** -adaptive
+    factor = balance * weighted.norm(dim=1).mean() / gap.norm(dim=1).mean()
+    terms = 0.75 * (weighted * answer).mean(), 0.25 * factor * (gap * x).mean()
+    (wanted,) = torch.autograd.grad(sum(terms) * (1 + TOP) / TOP, c)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)
+    assert abs(float(got)) > 1e-3
+
+
+def test_data_in_other_units_have_the_same_velocities_and_the_same_loss():
+    found = {}
+    for unit in (1.0, 3.0):
+        top = unit * TOP
+
+        def wrong(t: Tensor, s: Tensor, unit=unit) -> Tensor:
+            return 1.01 * exact(t / unit, s / unit)
+
+        levels = LogUniform(0.1 * unit, 5.0 * unit)
+        made = FreeFlow(
+            GaussianDenoiser(
+                torch.zeros(1), unit**2 * V * torch.eye(1), sigma_min=1e-4 * unit, sigma_max=top
+            ),
+            FlowMap(Stub(wrong, top=top), [top]),
+            FakeOf(0.7 * unit),
+            levels=levels,
+            noise_levels=levels,
+            sigma_data=unit,
+        )
+        made.streams.reset(5)
+        z = torch.linspace(-2, 2, 32)[:, None]
+        error, gap = made.predicted(z, {}, 0)[1], made.corrected(z, {}, 0)[1]
+        with torch.no_grad():
+            drawn = made.prepare(Batch(32), 0)
+        loss = made.student_loss(drawn, 0).value
+        found[unit] = [
+            part.detach() for part in (error, gap, loss, made.fake_loss(drawn, 0).value)
+        ]
+    for one, other in zip(found[1.0], found[3.0], strict=True):
+        assert float(one.abs().max()) > 1e-4
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
 class Listed(Levels):
@@ -262,6 +487,49 @@ def test_a_table_relaxes_at_the_known_speed():
             ends[i / steps] = last * (1 + float(table.values[-1]))
     for time, number in wanted.items():
         assert abs(ends[time] - number) < 6e-3, (time, ends)
+
+
+@pytest.mark.parametrize(
+    "of, wanted", [("state", (0.5803391, 0.5074643)), ("velocity", (0.5254816, 0.5025185))]
+)
+def test_where_a_derivative_backward_on_a_grid_would_end(of, wanted):
+    """Of the state or of the mean velocity, on 10 and on 100 steps, from noise of a level far
+    away; the exact end is 0.5."""
+    far = 1e7
+    for n, end in zip((10, 100), wanted, strict=True):
+        values = torch.zeros(n + 1)
+        values[0] = -1.0  # F at the noise itself
+
+        class Knots(Stub):
+            def forward(self, x_t, sigma, *, end, values=values, n=n, **cond):
+                s = ((4 * end).exp() - 1e-4 * self.sigma_max).clamp_min(0)
+                place = ((1 - s / (1 + s)) * n).round().long()
+                return (values[place] + 1)[:, None] * x_t / sigma[:, None] + 0 * self.unused
+
+        def backward(f, s, tangent, values=values, n=n):
+            place = int(((1 - s / (1 + s)) * n).round())
+            rise = (values[place] - values[place - 1]) * n
+            share = (place - 1) / place if of == "state" else 1.0
+            return f(s), (-tangent / (1 + s) ** 2 * rise * share)[:, None]
+
+        for place in range(1, n + 1):
+            tau = torch.tensor([max(1 - place / n, 1e-7)])
+            levels = Listed(tau / (1 - tau))
+            made = FreeFlow(
+                GaussianDenoiser(torch.zeros(1), V * torch.eye(1), sigma_min=1e-9, sigma_max=far),
+                FlowMap(Knots(exact, top=far), [far]),
+                levels=levels,
+                noise_levels=levels,
+                correction=0.0,
+                below=0.0,
+            )
+            made.derivative = backward
+            errors = []
+            for value in (-1.0, 0.0):  # it is affine in the knot's value
+                values[place] = value
+                errors.append(float(made.predicted(torch.ones(1, 1), {}, 0)[1]))
+            values[place] = errors[1] / (errors[0] - errors[1])
+        assert 1 + float(values[-1]) == pytest.approx(end, abs=2e-6)
 
 
 # ---------------------------------------------------------------------------------- the student

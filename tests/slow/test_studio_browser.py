@@ -86,7 +86,7 @@ def says(page, text):
     page.get_by_text(text).locator("visible=true").first.wait_for(timeout=60_000)
 
 
-LOOKS = [("light", 1_100), ("dark", 390)]
+LOOKS = [("light", 1_280), ("dark", 390)]
 
 # In the page: what Lighthouse looks at first, without it.
 CHECKS = """() => {
@@ -119,7 +119,7 @@ CHECKS = """() => {
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
+def test_every_view_in_a_browser(address, browser, runs, tmp_path, scheme, width):
     pictures = Path(PICTURES or tmp_path)
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
     page, errors = context.new_page(), []
@@ -141,24 +141,25 @@ def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
     assert "is not YAML" in page.locator(".runs").inner_text()
     look("runs")
     page.get_by_role("link", name="plane-s1").click()
-    page.wait_for_selector("canvas >> nth=1", timeout=60_000)
+    page.get_by_role("slider", name="Latent").wait_for(timeout=60_000)
     says(page, "goes to x")
     before = page.locator("output").last.inner_text()
-    page.locator("canvas").first.press("ArrowRight")
+    page.get_by_role("slider", name="Latent").press("ArrowRight")
     says(page, "z = (0.100, 0.00)")
     assert page.locator("output").last.inner_text() != before
     assert page.locator("section figure svg.points").count() >= 6
     look("run")
-    page.locator("section input[type=range]").first.press("Home")
+    page.get_by_label("Moment of the training").press("Home")
     says(page, "step 10: the same latents")
     page.goto(home + "#/compare")
     page.wait_for_selector("input[type=checkbox] >> nth=1")
     for box in page.get_by_role("checkbox").all():
         box.check()
     says(page, "(2 seeds)")
+    assert page.url.count(",") == 1  # the choice is in the address
     page.get_by_role("button", name="Which samples are better").click()
     page.get_by_role("button", name="A is better").click()
-    says(page, "Of 1 trials")
+    says(page, "Of 1 trial:")
     colours = "all => all.map((one) => getComputedStyle(one).stroke)"
     assert "none" not in page.eval_on_selector_all("svg.points path", colours)
     look("compare")
@@ -178,6 +179,10 @@ def test_every_view_in_a_browser(address, browser, tmp_path, scheme, width):
     page.get_by_role("link", name="Ship").first.click()
     page.wait_for_selector("text=Latency on this machine")
     page.wait_for_selector("td:has-text('ms')")
+    page.get_by_label("Form").select_option("onnx")
+    page.get_by_role("button", name="Check that it fits").click()
+    says(page, "onnx fits: it was written, loaded again and compared (largest difference")
+    assert not list(runs.glob("*/export-onnx"))
     look("ship")
     assert all(url.startswith((home, "data:", "blob:")) for url in asked)
     assert [error for error in errors if "400" not in error] == []
@@ -207,6 +212,7 @@ def test_a_picture_is_restored_in_the_page(browser, tmp_path):
     words = "--teacher", f"{tmp_path / 'mine.py'}:grey"
     with serving(str(tmp_path), *words, cwd=tmp_path) as address:
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.goto(address)
         page.goto(page.url + "#/restore")
         page.set_input_files("input[type=file]", files=[tmp_path / "shade.png"])
@@ -224,6 +230,110 @@ def test_a_picture_is_restored_in_the_page(browser, tmp_path):
         assert clip.startswith("inset(0")
         page.screenshot(path=str(PICTURES or tmp_path) + "/restored.png", full_page=True)
         assert page.evaluate(CHECKS) == []
+
+
+def test_a_run_is_stopped_and_goes_on_by_keys_alone(browser, tmp_path):
+    with serving(str(tmp_path / "runs"), cwd=tmp_path) as address:
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(address)
+        home = page.url
+        page.goto(home + "#/start")
+        page.wait_for_selector("main[data-ready=start]")
+        field = page.get_by_label("Further options, as one types them")
+        field.focus()
+        page.keyboard.type("--steps 20000 --batch 64 --threads 1 --reports 800 --evaluations 3")
+        page.wait_for_selector("pre.copy:has-text('--evaluations 3')")
+        for _ in range(3):
+            page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Run it"
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Runs").last.focus()
+        page.keyboard.press("Enter")
+        for word, then in (("Stop", "Resume"), ("Resume", "Stop")):
+            page.get_by_role("button", name=word).wait_for(timeout=120_000)
+            page.wait_for_timeout(4_500)  # two more of the list's own questions
+            page.get_by_role("button", name=word).focus()
+            page.wait_for_timeout(2_500)
+            assert page.evaluate("document.activeElement.textContent") == word
+            page.keyboard.press("Enter")
+            page.get_by_role("button", name=then).wait_for(timeout=120_000)
+        page.get_by_role("link", name="mog40", exact=True).click()
+        before = page.locator("h2 + p").inner_text()
+        for _ in range(60):
+            page.wait_for_timeout(1_000)
+            if page.locator("h2 + p").inner_text() != before:
+                break
+        assert page.locator("h2 + p").inner_text() != before  # the page of a run is live
+        page.goto(home + "#/runs")
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Resume").wait_for(timeout=120_000)
+
+
+def test_what_goes_wrong_is_one_panel_and_the_server_stays_up(browser, runs, tmp_path):
+    shutil.copytree(runs / "plane-s0", tmp_path / "gone")
+    shutil.copytree(runs / "plane-s0", tmp_path / "cut")
+    with serving(str(tmp_path)) as address:
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(address)
+        home = page.url
+        page.get_by_role("link", name="gone").wait_for()
+        shutil.rmtree(tmp_path / "gone")
+        page.get_by_role("link", name="gone").wait_for(state="detached")
+        link = page.get_by_role("link", name="cut").get_attribute("href")
+        weights = tmp_path / "cut" / "student" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1_000])
+        (tmp_path / "cut" / "metrics.jsonl").open("a").write('{"stage": "van')
+        page.goto(home + link)
+        page.wait_for_selector(
+            "section:has-text('Teacher | student') p:has-text('model.safetensors')"
+        )
+        page.wait_for_selector("figure svg.points")  # what was kept of samples is shown still
+        page.goto(home + "#/run/0123")
+        page.wait_for_selector("#problem:has-text('no such run')")
+        page.goto(home + "#/restore")
+        page.wait_for_selector("p.warning:has-text('vardiu studio --teacher')")
+        large = {"name": "x.png", "mimeType": "image/png", "buffer": bytes(2**20)}
+        page.wait_for_selector("main[data-ready=restore]")
+        page.set_input_files("input[type=file]", files=[large])
+        page.wait_for_selector("#problem:has-text('cannot be read')")
+        page.goto(home + "#/runs")
+        page.get_by_role("link", name="cut").wait_for()
+    page.wait_for_selector("#problem:has-text('the studio does not answer')")
+
+
+def test_a_choice_among_a_thousand_runs(browser, runs, tmp_path):
+    for i in range(1_000):
+        for name in ("config.yaml", "events.jsonl", "metrics.jsonl", "result.json"):
+            place = tmp_path / f"run-{i:04}"
+            place.mkdir(exist_ok=True)
+            shutil.copy(runs / "plane-s0" / name, place)
+    with serving(str(tmp_path)) as address:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(address)
+        page.goto(page.url + "#/compare")
+        page.wait_for_selector("main[data-ready=compare]")
+        page.wait_for_selector("text=1 to 60 of 1000")
+        page.get_by_role("button", name="Older").click()
+        page.wait_for_selector("text=61 to 120 of 1000")
+        page.get_by_role("searchbox").fill("run-099 vardiu")
+        page.wait_for_selector("text=1 to 10 of 10")
+        page.get_by_role("button", name="Choose these").click()
+        page.wait_for_selector("text=10 chosen")
+        says(page, "vardiu, run-0990")  # the same seed ten times: ten series
+        page.get_by_role("searchbox").fill("")
+        page.wait_for_selector("text=1 to 60 of 1000")
+        page.get_by_role("button", name="Older").click()
+        page.wait_for_selector("text=61 to 120 of 1000")
+        page.get_by_role("button", name="Choose these").click()
+        page.wait_for_selector("#problem:has-text('at most 60')")
+        page.reload()
+        page.wait_for_selector("main[data-ready=compare]")
+        page.wait_for_selector("text=10 chosen")
+        assert page.get_by_role("button", name="Leave out run-0990").count() == 1
+        assert page.evaluate(CHECKS) == []
+        page.screenshot(path=str(PICTURES or tmp_path) + "/thousand.png", full_page=True)
 
 
 def test_without_the_token_there_is_one_line(address, browser):

@@ -98,9 +98,11 @@ def bake_off(arguments: list[str]) -> None:
     if chosen.dry_run:
         _foretell(bake, chosen.jobs)
         return
-    for task in () if chosen.report else _problems(bake):
-        ensure_teacher(task, console_listeners(console))
-    with sole_writer(bake.out):
+    with sole_writer(
+        bake.out
+    ):  # a folder that cannot be written is told before a teacher is trained
+        for task in () if chosen.report else _problems(bake):
+            ensure_teacher(task, console_listeners(console))
         planned = plan(bake, console, timing=not chosen.report)
         refuse_arms(bake, planned)
         _say(planned_work(bake, planned, chosen.jobs))

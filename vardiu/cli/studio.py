@@ -2,6 +2,7 @@ r"""`vardiu studio`: a page on this machine that shows runs and carries out comm
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def code_words(chosen: argparse.Namespace) -> list[str]:
+    r"""Returns the words of the command line that name code, for commands that the page starts."""
+    words = [f"--method={source}" for source in chosen.method or ()]
+    named = {"source": chosen.source, "network": chosen.network}
+    words += [f"--{name}={value}" for name, value in named.items() if value is not None]
+    return [*words, *(["--accept-changed-code"] if chosen.accept_changed_code else [])]
+
+
 def studio(arguments: list[str]) -> None:
     r"""Serves the page until Ctrl-C."""
     chosen = parser().parse_args(arguments)
@@ -67,7 +76,8 @@ def studio(arguments: list[str]) -> None:
     def tell(address: str) -> None:
         console.print(f"studio:  {address}\nstop it with Ctrl-C", highlight=False, soft_wrap=True)
 
-    serve(roots, load, host=chosen.host, port=chosen.port, teacher=named or "", tell=tell)
+    where = {"host": chosen.host, "port": chosen.port}
+    serve(roots, load, **where, teacher=named or "", options=code_words(chosen), tell=tell)
 
 
 COMMANDS = {"studio": studio}

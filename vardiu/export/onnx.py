@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, require
+from ..errors import ConfigError, require, require_installed
 from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..teachers.origin import Origin
@@ -89,7 +89,7 @@ def refuse_graph(student: Generator, origin: Origin | None) -> None:
     r"""Raises a `ConfigError` or `ValueError` if a student cannot be written as a graph and
     compared, as far as that is known before its network is traced."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        require(name, "onnx")
+        require_installed(name, "onnx")
     conditions(student, 1, origin)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..denoisers.lora_files import PREFIX
-from ..errors import ConfigError, require
+from ..errors import ConfigError, require, require_installed
 from ..nn.diffusers import DiffusersNetwork
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
@@ -63,7 +63,7 @@ def to_lora(student: Generator, folder: Path, origin: Origin | None = None) -> f
 
 def refuse_adapter(student: Generator, origin: Origin | None) -> None:
     r"""Raises a `ConfigError` if there is no adapter that could be written of a student alone."""
-    require("peft", "lora")
+    require_installed("peft", "lora")
     _adapted(student, origin)
 
 

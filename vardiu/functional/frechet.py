@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .tensors import covariance
+
 __all__ = ["Moments", "frechet_square", "symmetric_root", "transport"]
 
 
@@ -28,7 +30,7 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> Moments:
         r"""Returns the moments of rows `(N, d)`, the covariance over :math:`N - 1`."""
-        return cls(x.mean(0), x.T.cov())
+        return cls(x.mean(0), covariance(x))
 
 
 def symmetric_root(covariance: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "covariance",
     "dot",
     "expand_like",
     "lattice_normal",
@@ -87,6 +88,12 @@ def lattice_normal(shift: Tensor, n: int) -> Tensor:
     u = (shift.double() + index * phi**-powers) % 1.0
     # Both ends are out of reach of a normal's quantile function.
     return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(shift.dtype)
+
+
+def covariance(x: Tensor) -> Tensor:
+    r"""Returns the covariance of rows `(N, d)` over :math:`N - 1`, with shape `(d, d)`; of one
+    column too, whose covariance is a scalar in torch."""
+    return x.T.cov().view(x.shape[1], x.shape[1])
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:

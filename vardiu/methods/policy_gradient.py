@@ -20,12 +20,7 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..errors import Diverged
-from ..functional.policy import (
-    GUARDS,
-    centred_in_groups,
-    clipped_surrogate,
-    standardised_by_kind,
-)
+from ..functional.policy import GUARDS, centred_in_groups, clipped_surrogate, standardised_by_kind
 from ..samplers.pairs import Pairs
 from ..samplers.policy import Denoised, StepPolicy
 from ..students.few_step import FewStep
@@ -236,12 +231,13 @@ class PolicyGradient(Objective):
             torch.cat([p.flatten() for p in module.parameters()])
             for module in (self.generator, self.start.network)
         )
-        return {
-            "held_out": self.reward(self.generator(z, **cond), target, cond).mean(),
-            "held_out_start": self.reward(self.start(z, **cond), target, cond).mean(),
-            "drift": (now - then).norm() / then.norm(),
-            "first_ratio": 1 + gap,
-        }
+        found = {"drift": (now - then).norm() / then.norm(), "first_ratio": 1 + gap}
+        for name, student in (("held_out", self.generator), ("held_out_start", self.start)):
+            reward = self.reward(student(z, **cond), target, cond)
+            found[name] = reward.mean()
+            if len(reward) > 1:  # every process has the same pairs: it is of one's own
+                found[f"{name}_error"] = reward.std() / math.sqrt(len(reward))
+        return found
 
 
 def answers(student: nn.Module, z: Tensor, cond: Mapping[str, Tensor]) -> Denoised:

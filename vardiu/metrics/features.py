@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.digits import digits
+from ..functional.tensors import covariance
 from .metric import fingerprint
 
 __all__ = [
@@ -151,7 +152,9 @@ class RandomFeatures:
 
     Arguments:
         shape: The shape of one image, :math:`(C, H, W)`.
-        x: Images to scale by: each feature gets zero mean and unit variance on them.
+        x: Images to scale by: each feature gets zero mean and unit variance on them. One that
+            hardly any of them moves gets at least the deviation of the middle one: its own
+            is not known, and next to zero.
         width: The number of filters of a kind.
 
     Attributes:
@@ -160,6 +163,8 @@ class RandomFeatures:
 
     # The energy of a flat image, far below that of a texture that can be seen.
     FLAT = 1e-3
+    # Of images that move a feature: a deviation of fewer is not known.
+    LEAST = 10
 
     def __init__(self, shape: tuple[int, int, int], x: Tensor, width: int = 32) -> None:
         c, height, side = shape
@@ -173,7 +178,9 @@ class RandomFeatures:
         self.shape = tuple(shape)
         self.mean, self.std = torch.zeros(()), torch.ones(())
         found = self(x)
-        self.mean, self.std = found.mean(0), found.std(0).clamp_min(1e-6)
+        self.mean, std = found.mean(0), found.std(0).clamp_min(1e-6)
+        seldom = (found > found.amin(0)).sum(0) < self.LEAST
+        self.std = torch.where(seldom, std.clamp_min(std.median()), std)
         seen = "x".join(map(str, shape))
         self.name = f"{len(self.mean)} random filters of {seen}, {fingerprint(self.raw)}"
 
@@ -220,7 +227,7 @@ class PrincipalComponents:
         self.shape = tuple(x.shape[1:])
         pixels = torch.cat([self._pixels(part.float().cpu()) for part in x.split(1024)])
         self.mean = pixels.mean(0)
-        values, vectors = torch.linalg.eigh((pixels - self.mean).T.cov())
+        values, vectors = torch.linalg.eigh(covariance(pixels - self.mean))
         keep = values > self.LEAST * values[-1]
         keep[:-count] = False
         self.matrix = vectors[:, keep] / values[keep].sqrt()

@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +39,10 @@ DAMAGED: tuple[type[Exception], ...] = (
     *(NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tarfile.TarError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+
+
+# What JSON and YAML make of groups and lists. To ask for any mapping takes five times as long.
+HOLDERS = (dict, list)
 
 
 KINDS = (
@@ -235,9 +239,9 @@ def _refuse_depth(value: Any, name: object, error: type[ValueError]) -> None:  #
         refuse_beyond("settings depth", depth, name, error)
         below: dict[int, Any] = {}
         for item in level:
-            parts = item.values() if isinstance(item, Mapping) else item
-            if isinstance(item, Mapping | list):
-                below |= {id(part): part for part in parts if isinstance(part, Mapping | list)}
+            parts = item.values() if isinstance(item, dict) else item
+            if isinstance(item, HOLDERS):
+                below |= {id(part): part for part in parts if isinstance(part, HOLDERS)}
         if not below:
             return
         level = list(below.values())

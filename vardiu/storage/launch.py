@@ -6,20 +6,28 @@ Every command asks for it, also those that import no torch; torch is imported he
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-__all__ = ["are_launched", "is_first_to_tell", "place_on_host"]
+__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "place_on_host"]
 
 
 # Of the wait for torchrun itself, which may have ended.
 SHORT = datetime.timedelta(seconds=10)
+
+
+# Seconds between two looks at whether torchrun lives.
+LOOK = 1.0
 
 
 def are_launched() -> bool:
@@ -33,6 +41,25 @@ def place_on_host() -> tuple[int, int]:
     if not are_launched():
         return 0, 1
     return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+@contextlib.contextmanager
+def following_torchrun() -> Iterator[None]:
+    r"""Stops this process, as by SIGTERM, when the one that started it has died: each worker of
+    `torchrun` is in a session of its own, and nobody else would end it, or start it again."""
+    parent, ended = os.getppid(), threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(LOOK):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @functools.cache

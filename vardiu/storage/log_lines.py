@@ -2,17 +2,23 @@ r"""A log of lines that grows, read as far as it has grown, and thinned before i
 
 from __future__ import annotations
 
+import bisect
 import os
-import re
 import threading
 from array import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import RunError, shown
 from .limits import refuse_beyond
 
 __all__ = ["LogLines"]
+
+
+# Bytes that are read at once.
+PART = 2**24
 
 
 class LogLines:
@@ -51,14 +57,32 @@ class LogLines:
             self.ends, self.marked, done = array("Q"), array("Q"), 0
             self.identity = identity
         first = len(self.ends)
-        data = self._bytes(done, size)
-        start = 0
-        for found in re.finditer(b"\n", data):
-            if data.find(self.mark, start, found.start()) >= 0:
-                self.marked.append(len(self.ends))
-            start = found.end()
-            self.ends.append(done + start)
+        while done < size:
+            part = self._bytes(done, min(size, done + PART))
+            ends = np.flatnonzero(np.frombuffer(part, np.uint8) == ord("\n")) + 1
+            if len(ends):
+                self._mark(part, ends.tolist())
+                self.ends.extend((ends + done).tolist())
+                done = self.ends[-1]
+            elif done + len(part) < size:  # one line, longer than a part
+                part = self._bytes(done, size)
+                end = part.find(b"\n") + 1
+                if not end:
+                    break
+                self._mark(part, [end])
+                self.ends.append(done + end)
+                done += end
+            else:
+                break
         return first
+
+    def _mark(self, part: bytes, ends: list[int]) -> None:
+        r"""Adds the numbers of lines with the mark, of a part and where its lines end."""
+        place = part.find(self.mark)
+        while 0 <= place < ends[-1]:
+            number = bisect.bisect_right(ends, place)
+            self.marked.append(len(self.ends) + number)
+            place = part.find(self.mark, ends[number])
 
     def _bytes(self, start: int, end: int) -> bytes:
         if end <= start:
@@ -69,6 +93,13 @@ class LogLines:
                 return file.read(end - start)
         except OSError as error:
             raise RunError(f"{shown(self.path)} cannot be read: {error.strerror}") from error
+
+    def lines(self, first: int) -> list[bytes]:
+        r"""Returns the lines from one on, each without its end."""
+        if first >= len(self.ends):
+            return []
+        start = self.ends[first - 1] if first else 0
+        return self._bytes(start, self.ends[-1] - 1).split(b"\n")
 
     def line(self, index: int) -> bytes:
         r"""Returns a line without its end."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
+from ..functional.tensors import covariance
 from .base import Generator
 
 __all__ = ["Frame", "Framed"]
@@ -176,7 +177,7 @@ def components(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     n, d = rows.shape
     if d <= n:
-        values, vectors = torch.linalg.eigh(rows.T.cov())
+        values, vectors = torch.linalg.eigh(covariance(rows))
         return values.flip(0)[:k], vectors.flip(1)[:, :k]
     centred = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(centred @ centred.T / (n - 1))

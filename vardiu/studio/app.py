@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import secrets
@@ -20,22 +21,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ConfigError, RunError, require, shown
 from ..methods import METHODS
+from ..problems.inverse import OPERATORS
 from ..reports.colours import css_variables
 from ..reports.estimates import bytes_of
 from ..reports.html import STYLE
 from ..runs.snapshots import snapshots_of
-from ..storage.bounded import read_json
+from ..storage.bounded import DAMAGED, read_json, read_text
 from ..storage.limits import limit
 from ..storage.run_folder import RunFolder
 from . import views
-from .commands import choices, words_of
+from .commands import choices, split, words_of
 from .guard import Guard
 from .jobs import Jobs, command_line
 from .library import PAGE, Library
+from .series import compared
 from .students import Loader, Students, teacher_of
 
 __all__ = ["Studio", "application", "bound", "serve"]
@@ -52,6 +55,10 @@ KINDS: Mapping[str, str] = {
 }
 
 
+# Bytes of a picture that is dropped.
+DROPPED = 2**26
+
+
 # What may be wrong with what is asked for: one line, and the server stays up.
 REFUSED = (ConfigError, RunError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
@@ -66,6 +73,8 @@ class Studio(NamedTuple):
         scratch: A folder for pictures that were dropped, and what commands print.
         teacher: The teacher that was named at the start; empty for none.
         trials: Blind comparisons that wait for an answer: which of the two is shown first.
+        options: Words of the command line that name the code of students, which commands that
+            are started here are given too.
     """
 
     library: Library
@@ -74,6 +83,7 @@ class Studio(NamedTuple):
     scratch: Path
     teacher: str
     trials: dict[str, tuple[str, str]]
+    options: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -81,8 +91,9 @@ class Studio(NamedTuple):
 
 def runs(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401 (JSON)
     r"""Returns a page of the list of runs."""
-    found, words = studio.library.scan(), str(asked.get("q", "")).lower()
-    found = [run for run in found if words in run.name.lower()]
+    found, words = studio.library.scan(), str(asked.get("q", "")).lower().split()
+    if words:
+        found = [run for run in found if all(word in run.words() for word in words)]
     start = max(0, int(asked.get("start", 0)))
     shown_runs = [run.summary() for run in found[start : start + PAGE]]
     return {"total": len(found), "start": start, "page": PAGE, "runs": shown_runs}
@@ -94,9 +105,10 @@ def run(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     about = seen.summary()
     if about["state"] == "unreadable":
         raise RunError(about["why"])
-    charts = views.run_charts(seen, about)
-    alarms = [alarm for row in seen.rows() for alarm in row.get("alarms", ())][-20:]
-    return {**about, "charts": "".join(charts), "modes": views.modes(seen), "warnings": alarms}
+    rows = seen.rows()
+    charts = views.run_charts(seen, about, rows)
+    told = seen.alarms(20) or [alarm for row in rows for alarm in row.get("alarms", ())][-20:]
+    return {**about, "charts": "".join(charts), "modes": views.modes(rows), "warnings": told}
 
 
 def samples(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -123,7 +135,7 @@ def mapped(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 def compare(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     chosen = [studio.library.run(key) for key in str(asked.get("ids", "")).split(",") if key]
-    return views.compared(chosen, str(asked.get("cost", "seconds")))
+    return compared(chosen, str(asked.get("cost", "seconds")))
 
 
 def trial(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -152,7 +164,8 @@ def verdict(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 
 def start(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    return choices()
+    more = {"operators": list(OPERATORS), "teacher": bool(studio.teacher), "bytes": DROPPED}
+    return {**choices(), **more}
 
 
 def command(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -183,8 +196,23 @@ def resume(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     about, folder = seen.summary(), seen.folder
     if about["state"] not in ("stopped", "failed"):
         raise RunError(f"this run is {about['state']}: there is nothing to go on with")
-    words = [str(about["command"]), "--config", str(folder.file("config.yaml"))]
-    return studio.jobs.start([*words, "--out", str(folder.path)]).state()
+    words = [str(about["command"]), f"--config={folder.file('config.yaml')}"]
+    words += [f"--out={folder.path}", *resuming(folder, studio)]
+    return studio.jobs.start(words).state()
+
+
+def resuming(folder: RunFolder, studio: Studio) -> list[str]:
+    r"""Returns the words by which a run that goes on is given what it keeps no copy of.
+
+    A run keeps where its teacher is; code of one's own is named by whoever started the studio.
+    """
+    kept = folder.config().get("code")
+    roles = {f"--{role}" for role in kept} if isinstance(kept, Mapping) else set()
+    if not roles:
+        return []
+    named = [*studio.options, *([f"--teacher={studio.teacher}"] if studio.teacher else [])]
+    roles.add("--accept-changed-code")
+    return [word for word in named if word.partition("=")[0] in roles]
 
 
 def ship(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -196,16 +224,17 @@ def ship(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
         rows = studio.students.latency(folder)
     except ValueError as error:  # the page says why, and shows the rest
         slow = str(error)
-    exports = sorted(path.name for path in folder.path.glob("export-*") if path.is_dir())
-    cards = [p for name in exports for p in folder.file(name).glob("README.md")]
-    return {
-        "latency": rows,
-        "exports": exports,
-        "card": cards[0].read_text()[:20_000] if cards else "",
-        "adapter": adapter_of(folder),
-        "forms": forms,
-        "slow": slow,
-    }
+    about = {"adapter": adapter_of(folder), "forms": forms, "slow": slow}
+    return {"latency": rows, **exports(studio, asked), **about}
+
+
+def exports(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Returns what was exported of a run, and the card of the first of it."""
+    folder = studio.library.run(asked["id"]).folder
+    found = sorted(path for path in folder.path.glob("export-*") if path.is_dir())
+    cards = [path / "README.md" for path in found if (path / "README.md").is_file()]
+    card = read_text(cards[0], error=RunError)[:20_000] if cards else ""
+    return {"exports": [path.name for path in found], "card": card}
 
 
 def adapter_of(folder: RunFolder) -> dict[str, Any] | None:
@@ -228,6 +257,7 @@ def adapter_of(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def export(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Writes a run in another form; on trial to a place that goes with the studio."""
     folder = studio.library.run(asked["id"]).folder
     form = str(asked["form"])
     if form.startswith("-"):
@@ -238,7 +268,11 @@ def export(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     words = ["export", str(folder.path), "--to", form]
     teacher = teacher_of(folder, studio.teacher)
     words += [f"--teacher={teacher}"] if teacher else []
-    return studio.jobs.start(words).state()
+    words += studio.options
+    if not asked.get("trial"):
+        return studio.jobs.start(words).state()
+    place = studio.scratch / f"trial-{secrets.token_hex(6)}"
+    return studio.jobs.start([*words, f"--out={place}"], discarded=place).state()
 
 
 def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -263,6 +297,7 @@ def restore(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     out = studio.scratch / f"restored-{secrets.token_hex(6)}"
     words = ["restore", f"--teacher={studio.teacher}", f"--operator={operator}"]
     words += [f"--truth={picture}", f"--out={out}", "--steps", str(int(asked.get("steps", 50)))]
+    words += split(str(asked.get("more", "")))
     job = studio.jobs.start(words).state()
     before, after = (f"{out.name}/{place}{picture.name}" for place in ("measured/", ""))
     return {**job, "before": before, "after": after, "beside": f"{out.name}/restored.png"}
@@ -280,7 +315,9 @@ def drop(studio: Studio, data: bytes) -> Any:  # noqa: ANN401
             raise ConfigError(f"the picture has more than {limit('image pixels'):,} pixels")
         name = secrets.token_hex(8)
         picture.convert("RGB").save(studio.scratch / f"{name}.png")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError as error:
+        raise ConfigError(shown(str(error))) from error
+    except DAMAGED as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError("this picture cannot be read: drop a PNG, JPEG or WebP") from error
@@ -302,6 +339,7 @@ ASKED: Mapping[str, Route] = {
     "start": start,
     "job": job,
     "ship": ship,
+    "exports": exports,
 }
 
 
@@ -339,13 +377,29 @@ def picture_of(studio: Studio, name: str) -> bytes | None:
     return place.read_bytes() if inside and place.is_file() else None
 
 
+def as_json(found: Any) -> str:  # noqa: ANN401 (JSON)
+    r"""Returns JSON that a browser reads: a number that is not finite is null, as in a log."""
+    try:
+        return json.dumps(found, allow_nan=False)
+    except ValueError:
+        return json.dumps(without_infinite(found), allow_nan=False)
+
+
+def without_infinite(found: Any) -> Any:  # noqa: ANN401 (JSON)
+    if isinstance(found, Mapping):
+        return {key: without_infinite(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [without_infinite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
 async def told(work: Callable[[], Any]) -> Any:  # noqa: ANN401
     r"""Answers with what work in another thread gives, or in one line why it gives nothing."""
     responses = require("starlette.responses", "studio")
     threads = require("starlette.concurrency", "studio")
     try:
         found = await threads.run_in_threadpool(work)
-        return responses.Response(json.dumps(found), media_type="application/json")
+        return responses.Response(as_json(found), media_type="application/json")
     except REFUSED as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         line = shown(missing or type(error).__name__)
@@ -398,8 +452,10 @@ def application(studio: Studio, token: str, hosts: Sequence[str], cookie: str) -
         name, data = request.path_params["name"], bytearray()
         async for part in request.stream():
             data += part
-            if len(data) > (limit("image bytes") if name == "drop" else 2**20):
-                return responses.JSONResponse({"error": "that is too long"}, status_code=413)
+            most = DROPPED if name == "drop" else 2**20
+            if len(data) > most:
+                line = f"that is more than {most:,} bytes, the most that is read here"
+                return responses.JSONResponse({"error": line}, status_code=413)
         if name == "drop":
             return await told(lambda: drop(studio, bytes(data)))
         route = DONE.get(name)
@@ -452,6 +508,7 @@ def serve(
     host: str,
     port: int,
     teacher: str,
+    options: Sequence[str],
     tell: Callable[[str], None],
 ) -> None:
     r"""Serves the studio until it is interrupted.
@@ -462,6 +519,7 @@ def serve(
         host: The address to listen on.
         port: The port; 0 for any that is free.
         teacher: The teacher that was named; empty for none.
+        options: Words that name the code of students.
         tell: Is told the address.
 
     Raises:
@@ -475,7 +533,8 @@ def serve(
     names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
     with tempfile.TemporaryDirectory(prefix="vardiu-studio-") as folder:
         scratch = Path(folder)
-        studio = Studio(Library(roots), Students(load), Jobs(scratch), scratch, teacher, {})
+        students, jobs = Students(load), Jobs(scratch)
+        studio = Studio(Library(roots), students, jobs, scratch, teacher, {}, options)
         hosts = [f"{name}:{port}" for name in names]
         app = application(studio, token, hosts, f"vardiu-studio-{port}")
         shown_host = f"[{host}]" if ":" in host else host

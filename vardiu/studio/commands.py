@@ -10,13 +10,13 @@ from ..errors import ConfigError, shown
 from ..methods import METHODS
 from ..runs.presets import PRESETS
 
-__all__ = ["KINDS", "choices", "words_of"]
+__all__ = ["KINDS", "choices", "split", "words_of"]
 
 
 # What one starts from, and the fields of each that become options.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "density": ("preset",),
-    "images": ("data", "preset"),
+    "images": ("data", "teacher"),
     "pipeline": ("teacher", "data"),
     "function": ("teacher", "data"),
 }
@@ -24,7 +24,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 ADVICE: Mapping[str, str] = {
     "density": "A density of the plane: minutes on a CPU, its teacher is exact or on board.",
-    "images": "Images without a model: vardiu teach trains a teacher of them first.",
+    "images": "Images without a model: vardiu teach trains a teacher of them first; then its "
+    "folder is the teacher of a student.",
     "pipeline": "A folder or hub id of diffusers, or an EDM pickle; probe it before you distil.",
     "function": "FILE.py:NAME of your own code, which is executed; probe it before you distil.",
 }
@@ -57,9 +58,9 @@ def words_of(chosen: Mapping[str, Any], action: str) -> list[str]:
     if kind not in KINDS:
         raise ConfigError(f"start from one of {', '.join(KINDS)}, got {shown(kind)}")
     given = {name: value.strip() for name, value in chosen.items() if value.strip()}
-    if kind == "images":
+    if kind == "images" and "teacher" not in given:
         return taught(given, action)
-    first = KINDS[kind][0]
+    first = "teacher" if kind == "images" else KINDS[kind][0]
     if first not in given:
         raise ConfigError(f"give the {first}")
     words = [action, given["preset"]] if kind == "density" else [action]
@@ -72,7 +73,7 @@ def words_of(chosen: Mapping[str, Any], action: str) -> list[str]:
         words += [f"--method={given['method']}"]
     if action == "distill" and "out" in given:
         words += [f"--out={given['out']}"]
-    return [*words, *more(given)]
+    return [*words, *split(given.get("more", ""))]
 
 
 def taught(given: Mapping[str, str], action: str) -> list[str]:
@@ -84,16 +85,16 @@ def taught(given: Mapping[str, str], action: str) -> list[str]:
     words = ["teach", "patches"] if action == "distill" else ["estimate", "--teach", "patches"]
     words += ["--name=own", f"--data={given['data']}"]
     words += [f"--out={given['out']}"] if action == "distill" and "out" in given else []
-    return [*words, *more(given)]
+    return [*words, *split(given.get("more", ""))]
 
 
-def more(given: Mapping[str, str]) -> list[str]:
+def split(typed: str) -> list[str]:
     r"""Returns further options as they were typed.
 
     Raises:
         ConfigError: A quotation is not closed.
     """
     try:
-        return shlex.split(given.get("more", ""))
+        return shlex.split(typed)
     except ValueError as error:
         raise ConfigError(f"the further options cannot be read: {error}") from error

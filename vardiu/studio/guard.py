@@ -44,6 +44,7 @@ class Guard:
 
     def __init__(self, app: Application, token: str, hosts: Collection[str], cookie: str) -> None:
         self.app, self.token, self.hosts, self.cookie = app, token.encode(), hosts, cookie
+        self.origins = frozenset(f"http://{host}" for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":
@@ -71,6 +72,9 @@ class Guard:
         r"""Returns why a request is refused, with its status; `None` for one that is not."""
         if headers.get(b"host", b"").decode("latin-1") not in self.hosts:
             return 421, "this is not the name of this server: open the address that was printed"
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1") not in self.origins:
+            return 403, "a page of another site asked: open the address that was printed"
         if scope["method"] in ("GET", "HEAD"):
             if self.is_token(self.asked(scope)) or self.is_token(self.kept(headers)):
                 return None

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,12 +35,15 @@ class Job:
         number: Its number.
         words: The words after `vardiu`.
         log: The file that has what it prints.
+        discarded: A folder that it writes, which is removed when it is over.
 
     What is shown as a table is asked for as JSON, which is kept beside the log.
     """
 
-    def __init__(self, number: int, words: Sequence[str], log: Path) -> None:
-        self.number, self.log = number, log
+    def __init__(
+        self, number: int, words: Sequence[str], log: Path, discarded: Path | None = None
+    ) -> None:
+        self.number, self.log, self.discarded = number, log, discarded
         self.words = [*words, *(["--json"] if words[0] in TABLED else [])]
         self.numbers = log.with_suffix(".json") if words[0] in TABLED else None
         with contextlib.ExitStack() as stack:
@@ -60,6 +64,8 @@ class Job:
     def state(self) -> dict[str, Any]:
         r"""Returns how far it is: its exit status, `None` while it runs, and what it printed."""
         status = self.process.poll()
+        if status is not None and self.discarded is not None:
+            shutil.rmtree(self.discarded, ignore_errors=True)  # there is none where it failed
         text = self.log.read_bytes()[-SHOWN:].decode("utf-8", "replace")
         printed = self.numbers.read_text() if self.numbers and status is not None else ""
         tables: list[dict[str, Any]] = []
@@ -88,8 +94,12 @@ class Jobs:
         self.jobs: dict[int, Job] = {}
         self.lock = threading.Lock()
 
-    def start(self, words: Sequence[str]) -> Job:
+    def start(self, words: Sequence[str], discarded: Path | None = None) -> Job:
         r"""Starts a command.
+
+        Arguments:
+            words: The words after `vardiu`.
+            discarded: See `Job`.
 
         Raises:
             ConfigError: It is none that may be asked for, or too many are under way.
@@ -102,7 +112,7 @@ class Jobs:
             if len(running) >= AT_ONCE:
                 raise ConfigError(f"{AT_ONCE} commands are under way: wait for one, or stop it")
             number = len(self.jobs) + 1
-            job = Job(number, words, self.folder / f"job-{number}.log")
+            job = Job(number, words, self.folder / f"job-{number}.log", discarded)
             self.jobs[number] = job
         return job
 

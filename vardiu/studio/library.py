@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,40 @@ from typing import Any
 
 from ..errors import RunError, shown
 from ..runs.task import PROBLEM_KINDS, PROBLEMS
+from ..settings.parse import flattened
+from ..storage.bounded import decoded_text, parsed_json, read_text
 from ..storage.log_lines import LogLines
 from ..storage.run_folder import RunFolder, row_of
 
-__all__ = ["PAGE", "Library", "SeenRun"]
+__all__ = ["PAGE", "ROWS", "Library", "SeenRun"]
 
 
 # Rows that are drawn of a log, runs of a page, values of a sparkline.
 ROWS, PAGE, SPARK = 600, 60, 40
+
+
+# What a search finds a run by, beside its name.
+SEARCHED = ("preset", "method", "problem", "command")
+
+
+# Settings in which runs of one series may differ.
+CIRCUMSTANCES = frozenset(
+    {
+        "preset",
+        *(f"run.{name}" for name in ("seed", "device", "threads", "shard", "accumulate")),
+        *(f"run.{name}" for name in ("reports", "evaluations", "samples")),
+        *(f"run.{name}" for name in ("save_every", "milestones")),
+    }
+)
+
+
+# Settings that were read, by the text of their files, and how many are kept.
+SETTINGS: dict[str, dict[str, Any]] = {}
+MOST_SETTINGS = 500
+
+
+# How a line of the events starts, as it is written.
+EVENT = b'{"event": "'
 
 
 # Folders below the given ones that are looked into.
@@ -38,9 +64,10 @@ class SeenRun:
     def __init__(self, path: Path, name: str) -> None:
         self.folder, self.name = RunFolder(path), name
         self.log = LogLines(path / "metrics.jsonl", b'"metric/')
-        self.events = LogLines(path / "events.jsonl", b"\n")
+        self.events = LogLines(path / "events.jsonl", b'{"event": "alarm_raised"')
         self.latest: dict[str, dict[str, Any]] = {}
         self.last = ""
+        self.found: str | None = None
         self.kept: tuple[Any, dict[str, Any]] = (None, {})
         self.lock = threading.Lock()
 
@@ -58,6 +85,43 @@ class SeenRun:
                 found.append((about.st_mtime_ns, about.st_size))
         return tuple(found)
 
+    def words(self) -> str:
+        r"""Returns what a search finds the run by, in small letters: its name, and what its first
+        event says; no more of its files is read."""
+        if self.found is None:
+            started: dict[str, Any] = {}
+            with contextlib.suppress(OSError, RunError), self.events.path.open("rb") as file:
+                line = file.readline(2**16)
+                started = self.event(line, 0) if line.endswith(b"\n") else {}
+                self.found = " ".join(str(started.get(name, "")) for name in SEARCHED)
+        return f"{self.name} {self.found or ''}".lower()
+
+    def settings(self) -> dict[str, Any]:
+        r"""Returns the settings by their full names that make runs of other seeds the same
+        experiment: not the seed, nor where and how often the run is computed and measured.
+
+        Raises:
+            RunError: They cannot be read.
+        """
+        text = read_text(self.folder.file("config.yaml"), error=RunError)
+        text = re.sub(r"(?m)^  seed: \d+$", "", text)  # seeds of a series are read once
+        found = SETTINGS.get(text)
+        if found is None:
+            flat = flattened(self.folder.config())
+            found = {name: value for name, value in flat.items() if name not in CIRCUMSTANCES}
+            if len(SETTINGS) >= MOST_SETTINGS:
+                SETTINGS.clear()
+            SETTINGS[text] = found
+        return found
+
+    def alarms(self, most: int) -> list[dict[str, Any]]:
+        r"""Returns the alarms that were raised last, at most so many."""
+        with self.events.lock:
+            self.events.read()
+            return [
+                self.event(self.events.line(i), i) for i in self.events.marked[-most:].tolist()
+            ]
+
     def rows(self, most: int = ROWS) -> list[dict[str, Any]]:
         r"""Returns rows of the log, thinned to about so many.
 
@@ -72,21 +136,35 @@ class SeenRun:
             ]
 
     def hear(self) -> None:
-        r"""Reads the events that were added; the latest of each name is kept."""
+        r"""Reads the events that were added; the latest of each name is kept, and it alone is
+        parsed.
+
+        Raises:
+            RunError: A line that is parsed, or that starts otherwise than events do, is damaged.
+        """
         with self.events.lock:
             first = self.events.read()
             if first == 0:
                 self.latest, self.last = {}, ""
-            for i in range(first, len(self.events)):
-                try:
-                    record = json.loads(self.events.line(i))
-                    name = record["event"]
-                except (ValueError, TypeError, KeyError) as error:
-                    raise RunError(
-                        f"{shown(self.events.path)}, line {i + 1} is damaged: it is no event"
-                    ) from error
-                if isinstance(name, str):
-                    self.latest[name], self.last = record, name
+            found: dict[str, int] = {}
+            lines = self.events.lines(first)
+            for i, line in enumerate(lines):
+                name = line[len(EVENT) : line.find(b'"', len(EVENT))]
+                if not (line.startswith(EVENT) and name.isascii()):
+                    name = self.event(line, first + i)["event"].encode()
+                found[name.decode()] = i
+            for latest, i in found.items():
+                self.latest[latest] = self.event(lines[i], first + i)
+            if found:
+                self.last = max(found, key=lambda latest: found[latest])
+
+    def event(self, line: bytes, index: int) -> dict[str, Any]:
+        r"""Returns what a line of the events says."""
+        where = f"{shown(self.events.path)}, line {index + 1}"
+        record = parsed_json(decoded_text(line, where, RunError), where, RunError)
+        if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+            raise RunError(f"{where} is damaged: it is no event")
+        return record
 
     def about(self) -> dict[str, Any]:
         r"""Returns what the run is: command, preset, method, problem, seed and headline metric."""
@@ -126,11 +204,10 @@ class SeenRun:
     def read(self) -> dict[str, Any]:
         r"""Returns what the files say."""
         self.hear()
-        about, rows = self.about(), self.rows(8 * SPARK)
+        about, rows = self.about(), self.rows(2 * SPARK)
         result = self.folder.result()
         values = [row.get(f"metric/{about['metric']}") for row in rows]
         values = [value for value in values if isinstance(value, int | float)]
-        alarms = sum(len(row.get("alarms", ())) for row in rows)
         verdict = None if result is None else result.get("verdict")
         state = "finished" if result is not None else "stopped"
         if result is None and self.last == "run_failed":
@@ -144,7 +221,7 @@ class SeenRun:
             else "",
             "value": values[-1] if values else None,
             "spark": values[-SPARK:] if len(values) <= SPARK else values[:: len(values) // SPARK],
-            "alarms": alarms,
+            "alarms": len(self.events.marked) or sum(len(row.get("alarms", ())) for row in rows),
             **self.progress(rows),
         }
 

@@ -46,12 +46,21 @@ LINES, REACH = 25, 2.5
 
 
 class Loaded(NamedTuple):
-    r"""A student with its problem."""
+    r"""A student with its problem.
+
+    Arguments:
+        student: The student.
+        problem: The problem.
+        task: The task.
+        stamp: When its weights were written.
+        law: The samples that stand for its law, and their conditions; drawn when they are needed.
+    """
 
     student: Generator
     problem: Problem
     task: Task
     stamp: float
+    law: dict[str, Tensor]
 
 
 class Students:
@@ -78,14 +87,14 @@ class Students:
             raise RunError("this run has no student yet: it is written when the run is finished")
         key, stamp = str(folder.path), weights.stat().st_mtime
         if key not in self.known or self.known[key].stamp != stamp:
-            found = Loaded(*self.load(folder), stamp)
+            found = Loaded(*self.load(folder), stamp, {})
             self.known = {**dict(list(self.known.items())[-1:]), key: found}
         return self.known[key]
 
     def beside(self, folder: RunFolder) -> dict[str, Any]:
         r"""Returns samples of the teacher and of the student as figures."""
         with self.lock, torch.no_grad():
-            student, problem, task, _ = self.get(folder)
+            student, problem, task, *_ = self.get(folder)
             n = number_of(problem)
             shown = problem.beside(student, n, 0)
             same = "same latents" if shown.same_latents else "each of its own latents"
@@ -104,22 +113,26 @@ class Students:
             share: The place of the level between the least and the greatest, in [0, 1].
         """
         with self.lock, torch.no_grad():
-            student, problem, task, _ = self.get(folder)
-            random = torch.Generator().manual_seed(0)
-            x, cond = problem.student_source(student)(LAW, random)
+            student, problem, task, _, known = self.get(folder)
+            if not known:
+                drawn = problem.student_source(student)(LAW, torch.Generator().manual_seed(0))
+                known.update({"x": drawn[0], **{f"cond.{k}": v for k, v in drawn[1].items()}})
+            x = finite(known["x"])
+            cond = {k[5:]: v for k, v in known.items() if k.startswith("cond.")}
             low, high = 0.02 * problem.space.sigma_data, 10 * problem.space.sigma_data
             sigma = low * (high / low) ** min(1.0, max(0.0, share))
             n = number_of(problem)
-            noise = torch.randn((n, *x.shape[1:]), generator=random)
+            noise = torch.randn((n, *x.shape[1:]), generator=torch.Generator().manual_seed(1))
             noisy = x[:n] + sigma * noise
             levels = torch.full((n,), sigma)
             law = EmpiricalDenoiser(x, sigma_min=low)
-            sets = [("noisy samples", noisy), ("as the student's law", law(noisy, levels))]
+            denoised = law(noisy, levels)
+            sets = [("noisy samples x_t", noisy), ("denoised by the student's law", denoised)]
             missing = ""
             try:
                 teacher = problem.known_teacher
                 given = {k: v[:n] for k, v in cond.items() if k in teacher.conditions}
-                sets.append(("as the teacher", teacher(noisy, levels, **given).cpu()))
+                sets.append(("denoised by the teacher", teacher(noisy, levels, **given).cpu()))
             except ConfigError as error:
                 missing = str(error)
             return {"html": panels(problem, task, sets), "sigma": sigma, "missing": missing}
@@ -131,7 +144,7 @@ class Students:
             ConfigError: Its samples are not points of the plane.
         """
         with self.lock, torch.no_grad():
-            student, problem, task, _ = self.get(folder)
+            student, problem, task, *_ = self.get(folder)
             if tuple(student.shape) != (2,) or math.prod(student.latent_shape) < 2:
                 raise ConfigError("a map is drawn of students of two dimensions alone")
             line = torch.linspace(-REACH, REACH, LINES)
@@ -141,7 +154,7 @@ class Students:
             first[:, :2] = z.to(first)
             rows = first.reshape(len(z), *student.latent_shape)
             cond = {name: torch.zeros(len(z), dtype=torch.long) for name in student.conditions}
-            found: dict[str, Any] = {"x": student(rows, **cond).cpu().tolist()}
+            found: dict[str, Any] = {"x": finite(student(rows, **cond)).cpu().tolist()}
             if latent is None:
                 x = problem.student_source(student)(POINTS, torch.Generator().manual_seed(0))[0]
                 found |= {"lines": LINES, "reach": REACH, "samples": x.tolist()}
@@ -152,7 +165,7 @@ class Students:
         r"""Returns the forms of an export with what each is, and why it does not fit this run;
         the reason is empty where it does."""
         with self.lock, torch.no_grad():
-            student, problem, _, _ = self.get(folder)
+            student, problem, *_ = self.get(folder)
             origin = with_adapter(problem.origin, folder.file("adapter"))
             return {
                 name: {"about": row.about, "refusal": refusal(student, name, origin)}
@@ -166,7 +179,7 @@ class Students:
             ValueError: The student takes texts, and no encoder of them is known.
         """
         with self.lock, torch.no_grad():
-            student, problem, _, _ = self.get(folder)
+            student, problem, *_ = self.get(folder)
             rows = []
             for n in (1, 16):
                 z = student.tried_on(n, torch.Generator().manual_seed(0))
@@ -183,6 +196,17 @@ class Students:
 def teacher_of(folder: RunFolder, named: str) -> str:
     r"""Returns the teacher that was named at the start, if a run's problem takes it; else none."""
     return named if folder.config().get("problem", {}).get("kind") in OF_OTHERS else ""
+
+
+def finite(x: Tensor) -> Tensor:
+    r"""Returns samples as they are.
+
+    Raises:
+        RunError: Some are not finite.
+    """
+    if not bool(x.isfinite().all()):
+        raise RunError("this student makes samples that are not finite: it has diverged")
+    return x
 
 
 def number_of(problem: Problem) -> int:

@@ -11,27 +11,32 @@ const token = document.querySelector("meta[name=token]").content;
 const place = document.getElementById("view");
 const problem = document.getElementById("problem");
 let leave = () => {};
+let visit = 0;
 
 export function tell(message) {
   problem.textContent = message;
   problem.hidden = !message;
 }
 
-async function answer(response) {
-  const found = await response.json().catch(() => ({ error: response.statusText }));
+// What the server says, or why it says nothing: always one line.
+async function answer(asked) {
+  const response = await asked.catch(() => { throw new Error("the studio does not answer: is it still running in its terminal?"); });
+  const text = await response.text();
+  if (!(response.headers.get("content-type") || "").includes("json")) throw new Error(text.trim() || response.statusText);
+  const found = JSON.parse(text);
   if (found.error) throw new Error(found.error);
   return found;
 }
 
 export async function ask(name, asked = {}) {
-  return answer(await fetch(`/api/${name}?${new URLSearchParams(asked)}`));
+  return answer(fetch(`/api/${name}?${new URLSearchParams(asked)}`));
 }
 
 export async function act(name, body) {
   const raw = body instanceof Blob;
   const headers = { "X-Studio-Token": token };
   return answer(
-    await fetch(`/api/${name}`, { method: "POST", headers, body: raw ? body : JSON.stringify(body) }),
+    fetch(`/api/${name}`, { method: "POST", headers, body: raw ? body : JSON.stringify(body) }),
   );
 }
 
@@ -65,6 +70,36 @@ export function trying(work) {
       tell(error.message);
     }
   };
+}
+
+// The latest of values that come faster than the server answers.
+export function latest(work) {
+  let busy = false, waiting = [];
+  return async function go(...values) {
+    if (busy) { waiting = [values]; return; }
+    busy = true;
+    try { await work(...values); } finally { busy = false; }
+    if (waiting.length) { const [next] = waiting; waiting = []; await go(...next); }
+  };
+}
+
+// A choice of several pages of runs: search, count, newer and older; `load` is told where.
+export function pages(load, ...more) {
+  const at = { start: 0, q: "" };
+  const search = el("input", { type: "search", placeholder: "name, preset or method", ariaLabel: "Runs whose name, preset or method has these words" });
+  const count = el("span", { className: "soft", role: "status" });
+  const newer = el("button", { type: "button" }, "Newer"), older = el("button", { type: "button" }, "Older");
+  const go = latest(async () => {
+    const found = await load(at);
+    const last = at.start + found.runs.length;
+    count.textContent = found.total ? `${at.start + 1} to ${last} of ${found.total}` : at.q ? "no run has these words" : "no runs here yet: see Start";
+    newer.disabled = at.start === 0;
+    older.disabled = last >= found.total;
+    newer.onclick = trying(() => { at.start = Math.max(0, at.start - found.page); return go(); });
+    older.onclick = trying(() => { at.start += found.page; return go(); });
+  });
+  search.oninput = trying(() => { at.start = 0; at.q = search.value; return go(); });
+  return { go, bar: el("div", { className: "bar" }, search, count, newer, older, ...more) };
 }
 
 export function time(seconds) {
@@ -106,7 +141,9 @@ export async function follow(job, output, done = () => {}) {
   }
 }
 
-async function show() {
+async function show(event) {
+  visit += 1;
+  const mine = visit;
   const [name, ...rest] = (location.hash.slice(2) || "runs").split("/");
   leave();
   leave = () => {};
@@ -117,13 +154,19 @@ async function show() {
   }
   const view = views[name] || runs;
   document.title = `${name}: vardiu studio`;
-  const made = el("div");
-  place.replaceChildren(made);
+  const made = el("div"), waiting = el("p", { className: "soft", role: "status" }, "reading …");
+  delete place.dataset.ready;
+  place.replaceChildren(waiting, made);
+  if (event) place.focus();
   try {
-    leave = (await view(made, rest.map(decodeURIComponent))) || (() => {});
+    const left = (await view(made, rest.map(decodeURIComponent))) || (() => {});
+    if (mine === visit) leave = left;
+    else left(); // another view was asked for meanwhile
   } catch (error) {
-    tell(error.message);
+    if (mine === visit) tell(error.message);
   }
+  if (mine !== visit) return;
+  waiting.remove();
   place.dataset.ready = name;
 }
 

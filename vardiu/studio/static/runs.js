@@ -1,5 +1,5 @@
 // The list of runs, live.
-import { act, ask, chip, el, number, tell, time, trying } from "./app.js";
+import { act, ask, chip, el, number, pages, tell, time, trying } from "./app.js";
 
 export function spark(values) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -31,7 +31,7 @@ async function watch(job) {
 }
 
 function line(run, again) {
-  const link = el("a", { href: `#/run/${run.id}` }, run.name);
+  const link = el("a", { href: `#/run/${run.id}`, "data-key": `${run.id}-open` }, run.name);
   if (run.state === "unreadable") {
     return el("li", {}, el("div", {}, link, el("p", { className: "soft" }, run.why)));
   }
@@ -40,11 +40,11 @@ function line(run, again) {
   const left = run.state === "running" && run.left ? `, ${time(run.left)} left` : "";
   const stage = run.of > 1 ? `stage ${run.index} of ${run.of}: ${run.stage || ""}` : run.stage || "";
   const act_on = (name, text) =>
-    el("button", { onclick: trying(async () => { const job = await act(name, { id: run.id }); setTimeout(again, 600); if (job.job) watch(job); }) }, text);
+    el("button", { "data-key": `${run.id}-act`, ariaLabel: `${text} ${run.name}`, onclick: trying(async () => { const job = await act(name, { id: run.id }); setTimeout(again, 600); if (job.job) watch(job); }) }, text);
   const buttons = el("div", { className: "bar" });
   if (run.state === "running") buttons.append(act_on("stop", "Stop"));
   if (run.state === "stopped" || run.state === "failed") buttons.append(act_on("resume", "Resume"));
-  if (run.state === "finished") buttons.append(el("a", { href: `#/ship/${run.id}` }, "Ship"));
+  if (run.state === "finished") buttons.append(el("a", { href: `#/ship/${run.id}`, "data-key": `${run.id}-ship` }, "Ship"));
   const item = el("li", { style: hue(run.method) },
     el("div", {}, link, el("p", { className: "soft" }, `${run.preset}, ${run.method}, seed ${run.seed}${run.alarms ? `, ${run.alarms} warnings` : ""}`)),
     el("div", {}, el("span", { className: `chip ${run.verdict ? chip(word) : "unjudged"}`, title: run.verdict?.sentence || run.why || "" }, word), ` ${number(run.value)}`,
@@ -56,29 +56,20 @@ function line(run, again) {
 }
 
 export async function runs(place) {
-  let first = 0, shown = "";
-  const search = el("input", { type: "search", placeholder: "name contains", ariaLabel: "Names that contain" });
+  let shown = "";
   const list = el("ul", { className: "runs" });
-  const count = el("span", { className: "soft" });
-  const before = el("button", {}, "Newer"), after = el("button", {}, "Older");
-  place.append(el("h2", {}, "Runs"), el("div", { className: "bar" }, search, count, before, after), list);
-  const load = async () => {
-    const found = await ask("runs", { q: search.value, start: first });
+  const paged = pages(async (at) => {
+    const found = await ask("runs", at);
     const text = JSON.stringify(found);
-    if (text === shown) return;
+    if (text === shown) return found;
     shown = text;
-    const focused = document.activeElement?.getAttribute("href");
-    list.replaceChildren(...found.runs.map((run) => line(run, load)));
-    if (focused) list.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
-    const last = first + found.runs.length;
-    count.textContent = found.total ? `${first + 1} to ${last} of ${found.total}` : "no runs here yet: see Start";
-    before.disabled = first === 0;
-    after.disabled = last >= found.total;
-    before.onclick = () => { first = Math.max(0, first - found.page); load(); };
-    after.onclick = () => { first += found.page; load(); };
-  };
-  search.oninput = trying(async () => { first = 0; await load(); });
-  await load();
-  const timer = setInterval(() => load().catch((error) => tell(error.message)), 2000);
+    const focused = document.activeElement?.dataset?.key;
+    list.replaceChildren(...found.runs.map((run) => line(run, paged.go)));
+    if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+    return found;
+  });
+  place.append(el("h2", {}, "Runs"), paged.bar, list);
+  await paged.go();
+  const timer = setInterval(() => paged.go().catch((error) => tell(error.message)), 2000);
   return () => clearInterval(timer);
 }

@@ -3,7 +3,7 @@ import { act, ask, el, follow, tables, trying } from "./app.js";
 
 const fields = {
   density: [["preset", "Preset"]],
-  images: [["data", "Folder of your images, on this machine"]],
+  images: [["data", "Folder of your images, on this machine"], ["teacher", "Folder of the teacher, once it is trained; empty to train it"]],
   pipeline: [["teacher", "Folder, hub id or EDM pickle"], ["data", "Folder of images, if you have some"]],
   function: [["teacher", "FILE.py:NAME"], ["data", "Folder of data, if you have some"]],
 };
@@ -25,7 +25,8 @@ export async function start(place) {
   const run = (action) => trying(async () => {
     numbers.replaceChildren();
     const job = await act("command", { chosen: given(), action, run: true });
-    await follow(job, output, (over) => numbers.replaceChildren(...tables(over.tables)));
+    if (action === "distill") numbers.replaceChildren(el("p", { role: "status" }, "It is under way, also when you leave this page: see ", el("a", { href: "#/runs" }, "Runs"), "."));
+    await follow(job, output, (over) => numbers.append(...tables(over.tables)));
   });
   const input = (name, title) => {
     const offers = { preset: Object.keys(known.presets), method: ["", ...known.methods] }[name];
