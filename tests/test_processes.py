@@ -292,6 +292,16 @@ def test_one_that_is_asked_to_stop_stops_all_and_another_number_goes_on(shared, 
         torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
 
 
+def test_processes_that_take_the_place_of_others_do_not_take_their_addresses(tmp_path):
+    first = Crew(4, lambda: None, tmp_path / "first")
+    assert first.wait(60) == ([0] * 4, "")
+
+    def late(rank):
+        time.sleep((3 - rank) / 5)  # the others find the old address of the first
+
+    assert Crew(4, lambda: None, tmp_path / "again", late, first).wait(30) == ([0] * 4, "")
+
+
 def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):
     monkeypatch.setattr("vardiu.storage.launch.LOOK", 0.02)
     reads, writes = os.pipe()
