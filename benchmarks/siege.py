@@ -306,6 +306,8 @@ def content(folder: Path) -> dict[str, Any]:
         step = path.parent
         if step.parent in last and step.name.isdigit() and int(step.name) != last[step.parent]:
             continue
+        if ".tmp-" in place.name:
+            found[str(place)] = "left behind"
         if any(part.startswith((".", "damaged-")) for part in place.parts):
             continue
         if path.suffix == ".safetensors":

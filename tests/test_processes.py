@@ -27,7 +27,8 @@ from vardiu.runs.execute import trainer_of
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
 from vardiu.storage import processes
-from vardiu.storage.checkpoints import Checkpoints, is_left_behind
+from vardiu.storage.checkpoints import Checkpoints
+from vardiu.storage.files import is_left_behind
 from vardiu.storage.launch import following_torchrun
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
