@@ -36,6 +36,7 @@ __all__ = [
     "encode_state",
     "has_divided",
     "load_state",
+    "remove_left_behind",
     "save_state",
     "verify_state",
 ]
@@ -248,6 +249,14 @@ def is_left_behind(partial: Path) -> bool:
     return int(pid) == os.getpid()
 
 
+def remove_left_behind(folder: Path, needed: Path | None = None) -> None:
+    r"""Removes the unfinished states of processes that have died from a folder, but for one that
+    is needed."""
+    for partial in folder.glob(".*.tmp-*"):
+        if is_left_behind(partial) and partial != needed:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def verify_state(folder: Path) -> None:
     r"""Raises a `CheckpointError` that names the first file that is not as it was written."""
     path = folder / "manifest.json"
@@ -342,9 +351,7 @@ class Checkpoints:
 
     def _save(self, path: Path, step: int, state: Mapping[str, Any], shards: Path | None) -> None:
         # The leavings of dead writers go first: they may be what fills the disk.
-        for partial in self.folder.glob(".*.tmp-*"):
-            if is_left_behind(partial) and partial != shards:
-                shutil.rmtree(partial, ignore_errors=True)
+        remove_left_behind(self.folder, shards)
         try:
             if path.exists():
                 try:
