@@ -35,6 +35,7 @@ __all__ = [
     "digest_of_file",
     "encode_state",
     "has_divided",
+    "is_left_behind",
     "load_state",
     "remove_left_behind",
     "save_state",
@@ -151,7 +152,11 @@ def has_divided(state: Any) -> bool:  # noqa: ANN401 (any nest)
 
 def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
     r"""Writes what of a state is divided beside a checkpoint to be, each process its part; returns
-    where."""
+    where.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; nothing is left of the attempt.
+    """
     place = folder.parent / f".{folder.name}-shards.{partial_suffix()}"
     place = processes.from_writer(place)
     if processes.is_writer():
@@ -161,7 +166,12 @@ def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
     divided: dict[str, Tensor] = {}
     for part, value in state.items():
         encode_state(value, part, {}, divided)
-    write_shards(place, divided)
+    try:
+        write_shards(place, divided)
+    except CheckpointError as error:
+        if processes.is_writer():
+            shutil.rmtree(place, ignore_errors=True)
+        raise CheckpointError(unwritten(folder, error)) from error
     return place
 
 
