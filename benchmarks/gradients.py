@@ -156,9 +156,7 @@ def course(known: Known, objective: Objective, warm: int = 300) -> list[dict[str
     for step in range(1, CHECKPOINTS[-1] + 1):
         exact = known.gradient(student)
         if step in CHECKPOINTS:
-            none = torch.zeros(())
-            batch = Batch(BATCH)
-            quality = gradient_quality(objective, batch, 0, exact, none, draws=256)
+            quality = gradient_quality(objective, Batch(BATCH), 0, exact, draws=256)
             rows.append({"progress": step / CHECKPOINTS[-1], **dataclasses.asdict(quality)})
         with torch.no_grad():
             student.matrix -= RATE * exact[: D * D].view(D, D)

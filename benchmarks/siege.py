@@ -1,19 +1,32 @@
 """Kills real runs at random instants, and compares what comes of them with undisturbed ones.
 
-    python benchmarks/siege.py [--kills 200] [--seed 0] [--cases density,digits] [--out runs/siege]
+    python benchmarks/siege.py [--kills 200] [--seed 0] [--kinds density,teach] [--out runs/siege]
+    python benchmarks/siege.py --collect runs/siege [runs/other ...] > docs/results/siege.json
 
-Each case is a command, shrunk to some seconds. It is carried out once undisturbed; then again and
-again in fresh folders, killed (SIGKILL, the whole process group, imports and measuring included)
-at instants that are uniform over its time, started again as it was typed, killed again, and let
-end. Of the case `processes`, which torchrun starts, every second kill takes one worker only, and
-torchrun brings the run back. Student, teacher and checkpoints must be equal to the byte, and so
-must the log without its time fields. The first difference ends the siege with status 1.
+Each kind of run is a command, shrunk to some seconds. It is carried out once undisturbed; then
+again and again in fresh folders, killed (SIGKILL, imports and measuring included) at instants that
+are uniform over its time, started again as it was typed, killed again, and let end. Of the kind
+`processes`, which torchrun starts, a kill is by chance of one worker, which torchrun brings back,
+or of torchrun alone, whose workers must then end by themselves, or of all of them at once.
+Student, teacher and checkpoints must be equal to the byte, and so must logs and results without
+their time fields. The first difference ends the siege with status 1.
+
+Every second run of a kind is started as it is typed, with its imports. Each start of the others,
+but for those of torchrun, is a fork of this process, which has imported the library: imports are
+half of what a short run costs, and more kills meet training, measuring and writing.
+
+Each kill is a row of `kills.jsonl` as soon as it is made, and so is each comparison. The same
+command goes on where it stopped, until each kind has its share of the kills; several may work in
+folders of their own, with other seeds or kinds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -26,16 +39,55 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vardiu.storage.provenance import provenance
+from vardiu.storage.run_folder import RunFolder
 
 # Fields that tell how long something took, or where and when it was.
 TIMES = {"seconds", "wall", "processor", "memory", "time", "when", "made", "pid", "prices", "host"}
-# Kills of one run, before it is let end.
-EACH = 2
-STUDENT = ["--width", "16", "--samples", "200", "--reports", "6", "--evaluations", "2"]
-DENSITY = [*STUDENT, "--depth", "1", "--batch", "32", "--save-every", "0.2"]
+# Of kills and comparisons.
+LOG = "kills.jsonl"
+# Kills of one run at most, before it is let end.
+EACH = 5
+# Seconds in which workers must end whose torchrun was killed: a step, a checkpoint, a measurement.
+ORPHANED = 90
+# Seconds of a run from a kill to its end: many times what any takes on busy cores.
+LONGEST = 900
+SHORT = ["--samples", "100", "--reports", "3", "--save-every", "0.2"]
+STUDENT = ["--width", "16", "--evaluations", "1", *SHORT]
+# What forks find imported.
+IMPORTED = (
+    "vardiu.cli.main",
+    "vardiu.cli.runs",
+    "torch._dynamo",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+)
+# What a run is at after an event of its log; before any it is starting.
+AFTER = {
+    "artefact_progress": "making pairs",
+    **dict.fromkeys(("stage_started", "reported", "alarm_raised", "saved"), "training"),
+    **dict.fromkeys(("stage_finished", "teacher_probed", "shipped"), "measuring"),
+    **dict.fromkeys(("final_measurement_started", "run_finished"), "measuring"),
+}
+CONTEST = """
+from vardiu.comparison.contests import Competitor, Contest
+from vardiu.methods import METHODS
+from vardiu.settings.fields import DensitySettings
+
+settings = {name: METHODS[name].settings for name in ("vardiu", "diff_instruct")}
+SMALL = Contest(
+    "two methods on eight Gaussians",
+    {"exact": DensitySettings(name="ring8", width=16, depth=1)},
+    {
+        "gaussian": Competitor("VarDiU", "vardiu", settings["vardiu"](batch=16)),
+        "fake": Competitor("Fake", "diff_instruct", settings["diff_instruct"](batch=32, ratio=2)),
+    },
+    seconds=1.0,
+    rows=4_000,
+)
+"""
 
 
-class Case(NamedTuple):
+class Kind(NamedTuple):
     """A command, without its folder.
 
     Arguments:
@@ -51,37 +103,83 @@ class Case(NamedTuple):
         if self.processes:
             number = str(self.processes)
             start += ["-m", "torch.distributed.run", "--nproc-per-node", number]
-            start += ["--max-restarts", "3", "--monitor-interval", "0.1"]
+            start += ["--max-restarts", "100", "--monitor-interval", "0.1"]
             start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
         return [*start, "-m", "vardiu", *self.words, "--out", str(out)]
 
 
-def cases(place: Path) -> dict[str, Case]:
-    """Returns the cases by name; the digits' teacher is the one in a place."""
-    digits = ["--teacher-run", str(place / "teacher"), "--pairs.pairs", "1100", "--batch", "16"]
-    digits += ["--pairs.solver-steps", "3", "--pairs.batch", "16", "--save-every", "0.2"]
-    contest = ["ring8", "--budgets", "calls", "--calls", "2000", "--arms", "sid,energy"]
-    contest += ["--seeds", "1", "--teachers", "exact", "--samples", "200", "--evaluations", "1"]
-    anchored = ["--posterior", "anchored", "--steps", "150", *DENSITY]
+def kinds(place: Path) -> dict[str, Kind]:
+    """Returns the kinds by name; the digits' teacher and the contest are those in a place."""
+    digits = ["--teacher-run", str(place / "teacher"), "--pairs.pairs", "400", "--batch", "16"]
+    digits += ["--pairs.solver-steps", "3", "--pairs.batch", "16", "--steps", "60"]
+    contest = ["--contest", f"{place / 'contest.py'}:SMALL", "--budgets", "calls", "--seeds", "1"]
+    contest += ["--samples", "100", "--evaluations", "1", "--no-study"]
+    anchored = ["--posterior", "anchored", "--steps", "300", "--depth", "1", "--batch", "32"]
     return {
-        "density": Case(["distill", "mog40", *anchored]),
-        "digits": Case(
-            ["distill", "digits", "--method", "regression", "--steps", "80", *STUDENT, *digits]
-        ),
-        "teach": Case(["teach", "digits", "--width", "16", "--steps", "60", "--batch", "32"]),
-        "bake-off": Case(["bake-off", *contest, "--no-study"]),
-        "processes": Case(["distill", "mog40", *anchored], processes=2),
+        "density": Kind(["distill", "mog40", *anchored, *STUDENT]),
+        "digits": Kind(["distill", "digits", "--method", "regression", *digits, *STUDENT]),
+        "teach": Kind(["teach", "ring8", "--width", "16", "--steps", "300", *SHORT]),
+        "bake-off": Kind(["bake-off", *contest]),
+        "processes": Kind(["distill", "mog40", *anchored, *STUDENT], processes=2),
     }
+
+
+def prepare(place: Path, names: Sequence[str]) -> None:
+    """Makes what kinds need that is not killed: a teacher of digits, and a contest's file."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "contest.py").write_text(CONTEST)
+    if "digits" in names and not (place / "teacher" / "result.json").is_file():
+        words = ["teach", "digits", "--steps", "300", "--width", "32", "--batch", "128", *SHORT]
+        end(start(Kind(words), place / "teacher", place / "teacher.log"), place / "teacher.log")
 
 
 # ---------------------------------------------------------------- runs
 
 
-def start(case: Case, out: Path, log: Path) -> subprocess.Popen:
-    """Starts a case in a process group of its own, so that no worker outlives a kill."""
+class Forked:
+    """A run in a fork of this process; to be asked as `subprocess.Popen` is."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        from vardiu.cli.main import main
+
+        def work() -> None:
+            os.setsid()
+            with log.open("a", buffering=1) as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+                sys.stdout = sys.stderr = file
+                raise SystemExit(main(words))
+
+        self.process = multiprocessing.get_context("fork").Process(target=work)
+        self.process.start()
+        self.pid = self.process.pid or 0
+        while self.poll() is None and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.001)
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("vardiu", timeout or 0)
+        return self.process.exitcode
+
+
+Run = subprocess.Popen | Forked
+
+
+def start(kind: Kind, out: Path, log: Path, forked: bool = False) -> Run:
+    """Starts a run in a process group of its own, by a command or by a fork."""
+    if forked:
+        return Forked([*kind.words, "--out", str(out)], log)
     with log.open("ab") as file:
         return subprocess.Popen(
-            case.command(out),
+            kind.command(out),
             stdout=file,
             stderr=file,
             start_new_session=True,
@@ -89,9 +187,13 @@ def start(case: Case, out: Path, log: Path) -> subprocess.Popen:
         )
 
 
-def end(process: subprocess.Popen, log: Path) -> None:
+def end(process: Run, log: Path) -> None:
     """Waits for a run, which must have ended well."""
-    if process.wait() != 0:
+    try:
+        process.wait(LONGEST)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"a run goes on after {LONGEST} s:\n{log.read_text()[-3000:]}") from None
+    if process.returncode != 0:
         raise SystemExit(f"a run ended with {process.returncode}:\n{log.read_text()[-3000:]}")
 
 
@@ -99,47 +201,86 @@ def children(pid: int) -> list[int]:
     """Returns the processes that a process has started."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = status.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(words[1]) == pid:
-            found.append(int(status.parent.name))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(status.parent.name))
     return sorted(found)
 
 
-def kill(process: subprocess.Popen, one: random.Random | None) -> str:
-    """Kills a run, or one of its workers; returns who was killed."""
-    workers = children(process.pid) if one is not None else []
-    if workers:
-        pid = one.choice(workers) if one is not None else 0
-        try:
+def strike(process: Run, who: str, chance: random.Random) -> str:
+    """Kills all of a run, or of one that torchrun has started a worker or torchrun alone; returns
+    who was killed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)  # so that it starts nobody meanwhile
+    workers = children(process.pid)
+    struck = workers if who == "all" else []
+    if who == "worker" and workers:
+        struck = [chance.choice(workers)]
+        who = f"worker {workers.index(struck[0])}"
+    for pid in struck:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return "nobody: the worker had ended"
-        return f"worker {workers.index(pid)}"
+    if struck and who != "all":
+        os.killpg(process.pid, signal.SIGCONT)
+        return who
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return "all"
+    orphans = [pid for pid in workers if pid not in struck]
+    began = time.monotonic()
+    while any(is_running(pid) for pid in orphans):
+        if time.monotonic() > began + ORPHANED:
+            raise SystemExit(f"torchrun was killed, and its workers {orphans} go on without it")
+        time.sleep(0.05)
+    return "all" if who == "worker" else who  # there was no worker yet
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def occupation(out: Path, since: float) -> str:
+    """Returns what a run is at that was started at a time, by the newest of its events."""
+    logs = [(path.stat().st_mtime, path) for path in out.rglob("events.jsonl")]
+    written, path = max(logs, default=(0.0, out))
+    if written < since:
+        return "starting"
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return AFTER.get(json.loads(lines[-1])["event"], "starting") if lines else "starting"
 
 
 def besieged(
-    case: Case, out: Path, log: Path, length: float, count: int, one: bool, chance: random.Random
+    kind: Kind,
+    out: Path,
+    log: Path,
+    length: float,
+    most: int,
+    chance: random.Random,
+    forked: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yields each of so many kills of one run, which then has been let end."""
-    process, told = start(case, out, log), []
-    for _ in range(count):
-        instant = chance.uniform(0, length)
-        try:
-            process.wait(instant)
-            told.append({"at": instant, "killed": "nobody: the run had ended"})
-        except subprocess.TimeoutExpired:
-            who = kill(process, chance if one else None)
-            told.append({"at": instant, "killed": who})
-            if who == "all":
-                process = start(case, out, log)
-    end(process, log)
-    yield from told
+    """Yields each kill of one run, at most so many; then lets it end."""
+    began, process = time.time(), start(kind, out, log, forked)
+    try:
+        for _ in range(most):
+            instant = chance.uniform(0, length)
+            who = chance.choice(("all", "worker", "torchrun")) if kind.processes else "all"
+            try:
+                process.wait(instant)
+                break
+            except subprocess.TimeoutExpired:
+                at = occupation(out, began)
+                who = strike(process, who, chance)
+                way = {"forked": True} if forked else {}
+                yield {"after": round(instant, 3), "at": at, "killed": who, **way}
+                began = time.time()
+                if not who.startswith("worker"):
+                    process = start(kind, out, log, forked)
+        end(process, log)
+    finally:
+        if process.poll() is None:
+            strike(process, "all", chance)
 
 
 # ---------------------------------------------------------------- comparison
@@ -189,43 +330,102 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- the siege
 
 
-def siege(names: Sequence[str], kills: int, seed: int, place: Path) -> dict[str, Any]:
-    """Besieges some cases; returns what was killed when, of each.
+def rows_of(place: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a siege; without a last one that was cut short."""
+    path = place / LOG
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def verified(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the kills of the runs that were compared with the undisturbed one, and are alike."""
+    alike = {(row["kind"], row["run"]) for row in rows if row.get("differs") == ""}
+    return [row for row in rows if "killed" in row and (row["kind"], row["run"]) in alike]
+
+
+def siege(names: Sequence[str], kills: int, seed: int, place: Path) -> list[dict[str, Any]]:
+    """Besieges some kinds of runs, until all together have so many kills; returns these.
 
     Arguments:
-        names: Their names.
+        names: The kinds' names, each of which has its share.
         kills: The number of kills of all of them together.
         seed: The seed of the instants.
-        place: A folder for the runs, emptied first.
+        place: A folder for the runs, in which an earlier siege is gone on with.
     """
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    known, found, left = cases(place), {}, kills
-    if "digits" in names:
-        words = ["teach", "digits", "--steps", "300", "--width", "32", "--batch", "128"]
-        log = place / "teacher.log"
-        end(start(Case([*words, "--samples", "200"]), place / "teacher", log), log)
-    for number, name in enumerate(names):
-        case, chance = known[name], random.Random(f"{seed}/{name}")
-        share = left // (len(names) - number)
-        left -= share
-        reference, log = place / name / "undisturbed", place / f"{name}.log"
+    prepare(place, names)
+    for module in IMPORTED:
+        importlib.import_module(module)
+    shares = {name: kills // len(names) + (i < kills % len(names)) for i, name in enumerate(names)}
+    lengths: dict[str, tuple[float, ...]] = {}
+
+    def done(name: str) -> int:
+        return sum(row["kind"] == name for row in verified(rows_of(place)))
+
+    # One run of each in turn: whenever it is stopped, all kinds have had kills.
+    while waiting := [name for name in names if done(name) < shares[name]]:
+        for name in waiting:
+            if name not in lengths:
+                lengths[name] = undisturbed(name, place)
+            most = min(EACH, shares[name] - done(name))
+            one_run(name, place, seed, lengths[name], most)
+            print(f"{name}: {done(name)} of {shares[name]} kills, all alike", flush=True)
+    return verified(rows_of(place))
+
+
+def undisturbed(name: str, place: Path) -> tuple[float, ...]:
+    """Carries out a run that is not killed, as it is typed and but for torchrun as a fork, which
+    must be alike; returns the seconds of each."""
+    kind, seconds = kinds(place)[name], []
+    shutil.rmtree(place / name, ignore_errors=True)
+    (place / name).mkdir()
+    log, ways = place / f"{name}.log", ("undisturbed", "forked")[: 1 if kind.processes else 2]
+    for way in ways:
         began = time.monotonic()
-        end(start(case, reference, log), log)
-        length = time.monotonic() - began
-        told: list[dict[str, Any]] = []
-        while len(told) < share:
-            out = place / name / f"{len(told):04d}"
-            count = min(EACH, share - len(told))
-            one = case.processes > 0 and len(told) // EACH % 2 == 1
-            told += besieged(case, out, log, length, count, one, chance)
-            wrong = difference(content(out), content(reference))
-            if wrong:
-                print(f"{name}, {told[-count:]}: it differs in {wrong}; see {out}", flush=True)
-                raise SystemExit(1)
-            shutil.rmtree(out)
-            print(f"{name}: {len(told)} of {share} kills, all alike", flush=True)
-        found[name] = {"seconds": length, "kills": told}
+        end(start(kind, place / name / way, log, way == "forked"), log)
+        seconds.append(time.monotonic() - began)
+        RunFolder(place).log({"kind": name, way: round(seconds[-1], 2)}, LOG)
+    first, last = (content(place / name / way) for way in (ways[0], ways[-1]))
+    if wrong := difference(first, last):
+        raise SystemExit(f"{name}: a fork differs from a command in {wrong}; see {place / name}")
+    return tuple(seconds)
+
+
+def one_run(name: str, place: Path, seed: int, lengths: Sequence[float], most: int) -> None:
+    """Besieges one run, and compares it with the undisturbed one."""
+    number = max((r["run"] for r in rows_of(place) if r["kind"] == name and "run" in r), default=0)
+    row = {"kind": name, "run": number + 1}
+    out, log = place / name / f"{number + 1:04d}", place / f"{name}.log"
+    chance = random.Random(f"{seed}/{name}/{number + 1}")
+    # Numbered from one: the first is as it is typed.
+    way = number % len(lengths)
+    for told in besieged(kinds(place)[name], out, log, lengths[way], most, chance, way == 1):
+        RunFolder(place).log(row | told, LOG)
+    wrong = difference(content(out), content(place / name / "undisturbed"))
+    RunFolder(place).log(row | {"differs": wrong}, LOG)
+    if wrong:
+        raise SystemExit(f"{name}, run {number + 1}: it differs in {wrong}; see {out}")
+    shutil.rmtree(out)
+
+
+def collected(places: Sequence[Path]) -> dict[str, Any]:
+    """Returns what some sieges found, by the kind of run: how many there were, their seconds when
+    undisturbed, and the kills."""
+    found: dict[str, Any] = {}
+    for name in kinds(Path()):
+        rows = [[r for r in rows_of(place) if r["kind"] == name] for place in places]
+        told = [row for siege_rows in rows for row in siege_rows]
+        if told:
+            seconds = sorted(row["undisturbed"] for row in told if "undisturbed" in row)
+            found[name] = {
+                "seconds": seconds,
+                "runs": sum("differs" in row for row in told),
+                "differing": sum(row.get("differs", "") != "" for row in told),
+                "kills": [
+                    {k: v for k, v in row.items() if k not in ("kind", "run")}
+                    for siege_rows in rows
+                    for row in verified(siege_rows)
+                ],
+            }
     return found
 
 
@@ -235,19 +435,21 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", default=",".join(cases(Path())))
+    parser.add_argument("--kinds", default=",".join(kinds(Path())))
     parser.add_argument("--out", type=Path, default=Path("runs/siege"))
+    parser.add_argument("--collect", type=Path, nargs="+", metavar="FOLDER")
     args = parser.parse_args()
-    names = args.cases.split(",")
-    unknown = [name for name in names if name not in cases(Path())]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of forks too; torch is imported later
+    if args.collect:
+        about = provenance(["python", "benchmarks/siege.py", *sys.argv[1:]], args.seed)
+        print(json.dumps({"provenance": about, "kinds": collected(args.collect)}, indent=1))
+        return
+    names = args.kinds.split(",")
+    unknown = [name for name in names if name not in kinds(Path())]
     if unknown or args.kills < len(names):
-        parser.error(f"cases are {', '.join(cases(Path()))}, each killed once at least")
+        parser.error(f"kinds are {', '.join(kinds(Path()))}, each killed once at least")
     found = siege(names, args.kills, args.seed, args.out.resolve())
-    about = provenance(["python", "benchmarks/siege.py", *sys.argv[1:]], args.seed)
-    text = json.dumps({"provenance": about, "kills": args.kills, "cases": found}, indent=1)
-    (args.out / "siege.json").write_text(text + "\n")
-    struck = [k for case in found.values() for k in case["kills"] if "nobody" not in k["killed"]]
-    print(f"{args.kills} instants, {len(struck)} kills: every run ended as the undisturbed one")
+    print(f"{len(found)} kills: every run ended as the undisturbed one")
 
 
 if __name__ == "__main__":

@@ -643,7 +643,7 @@ def scale_messages(found: Mapping[str, Any]) -> str:
     """What a step computes and sends, of `benchmarks/scale.py`."""
     columns = ["method on MoG-40", "forwards a step", "teacher's calls a step"]
     return markdown(
-        [*columns, "networks sent", "MB sent"],
+        [*columns, "networks sent", "MiB sent"],
         [
             [
                 name,

@@ -38,7 +38,6 @@ from vardiu.comparison.prices import StageCost, price
 from vardiu.comparison.results import Result, differences, in_order
 from vardiu.comparison.screening import may_go_on
 from vardiu.comparison.tables import interval, markdown
-from vardiu.comparison.workers import alone
 from vardiu.errors import ConfigError, Interrupted, RunError
 from vardiu.methods import METHODS, diff_instruct, regression, vardiu
 from vardiu.methods.vardiu import VarDiU
@@ -50,6 +49,7 @@ from vardiu.settings.fields import (
     PairSettings,
     VectorSettings,
 )
+from vardiu.storage.finished import sole_writer
 from vardiu.storage.run_folder import RunFolder
 
 SMALL = DensitySettings(name="ring8", width=16, depth=1)
@@ -338,6 +338,18 @@ def test_a_screening_lets_the_best_and_the_baseline_go_on(tiny, monkeypatch, cap
     assert json.loads(Path("bake/plan.json").read_text())["screening"] == result["screening"]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_a_teacher_is_trained(
+    tiny, monkeypatch, capsys
+):
+    learned = {"learned": dataclasses.replace(SMALL, name="mog40", teacher="learned")}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, teachers=learned))
+    Path("file").touch()
+    assert bake_off("tiny", "--out", "file/bake") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "file/bake cannot be written (Not a directory): give a folder" in said
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
 def test_a_dry_run_trains_times_and_writes_nothing(tiny, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a dry run starts nothing")
@@ -565,10 +577,12 @@ def test_timing_says_in_a_pipe_how_far_it_is(tmp_path):
     assert said == ["2 arms, round 1 of 2", "2 arms, round 2 of 2"]
 
 
-def test_one_process_at_a_time(tmp_path):
-    with alone(tmp_path), pytest.raises(RunError, match="another process carries out"):
-        with alone(tmp_path):
-            pass
+def test_one_process_at_a_time(tiny, capsys):
+    with sole_writer(tiny / "bake"):
+        assert main([*WORDS, str(tiny / "bake")]) == 2
+    told = capsys.readouterr().err
+    assert "another process writes to" in told and "with --out" in told
+    assert list((tiny / "bake").iterdir()) == []
 
 
 def test_intervals():

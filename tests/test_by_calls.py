@@ -77,6 +77,20 @@ def test_quality_is_measured_against_calls_beside_the_teachers(run, capsys):
     assert one["metrics"][0]["value"] == pytest.approx(mmd["student", 2], rel=1e-6)
 
 
+@pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "--calls", "1,2"], ["sample"]])
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(words, run, monkeypatch, capsys):
+    def read_only(dir):
+        raise OSError(30, "Read-only file system")
+
+    def never(*arguments):
+        raise AssertionError("it measures what it cannot keep")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("vardiu.problems.base.Problem.student_source", never)
+    assert main([words[0], str(run), *words[1:]]) == 2
+    assert f"{run} cannot be written (Read-only file system)" in told(capsys)
+
+
 def test_numbers_of_calls_that_a_run_has_not_are_refused_before_measuring(run, capsys):
     before = sorted(path.name for path in run.iterdir())
     for calls, message in (

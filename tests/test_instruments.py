@@ -125,7 +125,7 @@ class Moving(Noisy):
     "instrument",
     [
         lambda o, b: gradient_snr(o, b, 3, draws=2),
-        lambda o, b: gradient_quality(o, b, 3, torch.ones(9), torch.zeros(()), draws=2),
+        lambda o, b: gradient_quality(o, b, 3, torch.ones(9), draws=2),
         lambda o, b: activations(o, b, 3),
     ],
     ids=["ratio", "quality", "activations"],

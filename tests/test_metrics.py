@@ -317,6 +317,23 @@ def test_bad_samples_are_named(function):
         function(good, gaussian(50, d=3))
 
 
+def test_a_filter_that_few_images_move_does_not_rule_a_distance():
+    """Of a hundred smooth images: a deviation of one that moves, or of none, is no scale."""
+    from vardiu.data.photos import photos
+
+    order = torch.randperm(len(photos(16)), generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.avg_pool2d(photos(16)[order[:300]], 7, stride=1, padding=3)
+    real, other, more = x.chunk(3)
+    features = RandomFeatures((3, 16, 16), real)
+    raw = features(real) * features.std + features.mean
+    seldom = (raw > raw.amin(0)).sum(0) < 10
+    assert seldom.sum() > 20 and raw.std(0)[seldom].min() < 1e-3
+    assert torch.allclose(features.std[~seldom], raw.std(0)[~seldom], rtol=1e-4)
+    assert features.std[seldom].min() > 0.05
+    values = [frechet(features(real), features(y)).value for y in (other, more)]
+    assert max(values) < 1.5 * min(values) and max(values) < 512
+
+
 def test_random_features_tell_what_an_eye_tells():
     """Blur, noise and lost contrast are each worse than another sample of the same patches."""
     from vardiu.data.photos import photos

@@ -9,23 +9,26 @@ import dataclasses
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import time
 
 import pytest
 import torch
-from processes import Crew
+from processes import FORK, Crew
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import hf_storage
 
 from vardiu.cli.main import main
 from vardiu.cli.options import parse_request
-from vardiu.errors import CheckpointError, ConfigError
+from vardiu.errors import CheckpointError, ConfigError, ProcessLost
 from vardiu.runs.execute import trainer_of
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
 from vardiu.storage import processes
-from vardiu.storage.checkpoints import Checkpoints
+from vardiu.storage.checkpoints import Checkpoints, is_left_behind
+from vardiu.storage.launch import following_torchrun
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
 
@@ -76,6 +79,20 @@ def states(place, world):
             "cost": trainer.objective.teacher_cost,
         }
         torch.save(state, place / f"{name}-{shard}-{world}-{processes.rank()}.pt")
+    if world == 4:
+        gone_on(place)
+
+
+def gone_on(place):
+    """Goes on with what two processes saved in parts, in parts of another size."""
+    trainer, batches = trainer_for("dmd2", shard="full")
+    trainer.steps = 20
+    trainer.load_state_dict(Checkpoints(place / "dmd2").newest()[1], batches)
+    assert trainer.step == 10 and trainer.division is not None
+    trainer.fit(batches)
+    trainer.make_whole()
+    if processes.is_writer():
+        torch.save(dict(trainer.objective.state_dict()), place / "gone-on.pt")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +167,12 @@ def test_what_two_processes_saved_in_parts_one_goes_on_with(name, place, trained
     trainer.fit(batches)
     networks = trainer.objective.state_dict()
     for key, value in trained(name, 1)["networks"].items():
+        torch.testing.assert_close(networks[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_what_two_processes_saved_in_parts_four_go_on_with(place, trained):
+    networks = torch.load(place / "gone-on.pt", weights_only=True)
+    for key, value in trained("dmd2", 1)["networks"].items():
         torch.testing.assert_close(networks[key], value, rtol=1e-5, atol=1e-5)
 
 
@@ -267,6 +290,76 @@ def test_one_that_is_asked_to_stop_stops_all_and_another_number_goes_on(shared, 
     ours, theirs = (load_file(student_of(p)) for p in (out, tmp_path / "alone"))
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_that_take_the_place_of_others_do_not_take_their_addresses(tmp_path):
+    first = Crew(4, lambda: None, tmp_path / "first")
+    assert first.wait(60) == ([0] * 4, "")
+
+    def late(rank):
+        time.sleep((3 - rank) / 5)  # the others find the old address of the first
+
+    assert Crew(4, lambda: None, tmp_path / "again", late, first).wait(30) == ([0] * 4, "")
+
+
+def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):
+    monkeypatch.setattr("vardiu.storage.launch.LOOK", 0.02)
+    reads, writes = os.pipe()
+
+    def work():
+        with following_torchrun():
+            os.write(writes, b"begun")
+            time.sleep(60)
+
+    def torchrun():
+        FORK.Process(target=work).start()
+        time.sleep(60)
+
+    starter = FORK.Process(target=torchrun)
+    starter.start()
+    os.close(writes)
+    assert os.read(reads, 5) == b"begun"
+    starter.kill()
+    # Its end closes the last descriptor.
+    assert select.select([reads], [], [], 30)[0] and os.read(reads, 1) == b""
+    os.close(reads)
+
+
+def saved_in_parts(place, fault):
+    """Saves a divided network, of which one process cannot write its part; writes what was said."""
+
+    def write_data(*args):
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(28, "No space left on device")
+
+    if processes.rank() == 1:
+        hf_storage.HuggingFaceStorageWriter.write_data = write_data
+    trainer, batches = trainer_for("anchored", shard="full")
+    try:
+        Checkpoints(place / "kept").save(0, trainer.state_dict(batches))
+    except (CheckpointError, ProcessLost) as error:
+        (place / f"{processes.rank()}.txt").write_text(str(error))
+        os._exit(3)
+
+
+@pytest.mark.parametrize("fault", ["full", "killed"])
+def test_a_process_that_cannot_write_its_part_ends_all(fault, tmp_path):
+    codes, text = Crew(2, lambda: saved_in_parts(tmp_path, fault), tmp_path / "log").wait()
+    said = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
+    left = list((tmp_path / "kept").iterdir())
+    if fault == "killed":
+        assert codes == [3, -signal.SIGKILL], text
+        assert said[0].startswith("another process of this run has ended")
+        (partial,) = left
+        assert is_left_behind(partial)
+    else:
+        assert codes == [3, 3] and said[0] == said[1] and not left, text
+        assert "000000000 could not be written (process 1: [Errno 28] No space left" in said[0]
+        assert "Free some space" in said[0]
+    # Whoever saves next finds no obstacle, and clears away what is left.
+    Checkpoints(tmp_path / "kept").save(0, {"networks": {"a": torch.zeros(1)}})
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["000000000"]
 
 
 # ---------------------------------------------------------------- what is refused

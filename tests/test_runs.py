@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from vardiu.errors import RunError
 from vardiu.reports.curves import curves
 from vardiu.reports.html import write_report
+from vardiu.runs.errors import guarded
 from vardiu.storage.files import write_text_atomic
 from vardiu.storage.provenance import provenance
 from vardiu.storage.run_folder import RunFolder
@@ -114,6 +117,24 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_text_atomic(path, "new")
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_cure(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")  # as `write` does, without a name
+
+    run = RunFolder(tmp_path / "r")
+    run.open({"seed": 1})
+    monkeypatch.setattr("os.fsync", full)
+    for name, work in {
+        "metrics.jsonl": lambda _: run.log({"stage": "a", "step": 1}),
+        "result.json": lambda _: run.finish({}),
+    }.items():
+        said = io.StringIO()
+        assert guarded(work, "distill", [], Console(file=said, width=400)) == 1
+        (line,) = said.getvalue().splitlines()
+        assert f"{run.file(name)} cannot be written (No space left on device)" in line
+        assert "Free some space" in line
 
 
 def test_report_is_one_file_without_requests_and_escaped(tmp_path):

@@ -257,20 +257,27 @@ def test_the_bias_of_a_gradient():
     """Where there is a bias; where there is none its error is an upper limit, about twice."""
     problem = LinearGaussian()
     objective = Noisy(problem.teacher, problem.generator)
-    reference, none = torch.full((9,), 1.5), torch.zeros(())
+    reference = torch.full((9,), 1.5)
     # Each step's instrument has draws of its own.
     found = [
-        gradient_quality(objective, Batch(1), step, reference, none, draws=16)
-        for step in range(150)
+        gradient_quality(objective, Batch(1), step, reference, draws=16) for step in range(150)
     ]
     assert close(stated_over_spread([q.bias for q in found], [q.bias_error for q in found]))
     # Without bias: the root of a squared error that is clipped at zero.
     found = [
-        gradient_quality(objective, Batch(1), step, reference - 1, none, draws=16)
-        for step in range(50)
+        gradient_quality(objective, Batch(1), step, reference - 1, draws=16) for step in range(50)
     ]
     ratio = stated_over_spread([q.bias for q in found], [q.bias_error for q in found])
     assert 1 < ratio < 3.5
+    # Of references that are drawn anew, whose blocks vary twice as much as the estimates' mean.
+    found = []
+    for step in range(150):
+        blocks = 4.5 + 4 * torch.randn(16, 9)
+        spread = (blocks - blocks.mean(0)) / (16 * 15) ** 0.5
+        quality = gradient_quality(objective, Batch(1), step, blocks.mean(0), spread, draws=16)
+        norm = quality.norm  # of the bias itself, not in units of a length that varies as well
+        found.append((quality.bias * norm, quality.bias_error * norm))
+    assert close(stated_over_spread(*map(list, zip(*found, strict=True))))
 
 
 def test_the_error_of_a_reference_gradient():
@@ -289,9 +296,12 @@ def test_the_error_of_a_reference_gradient():
         )
         for _ in range(100)
     ]
-    spread = torch.stack([gradient for gradient, _ in found]).var(0).sum()
-    stated = torch.stack([error for _, error in found]).mean()
-    assert close(float((stated / spread).sqrt()))
+    values = torch.stack([gradient for gradient, _ in found])
+    spreads = torch.stack([spread for _, spread in found])
+    stated = spreads.square().sum((1, 2)).mean()
+    assert close(float((stated / values.var(0).sum()).sqrt()))
+    along = torch.randn(values.shape[1])  # and in any direction
+    assert close(float((spreads @ along).square().sum(1).mean().sqrt() / (values @ along).std()))
 
 
 def bound_of(problem: LinearGaussian, levels: Callable = fixed) -> VarDiU:

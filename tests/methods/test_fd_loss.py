@@ -227,6 +227,36 @@ def test_without_a_memory_diversity_is_lost():
     assert shrunk(0.98, 500) == pytest.approx(0.9935, abs=0.004)
 
 
+def settled(d: int, rows: int, decay: float) -> float:
+    """Where an average of this rate holds that scale, to the first order of one less the rate."""
+    return 1 - (1 - decay) / rows * (5 * (d + 1) / 16 + 3 / 4)
+
+
+def test_how_much_an_average_of_many_batches_still_shrinks():
+    assert settled(64, 64, 0.98) == pytest.approx(0.9935, abs=1e-4)  # that of the training above
+    assert settled(8, 16, 0.98) == pytest.approx(0.99555, abs=5e-6)
+    for decay, wanted in ((0.9, 0.94), (0.99, 0.9937), (0.999, 0.99937)):
+        assert settled(2_048, 1_024, decay) == pytest.approx(wanted, abs=4e-3 * (1 - decay) / 0.1)
+    # Samples of four dimensions, eight a step: the mean slope is zero at the scale that was
+    # simulated (0.9727), which is near that of the first order (0.9711).
+    assert settled(4, 8, 0.9) == pytest.approx(0.9711, abs=5e-5)
+    random, scale, memory = torch.Generator().manual_seed(0), 0.9727, Average(4, 0.9)
+    memory.fill(scale * torch.randn(4_000, 4, generator=random))
+    start = Affine(torch.eye(4), torch.zeros(4))
+    objective = FDLoss(GaussianDenoiser(torch.zeros(4), torch.eye(4)), start, IDENTITY,
+                       Moments(torch.zeros(4), torch.eye(4)), memory)  # fmt: skip
+    slopes = []
+    for step in range(2_500):
+        z = torch.randn(8, 4, generator=random)
+        _, direction = objective.pull(scale * z, memory.blended(scale * z))
+        slopes.append(float((direction * z).sum(1).mean()) / 4)
+        memory.follow(objective, [Shown(z, scale * z, Batch(8))], step)
+    found = torch.tensor(slopes[100:]).view(-1, 100).mean(1)  # neighbours share their memory
+    error = float(found.std()) / len(found) ** 0.5
+    # The slope by the scale is two: what is off is half of this.
+    assert abs(float(found.mean())) / 2 < 5 * error / 2 < 0.01
+
+
 # The scale s of a student s z of N(0, I_d) where the mean gradient by batches of N alone is zero:
 # E[tr S^(1/2) / d] / (1 + 1 / N).
 SHRUNK = {(1, 8): 0.8578, (16, 16): 0.778, (64, 128): 0.923, (64, 512): 0.981, (64, 2048): 0.9957}

@@ -489,6 +489,49 @@ def test_a_table_relaxes_at_the_known_speed():
         assert abs(ends[time] - number) < 6e-3, (time, ends)
 
 
+@pytest.mark.parametrize(
+    "of, wanted", [("state", (0.5803391, 0.5074643)), ("velocity", (0.5254816, 0.5025185))]
+)
+def test_where_a_derivative_backward_on_a_grid_would_end(of, wanted):
+    """Of the state or of the mean velocity, on 10 and on 100 steps, from noise of a level far
+    away; the exact end is 0.5."""
+    far = 1e7
+    for n, end in zip((10, 100), wanted, strict=True):
+        values = torch.zeros(n + 1)
+        values[0] = -1.0  # F at the noise itself
+
+        class Knots(Stub):
+            def forward(self, x_t, sigma, *, end, values=values, n=n, **cond):
+                s = ((4 * end).exp() - 1e-4 * self.sigma_max).clamp_min(0)
+                place = ((1 - s / (1 + s)) * n).round().long()
+                return (values[place] + 1)[:, None] * x_t / sigma[:, None] + 0 * self.unused
+
+        def backward(f, s, tangent, values=values, n=n):
+            place = int(((1 - s / (1 + s)) * n).round())
+            rise = (values[place] - values[place - 1]) * n
+            share = (place - 1) / place if of == "state" else 1.0
+            return f(s), (-tangent / (1 + s) ** 2 * rise * share)[:, None]
+
+        for place in range(1, n + 1):
+            tau = torch.tensor([max(1 - place / n, 1e-7)])
+            levels = Listed(tau / (1 - tau))
+            made = FreeFlow(
+                GaussianDenoiser(torch.zeros(1), V * torch.eye(1), sigma_min=1e-9, sigma_max=far),
+                FlowMap(Knots(exact, top=far), [far]),
+                levels=levels,
+                noise_levels=levels,
+                correction=0.0,
+                below=0.0,
+            )
+            made.derivative = backward
+            errors = []
+            for value in (-1.0, 0.0):  # it is affine in the knot's value
+                values[place] = value
+                errors.append(float(made.predicted(torch.ones(1, 1), {}, 0)[1]))
+            values[place] = errors[1] / (errors[0] - errors[1])
+        assert 1 + float(values[-1]) == pytest.approx(end, abs=2e-6)
+
+
 # ---------------------------------------------------------------------------------- the student
 
 

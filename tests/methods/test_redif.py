@@ -85,6 +85,14 @@ def test_the_gradient_of_a_linear_policy_is_exact():
     wanted = torch.tensor([-2 * T2 * (T1 * T2 - K), -2 * T1 * (T1 * T2 - K) - 2 * T2 * S1**2])
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(wanted, torch.tensor([1.026, 0.636]), rtol=0, atol=5e-4)
+    # The deviation of one episode's estimate, without a baseline and with the mean reward.
+    z, n1, n2 = grid.T
+    slopes = torch.stack([n1 / S1 * z, n2 / S2 * (T1 * z + S1 * n1)], 1)
+    for baseline, deviations in ((0.0, [5.9, 5.2]), (value, [5.0, 4.3])):
+        rows = slopes * (reward - baseline)[:, None]
+        torch.testing.assert_close(weights @ rows, wanted)  # a constant moves no mean
+        found = (weights @ (rows - wanted).square()).sqrt()
+        torch.testing.assert_close(found, torch.tensor(deviations), rtol=0, atol=0.06)
 
 
 @pytest.mark.parametrize("group", [2, 3])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vardiu.storage.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import siege  # noqa: E402
@@ -33,5 +36,26 @@ def test_what_is_compared_is_all_but_times(tmp_path):
 
 @pytest.mark.slow
 def test_a_dozen_kills_leave_no_trace(tmp_path):
-    found = siege.siege(list(siege.cases(Path())), 12, 0, tmp_path / "siege")
-    assert sum(len(case["kills"]) for case in found.values()) == 12
+    # A process of its own: pytest's has other settings, which its forks would find.
+    words = ["--kills", "12", "--out", str(tmp_path / "siege")]
+    made = subprocess.run(
+        [sys.executable, siege.__file__, *words], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    found = siege.verified(siege.rows_of(tmp_path / "siege"))
+    assert len(found) == 12 and {row["kind"] for row in found} == set(siege.kinds(Path()))
+
+
+def test_a_siege_counts_kills_of_runs_that_were_compared(tmp_path):
+    log = RunFolder(tmp_path).log
+    kill = {"kind": "teach", "run": 1, "after": 1.5, "at": "training", "killed": "all"}
+    rows = [{"kind": "teach", "undisturbed": 9.0}, kill, kill, {**kill, "run": 2}]
+    for row in [*rows, {"kind": "teach", "run": 1, "differs": ""}]:
+        log(row, siege.LOG)
+    with (tmp_path / "kills.jsonl").open("a") as file:
+        file.write('{"kind": "teach", "ru')  # the siege itself was killed
+    assert siege.verified(siege.rows_of(tmp_path)) == [kill, kill]
+    found = siege.collected([tmp_path])["teach"]
+    assert (found["runs"], found["differing"], len(found["kills"])) == (1, 0, 2)
+    log({"kind": "teach", "run": 2, "differs": "student"}, siege.LOG)
+    assert siege.collected([tmp_path])["teach"]["differing"] == 1

@@ -24,7 +24,7 @@ from ..comparison.results import record
 from ..comparison.screening import decide, heat, planned_work
 from ..comparison.study import study
 from ..comparison.tables import write
-from ..comparison.workers import alone, carry_out
+from ..comparison.workers import carry_out
 from ..errors import ConfigError, RunError, known, shown
 from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
@@ -32,6 +32,7 @@ from ..runs.presets import PRESETS
 from ..runs.task import Task, task_from_preset
 from ..runs.teach import ensure_teacher, missing_teacher
 from ..settings.fields import DensitySettings
+from ..storage.finished import sole_writer
 from .console import console, print_rows
 from .options import chosen_names, codes_of
 from .parser import COLLECTING, Collected, Parser
@@ -97,10 +98,11 @@ def bake_off(arguments: list[str]) -> None:
     if chosen.dry_run:
         _foretell(bake, chosen.jobs)
         return
-    for task in () if chosen.report else _problems(bake):
-        ensure_teacher(task, console_listeners(console))
-    bake.out.mkdir(parents=True, exist_ok=True)
-    with alone(bake.out):
+    with sole_writer(
+        bake.out
+    ):  # a folder that cannot be written is told before a teacher is trained
+        for task in () if chosen.report else _problems(bake):
+            ensure_teacher(task, console_listeners(console))
         planned = plan(bake, console, timing=not chosen.report)
         refuse_arms(bake, planned)
         _say(planned_work(bake, planned, chosen.jobs))

@@ -24,7 +24,7 @@ from ..runs.inputs import refuse_changed_inputs
 from ..runs.measuring import trained_features
 from ..samplers.ode import DDIM
 from ..settings.ranges import RANGES
-from ..storage.files import write_text_atomic
+from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from .console import console
@@ -90,6 +90,7 @@ def evaluate_by_calls(
         students[number] = asked(student, number, chosen.guidance)
     if folder.exists:  # a published student was begun with nothing
         refuse_changed_inputs(folder, inputs_of(problem))
+    refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
     rows = list(_measured(problem, students, n, chosen.seed, features))
@@ -106,7 +107,6 @@ def evaluate_by_calls(
         "rows": [row.content for row in rows],
         "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     title = f"{task.preset}: {task.chosen.title}, {n:,} samples"
     measured = [row.drawn(names) for row in rows]

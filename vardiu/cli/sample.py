@@ -18,7 +18,7 @@ from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.measuring import trained_features
 from ..settings.ranges import RANGES, Range
-from ..storage.files import new_file, whole_file, write_text_atomic
+from ..storage.files import new_file, refuse_unwritable, whole_file, write_text_atomic
 from .by_calls import calls_in, evaluate_by_calls
 from .console import console
 from .folders import asked, reference_of, run_or_published, trained_student
@@ -53,7 +53,7 @@ def sample(arguments: list[str]) -> None:
         of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
     picture = path.with_suffix(".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(path.parent)
     random = torch.Generator().manual_seed(chosen.seed)
     sampled = student if guide is None else guide.student
     x, cond = problem.student_source(sampled)(chosen.num, random)
@@ -148,6 +148,7 @@ def evaluate(arguments: list[str]) -> None:
     guide = guided(student, chosen, problem)
     if folder.exists:  # a published student was begun with nothing
         refuse_changed_inputs(folder, inputs_of(problem))
+    refuse_unwritable(folder.path)
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.student_source(student if guide is None else guide.student)
@@ -172,7 +173,6 @@ def evaluate(arguments: list[str]) -> None:
         words = f"{task.chosen.trained_on} in {features}"
         content["trained_on"] = words
         console.print(trained_warning(words), highlight=False, markup=False, soft_wrap=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
     console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
 

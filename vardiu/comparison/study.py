@@ -83,7 +83,7 @@ def gradients(cell: Cell) -> list[dict[str, Any]]:
             return []
         random = torch.Generator().manual_seed(1234)
         student = student_marginal(objective.generator, MARGINAL, random)
-        reference, error = reference_gradient(
+        reference, spread = reference_gradient(
             objective.generator,
             student,
             problem.known_teacher,
@@ -92,7 +92,7 @@ def gradients(cell: Cell) -> list[dict[str, Any]]:
             random=random,
             rows=ROWS,
         )
-        quality = gradient_quality(objective, next(stage.batches), step, reference, error, DRAWS)
+        quality = gradient_quality(objective, next(stage.batches), step, reference, spread, DRAWS)
         row = {"progress": trainer.step / stage.steps, **dataclasses.asdict(quality)}
         if isinstance(objective, VarDiU) and trainer.step == stage.steps:
             row["slack"] = _slack(objective, student, build.levels(cell.task.settings.levels, 1))

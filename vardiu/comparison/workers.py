@@ -2,55 +2,31 @@ r"""The processes that carry a bake-off out."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import Interrupted, RunError
+from ..errors import Interrupted
 from ..methods import load_method
 from ..runs.distill import distill
 from ..runs.listeners import console_listeners
 from ..runs.progress import counted
 from ..runs.task import task_of
 from ..storage.code import load_code
-from ..storage.files import open_unlinked
 from ..storage.interrupts import wish_to_stop
 from ..storage.run_folder import RunFolder
 from .plan import Cell
 
-__all__ = ["alone", "carry_out"]
-
-
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    r"""Makes this process the only one that works in a bake-off's folder.
-
-    Raises:
-        RunError: Another one does.
-    """
-    with os.fdopen(open_unlinked(out / ".lock", os.O_WRONLY), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process carries out the bake-off in {out}: wait for it, stop it, or "
-                "give another folder with --out"
-            ) from error
-        yield
-
-
-# ---------------------------------------------------------------- the runs
+__all__ = ["carry_out"]
 
 
 def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:

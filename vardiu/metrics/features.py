@@ -152,7 +152,9 @@ class RandomFeatures:
 
     Arguments:
         shape: The shape of one image, :math:`(C, H, W)`.
-        x: Images to scale by: each feature gets zero mean and unit variance on them.
+        x: Images to scale by: each feature gets zero mean and unit variance on them. One that
+            hardly any of them moves gets at least the deviation of the middle one: its own
+            is not known, and next to zero.
         width: The number of filters of a kind.
 
     Attributes:
@@ -161,6 +163,8 @@ class RandomFeatures:
 
     # The energy of a flat image, far below that of a texture that can be seen.
     FLAT = 1e-3
+    # Of images that move a feature: a deviation of fewer is not known.
+    LEAST = 10
 
     def __init__(self, shape: tuple[int, int, int], x: Tensor, width: int = 32) -> None:
         c, height, side = shape
@@ -174,7 +178,9 @@ class RandomFeatures:
         self.shape = tuple(shape)
         self.mean, self.std = torch.zeros(()), torch.ones(())
         found = self(x)
-        self.mean, self.std = found.mean(0), found.std(0).clamp_min(1e-6)
+        self.mean, std = found.mean(0), found.std(0).clamp_min(1e-6)
+        seldom = (found > found.amin(0)).sum(0) < self.LEAST
+        self.std = torch.where(seldom, std.clamp_min(std.median()), std)
         seen = "x".join(map(str, shape))
         self.name = f"{len(self.mean)} random filters of {seen}, {fingerprint(self.raw)}"
 

@@ -107,7 +107,8 @@ def reference_gradient(
     rows: int = 16_384,
     blocks: int = 16,
 ) -> tuple[Tensor, Tensor]:
-    r"""Returns the gradient of the weighted divergence, and the trace of its error's covariance.
+    r"""Returns the gradient of the weighted divergence, flat, and the spread of its error,
+    `(blocks, P)`, whose product with its own transpose is the covariance :math:`R^\top R`.
 
     Arguments:
         generator: The student.
@@ -138,7 +139,8 @@ def reference_gradient(
         parts = torch.autograd.grad(value, parameters)
         gradients.append(torch.cat([p.flatten() for p in parts]))
     stacked = torch.stack(gradients)
-    return stacked.mean(0), stacked.var(0).sum() / blocks
+    mean = stacked.mean(0)
+    return mean, (stacked - mean) / math.sqrt(blocks * (blocks - 1))
 
 
 def gradient_quality(
@@ -146,30 +148,39 @@ def gradient_quality(
     batch: Batch,
     step: int,
     reference: Tensor,
-    reference_error: Tensor,
+    spread: Tensor | None = None,
     draws: int = 128,
 ) -> GradientQuality:
     r"""Returns bias and variance of an objective's estimate against a reference.
 
     The squared bias is estimated without bias of its own: from the squared distance of the mean to
     the reference, the variance of that mean and of the reference are taken away. A negative
-    estimate is shown as zero. The standard error follows from the estimates' projections on the
-    bias, and from the noise floor where there is none.
+    estimate is shown as zero. The standard error follows from the projections on the bias of the
+    estimates and of the reference's blocks, and from the noise floor where there is no bias.
 
     Streams, counters and buffers of the objective are put back.
+
+    Arguments:
+        objective: The objective.
+        batch: What an estimate is made of.
+        step: The step.
+        reference: The gradient that is compared with, flat, with shape :math:`(P)`.
+        spread: That of its error, see `reference_gradient`; none for an exact one.
+        draws: The number of estimates.
     """
     with objective.undisturbed(f"gradient quality/{step}"):
         gradients = torch.stack([student_gradient(objective, batch, step) for _ in range(draws)])
     mean, norm = gradients.mean(0), reference.norm()
     trace = gradients.var(0).sum()
-    floor = trace / draws + reference_error
+    spread = reference.new_zeros(0, len(reference)) if spread is None else spread
     distance = mean - reference
-    squared = (distance.square().sum() - floor).clamp_min(0.0)
-    # Var |mean - g|^2 is 4 d' C d / n and 2 tr C^2 / n^2; both from projections of the draws.
-    centred = gradients - mean
-    along = 4 * (centred @ distance).square().mean() / draws
-    gram = centred @ centred.T
-    second = 2 * (gram.square().sum() - gram.diagonal().square().sum()) / draws**2 / draws**2
+    # Var |mean - g|^2 is 4 d' S d and 2 tr S^2, with the covariances S of both means together:
+    # from products of the draws and of the reference's blocks, each row once with each other one.
+    rows = torch.cat([(gradients - mean) / draws, spread])
+    squared = (distance.square().sum() - trace / draws - spread.square().sum()).clamp_min(0.0)
+    along = 4 * (rows @ distance).square().sum()
+    gram = rows @ rows.T
+    second = 2 * (gram.square().sum() - gram.diagonal().square().sum())
     error = (along + second).sqrt()
     bias = squared.sqrt()
     # The error of a root: by its derivative, and never more than the root of the error.

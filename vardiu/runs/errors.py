@@ -3,6 +3,7 @@ r"""What ends a command: one clear message and an exit status."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import warnings
@@ -19,6 +20,7 @@ from ..errors import (
     Interrupted,
     ProcessLost,
     RunError,
+    shown,
 )
 from ..storage.launch import are_launched, is_first_to_tell
 
@@ -27,6 +29,10 @@ errors = Console(stderr=True, emoji=False)
 
 # Commands that several processes may share.
 SHARED = ("distill", "teach")
+
+
+# Of a disk that is full, of a user who may fill no more of it, of one that is read only.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -87,13 +93,27 @@ def guarded(
         return told(errors, f"stopped. What was saved before is kept. To go on: {again}", 130)
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
         return told(errors, f"vardiu {name}: {error}", 2)
-    except (Diverged, ExportError, ProcessLost, OSError) as error:
+    except OSError as error:
+        return told(errors, f"vardiu {name}: {of_disk(error)}", 1)
+    except (Diverged, ExportError, ProcessLost) as error:
         return told(errors, f"vardiu {name}: {error}", 1)
     except Exception as error:
         if is_first_to_tell(repr(error)):
             raise
         return 1
     return 0
+
+
+def of_disk(error: OSError) -> str:
+    r"""Returns what an error of the system says; of a disk that takes nothing more, with the
+    cure."""
+    if error.errno not in UNWRITABLE:
+        return str(error)
+    return (
+        f"{shown(str(error.filename or 'a file'))} cannot be written ({error.strerror}). What was "
+        "written before is kept. Free some space or have the place be written to, then run the "
+        "same command again"
+    )
 
 
 def told(errors: Console, message: str, status: int) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, Interrupted
 from . import processes
-from .checkpoints import load_state, save_state
+from .checkpoints import load_state, remove_left_behind, save_state
 from .files import open_unlinked, write_text_atomic
 from .interrupts import wish_to_stop
 
@@ -210,7 +210,9 @@ def joined(parts: list[Any]) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    r"""Waits until no other process works in a folder; the system lifts the lock if one dies."""
+    r"""Waits until no other process works in a folder; the system lifts the lock if one dies, and
+    what it left unfinished goes."""
     with os.fdopen(open_unlinked(folder / ".lock", os.O_WRONLY), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        remove_left_behind(folder)
         yield

@@ -35,7 +35,9 @@ __all__ = [
     "digest_of_file",
     "encode_state",
     "has_divided",
+    "is_left_behind",
     "load_state",
+    "remove_left_behind",
     "save_state",
     "verify_state",
 ]
@@ -150,7 +152,11 @@ def has_divided(state: Any) -> bool:  # noqa: ANN401 (any nest)
 
 def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
     r"""Writes what of a state is divided beside a checkpoint to be, each process its part; returns
-    where."""
+    where.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; nothing is left of the attempt.
+    """
     place = folder.parent / f".{folder.name}-shards.{partial_suffix()}"
     place = processes.from_writer(place)
     if processes.is_writer():
@@ -160,7 +166,12 @@ def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
     divided: dict[str, Tensor] = {}
     for part, value in state.items():
         encode_state(value, part, {}, divided)
-    write_shards(place, divided)
+    try:
+        write_shards(place, divided)
+    except CheckpointError as error:
+        if processes.is_writer():
+            shutil.rmtree(place, ignore_errors=True)
+        raise CheckpointError(unwritten(folder, error)) from error
     return place
 
 
@@ -246,6 +257,14 @@ def is_left_behind(partial: Path) -> bool:
     except PermissionError:
         return False
     return int(pid) == os.getpid()
+
+
+def remove_left_behind(folder: Path, needed: Path | None = None) -> None:
+    r"""Removes the unfinished states of processes that have died from a folder, but for one that
+    is needed."""
+    for partial in folder.glob(".*.tmp-*"):
+        if is_left_behind(partial) and partial != needed:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def verify_state(folder: Path) -> None:
@@ -342,9 +361,7 @@ class Checkpoints:
 
     def _save(self, path: Path, step: int, state: Mapping[str, Any], shards: Path | None) -> None:
         # The leavings of dead writers go first: they may be what fills the disk.
-        for partial in self.folder.glob(".*.tmp-*"):
-            if is_left_behind(partial) and partial != shards:
-                shutil.rmtree(partial, ignore_errors=True)
+        remove_left_behind(self.folder, shards)
         try:
             if path.exists():
                 try:

@@ -14,8 +14,10 @@ from ..errors import ConfigError, shown
 
 __all__ = [
     "append_line",
+    "naming",
     "new_file",
     "open_unlinked",
+    "refuse_unwritable",
     "whole_file",
     "write_bytes_atomic",
     "write_text_atomic",
@@ -32,9 +34,21 @@ def open_unlinked(path: str | Path, flags: int) -> int:
     return os.open(path, flags, 0o644)
 
 
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    r"""Has an error of the system say which file it is of, where it does not: what is written to a
+    full disk fails without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def append_line(path: str | Path, line: str) -> None:
     r"""Appends a line to a file, never through a link."""
-    with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
+    with naming(path), os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
         file.write(line + "\n")
 
 
@@ -52,6 +66,28 @@ def new_file(path: str | Path, option: str = "--out") -> Path:
     return path
 
 
+def refuse_unwritable(folder: Path) -> None:
+    r"""Raises a `ConfigError` if nothing can be written into a folder, before there is anything to
+    write; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{shown(folder)} cannot be written ({error.strerror}), and what is made would be "
+            "lost: have it be written to, free some space, or copy it to where there is some"
+        ) from error
+
+
+def partial_of(path: Path, prefix: str, suffix: str = "") -> tuple[int, str]:
+    r"""Opens a file beside the place of another; an error names the latter."""
+    try:
+        return tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     r"""Gives a path to write to, of the same suffix; what was written there gets its name.
@@ -59,12 +95,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     A link in the file's place is replaced, and none is followed. Nothing is left of a failure.
     """
     path = Path(path)
-    descriptor, partial = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-    )
+    descriptor, partial = partial_of(path, f".{path.stem}.", path.suffix)
     os.close(descriptor)
     try:
-        yield Path(partial)
+        with naming(path):
+            yield Path(partial)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     except BaseException:
@@ -86,9 +121,9 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
         The number of bytes, and their SHA-256 in hexadecimal digits.
     """
     path = Path(path)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, partial = partial_of(path, f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -6,20 +6,28 @@ Every command asks for it, also those that import no torch; torch is imported he
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch.distributed import Store, TCPStore
 
-__all__ = ["are_launched", "is_first_to_tell", "place_on_host"]
+__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "meeting", "place_on_host"]
 
 
 # Of the wait for torchrun itself, which may have ended.
 SHORT = datetime.timedelta(seconds=10)
+
+
+# Seconds between two looks at whether torchrun lives.
+LOOK = 1.0
 
 
 def are_launched() -> bool:
@@ -35,13 +43,58 @@ def place_on_host() -> tuple[int, int]:
     return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
 
-@functools.cache
-def _store() -> TCPStore:
+@contextlib.contextmanager
+def following_torchrun() -> Iterator[None]:
+    r"""Stops this process, as by SIGTERM, when the one that started it has died: each worker of
+    `torchrun` is in a session of its own, and nobody else would end it, or start it again."""
+    parent, ended = os.getppid(), threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(LOOK):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def meeting(patience: datetime.timedelta) -> tuple[Store, int, int]:
+    r"""Returns the table by which the processes find each other, the index of this process, and
+    their number.
+
+    The table outlives a restart, with the addresses of processes that are dead: torch 2.13 takes
+    them for those of the new ones, and waits for these for ever. Each attempt has entries of its
+    own here.
+
+    Arguments:
+        patience: How long a process waits for another's address.
+    """
+    from torch.distributed import PrefixStore
+
+    world = int(os.environ["WORLD_SIZE"])
+    store = PrefixStore(f"vardiu/met/{_attempt()}/{world}", _table(patience))
+    return store, int(os.environ["RANK"]), world
+
+
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def _table(patience: datetime.timedelta) -> TCPStore:
     r"""Returns the table that `torchrun` keeps for its processes, over their restarts."""
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=SHORT)
+    return TCPStore(address, port, is_master=False, timeout=patience)
+
+
+@functools.cache
+def _store() -> TCPStore:
+    return _table(SHORT)
 
 
 def is_first_to_tell(text: str) -> bool:
@@ -52,10 +105,9 @@ def is_first_to_tell(text: str) -> bool:
     """
     if not are_launched():
         return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     content = hashlib.sha256(text.encode()).hexdigest()
     try:
-        first = _store().add(f"vardiu/told/{attempt}", 1) == 1
+        first = _store().add(f"vardiu/told/{_attempt()}", 1) == 1
         return first and _store().add(f"vardiu/told/{content}", 1) == 1
     except RuntimeError:  # torchrun itself has ended: better twice than not at all
         return True

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import ProcessLost
-from .launch import are_launched
+from .launch import are_launched, following_torchrun, meeting
 
 __all__ = [
     "agreed",
@@ -42,6 +42,10 @@ T = TypeVar("T")
 LONGEST = datetime.timedelta(days=1)
 
 
+# In which all processes must have found each other: they import the same libraries meanwhile.
+START = datetime.timedelta(minutes=15)
+
+
 # ---------------------------------------------------------------- one run of all
 
 
@@ -51,22 +55,29 @@ def joined() -> Iterator[None]:
     what it would.
 
     Messages go by gloo, and those about tensors of CUDA by nccl. All but the writer are silent:
-    what they say, the writer says.
+    what they say, the writer says. They stop when `torchrun` has died.
     """
     if not are_launched():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with talking():
-        torch.distributed.init_process_group(backend, timeout=LONGEST)
-    if is_writer():
-        yield
-    else:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-    wait()  # until the writer has finished; after an error nobody is waited for
+    with following_torchrun():
+        with talking():
+            store, index, world = meeting(START)
+            torch.distributed.init_process_group(
+                backend, store=store, rank=index, world_size=world, timeout=START
+            )
+            all_of_them = torch.distributed.group.WORLD
+            assert all_of_them is not None
+            all_of_them.set_timeout(LONGEST)
+        if is_writer():
+            yield
+        else:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    yield
+        wait()  # until the writer has finished; after an error nobody is waited for
     torch.distributed.destroy_process_group()
     sys.stdout.flush()
 

@@ -16,7 +16,7 @@ import yaml
 
 from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
-from .files import open_unlinked, write_text_atomic
+from .files import naming, open_unlinked, write_text_atomic
 
 __all__ = ["RunFolder", "in_words", "row_of"]
 
@@ -240,8 +240,8 @@ class RunFolder:
             clean[key] = None
         if bad:
             clean["nonfinite"] = bad
-        flags = os.O_RDWR | os.O_APPEND
-        with os.fdopen(open_unlinked(self.file(name), flags), "ab+") as file:
+        path, flags = self.file(name), os.O_RDWR | os.O_APPEND
+        with naming(path), os.fdopen(open_unlinked(path, flags), "ab+") as file:
             file.seek(max(0, file.tell() - 1))
             if file.read(1) not in (b"", b"\n"):  # a crash cut the last line short
                 file.seek(0)

@@ -31,13 +31,23 @@ def is_divided(value: object) -> bool:
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    r"""Writes this process's parts into a folder that is there; all processes do so at once."""
+    r"""Writes this process's parts into a folder that is there; all processes do so at once.
+
+    Raises:
+        CheckpointError: One of them could not write its part; each process raises it.
+        ProcessLost: One of them has ended.
+    """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint import hf_storage
+    from torch.distributed.checkpoint.api import CheckpointException
 
-    with quiet():
-        writer = hf_storage.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(dict(tensors), storage_writer=writer)
+    try:
+        with quiet(), processes.talking():
+            writer = hf_storage.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            dcp.save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        rank, (reason, _) = min(error.failures.items())
+        raise CheckpointError(f"process {rank}: {shown(str(reason))}") from error
     processes.wait()
 
 
