@@ -49,6 +49,8 @@ LOG = "kills.jsonl"
 EACH = 5
 # Seconds in which workers must end whose torchrun was killed: a step, a checkpoint, a measurement.
 ORPHANED = 90
+# Seconds of a run from a kill to its end: many times what any takes on busy cores.
+LONGEST = 900
 SHORT = ["--samples", "100", "--reports", "3", "--save-every", "0.2"]
 STUDENT = ["--width", "16", "--evaluations", "1", *SHORT]
 # What forks find imported.
@@ -187,7 +189,11 @@ def start(kind: Kind, out: Path, log: Path, forked: bool = False) -> Run:
 
 def end(process: Run, log: Path) -> None:
     """Waits for a run, which must have ended well."""
-    if process.wait() != 0:
+    try:
+        process.wait(LONGEST)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"a run goes on after {LONGEST} s:\n{log.read_text()[-3000:]}") from None
+    if process.returncode != 0:
         raise SystemExit(f"a run ended with {process.returncode}:\n{log.read_text()[-3000:]}")
 
 
@@ -300,6 +306,8 @@ def content(folder: Path) -> dict[str, Any]:
         step = path.parent
         if step.parent in last and step.name.isdigit() and int(step.name) != last[step.parent]:
             continue
+        if ".tmp-" in place.name:
+            found[str(place)] = "left behind"
         if any(part.startswith((".", "damaged-")) for part in place.parts):
             continue
         if path.suffix == ".safetensors":

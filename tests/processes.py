@@ -73,6 +73,7 @@ class Crew:
         work: What each does; its words after `vardiu`, or a function.
         log: The file of all that they say.
         before: Is called in each process first, with its rank.
+        restarted: Those that these take the place of: they find the table that is left of them.
     """
 
     def __init__(
@@ -81,14 +82,19 @@ class Crew:
         work: list[str] | Callable[[], None],
         log: Path,
         before: Callable[[int], None] = lambda rank: None,
+        restarted: Crew | None = None,
     ):
-        # As torchrun's agent does, this process keeps the table.
-        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+        # As torchrun's agent does, this process keeps the table, over restarts.
+        made = restarted.store if restarted else None
+        self.store = made or torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+        self.attempt = restarted.attempt + 1 if restarted else 0
         self.log, port = log, self.store.port
         log.write_text("")
         self.processes = [
             FORK.Process(
-                target=_take_part, args=(rank, count, port, work, log, before), daemon=True
+                target=_take_part,
+                args=(rank, count, (port, self.attempt), work, log, before),
+                daemon=True,
             )
             for rank in range(count)
         ]
@@ -112,7 +118,7 @@ class Crew:
 def _take_part(
     rank: int,
     count: int,
-    port: int,
+    table: tuple[int, int],
     work: list[str] | Callable[[], None],
     log: Path,
     before: Callable[[int], None],
@@ -123,9 +129,9 @@ def _take_part(
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(table[0]),
         "TORCHELASTIC_RUN_ID": "test",
-        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_RESTART_COUNT": str(table[1]),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     with log.open("a", buffering=1) as file:

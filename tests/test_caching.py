@@ -1,12 +1,15 @@
 """`vardiu cache`: what is encoded once, and the trainings that then load no encoder."""
 
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pipelines
 import pytest
 import torch
+from processes import Command
 
 from vardiu import models
 from vardiu.cli.main import main
@@ -32,6 +35,12 @@ QUICK += ["--pairs.solver-steps", "2", "--pairs.steps", "2", "--steps", "2", "--
 PROMPTS = [f"a picture of {word}" for word in ("cats", "dogs", "fish", "houses", "trees")]
 
 
+def cache_command(root, kept):
+    words = ["cache", "--teacher", root / "sd", "--cache", kept, "--device", "cpu"]
+    words += ["--prompts", root / "prompts.txt", "--data", root / "data", "--batch", "5"]
+    return [str(word) for word in words]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A pipeline of texts and latents, captioned images, prompts, and a cache of both."""
@@ -48,9 +57,7 @@ def place(tmp_path_factory):
         Image.fromarray(pixels).save(root / "data" / f"{i:02d}.png")
         rows.append(f"{i:02d}.png,{PROMPTS[i % 5]}")
     (root / "data" / "metadata.csv").write_text("\n".join(rows) + "\n")
-    words = ["cache", "--teacher", root / "sd", "--cache", root / "kept", "--device", "cpu"]
-    words += ["--prompts", root / "prompts.txt", "--data", root / "data", "--batch", "5"]
-    assert main([str(word) for word in words]) == 0
+    assert main(cache_command(root, root / "kept")) == 0
     return root
 
 
@@ -125,6 +132,53 @@ def test_a_whole_run_with_a_cache_reads_no_encoder_of_texts(place, built, tmp_pa
     shutil.copytree(tmp_path / "run", tmp_path / "moved")
     assert main(["sample", str(tmp_path / "moved"), "--num", "2", "--device", "cpu"]) == 0
     assert "text_encoder" in built
+
+
+def test_the_command_reads_no_network(place, built, tmp_path):
+    root = shutil.copytree(place, tmp_path / "encoders")
+    (root / "sd/unet/diffusion_pytorch_model.safetensors").unlink()
+    assert main(cache_command(root, tmp_path / "kept")) == 0
+    assert "unet" not in built and {"text_encoder", "vae"} <= set(built)
+    assert files_of(tmp_path / "kept") == files_of(place / "kept")
+
+
+def files_of(folder):
+    """The bytes of every file, by its path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def slowed():
+    """Has a process wait after each shard: it can be met between any two."""
+    save = kept_rows.save_state
+
+    def slow(folder, state):
+        save(folder, state)
+        time.sleep(0.02)
+
+    kept_rows.save_state = slow
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_killed_command_goes_on_to_the_same_bytes(place, tmp_path, small_shards, share):
+    """SIGKILL after a share of the shards that the whole command writes."""
+    whole, kept = tmp_path / "whole", tmp_path / "kept"
+    assert main(cache_command(place, whole)) == 0
+
+    def shards(root):
+        return len(list(root.glob("*/[0-9]*")))
+
+    command = Command(cache_command(place, kept), tmp_path / "log", slowed)
+    while command.poll() is None and shards(kept) < share * shards(whole):
+        time.sleep(0.001)
+    command.kill()
+    assert command.poll() == -signal.SIGKILL
+    assert shards(kept) < shards(whole)
+    assert main(cache_command(place, kept)) == 0
+    assert files_of(kept) == files_of(whole)
 
 
 def test_encoders_are_let_go_of_after_a_table_was_made(place, built):

@@ -124,3 +124,17 @@ def test_draws_are_of_a_stream_and_a_repeat_is_equal():
 
     posterior = DiffusionPosterior(encoder(), 3)
     assert value(1) == value(2)
+
+
+def test_its_samples_have_the_noise_of_the_last_level():
+    """A standard normal that is noised, led down to the last level, and noised once more."""
+
+    class Coarse(DiffusionPosterior):
+        LOW, HIGH = 0.5, 20.0
+
+    posterior = Coarse(encoder(), 3)
+    x_t, sigma = torch.randn(1, 3).expand(1_500, 3), torch.full((1_500,), 0.7)
+    with torch.no_grad():
+        mean, std = posterior.gaussian.moments(x_t[:1], sigma[:1])
+        w = (posterior(x_t, sigma).sample() - mean) / std
+    assert float(w.var()) == pytest.approx(1 + 2 * 0.5**2, abs=0.12)

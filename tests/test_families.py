@@ -5,6 +5,7 @@ gives the same latents. A student leaves as the stock pipeline that makes its im
 adapter is loaded by the stock loader.
 """
 
+import contextlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 import small
 import torch
 
+from vardiu.cli.main import main
 from vardiu.denoisers.guidance import Guided, steered
 from vardiu.denoisers.lora import adapt, adapters, merge
 from vardiu.denoisers.lora_files import save_adapter
@@ -22,10 +24,12 @@ from vardiu.errors import ConfigError
 from vardiu.export.diffusers import call_of, to_diffusers
 from vardiu.export.onnx import conditions, to_onnx
 from vardiu.export.peft import adapter_steps, to_lora
+from vardiu.nn.diffusers import DiffusersNetwork
 from vardiu.nn.diffusers_calls import packed, unpacked
 from vardiu.problems import starts
 from vardiu.problems.images import ImageProblem
 from vardiu.problems.kept import KeptTeacher
+from vardiu.samplers.multistep import DPMSolver, UniPC
 from vardiu.samplers.ode import Euler
 from vardiu.settings.fields import ImageSettings
 from vardiu.students.few_step import FewStep, OneStep
@@ -50,6 +54,12 @@ def sigma_pixart(folder):
     return diffusers.PixArtSigmaPipeline(*parts, small.scheduler())
 
 
+def solved_pixart(folder):
+    schedule = diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+    parts = small.t5_tokenizer(), small.t5(), small.autoencoder(), small.pixart(), schedule
+    return diffusers.PixArtAlphaPipeline(*parts)
+
+
 # What makes a pipeline, its size where the configuration has none, and what its call is told.
 BINNING = {"use_resolution_binning": False}
 
@@ -69,6 +79,17 @@ ROWS = {
     "cogvideox 2b": (lambda folder: small.cogvideo(rotary=False), (), {}),
     "cogvideox 1.5": (lambda folder: small.cogvideo(patch=2), (), {}),
     "wan": (lambda f: small.wan(euler()), (2, 4, 4), {"height": 32, "width": 32, "num_frames": 5}),
+    "sana as published": (
+        lambda folder: small.sana(),
+        (),
+        {**BINNING, "height": 32, "width": 32},
+    ),
+    "wan as published": (
+        lambda folder: small.wan(),
+        (2, 4, 4),
+        {"height": 32, "width": 32, "num_frames": 5},
+    ),
+    "pixart as published": (solved_pixart, (), BINNING),
     "pixart": (large_pixart, (8, 8), {**BINNING, "height": 16, "width": 16}),
     "pixart sigma": (sigma_pixart, (), BINNING),
 }
@@ -109,9 +130,27 @@ def latents_of(pipeline, teacher):
     return z, z, lambda x: x
 
 
+SOLVERS = {"DPMSolverMultistepScheduler": DPMSolver, "UniPCMultistepScheduler": UniPC}
+
+
+@contextlib.contextmanager
+def whole_times(teacher, schedule):
+    """Has a network be told times as solvers of flows tell them: cut down to whole ones."""
+    hooks = []
+    if type(schedule).__name__ in SOLVERS and schedule.config.use_flow_sigmas:
+        network = next(m for m in teacher.modules() if isinstance(m, DiffusersNetwork))
+        hooks.append(network.register_forward_pre_hook(lambda m, args: (args[0], args[1].floor())))
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
 def ours(teacher, schedule, z, cond):
-    """Euler's method in our coordinate, on the levels of a scheduler that has set its times."""
-    if hasattr(schedule, "sigmas"):
+    """The scheduler's method in our coordinate, on its levels once it has set its times."""
+    solver = SOLVERS.get(type(schedule).__name__, Euler)
+    if solver is not Euler and not schedule.config.use_flow_sigmas:
+        levels = schedule.sigmas[:-1].double().tolist()
+    elif hasattr(schedule, "sigmas"):
         t = schedule.sigmas[:-1].double()
         levels = (t / (1 - t)).tolist()
     else:
@@ -121,11 +160,13 @@ def ours(teacher, schedule, z, cond):
         if levels[0] == float("inf"):
             return FewStep(teacher, levels, "ddim")(z, **cond)
         grid = torch.tensor([*levels, 0.0], dtype=torch.float64)
-        return Euler(teacher, grid)((1 + grid[0] ** 2).sqrt().float() * z, **cond)
+        flows = hasattr(schedule, "sigmas") and bool(schedule.sigmas.max() <= 1)
+        scale = 1 + grid[0] if flows else (1 + grid[0] ** 2).sqrt()
+        return solver(teacher, grid)(scale.float() * z, **cond)
 
 
 # Variants of a family whose other row is tried each time.
-RARE = ("sd3 without T5", "schnell", "cogvideox 2b", "pixart sigma")
+RARE = ("sd3 without T5", "schnell", "cogvideox 2b", "pixart sigma", "sana", "wan")
 
 
 def rarely(names, rare):
@@ -155,7 +196,8 @@ def test_a_stock_pipeline_and_ours_sample_the_same(made, name):
         **call,
     )[0]
     cond, against = teacher.origin.encode(PROMPTS), teacher.origin.against(NEGATIVES[0])
-    found = ours(Guided(teacher, SCALE, against), pipeline.scheduler, z, cond)
+    with whole_times(teacher, pipeline.scheduler):
+        found = ours(Guided(teacher, SCALE, against), pipeline.scheduler, z, cond)
     if output:
         expected = back(output[-1])
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max().clamp(min=1)
@@ -334,6 +376,46 @@ def test_a_size_is_of_pipelines_alone(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="of which no size can be stated: leave --size out"):
         load(f"{tmp_path / 'mine.py'}:teacher", size=(8, 8))
+
+
+# ---------------------------------------------------------------- the commands
+
+
+# As few of everything as the command takes.
+QUICK = """--student lora --rank 2 --batch 4 --steps 2 --delay 0 --evaluations 1 --reports 1
+    --reference 200 --samples 100 --pairs.pairs 4 --pairs.batch 4 --pairs.solver-steps 2
+    --pairs.steps 2 --threads 1 --device cpu""".split()
+
+
+@pytest.mark.parametrize(
+    "name",
+    rarely(["sd3", "flux", "sana as published", "cogvideox", "wan as published"], ("cogvideox",)),
+)
+def test_the_commands_of_a_user_go_through(made, name, tmp_path, monkeypatch, capsys):
+    """Distill by an adapter, sample, export, and the stock pipeline of what was exported."""
+    pipeline, teacher, call = made(name)
+    monkeypatch.setattr("vardiu.problems.image_scores.ImageScores.quick", 100)
+    monkeypatch.setattr("vardiu.problems.image_data.STEPS", 2)
+    monkeypatch.setattr("vardiu.runs.distill.checked", lambda *arguments: [])  # it is random
+    monkeypatch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
+    source, run = teacher.origin.source, tmp_path / "run"
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    size = ["--size", *map(str, ROWS[name][1])] if ROWS[name][1] else []
+    words = ["--teacher", source, "--prompts", str(tmp_path / "prompts.txt"), *size, *QUICK]
+    guided = [] if name == "flux" else ["--guidance", "3.0", "--negative", "blurry"]
+    assert main(["distill", *words, *guided, "--out", str(run)]) == 0, capsys.readouterr()
+    sampled = ["--num", "2", "--prompt", "a cat", "--out", str(tmp_path / "x.npz")]
+    assert main(["sample", str(run), *sampled, "--device", "cpu"]) == 0, capsys.readouterr()
+    assert main(["export", str(run), "--to", "lora"]) == 0, capsys.readouterr()
+    stock = diffusers.DiffusionPipeline.from_pretrained(source)
+    stock.load_lora_weights(str(run / "export-lora"))
+    about = json.loads((run / "export-lora/scheduler/scheduler_config.json").read_text())
+    kind = getattr(diffusers, about["_class_name"])
+    stock.scheduler = kind.from_pretrained(run / "export-lora", subfolder="scheduler")
+    told = {**call, "num_inference_steps": 1}
+    told |= {} if name == "flux" else {"guidance_scale": 1.0}
+    images, rows = calls_of(stock, prompt="a cat", **told)
+    assert rows == [1] and bool(images.isfinite().all())
 
 
 # ---------------------------------------------------------------- as a problem

@@ -27,7 +27,8 @@ from vardiu.runs.execute import trainer_of
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
 from vardiu.storage import processes
-from vardiu.storage.checkpoints import Checkpoints, is_left_behind
+from vardiu.storage.checkpoints import Checkpoints
+from vardiu.storage.files import is_left_behind
 from vardiu.storage.launch import following_torchrun
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
@@ -290,6 +291,16 @@ def test_one_that_is_asked_to_stop_stops_all_and_another_number_goes_on(shared, 
     ours, theirs = (load_file(student_of(p)) for p in (out, tmp_path / "alone"))
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_that_take_the_place_of_others_do_not_take_their_addresses(tmp_path):
+    first = Crew(4, lambda: None, tmp_path / "first")
+    assert first.wait(60) == ([0] * 4, "")
+
+    def late(rank):
+        time.sleep((3 - rank) / 5)  # the others find the old address of the first
+
+    assert Crew(4, lambda: None, tmp_path / "again", late, first).wait(30) == ([0] * 4, "")
 
 
 def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shlex
 import shutil
 import socket
@@ -24,6 +25,7 @@ from vardiu.cli.main import main
 from vardiu.cli.studio import is_loopback
 from vardiu.errors import ConfigError, RunError
 from vardiu.metrics.paired import paired
+from vardiu.runs.snapshots import snapshots_of
 from vardiu.storage.log_lines import LogLines
 from vardiu.storage.run_folder import RunFolder
 from vardiu.studio.app import (
@@ -514,9 +516,20 @@ def test_samples_over_time_are_of_the_same_latents(looked_at, trained):
     first = client.get("/api/samples", params={"id": key, "index": 0}).json()
     assert "step 4" in first["html"] and "<svg" in first["html"]
     assert "error" in client.get("/api/samples", params={"id": key, "index": 5}).json()
-    (trained / "snapshots" / "x-000000009.safetensors").write_bytes(b"broken")
+    (trained / "snapshots" / "0-x-000000009.safetensors").write_bytes(b"broken")
     assert "holds no samples" in client.get("/api/samples", params={"id": key}).json()["error"]
-    (trained / "snapshots" / "x-000000009.safetensors").unlink()
+    (trained / "snapshots" / "0-x-000000009.safetensors").unlink()
+
+
+def test_the_order_of_samples_is_that_of_stages_and_steps_whatever_the_clock_said(tmp_path):
+    names = ["0-start-000000002", "0-start-000000010", "1-halving-000000001", "10-last-000000001"]
+    (tmp_path / "snapshots").mkdir()
+    for age, name in enumerate(reversed(names)):
+        path = tmp_path / "snapshots" / f"{name}.safetensors"
+        path.touch()
+        os.utime(path, (age, age))
+    found = [(row.stage, row.step) for row in snapshots_of(RunFolder(tmp_path))]
+    assert found == [("start", 2), ("start", 10), ("halving", 1), ("last", 1)]
 
 
 def test_a_student_is_shown_beside_its_teacher_with_noise_and_as_a_map(looked_at):

@@ -219,6 +219,21 @@ def test_the_index_is_one_a_batch_and_that_of_all_processes():
 # ---------------------------------------------------------------- the adversary
 
 
+def test_the_head_is_shown_noisy_samples_of_the_levels_that_it_is_told():
+    objective, seen = dmd2(fake_levels=LogUniform(0.5, 5.0)), []
+    objective.head.forward = lambda read, y_t, sigma, **cond: (
+        seen.append((y_t, sigma)) or [y_t[:, 0]]
+    )
+    y = torch.full((4_000, 2), 7.0)
+    objective.logits(y, {}, 0, "classifier real")
+    ((y_t, sigma),) = seen
+    noise = (y_t - y) / sigma[:, None]
+    assert (
+        abs(float(noise.std()) - 1) < 5 / 16_000**0.5 and abs(float(noise.mean())) < 5 / 8_000**0.5
+    )
+    assert 0.5 < float(sigma.min()) < 0.6 and 4 < float(sigma.max()) < 5
+
+
 def test_the_head_reads_the_fakes_features_and_not_the_teachers():
     """Public code hangs it on the frozen teacher."""
     base = dmd2()

@@ -149,6 +149,19 @@ def test_the_sampler_has_the_known_decimals_and_forgets_its_noise(width):
     assert float((mean / x - exact).abs().max()) < 1e-6 and abs(number - exact) > 0.01
 
 
+def test_the_mean_of_draws_is_that_of_so_many_samples_of_the_product():
+    """With a kernel so wide that what is drawn depends on its noise."""
+    teacher, x = ToyProblem().known_teacher, normal(5, 2)
+    found = MeanShift(teacher, table(x), width=50.0, solver_steps=4, draws=3)
+    noises = [normal(5, 2, seed) for seed in (1, 2, 3)]
+    left = iter(noises)
+    found.noise_like = lambda like: next(left)
+    grid = karras_grid(4, teacher.sigma_min, teacher.sigma_max)
+    each = [product_sample(teacher, x, z, grid, 50.0) for z in noises]
+    torch.testing.assert_close(found.mean(x, Batch(5), 0), torch.stack(each).mean(0))
+    assert not list(left) and float((each[0] - each[1]).abs().max()) > 0.1
+
+
 def test_the_pull_of_two_steps_is_that_of_one_and_stable_at_any_width():
     z, x = normal(5, 2), normal(5, 2, 1)
     a, b, c = (torch.full((5,), level) for level in (9.0, 2.0, 0.0))

@@ -106,7 +106,10 @@ WEIGHTS = {"pixel": 0.0, "feature": 0.0, "pair": 0.0, "memory": 0.0}
 )
 def test_each_term_and_all_have_the_gradient_of_the_plain_definition(weights):
     given = {f"{key}_weight": value for key, value in (WEIGHTS | weights).items()}
-    objective = objective_of(**given)
+    # None of them the default.
+    objective = objective_of(
+        **given, feature_temperature=0.8, pair_temperature=0.6, memory_temperature=0.25
+    )
     Trainer(objective, optimisation(objective), steps=2).fit(last_stage("rdd").batches)
     drawn = objective.prepare(batch_of(objective, 7), 2)
     if "memory" not in weights:

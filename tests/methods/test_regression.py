@@ -88,4 +88,7 @@ def test_loss_is_the_mean_distance_of_the_pairs():
     difference = objective.generator(drawn.z, **drawn.cond) - drawn.x
     wanted = ((difference.square().sum(1) / 2 + 0.03**2).sqrt() - 0.03).mean()
     torch.testing.assert_close(loss.value, wanted)
+    objective.softness = 0.7  # and any other than the default
+    wanted = ((difference.square().sum(1) / 2 + 0.49).sqrt() - 0.7).mean()
+    torch.testing.assert_close(objective.loss(drawn, 0).value, wanted)
     torch.testing.assert_close(loss.info["squared_error"], difference.square().mean().detach())

@@ -210,6 +210,24 @@ def test_an_inversions_fresh_noise_is_that_of_a_step_back():
         inversion(teacher, x, sigmas.flip(0))
 
 
+def test_sdi_inverts_with_its_share_of_fresh_noise():
+    teacher, x, sigma = mixture_teacher(), torch.randn(5, 2), torch.full((5,), 2.0)
+    noises = [torch.randn(5, 2) for _ in range(4)]
+    found = {}
+    for eta in (0.0, 0.3):
+        objective = SDS(
+            teacher, Table.of(x), LogUniform(0.2, 5.0), torch.ones_like, steps=4, eta=eta
+        )
+        left = iter(noises)
+        objective.noise_like = lambda like, left=left: next(left)
+        found[eta] = objective.noised(x, sigma, {})
+        low = torch.full((5,), teacher.sigma_min)
+        grid = torch.stack([low * (sigma / low) ** (i / 4) for i in range(5)])
+        wanted = inversion(teacher, x, grid, eta=eta, noise=noises)
+        torch.testing.assert_close(found[eta], wanted)
+    assert float((found[0.3] - found[0.0]).abs().max()) > 0.05
+
+
 # -------------------------------------------------------------------------------- VSD
 
 

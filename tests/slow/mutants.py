@@ -2127,6 +2127,62 @@ FINER = [
         "return x_next - ratio * x",
         method("progressive", "lands_where"),
     ),
+    Mutant(
+        "diffusion posterior: samples without the noise of the last level",
+        "posteriors/diffusion.py",
+        "w = w + posterior.LOW * torch.randn_like(w)",
+        "w = w + 0 * torch.randn_like(w)",
+        ("tests/test_diffusion_posterior.py", "-k", "last_level"),
+    ),
+    Mutant(
+        "DMD2: the head is shown clean samples",
+        DMD2,
+        'y_t = y + expand_like(sigma, y) * self.noise_like(y, f"{role} noise")',
+        'y_t = y + 0 * expand_like(sigma, y) * self.noise_like(y, f"{role} noise")',
+        method("dmd2", "shown_noisy"),
+    ),
+    Mutant(
+        "mean shift: one draw for all",
+        MEAN_SHIFT,
+        "for _ in range(self.draws)",
+        "for _ in range(1)",
+        method("mean_shift", "mean_of_draws"),
+    ),
+    Mutant(
+        "SDI: no fresh noise",
+        SDS,
+        "eta=self.eta, noise=noise",
+        "eta=0.0, noise=noise",
+        method("sds", "sdi_inverts"),
+    ),
+    Mutant(
+        "regression: the softness is the default",
+        REGRESSION,
+        "pseudo_huber(difference, self.softness)",
+        "pseudo_huber(difference, 0.03)",
+        method("regression", "mean_distance"),
+    ),
+    Mutant(
+        "rdd: the memory's temperature is the default",
+        RDD,
+        "drawn.kept, row.memory_temperature",
+        "drawn.kept, 0.1",
+        method("rdd", "plain_definition"),
+    ),
+    Mutant(
+        "rdd: the temperature of pairs is the default",
+        RDD,
+        "t = row.pair_temperature",
+        "t = 1.0",
+        method("rdd", "plain_definition"),
+    ),
+    Mutant(
+        "fd_loss: features of samples, not of what they stand for",
+        FD_LOSS,
+        "self.space.of(self.decode(x))",
+        "self.space.of(x)",
+        method("fd_loss", "stand_for"),
+    ),
 ]
 
 

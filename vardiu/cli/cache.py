@@ -19,7 +19,6 @@ from ..data.images import Records
 from ..data.kept_rows import KeptRows
 from ..data.sources import records
 from ..data.texts import open_prompts
-from ..denoisers.base import Denoiser
 from ..errors import ConfigError, known, shown
 from ..problems.caching import DTYPES, keep_latents, keep_negative, keep_texts
 from ..reports.estimates import bytes_of
@@ -28,7 +27,7 @@ from ..runs.execute import device_of
 from ..storage.artefacts import Artefacts
 from ..teachers.origin import Origin
 from ..teachers.parts import Parts
-from ..teachers.readers import load
+from ..teachers.readers import surroundings
 from .console import console
 from .parser import Parser
 
@@ -49,9 +48,7 @@ def cache(arguments: list[str]) -> None:
     # What cannot be read is refused before a teacher of gigabytes is.
     prompts = None if chosen.prompts is None else open_prompts(chosen.prompts, chosen.cache)
     images = None if chosen.data is None else records(chosen.data)
-    teacher = load(chosen.teacher)
-    origin = teacher.origin
-    assert isinstance(origin, Origin)
+    origin, shape = surroundings(chosen.teacher)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,14 +71,14 @@ def cache(arguments: list[str]) -> None:
                 console.print(told, highlight=False)
             origin.release()
         if images is not None:
-            tell(*latents(teacher, origin, images, chosen, artefacts, device))
+            tell(*latents(shape, origin, images, chosen, artefacts, device))
 
 
 STOPPING = "stopping after the shard at hand; a second time stops now"
 
 
 def latents(
-    teacher: Denoiser,
+    shape: tuple[int, ...],
     origin: Origin,
     images: Records,
     chosen: argparse.Namespace,
@@ -93,7 +90,7 @@ def latents(
         raise ConfigError(f"{shown(chosen.teacher)} is of images, not latents: leave --data out")
     near = device if origin.kind == "diffusers" else torch.device("cpu")
     with torch.no_grad():
-        pixels = origin.decode(torch.zeros(1, *teacher.shape, device=near)).shape[1:]
+        pixels = origin.decode(torch.zeros(1, *shape, device=near)).shape[1:]
     if len(pixels) != 3:
         raise ConfigError(f"{shown(chosen.teacher)} is of videos, not images: leave --data out")
     kept = keep_latents(
@@ -101,7 +98,7 @@ def latents(
         origin,
         images,
         chosen.data,
-        tuple(teacher.shape),
+        shape,
         tuple(pixels),
         chosen.dtype,
         chosen.batch,

@@ -386,7 +386,7 @@ class StageExecution:
             measured = student_values(self.run.problem, trainer, student, draws)
             self.run.broadcast(events.Measured(name, report.step, measured))
             problem, folder = self.run.problem, self.run.folder
-            keep_snapshot(problem, folder, name, report.step, student)
+            keep_snapshot(problem, folder, self.index, name, report.step, student)
             values |= measured
         updates = trainer.updates.get("generator", 0)
         self.run.broadcast(

@@ -40,10 +40,11 @@ class Snapshot(NamedTuple):
 
 
 def keep_snapshot(
-    problem: Problem, folder: RunFolder, stage: str, step: int, student: Generator
+    problem: Problem, folder: RunFolder, index: int, stage: str, step: int, student: Generator
 ) -> None:
     r"""Writes samples of a student, of latents that are the same at every step: images as bytes,
-    points as they are."""
+    points as they are. The name has the place of the stage in the recipe and the step: what a
+    file system has of times changes with a copy, and with the clock."""
     space = problem.space
     many = POINTS if len(space.shape) != 3 else DECODED if space.decodes else IMAGES
     x, _ = problem.student_source(student)(many, torch.Generator().manual_seed(0))
@@ -53,7 +54,7 @@ def keep_snapshot(
     place = folder.file("snapshots")
     place.mkdir(exist_ok=True)
     data = save({"x": x.contiguous()}, {"stage": stage})
-    write_bytes_atomic(place / f"{file_name(stage)}-{step:09}.safetensors", data)
+    write_bytes_atomic(place / f"{index}-{file_name(stage)}-{step:09}.safetensors", data)
 
 
 def file_name(stage: str) -> str:
@@ -65,10 +66,10 @@ def snapshots_of(folder: RunFolder) -> list[Snapshot]:
     r"""Returns the samples that a run has kept, in the order in which they were drawn."""
     found = []
     for path in folder.file("snapshots").glob("*.safetensors"):
-        named = re.fullmatch(r"(\w+)-(\d{9,12})", path.stem)
+        named = re.fullmatch(r"(\d{1,6})-(\w+)-(\d{9,12})", path.stem)
         if named is not None:
-            found.append((path.stat().st_mtime_ns, Snapshot(named[1], int(named[2]), path)))
-    return [snapshot for _, snapshot in sorted(found, key=lambda item: (item[0], item[1].step))]
+            found.append((int(named[1]), int(named[3]), Snapshot(named[2], int(named[3]), path)))
+    return [snapshot for *_, snapshot in sorted(found)]
 
 
 def read_snapshot(path: Path) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import CheckpointError, Interrupted
 from . import processes
 from .checkpoints import load_state, save_state
-from .files import open_unlinked, write_text_atomic
+from .files import LEAVINGS, clear_leavings, open_unlinked, write_text_atomic
 from .interrupts import wish_to_stop
 
 __all__ = ["Artefacts", "Portion", "RehearsedArtefacts"]
@@ -210,7 +210,9 @@ def joined(parts: list[Any]) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    r"""Waits until no other process works in a folder; the system lifts the lock if one dies."""
+    r"""Waits until no other process works in a folder; the system lifts the lock if one dies, and
+    what it left unfinished goes."""
     with os.fdopen(open_unlinked(folder / ".lock", os.O_WRONLY), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        clear_leavings(folder.glob(LEAVINGS))
         yield

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch.distributed import Store, TCPStore
 
-__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "place_on_host"]
+__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "meeting", "place_on_host"]
 
 
 # Of the wait for torchrun itself, which may have ended.
@@ -62,13 +62,39 @@ def following_torchrun() -> Iterator[None]:
         ended.set()
 
 
-@functools.cache
-def _store() -> TCPStore:
+def meeting(patience: datetime.timedelta) -> tuple[Store, int, int]:
+    r"""Returns the table by which the processes find each other, the index of this process, and
+    their number.
+
+    The table outlives a restart, with the addresses of processes that are dead: torch 2.13 takes
+    them for those of the new ones, and waits for these for ever. Each attempt has entries of its
+    own here.
+
+    Arguments:
+        patience: How long a process waits for another's address.
+    """
+    from torch.distributed import PrefixStore
+
+    world = int(os.environ["WORLD_SIZE"])
+    store = PrefixStore(f"vardiu/met/{_attempt()}/{world}", _table(patience))
+    return store, int(os.environ["RANK"]), world
+
+
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def _table(patience: datetime.timedelta) -> TCPStore:
     r"""Returns the table that `torchrun` keeps for its processes, over their restarts."""
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=SHORT)
+    return TCPStore(address, port, is_master=False, timeout=patience)
+
+
+@functools.cache
+def _store() -> TCPStore:
+    return _table(SHORT)
 
 
 def is_first_to_tell(text: str) -> bool:
@@ -79,10 +105,9 @@ def is_first_to_tell(text: str) -> bool:
     """
     if not are_launched():
         return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     content = hashlib.sha256(text.encode()).hexdigest()
     try:
-        first = _store().add(f"vardiu/told/{attempt}", 1) == 1
+        first = _store().add(f"vardiu/told/{_attempt()}", 1) == 1
         return first and _store().add(f"vardiu/told/{content}", 1) == 1
     except RuntimeError:  # torchrun itself has ended: better twice than not at all
         return True

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import ProcessLost
-from .launch import are_launched, following_torchrun
+from .launch import are_launched, following_torchrun, meeting
 
 __all__ = [
     "agreed",
@@ -42,6 +42,10 @@ T = TypeVar("T")
 LONGEST = datetime.timedelta(days=1)
 
 
+# In which all processes must have found each other: they import the same libraries meanwhile.
+START = datetime.timedelta(minutes=15)
+
+
 # ---------------------------------------------------------------- one run of all
 
 
@@ -59,7 +63,13 @@ def joined() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with following_torchrun():
         with talking():
-            torch.distributed.init_process_group(backend, timeout=LONGEST)
+            store, index, world = meeting(START)
+            torch.distributed.init_process_group(
+                backend, store=store, rank=index, world_size=world, timeout=START
+            )
+            all_of_them = torch.distributed.group.WORLD
+            assert all_of_them is not None
+            all_of_them.set_timeout(LONGEST)
         if is_writer():
             yield
         else:

@@ -29,14 +29,14 @@ from .diffusers_files import (
     parts_of,
     scheduler_settings,
 )
-from .diffusers_models import checked_network, strictly
+from .diffusers_models import checked_network, skeleton, strictly
 from .diffusers_schedules import denoiser_of
 from .diffusers_texts import Texts, refuse_refiner, texts
 from .families import Family, family_of
 from .origin import Origin
 from .parts import Parts
 
-__all__ = ["load", "matches", "padding"]
+__all__ = ["load", "matches", "padding", "surroundings"]
 
 
 # The scales of guidance that a network which is told one may be told.
@@ -79,38 +79,67 @@ def load(
         ConfigError: A part is missing, of a class that is not known, or with weights that do not
             fit; the message names it.
     """
-    name, _, typed = ("", "", "") if Path(source).exists() else source.partition("@")
-    folder = located(name or source, revision or typed or None, CLASSES)
-    parts, index = parts_of(folder), index_of(folder)
-    where = network_of(parts, CLASSES, source)
-    path = folder / where / "config.json"
-    config = read_json(path)
-    family = family_of(index.get("_class_name"), parts[where], config)
-    refuse_refiner(folder, parts, index, family)
-    _refuse_several(folder, parts, family)
-    shape = checked_network(config, path, family, size)
-    scheduler, settings = scheduler_settings(folder, source)
-    model = strictly(parts[where], folder, where)
-    network = DiffusersNetwork(parts[where], dict(model.config), model)
+    read = _found(source, revision, size)
+    name = read.parts[read.place]
+    scheduler, settings = scheduler_settings(read.folder, source)
+    model = strictly(name, read.folder, read.place)
+    network = DiffusersNetwork(name, dict(model.config), model)
     try:
-        denoiser = denoiser_of(network, settings, shape, prediction)
+        denoiser = denoiser_of(network, settings, read.shape, prediction)
     except ValueError as error:
         raise ConfigError(f"{shown(scheduler)}: {error}") from error
-    read = Read(source, folder, parts, index, family)
-    denoiser.origin = _origin(read, network, settings, shape)
-    if CLASSES[network.name].told(config):
+    denoiser.origin = _origin(read, network, settings)
+    if CLASSES[network.name].told(read.config):
         denoiser = Steerable(denoiser, *TOLD, scale=1.0)
     return denoiser.eval()
 
 
+def surroundings(source: str) -> tuple[Origin, tuple[int, ...]]:
+    r"""Returns what stands around the network of a folder or a hub id, and the shape of a sample.
+    The network's weights are neither fetched nor read.
+
+    Arguments:
+        source: A folder that diffusers wrote, or an id of a hub.
+
+    Raises:
+        ConfigError: As `load`, of all parts but those weights.
+    """
+    read = _found(source, None, (), weights=False)
+    name = read.parts[read.place]
+    model = skeleton(name, read.folder, read.place, weights=False)
+    network = DiffusersNetwork(name, dict(model.config), model)
+    return _origin(read, network, scheduler_settings(read.folder, source)[1]), read.shape
+
+
+def _found(
+    source: str, revision: str | None, size: Sequence[int], *, weights: bool = True
+) -> Read:
+    r"""Returns what a source is, fetched from the hub if need be, once it has been found whole."""
+    name, _, typed = ("", "", "") if Path(source).exists() else source.partition("@")
+    folder = located(name or source, revision or typed or None, CLASSES, weights=weights)
+    parts, index = parts_of(folder), index_of(folder)
+    place = network_of(parts, CLASSES, source)
+    path = folder / place / "config.json"
+    config = read_json(path)
+    family = family_of(index.get("_class_name"), parts[place], config)
+    refuse_refiner(folder, parts, index, family)
+    _refuse_several(folder, parts, family)
+    shape = checked_network(config, path, family, size)
+    return Read(source, folder, parts, index, family, place, config, shape)
+
+
 class Read(NamedTuple):
-    r"""What a source is: its folder, the classes of its components, its index and its family."""
+    r"""What a source is: its folder, the classes of its components, its index and its family;
+    which component is the network, its configuration, and the shape of its samples."""
 
     source: str
     folder: Path
     parts: Mapping[str, str]
     model_index: Mapping[str, Any]
     family: Family
+    place: str
+    config: Mapping[str, Any]
+    shape: tuple[int, ...]
 
 
 def _refuse_several(folder: Path, parts: Mapping[str, str], family: Family) -> None:
@@ -128,8 +157,8 @@ def _origin(
     read: Read,
     network: DiffusersNetwork,
     settings: Mapping[str, Any],
-    shape: tuple[int, ...],
 ) -> Origin:
+    shape = read.shape
     config, folder = network.arguments["config"], read.folder
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     # A transformer's embedding has one more row than classes: none of them.

@@ -216,13 +216,16 @@ def variant_of(folder: Path, stem: str, cls: str) -> str | None:
     )
 
 
-def located(source: str, revision: str | None, known: Mapping[str, Any]) -> Path:
+def located(
+    source: str, revision: str | None, known: Mapping[str, Any], *, weights: bool = True
+) -> Path:
     r"""Returns the folder of a source; of a hub id, what is read of it is fetched first.
 
     Arguments:
         source: A folder, or a hub id.
         revision: The revision of a hub id.
         known: The classes of networks that are read.
+        weights: Whether those of the network are fetched.
 
     Raises:
         ConfigError: It cannot be had, or cannot be read; then no weights have been fetched.
@@ -235,7 +238,7 @@ def located(source: str, revision: str | None, known: Mapping[str, Any]) -> Path
     config = folder / where / "config.json"
     settings = read_json(config) if config.is_file() else {}
     family = family_of(index_of(folder).get("_class_name"), parts[where], settings)
-    wanted = {name: stem for name, stem in _weights(parts, family)}
+    wanted = {name: stem for name, stem in _weights(parts, family) if weights or name != where}
     patterns = [*SETTINGS, *(_path(name, "config.json") for name in wanted)]
     for name in (encoder.tokenizer for encoder in family.encoders if encoder.tokenizer in parts):
         patterns += [f"{name}/*.{kind}" for kind in ("json", "txt", "model")]

@@ -83,8 +83,14 @@ def strictly(name: str, folder: Path, part: str, library: str = "diffusers") -> 
     return model.float().eval()
 
 
-def skeleton(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a model)
+def skeleton(name: str, folder: Path, part: str, *, weights: bool = True) -> Any:  # noqa: ANN401
     r"""Returns a model of diffusers without its weights, for what its configuration says.
+
+    Arguments:
+        name: Its class.
+        folder: The folder of the pipeline.
+        part: The component.
+        weights: Whether they must be there, and may be its own.
 
     Raises:
         ConfigError: The settings or the weights are missing, or beyond a limit.
@@ -92,8 +98,10 @@ def skeleton(name: str, folder: Path, part: str) -> Any:  # noqa: ANN401 (a mode
     where = folder / part
     config = read_json(where / "config.json")
     _refuse_large(config, where / "config.json")
-    variant_of(where, WEIGHTS, name)
     cls = getattr(require("diffusers", "hub"), name)
+    if not weights:
+        return _without_memory(cls, config, where, "diffusers")
+    variant_of(where, WEIGHTS, name)
     return _refuse_beyond_its_weights(cls, config, where, "diffusers")
 
 
@@ -155,16 +163,16 @@ def _refuse_large(config: Mapping[str, Any], path: Path) -> None:
 SHAPES = ("block_out_channels", "down_block_types", "up_block_types", "encoder_block_out_channels")
 
 
-def _refuse_beyond_its_weights(
+def _without_memory(
     cls: Any,  # noqa: ANN401 (a class of models)
     config: Mapping[str, Any],
     where: Path,
     library: str,
-) -> Any:  # noqa: ANN401 (a model)
+) -> nn.Module:
     r"""Returns a network without memory of a configuration.
 
     Raises:
-        ConfigError: None can be made, or it has more numbers than the files of weights have bytes.
+        ConfigError: None can be made.
     """
     try:
         with torch.device("meta"):
@@ -179,6 +187,21 @@ def _refuse_beyond_its_weights(
             f"{shown(str(error))}"
         ) from error
     assert isinstance(model, nn.Module)
+    return model
+
+
+def _refuse_beyond_its_weights(
+    cls: Any,  # noqa: ANN401 (a class of models)
+    config: Mapping[str, Any],
+    where: Path,
+    library: str,
+) -> nn.Module:
+    r"""Returns a network without memory of a configuration.
+
+    Raises:
+        ConfigError: None can be made, or it has more numbers than the files of weights have bytes.
+    """
+    model = _without_memory(cls, config, where, library)
     numbers = sum(p.numel() for p in model.parameters())
     held = sum(path.stat().st_size for path in where.glob("*.safetensors"))
     if numbers > held:

@@ -159,7 +159,9 @@ class Texts:
         r"""Returns states, mask and vector that one encoder gives."""
         if row.part not in self.parts:  # which reads none
             assert row.length is not None
-            absent = torch.zeros(len(prompts), row.length, self.width)
+            # Where the others are: an encoding may have been brought to another device.
+            beside = self.parts[self.family.encoders[0].part].device
+            absent = torch.zeros(len(prompts), row.length, self.width, device=beside)
             return absent, absent[..., 0].long(), None
         model, tokenizer = self.parts[row.part], self.parts[row.tokenizer]
         tokenizer.padding_side = "right"

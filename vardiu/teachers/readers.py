@@ -12,17 +12,23 @@ from typing import Any, NamedTuple
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
-from . import diffusers, edm, functions, saved, unread
+from . import diffusers, edm, functions, saved, single, unread
+from .origin import Origin
 
-__all__ = ["READERS", "Reader", "load"]
+__all__ = ["READERS", "Reader", "load", "surroundings"]
+
+
+Surroundings = tuple[Origin, tuple[int, ...]]
 
 
 class Reader(NamedTuple):
-    r"""A row: what it reads, whether a source looks so, and the reader."""
+    r"""A row: what it reads, whether a source looks so, the reader, and what reads all but the
+    network, where that can be left out."""
 
     about: str
     matches: Callable[[str], bool]
     load: Callable[..., Denoiser]
+    surroundings: Callable[[str], Surroundings] | None = None
 
 
 READERS: Mapping[str, Reader] = {
@@ -38,7 +44,17 @@ READERS: Mapping[str, Reader] = {
         "a .pkl file of EDM or EDM2, of which nothing is executed", edm.matches, edm.load
     ),
     "diffusers": Reader(
-        "a folder of diffusers, or an id of its hub", diffusers.matches, diffusers.load
+        "a folder of diffusers, or an id of its hub",
+        diffusers.matches,
+        diffusers.load,
+        diffusers.surroundings,
+    ),
+    "single file": Reader(
+        "a .safetensors file of a whole pipeline (Stable Diffusion, SDXL, SD3); FILE@FOLDER has "
+        "its settings from a folder",
+        single.matches,
+        single.load,
+        single.surroundings,
     ),
 }
 
@@ -64,10 +80,38 @@ def load(source: str, **options: Any) -> Denoiser:  # noqa: ANN401 (each plugin 
     Raises:
         ConfigError: No plugin knows the source, or the one that does cannot read it.
     """
+    plugin = reader_of(source)
+    refuse_options(plugin, source, options)
+    return plugin.load(source, **options)
+
+
+def surroundings(source: str) -> Surroundings:
+    r"""Returns what stands around the denoiser of a source, and the shape of a sample; where the
+    reader can, without the network's weights.
+
+    Arguments:
+        source: A path, a hub id or the name of a function.
+
+    Raises:
+        ConfigError: No plugin knows the source, or the one that does cannot read it.
+    """
+    plugin = reader_of(source)
+    if plugin.surroundings is not None:
+        return plugin.surroundings(source)
+    denoiser = plugin.load(source)
+    assert isinstance(denoiser.origin, Origin)
+    return denoiser.origin, tuple(denoiser.shape)
+
+
+def reader_of(source: str) -> Reader:
+    r"""Returns the first plugin that knows the look of a source.
+
+    Raises:
+        ConfigError: None does; the message says what it is, if that is known.
+    """
     for plugin in READERS.values():
         if plugin.matches(source):
-            refuse_options(plugin, source, options)
-            return plugin.load(source, **options)
+            return plugin
     found = unread.explained(source)
     if found is not None:
         raise ConfigError(found)

@@ -21,7 +21,7 @@ from ..errors import ConfigError, shown
 from ..storage.bounded import parsed_json
 from ..storage.limits import limit, refuse_beyond
 
-__all__ = ["explained", "names_in"]
+__all__ = ["explained", "layout_of", "names_in"]
 
 
 # What a wrapper puts before every name.
@@ -37,12 +37,14 @@ OWN = (
 class Layout(NamedTuple):
     r"""A row: whether names of weights are of this layout, what it is, and what converts it.
 
-    In the cure `{path}` is the file, `{out}` the folder to write.
+    In the cure `{path}` is the file, `{out}` the folder to write. `pipeline` is the stock class
+    that reads such a file whole, see `vardiu.teachers.single`; empty without.
     """
 
     matches: Callable[[set[str]], bool]
     what: str
     cure: str
+    pipeline: str = ""
 
 
 def _starts(*prefixes: str) -> Callable[[set[str]], bool]:
@@ -88,11 +90,13 @@ LAYOUTS = (
         _starts("conditioner.embedders.", "model.diffusion_model."),
         "a single file of SDXL",
         _single("StableDiffusionXLPipeline"),
+        "StableDiffusionXLPipeline",
     ),
     Layout(
         _has("joint_blocks.", "text_encoders."),
         "a single file of Stable Diffusion 3",
         _single("StableDiffusion3Pipeline"),
+        "StableDiffusion3Pipeline",
     ),
     Layout(
         _has("joint_blocks."),
@@ -113,6 +117,7 @@ LAYOUTS = (
         _starts("model.diffusion_model.", "cond_stage_model."),
         "a single file of Stable Diffusion",
         _single("StableDiffusionPipeline"),
+        "StableDiffusionPipeline",
     ),
     Layout(
         _starts("model.diffusion_model."),
@@ -185,16 +190,19 @@ def explained(source: str) -> str | None:
     if suffix not in WEIGHTS:
         return None
     names = names_in(path)
-    wrapper = next((m[0] for n in names if (m := WRAPPED.match(n))), "")
-    bare = {WRAPPED.sub("", name) for name in names}
-    out = path.with_suffix("").name + "-diffusers"
-    for layout in LAYOUTS:
-        if layout.matches(bare):
-            cure = layout.cure.format(path=shown(path), out=shown(out))
-            also = f" (its names start with {wrapper!r}: take that off first)" if wrapper else ""
-            return f"{shown(path)} is {layout.what}{also}: {cure}"
+    layout = layout_of({WRAPPED.sub("", name) for name in names})
+    if layout is not None:
+        wrapper = next((m[0] for n in names if (m := WRAPPED.match(n))), "")
+        cure = layout.cure.format(path=shown(path), out=shown(path.stem + "-diffusers"))
+        also = f" (its names start with {wrapper!r}: take that off first)" if wrapper else ""
+        return f"{shown(path)} is {layout.what}{also}: {cure}"
     some = ", ".join(shown(n) for n in sorted(names)[:3])
     return f"{shown(path)} holds weights of no layout that is known ({some}, ...): {OWN}"
+
+
+def layout_of(names: set[str]) -> Layout | None:
+    r"""Returns the first layout that names of weights are of; none if they are of no known one."""
+    return next((layout for layout in LAYOUTS if layout.matches(names)), None)
 
 
 def _folder(folder: Path) -> str | None:
