@@ -2176,6 +2176,13 @@ FINER = [
         "t = 1.0",
         method("rdd", "plain_definition"),
     ),
+    Mutant(
+        "fd_loss: features of samples, not of what they stand for",
+        FD_LOSS,
+        "self.space.of(self.decode(x))",
+        "self.space.of(x)",
+        method("fd_loss", "stand_for"),
+    ),
 ]
 
 

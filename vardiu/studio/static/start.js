@@ -1,5 +1,5 @@
 // From what one has to the exact command, which is shown before it is carried out.
-import { act, ask, el, follow, tables, trying } from "./app.js";
+import { act, ask, el, follow, latest, tables, trying } from "./app.js";
 
 const fields = {
   density: [["preset", "Preset"]],
@@ -18,10 +18,11 @@ export async function start(place) {
     const names = new Set(["kind", "method", "out", "more", ...fields[chosen.kind].map(([name]) => name)]);
     return Object.fromEntries(Object.entries(chosen).filter(([name]) => names.has(name)));
   };
-  const tell = trying(async () => {
+  // Typed faster than the server answers, the last is what is shown.
+  const tell = trying(latest(async () => {
     line.textContent = "";
     line.textContent = (await act("command", { chosen: given(), action: "distill" })).command;
-  });
+  }));
   const run = (action) => trying(async () => {
     numbers.replaceChildren();
     const job = await act("command", { chosen: given(), action, run: true });
