@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from vardiu.errors import RunError
 from vardiu.reports.curves import curves
 from vardiu.reports.html import write_report
 from vardiu.runs.errors import guarded
-from vardiu.storage.files import write_text_atomic
+from vardiu.storage.files import partial_of, whole_file, write_text_atomic
 from vardiu.storage.provenance import provenance
 from vardiu.storage.run_folder import RunFolder
 
@@ -208,6 +209,27 @@ def test_a_folder_whose_making_was_killed_can_be_made_again(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.yaml.k3j2").touch()
     assert RunFolder(tmp_path).open(CONFIG) == "new"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
+    """Files that are being written are named after their process: those of the dead are removed."""
+    run = RunFolder(tmp_path / "r")
+    run.open(CONFIG)
+    (run.path / "student").mkdir()
+    names = []
+    with whole_file(run.file("curves.png")) as partial:
+        names.append(partial.name)
+    descriptor, partial = partial_of(run.file("student") / ("long" * 60 + ".npz"), ".npz")
+    os.close(descriptor)
+    names.append(Path(partial).name)
+    os.unlink(partial)
+    assert names[0].startswith(".curves.tmp-") and names[0].endswith(".png")
+    for pid in ("999999999", "1"):  # no process, and one that lives
+        for name, folder in zip(names, (run.path, run.file("student")), strict=True):
+            (folder / name.replace(f"tmp-{os.getpid()}-", f"tmp-{pid}-")).touch()
+    with run.lock():
+        left = [path.name for path in run.path.rglob(".*.tmp-*")]
+    assert len(left) == 2 and all("tmp-1-" in name for name in left)
 
 
 def test_text_is_utf8_in_any_locale(tmp_path):

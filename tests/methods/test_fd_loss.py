@@ -139,6 +139,15 @@ def test_the_decimals_of_one_dimension_are_of_the_square_and_not_of_its_root():
     assert shift.item() == pytest.approx(1.0, abs=1e-10)
 
 
+def test_features_are_of_what_samples_stand_for():
+    x = torch.randn(4, 3, dtype=torch.float32, requires_grad=True)
+    h = Features(Coordinates(), lambda y: 2 * y + 1)(x, {})
+    assert h.dtype == torch.float64
+    torch.testing.assert_close(h, (2 * x + 1).double())
+    (slope,) = torch.autograd.grad(h.sum(), x)
+    torch.testing.assert_close(slope, torch.full_like(x, 2.0))
+
+
 # ---------------------------------------------------------------- the memory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -302,7 +303,7 @@ def test_two_processes_share_a_store(tmp_path, monkeypatch):
     from vardiu.storage import checkpoints
 
     mine, state = Checkpoints(tmp_path), {"a": torch.ones(3)}
-    host = checkpoints.platform.node() or "here"
+    host = platform.node() or "here"
     alive = tmp_path / f".000000001.tmp-1-{host}"  # the first process of the machine lives
     away = tmp_path / ".000000001.tmp-999999999-elsewhere"
     dead = tmp_path / f".000000001.tmp-999999999-{host}"

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, Interrupted
 from . import processes
-from .checkpoints import load_state, remove_left_behind, save_state
-from .files import open_unlinked, write_text_atomic
+from .checkpoints import load_state, save_state
+from .files import LEAVINGS, clear_leavings, open_unlinked, write_text_atomic
 from .interrupts import wish_to_stop
 
 __all__ = ["Artefacts", "Portion", "RehearsedArtefacts"]
@@ -214,5 +214,5 @@ def alone_in(folder: Path) -> Iterator[None]:
     what it left unfinished goes."""
     with os.fdopen(open_unlinked(folder / ".lock", os.O_WRONLY), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        remove_left_behind(folder)
+        clear_leavings(folder.glob(LEAVINGS))
         yield

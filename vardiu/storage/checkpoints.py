@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor
 from ..errors import CheckpointError, shown
 from . import processes
 from .bounded import read_json
+from .files import LEAVINGS, clear_leavings, partial_suffix
 from .shards import is_divided, read_shards, write_shards
 
 __all__ = [
@@ -35,9 +35,7 @@ __all__ = [
     "digest_of_file",
     "encode_state",
     "has_divided",
-    "is_left_behind",
     "load_state",
-    "remove_left_behind",
     "save_state",
     "verify_state",
 ]
@@ -175,11 +173,6 @@ def write_divided(folder: Path, state: Mapping[str, Any]) -> Path:
     return place
 
 
-def partial_suffix() -> str:
-    r"""Returns how the names of this process's unfinished checkpoints end."""
-    return f"tmp-{os.getpid()}-{platform.node() or 'here'}"
-
-
 def save_state(folder: str | Path, state: Mapping[str, Any], shards: Path | None = None) -> None:
     r"""Writes a state into a folder that does not exist yet.
 
@@ -242,29 +235,6 @@ def unwritten(folder: Path, error: Exception) -> str:
         f"the checkpoint {folder} could not be written ({error}). Earlier ones are kept. "
         "Free some space or choose a folder that can be written, then run the command again"
     )
-
-
-def is_left_behind(partial: Path) -> bool:
-    r"""Whether an unfinished checkpoint is of a process that has died: one of another machine is
-    taken to be alive."""
-    pid, _, node = partial.name.rpartition(".tmp-")[2].partition("-")
-    if not pid.isdigit() or node not in ("", platform.node() or "here"):
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return int(pid) == os.getpid()
-
-
-def remove_left_behind(folder: Path, needed: Path | None = None) -> None:
-    r"""Removes the unfinished states of processes that have died from a folder, but for one that
-    is needed."""
-    for partial in folder.glob(".*.tmp-*"):
-        if is_left_behind(partial) and partial != needed:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def verify_state(folder: Path) -> None:
@@ -361,7 +331,7 @@ class Checkpoints:
 
     def _save(self, path: Path, step: int, state: Mapping[str, Any], shards: Path | None) -> None:
         # The leavings of dead writers go first: they may be what fills the disk.
-        remove_left_behind(self.folder, shards)
+        clear_leavings(self.folder.glob(LEAVINGS), besides=shards)
         try:
             if path.exists():
                 try:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, shown
 
 __all__ = [
+    "LEAVINGS",
     "append_line",
+    "clear_leavings",
+    "is_left_behind",
     "naming",
     "new_file",
     "open_unlinked",
+    "partial_of",
+    "partial_suffix",
     "refuse_unwritable",
     "whole_file",
     "write_bytes_atomic",
     "write_text_atomic",
 ]
+
+
+# Names of what is not finished yet.
+LEAVINGS = ".*.tmp-*"
 
 
 def open_unlinked(path: str | Path, flags: int) -> int:
@@ -79,8 +90,48 @@ def refuse_unwritable(folder: Path) -> None:
         ) from error
 
 
-def partial_of(path: Path, prefix: str, suffix: str = "") -> tuple[int, str]:
-    r"""Opens a file beside the place of another; an error names the latter."""
+def partial_suffix() -> str:
+    r"""Returns how the names of this process's unfinished files and folders go on."""
+    return f"tmp-{os.getpid()}-{platform.node() or 'here'}"
+
+
+def is_left_behind(partial: Path) -> bool:
+    r"""Whether something unfinished is of a process that has died: what is of another machine is
+    taken to be of one that lives."""
+    pid, _, rest = partial.name.rpartition(".tmp-")[2].partition("-")
+    if not pid.isdigit() or rest.partition("~")[0] not in ("", platform.node() or "here"):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()
+
+
+def clear_leavings(found: Iterable[Path], besides: Path | None = None) -> None:
+    r"""Removes what processes that were killed have left unfinished.
+
+    Arguments:
+        found: What has a name as `LEAVINGS`.
+        besides: One of them that is left as it is.
+    """
+    for partial in list(found):
+        if partial == besides or not is_left_behind(partial):
+            continue
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def partial_of(path: Path, suffix: str = "") -> tuple[int, str]:
+    r"""Opens a file beside the place of another, named after it, cut where it is long; an error
+    names the other."""
+    # No name of a host has a tilde.
+    prefix = f".{path.name.removesuffix(suffix)[:80]}.{partial_suffix()}~"
     try:
         return tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     except OSError as error:
@@ -95,7 +146,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     A link in the file's place is replaced, and none is followed. Nothing is left of a failure.
     """
     path = Path(path)
-    descriptor, partial = partial_of(path, f".{path.stem}.", path.suffix)
+    descriptor, partial = partial_of(path, path.suffix)
     os.close(descriptor)
     try:
         with naming(path):
@@ -121,7 +172,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
         The number of bytes, and their SHA-256 in hexadecimal digits.
     """
     path = Path(path)
-    descriptor, partial = partial_of(path, f".{path.name}.")
+    descriptor, partial = partial_of(path)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)

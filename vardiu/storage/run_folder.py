@@ -16,7 +16,7 @@ import yaml
 
 from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
-from .files import naming, open_unlinked, write_text_atomic
+from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
 
 __all__ = ["RunFolder", "in_words", "row_of"]
 
@@ -183,6 +183,7 @@ class RunFolder:
             file.truncate()
             file.write(f"pid {os.getpid()}")
             file.flush()
+            clear_leavings(self.path.rglob(LEAVINGS))
             yield
 
     def remove_if_bare(self) -> None:
