@@ -236,15 +236,16 @@ def test_a_thousand_runs_are_listed_within_a_second(tmp_path):
         shutil.copytree(first, tmp_path / "runs" / f"run-{i:04}")
     client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
     client.get("/api/start")
-    start = time.perf_counter()
+    # Of the processor: what else the machine does meanwhile is not the page's.
+    start = time.process_time()
     found = client.get("/api/runs").json()
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     assert found["total"] == 1_000 and len(found["runs"]) == found["page"]
-    start = time.perf_counter()
+    start = time.process_time()
     client.get("/api/runs")
-    again = time.perf_counter() - start
+    again = time.process_time() - start
     print(f"first {took:.2f} s, again {again:.2f} s")
-    assert min(took, again) < 1.0
+    assert max(took, again) < 1.0
 
 
 def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_path):
@@ -260,7 +261,6 @@ def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_
         file.writelines(event.format(i) for i in count)
     client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
     client.get("/api/start")
-    # Of the processor: what else the machine does meanwhile is not the page's.
     start = time.process_time()
     (seen_run,) = client.get("/api/runs").json()["runs"]
     listed = time.process_time()
@@ -685,6 +685,21 @@ def test_only_commands_of_the_table_are_started(tmp_path):
         Jobs(tmp_path).start(["studio"])
     with pytest.raises(ConfigError, match="no command number 3"):
         Jobs(tmp_path).job(3)
+
+
+def test_a_command_is_stopped_with_its_processes(tmp_path):
+    studio = made([tmp_path], tmp_path / "scratch")
+    client = client_of(studio)
+    assert client.get("/api/jobs").json() == []
+    studio.jobs.start(["estimate", "--help"])
+    job = studio.jobs.job(1)
+    answer = client.post("/api/cancel", json={"job": 1}).json()
+    assert answer["status"] in (None, -15) and job.process.wait(60) == -15
+    (told,) = client.get("/api/jobs").json()
+    assert told == {"job": 1, "command": "vardiu estimate --help --json", "status": -15}
+    again = client.post("/api/cancel", json={"job": 1})
+    assert again.status_code == 400 and again.json()["error"] == "command number 1 is over"
+    assert "no command number 2" in client.post("/api/cancel", json={"job": 2}).json()["error"]
 
 
 def test_numbers_of_commands_are_tables():

@@ -2253,6 +2253,20 @@ FINER = [
         "torch.arange(0, len(levels), FINER).flip(0)",
         method("ddil", "at_the_levels_of"),
     ),
+    Mutant(
+        "FreeFlow: a correction at clean samples",
+        FREEFLOW,
+        "x_r = x.detach() + expand_like(r, x) * self.noise_like(x)",
+        "x_r = x.detach() + 0 * expand_like(r, x) * self.noise_like(x)",
+        method("freeflow", "noisy_samples"),
+    ),
+    Mutant(
+        "FreeFlow: a fake of clean samples",
+        FREEFLOW,
+        'x_r = x + expand_like(r, x) * self.noise_like(x, "fake noise")',
+        'x_r = x + 0 * expand_like(r, x) * self.noise_like(x, "fake noise")',
+        method("freeflow", "noisy_samples"),
+    ),
 ]
 
 
