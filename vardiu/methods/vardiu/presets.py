@@ -98,6 +98,14 @@ SMALL = replace(
     anchor=AnchorSettings(rate=0.05),
 )
 
+LONG = replace(
+    SMALL,
+    steps=1_100,
+    lr=2e-4,
+    halflife=20_000.0,
+    pairs=PairSettings(pairs=64_000, steps=6_000),
+)
+
 PUBLISHED = Settings(
     posterior="gaussian",
     steps=1_000_000,
@@ -195,6 +203,11 @@ PRESETS = {
         "8x8 real images by class; VarDiU with the posterior of a lagging student",
         DigitsSettings(),
         SMALL,
+    ),
+    "digits-vardiu-long": Preset(
+        "the same with four times the pairs and three times the updates; nearest to the teacher",
+        DigitsSettings(),
+        LONG,
     ),
     "patches-vardiu": Preset(
         "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
