@@ -102,6 +102,15 @@ class Repeat(Batches):
         return self.batch._replace(x=self.batch.x * (1 + 0.01 * index))
 
 
+def is_noised(x_t: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor) -> bool:
+    """Whether states are samples with standard normal noise of their levels, by five errors."""
+    noise = (x_t - x) / sigma.view(-1, *[1] * (x.ndim - 1))
+    n = noise.numel()
+    return (
+        abs(float(noise.mean())) < 5 / n**0.5 and abs(float(noise.std()) - 1) < 5 / (2 * n) ** 0.5
+    )
+
+
 # -------------------------------------------------------------------------------- single networks
 
 

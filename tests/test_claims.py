@@ -554,6 +554,75 @@ def test_what_is_said_of_methods_beside_each_other():
         assert order[0] == "shared" and ahead == (teacher == "learned")
 
 
+def test_what_is_said_of_chains_and_of_states():
+    """EMD by the length of a chain and by what is cancelled; DDIL by the share of own states."""
+    said, cells = words("docs/methods/emd.md"), numbers("emd.json")["cells"]
+    lengths = [cells[f"K = {k}"]["recall"] for k in (1, 2, 4, 8, 16)]
+    assert f"({', '.join(f'{r[0]:.2f}' for r in lengths)} for K = 1, 2, 4, 8, 16" in said
+    assert 0.01 < min(r[1] for r in lengths) and max(r[1] for r in lengths) < 0.105
+    norms = [cells[name]["gradient"] for name in ("K = 8", "none cancelled", "last cancelled")]
+    all_, none, last = (f"{value:.1f} ± {error:.1f}" for value, error in norms)
+    assert f"norm is {all_}, without it {none}, and {last} where the last" in said
+    modes = [cells[f"{form}, 1e-4"]["modes"][0] for form in ("state", "noise")]
+    assert "({:.0f} modes against {:.0f})".format(*modes) in said
+    said, means = words("docs/methods/ddil.md"), numbers("ddil.json")["means"]
+    rows = [means[f"teacher 0, student {share}"] for share in ("0", "0.5", "1")]
+
+    def falls(key: str) -> bool:
+        return rows[0][key] > rows[1][key] > rows[2][key]
+
+    assert falls("shift/ratio") and falls("shift/student") and not falls("shift/forward")
+    assert rows[0]["shift/forward"] < rows[1]["shift/forward"] < rows[2]["shift/forward"]
+    assert f"TV does not fall ({rows[0]['tv']:.3f} to {rows[2]['tv']:.3f})" in said
+    assert {row["modes"] - rows[0]["modes"] for row in rows[1:]} == {0.5, 1.5}
+
+
+def test_what_is_said_of_rewards_on_digits():
+    said, found = words("docs/methods/redif.md"), numbers("redif-curves.json")
+    (start,), ((first, *_, last),) = found["start"]["rows"], [c["rows"] for c in found["curves"]]
+    ends = f"rises from {first['held_out_start']:.3f} to {last['held_out']:.3f}"
+    own = f"that of the roll-outs from {first['policy/reward']:.3f} to {last['policy/reward']:.3f}"
+    assert f"The held-out reward at η = 0 {ends}, {own}." in said
+
+    def with_error(row: dict, name: str) -> str:
+        return f"{row[f'metric/{name}']:.2f} ± {row[f'metric/{name}_error']:.2f}"
+
+    assert f"has a recall of {with_error(start, 'recall')} and ends" in said
+    assert f"ends at {with_error(last, 'recall')}, of 2,000 samples each" in said
+    falls = f"falls from {with_error(start, 'frechet')} to {with_error(last, 'frechet')}"
+    assert f"{falls}, by an eighth" in said
+    assert 1 - last["metric/frechet"] / start["metric/frechet"] == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_what_is_said_of_students_of_images_beside_their_teachers():
+    def of(file: str, preset: str) -> list[dict]:
+        return [r for r in numbers(file)["runs"] if r["command"].split()[2] == preset]
+
+    def gaps(runs: list[dict], name: str) -> list[float]:
+        return [r["reference"]["metrics"][name][0] - r["metrics"][name][0] for r in runs]
+
+    def times(runs: list[dict]) -> list[float]:
+        theirs = [r["reference"]["metrics"]["frechet"][0] for r in runs]
+        return [r["metrics"]["frechet"][0] / t for r, t in zip(runs, theirs, strict=True)]
+
+    said = words("docs/methods/vardiu.md")
+    own, others = of("digits.json", "digits-vardiu"), of("digits.json", "digits")
+    assert f"The distance is {min(times(own)):.1f} to {max(times(own)):.1f} times" in said
+    assert len(own) == 5 and max(gaps(own, "recall")) < 0.03
+    below = [a - b for a in gaps(others, "recall") for b in gaps(own, "recall")]
+    assert f"is {min(below):.2f} to {max(below):.2f} below them" in said
+    patches = of("patches-students.json", "patches-vardiu")
+    behind = gaps(patches, "recall")
+    assert f"Recall is {min(behind):.2f} to {max(behind):.2f} below it" in said
+    assert max(times(patches)) < 1
+    (lcm,) = of("lcm.json", "digits-lcm")
+    assert round(times([lcm])[0]) == 3 and "is three times the teacher's" in words(
+        "docs/methods/lcm.md"
+    )
+    assert round(statistics.median(times(of("consistency.json", "digits-consistency")))) == 4
+    assert "the distance is four times the teacher's" in words("docs/methods/consistency.md")
+
+
 def test_what_is_said_of_a_bank_in_training():
     (run,) = numbers("bank.json")["runs"]
     groups = numbers("bake-off-mog40-60s/results.json")["groups"]

@@ -50,6 +50,20 @@ def test_bytes_are_scaled_and_channels_first():
     assert to_tensor(Image.new("RGB", (4, 4), (255, 0, 0)), (3, 2, 2))[0].eq(1).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (96, "a batch of 96 needs as many images, and there are 12: give --batch 12 or less"),
+        (0, "a batch must have at least one row, got 0"),
+    ],
+)
+def test_a_batch_larger_than_the_data_is_refused_with_the_cure(size, said):
+    found = Tensors(torch.zeros(12, 3, 4, 4), torch.zeros(12, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=said):
+        ImageBatches(found, (3, 4, 4), size)
+    assert ImageBatches(found, (3, 4, 4), 12).at(0).x.shape == (12, 3, 4, 4)
+
+
 def test_the_centre_is_cut_out():
     # White in the middle half, black at both sides: of 8x4 the middle 4x4 is left.
     pixels = np.zeros((4, 8), dtype=np.uint8)

@@ -24,6 +24,7 @@ from vardiu.cli.main import main
 from vardiu.cli.options import parse_request
 from vardiu.errors import CheckpointError, ConfigError, ProcessLost
 from vardiu.runs.execute import trainer_of
+from vardiu.runs.sharing import shared_folder
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
 from vardiu.storage import processes
@@ -401,6 +402,18 @@ def test_a_folder_in_use_is_refused_once(tmp_path, shared):
     assert codes == [2, 1]
     (line,) = text.splitlines()
     assert f"another process (pid {os.getpid()}) writes to" in line
+
+
+def test_the_folder_of_a_process_goes_with_it_or_with_the_next(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "is_writer", lambda: False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with shared_folder(tmp_path / "run") as folder:
+        own = folder.path
+        dead = tmp_path / own.name.replace(f"tmp-{os.getpid()}-", "tmp-999999999-")
+    assert not own.exists()
+    (dead / "student").mkdir(parents=True)
+    with shared_folder(tmp_path / "run") as folder:
+        assert list(tmp_path.iterdir()) == [folder.path]
 
 
 def test_batch_norms_are_refused(monkeypatch):

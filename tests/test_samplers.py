@@ -10,6 +10,7 @@ import torch
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import karras_grid, log_grid
 from vardiu.functional.trajectories import step, step_target
+from vardiu.samplers.multistep import DPMSolver, UniPC
 from vardiu.samplers.ode import DDIM, Ancestral, Euler, Heun
 from vardiu.samplers.pairs import teacher_pairs
 from vardiu.samplers.trajectories import trajectory
@@ -352,3 +353,22 @@ def test_a_guide_that_differentiates_has_a_graph_to_the_state(make, dtype):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     one = make(teacher, sigmas[:2], guide=Pulling())(x)
     torch.testing.assert_close(one, make(teacher, sigmas[:2])(x) - slopes[0].to(dtype))
+
+
+@pytest.mark.parametrize("solver", [DPMSolver, UniPC])
+def test_solvers_of_several_steps_are_of_order_two_with_one_call_a_step(solver):
+    """The flow of a Gaussian is known: half the step, a quarter of the error."""
+    std = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    teacher = GaussianDenoiser(torch.zeros(2), std.square(), sigma_min=1e-3, sigma_max=50.0)
+    x = 50.0 * torch.randn(8, 2, dtype=torch.float64)
+    wanted = x * ((std.square() + 0.05**2) / (std.square() + 50.0**2)).sqrt()
+    errors = []
+    for steps in (30, 60):
+        grid = torch.logspace(math.log10(50.0), math.log10(0.05), steps + 1, dtype=torch.float64)
+        sampler = solver(teacher, grid)
+        errors.append((sampler(x) - wanted).abs().max().item())
+        assert sampler.calls == steps
+    euler = (Euler(teacher, grid)(x) - wanted).abs().max().item()
+    assert errors[0] > 3.2 * errors[1] and errors[1] < euler / 10
+    with pytest.raises(ValueError, match="starts from a finite level"):
+        solver(teacher, torch.tensor([math.inf, 1.0, 0.0]))

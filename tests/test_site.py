@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from datetime import date
 from pathlib import Path
 
@@ -113,6 +114,16 @@ def test_formulas_become_mathml():
         "<p>:mathblock:<code>a &amp;= b</code> :math:<code>x &lt; y</code></p>"
     )
     assert drawn.count("<math") == 2 and 'display="block"' in drawn and "code" not in drawn
+
+
+def test_options_and_numbers_are_not_broken_at_their_hyphens():
+    text = "<td><code>a --steps-more 2</code> -2.5e-03 ± 1e-04, x--y, a -- b</td>"
+    text += '<img alt="--steps"><pre><code>vardiu --steps</code></pre>'
+    drawn = hooks.on_page_content(text)
+    whole = re.findall('<span class="whole">(.*?)</span>', drawn)
+    assert whole == ["--steps-more", "-2.5e-03", "1e-04"]
+    assert re.sub('<span class="whole">(.*?)</span>', r"\1", drawn) == text
+    assert ".whole { white-space: nowrap; }" in (ROOT / "docs/assets/site.css").read_text()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +238,43 @@ def test_this_repository_is_not_released_yet():
     told = list(release.told_by_texts(ROOT, date.today()))
     unreleased = "(unreleased)" in (ROOT / "CHANGELOG.md").read_text()
     assert all("has no date" in line for line in told) and bool(told) == unreleased
+
+
+@pytest.mark.parametrize(
+    ("failing", "made", "wanted"),
+    [
+        ("none", "vardiu-1.2.3-py3-none-any.whl vardiu-1.2.3.tar.gz", []),
+        ("test", "vardiu-1.2.3-py3-none-any.whl vardiu-1.2.3.tar.gz", ["make test fails"]),
+        ("none", "vardiu-1.2.3.tar.gz", ["a wheel and an sdist of 1.2.3 alone"]),
+        (
+            "docs",
+            "vardiu-1.2.2-py3-none-any.whl vardiu-1.2.3.tar.gz",
+            ["make docs fails", "a wheel and an sdist of 1.2.3 alone"],
+        ),
+    ],
+)
+def test_a_release_asks_the_targets_and_the_distributions(failing, made, wanted, source):
+    lines = ["lint test slow docs:", f"\ttest $@ != {failing}", "dist:", "\tmkdir -p dist"]
+    lines.append(f"\tcd dist && touch {made}")
+    (source / "Makefile").write_text("\n".join(lines) + "\n")
+    told = list(release.told_by_tests(source))
+    assert len(told) == len(wanted)
+    assert all(part in line for part, line in zip(wanted, told, strict=True))
+
+
+def test_every_extra_is_on_the_page_of_installation():
+    page = (ROOT / "docs/usage/install.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} == set(
+        extras["optional-dependencies"]
+    )
+
+
+def test_a_source_distribution_has_every_page_that_the_site_is_made_of():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = build["targets"]["sdist"]["include"]
+    for name in (*hooks.AT_ROOT, "CITATION.cff", "Dockerfile", "mkdocs.yml", "constraints.txt"):
+        assert any(Path(name).match(pattern) for pattern in included), name
 
 
 # ---------------------------------------------------------------- a container

@@ -687,6 +687,21 @@ def test_only_commands_of_the_table_are_started(tmp_path):
         Jobs(tmp_path).job(3)
 
 
+def test_a_command_is_stopped_with_its_processes(tmp_path):
+    studio = made([tmp_path], tmp_path / "scratch")
+    client = client_of(studio)
+    assert client.get("/api/jobs").json() == []
+    studio.jobs.start(["estimate", "--help"])
+    job = studio.jobs.job(1)
+    answer = client.post("/api/cancel", json={"job": 1}).json()
+    assert answer["status"] in (None, -15) and job.process.wait(60) == -15
+    (told,) = client.get("/api/jobs").json()
+    assert told == {"job": 1, "command": "vardiu estimate --help --json", "status": -15}
+    again = client.post("/api/cancel", json={"job": 1})
+    assert again.status_code == 400 and again.json()["error"] == "command number 1 is over"
+    assert "no command number 2" in client.post("/api/cancel", json={"job": 2}).json()["error"]
+
+
 def test_numbers_of_commands_are_tables():
     level = {"sigma": 0.5, "error": 0.25, "deviation": 0.01, "linear": 0.2, "allowed": 0.3}
     rows = [

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import json
 import re
+import socket
+import sqlite3
 import sys
 import types
 from importlib import resources
@@ -278,6 +282,52 @@ def test_mlflow_writes_into_the_runs_folder(tmp_path, monkeypatch):
     before = len(calls)
     TRACKERS["mlflow"](folder, "run", {}, "r1")
     assert len(calls) == before + 1  # nothing is made anew
+
+
+def points_of(name: str, run: Path, local: Path) -> list[tuple[int, float]]:
+    """What a tracker kept of the seconds of a run's rows."""
+    if name == "mlflow":
+        client = importlib.import_module("mlflow").MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
+        identity = json.loads((run / "tracking.json").read_text())["mlflow"]["id"]
+        kept = client.get_metric_history(identity, "seconds")
+        return [(point.step, point.value) for point in kept]
+    if name == "trackio":
+        (base,) = local.rglob("vardiu.db")
+        with contextlib.closing(sqlite3.connect(base)) as open_base:
+            kept = open_base.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+        return [(step, json.loads(values)["seconds"]) for step, values in kept]
+    # W&B's file has no public reader: a value in it is a text, after its name and its length.
+    (log,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    found = re.findall(rb"\x07seconds\x82\x01.([0-9.e-]+)", log.read_bytes(), re.DOTALL)
+    steps = [row["step"] for row in RunFolder(run).metrics()]
+    # A row is there twice: in the history, and in the summary that follows it.
+    return list(zip(steps, map(float, dict.fromkeys(found)), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
+def test_a_real_tracker_keeps_each_row_without_a_network(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "local"))  # read when it is imported
+    pytest.importorskip(name)
+    for variable in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def never(*words: object, **named: object) -> None:
+        raise AssertionError(f"asks another host: {words}")
+
+    real = socket.getaddrinfo
+    local = {"127.0.0.1", "localhost", "0.0.0.0", "::1", None}
+    monkeypatch.setattr(
+        "socket.getaddrinfo",
+        lambda host, *rest, **named: (real if host in local else never)(host, *rest, **named),
+    )
+    run = tmp_path / "run"
+    words = [*SMALL, "--evaluations", "1", "--out", str(run), "--track", name]
+    assert main(words) == 0
+    rows = [(row["step"], row["seconds"]) for row in RunFolder(run).metrics()]
+    kept = points_of(name, run, tmp_path)
+    assert [step for step, _ in kept] == [step for step, _ in rows] and len(rows) > 1
+    assert [v for _, v in kept] == pytest.approx([v for _, v in rows])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio", "mlflow"])

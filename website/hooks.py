@@ -196,10 +196,17 @@ def with_programs(markdown: str) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:  # noqa: ANN401 (mkdocs gives more)
-    r"""Draws the formulas of docstrings."""
+    r"""Draws the formulas of docstrings, and keeps options and numbers on one line."""
     content = re.sub(r":math:<code>(.*?)</code>", lambda m: formula(m[1]), content, flags=re.S)
     pattern = r":mathblock:<code>(.*?)</code>"
-    return re.sub(pattern, lambda m: formula(m[1], "block"), content, flags=re.S)
+    content = re.sub(pattern, lambda m: formula(m[1], "block"), content, flags=re.S)
+    parts = re.split(r"(<pre\b.*?</pre>)", content, flags=re.S)
+    parts[::2] = [WHOLE.sub(r'<span class="whole">\1</span>', part) for part in parts[::2]]
+    return "".join(parts)
+
+
+# A browser breaks lines at hyphens: not within `--an-option` and `1.5e-03`. Not in a tag.
+WHOLE = re.compile(r"(?<![\w.-])(--[a-z][\w.-]*\w|-?\d[\d.]*e-\d+)(?![^<>]*>)")
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:  # noqa: ANN401

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import denoiser, mixture_teacher
+from cases import denoiser, is_noised, mixture_teacher
 from torch import nn
 
 from vardiu.cli.main import main
@@ -289,6 +289,16 @@ def test_at_small_noise_and_without_images_it_is_a_hinge_game_on_pairs():
     squared.levels, squared.generator = level(1e-12), objective.generator
     wanted = hinge_generator(fake).mean() + 2 * (drawn.x - drawn.pairs.x).square().mean()
     torch.testing.assert_close(squared.student_loss(drawn, 0).value, wanted)
+
+
+def test_the_discriminator_of_pairs_is_shown_noisy_samples():
+    objective = pre_training(StartSettings(kind="adversarial"), n=400)
+    objective.levels = level(3.0)
+    with torch.no_grad():
+        drawn = objective.prepare(Batch(2_000), 0)
+        objective.head_loss(drawn, 0)
+    (real, s), (fake, t) = objective.head.noisy.seen
+    assert is_noised(real, drawn.pairs.x, s) and is_noised(fake, drawn.x, t)
 
 
 def test_the_gradient_of_the_image_logit_goes_through_the_decoder():

@@ -20,7 +20,7 @@ from vardiu.denoisers.lora import LoRA
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.functional.bounds import gaussian_kl
 from vardiu.methods.anchored import AnchoredVarDiU
-from vardiu.methods.diff_instruct import DiffInstruct
+from vardiu.methods.diff_instruct import DiffInstruct, Fakes
 from vardiu.methods.lagging import Anchor, nats, steps_of
 from vardiu.nn import MLP
 from vardiu.settings.fields import AnchorSettings
@@ -361,6 +361,19 @@ def test_a_held_anchor_is_refreshed_when_the_student_has_left_it():
     assert updated == refreshed == [0, 1, 2, 3]
     updated, refreshed = turns(AnchorSettings(refresh=50, trust=1e9), ratio=1, steps=4)
     assert updated == [0, 1, 2, 3] and not refreshed
+
+
+def test_trust_is_measured_at_the_level_in_the_middle():
+    problem = LinearGaussian(2, 2)
+    far, z = moved(problem.generator), torch.randn(64, 2)
+    x = far(z).detach()
+    middle = nats(problem.generator(z), x, torch.ones(64)).mean().item()
+    for share, left in ((0.99, True), (1.01, False)):
+        row = AnchorSettings(refresh=50, trust=share * middle)
+        objective = anchored(problem, far, row, levels=LogUniform(0.1, 10.0))
+        drawn = [Fakes(z, x, Batch(64))]
+        with torch.no_grad():
+            assert objective.anchor.left(objective, drawn, 0) == left
 
 
 def test_a_moving_average_follows_updates_by_a_rate_that_falls():

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import batch_of, last_stage
+from cases import batch_of, is_noised, last_stage
 from torch import Tensor, nn
 
 from vardiu.cli.main import main
@@ -23,6 +23,7 @@ from vardiu.functional.thresholds import thresholded
 from vardiu.functional.trajectories import step
 from vardiu.methods import METHODS
 from vardiu.methods.ddil import FAKE, METHOD, TINY, Settings, based, recipe
+from vardiu.methods.imitated import FINER, noised_call, path_between
 from vardiu.methods.progressive import ProgressiveDistillation, noised
 from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.trajectories import trajectory
@@ -309,6 +310,38 @@ def test_a_path_is_run_without_dropout_and_leaves_the_mode_as_it_was():
     with torch.no_grad():
         objective.states.paths(objective, "student", 4, {"label": torch.arange(4)})
     assert modes == [False] * 3 and network.training
+
+
+def test_estimates_of_the_target_and_of_the_fake_are_thresholded_and_no_others():
+    objective = last_stage("ddil-consistency").objective
+    batch = batch_of(objective)
+    objective.threshold = lambda value: 0 * value + 7.0
+    with torch.no_grad():
+        drawn = objective.prepare(batch, 0)
+        own = objective.answer(
+            objective.network("generator"), drawn.x_t, drawn.sigma, drawn.left, drawn.cond
+        )
+    assert bool((drawn.value == 7.0).all()) and not bool((own == 7.0).any())
+    objective, given = last_stage("ddil-dmd2").objective, torch.randn(6, 2)
+    objective.weight, objective.normalised = torch.ones_like, False
+    directions = []
+    for shift in (0.0, 3.0):
+        objective.threshold = lambda mean, shift=shift: mean + shift
+        x = given.clone().requires_grad_(True)
+        loss = objective.directed(x, given, torch.full((6,), 2.0), {}, torch.zeros(6, 2)).value
+        directions.append(torch.autograd.grad(loss, x)[0])
+    torch.testing.assert_close(directions[1] - directions[0], torch.full((6, 2), 3.0 / 4 / 6))
+
+
+def test_states_of_a_student_of_dmd2_are_at_the_levels_of_its_calls():
+    objective = last_stage("ddil-dmd2").objective
+    sigmas, x = objective.generator.sigmas, torch.randn(2_000, 2)
+    place = torch.arange(2_000) % len(sigmas)
+    states = noised_call(objective, Batch.of(x), place, 0)
+    assert is_noised(states.x_t, x, torch.tensor(sigmas)[place])
+    path = path_between([8.0, 2.0, 0.5])
+    torch.testing.assert_close(path.sigmas[path.stops], torch.tensor([8.0, 2.0, 0.5]))
+    assert len(path.sigmas) == 2 * FINER + 1 and path.stops.tolist() == [0, FINER, 2 * FINER]
 
 
 def test_the_covariate_shift_is_seen_and_leaves_no_trace():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import is_noised
 from problems import standard_error
 
 from vardiu.data.batch import Batch
@@ -67,6 +68,20 @@ def test_a_sample_moves_along_the_slope_of_its_logit_times_the_weight_of_its_lev
     (gradient,) = torch.autograd.grad(loss.value, objective.generator.shift)
     assert gradient.item() == pytest.approx(-0.7 * SIGMA**2, abs=1e-6)
     assert loss.info["direction"].item() == pytest.approx(0.7 * SIGMA**2, abs=1e-6)
+
+
+def test_the_slope_is_taken_at_noisy_samples():
+    class Seen(Linear):
+        def forward(self, read, y_t, sigma, **cond):
+            shown.append((y_t.detach(), sigma))
+            return super().forward(read, y_t, sigma)
+
+    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+    objective = gaussians(Seen(0.7))
+    drawn = objective.prepare(Batch(2_000), 0)
+    objective.student_loss(drawn, 0)
+    ((x_t, sigma),) = shown
+    assert is_noised(x_t, objective.generator(drawn.z).detach(), sigma)
 
 
 def test_the_discriminator_raises_the_logits_of_the_teachers_samples():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import denoiser, mixture_teacher, student
+from cases import denoiser, is_noised, mixture_teacher, student
 from problems import standard_error
 
 from vardiu.data.batch import Batch
@@ -210,6 +210,24 @@ def test_the_classifier_raises_the_logits_of_data():
     far = Batch.of(torch.full((8, 2), 100.0))
     right = objective.head_loss(objective.prepare(far, 0), 0).value
     assert right.item() == pytest.approx(2 * math.log1p(math.exp(-3.0)))
+
+
+def test_the_classifier_is_shown_noisy_data_and_noisy_samples():
+    class Seen(Constant):
+        def forward(self, read, y_t, sigma, **cond):
+            shown.append((y_t.detach(), sigma))
+            return super().forward(read, y_t, sigma)
+
+    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+    objective = FDistill(
+        mixture_teacher(), student(), denoiser(), Seen(0.3), levels=LogUniform(0.2, 5.0)
+    )
+    batch = Batch.of(torch.randn(2_000, 2))
+    with torch.no_grad():
+        drawn = objective.prepare(batch, 0)
+        objective.head_loss(drawn, 0)
+    (generated, s), (real, t) = shown
+    assert is_noised(generated, drawn.x, s) and is_noised(real, batch.clean(), t)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import denoiser
+from cases import denoiser, is_noised
 from torch import Tensor, nn
 
 from vardiu.data.batch import Batch
@@ -435,6 +435,30 @@ def test_data_in_other_units_have_the_same_velocities_and_the_same_loss():
     for one, other in zip(found[1.0], found[3.0], strict=True):
         assert float(one.abs().max()) > 1e-4
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_the_correction_and_the_fake_see_noisy_samples_of_their_levels():
+    class Seen(FakeOf):
+        def forward(self, x_t, sigma, **cond):
+            shown.append((x_t.detach(), sigma))
+            return super().forward(x_t, sigma)
+
+    shown: list[tuple[Tensor, Tensor]] = []
+    made = FreeFlow(
+        teacher(),
+        FlowMap(Scale(0.9), [TOP]),
+        Seen(0.7),
+        levels=LogUniform(0.1, 5.0),
+        noise_levels=LogUniform(0.5, 5.0),
+        correction=1.0,
+        below=0.0,
+    )
+    drawn = made.prepare(Batch(2_000), 0)
+    made.corrected(drawn.z, {}, 0)
+    made.fake_loss(drawn, 0)
+    for x_r, r in shown:
+        assert is_noised(x_r, 0.9 * drawn.z, r) and 0.5 < float(r.min()) < float(r.max()) < 5.0
+    assert len(shown) == 2 and not torch.equal(shown[0][1], shown[1][1])
 
 
 class Listed(Levels):

@@ -160,6 +160,15 @@ def test_the_mean_of_draws_is_that_of_so_many_samples_of_the_product():
     each = [product_sample(teacher, x, z, grid, 50.0) for z in noises]
     torch.testing.assert_close(found.mean(x, Batch(5), 0), torch.stack(each).mean(0))
     assert not list(left) and float((each[0] - each[1]).abs().max()) > 0.1
+    # And the levels between which the kernel pulls are those that were given.
+    for limits in ({"low": 1.0}, {"high": 1.0}):
+        within = MeanShift(teacher, table(x), width=1.0, solver_steps=4, **limits)
+        within.noise_like = lambda like: noises[0]
+        wanted = product_sample(teacher, x, noises[0], grid, 1.0, **limits)
+        torch.testing.assert_close(within.mean(x, Batch(5), 0), wanted)
+        assert (
+            float((wanted - product_sample(teacher, x, noises[0], grid, 1.0)).abs().max()) > 0.01
+        )
 
 
 def test_the_pull_of_two_steps_is_that_of_one_and_stable_at_any_width():

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import denoiser
+from cases import denoiser, is_noised, last_stage
 from torch import nn
 
 from vardiu.data.batch import Batch
@@ -18,7 +18,7 @@ from vardiu.denoisers.levels import karras_grid
 from vardiu.errors import ConfigError
 from vardiu.functional.scores import edm_weight, truncated_snr
 from vardiu.functional.trajectories import step
-from vardiu.methods.progressive import METHOD, ProgressiveDistillation, Settings, plan
+from vardiu.methods.progressive import METHOD, ProgressiveDistillation, Settings, noised, plan
 from vardiu.problems.toy import ToyProblem
 from vardiu.settings import build
 from vardiu.students.few_step import FewStep, OneStep
@@ -275,6 +275,13 @@ def test_a_student_that_has_the_teachers_weights_is_halved_at_once_and_a_guided_
     torch.testing.assert_close(drawn.target, guided, rtol=1e-9, atol=1e-9)
     assert set(drawn.sigma.tolist()) == set(objective.grid[:-1].tolist())
     assert not any(isinstance(m, Guided) for m in stages[1].objective.teacher.module.modules())
+
+
+def test_data_are_noised_by_the_levels_of_their_places():
+    objective = last_stage("progressive").objective
+    x, place = torch.randn(2_000, 2), torch.arange(2_000) % objective.calls
+    states = noised(objective, Batch.of(x), place, 0)
+    assert is_noised(states.x_t, x, objective.visited(place)[0]) and states.place is place
 
 
 def test_where_states_come_from_is_an_argument():

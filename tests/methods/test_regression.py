@@ -17,6 +17,7 @@ from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import Pairs, teacher_pairs
 from vardiu.settings.fields import PairSettings
 from vardiu.storage.artefacts import Artefacts
+from vardiu.students.few_step import FewStep
 from vardiu.training.stage import Context
 
 
@@ -68,6 +69,12 @@ def test_a_latent_of_another_shape_is_refused():
         small.latent_shape = (3,)
         Regression(mixture_teacher(), small, Pairs(torch.zeros(4, 2), torch.zeros(4, 2), {}))
     assert denoiser().shape == (2,)
+    # Calls with fresh noise: the cure is said.
+    pairs = Pairs(torch.zeros(4, 2), torch.zeros(4, 2), {})
+    several = FewStep.on_grid(denoiser(), 3, None, "renoise")
+    with pytest.raises(ValueError, match=r"got \(3, 2\); calls with fresh noise.*--rule ddim, or"):
+        Regression(mixture_teacher(), several, pairs)
+    Regression(mixture_teacher(), FewStep.on_grid(denoiser(), 3, None, "ddim"), pairs)
 
 
 def test_batches_are_rows_of_the_pairs():

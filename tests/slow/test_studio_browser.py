@@ -200,10 +200,16 @@ def test_a_command_is_started_and_followed_in_the_page(address, browser, tmp_pat
     assert page.locator("th").first.inner_text() == "sigma"
     assert page.locator("td.better").count() == 7  # each level is ok
     says(page, "it denoises.")
-    page.get_by_role("button", name="Estimate").click()
+    page.get_by_role("button", name="Estimate", exact=True).click()
     says(page, "peak memory")
     says(page, "memory by network")
     page.screenshot(path=str(PICTURES or tmp_path) + "/tables.png", full_page=True)
+    page.reload()
+    page.get_by_role("button", name="Show vardiu probe").click()
+    says(page, "it denoises.")  # what was started is found again
+    page.get_by_role("button", name="Estimate", exact=True).click()
+    page.get_by_role("button", name="Stop vardiu estimate").click()
+    says(page, "ended with status -15")
     assert page.evaluate(CHECKS) == []
 
 

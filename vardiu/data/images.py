@@ -331,10 +331,12 @@ class ImageBatches(Batches):
         background: Background = "white",
     ) -> None:
         super().__init__()
-        if not 1 <= batch_size <= len(records):
+        if batch_size < 1:
+            raise ConfigError(f"a batch must have at least one row, got {batch_size}")
+        if batch_size > len(records):
             raise ConfigError(
-                f"a batch must have between 1 and {len(records)} rows, the number of images, got "
-                f"{batch_size}"
+                f"a batch of {batch_size} needs as many images, and there are {len(records)}: "
+                f"give --batch {len(records)} or less, or more images"
             )
         self.records, self.shape, self.batch_size = records, tuple(shape), batch_size
         self.seed, self.limit, self.labels, self.encode = seed, corrupt, labels, encode

@@ -242,7 +242,7 @@ def account(found: Records, are_classes_used: bool = True) -> list[str]:
     lines = [f"{len(found):,} images"]
     stated = found.stated_classes() if are_classes_used else ()
     if not are_classes_used:
-        lines.append("their classes are not used: the teacher takes none")
+        lines.append("no classes are read: the teacher takes none")
     elif found.classes:
         lines.append(f"classes, in natural order of their names: {mapping(found.classes)}")
     elif any(label is not None for label in stated):

@@ -18,7 +18,7 @@ from .consistency import ConsistencyDistillation
 from .diff_instruct import Fakes, shown
 from .dmd2 import DMD2
 
-__all__ = ["ImitatedConsistency", "ImitatedDMD2", "noised_call", "path_between"]
+__all__ = ["FINER", "ImitatedConsistency", "ImitatedDMD2", "noised_call", "path_between"]
 
 
 Threshold = Callable[[Tensor], Tensor]

@@ -18,6 +18,7 @@ from typing import Literal
 
 from ..errors import ConfigError, RunError
 from ..storage import processes
+from ..storage.files import clear_leavings, partial_suffix
 from ..storage.run_folder import RunFolder
 from .inputs import refuse_other_version
 from .task import Task, sizes_of
@@ -66,7 +67,8 @@ class FollowedFolder(RunFolder):
 
 @contextlib.contextmanager
 def shared_folder(out: str | Path) -> Iterator[RunFolder]:
-    r"""Gives the run's folder to its only writer, and each other process one of its own.
+    r"""Gives the run's folder to its only writer, and each other process one of its own, which is
+    removed at the end; one of a process that was killed by the next that wants one.
 
     Raises:
         RunError: Another run writes to the folder, or it holds something else.
@@ -76,7 +78,9 @@ def shared_folder(out: str | Path) -> Iterator[RunFolder]:
         with folder.lock():
             yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="vardiu-process-") as place:
+    name = ".vardiu-process"
+    clear_leavings(Path(tempfile.gettempdir()).glob(f"{name}.tmp-*"))
+    with tempfile.TemporaryDirectory(prefix=f"{name}.{partial_suffix()}~") as place:
         yield FollowedFolder(place, Path(out))
 
 

@@ -180,6 +180,17 @@ def job(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return studio.jobs.job(int(asked["job"])).state()
 
 
+def jobs(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return studio.jobs.told()
+
+
+def cancel(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    r"""Asks a command that was started here to stop."""
+    found = studio.jobs.job(int(asked["job"]))
+    found.stop()
+    return found.state()
+
+
 def stop(studio: Studio, asked: Mapping[str, Any]) -> Any:  # noqa: ANN401
     r"""Asks the process that writes to a run to save and stop."""
     seen = studio.library.run(asked["id"])
@@ -338,6 +349,7 @@ ASKED: Mapping[str, Route] = {
     "trial": trial,
     "start": start,
     "job": job,
+    "jobs": jobs,
     "ship": ship,
     "exports": exports,
 }
@@ -347,6 +359,7 @@ DONE: Mapping[str, Route] = {
     "command": command,
     "stop": stop,
     "resume": resume,
+    "cancel": cancel,
     "export": export,
     "restore": restore,
     "verdict": verdict,

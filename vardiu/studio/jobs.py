@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,10 @@ __all__ = ["ALLOWED", "Job", "Jobs"]
 
 # The commands that the page may ask for.
 ALLOWED = ("distill", "teach", "probe", "estimate", "export", "restore", "upscale")
+
+
+# Those that save and stop by themselves.
+TRAININGS = ("distill", "teach")
 
 
 # Characters of a command's output that are shown, from its end; commands at once.
@@ -81,6 +86,15 @@ class Job:
             "text": text,
         }
 
+    def stop(self) -> None:
+        r"""Asks the command to stop; a training saves first."""
+        if self.process.poll() is not None:
+            raise ConfigError(f"command number {self.number:,} is over")
+        if self.words[0] in TRAININGS:
+            self.process.terminate()
+        else:  # with the processes that it measures in
+            os.killpg(self.process.pid, signal.SIGTERM)
+
 
 class Jobs:
     r"""The commands of a studio.
@@ -115,6 +129,13 @@ class Jobs:
             job = Job(number, words, self.folder / f"job-{number}.log", discarded)
             self.jobs[number] = job
         return job
+
+    def told(self) -> list[dict[str, Any]]:
+        r"""Returns number, words and exit status of each command, the latest first."""
+        return [
+            {"job": job.number, "command": command_line(job.words), "status": job.process.poll()}
+            for job in reversed(list(self.jobs.values()))
+        ]
 
     def job(self, number: int) -> Job:
         r"""Returns a command.

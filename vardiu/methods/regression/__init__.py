@@ -85,10 +85,13 @@ class Regression(Objective):
         self, teacher: Denoiser, generator: Generator, pairs: Pairs, *, softness: float = 0.03
     ) -> None:
         super().__init__(teacher, generator)
-        if tuple(generator.latent_shape) != tuple(pairs.z.shape[1:]):
+        known, found = tuple(pairs.z.shape[1:]), tuple(generator.latent_shape)
+        if found != known:
+            several = found[1:] == known
+            cure = "; calls with fresh noise have one each: give --rule ddim, or --pairs.pairs 0"
             raise ValueError(
-                f"regression on pairs needs a latent of the pairs' shape "
-                f"{tuple(pairs.z.shape[1:])}, got {tuple(generator.latent_shape)}"
+                f"regression on pairs needs a latent of the pairs' shape {known}, got {found}"
+                f"{cure if several else ''}"
             )
         self.softness = softness
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.

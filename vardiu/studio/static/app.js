@@ -127,7 +127,9 @@ export function tables(found) {
 
 // Follows a command until it is over.
 export async function follow(job, output, done = () => {}) {
+  output.dataset.job = job.job;
   for (;;) {
+    if (output.dataset.job !== String(job.job)) return; // another one is shown there now
     output.hidden = false;
     output.textContent = `$ ${job.command}\n${job.text}`;
     output.scrollTop = output.scrollHeight;

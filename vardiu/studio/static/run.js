@@ -125,8 +125,9 @@ function modeMap(section, modes, method) {
   if (!modes.steps.length) throw new Error("this run counts no modes or classes");
   const many = modes.shares[0].length, wide = modes.steps.length;
   const expected = modes.expected || modes.shares[0].map(() => 1 / many);
+  const cell = Math.max(2, Math.floor(720 / wide));
   const ratios = modes.shares.map((shares) => shares.map((share, i) => share / (expected[i] || 1 / many)));
-  const map = el("canvas", { className: "modes", width: wide * 12, height: many * 12, role: "img", ariaLabel: "Modes or classes, a row each, over the moments of the training" });
+  const map = el("canvas", { className: "modes", width: wide * cell, height: many * 12, role: "img", ariaLabel: "Modes or classes, a row each, over the moments of the training" });
   const bars = el("div", { className: "shares", style: hue(method), role: "img" });
   const at = el("output", { className: "soft" });
   const slider = el("input", { type: "range", min: 0, max: wide - 1, value: wide - 1, ariaLabel: "Moment of the map" });
@@ -138,12 +139,12 @@ function modeMap(section, modes, method) {
     ratios.forEach((column, x) => column.forEach((ratio, y) => {
       pen.globalAlpha = Math.min(1, ratio);
       pen.fillStyle = colour;
-      pen.fillRect(12 * x, 12 * y, 11, 11);
+      pen.fillRect(cell * x, 12 * y, cell - 1, 11);
     }));
     pen.globalAlpha = 1;
     pen.strokeStyle = style.getPropertyValue("--ink").trim();
-    pen.lineWidth = 2;
-    pen.strokeRect(12 * now, 1, 11, map.height - 2);
+    pen.lineWidth = 4;
+    pen.strokeRect(cell * now + 2, 2, Math.max(1, cell - 5), map.height - 4);
     bars.replaceChildren(...ratios[now].map((ratio, i) => el("i", { style: `height:${Math.min(100, 50 * ratio)}%`, title: `${i}: ${number(modes.shares[now][i])}, ${number(ratio)} times as often as in the data` })));
     const empty = modes.shares[now].filter((share) => share === 0).length;
     at.textContent = `step ${modes.steps[now].toLocaleString("en")}: ${many} modes or classes, ${empty} without a sample; from ${number(Math.min(...ratios[now]))} to ${number(Math.max(...ratios[now]))} times as often as in the data`;

@@ -29,6 +29,20 @@ export async function start(place) {
     if (action === "distill") numbers.replaceChildren(el("p", { role: "status" }, "It is under way, also when you leave this page: see ", el("a", { href: "#/runs" }, "Runs"), "."));
     await follow(job, output, (over) => numbers.append(...tables(over.tables)));
   });
+  // The commands of this studio, also those that were started before the page was left.
+  const started = el("ul", { className: "runs started" });
+  let told = "";
+  const list = async () => {
+    const jobs = await ask("jobs"), text = JSON.stringify(jobs);
+    if (text === told) return;
+    told = text;
+    started.replaceChildren(...(jobs.length ? jobs.map((job) => el("li", {},
+      el("code", {}, job.command),
+      el("span", { className: "soft" }, job.status === null ? "under way" : job.status === 0 ? "done" : `ended with status ${job.status}`),
+      el("div", { className: "bar" },
+        el("button", { ariaLabel: `Show ${job.command}`, onclick: trying(async () => { numbers.replaceChildren(); await follow(await ask("job", { job: job.job }), output, (over) => numbers.replaceChildren(...tables(over.tables))); }) }, "Show"),
+        job.status === null ? el("button", { ariaLabel: `Stop ${job.command}`, onclick: trying(() => act("cancel", { job: job.job })) }, "Stop") : null))) : [el("li", {}, "nothing yet")]));
+  };
   const input = (name, title) => {
     const offers = { preset: Object.keys(known.presets), method: ["", ...known.methods] }[name];
     const field = offers ? el("select", {}, ...offers.map((value) => el("option", { value }, value || "the preset's own"))) : el("input", { type: "text" });
@@ -48,6 +62,10 @@ export async function start(place) {
     return el("label", {}, radio, titles[kind]);
   });
   place.append(el("h2", {}, "Start"), el("fieldset", {}, el("legend", {}, "What I have"), ...kinds), advice, form, line,
-    el("div", { className: "bar" }, el("button", { onclick: run("probe") }, "Probe the teacher"), el("button", { onclick: run("estimate") }, "Estimate"), el("button", { className: "first", onclick: run("distill") }, "Run it")), numbers, output);
+    el("div", { className: "bar" }, el("button", { onclick: run("probe") }, "Probe the teacher"), el("button", { onclick: run("estimate") }, "Estimate"), el("button", { className: "first", onclick: run("distill") }, "Run it")), numbers, output,
+    el("section", {}, el("h3", {}, "Started here"), started));
   draw();
+  await list();
+  const timer = setInterval(() => list().catch(() => {}), 3000);
+  return () => clearInterval(timer);
 }
