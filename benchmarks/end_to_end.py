@@ -40,7 +40,6 @@ from typing import Any
 
 import diffusers
 import numpy as np
-import onnxruntime
 import small
 import torch
 from torch import Tensor, nn
@@ -318,6 +317,8 @@ def images_of(name: str, run: Path, form: str, n: int) -> tuple[np.ndarray, np.n
     with torch.no_grad():
         own = problem.space.images(student(z, **cond)).numpy()
     if form == "onnx":
+        import onnxruntime  # what stands above serves benchmarks that run without it
+
         session = onnxruntime.InferenceSession(run / "export-onnx" / "model.onnx")
         given = {"z": z.numpy(), **{key: value.numpy() for key, value in cond.items()}}
         (x,) = session.run(["x"], given)

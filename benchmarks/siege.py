@@ -16,8 +16,8 @@ but for those of torchrun, is a fork of this process, which has imported the lib
 half of what a short run costs, and more kills meet training, measuring and writing.
 
 Each kill is a row of `kills.jsonl` as soon as it is made, and so is each comparison. The same
-command goes on where it stopped, until each kind has its share of the kills; several may work in
-folders of their own, with other seeds or kinds.
+command goes on where it stopped, until each kind has its share of the kills by the library as it
+is now; several may work in folders of their own, with other seeds or kinds.
 """
 
 from __future__ import annotations
@@ -364,8 +364,13 @@ def siege(names: Sequence[str], kills: int, seed: int, place: Path) -> list[dict
     lengths: dict[str, tuple[float, ...]] = {}
     spent = dict.fromkeys(names, 0.0)
 
+    codes = {name: code_of(kinds(place)[name]) for name in names}
+
+    def kept() -> list[dict[str, Any]]:
+        return [r for r in verified(rows_of(place)) if r["code"] == codes.get(r["kind"])]
+
     def done(name: str) -> int:
-        return sum(row["kind"] == name for row in verified(rows_of(place)))
+        return sum(row["kind"] == name for row in kept())
 
     # Whichever has had the least time is next: whenever it is stopped, all kinds have had kills.
     while waiting := [name for name in names if done(name) < shares[name]]:
@@ -376,7 +381,7 @@ def siege(names: Sequence[str], kills: int, seed: int, place: Path) -> list[dict
         one_run(name, place, seed, lengths[name], most)
         spent[name] += time.monotonic() - began
         print(f"{name}: {done(name)} of {shares[name]} kills, all alike", flush=True)
-    return verified(rows_of(place))
+    return kept()
 
 
 def code_of(kind: Kind) -> str:
@@ -384,7 +389,7 @@ def code_of(kind: Kind) -> str:
     digest = hashlib.sha256(json.dumps(kind).encode())
     for path in sorted(Path(vardiu.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def undisturbed(name: str, place: Path) -> tuple[float, ...]:
@@ -416,7 +421,7 @@ def undisturbed(name: str, place: Path) -> tuple[float, ...]:
 def one_run(name: str, place: Path, seed: int, lengths: Sequence[float], most: int) -> None:
     """Besieges one run, and compares it with the undisturbed one."""
     number = max((r["run"] for r in rows_of(place) if r["kind"] == name and "run" in r), default=0)
-    row = {"kind": name, "run": number + 1}
+    row = {"kind": name, "run": number + 1, "code": code_of(kinds(place)[name])}
     out, log = place / name / f"{number + 1:04d}", place / f"{name}.log"
     chance = random.Random(f"{seed}/{name}/{number + 1}")
     # Numbered from one: the first is as it is typed.
@@ -444,7 +449,7 @@ def collected(places: Sequence[Path]) -> dict[str, Any]:
                 "runs": sum("differs" in row for row in told),
                 "differing": sum(row.get("differs", "") != "" for row in told),
                 "kills": [
-                    {k: v for k, v in row.items() if k not in ("kind", "run")}
+                    {k: v for k, v in row.items() if k not in ("kind", "run", "code")}
                     for siege_rows in rows
                     for row in verified(siege_rows)
                 ],

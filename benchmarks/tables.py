@@ -753,6 +753,24 @@ def scale_gpus(found: Mapping[str, Any]) -> str:
     )
 
 
+def siege(found: Mapping[str, Any]) -> str:
+    """Kills of runs by what the run was at, of `benchmarks/siege.py`."""
+    titles = {"density": "a density", "digits": "digits, with pairs", "teach": "a teacher"}
+    titles |= {"bake-off": "a bake-off", "processes": "two processes under torchrun"}
+    stages = {"starting": ["starting"], "making pairs or training": ["making pairs", "training"]}
+    stages |= {"measuring or writing": ["measuring"]}
+    rows, sums = [], [0] * (len(stages) + 4)
+    for name, kind in found["kinds"].items():
+        kills = kind["kills"]
+        alone = sum(kill["killed"] != "all" for kill in kills)
+        at = [sum(kill["at"] in places for kill in kills) for places in stages.values()]
+        counts = [kind["runs"], len(kills), *at, alone, kind["differing"]]
+        sums = [total + count for total, count in zip(sums, counts, strict=True)]
+        rows.append([titles[name], *map(str, counts)])
+    columns = ["run", "runs", "kills", *stages, "of one process of several", "runs that differ"]
+    return markdown(columns, [*rows, ["all", *map(str, sums)]])
+
+
 RENDERERS: Mapping[str, Callable[..., str]] = {
     "held_out": held_out,
     "relations": relations,
@@ -784,6 +802,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "scale-messages": scale_messages,
     "scale-times": scale_times,
     "scale-gpus": scale_gpus,
+    "siege": siege,
     "restored-photos": restored_photos,
     "restored-solvers": restored_solvers,
     "restored-digits": restored_digits,
