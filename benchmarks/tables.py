@@ -657,7 +657,8 @@ def relations(found: Mapping[str, Any]) -> str:
     rows = []
     for arm, seeds in found["runs"].items():
         distances = [row["frechet"] for row in seeds.values()]
-        means = [statistics.fmean(row[k] for row in seeds.values()) for k in ("precision", "recall")]
+        named = ("precision", "recall")
+        means = [statistics.fmean(row[name] for row in seeds.values()) for name in named]
         each = ", ".join(f"{value:.3f}" for value in distances)
         rows.append([arm, f"{statistics.fmean(distances):.3f}", each])
         rows[-1] += [f"{value:.3f}" for value in means]
