@@ -631,3 +631,43 @@ def test_what_is_said_of_a_bank_in_training():
     assert run["metrics"]["mmd2"][0] > shared  # it lost
     said = f"the minibatch mixture of the batch itself was at {1e3 * shared:.1f}e-3"
     assert said in words("docs/methods/vardiu.md")
+
+
+def test_what_is_said_of_the_terms_of_relational_distillation():
+    runs = numbers("rdd.json")["runs"]
+    said = words("docs/methods/rdd.md")
+    means = {a: statistics.fmean(r["frechet"] for r in rows.values()) for a, rows in runs.items()}
+    assert {len(rows) for rows in runs.values()} == {3}
+    first = means["progressive"], means["with features"]
+    assert "brings the distance from {:.3f} to {:.3f}, in each of three seeds".format(*first) in said
+    assert f"make it worse ({means['with memory']:.3f})" in said
+    assert f"all three together ({means['with all three']:.3f})" in said
+    for arm in ("with features", "with all three"):
+        gains = [runs["progressive"][s]["frechet"] - runs[arm][s]["frechet"] for s in "012"]
+        assert min(gains) > 0
+    assert "by {:.3f}, {:.3f} and {:.3f} of 0.22".format(*gains) in said
+
+
+def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
+    said = words("docs/methods/vardiu.md")
+    kept = numbers("digits-longer.json")["runs"]
+    teacher = {name: row[0] for name, row in kept[0]["reference"]["metrics"].items()}
+    longest = [r["metrics"] for r in kept if "--steps 1100" in r["command"]]
+    far = [row["frechet"][0] for row in longest]
+    assert "to {:.4f} and {:.4f}:".format(*far) in said
+    ratios = [value / teacher["frechet"] for value in far]
+    told = "{:.2f} and {:.2f} times the teacher's distance, on the average {:.2f}"
+    assert told.format(*ratios, statistics.fmean(ratios)) in said
+    less = [teacher["recall"] - row["recall"][0] for row in longest]
+    assert "a recall that is {:.2f} and {:.2f} below".format(*less) in said
+    long = METHODS["vardiu"].presets["digits-vardiu-long"].settings
+    assert (long.pairs.pairs, long.pairs.steps, long.steps) == (64_000, 6_000, 1_100)
+    assert (long.lr, long.halflife) == (2e-4, 20_000)
+    rows = numbers("patches-held-out.json")["rows"]
+    mine, others = (
+        [row["metrics"]["frechet"][0] for row in rows if row["preset"] == preset]
+        for preset in ("patches-vardiu", "patches")
+    )
+    assert f"three students is {min(mine):.0f} to {max(mine):.0f}, the teacher's" in said
+    assert f"that of Diff-Instruct's {min(others):.0f} to {max(others):.0f}" in said
+    assert max(mine) < 1.05 * rows[0]["teacher"]["frechet"][0]
