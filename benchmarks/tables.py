@@ -639,6 +639,70 @@ def adversarial(found: Mapping[str, Any]) -> str:
     return markdown(["student", "modes", "log-density", "MMD², 1e-3", "steps", "DMD's loss"], rows)
 
 
+def held_out(found: Mapping[str, Any]) -> str:
+    """Students and their teacher against images that nobody trained on."""
+    names = ("frechet", "precision", "recall")
+    rows = [
+        [f"`{row['preset']}`", str(row["seed"])]
+        + [measured(name, row["metrics"][name]) for name in names]
+        for row in found["rows"]
+    ]
+    known = found["rows"][0]["teacher"]
+    teacher = ["teacher, 69 calls", "", *(measured(name, known[name]) for name in names)]
+    return markdown(["samples of", "seed", *(HEADINGS[n][0] for n in names)], [teacher, *rows])
+
+
+def relations(found: Mapping[str, Any]) -> str:
+    """Arms of `benchmarks/rdd.py` at one step: each seed's distance, and the means."""
+    rows = []
+    for arm, seeds in found["runs"].items():
+        distances = [row["frechet"] for row in seeds.values()]
+        named = ("precision", "recall")
+        means = [statistics.fmean(row[name] for row in seeds.values()) for name in named]
+        each = ", ".join(f"{value:.3f}" for value in distances)
+        rows.append([arm, f"{statistics.fmean(distances):.3f}", each])
+        rows[-1] += [f"{value:.3f}" for value in means]
+    heads = ["arm", "Fréchet distance, mean", "of each seed", "precision", "recall"]
+    return markdown(heads, rows)
+
+
+def card_steps(found: Mapping[str, Any]) -> str:
+    """Updates a second and memory of `benchmarks/gpu.py`: a row a network and method."""
+    modes = ("eager", "compiled", "graphs")
+    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in found["rows"]:
+        if row["method"] != "sampling":
+            key = row["network"], row["method"], row["precision"]
+            cells.setdefault(key, {})[row["mode"]] = row
+    rows = []
+    for (network, method, kind), by in cells.items():
+        first = next(iter(by.values()))
+        about = [network, f"{first['weights']:,}", str(first["rows"]), kind, method]
+        speeds = [f"{by[m]['steps_per_second']:.1f}" if m in by else "–" for m in modes]
+        memory = [f"{by[m]['peak_mib']:,.0f}" if m in by else "–" for m in modes]
+        rows.append([*about, " / ".join(speeds), " / ".join(memory)])
+    heads = ["network", "weights", "rows", "type", "method"]
+    heads += ["updates/s: eager / compiled / graphs", "peak MiB: the same"]
+    return markdown(heads, rows)
+
+
+def card_calls(found: Mapping[str, Any]) -> str:
+    """One-call sampling of `benchmarks/gpu.py`."""
+    rows = [
+        [
+            row["network"],
+            row["precision"],
+            f"{row['latency_ms']:.2f}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['fraction_of_peak']:.2%}",
+        ]
+        for row in found["rows"]
+        if row["method"] == "sampling"
+    ]
+    heads = ["network", "type", "one sample, ms", "samples/s in batches of 256", "of the peak"]
+    return markdown(heads, rows)
+
+
 def scale_messages(found: Mapping[str, Any]) -> str:
     """What a step computes and sends, of `benchmarks/scale.py`."""
     columns = ["method on MoG-40", "forwards a step", "teacher's calls a step"]
@@ -709,6 +773,10 @@ def siege(found: Mapping[str, Any]) -> str:
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
+    "held_out": held_out,
+    "relations": relations,
+    "card-steps": card_steps,
+    "card-calls": card_calls,
     "restorations": restorations,
     "bars": bars,
     "bake-off-time": bake_off_time,

@@ -236,15 +236,16 @@ def test_a_thousand_runs_are_listed_within_a_second(tmp_path):
         shutil.copytree(first, tmp_path / "runs" / f"run-{i:04}")
     client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
     client.get("/api/start")
-    start = time.perf_counter()
+    # Of the processor: what else the machine does meanwhile is not the page's.
+    start = time.process_time()
     found = client.get("/api/runs").json()
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     assert found["total"] == 1_000 and len(found["runs"]) == found["page"]
-    start = time.perf_counter()
+    start = time.process_time()
     client.get("/api/runs")
-    again = time.perf_counter() - start
+    again = time.process_time() - start
     print(f"first {took:.2f} s, again {again:.2f} s")
-    assert min(took, again) < 1.0
+    assert max(took, again) < 1.0
 
 
 def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_path):
@@ -260,7 +261,6 @@ def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_
         file.writelines(event.format(i) for i in count)
     client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
     client.get("/api/start")
-    # Of the processor: what else the machine does meanwhile is not the page's.
     start = time.process_time()
     (seen_run,) = client.get("/api/runs").json()["runs"]
     listed = time.process_time()

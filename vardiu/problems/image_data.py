@@ -152,9 +152,9 @@ class ImageData(Data):
     @functools.cached_property
     def split(self) -> tuple[Tensor, Tensor]:
         r"""Real images, and others to compare with them: those of `problem.held_out`, or else two
-        halves of the reference."""
+        halves of the reference; so too where those held out are themselves the reference."""
         images, row = self.images[0], self.settings
-        if row.held_out is None:
+        if row.held_out is None or row.held_out == row.data:
             order = torch.randperm(len(images), generator=self._random())
             first, second = images[order].chunk(2)
             return first, second

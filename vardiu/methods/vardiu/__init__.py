@@ -28,11 +28,12 @@ from collections.abc import Mapping
 
 from .. import regression
 from ..base import Method
+from .arms import ARMS
 from .bound import Draw
 from .examples import EXAMPLES
 from .objective import VarDiU
 from .papers import BIBTEX, cites
-from .presets import ARMS, PRESETS
+from .presets import PRESETS
 from .settings import Settings
 from .training import ideal, recipe
 

@@ -1,4 +1,4 @@
-r"""Rows of settings of VarDiU that were tuned, and how it enters contests."""
+r"""Rows of settings of VarDiU that were tuned."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ...settings.grounds import (
     MOG40,
     PATCHES,
 )
-from ..base import Arm, Preset
+from ..base import Preset
 from .settings import Settings
 
-__all__ = ["ARMS", "PRESETS"]
+__all__ = ["ANCHORED", "FRAMED", "GAUSSIAN", "PRESETS", "SHARED", "SMALL"]
 
 
 SHARED = Settings(
@@ -96,6 +96,14 @@ SMALL = replace(
     halflife=10_000.0,
     regression_weight=0.5,
     anchor=AnchorSettings(rate=0.05),
+)
+
+LONG = replace(
+    SMALL,
+    steps=1_100,
+    lr=2e-4,
+    halflife=20_000.0,
+    pairs=PairSettings(pairs=64_000, steps=6_000),
 )
 
 PUBLISHED = Settings(
@@ -196,6 +204,11 @@ PRESETS = {
         DigitsSettings(),
         SMALL,
     ),
+    "digits-vardiu-long": Preset(
+        "the same with four times the pairs and three times the updates; nearest to the teacher",
+        DigitsSettings(),
+        LONG,
+    ),
     "patches-vardiu": Preset(
         "16x16 patches of photographs; VarDiU with the posterior of a lagging student",
         PATCHES,
@@ -225,26 +238,4 @@ PRESETS = {
             weight=replace(BOUNDED, scale=0.05),
         ),
     ),
-}
-
-
-CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
-
-ARMS = {
-    "mog40": {
-        "gaussian": Arm("VarDiU, Gaussian", CONTENDER),
-        "mixture": Arm("VarDiU, mixture", replace(CONTENDER, posterior="mixture")),
-        "flow": Arm("VarDiU, flow", replace(CONTENDER, posterior="flow")),
-        "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
-        "shared": Arm("VarDiU, minibatch mixture", SHARED),
-    },
-    "digits": {
-        "anchored": Arm("VarDiU, anchored", SMALL),
-        "framed": Arm("VarDiU, framed", FRAMED),
-    },
-    "images": {
-        "anchored": Arm("VarDiU, anchored", ANCHORED),
-        "framed": Arm("VarDiU, framed", PRESETS["images-framed"].settings),
-    },
-    "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }

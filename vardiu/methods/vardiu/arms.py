@@ -1,0 +1,33 @@
+r"""How VarDiU enters the contests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...settings.fields import NetworkOptimizer
+from ..base import Arm
+from .presets import ANCHORED, FRAMED, GAUSSIAN, PRESETS, SHARED, SMALL
+
+__all__ = ["ARMS"]
+
+
+CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
+
+ARMS = {
+    "mog40": {
+        "gaussian": Arm("VarDiU, Gaussian", CONTENDER),
+        "mixture": Arm("VarDiU, mixture", replace(CONTENDER, posterior="mixture")),
+        "flow": Arm("VarDiU, flow", replace(CONTENDER, posterior="flow")),
+        "particles": Arm("VarDiU, Gaussian, 4 particles", replace(CONTENDER, particles=4)),
+        "shared": Arm("VarDiU, minibatch mixture", SHARED),
+    },
+    "digits": {
+        "anchored": Arm("VarDiU, anchored", SMALL),
+        "framed": Arm("VarDiU, framed", FRAMED),
+    },
+    "images": {
+        "anchored": Arm("VarDiU, anchored", ANCHORED),
+        "framed": Arm("VarDiU, framed", PRESETS["images-framed"].settings),
+    },
+    "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
+}
