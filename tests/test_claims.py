@@ -639,7 +639,9 @@ def test_what_is_said_of_the_terms_of_relational_distillation():
     means = {a: statistics.fmean(r["frechet"] for r in rows.values()) for a, rows in runs.items()}
     assert {len(rows) for rows in runs.values()} == {3}
     first = means["progressive"], means["with features"]
-    assert "brings the distance from {:.3f} to {:.3f}, in each of three seeds".format(*first) in said
+    assert (
+        "brings the distance from {:.3f} to {:.3f}, in each of three seeds".format(*first) in said
+    )
     assert f"make it worse ({means['with memory']:.3f})" in said
     assert f"all three together ({means['with all three']:.3f})" in said
     for arm in ("with features", "with all three"):
