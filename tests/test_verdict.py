@@ -77,6 +77,16 @@ def test_without_errors_good_is_no_worse_than_the_line():
     assert verdict(log(FLAT), 1.0 + 1e-9, 1.0).name == STUCK
 
 
+@pytest.mark.parametrize("line, name", [(3.0, GOOD), (3.001, UNJUDGED), (1e5, UNJUDGED)])
+def test_a_reference_far_behind_its_student_is_none(line, name):
+    found = verdict(log(FLAT), 1.0, line)
+    assert found.name == name
+    assert ("too far off to judge by" in found.sentence) == (name == UNJUDGED)
+    # Within twice the error of the difference, hypot(4, 3 * 1) = 5, it may be chance.
+    assert verdict(log(FLAT), 1.0, 13.0, error=1.0, line_error=4.0).name == GOOD
+    assert verdict(log(FLAT), 1.0, 13.1, error=1.0, line_error=4.0).name == UNJUDGED
+
+
 @pytest.mark.parametrize("last, name", [(2.999, IMPROVING), (3.0, STUCK), (9.0, STUCK)])
 def test_still_improving_is_better_by_more_than_the_error_in_the_last_fifth(last, name):
     # At step 8 of 10 it was 8; the difference has the error hypot(3, 4) = 5.

@@ -37,15 +37,18 @@ STUCK, UNJUDGED = "STUCK", "NOT JUDGED"
 
 
 # What is missing of the start's or the teacher's coverage, errors that count as equal, and the
-# part of the last stage that must have brought something.
-HALF, ERRORS, LAST = 0.5, 2.0, 0.2
+# part of the last stage that must have brought something; and how many times the student's
+# distance a reference may have and still be one: a teacher that is farther is broken, or asked
+# in a way that is not its own.
+HALF, ERRORS, LAST, FAR = 0.5, 2.0, 0.2, 3.0
 
 
 RULES: Mapping[str, str] = {
     COLLAPSED: "a coverage metric (recall, modes, classes) is below half of what it was where the "
     "last stage started, or below half of the reference's",
-    UNJUDGED: "the headline metric, or the reference's, is missing or not finite; or the student "
-    "is not as good as the reference, and was measured too seldom to tell whether it improves",
+    UNJUDGED: "the headline metric, or the reference's, is missing or not finite; or the "
+    "reference's distance is more than three times the student's; or the student is not as good "
+    "as the reference, and was measured too seldom to tell whether it improves",
     GOOD: "the headline metric is no worse than the reference's by more than twice the standard "
     "error of their difference",
     IMPROVING: "the last fifth of the last stage made the headline metric better by more than the "
@@ -139,6 +142,9 @@ def judge(
         whose = "the student's" if value is None else "a reference's"
         reason = f"{whose} {title_of(judged.metric)} is not known"
         return Verdict(UNJUDGED, ", ".join([reason, *(parts if value is not None else parts[1:])]))
+    if judged.lower_is_better and no_measure(value, line):
+        reason = f"{who} is too far off to judge by: look at its samples, and run vardiu probe"
+        return Verdict(UNJUDGED, ", ".join([reason, *parts]))
     allowed = ERRORS * math.hypot(value.error, line.error)
     if gap(value, line, judged) <= allowed:
         return Verdict(GOOD, ", ".join(parts))
@@ -184,6 +190,13 @@ def gap(value: Value, other: Value, judged: Judged) -> float:
     r"""Returns by how much a headline value is worse than another; negative if it is better."""
     difference = value.number - other.number
     return difference if judged.lower_is_better else -difference
+
+
+def no_measure(value: Value, line: Value) -> bool:
+    r"""Whether a reference's distance is above `FAR` times the student's, by more than twice the
+    standard error of that difference."""
+    error = math.hypot(line.error, FAR * value.error)
+    return line.number - FAR * value.number > ERRORS * error
 
 
 def known(metrics: Sequence[Mapping[str, Any]], name: str) -> Value | None:
