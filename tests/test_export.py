@@ -105,6 +105,19 @@ def test_a_network_that_cannot_be_traced_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_of_one_size_of_batches_is_refused(tmp_path, monkeypatch):
+    # As the exporter of an older torch does of some networks, whatever it is asked for.
+    real = torch.onnx.export
+
+    def fixed(*arguments, **options):
+        return real(*arguments, **{**options, "dynamic_shapes": None})
+
+    monkeypatch.setattr(torch.onnx, "export", fixed)
+    with pytest.raises(ConfigError, match="whose z is of batches of 3 alone: .* newer torch"):
+        export(KINDS["one"](), "onnx", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pipelines_student_is_one_graph(tmp_path):
     pipelines.pixels(tmp_path / "teacher", "v_prediction")
     student = OneStep.like(load(str(tmp_path / "teacher")))

@@ -126,7 +126,7 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
         origin: What stood around the teacher, for the conditions of the comparison.
 
     Raises:
-        ConfigError: The network cannot be traced.
+        ConfigError: The network cannot be traced, or the graph takes batches of one size alone.
 
     Returns:
         The largest difference of its samples from the student's own, over batches of 1 to 33.
@@ -171,7 +171,23 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    refuse_fixed_batch(session)
     return max(_difference(session, student, n, origin) for n in BATCHES)
+
+
+def refuse_fixed_batch(session: Any) -> None:  # noqa: ANN401
+    r"""Raises a `ConfigError` if a graph takes batches of one size alone.
+
+    The exporter of an older torch fixes the batch of some networks to that of the example (of
+    2.11 that of PixArt's) and says nothing.
+    """
+    fixed = [i for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int)]
+    if fixed:
+        raise ConfigError(
+            f"torch {torch.__version__} made a graph whose {fixed[0].name} is of batches of "
+            f"{fixed[0].shape[0]} alone: export it with a newer torch, 2.13 or later, or --to "
+            "safetensors"
+        )
 
 
 @torch.no_grad()
