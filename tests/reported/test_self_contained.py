@@ -127,13 +127,20 @@ def test_a_student_of_pixels_is_used_without_its_teacher(here, of_pixels, refuse
     assert "needs the student's teacher, epsu, which is not there" in line and "--teacher" in line
     capsys.readouterr()
     told = ["--teacher", str(of_pixels / "epsu")]
-    assert main(["evaluate", run, "--num", "100", *told]) == 0
+    assert main(["evaluate", run, "--num", "200", *told]) == 0
     kept = json.loads(Path(run, "result.json").read_text())["reference"]
-    shown = json.loads(Path(run, "evaluation-100-seed0.json").read_text())["reference"]
+    shown = json.loads(Path(run, "evaluation-200-seed0.json").read_text())["reference"]
     assert shown == kept and kept["name"] in capsys.readouterr().out.replace("\n", " ")
+    # Of another number of samples distances are others: the teacher is measured anew.
+    assert main(["evaluate", run, "--num", "100", *told]) == 0
+    shown = json.loads(Path(run, "evaluation-100-seed0.json").read_text())["reference"]
+    assert shown["name"] == kept["name"] and {row["n"] for row in shown["metrics"]} == {100}
+    capsys.readouterr()
     x = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), "uint8")
     np.savez("real.npz", x=x, label=np.arange(300) % 10)
     assert main(["evaluate", run, "--num", "101", "--data", "real.npz"]) == 0
+    shown = json.loads(Path(run, "evaluation-101-seed0.json").read_text())["reference"]
+    assert shown == {"name": "", "metrics": []}  # what is kept is of other images
 
 
 def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(here, of_texts, refused):
