@@ -299,7 +299,9 @@ def test_sources_that_are_not_there(tmp_path):
     picture(1).save(tmp_path / "one.png")
     with pytest.raises(ConfigError, match="give its folder"):
         read_data(str(tmp_path / "one.png"), 3)
-    with pytest.raises(ValueError, match="a batch of 2000 needs as many images, and there are 1797"):
+    with pytest.raises(
+        ValueError, match="a batch of 2000 needs as many images, and there are 1797"
+    ):
         open_data("digits", batch=2000)
 
 

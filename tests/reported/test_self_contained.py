@@ -141,6 +141,7 @@ def test_a_student_of_pixels_is_used_without_its_teacher(here, of_pixels, refuse
     assert main(["evaluate", run, "--num", "101", "--data", "real.npz"]) == 0
     shown = json.loads(Path(run, "evaluation-101-seed0.json").read_text())["reference"]
     assert shown == {"name": "", "metrics": []}  # what is kept is of other images
+    assert "not compared with the teacher" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(here, of_texts, refused):

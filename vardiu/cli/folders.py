@@ -213,7 +213,8 @@ def reference_of(
     folder: RunFolder, problem: Problem, n: int, *, other_data: bool
 ) -> tuple[list[Metric], str]:
     r"""Returns what a student is compared with, and who that is: as it was measured at the run's
-    end if that was of as many samples and of the same data, else measured now.
+    end if that was of as many samples and of the same data, else measured now; nothing if that
+    needs a teacher that is not there.
 
     Arguments:
         folder: The run.
@@ -225,4 +226,4 @@ def reference_of(
     headline = problem.scores.judged.metric
     if not other_data and all(m.n == n for m in stored if m.name == headline):
         return stored, who
-    return problem.scores.teacher_metrics(n)
+    return problem.scores.teacher_metrics(n) if problem.data.teacher.is_there else ([], "")

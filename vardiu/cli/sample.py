@@ -21,13 +21,19 @@ from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, refuse_unwritable, whole_file, write_text_atomic
 from .by_calls import calls_in, evaluate_by_calls
 from .console import console
-from .folders import asked, reference_of, run_or_published, trained_student
+from .folders import asked, reference_of, run_or_published, stored_reference, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
 from .parser import Parser
 
 # Classes that a line names.
 MOST = 8
+
+
+NOT_COMPARED = (
+    "not compared with the teacher: what the run keeps of it is of other images or of another "
+    "number of samples, and the teacher is not there: name it with --teacher"
+)
 
 
 def sample(arguments: list[str]) -> None:
@@ -155,6 +161,8 @@ def evaluate(arguments: list[str]) -> None:
     metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
     reference, who = reference_of(folder, problem, n, other_data=chosen.data is not None)
     print_metrics(console, metrics, reference, who)
+    if not reference and stored_reference(folder)[0]:
+        console.print(NOT_COMPARED, highlight=False, markup=False, soft_wrap=True)
     spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
     print_spaces(console, spaces)
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)

@@ -33,7 +33,7 @@ from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
-from ..teachers.saved import load
+from ..teachers.saved import load, matches
 from .base import (
     Data,
     Input,
@@ -49,7 +49,7 @@ from .base import (
 )
 from .kept import KeptTeacher
 from .maps import FeatureMaps
-from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher
+from .sampled_teachers import TEACHER, SampledTeacher, Source, find_teacher, teacher_folder
 
 __all__ = ["DigitsData", "DigitsNetworks", "DigitsProblem", "DigitsScores"]
 
@@ -269,7 +269,11 @@ class DigitsProblem(Problem):
             return load(find_teacher(settings.teacher_run, settings.name))
 
         now = kept is None and not untaught
-        teacher = SampledTeacher(read() if now else None, None if untaught else read)
+        teacher = SampledTeacher(
+            read() if now else None,
+            None if untaught else read,
+            lambda: matches(teacher_folder(settings.teacher_run, settings.name)),
+        )
         self.networks = DigitsNetworks(self.space, teacher, settings)
         self.data = DigitsData(self.space, teacher, x, label)
         self.scores = DigitsScores(self.data, settings)

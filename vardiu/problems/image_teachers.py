@@ -24,7 +24,7 @@ from ..teachers.origin import Origin
 from ..teachers.readers import load
 from .caching import kept_negative, kept_texts
 from .kept import KeptTeacher
-from .sampled_teachers import SampledTeacher, find_teacher
+from .sampled_teachers import SampledTeacher, find_teacher, teacher_folder
 from .starts import denoiser_with_precision
 
 __all__ = ["ImageTeacher"]
@@ -62,7 +62,7 @@ class ImageTeacher(SampledTeacher):
         kept: KeptTeacher | None = None,
     ) -> None:
         later = None if kept is None or untaught else lambda: self._guided(self._asked_for())
-        super().__init__(None, later)
+        super().__init__(None, later, lambda: self._is_named or Path(self._source).exists())
         self.settings, self.own, self.kept, self.untaught = settings, own, kept, untaught
         self.inner: Denoiser | None = None
         self.origin: Origin | None = None
@@ -108,6 +108,15 @@ class ImageTeacher(SampledTeacher):
             return self.kept.shape
         return () if self.inner is None else tuple(self.inner.shape)
 
+    @property
+    def _source(self) -> str:
+        return self.settings.teacher or teacher_folder(None, self.settings.name)
+
+    @property
+    def _is_named(self) -> bool:
+        r"""Whether the command line says where it is, or its code."""
+        return (self.kept is not None and self.kept.is_named) or is_source(self._source)
+
     def _asked_for(self) -> Denoiser:
         r"""Returns the denoiser that a finished run was distilled from, read now.
 
@@ -115,12 +124,10 @@ class ImageTeacher(SampledTeacher):
             ConfigError: It cannot be read; the message has the option that names it.
         """
         if self.inner is None:
-            source = self.settings.teacher or f"runs/teach-{self.settings.name}"
-            named = self.kept is not None and self.kept.is_named
-            if not (named or is_source(source) or Path(source).exists()):
+            if not self.is_there:
                 raise ConfigError(
-                    f"this needs the student's teacher, {shown(source)}, which is not there: name "
-                    "it with --teacher"
+                    f"this needs the student's teacher, {shown(self._source)}, which is not "
+                    "there: name it with --teacher"
                 )
             try:
                 self.inner = self._load()

@@ -16,6 +16,7 @@ from ..students.base import rows_at_once
 from ..teachers.saved import matches
 
 __all__ = ["SOLVER_CALLS", "SOLVER_STEPS", "TEACHER", "SampledTeacher", "Source", "find_teacher"]
+__all__ += ["teacher_folder"]
 
 
 # A source of samples: of a number of them and a generator, to samples and their conditions.
@@ -42,12 +43,16 @@ class SampledTeacher:
         denoiser: The teacher; none as long as it is yet to be trained.
         later: Reads it when it is first asked for, where there is no `denoiser`: a student is
             sampled without it.
+        there: Whether it can be read then.
     """
 
     def __init__(
-        self, denoiser: Denoiser | None, later: Callable[[], Denoiser] | None = None
+        self,
+        denoiser: Denoiser | None,
+        later: Callable[[], Denoiser] | None = None,
+        there: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._denoiser, self._later = denoiser, later
+        self._denoiser, self._later, self._there = denoiser, later, there
         self.part: int | None = None
         self.device: torch.device | None = None  # where it is sampled; where it is without
 
@@ -66,6 +71,11 @@ class SampledTeacher:
     def at_hand(self) -> Denoiser | None:
         r"""The teacher, if it has been read; it is not read now."""
         return self._denoiser
+
+    @property
+    def is_there(self) -> bool:
+        r"""Whether it has been read, or lies where it is to be read from."""
+        return self._denoiser is not None or (self._later is not None and self._there())
 
     @property
     def known(self) -> Denoiser:
@@ -138,6 +148,11 @@ class SampledTeacher:
         return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
 
 
+def teacher_folder(run: str | None, name: str) -> str:
+    r"""Returns where `vardiu teach` writes a teacher, or wrote one, if it is named."""
+    return f"runs/teach-{name}" if run is None else run
+
+
 def find_teacher(
     run: str | None, name: str, option: str = "--teacher-run", words: str | None = None
 ) -> str:
@@ -153,7 +168,7 @@ def find_teacher(
         ConfigError: The folder holds no finished teacher; the message has the command that trains
         it.
     """
-    folder = f"runs/teach-{name}" if run is None else run
+    folder = teacher_folder(run, name)
     if not matches(folder):
         raise ConfigError(
             f"there is no teacher in {folder}: train one with `vardiu teach {words or name} --out "
