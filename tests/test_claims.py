@@ -673,3 +673,14 @@ def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
     assert f"three students is {min(mine):.0f} to {max(mine):.0f}, the teacher's" in said
     assert f"that of Diff-Instruct's {min(others):.0f} to {max(others):.0f}" in said
     assert max(mine) < 1.05 * rows[0]["teacher"]["frechet"][0]
+
+
+def test_what_is_said_of_a_steps_operations_on_a_card():
+    row = numbers("scale.json")["rows"]["VarDiU, anchored"]
+    calls = row["forwards"] + row["teacher"]
+    said = words("docs/scale.md")
+    for found in numbers("gpu.json")["rows"]:
+        if found["network"] == "adm" and found["mode"] in ("graphs", "eager"):
+            rate, rows = found["steps_per_second"], found["rows"]
+            share = calls * 66.276e9 * rows * rate / 989e12  # of benchmarks/gpu.py's network
+            assert f"{rate:.2f} " in said and f"{100 * share:.0f} %" in said
