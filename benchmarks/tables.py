@@ -639,6 +639,18 @@ def adversarial(found: Mapping[str, Any]) -> str:
     return markdown(["student", "modes", "log-density", "MMD², 1e-3", "steps", "DMD's loss"], rows)
 
 
+def families(found: Mapping[str, Any]) -> str:
+    """What stock pipelines drew of `benchmarks/families.py`: distances to patches."""
+    rows = []
+    for kind, row in found["kinds"].items():
+        for drawn in row["rows"]:
+            near = [f"{f['value']:.0f} ± {f['error']:.2g}" for f in drawn["frechet"]]
+            calls = str(drawn["calls"]) if drawn["calls"] else ""
+            rows.append([kind, drawn["of"], calls, str(drawn["images"]), *near])
+    heads = ["shaped as", "images of", "calls", "images"]
+    return markdown([*heads, "Fréchet distance, random filters", "principal components"], rows)
+
+
 def held_out(found: Mapping[str, Any]) -> str:
     """Students and their teacher against images that nobody trained on."""
     names = ("frechet", "precision", "recall")
@@ -773,6 +785,7 @@ def siege(found: Mapping[str, Any]) -> str:
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
+    "families": families,
     "held_out": held_out,
     "relations": relations,
     "card-steps": card_steps,
