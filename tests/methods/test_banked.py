@@ -112,6 +112,17 @@ def test_the_gradient_of_a_large_bank_is_that_of_the_anchored_bound(antithetic):
     assert off(estimated(wrong, problem), of_bound) > 10
 
 
+def with_a_bank_of_three(teacher, student):
+    return BankedVarDiU(
+        teacher,
+        student,
+        teacher,
+        levels=LogUniform(0.5, 5.0),
+        anchor=Anchor(student, AnchorSettings(), 1, 10),
+        bank=3,
+    )
+
+
 def test_rows_of_another_class_are_no_part_of_a_bank():
     student = Pushforward(
         MLP((2,), (2,), width=8, depth=1, classes=2),
@@ -120,14 +131,7 @@ def test_rows_of_another_class_are_no_part_of_a_bank():
         conditions=("label",),
     )
     teacher = mixture_teacher(labels=True)
-    objective = BankedVarDiU(
-        teacher,
-        student,
-        teacher,
-        levels=LogUniform(0.5, 5.0),
-        anchor=Anchor(student, AnchorSettings(), 1, 10),
-        bank=3,
-    )
+    objective = with_a_bank_of_three(teacher, student)
     label = torch.tensor([0, 0, 0, 1])
     with torch.no_grad():
         drawn = objective.prepare(Batch(4, cond={"label": label}), 0)
@@ -155,14 +159,7 @@ def test_a_bank_is_fresh_samples_with_the_conditions_of_its_rows():
             return self.one * torch.stack([label.to(z), z[:, 0]], dim=1)
 
     student, teacher = Told(), mixture_teacher(labels=True)
-    objective = BankedVarDiU(
-        teacher,
-        student,
-        teacher,
-        levels=LogUniform(0.5, 5.0),
-        anchor=Anchor(student, AnchorSettings(), 1, 10),
-        bank=3,
-    )
+    objective = with_a_bank_of_three(teacher, student)
     label = torch.tensor([0, 1, 1, 2, 3])
     with torch.no_grad():
         samples = objective.samples(objective.prepare(Batch(5, cond={"label": label}), 0))
