@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from vardiu.comparison.contests import CONTESTS, entered
 from vardiu.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tables  # noqa: E402
+
 RESULTS = ROOT / "docs" / "results"
 
 
@@ -140,8 +144,7 @@ def test_the_speed_is_stated_in_the_same_type_first():
 def test_every_number_of_the_choice_is_that_of_its_runs(groups):
     """Medians over the seeds, from the files whose tables the page shows."""
     said = words("docs/usage/choose.md")
-    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
-    kept = [run for runs in lists if isinstance(runs, list) for run in runs]
+    kept = tables.kept_runs(RESULTS)
 
     def of(preset: str, name: str, *without: str) -> tuple[float, int]:
         mine = [run for run in kept if own_preset(run["command"]) == preset]
@@ -291,8 +294,7 @@ def test_what_the_projection_of_gradients_costs_and_gives():
 def test_every_word_of_time_rows_modes_and_seeds_of_the_choice(groups):
     """What the sentences say beside their distances: budgets, modes, seeds, dimensions."""
     said = words("docs/usage/choose.md")
-    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
-    kept = [run for runs in lists if isinstance(runs, list) for run in runs]
+    kept = tables.kept_runs(RESULTS)
 
     def of(preset: str, *without: str) -> list[dict]:
         mine = [run for run in kept if own_preset(run["command"]) == preset]
@@ -383,14 +385,10 @@ def test_what_the_choice_says_of_memory_calls_and_contests():
     (lcm,) = [r for r in numbers("lcm.json")["runs"] if r["command"].split()[2] == "digits-lcm"]
     distance, recall = (lcm["metrics"][name][0] for name in ("frechet", "recall"))
     assert f"{distance:.3f} on digits with four calls (1 seed)" in said
-    lists = [numbers(path.name).get("runs") for path in RESULTS.glob("*.json")]
-    kept = {
-        own_preset(run["command"]): run["metrics"]["recall"][0]
-        for runs in lists
-        if isinstance(runs, list)
-        for run in runs
-        if run["command"].split()[2].startswith("digits")
-    }
+    kept: dict[str, float] = {}
+    for run in tables.kept_runs(RESULTS):
+        if (preset := own_preset(run["command"])).startswith("digits"):
+            kept[preset] = max(kept.get(preset, 0.0), run["metrics"]["recall"][0])
     first, second = sorted(kept, key=kept.__getitem__)[:-3:-1]
     assert (first, second) == ("digits-energy", "digits-lcm") and kept[second] == recall
     assert f"`energy` had the highest on digits, {kept[first]:.3f}" in said
