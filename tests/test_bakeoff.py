@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
+import platform
 import shutil
 import signal
 import time
@@ -583,6 +586,28 @@ def test_one_process_at_a_time(tiny, capsys):
     told = capsys.readouterr().err
     assert "another process writes to" in told and "with --out" in told
     assert list((tiny / "bake").iterdir()) == []
+
+
+def _pid_of_the_dead():
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
+def test_a_dead_writers_pictures_are_cleared_away_and_nothing_else(tiny):
+    dead = _pid_of_the_dead()
+    host = platform.node() or "here"
+    names = [
+        f".quality.tmp-{dead}-{host}~x.png",
+        f".q.tmp-{os.getppid()}-{host}~x.png",
+        "mine.png",
+    ]
+    for name in names:
+        (tiny / name).touch()
+    with sole_writer(tiny):
+        assert not (tiny / names[0]).exists()
+        assert all((tiny / name).exists() for name in names[1:])
 
 
 def test_intervals():

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import RunError, shown
 from .bounded import read_json
-from .files import write_text_atomic
+from .files import LEAVINGS, clear_leavings, write_text_atomic
 
 __all__ = ["describe", "is_finished", "sole_writer", "whole_folder"]
 
@@ -70,7 +70,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     r"""Makes this process the only one that writes into a folder, which is made if it is not
-    there; the system lifts the lock if the process dies.
+    there; the system lifts the lock if the process dies. What processes that were killed have left
+    unfinished in it is removed.
 
     Raises:
         RunError: Another process writes to it, or it cannot be made.
@@ -92,6 +93,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 f"another process writes to {shown(folder)}: wait for it, stop it, or give "
                 "another folder with --out"
             ) from error
+        clear_leavings(folder.glob(LEAVINGS))
         yield
     finally:
         os.close(descriptor)
