@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -261,6 +262,8 @@ def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_
         file.writelines(event.format(i) for i in count)
     client = client_of(made([tmp_path / "runs"], tmp_path / "scratch"))
     client.get("/api/start")
+    gc.collect()
+    gc.freeze()  # what the tests before have left in memory is not the page's to look through
     start = time.process_time()
     (seen_run,) = client.get("/api/runs").json()["runs"]
     listed = time.process_time()
@@ -268,6 +271,7 @@ def test_a_run_of_a_hundred_thousand_rows_is_shown_within_a_second_at_first(tmp_
     drawn = time.process_time()
     assert client.get("/api/compare", params={"ids": seen_run["id"]}).status_code == 200
     took = listed - start, drawn - listed, time.process_time() - drawn
+    gc.unfreeze()
     print(f"list, run, compare: {took} s, {len(answer.content):,} bytes")
     assert seen_run["step"] == 100_000 and len(seen_run["spark"]) >= 40
     assert answer.status_code == 200 and len(answer.content) < 1e6
