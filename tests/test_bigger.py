@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import types
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from vardiu.errors import ConfigError, Diverged
 from vardiu.methods.denoising import Denoising
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.vardiu import VarDiU
-from vardiu.nn import MLP, Precision, UNet, offload
+from vardiu.nn import MLP, Precision, UNet, offload, precision
 from vardiu.nn.backbones import backbones
 from vardiu.resources.footprint import activations
 from vardiu.storage.checkpoints import load_state, save_state
@@ -124,6 +125,58 @@ def test_networks_in_float16_are_trained_with_a_scale():
         trainer.fit(DataFree(64))
         found.append(trainer.latest["bound/loss"].item())
     assert found[0] == pytest.approx(found[1], rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_auto_computes_in_bfloat16_where_the_device_has_it(monkeypatch, found):
+    torch.set_default_dtype(torch.float32)
+    network, x = nn.Linear(8, 8), torch.randn(16, 8)
+    seen, asked = [], []
+    network.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda *device: asked.append(device) or found)
+    auto = Precision(network, "auto")
+    answer = auto(x)
+    assert asked == [("cpu", None)] and answer.dtype == torch.float32
+    assert seen == [torch.bfloat16 if found else torch.float32]
+    if found:
+        assert torch.equal(answer, Precision(network, "bfloat16")(x))
+    else:
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # one around it is not taken either
+            assert torch.equal(auto(x), answer)
+
+
+CAPABILITIES = [
+    ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+    ({"avx512_f": True, "avx512_bf16": True}, True),
+    ({"amx_bf16": True}, True),
+    ({"neon": True, "bf16": True}, True),
+    ({"neon": True, "bf16": False}, False),
+]
+
+
+@pytest.mark.parametrize(("capabilities", "wanted"), CAPABILITIES)
+def test_a_processor_has_bfloat16_where_it_says_so(monkeypatch, capabilities, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert precision._has_bfloat16.__wrapped__("cpu", None) is wanted
+    assert precision._has_bfloat16.__wrapped__("mps", None) is False
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert precision._has_bfloat16.__wrapped__("cpu", None) is False
+
+
+@pytest.mark.parametrize(("major", "wanted"), [(7, False), (8, True), (9, True)])
+def test_a_card_has_bfloat16_from_ampere_on(monkeypatch, major, wanted):
+    card = types.SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert precision._has_bfloat16.__wrapped__("cuda", 1) is wanted
+
+
+def test_a_network_of_auto_is_compiled_without_a_break():
+    torch.set_default_dtype(torch.float32)
+    network, x = nn.Linear(4, 4), torch.randn(3, 4)
+    auto = Precision(network, "auto")
+    compiled = torch.compile(auto, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), auto(x))
 
 
 class Overflowing(VarDiU):

@@ -20,6 +20,7 @@ from vardiu.cli.main import COMMANDS, main
 from vardiu.errors import ConfigError, nearest
 from vardiu.methods import METHODS
 from vardiu.methods.vardiu import VarDiU
+from vardiu.nn import has_bfloat16
 from vardiu.runs.presets import PRESETS, TEACHERS
 from vardiu.runs.task import RunSettings, load_task, task_from_preset
 from vardiu.settings.fields import (
@@ -71,6 +72,7 @@ def test_a_run_from_the_first_command_to_the_last(capsys):
     assert all(metric["error"] is not None for metric in result["metrics"])
     about = json.loads((run / "provenance.json").read_text())
     assert about["seed"] == 0 and about["sha256"]["teacher"] and about["command"][0] == "vardiu"
+    assert about["machine"]["computed_in"] == ("bfloat16" if has_bfloat16("cpu") else "float32")
     rows = RunFolder(run).metrics()
     assert rows[-1]["step"] == 40 and any(
         k.startswith("bound/bound/") or k.startswith("bound/") for k in rows[-1]

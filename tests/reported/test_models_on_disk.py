@@ -111,7 +111,7 @@ def test_a_description_names_no_attribute_of_torch_but_types(here, dtype):
     description = json.loads(path.read_text())
     description["model"]["network"]["dtype"] = dtype
     path.write_text(json.dumps(description))
-    with pytest.raises(ConfigError, match="model.json .*compute in bfloat16, float16"):
+    with pytest.raises(ConfigError, match="model.json .*compute in auto, bfloat16, float16"):
         models.load(here / "student")
 
 

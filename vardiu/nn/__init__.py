@@ -6,7 +6,7 @@ from .edm import SongUNet
 from .edm2 import EDM2UNet
 from .mlp import MLP
 from .perceptual import PerceptualNet, perceptual_net
-from .precision import Precision, with_precision
+from .precision import Precision, has_bfloat16, with_precision
 from .recompute import Recomputed
 from .taps import Tapped, Wrapper
 from .trunk import Trunk
@@ -26,6 +26,7 @@ __all__ = [
     "UNet",
     "Wrapper",
     "backbones",
+    "has_bfloat16",
     "perceptual_net",
     "with_precision",
 ]

@@ -18,6 +18,7 @@ import torch
 
 from ..errors import ConfigError, Interrupted, shown
 from ..metrics import fingerprint
+from ..nn import has_bfloat16
 from ..problems.base import Problem, Source, inputs_of, save_student
 from ..storage import processes
 from ..storage.artefacts import Artefacts
@@ -481,6 +482,9 @@ def record_provenance(run: Execution, command: Sequence[str]) -> None:
     hashes = {"data": fingerprint(x), **run.problem.hashes()}
     hashes |= {name: read.sha256 for name, read in inputs.items()}
     about = provenance(command, run.task.run.seed, **hashes)
+    if run.task.problem.precision == "auto":
+        narrow = has_bfloat16(run.device.type, run.device.index)
+        about["machine"]["computed_in"] = "bfloat16" if narrow else "float32"
     if "start" in inputs:
         about["start"] = inputs["start"].place
     if lines := [*run.problem.data.account(), *run.problem.data.left_out()]:

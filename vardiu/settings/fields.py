@@ -476,8 +476,9 @@ class DensitySettings:
     calls: int = 1
     """The number of calls of the student; more than one is a few-step student, a network like the
     fake's in place of one of a latent."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What networks compute in; everything around them is float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32. auto: bfloat16 on a device that
+    has it in hardware, else float32."""
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
@@ -504,8 +505,9 @@ class DigitsSettings:
     """The number of calls of the student; more than one is a few-step student."""
     width: int = 128
     """The width of the posterior's layers."""
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """What networks compute in; everything around them is float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What networks compute in; everything around them is float32. auto: bfloat16 on a device that
+    has it in hardware, else float32."""
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
@@ -575,8 +577,9 @@ class ImageSettings:
     """fresh, and `vardiu teach`: the U-Net's blocks at half size."""
     reference: int = 5_000
     """Images that metrics compare with: of the data, or half as many of the teacher's own."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What networks compute in; everything around them is float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32. auto: bfloat16 on a device that
+    has it in hardware, else float32."""
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)
@@ -685,8 +688,9 @@ class VectorSettings:
     """fresh: the octaves of sines and cosines of the latent that the student sees as well."""
     reference: int = 10_000
     """Points that metrics compare with: of the data, or half as many of the teacher's own."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What networks compute in; everything around them is float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """What networks compute in; everything around them is float32. auto: bfloat16 on a device that
+    has it in hardware, else float32."""
 
     def __post_init__(self) -> None:
         check_ranges("problem.", self)

@@ -53,7 +53,7 @@ SPREADS = {
 }
 
 
-MOG40 = DensitySettings(fourier=7, precision="bfloat16")
+MOG40 = DensitySettings(fourier=7, precision="auto")
 
 
 COARSE_TO_FINE = LevelSettings(sigma_min=0.2, sigma_max=20.0, start_min=10.0)
@@ -83,7 +83,7 @@ MIXTURE = DensitySettings(
     fourier=0,
     residual=True,
     sigma_max=20.0,
-    precision="bfloat16",
+    precision="auto",
 )
 
 
@@ -92,7 +92,7 @@ PATCHES = ImageSettings(
     data="photos",
     held_out="photos-held-out",
     widths=(24, 64),
-    precision="bfloat16",
+    precision="auto",
 )
 
 
