@@ -29,7 +29,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.reply(404, "RevisionNotFound", "Invalid rev id: v9")
         return self.reply(401, "RepoNotFound", "Repository not found")
 
-    do_GET = do_HEAD = answer
+    do_GET = do_HEAD = answer  # noqa: N815 (the names of http.server)
 
     def do_CONNECT(self):
         self.reply(403)
@@ -83,7 +83,7 @@ def refusal(source):
 
 def test_what_nobody_may_read_without_a_token(hub):
     words = refusal("org/gated")
-    assert "agree to terms: do so on the page of org/gated, and set HF_TOKEN to a token" in words
+    assert "agrees to terms: do so on the page of org/gated, and set HF_TOKEN to a token" in words
     assert "--local-dir" not in words
 
 
@@ -94,7 +94,7 @@ def test_an_id_that_the_hub_has_not(hub):
 
 def test_a_revision_that_it_has_not(hub):
     words = refusal("org/branched@v9")
-    assert "(org/branched has no revision v9: after @ stands a branch, a tag or a commit)" in words
+    assert "(org/branched has no v9: after @ stands a branch, a tag or a commit)" in words
 
 
 def test_an_id_that_cannot_be_one(hub):
