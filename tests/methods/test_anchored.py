@@ -402,6 +402,8 @@ def test_a_moving_average_follows_updates_by_a_rate_that_falls():
         ({"rate": float("nan")}, "anchor.rate must be a finite number"),
         ({"rate_end": 1.5}, "anchor.rate_end must be at most 1, got 1.5"),
         ({"refresh": -1}, "at least 0"),
+        ({"rate": 0.3, "refresh": 2}, "anchor.rate must be 0.1 with a refresh, got 0.3: an anc"),
+        ({"rate_end": 0.3, "refresh": 2}, "anchor.rate_end must be none with a refresh, got 0.3"),
         ({"settle": 3}, "give a refresh"),
         ({"trust": 3.0}, "give a refresh"),
         ({"refresh": 3, "trust": float("nan")}, "anchor.trust must be a finite number"),

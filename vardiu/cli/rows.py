@@ -103,7 +103,7 @@ def parse_rows(
     import tyro
 
     words, closed = _closed(_spelled(arguments, rows, program, others), rows)
-    opened = {name: _opened(row) for name, row in rows.items()}
+    opened = {name: _opened(row, closed) for name, row in rows.items()}
     # Without a name of their own the groups' fields are options of the command itself.
     top = tyro.conf.arg(name="")
     table: type[Any] = dataclasses.make_dataclass(
@@ -130,7 +130,7 @@ def parse_rows(
             # The library does not wrap what is said first.
             print(helped.getvalue().replace(MARK, textwrap.fill(about, 79)), end="")
             raise
-        raise ConfigError(f"{_one_line(told.getvalue())}. See {program} --help") from None
+        raise ConfigError(f"{_told(stop, told.getvalue())}. See {program} --help") from None
     if rest:
         raise ConfigError(f"{' '.join(rest)[:60]!r} belongs to no option. See {program} --help")
     return {name: _settled(row, getattr(found, name), words, closed) for name, row in rows.items()}
@@ -171,9 +171,14 @@ def _optional_rows(row: Any) -> Iterator[tuple[str, str, type]]:  # noqa: ANN401
             yield f"--{field.name.replace('_', '-')}", field.name, inner
 
 
-def _opened(row: Any) -> Any:  # noqa: ANN401 (any dataclass)
-    r"""Returns a row whose optional rows are there, so that their fields are options."""
-    there = {name: inner() for _, name, inner in _optional_rows(row) if getattr(row, name) is None}
+def _opened(row: Any, closed: set[str]) -> Any:  # noqa: ANN401 (any dataclass)
+    r"""Returns a row whose optional rows are there, so that their fields are options; those that
+    are taken away with the values that say nothing."""
+    there = {
+        name: inner()
+        for flag, name, inner in _optional_rows(row)
+        if getattr(row, name) is None or flag in closed
+    }
     return dataclasses.replace(row, **there)
 
 
@@ -203,15 +208,29 @@ def _settled(row: Any, found: Any, words: Sequence[str], closed: set[str]) -> An
     return dataclasses.replace(found, **gone)
 
 
+def _told(stop: SystemExit, told: str) -> str:
+    r"""Returns in a line why the parser stopped: a row's own words where a row refused its
+    values, with the row's name if they lack it."""
+    line, error = _one_line(told), stop.__context__
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__context__
+    if error is None:
+        return line
+    named = re.match(r".*?Error parsing \w+\.([\w.-]+):", line)
+    group = "" if named is None else named[1].replace("-", "_")
+    return f"{error}" if group in f"{error}" else f"{group}: {error}"
+
+
 def _one_line(told: str) -> str:
     r"""Returns the message of a box that the parser drew, without the box."""
     lines: list[str] = []
     for line in told.splitlines():
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
-        if plain and set(plain) <= {"─"}:
-            if lines:
+        # A box of lines, or of hyphens where they cannot be drawn: a title, the message, a rule
+        # and where the help is.
+        if set(plain) <= {*"─-"}:
+            if len(lines) > 1:
                 break
             continue
-        if "─" not in plain:
-            lines.append(plain)
-    return " ".join(part for part in lines if part).rstrip(".") or "it cannot be read"
+        lines.append(plain.strip("─ "))
+    return " ".join(lines[1:] or lines).rstrip(".") or "it cannot be read"

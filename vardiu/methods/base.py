@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, nearest
+from ..settings.choices import Choice
 from ..settings.fields import (
     DensitySettings,
     DigitsSettings,
@@ -129,6 +130,7 @@ class Method:
         claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
         ideal: Of a linear problem and an affine student, the objective with everything beside the
             student exact, and as the student is at each call; none if there is no such objective.
+        choice: The setting that decides which others are read; none where all are.
         family: One of `FAMILIES`, for pictures of many methods; see `kin` for the default.
 
     Raises:
@@ -154,6 +156,7 @@ class Method:
     trained_on: str = ""
     claims: frozenset[str] = frozenset()
     ideal: Callable[[LinearProblem, Affine], Objective] | None = None
+    choice: Choice | None = None
     family: str = ""
 
     def __post_init__(self) -> None:

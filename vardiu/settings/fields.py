@@ -202,6 +202,14 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         check_ranges("anchor.", self)
+        average = {"rate": AnchorSettings.rate, "rate_end": None}
+        for name, default in average.items() if self.refresh else ():
+            if getattr(self, name) != default:
+                raise ConfigError(
+                    f"anchor.{name} must be {default or 'none'} with a refresh, got "
+                    f"{getattr(self, name):g}: an anchor that is held becomes the whole student; "
+                    "leave out anchor.refresh for a moving average"
+                )
         if self.bank_above and not self.bank:
             raise ConfigError(
                 f"anchor.bank_above must be 0 without a bank, got {self.bank_above:g}: give the "
