@@ -238,6 +238,7 @@ def test_it_fills_a_table_keeps_finished_runs_and_grows(tiny, capsys):
     assert bake_off(*words, *more) == 0
     text = Path("copy/results.md").read_text()
     assert "exact teacher: 4 of 6 runs are complete" in text and "2 of 3 (1 missing)" in text
+    assert "median and range of the seeds; 4 of 6 runs complete](quality-" in text
     assert "paired differences" in text and "Gaussian" in text
     assert not Path("copy/runs/calls-2000rows/exact/fake-2").exists()
     assert bake_off(*words, "--out", "none", "--report") == 2

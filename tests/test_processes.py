@@ -43,8 +43,11 @@ from vardiu.training.distributed import averaged, buckets
 SMALL = ["--width", "16", "--depth", "1", "--batch", "16", "--precision", "float32"]
 # All methods by four processes too: `VARDIU_EVERY=1`, some seconds more.
 EVERY = "VARDIU_EVERY" in os.environ
+# Refreshed by trust and by count, see `test_both_refreshes_happen`.
+HELD = ["--anchor.refresh", "4", "--anchor.settle", "1", "--anchor.trust", "0.0012"]
 METHODS = {
     "anchored": ["mog40", "--posterior", "anchored", *SMALL],
+    "held": ["mog40", "--posterior", "anchored", *HELD, *SMALL],
     "diff-instruct": ["mog40", "--method", "diff-instruct", *SMALL],
     "dmd2": ["mog40", "--method", "dmd2", *SMALL],
 }
@@ -138,6 +141,17 @@ def test_one_two_and_four_processes_train_the_same(name, trained):
             torch.testing.assert_close(flat(first)[key], value, rtol=1e-5, atol=1e-5)
         assert first["cost"] == alone["cost"]
     assert name != "dmd2" or any(key.startswith("head.") for key in alone["networks"])
+
+
+def test_both_refreshes_happen():
+    trainer, batches = trainer_for("held")
+    since = []
+    for _ in range(20):
+        trainer.advance(batches)
+        since.append(int(trainer.objective.anchor.since))
+    # By count four updates after a step that settled, by trust earlier.
+    before = [a for a, b in itertools.pairwise(since) if b == 0]
+    assert 4 in before and set(before) & {1, 2, 3}
 
 
 @pytest.mark.parametrize("name", METHODS)

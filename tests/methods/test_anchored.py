@@ -8,7 +8,7 @@ import json
 import pipelines
 import pytest
 import torch
-from cases import denoiser, student
+from cases import denoiser, last_stage, student
 from problems import LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from vardiu.cli.main import main
 from vardiu.data.batch import Batch
 from vardiu.data.batches import DataFree
 from vardiu.denoisers.levels import LogUniform
-from vardiu.denoisers.lora import LoRA
+from vardiu.denoisers.lora import adapt
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.functional.bounds import gaussian_kl
 from vardiu.methods.anchored import AnchoredVarDiU
@@ -276,29 +276,62 @@ def test_a_few_step_student_and_its_anchor_make_one_call_from_one_state():
     assert seen == {0, 1, 2}
 
 
-def test_adapters_share_their_base_with_the_anchors():
-    base = PreconditionedDenoiser(
+@pytest.mark.parametrize("row", [AnchorSettings(), AnchorSettings(refresh=5, settle=1)])
+def test_a_few_step_student_is_trained_towards_the_teachers_samples(row):
+    torch.manual_seed(0)
+    few = FewStep(denoiser(), [5.0, 1.0], rule="renoise")
+    objective = AnchoredVarDiU(
+        mixture_teacher(),
+        few,
+        denoiser(),
+        levels=LogUniform(0.2, 5.0),
+        anchor=Anchor(few, row, 1, 300),
+    )
+    z = torch.randn(500, *few.latent_shape, generator=torch.Generator().manual_seed(1))
+    corners = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float(torch.cdist(few(z), corners).amin(1).mean())
+
+    before = distance()
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-2, "generator": 3e-3}), steps=300)
+    trainer.fit(DataFree(64))
+    assert distance() < 0.95 * before
+
+
+def test_adapters_of_student_anchor_and_fake_share_the_teachers_weights():
+    teacher = PreconditionedDenoiser(
         MLP((2,), (2,), width=8, depth=2, noisy=True), shape=(2,), sigma_data=1.0, **RANGE
     )
-    frozen = copy.deepcopy(base.network)
-    base.network = LoRA(base.network, 2)
-    generator = OneStep(base, 5.0)
+    frozen = copy.deepcopy(teacher.network)
+    generator, fake = OneStep(adapt(teacher, 2), 5.0), adapt(teacher, 2)
     held = Anchor(generator, AnchorSettings(rate=0.25), 1, 10)
-    objective = AnchoredVarDiU(
-        mixture_teacher(), generator, denoiser(), levels=LogUniform(0.2, 5.0), anchor=held
-    )
-    mine, its = generator.denoiser.network, held.network.denoiser.network
-    assert its.network is mine.network and its is not mine
-    up = next(iter(mine.up))
-    before = its.up[up].clone()
-    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-2, "generator": 1e-2}), steps=1)
+    objective = AnchoredVarDiU(teacher, generator, fake, levels=LogUniform(0.2, 5.0), anchor=held)
+    networks = {
+        "student": generator.denoiser.network,
+        "anchor": held.network.denoiser.network,
+        "fake": objective.fake.network,
+    }
+    assert all(network.network is teacher.network for network in networks.values())
+    up = next(iter(networks["fake"].up))
+    before = networks["anchor"].up[up].clone()
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-2, "generator": 1e-2}), steps=2)
     trainer.advance(DataFree(16))
+    # The fake learns first: at the start the student is the teacher's own step, and no bias.
+    mine, its, of_fake = (networks[n].up[up].detach() for n in ("student", "anchor", "fake"))
+    assert not any(torch.equal(a, b) for a, b in ((mine, its), (its, of_fake), (mine, of_fake)))
     # The average is of the factors, and what is run is the adapter that they make.
-    torch.testing.assert_close(its.up[up], before + 0.25 * (mine.up[up] - before))
-    for a, b in zip(frozen.parameters(), mine.network.parameters(), strict=True):
+    torch.testing.assert_close(its, before + 0.25 * (mine - before))
+    x, sigma = torch.randn(4, 2), torch.ones(4)
+    with torch.no_grad():
+        found = [d(x, sigma) for d in (teacher, generator.denoiser, objective.fake)]
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    for a, b in zip(frozen.parameters(), teacher.network.parameters(), strict=True):
         assert torch.equal(a, b)
-    size = sum(v.numel() for k, v in objective.state_dict().items() if k.startswith("anchor"))
-    assert size < sum(p.numel() for p in frozen.parameters())
+    for part in ("anchor", "fake", "generator"):
+        size = sum(v.numel() for k, v in objective.state_dict().items() if k.startswith(part))
+        assert 0 < size < sum(p.numel() for p in frozen.parameters()), part
 
 
 # -------------------------------------------------------------------------------- the anchor
@@ -361,6 +394,21 @@ def test_a_held_anchor_is_refreshed_when_the_student_has_left_it():
     assert updated == refreshed == [0, 1, 2, 3]
     updated, refreshed = turns(AnchorSettings(refresh=50, trust=1e9), ratio=1, steps=4)
     assert updated == [0, 1, 2, 3] and not refreshed
+    # After each such refresh the fake settles, at the cost of the student's updates.
+    row = AnchorSettings(refresh=50, settle=2, trust=1e-9)
+    updated, refreshed = turns(row, ratio=1, steps=9)
+    assert updated == [2, 5, 8] and refreshed == [*range(2, 9)]
+
+
+def test_the_example_of_a_held_anchor_is_saved_between_refreshes_by_trust():
+    """What the contract resumes after three steps: one turn by trust, and a step that settled."""
+    stage = last_stage("vardiu-anchored-held")
+    rates = dict.fromkeys(stage.objective.trained, 1e-2)
+    trainer, found = Trainer(stage.objective, Optimisation.adam(rates), steps=6), []
+    for _ in range(6):
+        trainer.advance(stage.batches)
+        found.append((int(stage.objective.anchor.since), trainer.updates["generator"]))
+    assert found == [(1, 0), (0, 1), (1, 1), (0, 2), (1, 2), (0, 3)]
 
 
 def test_trust_is_measured_at_the_level_in_the_middle():
@@ -432,20 +480,29 @@ def test_instruments_tell_the_distance_and_both_errors_of_the_fake():
 # ------------------------------------------------------------------------- with everything else
 
 
-def test_compiled_networks_are_trained_alike():
+@pytest.mark.parametrize(
+    ("row", "updates"),
+    [
+        (AnchorSettings(rate=0.25), 6),
+        (AnchorSettings(refresh=2), 6),
+        (AnchorSettings(refresh=4, settle=1, trust=1e-4), 3),
+    ],
+)
+def test_compiled_networks_are_trained_alike(row, updates):
     weights = []
     for economy in (Economy(), Economy(compile="all", backend="eager")):
         torch.manual_seed(0)
         generator = OneStep(denoiser(), 1.0)
-        held = Anchor(generator, AnchorSettings(rate=0.25), 1, 3)
+        held = Anchor(generator, row, 1, 6)
         objective = AnchoredVarDiU(
             mixture_teacher(), generator, denoiser(), levels=LogUniform(0.2, 5.0), anchor=held
         )
         economy.apply(objective)
         optimisation = Optimisation.adam({"fake": 1e-2, "generator": 1e-2})
-        trainer, batches = Trainer(objective, optimisation, steps=3), DataFree(16)
-        for _ in range(3):
+        trainer, batches = Trainer(objective, optimisation, steps=6), DataFree(16)
+        for _ in range(6):
             trainer.advance(batches)
+        assert trainer.updates["generator"] == updates
         weights.append(objective.state_dict())
     for name, value in weights[0].items():
         if "extra_state" not in name:

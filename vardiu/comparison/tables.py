@@ -130,9 +130,14 @@ def screening_table(
 
 def how_many(rows: Sequence[Result]) -> str:
     r"""Returns how many runs of all arms are complete, in words."""
-    done = sum(len(row.runs) for row in rows)
-    total = done + sum(row.missing + row.idle for row in rows)
+    done, total = counted(rows)
     return f"{done} of {total} runs are complete"
+
+
+def counted(rows: Sequence[Result]) -> tuple[int, int]:
+    r"""Returns how many runs of all arms are complete, and how many there are to be."""
+    done = sum(len(row.runs) for row in rows)
+    return done, done + sum(row.missing + row.idle for row in rows)
 
 
 def markdown(lines: Sequence[Mapping[str, str]]) -> str:
@@ -164,12 +169,16 @@ def series_of(bake: BakeOff, rows: Sequence[Result]) -> list[Series]:
 def pictures(
     bake: BakeOff, todo: Sequence[Cell], rows: Sequence[Result], group: str, names: Sequence[str]
 ) -> list[tuple[str, Path]]:
-    r"""Draws quality against cost, and samples of the first seed."""
+    r"""Draws quality against cost, and samples of the first seed, of the arms that have runs."""
+    done, total = counted(rows)
+    rows = [row for row in rows if row.runs]
     cell, runs = todo[0], series_of(bake, rows)
     words, stem = bake.title(cell.budget, cell.teacher), group.replace("/", "-")
     quality = bake.out / f"quality-{stem}.png"
     comparison(runs, [f"metric/{name}" for name in names], quality)
     caption = f"{words}: quality against cost; a colour a family; median and range of the seeds"
+    if done < total:
+        caption += f"; {done} of {total} runs complete"
     first = [
         (row.title, row.runs[0])
         for row in rows
@@ -259,7 +268,7 @@ def found_of(
                 found.tables.append((title, differences_table(pairs, titles)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             group = group_key(bake, budget, teacher)
-            found.drawn.extend(pictures(bake, mine, there, group, headline[:2]))
+            found.drawn.extend(pictures(bake, mine, rows, group, headline[:2]))
             charts = quality_charts(series_of(bake, there), headline[0])
             found.charts.append((words, charts))
     if gone := left_out(bake, groups):

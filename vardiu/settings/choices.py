@@ -51,9 +51,16 @@ class Choice:
         return dataclasses.replace(settings, **{self.field: value, **fresh})
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        r"""Returns of settings by name, such as an older run's, those that their choice reads."""
+        r"""Returns of settings by name, such as an older run's, those that their choice reads, and
+        lengths."""
         gone = self.unread(values[self.field]) if self.field in values else ()
-        return {name: value for name, value in values.items() if name not in gone}
+        kept = {name: value for name, value in values.items() if name not in gone}
+        for leaf in self.lengths:
+            name, _, field = leaf.partition(".")
+            group = values.get(name)
+            if name in gone and isinstance(group, Mapping) and field in group:
+                kept[name] = {field: group[field]}
+        return kept
 
     def refuse_unread(self, settings: C, before: C | None = None) -> None:
         r"""Raises a `ConfigError` if a row sets what its choice does not read.
