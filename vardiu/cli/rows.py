@@ -204,14 +204,16 @@ def _settled(row: Any, found: Any, words: Sequence[str], closed: set[str]) -> An
 
 
 def _one_line(told: str) -> str:
-    r"""Returns the message of a box that the parser drew, without the box."""
-    lines: list[str] = []
+    r"""Returns the message that the parser drew under a heading, in a box or between rules."""
+    parts: list[list[str]] = [[]]
     for line in told.splitlines():
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
-        if plain and set(plain) <= {"─"}:
-            if lines:
-                break
-            continue
-        if "─" not in plain:
-            lines.append(plain)
-    return " ".join(part for part in lines if part).rstrip(".") or "it cannot be read"
+        if len(plain) > 3 and set(plain) <= {"─", "-"}:
+            parts.append([])
+        elif plain and "─" not in plain:  # a box has its heading in its border
+            parts[-1].append(plain)
+    heading = 0 if "│" in told else 1
+    words = " ".join(next((part for part in parts[heading:] if part), []))
+    # The message of a row of settings names what is wrong itself.
+    words = re.sub(r"^Error parsing \w+\.[\w.]+: ", "", words)
+    return words.rstrip(".") or "it cannot be read"
