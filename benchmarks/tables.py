@@ -256,6 +256,25 @@ def recorded(found: Mapping[str, Any], name: str) -> str:
     return markdown(found["tables"][name]["columns"], found["tables"][name]["rows"])
 
 
+PAPER = {
+    "plain": "none",
+    "recomputed": "`--checkpoint`",
+    "narrow": "`--checkpoint --optimizer adam8bit --quantise`",
+}
+
+
+def paper(found: Mapping[str, Any]) -> str:
+    """Gigabytes of 2^30 bytes that adapters on a network ask for."""
+    parts = ("base", "student", "fake", "anchor", "activations", "total")
+    rows = [
+        [f"{name}: {row['numbers']:,}", PAPER[options], *(f"{row[p] / 2**30:.1f}" for p in parts)]
+        for name, kept in found["rows"].items()
+        for options, row in kept.items()
+    ]
+    columns = ["network: its numbers", "options", "frozen network", "student", "fake", "anchor"]
+    return markdown([*columns, "one trained call", "in all, GB"], rows)
+
+
 # The README's rows: the file, the preset, the data, what is measured, and the method.
 SUMMARY = (
     ("digits", "digits-vardiu", "8x8 digits", ("frechet", "recall"), "VarDiU, anchored"),
@@ -805,6 +824,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "presets": presets,
     "cost": cost,
     "pipelines": pipelines,
+    "paper": paper,
     "recorded": recorded,
     "summary": summary,
     "floors": floors,

@@ -6,13 +6,18 @@ The processes are forked from the test's own and find themselves in torchrun's e
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import os
 import select
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,10 +32,11 @@ from vardiu.runs.execute import trainer_of
 from vardiu.runs.sharing import shared_folder
 from vardiu.runs.stages import stages_of
 from vardiu.runs.task import problem_of
-from vardiu.storage import processes
+from vardiu.storage import launch, processes
 from vardiu.storage.checkpoints import Checkpoints
 from vardiu.storage.files import is_left_behind
-from vardiu.storage.launch import following_torchrun
+from vardiu.storage.launch import following_parent
+from vardiu.storage.processes import talking
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
 
@@ -309,7 +315,7 @@ def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):
     reads, writes = os.pipe()
 
     def work():
-        with following_torchrun():
+        with following_parent():
             os.write(writes, b"begun")
             time.sleep(60)
 
@@ -437,3 +443,61 @@ def test_fewer_cards_than_processes_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="names one card, and 2 processes would share it"):
         device_of("cuda:0")
     assert device_of("cpu") == torch.device("cpu")
+    # Of `torchrun --virtual-local-rank` each sees its own card alone, as the first one.
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(execute, "place_on_host", lambda: (0, 2))
+    assert device_of("cuda") == torch.device("cuda", 0) and taken == [0]
+
+
+ORPHAN = """
+import os, time
+from vardiu.storage import launch
+print(os.getpid(), flush=True)
+while os.getppid() == launch.BORN[1]:
+    time.sleep(0.01)
+with launch.following_parent():
+    time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+print(int(child.stdout.readline()))
+"""
+
+
+def test_a_process_whose_torchrun_died_while_it_imported_ends():
+    words = [sys.executable, "-c", PARENT, ORPHAN]
+    orphan = int(subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+    began = time.monotonic()
+    while Path(f"/proc/{orphan}").exists() and time.monotonic() < began + 30:
+        time.sleep(0.1)
+    ended = not Path(f"/proc/{orphan}").exists()
+    if not ended:
+        os.kill(orphan, signal.SIGKILL)
+    assert ended
+
+
+def test_a_table_that_is_gone_is_not_waited_for(monkeypatch):
+    """It was there before the processes: torchrun has died with it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": "1"}
+    for name, value in {**place, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "PATIENCE", datetime.timedelta(seconds=1))
+    began = time.monotonic()
+    with pytest.raises(ProcessLost, match="another process of this run has ended"), talking():
+        launch.meeting(datetime.timedelta(minutes=15))
+    assert time.monotonic() < began + 60
+
+
+def test_a_card_that_is_named_is_the_current_one(monkeypatch):
+    from vardiu.runs.execute import device_of
+
+    taken = []
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert device_of("cuda:1") == torch.device("cuda", 1)
+    assert taken == [torch.device("cuda", 1)]

@@ -13,7 +13,7 @@ import torch
 from vardiu.cli.main import main
 from vardiu.export import hub
 from vardiu.problems.kept import KeptTeacher
-from vardiu.teachers import diffusers, diffusers_files, load
+from vardiu.teachers import diffusers, load
 
 
 class FakeApi:
@@ -184,8 +184,7 @@ def fetched(here, monkeypatch):
         asked.append((source, revision))
         return str(folder)
 
-    fake = SimpleNamespace(snapshot_download=snapshot_download, errors=huggingface_hub.errors)
-    monkeypatch.setattr(diffusers_files, "require", lambda *names: fake)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return asked
 
 

@@ -42,8 +42,9 @@ def estimate_on_paper(arguments: list[str]) -> None:
 
     parser = Parser(prog="estimate")
     parser.add_argument("--network", required=True, metavar="CONFIG.json")
-    for name, value in (("rank", 16), ("batch", 1), ("tokens", 77)):
+    for name, value in (("rank", 16), ("batch", 1), ("tokens", None)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--size", type=int, nargs="+", default=(), metavar="N")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--checkpoint", action="store_true")

@@ -49,6 +49,7 @@ class Call(NamedTuple):
         tap: Which output of a module that has several is its tap: that of the sample.
         channels: The channels of a sample, by its configuration.
         told: Whether it is told a scale of guidance, by its configuration.
+        widths: The last sides of `text`, `pooled` and `sizes`, by its configuration.
     """
 
     output: Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
@@ -58,6 +59,7 @@ class Call(NamedTuple):
     tap: int = 0
     channels: Callable[[Config], int] = _channels
     told: Callable[[Config], bool] = lambda config: False
+    widths: Callable[[Config], Mapping[str, int]] = lambda config: {}
 
 
 # ---------------------------------------------------------------- U-Nets
@@ -108,6 +110,15 @@ def _classes(config: Config) -> tuple[str, ...]:
 def _text_conditions(config: Config) -> tuple[str, ...]:
     added = ("pooled", "sizes") if config.get("addition_embed_type") == "text_time" else ()
     return ("text", *added, *_classes(config))
+
+
+def _text_widths(config: Config) -> dict[str, int]:
+    found = {"text": int(config["cross_attention_dim"])}
+    if "pooled" in _text_conditions(config):
+        both, sizes = int(config["projection_class_embeddings_input_dim"]), 6
+        pooled = both - sizes * int(config["addition_time_embed_dim"])
+        found |= {"pooled": pooled, "sizes": sizes}
+    return found
 
 
 # ---------------------------------------------------------------- transformers of images
@@ -251,6 +262,14 @@ def _wan(model: nn.Module, x: Tensor, time: Tensor, cond: Mapping[str, Tensor]) 
 # ---------------------------------------------------------------- the table
 
 
+def _widths(**entries: str) -> Callable[[Config], dict[str, int]]:
+    r"""Returns what reads widths from entries of a configuration."""
+    return lambda config: {name: int(config[entry]) for name, entry in entries.items()}
+
+
+TEXT_AND_POOLED = _widths(text="joint_attention_dim", pooled="pooled_projection_dim")
+
+
 UNET = ("down_blocks", "mid_block", "up_blocks"), "mid_block"
 
 
@@ -259,10 +278,17 @@ TRANSFORMER = ("transformer_blocks",), "transformer_blocks"
 
 CLASSES: Mapping[str, Call] = {
     "UNet2DModel": Call(_unet, _classes, *UNET),
-    "UNet2DConditionModel": Call(_text_unet, _text_conditions, *UNET),
+    "UNet2DConditionModel": Call(_text_unet, _text_conditions, *UNET, widths=_text_widths),
     "DiTTransformer2DModel": Call(_dit, lambda config: ("label",), *TRANSFORMER),
-    "PixArtTransformer2DModel": Call(_pixart, _pixart_conditions, *TRANSFORMER),
-    "SD3Transformer2DModel": Call(_joint, lambda config: ("text", "pooled"), *TRANSFORMER, tap=1),
+    "PixArtTransformer2DModel": Call(
+        _pixart,
+        _pixart_conditions,
+        *TRANSFORMER,
+        widths=lambda config: {"text": int(config["caption_channels"]), "sizes": 2},
+    ),
+    "SD3Transformer2DModel": Call(
+        _joint, lambda config: ("text", "pooled"), *TRANSFORMER, tap=1, widths=TEXT_AND_POOLED
+    ),
     "FluxTransformer2DModel": Call(
         _flux,
         lambda config: ("text", "pooled"),
@@ -271,8 +297,18 @@ CLASSES: Mapping[str, Call] = {
         tap=1,
         channels=lambda config: int(config["in_channels"]) // 4,
         told=lambda config: bool(config.get("guidance_embeds")),
+        widths=TEXT_AND_POOLED,
     ),
-    "SanaTransformer2DModel": Call(_sana, lambda config: ("text", "mask"), *TRANSFORMER),
-    "CogVideoXTransformer3DModel": Call(_cogvideo, lambda config: ("text",), *TRANSFORMER),
-    "WanTransformer3DModel": Call(_wan, lambda config: ("text",), ("blocks",), "blocks"),
+    "SanaTransformer2DModel": Call(
+        _sana,
+        lambda config: ("text", "mask"),
+        *TRANSFORMER,
+        widths=_widths(text="caption_channels"),
+    ),
+    "CogVideoXTransformer3DModel": Call(
+        _cogvideo, lambda config: ("text",), *TRANSFORMER, widths=_widths(text="text_embed_dim")
+    ),
+    "WanTransformer3DModel": Call(
+        _wan, lambda config: ("text",), ("blocks",), "blocks", widths=_widths(text="text_dim")
+    ),
 }

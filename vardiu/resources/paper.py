@@ -3,8 +3,10 @@ r"""The memory of adapters on one frozen network of any size, by its configurati
 The network is built without memory, on torch's `meta` device, where shapes alone are computed.
 Weights, gradients and moments are sums over shapes. Activations are what autograd keeps of
 one call, seen by the same hooks as in `footprint`; where blocks are run again, the largest block's
-own come on top. Student and fake are adapters on the network that the teacher is, the anchor is a
-copy of the student's adapter.
+own come on top. Attention keeps what a fused kernel keeps: queries, keys, values, the output
+and a number a query; of shapes alone torch itself would keep the products of all pairs. Student
+and fake are adapters on the network that the teacher is, the anchor is a copy of the student's
+adapter.
 
 .. math:: M = M_\mathrm{base} + \sum_\mathrm{networks} (w + g + m) + w_\mathrm{anchor}
     + w_\mathrm{average} + \max(a_\mathrm{student}, a_\mathrm{fake})
@@ -15,17 +17,21 @@ for an instant, the allocator's own and the driver's: some two gigabytes on a GP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..denoisers.lora import LoRA
 from ..errors import ConfigError, known, require, shown
 from ..nn.diffusers import DiffusersNetwork
+from ..nn.diffusers_calls import CLASSES
 from ..storage.bounded import read_json
+from ..teachers.families import family_of
 from .footprint import Count, weights
 
 __all__ = ["MOMENTS", "Paper", "on_paper"]
@@ -35,6 +41,7 @@ __all__ = ["MOMENTS", "Paper", "on_paper"]
 MOMENTS: Mapping[str, float] = {
     "adam": 8.0,
     "adamw": 8.0,
+    "radam": 8.0,
     "sgd": 4.0,
     "adam8bit": 2 + 2 * 4 / 256,
     "adamw8bit": 2 + 2 * 4 / 256,
@@ -77,69 +84,112 @@ def on_paper(
     *,
     rank: int = 16,
     batch: int = 1,
-    tokens: int = 77,
+    tokens: int | None = None,
+    size: Sequence[int] = (),
     precision: str = "bfloat16",
     optimizer: str = "adam",
     checkpoint: bool = False,
     quantise: bool = False,
 ) -> Paper:
-    r"""Returns what a U-Net of texts, with student, fake and anchor as adapters on it, asks for.
+    r"""Returns what a network, with student, fake and anchor as adapters on it, asks for.
 
     Weights are held in float32, or those of linear layers in eight bits, and computed with in
     `precision`, as a run does.
 
     Arguments:
-        config: The configuration of a `UNet2DConditionModel` of diffusers, or its file.
+        config: The configuration of a network of diffusers, of a class in
+            `vardiu.nn.diffusers_calls.CLASSES`, or its file.
         rank: The rank of the adapters.
         batch: The rows that are visited at a time.
-        tokens: The tokens of a prompt.
+        tokens: The tokens of a prompt; by default as many as the stock pipeline takes.
+        size: Height and width of a sample as the network sees it (of latents), of a video the
+            frames before; by default what the configuration or the stock pipeline says.
         precision: What networks compute in.
         optimizer: One of `MOMENTS`.
         checkpoint: Whether blocks are run again in place of keeping their activations.
         quantise: Whether the frozen network's linear layers are held in eight bits.
 
     Raises:
-        ConfigError: The network is of another class, or a number is out of its range.
+        ConfigError: The network is of a class that is not known, or a number is out of its range.
     """
     name = str(config) if isinstance(config, str | Path) else "the configuration"
     settings = read_json(config) if isinstance(config, str | Path) else dict(config)
     for word, value in (("rank", rank), ("batch", batch), ("tokens", tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"--{word} must be at least 1, got {value}")
     moments = MOMENTS[known(optimizer, MOMENTS, "value of --optimizer:")]
     width = BYTES[known(precision, BYTES, "value of --precision:")]
-    model = _built(settings, name)
+    kind = known(settings.get("_class_name", "UNet2DConditionModel"), CLASSES, f"class in {name}:")
+    model = _built(kind, settings, name)
     base = sum(p.numel() * p.element_size() for p in weights(model))
     if quantise:
         layers = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
         base -= sum(3 * w.numel() - 4 * len(w) for w in layers)
     numbers = sum(p.numel() for p in model.parameters())
-    network = DiffusersNetwork("UNet2DConditionModel", dict(model.config), model)
-    adapter = LoRA(network.to(getattr(torch, precision)), rank)
-    size = sum(p.numel() for p in adapter.parameters())
-    kept = _activations(adapter, batch, tokens, width, checkpoint)
-    trained = int(size * (4 + 4 + moments))
-    return Paper(numbers, size, base, trained + 4 * size, trained, 4 * size, kept)
+    network = DiffusersNetwork(kind, dict(model.config), model).to(getattr(torch, precision))
+    adapter = LoRA(network, rank)
+    found = sum(p.numel() for p in adapter.parameters())
+    shape = network.channels, *_sides(kind, model.config, size, name)
+    tokens = tokens or _tokens(kind, model.config)
+    with _naming(f"a {kind} of {shown(name)}", shape, tokens):
+        inputs = _inputs(network, shape, batch, tokens)
+        kept = _activations(adapter, inputs, width, checkpoint)
+    trained = int(found * (4 + 4 + moments))
+    return Paper(numbers, found, base, trained + 4 * found, trained, 4 * found, kept)
 
 
-def _built(settings: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (a model)
-    found = settings.get("_class_name", "UNet2DConditionModel")
-    if found != "UNet2DConditionModel":
+@contextlib.contextmanager
+def _naming(network: str, shape: Sequence[int], tokens: int) -> Iterator[None]:
+    r"""Says in a line that a network cannot be called so."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{shown(name)} is of a {shown(found)}; on paper a UNet2DConditionModel is predicted, "
-            "others by vardiu estimate PRESET"
+            f"{network} cannot be called with samples of {list(shape)} and prompts of {tokens} "
+            f"tokens (--size, --tokens): {shown(reason)}"
+        ) from error
+
+
+def _sides(
+    kind: str, config: Mapping[str, Any], size: Sequence[int], name: str
+) -> tuple[int, ...]:
+    stated = family_of("", kind, config).sizes(config)
+    usual = tuple(stated) if isinstance(stated, list | tuple) else ()
+    sides = tuple(size) or usual
+    if len(sides) != len(usual) or not all(isinstance(n, int) and n > 0 for n in sides):
+        wanted = "frames, height and width" if len(usual) == 3 else "height and width"
+        raise ConfigError(
+            f"--size must be {wanted} of a {kind}'s samples, got {' '.join(map(str, size))}"
+            if size
+            else f"{shown(name)} does not say {wanted} of samples: give --size"
         )
+    return sides
+
+
+def _tokens(kind: str, config: Mapping[str, Any]) -> int:
+    if fixed := config.get("max_text_seq_length"):  # of places that were learnt
+        return int(fixed)
+    clip, encoders = 77, family_of("", kind, config).encoders
+    after = [e.length or clip for e in encoders if e.states is not None and not e.beside]
+    return sum(after) or clip
+
+
+def _built(kind: str, settings: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (a model)
     try:
         with torch.device("meta"):
-            return require("diffusers", "hub").UNet2DConditionModel.from_config(dict(settings))
+            return getattr(require("diffusers", "hub"), kind).from_config(dict(settings))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"diffusers makes no network of {shown(name)}: {error}") from error
 
 
-def _activations(adapter: LoRA, batch: int, tokens: int, width: int, checkpoint: bool) -> int:
+Inputs = tuple[list[Tensor], dict[str, Tensor]]
+
+
+def _activations(adapter: LoRA, inputs: Inputs, width: int, checkpoint: bool) -> int:
     r"""Returns the bytes that one trained call keeps, with autocast's copies of weights."""
-    blocks = {name: m for name, m in adapter.twin.named_modules() if _is_block(m)}
-    found = _counted(adapter, batch, tokens, blocks)
+    blocks = _blocks(adapter.twin)
+    found = _counted(adapter, inputs, blocks)
     if not checkpoint:
         copies = width * sum(p.numel() for p in adapter.network.parameters()) if width < 4 else 0
         return sum(found.values()) + copies
@@ -147,39 +197,70 @@ def _activations(adapter: LoRA, batch: int, tokens: int, width: int, checkpoint:
     most = max(sum(p.numel() for p in block.parameters()) for block in blocks.values())
     adapter.enable_gradient_checkpointing()
     adapter.twin.train()
-    again = _counted(adapter, batch, tokens, {})
+    again = _counted(adapter, inputs, {})
     return sum(again.values()) + largest + (width * most if width < 4 else 0)
 
 
-def _is_block(module: nn.Module) -> bool:
-    # What diffusers runs again at a time, whether or not a layer in it is adapted.
-    return type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock")
+def _blocks(twin: Any) -> dict[str, nn.Module]:  # noqa: ANN401 (a network of diffusers)
+    r"""Returns what diffusers runs again at a time, whether or not a layer in it is adapted: of a
+    U-Net the parts of its stages, of a transformer its blocks, which are its taps."""
+    if "mid_block" not in CLASSES[twin.name].stages:
+        return {f"model.{tap}": twin.model.get_submodule(tap) for tap in twin.taps}
+    parts = ("ResnetBlock2D", "BasicTransformerBlock")
+    return {name: m for name, m in twin.named_modules() if type(m).__name__ in parts}
 
 
-def _counted(
-    adapter: LoRA, batch: int, tokens: int, blocks: Mapping[str, nn.Module]
-) -> dict[str, int]:
+def _counted(adapter: LoRA, inputs: Inputs, blocks: Mapping[str, nn.Module]) -> dict[str, int]:
     count = Count([*weights(adapter.network), *weights(adapter)])
-    inputs, cond = _inputs(adapter.network, batch, tokens)
-    with torch.enable_grad(), count.counting(blocks):
-        adapter(*inputs, **cond)
+    given, cond = inputs
+    with torch.enable_grad(), count.counting(blocks), _FusedAttention():
+        adapter(*given, **cond)
     return count.found
 
 
-def _inputs(network: Any, batch: int, tokens: int) -> tuple[list[Tensor], dict[str, Tensor]]:  # noqa: ANN401
+class _Attention(torch.autograd.Function):
+    r"""Attention of shapes alone, which keeps what a fused kernel keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:  # noqa: ANN401
+        output = q.new_empty(*q.shape[:-1], v.shape[-1])
+        sums = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, output, sums, *([] if mask is None else [mask]))
+        return output
+
+
+class _FusedAttention(TorchFunctionMode):
+    r"""Gives attention as `_Attention` does in the context."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = dict(kwargs or {})
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        named = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
+        parts = (named.get(name) for name in ("query", "key", "value", "attn_mask"))
+        return _Attention.apply(*parts)
+
+
+def _inputs(network: Any, shape: Sequence[int], batch: int, tokens: int) -> Inputs:  # noqa: ANN401
     config, dtype = network.model.config, next(network.parameters()).dtype
-    side = config.sample_size
-    sides = (side, side) if isinstance(side, int) else tuple(side)
+    row = CLASSES[network.name]
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (width,) for name, width in row.widths(config).items() if name in network.conditions
+    }
+    shapes |= {"mask": (tokens,)} if "mask" in network.conditions else {}
+    shapes |= {"text": (tokens, *shapes["text"])} if "text" in shapes else {}
+    shapes |= {"guidance": ()} if row.told(config) else {}
 
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(batch, *shape, device="meta", dtype=dtype)
+    def empty(*sides: int) -> Tensor:
+        return torch.empty(batch, *sides, device="meta", dtype=dtype)
 
-    cond = {"text": empty(tokens, config.cross_attention_dim)}
-    if "pooled" in network.conditions:
-        sizes = 6
-        pooled = config.projection_class_embeddings_input_dim
-        pooled -= sizes * config.addition_time_embed_dim
-        cond |= {"pooled": empty(pooled), "sizes": empty(sizes)}
+    cond = {name: empty(*sides) for name, sides in shapes.items()}
     if "label" in network.conditions:
         cond["label"] = torch.zeros(batch, device="meta", dtype=torch.long)
-    return [empty(config.in_channels, *sides), torch.empty(batch, device="meta")], cond
+    return [empty(*shape), torch.empty(batch, device="meta")], cond

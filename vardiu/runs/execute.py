@@ -74,7 +74,10 @@ def device_of(name: str) -> torch.device:
             f"--device {shown(name)} cannot be used here: {shown(reason)}; take auto, cpu, gpu, "
             "cuda, cuda:1, ..."
         ) from error
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda":  # what asks for the current card means this one
+        torch.cuda.set_device(device)
+    return device
 
 
 def own_card() -> torch.device:
@@ -86,7 +89,8 @@ def own_card() -> torch.device:
     index, local = place_on_host()
     if local == 1:
         return torch.device("cuda")
-    if local > torch.cuda.device_count():
+    # Of `torchrun --virtual-local-rank` each process sees its own card alone, as the first.
+    if index >= torch.cuda.device_count():
         raise ConfigError(
             f"{local} processes were started on a machine with {torch.cuda.device_count()} "
             "CUDA devices: start one for each with --nproc-per-node, or take --device cpu"

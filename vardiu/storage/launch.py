@@ -19,15 +19,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
-__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "meeting", "place_on_host"]
+__all__ = ["are_launched", "following_parent", "is_first_to_tell", "meeting", "place_on_host"]
 
 
 # Of the wait for torchrun itself, which may have ended.
 SHORT = datetime.timedelta(seconds=10)
 
 
-# Seconds between two looks at whether torchrun lives.
+# Of the wait for a table that was there before the processes were started.
+PATIENCE = datetime.timedelta(minutes=1)
+
+
+# Seconds between two looks at whether the parent lives.
 LOOK = 1.0
+
+
+# This process and the one that started it, as they are before torch is imported: the other may die
+# in the seconds which that takes.
+BORN = os.getpid(), os.getppid()
 
 
 def are_launched() -> bool:
@@ -44,10 +53,14 @@ def place_on_host() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def following_torchrun() -> Iterator[None]:
-    r"""Stops this process, as by SIGTERM, when the one that started it has died: each worker of
-    `torchrun` is in a session of its own, and nobody else would end it, or start it again."""
-    parent, ended = os.getppid(), threading.Event()
+def following_parent() -> Iterator[None]:
+    r"""Stops this process, as by SIGTERM, when the one that started it has died, for which alone
+    it works: each worker of `torchrun` is in a session of its own, and nobody else would end it,
+    or start it again."""
+    itself, parent = BORN
+    if os.getpid() != itself:  # a fork, of what imported this before
+        parent = os.getppid()
+    ended = threading.Event()
 
     def follow() -> None:
         while not ended.wait(LOOK):
@@ -85,11 +98,19 @@ def _attempt() -> str:
 
 
 def _table(patience: datetime.timedelta) -> TCPStore:
-    r"""Returns the table that `torchrun` keeps for its processes, over their restarts."""
+    r"""Returns the table that `torchrun` keeps for its processes, over their restarts.
+
+    Where it keeps one of its own, that was there before them: who does not find it waits for
+    somebody who has died.
+    """
     from torch.distributed import TCPStore
 
+    there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    found = min(patience, PATIENCE) if there else patience
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=patience)
+    store = TCPStore(address, port, is_master=False, timeout=found)
+    store.set_timeout(patience)
+    return store
 
 
 @functools.cache

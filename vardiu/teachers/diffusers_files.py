@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, require, shown
+from ..errors import ConfigError, shown
 from ..storage.bounded import read_json
 from .families import Family, family_of
+from .hub import fetched
+from .weights import refuse_damaged
 
 __all__ = [
     "class_in",
@@ -189,12 +191,12 @@ def variant_of(folder: Path, stem: str, cls: str) -> str | None:
 
     Raises:
         ConfigError: There are no weights in safetensors; the message says what there is instead,
-            and what converts it.
+            and what converts it. Or they are not all there, or damaged.
     """
-    if _holds(folder, stem):
-        return None
-    for variant in VARIANTS:
+    for variant in (None, *VARIANTS):
         if _holds(folder, stem, variant):
+            whole, _, index = _names(stem, variant)
+            refuse_damaged(folder / whole, folder / index)
             return variant
     found = sorted(p.name for p in folder.glob(f"{stem}*") if p.suffix != ".json")
     pickle = next((n for n in found if n.endswith(".bin")), None)
@@ -232,7 +234,7 @@ def located(
     """
     if Path(source).is_dir():
         return Path(source)
-    folder = _fetched(source, revision, SETTINGS)
+    folder = fetched(source, revision, SETTINGS)
     parts = parts_of(folder)
     where = network_of(parts, known, source)
     config = folder / where / "config.json"
@@ -243,7 +245,7 @@ def located(
     for name in (encoder.tokenizer for encoder in family.encoders if encoder.tokenizer in parts):
         patterns += [f"{name}/*.{kind}" for kind in ("json", "txt", "model")]
     patterns += [_path(n, file) for n, stem in wanted.items() for file in _names(stem)]
-    folder = _fetched(source, revision, patterns)
+    folder = fetched(source, revision, patterns)
     for variant in VARIANTS:
         missing = {
             name: stem
@@ -253,7 +255,7 @@ def located(
         if missing:
             more = [_path(n, f) for n, stem in missing.items() for f in _names(stem, variant)]
             patterns += more
-            folder = _fetched(source, revision, patterns)
+            folder = fetched(source, revision, patterns)
     return folder
 
 
@@ -270,14 +272,3 @@ def _weights(parts: Mapping[str, str], family: Family) -> Iterator[tuple[str, st
 
 def _path(part: str, file: str) -> str:
     return f"{part}/{file}" if part else file
-
-
-def _fetched(source: str, revision: str | None, patterns: list[str]) -> Path:
-    hub = require("huggingface_hub", "hub")
-    try:
-        return Path(hub.snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        raise ConfigError(
-            f"{shown(source)} is no folder here, and cannot be had from the hub: "
-            f"{shown(str(error))}"
-        ) from error

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..denoisers.exact import ExactDenoiser
+from ..denoisers.lora import adapters
 from ..errors import ConfigError, nearest
 from ..nn.backbones import backbones
 from ..nn.quantised import quantise
@@ -91,8 +92,10 @@ class Economy:
             refuse_rounding(objective)
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         held = [m for m in objective.children() if isinstance(m, Frozen)]
-        for frozen in held if self.offload else ():
-            frozen.offload()
+        if self.offload:
+            refuse_shared(objective, held)
+            for frozen in held:
+                frozen.offload()
 
 
 def quantise_frozen(objective: Objective) -> None:
@@ -105,6 +108,16 @@ def quantise_frozen(objective: Objective) -> None:
     if not sum(quantise(network) for module in held for network in backbones(module)):
         raise ConfigError(
             "--economy.quantise: there is no frozen network with linear layers here; leave it out"
+        )
+
+
+def refuse_shared(objective: Objective, held: Iterable[Frozen]) -> None:
+    r"""Raises a `ConfigError` where what would wait in host memory is the base of an adapter."""
+    bases = {p for adapter in adapters(objective) for p in adapter.network.parameters()}
+    if any(p in bases for frozen in held for p in frozen.module.parameters()):
+        raise ConfigError(
+            "--economy.offload: the student is an adapter on the teacher's own weights, and needs "
+            "them on the device: leave it out, or take --student teacher"
         )
 
 
