@@ -139,7 +139,7 @@ def _absent(path: Path) -> dict[str, None]:
     return dict.fromkeys(part for row in out for part in (row.part, row.tokenizer))
 
 
-def _models(pipeline: Any) -> dict[str, nn.Module]:  # noqa: ANN401 (a pipeline)
+def _models(pipeline: Any) -> dict[str, Any]:  # noqa: ANN401 (a pipeline)
     r"""Returns the networks of a pipeline, by the names of their components."""
     parts = pipeline.components.items()
     return {name: part for name, part in parts if isinstance(part, nn.Module)}
