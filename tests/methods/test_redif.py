@@ -597,12 +597,20 @@ def test_a_reward_is_tried_before_training_and_only_loaded_where_it_is_named(
         ({"clip_range": 0.0}, "clip_range must be positive"),
         ({"near": 0.0}, "near must be positive"),
         ({"group": 0}, "group must be at least 1"),
+        ({"group": 1}, "group must be at least 2 with variant=grpo.*--variant ddpo"),
         ({"guard_weight": -1.0}, "guard_weight must be at least 0"),
     ],
 )
 def test_settings_out_of_range_are_one_line(change, words):
     with pytest.raises(ConfigError, match=words):
         Settings(**change)
+
+
+def test_one_pair_alone_is_refused_as_none_could_be_withheld():
+    few = PairSettings(pairs=1, solver_steps=2)
+    settings = dataclasses.replace(METHOD.examples["redif"].settings, pairs=few)
+    with pytest.raises(ConfigError, match=r"pairs.pairs must be at least 2.*, got 1"):
+        next(recipe(ToyProblem(), settings, Context()))
 
 
 def test_a_run_whose_reward_is_not_named_is_refused():
