@@ -390,7 +390,7 @@ def test_the_instruments_are_of_the_student_as_it_is_and_of_what_was_withheld():
     drawn = prepared(objective, 64, step=0)
     with torch.no_grad():
         objective.student.denoiser.a *= 1.03
-    found, info = objective.diagnostics(Batch(64), 0), objective.loss(drawn, 0).info
+        found, info = objective.diagnostics(Batch(64), 0), objective.loss(drawn, 0).info
     assert found["drift"].item() == pytest.approx(0.03)
     for name, student in (("held_out", objective.generator), ("held_out_start", objective.start)):
         reward = -(student(z) - K * z).square().sum(1)

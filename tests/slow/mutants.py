@@ -2114,6 +2114,20 @@ FINER = [
         method("redif", "instruments_are"),
     ),
     Mutant(
+        "ddil: the shares grow over the whole run",
+        "methods/ddil.py",
+        "max(1, round(config.steps * share))",
+        "config.steps",
+        method("ddil", "within_each_stage"),
+    ),
+    Mutant(
+        "ddil: paths as often as is asked, however long",
+        "methods/ddil.py",
+        "refill=max(row.refill, len(path.stops))",
+        "refill=row.refill",
+        method("ddil", "within_each_stage"),
+    ),
+    Mutant(
         "redif: a step arrives with its noise beside the level's",
         "samplers/policy.py",
         "kept = (there.square() - fresh_noise(here, there, self.eta).square()).sqrt()",
