@@ -10,9 +10,11 @@ import torch
 
 from vardiu import models
 from vardiu.cli.by_calls import MOST, calls_in
+from vardiu.cli.export import refuse_other_adapter
 from vardiu.cli.main import main
 from vardiu.errors import ConfigError
 from vardiu.methods import progressive
+from vardiu.storage.run_folder import RunFolder
 
 WORDS = ["distill", "mog40-progressive", "--steps", "12", "--grid", "4", "--fold", "1"]
 WORDS += ["--batch", "16", "--samples", "300", "--evaluations", "1", "--reports", "1"]
@@ -155,3 +157,44 @@ def test_a_few_step_student_is_asked_at_levels_of_its_own_grid():
         student.with_calls(5)
     with pytest.raises(ValueError, match="makes a sample in 1 call, got 2"):
         FewStep(denoiser(), [8.0]).with_calls(2)
+
+
+def test_each_number_of_calls_is_exported_with_what_was_measured_of_it(run, capsys):
+    runtime = pytest.importorskip("onnxruntime")
+    assert main(["evaluate", str(run), "--calls", "1,4", "--num", "310"]) == 0
+    rows = json.loads((run / "evaluation-310-seed0-calls1-4.json").read_text())["rows"]
+    (mmd,) = [r["metrics"][0]["value"] for r in rows if (r["who"], r["calls"]) == ("student", 4)]
+    random = torch.Generator().manual_seed(0)
+    for calls in (2, 4):
+        assert main(["export", str(run), "--to", "onnx", "--calls", str(calls)]) == 0
+        out, kept = run / f"export-onnx-calls{calls}", models.load(run / f"students/{calls}")
+        session = runtime.InferenceSession(out / "model.onnx")
+        z = torch.randn(5, *kept.latent_shape, generator=random)
+        (x,) = session.run(["x"], {"z": z.numpy()})
+        np.testing.assert_allclose(x, kept(z).detach().numpy(), rtol=1e-4, atol=1e-4)
+        facts = session.get_modelmeta().custom_metadata_map
+        assert facts["calls"] == str(calls) and facts["rule"] == '"ddim"'
+        card = (out / "README.md").read_text()
+        assert f"A sample takes {calls} calls by the rule ddim" in card
+        assert not (out / "samples.png").exists()  # the run's picture is of another student
+        assert (f"| mmd2 | {mmd:.4g} |" in card) == (calls == 4)
+        assert ("Its samples were not measured." in card) == (calls == 2)
+    capsys.readouterr()
+    for words, message in (
+        (["--calls", "3"], "--calls: this student makes a sample in 1 call and no other"),
+        (["--calls", "0"], "--calls must be at least 1, got 0"),
+        (["--guidance", "2"], "--guidance: this student is told no guidance"),
+    ):
+        assert main(["export", str(run), "--to", "safetensors", *words]) == 2
+        assert message in told(capsys)
+    assert not list(run.glob("export-safetensors*"))
+
+
+def test_an_adapter_is_that_of_the_last_student_alone(tmp_path):
+    for name, weights in (("student", b"one"), ("students/1", b"one"), ("students/2", b"two")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    for calls in (None, 1, 4):  # one of its own weights may be asked more often
+        refuse_other_adapter(RunFolder(tmp_path), calls)
+    with pytest.raises(ConfigError, match="is that of its last student, not of the one of 2"):
+        refuse_other_adapter(RunFolder(tmp_path), 2)

@@ -242,3 +242,21 @@ def test_help_without_a_preset_tells_what_a_preset_is_and_lists_them(capsys):
         _, out, _ = told(capsys, command, "--help")
         assert "A preset is a named row of settings" in out
         assert all(f"\n  {name}" in out for name in table)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "distill mog40-ddil --states.teacher -0.1",
+            "states.teacher must be at least 0, got -0.1",
+        ),
+        ("distill mog40-rdd --relations.queue 0", "relations.queue must be at least 1, got 0"),
+        ("distill mog40 --steps abc", "Error parsing --steps: invalid literal for int()"),
+    ],
+)
+def test_a_wrong_value_of_a_row_is_told_without_what_the_parser_draws(words, message, capsys):
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"vardiu distill: {message}")
+    assert "---" not in line and "helptext" not in line and line.count("--help") == 1

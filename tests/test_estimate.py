@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 import weakref
@@ -221,3 +222,21 @@ def test_sizes_are_of_storages():
     x = torch.zeros(4, 4)
     assert size([x, x.T, {"row": x[1]}, (x[:, 2],)]) == 4 * 4 * 8
     assert size({"a": 1, "b": [None, "c"]}) == 0
+
+
+@pytest.mark.slow
+def test_the_process_that_measures_ends_with_the_one_that_asked():
+    words = [sys.executable, "-m", "vardiu", "estimate", "mog40", "--threads", "1"]
+    asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+    while not (found := children.read_text().split()) and asking.poll() is None:
+        time.sleep(0.05)
+    measuring = Path(f"/proc/{found[0]}")
+    while len(list((measuring / "task").iterdir())) < 2:  # it follows, in a thread of its own
+        time.sleep(0.05)
+    asking.terminate()
+    asking.wait()
+    began = time.monotonic()
+    while measuring.exists() and time.monotonic() < began + 30:
+        time.sleep(0.05)
+    assert not measuring.exists()

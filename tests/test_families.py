@@ -6,11 +6,15 @@ adapter is loaded by the stock loader.
 """
 
 import contextlib
+import fnmatch
+import itertools
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
+import huggingface_hub
 import pipelines
 import pytest
 import small
@@ -34,7 +38,7 @@ from vardiu.samplers.multistep import DPMSolver, UniPC
 from vardiu.samplers.ode import Euler
 from vardiu.settings.fields import ImageSettings
 from vardiu.students.few_step import FewStep, OneStep
-from vardiu.teachers.readers import load
+from vardiu.teachers.readers import load, surroundings
 
 PROMPTS, NEGATIVES, SCALE, STEPS = ["a cat", "two red birds"], ["blurry", "blurry"], 4.0, 4
 
@@ -377,6 +381,95 @@ def test_a_size_is_of_pipelines_alone(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match="of which no size can be stated: leave --size out"):
         load(f"{tmp_path / 'mine.py'}:teacher", size=(8, 8))
+
+
+# ---------------------------------------------------------------- the hub
+
+
+# What stands beside the weights of published pipelines, and is read by nobody.
+UNREAD = (
+    *("whole.safetensors", "safety_checker/model.safetensors", "image_encoder/model.safetensors"),
+    *("vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.safetensors"),
+    *("text_encoder/pytorch_model.bin", "text_encoder/model.onnx", "text_encoder/run.py"),
+    *("text_encoder/model.fp16.safetensors", "transformer_2/diffusion_pytorch_model.safetensors"),
+)
+
+
+@pytest.fixture
+def hub(made, tmp_path, monkeypatch):
+    """Publishes a family's pipeline; of it are had, anew each time, the files that are asked for."""
+    remote = tmp_path / "remote"
+    caches = (tmp_path / f"cache{n}" for n in itertools.count())
+
+    def publish(name, limit):
+        pipeline, teacher, _ = made(name)
+        shutil.copytree(teacher.origin.source, remote)
+        if limit:
+            shutil.rmtree(remote)
+            pipeline.save_pretrained(remote, max_shard_size=limit)
+        for file in UNREAD:
+            (remote / file).parent.mkdir(exist_ok=True)
+            (remote / file).write_text("not to be had")
+        return pipeline
+
+    def fetch():
+        cache = next(caches)
+
+        def snapshot(source, revision=None, allow_patterns=None):
+            assert (source, revision) == ("org/name", "v1.0")
+            for path in filter(Path.is_file, remote.rglob("*")):
+                name = str(path.relative_to(remote))
+                if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                    (cache / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, cache / name)
+            return str(cache)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+        return cache
+
+    return SimpleNamespace(publish=publish, fetch=fetch, remote=remote)
+
+
+def fetched_weights(cache):
+    files = {str(path.relative_to(cache)) for path in filter(Path.is_file, cache.rglob("*"))}
+    assert not files & set(UNREAD)
+    known = {"json", "txt", "model", "safetensors"}
+    assert {name.rpartition(".")[2] for name in files} <= known, files
+    return {name for name in files if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*rarely(ROWS, (*RARE, "cogvideox 1.5", "sana as published")), "sdxl in shards of 200KB"],
+)
+def test_of_a_typed_hub_id_what_is_read_is_fetched(made, hub, name):
+    name, _, limit = name.partition(" in shards of ")
+    pipeline, teacher = hub.publish(name, limit), made(name)[1]
+    models = {n: m for n, m in pipeline.components.items() if isinstance(m, torch.nn.Module)}
+    needed = {
+        f"{part}/{path.name}"
+        for part in models
+        for path in (hub.remote / part).glob("*.safetensors")
+        if f"{part}/{path.name}" not in UNREAD
+    }
+    assert len(needed) > len(models) if limit else len(needed) == len(models)
+    size = {"size": ROWS[name][1]} if ROWS[name][1] else {}
+    cache = hub.fetch()
+    found = load("org/name@v1.0", **size)
+    x, sigma = torch.randn(2, *teacher.shape), torch.tensor([0.5, 7.0])
+    cond, known = found.origin.encode(PROMPTS), teacher.origin.encode(PROMPTS)
+    assert cond.keys() == known.keys()
+    assert all(torch.equal(cond[key], known[key]) for key in known)
+    with torch.no_grad():
+        assert torch.equal(found(x, sigma, **cond), teacher(x, sigma, **known))
+        assert torch.equal(found.origin.decode(x), teacher.origin.decode(x))
+    assert fetched_weights(cache) == needed
+    # What stands around the network is had without it.
+    cache = hub.fetch()
+    origin, _ = surroundings("org/name@v1.0")
+    own = {file for file in needed if file.startswith(("unet/", "transformer/"))}
+    assert fetched_weights(cache) == needed - own and own
+    assert torch.equal(origin.encode(PROMPTS)["text"], known["text"])
 
 
 # ---------------------------------------------------------------- the commands

@@ -83,7 +83,7 @@ def refusal(source):
 
 def test_what_nobody_may_read_without_a_token(hub):
     words = refusal("org/gated")
-    assert "agrees to terms: do so on the page of org/gated, and set HF_TOKEN to a token" in words
+    assert "agree to terms: do so on the page of org/gated, and set HF_TOKEN to a token" in words
     assert "--local-dir" not in words
 
 
@@ -94,7 +94,7 @@ def test_an_id_that_the_hub_has_not(hub):
 
 def test_a_revision_that_it_has_not(hub):
     words = refusal("org/branched@v9")
-    assert "(org/branched has no v9: after @ stands a branch, a tag or a commit)" in words
+    assert "(org/branched has no revision v9: after @ stands a branch, a tag or a commit)" in words
 
 
 def test_an_id_that_cannot_be_one(hub):

@@ -35,7 +35,7 @@ from vardiu.runs.task import problem_of
 from vardiu.storage import launch, processes
 from vardiu.storage.checkpoints import Checkpoints
 from vardiu.storage.files import is_left_behind
-from vardiu.storage.launch import following_torchrun
+from vardiu.storage.launch import following_parent
 from vardiu.storage.processes import talking
 from vardiu.storage.shards import is_divided
 from vardiu.training.distributed import averaged, buckets
@@ -329,7 +329,7 @@ def test_a_worker_ends_when_what_started_it_was_killed(monkeypatch):
     reads, writes = os.pipe()
 
     def work():
-        with following_torchrun():
+        with following_parent():
             os.write(writes, b"begun")
             time.sleep(60)
 
@@ -470,7 +470,7 @@ from vardiu.storage import launch
 print(os.getpid(), flush=True)
 while os.getppid() == launch.BORN[1]:
     time.sleep(0.01)
-with launch.following_torchrun():
+with launch.following_parent():
     time.sleep(60)
 """
 PARENT = """

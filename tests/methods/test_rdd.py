@@ -299,3 +299,25 @@ def test_a_resumed_run_with_another_queue_is_refused(tmp_path, monkeypatch, caps
 def test_no_term_is_no_method():
     with pytest.raises(ConfigError, match="without them it is --method progressive"):
         RelationSettings(feature_weight=0.0, pair_weight=0.0, memory_weight=0.0)
+
+
+def test_a_wrong_tap_is_told_before_a_teacher_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+
+    def trained(*arguments: object) -> None:
+        raise ConfigError("a teacher is trained")
+
+    monkeypatch.setattr("vardiu.runs.teach.teach", trained)
+    words = ["--device", "cpu", "--out", "run"]
+    for method, more, message in (
+        (
+            "rdd",
+            ["--relations.tap", "pool"],
+            "--relations.tap: DigitsClassifier has no tap 'pool'",
+        ),
+        ("progressive", [], "a teacher is trained"),
+    ):
+        assert main(["distill", f"digits-{method}", *words, *more]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

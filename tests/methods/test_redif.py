@@ -30,7 +30,7 @@ from vardiu.functional.policy import (
 )
 from vardiu.functional.trajectories import step
 from vardiu.methods.base import Example
-from vardiu.methods.policy_gradient import PolicyGradient
+from vardiu.methods.policy_gradient import PolicyGradient, answers
 from vardiu.methods.redif import METHOD, Settings, recipe
 from vardiu.methods.rewards import Agreement, OwnReward, principal
 from vardiu.problems.toy import ToyProblem
@@ -383,6 +383,38 @@ def test_roll_outs_of_a_noise_stand_together_and_are_compared_with_its_own_sampl
     torch.testing.assert_close(shuffled.diagnostics(Batch(8), 0)["held_out"], wanted)
 
 
+def test_the_instruments_are_of_the_student_as_it_is_and_of_what_was_withheld():
+    objective = scalar_objective(clip=0.05)
+    z = torch.randn(30, 1)
+    objective.held_out = Pairs(z, K * z, {})
+    drawn = prepared(objective, 64, step=0)
+    with torch.no_grad():
+        objective.student.denoiser.a *= 1.03
+        found, info = objective.diagnostics(Batch(64), 0), objective.loss(drawn, 0).info
+    assert found["drift"].item() == pytest.approx(0.03)
+    for name, student in (("held_out", objective.generator), ("held_out_start", objective.start)):
+        reward = -(student(z) - K * z).square().sum(1)
+        torch.testing.assert_close(found[name], reward.mean())
+        torch.testing.assert_close(found[f"{name}_error"], reward.std() / math.sqrt(30))
+    groups = drawn.reward.view(-1, 4)
+    spread = (groups - groups.mean(1, keepdim=True)).square().mean().sqrt()
+    torch.testing.assert_close(info["spread"], spread)
+    now = objective.policy.log_probs(answers(objective.student, drawn.z, {}), drawn.states)
+    ratio = (now - drawn.log_prob).exp()
+    share = ((ratio - 1).abs() > 0.05).double().mean()
+    assert 0.1 < share < 0.9
+    torch.testing.assert_close(info["clipped"], share)
+    torch.testing.assert_close(info["ratio"], ratio.mean())
+
+
+def test_no_roll_out_starts_from_what_is_withheld():
+    objective = last_stage("redif").objective
+    row = METHOD.examples["redif"].settings
+    assert len(objective.held_out.z) == row.withheld
+    assert len(objective.pairs.z) == row.pairs.pairs - row.withheld
+    assert not bool((objective.pairs.z[:, None] == objective.held_out.z).flatten(2).all(2).any())
+
+
 def test_a_constant_reward_has_no_gradient():
     objective = scalar_objective(reward=lambda x, y, cond: torch.full((len(x),), 0.7))
     objective.loss(prepared(objective), 0).value.backward()
@@ -597,12 +629,20 @@ def test_a_reward_is_tried_before_training_and_only_loaded_where_it_is_named(
         ({"clip_range": 0.0}, "clip_range must be positive"),
         ({"near": 0.0}, "near must be positive"),
         ({"group": 0}, "group must be at least 1"),
+        ({"group": 1}, "group must be at least 2 with variant=grpo.*--variant ddpo"),
         ({"guard_weight": -1.0}, "guard_weight must be at least 0"),
     ],
 )
 def test_settings_out_of_range_are_one_line(change, words):
     with pytest.raises(ConfigError, match=words):
         Settings(**change)
+
+
+def test_one_pair_alone_is_refused_as_none_could_be_withheld():
+    few = PairSettings(pairs=1, solver_steps=2)
+    settings = dataclasses.replace(METHOD.examples["redif"].settings, pairs=few)
+    with pytest.raises(ConfigError, match=r"pairs.pairs must be at least 2.*, got 1"):
+        next(recipe(ToyProblem(), settings, Context()))
 
 
 def test_a_run_whose_reward_is_not_named_is_refused():

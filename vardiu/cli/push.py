@@ -20,7 +20,10 @@ def push(arguments: list[str]) -> None:
     parser = Parser(prog="push")
     parser.add_argument("run")
     parser.add_argument("repository", metavar="user/name")
-    parser.add_argument("--form", help=f"the export to push, one of: {', '.join(EXPORTS)}")
+    parser.add_argument(
+        "--form",
+        help=f"the export to push: {', '.join(EXPORTS)}, or one of other calls, as onnx-calls2",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what goes, and no more")
     parser.add_argument(
         "--licence",
@@ -62,11 +65,13 @@ def export_of(folder: RunFolder, form: str | None) -> Path:
     Raises:
         ConfigError: There is none, or there are several and none is named.
     """
-    there = [name for name in EXPORTS if folder.file(f"export-{name}").is_dir()]
+    found = (path.name.removeprefix("export-") for path in folder.path.glob("export-*/"))
+    # Of other calls or another scale, the form's name has them: onnx-calls2.
+    there = sorted(name for name in found if name.split("-")[0] in EXPORTS)
     run = shown(str(folder.path))
     if form is not None:
-        form = known(form, EXPORTS, "form")
         if form not in there:
+            form = known(form, EXPORTS, "form")
             raise ConfigError(f"{run} has no export of this form: vardiu export {run} --to {form}")
         return folder.file(f"export-{form}")
     if not there:

@@ -222,15 +222,14 @@ def _told(stop: SystemExit, told: str) -> str:
 
 
 def _one_line(told: str) -> str:
-    r"""Returns the message of a box that the parser drew, without the box."""
-    lines: list[str] = []
+    r"""Returns the message that the parser drew under a heading, in a box or between rules."""
+    parts: list[list[str]] = [[]]
     for line in told.splitlines():
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
-        # A box of lines, or of hyphens where they cannot be drawn: a title, the message, a rule
-        # and where the help is.
-        if set(plain) <= {*"─-"}:
-            if len(lines) > 1:
-                break
-            continue
-        lines.append(plain.strip("─ "))
-    return " ".join(lines[1:] or lines).rstrip(".") or "it cannot be read"
+        if len(plain) > 3 and set(plain) <= {"─", "-"}:
+            parts.append([])
+        elif plain and "─" not in plain:  # a box has its heading in its border
+            parts[-1].append(plain)
+    heading = 0 if "│" in told else 1
+    words = " ".join(next((part for part in parts[heading:] if part), []))
+    return words.rstrip(".") or "it cannot be read"

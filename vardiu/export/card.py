@@ -253,6 +253,8 @@ def _front(
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return ["Its samples were not measured."]
     lines = ["| metric | value | standard error | n | features |", "|---|---|---|---|---|"]
     for row in rows:
         error = "" if row["error"] is None else f"{row['error']:.2g}"

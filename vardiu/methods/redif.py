@@ -106,6 +106,11 @@ class Settings(Training):
             raise ConfigError(
                 f"shuffled needs several noises, got batch={self.batch} of one group"
             )
+        if self.group == 1 and self.variant == "grpo":
+            raise ConfigError(
+                "group must be at least 2 with variant=grpo: a reward beside itself teaches "
+                "nothing; give --group 8, or --variant ddpo, which compares within a class"
+            )
         for name in ("group", "minibatches"):
             if self.batch % getattr(self, name):
                 raise ConfigError(
@@ -171,7 +176,6 @@ SHAO = """@article{shao2024deepseekmath,
   year    = {2024}
 }"""
 
-
 CURES: Mapping[str, str] = {
     "collapse": "raise --guard-weight: the reward rises while modes are lost",
     "saturation": "raise --eta, or more of --sampling-steps",
@@ -179,7 +183,6 @@ CURES: Mapping[str, str] = {
     "worsening": "lower --lr, or raise --guard-weight",
     "divergence": "lower --lr or --clip-range",
 }
-
 
 MIXTURE = Settings(
     steps=100,
@@ -207,7 +210,6 @@ PRESETS = {
     "digits-redif": Preset("8x8 real images by class; ReDiF, 2 calls", DigitsSettings(), DIGITS),
 }
 
-
 TINY = Settings(
     steps=10,
     batch=8,
@@ -218,7 +220,6 @@ TINY = Settings(
     near=1.0,
     pairs=PairSettings(pairs=20, solver_steps=3, steps=10, batch=8),
 )
-
 
 METHOD = Method(
     name="redif",

@@ -122,8 +122,14 @@ def reward_of(problem: Problem, config: Settings, pairs: Pairs, context: Context
     r"""Returns the reward, after a try on the teacher's own samples.
 
     Raises:
-        ConfigError: The command line does not name its code, or it is no reward.
+        ConfigError: The command line does not name its code, or it is no reward; or there are too
+            few pairs.
     """
+    if len(pairs.z) < 2:
+        raise ConfigError(
+            "pairs.pairs must be at least 2, one to start from and one that is withheld, got "
+            f"{len(pairs.z)}"
+        )
     if config.reward is None:
         basis = principal(pairs.x, config.principal) if config.principal else None
         width = config.near * problem.space.sigma_data

@@ -40,6 +40,7 @@ from ..runs.stages import stages_of
 from ..runs.task import Task, problem_of, task_of
 from ..storage.artefacts import RehearsedArtefacts
 from ..storage.code import load_code
+from ..storage.launch import following_parent
 from ..students.base import Generator
 from ..teachers.probe import probe
 from ..training.stage import Stage
@@ -95,7 +96,8 @@ def main() -> None:
         own = {role: load_code(source) for role, _, source in pairs}
         values = json.loads(sys.stdin.read())
         task = task_of(values, "the standard input", codes, own=own, accept_changed=True)
-        print(json.dumps(measure(task)))
+        with following_parent():
+            print(json.dumps(measure(task)))
     except torch.OutOfMemoryError as error:
         sys.exit(f"the device has too little memory for a step ({error}): raise --accumulate")
     except ValueError as error:

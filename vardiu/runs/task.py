@@ -502,6 +502,12 @@ def problem_of(task: Task, kept: KeptTeacher | None = None) -> Problem:
     return problem
 
 
+def untaught_problem(task: Task) -> Problem:
+    r"""Returns the problem of a task whose teacher is yet to be trained."""
+    cls = PROBLEMS[type(task.problem)]
+    return cls(task.problem, seed=task.run.seed, untaught=True, own=task.own)
+
+
 def begin(task: Task, problem: Problem) -> None:
     r"""Has the students of a task's problem start where `run.start_from` says.
 

@@ -13,6 +13,7 @@ from .. import models
 from ..denoisers.base import Denoiser
 from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage import processes
+from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
 from ..teachers.probe import LEVELS, measured
 from .events import (
@@ -27,7 +28,8 @@ from .execute import Execution, execution
 from .listeners import ReportPage
 from .measuring import announced_calls
 from .presets import TEACHERS
-from .task import Task, task_from_preset
+from .stages import stages_of
+from .task import Task, task_from_preset, untaught_problem
 
 __all__ = ["ensure_teacher", "missing_teacher", "teach"]
 
@@ -99,11 +101,34 @@ def ensure_teacher(task: Task, listeners: Sequence[Listener] = ()) -> None:
     r"""Trains the teacher of a preset on board if a task needs it and it is not there.
 
     A teacher that the task names itself is not trained.
+
+    Raises:
+        ConfigError: The task's method would refuse its settings after that training.
     """
     folder, name = missing_teacher(task), task.problem.name
     if folder is not None:
+        refuse_settings(task)
         Broadcaster(listeners)(TeacherNeeded(name, folder.path))
         teacher = task_from_preset("teach", name)
         run = dataclasses.replace(teacher.run, threads=task.run.threads, device=task.run.device)
         command = ["vardiu", "teach", name]
         teach(dataclasses.replace(teacher, run=run), folder.path, listeners, command)
+
+
+def refuse_settings(task: Task) -> None:
+    r"""Refuses what a method refuses with any teacher, before one is trained for it.
+
+    Its first stage is built with a fresh network for a teacher. Where the method begins with the
+    teacher's own samples, which would be noise, nothing is tried.
+
+    Raises:
+        ConfigError: The method cannot have these settings.
+    """
+    settings = task.settings
+    if task.chosen.needs.pairs or getattr(settings, "frame", None) or task.run.start_from:
+        return
+    if getattr(getattr(settings, "pairs", None), "pairs", 0):
+        return
+    problem = untaught_problem(task)
+    problem.teacher = problem.networks.denoiser()
+    stages_of(task, problem, Artefacts(), torch.device("cpu")).first()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
-__all__ = ["are_launched", "following_torchrun", "is_first_to_tell", "meeting", "place_on_host"]
+__all__ = ["are_launched", "following_parent", "is_first_to_tell", "meeting", "place_on_host"]
 
 
 # Of the wait for torchrun itself, which may have ended.
@@ -30,11 +30,11 @@ SHORT = datetime.timedelta(seconds=10)
 PATIENCE = datetime.timedelta(minutes=1)
 
 
-# Seconds between two looks at whether torchrun lives.
+# Seconds between two looks at whether the parent lives.
 LOOK = 1.0
 
 
-# This process and the one that started it, as they are before torch is imported: torchrun may die
+# This process and the one that started it, as they are before torch is imported: the other may die
 # in the seconds which that takes.
 BORN = os.getpid(), os.getppid()
 
@@ -53,9 +53,10 @@ def place_on_host() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def following_torchrun() -> Iterator[None]:
-    r"""Stops this process, as by SIGTERM, when the one that started it has died: each worker of
-    `torchrun` is in a session of its own, and nobody else would end it, or start it again."""
+def following_parent() -> Iterator[None]:
+    r"""Stops this process, as by SIGTERM, when the one that started it has died, for which alone
+    it works: each worker of `torchrun` is in a session of its own, and nobody else would end it,
+    or start it again."""
     itself, parent = BORN
     if os.getpid() != itself:  # a fork, of what imported this before
         parent = os.getppid()

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import ProcessLost
-from .launch import are_launched, following_torchrun, meeting
+from .launch import are_launched, following_parent, meeting
 
 __all__ = [
     "agreed",
@@ -61,7 +61,7 @@ def joined() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with following_torchrun():
+    with following_parent():
         with talking():
             store, index, world = meeting(START)
             torch.distributed.init_process_group(

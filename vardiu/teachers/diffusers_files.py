@@ -14,6 +14,7 @@ from ..errors import ConfigError, shown
 from ..storage.bounded import read_json
 from .families import Family, family_of
 from .hub import fetched
+from .weights import refuse_damaged
 
 __all__ = [
     "class_in",
@@ -190,12 +191,12 @@ def variant_of(folder: Path, stem: str, cls: str) -> str | None:
 
     Raises:
         ConfigError: There are no weights in safetensors; the message says what there is instead,
-            and what converts it.
+            and what converts it. Or they are not all there, or damaged.
     """
-    if _holds(folder, stem):
-        return None
-    for variant in VARIANTS:
+    for variant in (None, *VARIANTS):
         if _holds(folder, stem, variant):
+            whole, _, index = _names(stem, variant)
+            refuse_damaged(folder / whole, folder / index)
             return variant
     found = sorted(p.name for p in folder.glob(f"{stem}*") if p.suffix != ".json")
     pickle = next((n for n in found if n.endswith(".bin")), None)

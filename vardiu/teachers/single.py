@@ -9,11 +9,14 @@ hold, the settings of the parts and the words of tokenizers, stock diffusers has
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, require, shown
@@ -21,8 +24,10 @@ from ..storage.bounded import read_json
 from ..storage.files import write_text_atomic
 from . import diffusers
 from .diffusers_models import MISFITS
+from .families import FAMILIES
 from .origin import Origin
 from .unread import layout_of, names_in
+from .weights import header_of
 
 __all__ = ["load", "matches", "surroundings"]
 
@@ -32,6 +37,27 @@ SUFFIX = ".safetensors"
 
 # In the folder that is written: of which file it was made.
 STAMP = "single_file.json"
+
+
+# What the names of the weights of a component begin with.
+HELD = {
+    "unet": ("model.diffusion_model.",),
+    "transformer": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
+    "text_encoder": (
+        *("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
+        "text_encoders.clip_l.",
+    ),
+    "text_encoder_2": ("conditioner.embedders.1.model.", "text_encoders.clip_g."),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}
+
+
+# What is no weight, is held twice, or is written by some who have no use for it.
+BESIDE = (
+    *("position_ids", "logit_scale", "embed_tokens.weight"),
+    *("text_projection", "text_projection.weight"),
+)
 
 
 def _parts(source: str) -> tuple[Path, str]:
@@ -102,6 +128,42 @@ def folder_of(source: str) -> Path:
     return out
 
 
+def _absent(path: Path) -> dict[str, None]:
+    r"""Returns what stock diffusers is told of encoders that a file leaves out, as it may."""
+    family, names = FAMILIES[_pipeline(path)], names_in(path)
+    out = [
+        row
+        for row in family.encoders
+        if row.optional and not any(name.startswith(HELD[row.part]) for name in names)
+    ]
+    return dict.fromkeys(part for row in out for part in (row.part, row.tokenizer))
+
+
+def _models(pipeline: Any) -> dict[str, Any]:  # noqa: ANN401 (a pipeline)
+    r"""Returns the networks of a pipeline, by the names of their components."""
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+def _refuse_left_out(pipeline: Any, path: Path) -> None:  # noqa: ANN401 (a pipeline)
+    r"""Raises a `ValueError` if a file has more numbers of a component than were read: stock
+    diffusers leaves out what the settings have no place for."""
+    header = header_of(path)
+    for name, part in _models(pipeline).items():
+        held = sum(
+            math.prod(row["shape"])
+            for key, row in header.items()
+            if key.startswith(HELD.get(name, ())) and not key.endswith(BESIDE)
+        )
+        read = sum(
+            value.numel() for key, value in part.state_dict().items() if not key.endswith(BESIDE)
+        )
+        if held > read:
+            raise ValueError(
+                f"it has {held:,} numbers of the {name}, and by the settings there are {read:,}"
+            )
+
+
 def _write(path: Path, settings: str, out: Path, stamp: str) -> None:
     r"""Has stock diffusers read a file and write a folder, whole or not at all."""
     stock = getattr(require("diffusers", "hub"), _pipeline(path))
@@ -117,12 +179,20 @@ def _write(path: Path, settings: str, out: Path, stamp: str) -> None:
     except OSError as error:
         raise ConfigError(f"{shown(out)} cannot be written: {error.strerror}") from error
     try:
-        stock.from_single_file(str(path), **options).save_pretrained(made)
+        pipeline = stock.from_single_file(str(path), **_absent(path), **options)
+        _refuse_left_out(pipeline, path)
+        for part in _models(pipeline).values():
+            if hasattr(part, "tie_weights"):  # of T5, whose embedding a file holds once
+                part.tie_weights()
+        pipeline.save_pretrained(made)
         write_text_atomic(made / STAMP, stamp)
         made.chmod(0o755)
         made.rename(out)
     except (*MISFITS, lacking) as error:
+        # What is made of no weights has no memory, and cannot be copied.
+        lacks = "it lacks weights that the settings have a place for"
         line = str(error).strip().partition("\n")[0]
+        line = lacks if isinstance(error, NotImplementedError) else line
         raise ConfigError(
             f"stock diffusers reads no {stock.__name__} of {shown(path)}: {shown(line)}; {cure}"
         ) from error

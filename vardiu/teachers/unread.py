@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickletools
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ConfigError, shown
-from ..storage.bounded import parsed_json
 from ..storage.limits import limit, refuse_beyond
+from .weights import header_of
 
 __all__ = ["explained", "layout_of", "names_in"]
 
@@ -250,7 +249,7 @@ def names_in(path: Path) -> set[str]:
         ConfigError: It is damaged, or beyond the limits.
     """
     if path.suffix.lower() == ".safetensors":
-        return _header(path)
+        return set(header_of(path))
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -264,18 +263,6 @@ def names_in(path: Path) -> set[str]:
         raise ConfigError(
             f"{shown(path)} is damaged, or no file of weights: {shown(str(error))}"
         ) from error
-
-
-def _header(path: Path) -> set[str]:
-    with path.open("rb") as file:
-        first = file.read(8)
-        size = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-        refuse_beyond("weights header bytes", size, path)
-        text = file.read(size).decode("utf-8", "replace")
-    header = parsed_json(text, path)
-    if not isinstance(header, dict):
-        raise ConfigError(f"{shown(path)} is no file of safetensors")
-    return set(header) - {"__metadata__"}
 
 
 def _texts(data: bytes) -> Iterable[str]:
