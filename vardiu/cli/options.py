@@ -23,6 +23,7 @@ from ..runs.task import (
     task_from_preset,
 )
 from ..settings.fields import DensitySettings
+from ..settings.idle import check_asked
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
 from .helps import help_of
@@ -272,6 +273,7 @@ def override_settings(
         list(request_parser(task.command)._option_string_actions),
     )
     settings = found.get("method", task.settings)
+    check_asked(task.method, settings, arguments)
     problem = _of_the_preset(task, found["problem"])
     return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
 
