@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from vardiu.functional.scores import truncated_snr
 from vardiu.functional.thresholds import thresholded
 from vardiu.functional.trajectories import step
 from vardiu.methods import METHODS
-from vardiu.methods.ddil import FAKE, METHOD, TINY, Settings, based, recipe
+from vardiu.methods.ddil import FAKE, METHOD, SOME, TINY, Settings, based, recipe
 from vardiu.methods.imitated import FINER, noised_call, path_between
 from vardiu.methods.progressive import ProgressiveDistillation, noised
 from vardiu.problems.toy import ToyProblem
@@ -300,6 +302,25 @@ def test_sources_are_as_frequent_as_their_shares_and_those_follow_the_schedule()
         for share, found in zip((0.2, 0.5), counted[at], strict=True):
             expected = grown * share
             assert abs(found - expected) <= 3 * math.sqrt(expected * (1 - expected) / n)
+
+
+def test_shares_grow_within_each_stage_and_paths_come_no_faster_than_their_calls():
+    row = replace(SOME, start=0.2, ramp=0.5, refill=1)
+    settings = replace(TINY, steps=100, grid=8, states=row)
+    stages, sent, found = recipe(ToyProblem(), settings, Context()), None, []
+    with contextlib.suppress(StopIteration):
+        while True:
+            stage = stages.send(sent)
+            sent = SimpleNamespace(network=stage.objective.network("generator"))
+            if isinstance(states := stage.objective.states, Mixture):
+                found.append((stage.steps, stage.objective.calls, states))
+    assert [(steps, calls) for steps, calls, _ in found] == [(25, 4), (50, 2)]
+    for steps, calls, states in found:
+        assert (states.shares.start, states.shares.ramp) == (
+            round(0.2 * steps),
+            round(0.5 * steps),
+        )
+        assert states.refill == calls
 
 
 def test_a_path_is_run_without_dropout_and_leaves_the_mode_as_it_was():

@@ -30,7 +30,7 @@ from vardiu.functional.policy import (
 )
 from vardiu.functional.trajectories import step
 from vardiu.methods.base import Example
-from vardiu.methods.policy_gradient import PolicyGradient
+from vardiu.methods.policy_gradient import PolicyGradient, answers
 from vardiu.methods.redif import METHOD, Settings, recipe
 from vardiu.methods.rewards import Agreement, OwnReward, principal
 from vardiu.problems.toy import ToyProblem
@@ -381,6 +381,38 @@ def test_roll_outs_of_a_noise_stand_together_and_are_compared_with_its_own_sampl
     z = shuffled.held_out.z
     wanted = -(shuffled.generator(z) - K * z).square().mean()
     torch.testing.assert_close(shuffled.diagnostics(Batch(8), 0)["held_out"], wanted)
+
+
+def test_the_instruments_are_of_the_student_as_it_is_and_of_what_was_withheld():
+    objective = scalar_objective(clip=0.05)
+    z = torch.randn(30, 1)
+    objective.held_out = Pairs(z, K * z, {})
+    drawn = prepared(objective, 64, step=0)
+    with torch.no_grad():
+        objective.student.denoiser.a *= 1.03
+        found, info = objective.diagnostics(Batch(64), 0), objective.loss(drawn, 0).info
+    assert found["drift"].item() == pytest.approx(0.03)
+    for name, student in (("held_out", objective.generator), ("held_out_start", objective.start)):
+        reward = -(student(z) - K * z).square().sum(1)
+        torch.testing.assert_close(found[name], reward.mean())
+        torch.testing.assert_close(found[f"{name}_error"], reward.std() / math.sqrt(30))
+    groups = drawn.reward.view(-1, 4)
+    spread = (groups - groups.mean(1, keepdim=True)).square().mean().sqrt()
+    torch.testing.assert_close(info["spread"], spread)
+    now = objective.policy.log_probs(answers(objective.student, drawn.z, {}), drawn.states)
+    ratio = (now - drawn.log_prob).exp()
+    share = ((ratio - 1).abs() > 0.05).double().mean()
+    assert 0.1 < share < 0.9
+    torch.testing.assert_close(info["clipped"], share)
+    torch.testing.assert_close(info["ratio"], ratio.mean())
+
+
+def test_no_roll_out_starts_from_what_is_withheld():
+    objective = last_stage("redif").objective
+    row = METHOD.examples["redif"].settings
+    assert len(objective.held_out.z) == row.withheld
+    assert len(objective.pairs.z) == row.pairs.pairs - row.withheld
+    assert not bool((objective.pairs.z[:, None] == objective.held_out.z).flatten(2).all(2).any())
 
 
 def test_a_constant_reward_has_no_gradient():
