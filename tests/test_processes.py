@@ -44,7 +44,7 @@ SMALL = ["--width", "16", "--depth", "1", "--batch", "16", "--precision", "float
 # All methods by four processes too: `VARDIU_EVERY=1`, some seconds more.
 EVERY = "VARDIU_EVERY" in os.environ
 # Refreshed by trust and by count, see `test_both_refreshes_happen`.
-HELD = ["--anchor.refresh", "4", "--anchor.settle", "1", "--anchor.trust", "0.0012"]
+HELD = ["--anchor.refresh", "4", "--anchor.settle", "1", "--anchor.trust", "0.001"]
 METHODS = {
     "anchored": ["mog40", "--posterior", "anchored", *SMALL],
     "held": ["mog40", "--posterior", "anchored", *HELD, *SMALL],

@@ -23,6 +23,7 @@ from ..runs.task import (
     task_from_preset,
 )
 from ..settings.fields import DensitySettings, Training
+from ..settings.idle import check_asked
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
 from .helps import help_of
@@ -290,6 +291,7 @@ def override_settings(
     settings, choice = found.get("method", task.settings), task.chosen.choice
     if choice is not None:
         choice.refuse_unread(settings, rows.get("method"))
+    check_asked(task.method, settings, arguments)
     problem = _of_the_preset(task, found["problem"])
     return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
 

@@ -1,0 +1,113 @@
+"""Options that do nothing beside the other settings are refused, and no others are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import typing
+from pathlib import Path
+
+import pytest
+
+from vardiu.cli.options import parse_request
+from vardiu.errors import ConfigError
+from vardiu.methods import METHODS
+from vardiu.settings import fields
+from vardiu.settings.idle import IDLE
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+# What does nothing, and what makes it do something.
+CASES = {
+    "mog40-sds --levels.anneal 0.5": "--levels.start-min 1",
+    "mog40-sds --levels.rho 2": "--levels.kind power_law",
+    "mog40-sds --levels.rho-end 2": "--levels.kind power_law",
+    "mog40-sds --levels.rho-every 10": "--levels.kind power_law --levels.rho-end 2",
+    "mog40-sds --levels.mean 1": "--levels.kind log_normal",
+    "mog40-sds --weight.kind square --weight.scale 2": "--weight.kind bounded",
+    "mog40-sds --weight.power 2": "--weight.kind power",
+    "mog40-sds --ratio 2": "--variant vsd",
+    "mog40-sdi --fake-optimizer.lr 1e-3": "--variant vsd",
+    "mog40-sds --eta 0.1": "--variant sdi",
+    "mog40-vsd --inversion-steps=3": "--variant sdi",
+    "mog40-sds --variables.particles 7": "--variables.kind particles",
+    "mog40-sds --variables.std 2": "--variables.kind particles",
+    "mog40-sds-particles --variables.width 8": "--variables.kind picture",
+    "mog40-mean-shift --estimator denoiser --draws 2": "--estimator product",
+    "mog40-mean-shift --estimator denoiser --kernel.high 2": "--estimator product",
+    "mog40-adm --pairs.lr 1e-2": "--pairs.pairs 100",
+    "mog40-adm --start.kind adversarial": "--pairs.pairs 100",
+    "mog40-adm --regression-weight 1": "--pairs.pairs 100",
+    "digits-adm --start.pure 0.5": "--start.kind adversarial",
+    "mog40-emd --chain.trust 2": "--chain.gamma-z 1e-5",
+    "mog40-emd --regression-weight 1": "--pairs.pairs 100",
+    "mog40-sid --regression-weight 1": "--pairs.pairs 100",
+    "mog40-diff-instruct --regression-weight 1": "--pairs.pairs 100",
+    "mog40-f-distill --divergence reverse_kl --limit 5": "--divergence hellinger",
+    "mog40-f-distill --divergence reverse_kl --head-optimizer.lr 1": "--divergence hellinger",
+    "mog40-diff-ratio --pairs.lr 1e-2": "--regression",
+    "mog40-dmd2 --adversarial-weight 0 --classifier-weight 1": "--adversarial-weight 1",
+    "mog40-fd-loss --memory.kind queue --memory.decay 0.9": "--memory.kind ema",
+    "mog40-freeflow --correction 0 --lead 0.1": "--correction 0.5",
+    "mog40-freeflow --correction 0 --noise-levels.sigma-max 60": "--correction 0.5",
+    "mog40-freeflow --correction 1 --lead 0 --derivative difference": "--correction 0.5",
+    "mog40-freeflow --correction 1 --lead 0 --balance 2": "--correction 0.5",
+    "mog40 --method regression --pairs.steps 10": None,
+}
+
+
+def asked(line: str):
+    return parse_request("distill", shlex.split(line))
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_what_does_nothing_is_refused_in_one_line_and_its_cure_helps(line):
+    with pytest.raises(ConfigError, match="does nothing beside the other settings") as caught:
+        asked(line)
+    told = str(caught.value)
+    assert "\n" not in told and "leave it out, or give --" in told
+    cure = CASES[line]
+    if cure is not None:
+        assert cure.split()[0] in told
+        asked(f"{line} {cure}")
+
+
+def test_a_default_and_a_preset_of_what_does_nothing_are_let_through():
+    asked("mog40-freeflow --correction 0 --lead 0")
+    # Values of the preset stand ready for when another option changes.
+    asked("mog40-vsd-particles --variant sds")
+    asked("mog40-sid --weight.kind constant")
+
+
+def test_the_table_names_what_there_is_and_every_line_of_it_is_tried():
+    tried = set()
+    for line in CASES:
+        words = [word[2:].partition("=")[0] for word in line.split() if word.startswith("--")]
+        tried |= {word.replace("-", "_") for word in words}
+    for name, rows in IDLE.items():
+        owner = METHODS[name].settings if name in METHODS else getattr(fields, name)
+        for idle in rows:
+            for path in idle.names:
+                held = owner
+                for part in path.split("."):
+                    assert part in {field.name for field in dataclasses.fields(held)}, path
+                    held = typing.get_type_hints(held)[part]
+            last = [path.split(".")[-1] for path in idle.names]
+            assert any(set(word.split(".")) & set(last) for word in tried), (name, idle.names)
+
+
+def test_commands_of_published_runs_are_let_through():
+    seen = 0
+    for file in sorted(RESULTS.glob("*.json")):
+        found = json.loads(file.read_text())
+        for run in found.get("runs", ()) if isinstance(found, dict) else ():
+            words = run["command"].split() if isinstance(run, dict) and "command" in run else []
+            if words[:2] != ["vardiu", "distill"]:
+                continue
+            try:
+                parse_request("distill", words[2:])
+            except ConfigError as error:
+                assert "does nothing beside" not in str(error), run["command"]
+            seen += 1
+    assert seen > 30

@@ -1,0 +1,170 @@
+r"""Settings that do nothing beside the values of others, in one table.
+
+What is asked for on a command line and would do nothing is refused. A preset, a configuration and
+a program may hold such values: they stand ready for when another setting changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+
+__all__ = ["IDLE", "Idle", "check_asked"]
+
+
+class Idle(NamedTuple):
+    r"""When settings do nothing.
+
+    Arguments:
+        names: The fields, or those of a row in them; of a row that is named all of its fields.
+        when: Whether they do nothing, from the settings that hold them.
+        cure: What to give for them to do something.
+    """
+
+    names: tuple[str, ...]
+    when: Callable[[Any], bool]
+    cure: str
+
+
+def _other(name: str, *used: Any) -> Callable[[Any], bool]:  # noqa: ANN401 (any setting's value)
+    return lambda row: getattr(row, name) not in used
+
+
+FAKE = Idle(("ratio", "fake_optimizer"), _other("variant", "vsd"), "--variant vsd")
+BY_PAIRS = Idle(
+    ("regression_weight",), lambda row: not row.pairs.pairs, "--pairs.pairs, their number"
+)
+
+
+# By the name of a method, or by the class of a row of its settings.
+IDLE: Mapping[str, tuple[Idle, ...]] = {
+    "LevelSettings": (
+        Idle(("anneal",), lambda row: row.start_min is None, "{row}start-min, where it begins"),
+        Idle(("rho", "rho_end"), _other("kind", "power_law"), "{row}kind power_law"),
+        Idle(
+            ("rho_increment", "rho_every"),
+            lambda row: row.kind != "power_law" or row.rho_end is None,
+            "{row}kind power_law and {row}rho-end",
+        ),
+        Idle(("mean", "std"), _other("kind", "log_normal"), "{row}kind log_normal"),
+    ),
+    "WeightSettings": (
+        Idle(("scale",), _other("kind", "bounded"), "{row}kind bounded"),
+        Idle(("power",), _other("kind", "power"), "{row}kind power"),
+    ),
+    "PairSettings": (
+        Idle(("solver_steps", "steps", "batch", "lr"), lambda row: not row.pairs, "{row}pairs"),
+    ),
+    "StartSettings": (
+        Idle(
+            ("pure", "head_lr", "pixel_weight", "squared_weight"),
+            _other("kind", "adversarial"),
+            "{row}kind adversarial",
+        ),
+    ),
+    "MemorySettings": (Idle(("decay",), _other("kind", "ema"), "{row}kind ema"),),
+    "VariableSettings": (
+        Idle(("particles",), _other("kind", "particles"), "{row}kind particles"),
+        Idle(("std",), _other("kind", "particles", "picture"), "{row}kind particles or picture"),
+        Idle(("width", "depth", "fourier"), _other("kind", "picture"), "{row}kind picture"),
+    ),
+    "ChainSettings": (Idle(("trust",), lambda row: not row.gamma_z, "{row}gamma-z above 0"),),
+    "sds": (
+        FAKE,
+        Idle(("inversion_steps", "eta"), _other("variant", "sdi"), "--variant sdi"),
+    ),
+    "mean_shift": (
+        Idle(
+            ("solver_steps", "draws", "kernel.low", "kernel.high"),
+            _other("estimator", "product"),
+            "--estimator product",
+        ),
+    ),
+    "adm": (
+        BY_PAIRS,
+        Idle(("start",), lambda row: not row.pairs.pairs, "--pairs.pairs, their number"),
+    ),
+    "f_distill": (
+        BY_PAIRS,
+        Idle(
+            ("limit", "critic", "taps", "head_optimizer"),
+            lambda row: row.divergence == "reverse_kl",
+            "--divergence another value",
+        ),
+    ),
+    "diff_ratio": (
+        Idle(
+            ("pairs.steps", "pairs.batch", "pairs.lr"),
+            lambda row: not row.regression,
+            "--regression",
+        ),
+    ),
+    "regression": (Idle(("pairs.steps",), lambda row: True, "--steps in its place"),),
+    "sid": (BY_PAIRS,),
+    "emd": (BY_PAIRS,),
+    "dmd2": (
+        BY_PAIRS,
+        Idle(
+            ("classifier_weight", "head_optimizer"),
+            lambda row: not row.adversarial_weight,
+            "--adversarial-weight above 0",
+        ),
+    ),
+    "diff_instruct": (BY_PAIRS,),
+    "freeflow": (
+        Idle(
+            ("balance", "lead"),
+            lambda row: not 0 < row.correction < 1,
+            "--correction between 0 and 1",
+        ),
+        Idle(
+            ("fake_optimizer", "noise_levels", "ratio"),
+            lambda row: not row.correction,
+            "--correction above 0",
+        ),
+        Idle(("adaptive", "derivative"), lambda row: row.correction == 1, "--correction below 1"),
+    ),
+}
+
+
+def check_asked(method: str, settings: Any, words: Iterable[str]) -> None:  # noqa: ANN401
+    r"""Refuses an option that does nothing beside the other settings.
+
+    Arguments:
+        method: The name of the method.
+        settings: Its settings, with what the options say.
+        words: The words of a command line. Of an option whose value is the default nothing is
+            asked.
+
+    Raises:
+        ConfigError: One does nothing.
+    """
+    for word in words:
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            _check_one(method, settings, flag, flag[2:].replace("-", "_").split("."))
+
+
+def _check_one(method: str, settings: Any, flag: str, path: list[str]) -> None:  # noqa: ANN401
+    row, found = settings, []
+    for depth, name in enumerate(path):
+        if not dataclasses.is_dataclass(row):
+            return
+        fields = {field.name: field for field in dataclasses.fields(row)}
+        if name not in fields:
+            return
+        prefix = "--" + "".join(f"{part.replace('_', '-')}." for part in path[:depth])
+        for idle in IDLE.get(method if not depth else type(row).__name__, ()):
+            rest = ".".join(path[depth:])
+            named = any(rest == own or rest.startswith(f"{own}.") for own in idle.names)
+            if named and idle.when(row):
+                found.append(idle.cure.format(row=prefix))
+        default, row = fields[name].default, getattr(row, name)
+    if found and row != default:
+        raise ConfigError(
+            f"{flag} {row} does nothing beside the other settings: leave it out, or give "
+            f"{found[0]}"
+        )
