@@ -102,7 +102,6 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
             "--regression",
         ),
     ),
-    "regression": (Idle(("pairs.steps",), lambda row: True, "--steps in its place"),),
     "sid": (BY_PAIRS,),
     "emd": (BY_PAIRS,),
     "dmd2": (
