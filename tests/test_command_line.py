@@ -149,7 +149,8 @@ def test_a_row_that_may_be_none_is_given_by_its_fields_and_taken_away_by_none():
         return parse_request("distill", [*words]).task.settings.posterior_weight
 
     assert weight("mog40") is None
-    assert weight("mog40-gaussian", "--posterior-weight.scale", "3") == WeightSettings(scale=3.0)
+    bounded = ["--posterior-weight.kind", "bounded", "--posterior-weight.scale", "3"]
+    assert weight("mog40-gaussian", *bounded) == WeightSettings(kind="bounded", scale=3.0)
     assert weight("digits-framed") == WeightSettings(kind="constant")
     assert weight("digits-framed", "--posterior-weight", "none") is None
 

@@ -20,6 +20,19 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 # What does nothing, and what makes it do something.
 CASES = {
+    "mog40 --anchor.rate 0.3": "--posterior anchored",
+    "mog40-gaussian --anchor.refresh 20": "--posterior anchored",
+    "mog40-gaussian --fake-optimizer.lr 1e-3": "--posterior anchored",
+    "mog40 --ratio 2": "--posterior anchored",
+    "mog40 --normalised": "--posterior anchored",
+    "digits-vardiu --posterior shared --regression-weight 0.6": "--posterior anchored",
+    "mog40 --posterior anchored --regression-weight 0.5": "--pairs.pairs 100",
+    "mog40-gaussian --components 3": "--posterior mixture",
+    "mog40-gaussian --hidden 8": "--posterior flow",
+    "mog40 --posterior mixture --transforms 2": "--posterior flow",
+    "mog40 --posterior-optimizer.lr 1e-3": "--posterior gaussian",
+    "mog40 --posterior-weight.kind constant": "--posterior gaussian",
+    "mog40 --frame.clusters 2": "--posterior framed",
     "mog40-sds --levels.anneal 0.5": "--levels.start-min 1",
     "mog40-sds --levels.rho 2": "--levels.kind power_law",
     "mog40-sds --levels.rho-end 2": "--levels.kind power_law",

@@ -174,6 +174,6 @@ def test_numbers_out_of_their_range_are_refused():
             banked(problem, problem.generator, **options)
     with pytest.raises(ValueError, match=r"anchor\.bank_above must be 0 without a bank, got 0.5"):
         AnchorSettings(bank_above=0.5)
-    with pytest.raises(ValueError, match="own must be 1 with an anchor without a bank, got 0.5"):
+    with pytest.raises(ValueError, match="own must be 1 with posterior anchored, got 0.5"):
         Settings(posterior="anchored", own=0.5)
     Settings(posterior="anchored", own=0.5, anchor=AnchorSettings(bank=2))

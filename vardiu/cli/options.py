@@ -22,7 +22,7 @@ from ..runs.task import (
     load_task,
     task_from_preset,
 )
-from ..settings.fields import DensitySettings, Training
+from ..settings.fields import DensitySettings
 from ..settings.idle import check_asked
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
@@ -147,31 +147,15 @@ def code_in(arguments: Sequence[str]) -> dict[str, OwnCode]:
     Raises:
         ConfigError: It cannot be loaded.
     """
-    typed = {role: typed_value(arguments, f"--{role}") for role in ROLES}
-    return {role: load_code(value) for role, value in typed.items() if value and is_source(value)}
-
-
-def typed_value(arguments: Sequence[str], flag: str) -> str | None:
-    r"""Returns what a command line gives for an option, the last time that it is there."""
-    found = None
-    for index, word in enumerate(arguments):
-        option, mark, value = word.partition("=")
-        if option == flag:
-            found = value if mark else "".join(arguments[index + 1 : index + 2])
+    found = {}
+    for role in ROLES:
+        for index, word in enumerate(arguments):
+            option, _, value = word.partition("=")
+            if option == f"--{role}":
+                value = value or "".join(arguments[index + 1 : index + 2])
+                if is_source(value):
+                    found[role] = load_code(value)
     return found
-
-
-def with_choice(task: Task, arguments: Sequence[str]) -> Training:
-    r"""Returns a task's settings with the choice that a command line makes, see `Choice`: what a
-    preset has for another choice is not asked of this one."""
-    choice, settings = task.chosen.choice, task.settings
-    assert isinstance(settings, Training)
-    typed = None if choice is None else typed_value(arguments, f"--{choice.field}")
-    if choice is None or typed is None:
-        return settings
-    name = typed.replace("-", "_").lower()
-    # What is no choice is refused where options are parsed.
-    return choice.switched(settings, name) if choice.offers(name) else settings
 
 
 def refuse_unnamed_code(task: Task, where: str) -> None:
@@ -274,7 +258,7 @@ def override_settings(
         f"--method NAME ({methods}) or FILE.py:NAME (a method of your own), --config FILE (a "
         "run's config.yaml), --dry-run, --track tensorboard|wandb|trackio|mlflow."
     )
-    rows = {"method": with_choice(task, arguments), "problem": task.problem, "run": task.run}
+    rows = {"method": task.settings, "problem": task.problem, "run": task.run}
     if command == "probe":
         about = f"The teacher of the preset {task.preset!r}: its error at each noise level. "
         about += "And of this command: --json."
@@ -288,9 +272,7 @@ def override_settings(
         about,
         list(request_parser(task.command)._option_string_actions),
     )
-    settings, choice = found.get("method", task.settings), task.chosen.choice
-    if choice is not None:
-        choice.refuse_unread(settings, rows.get("method"))
+    settings = found.get("method", task.settings)
     check_asked(task.method, settings, arguments)
     problem = _of_the_preset(task, found["problem"])
     return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, nearest
-from ..settings.choices import Choice
 from ..settings.fields import (
     DensitySettings,
     DigitsSettings,
@@ -130,7 +129,6 @@ class Method:
         claims: What holds of its student's gradient, of `CLAIMS`; the contract tests it.
         ideal: Of a linear problem and an affine student, the objective with everything beside the
             student exact, and as the student is at each call; none if there is no such objective.
-        choice: The setting that decides which others are read; none where all are.
         family: One of `FAMILIES`, for pictures of many methods; see `kin` for the default.
 
     Raises:
@@ -156,7 +154,6 @@ class Method:
     trained_on: str = ""
     claims: frozenset[str] = frozenset()
     ideal: Callable[[LinearProblem, Affine], Objective] | None = None
-    choice: Choice | None = None
     family: str = ""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,6 @@ from .. import models
 from ..errors import ConfigError
 from ..problems.base import Problem
 from ..problems.continued import Continued
-from ..settings.choices import Choice
 from ..settings.fields import FrameSettings, MemorySettings, PairSettings
 from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
@@ -45,7 +44,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
         ConfigError: The run could not be finished with these settings.
         ValueError: The same, as an objective or a network says it.
     """
-    settings = with_little_made(task.settings, task.chosen.choice)
+    settings = with_little_made(task.settings)
     stages = stages_of(dataclasses.replace(task, settings=settings), problem, Artefacts(), device)
     stage: Stage | None = stages.first()
     while stage is not None:
@@ -69,13 +68,8 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
             models.save(result, Path(place) / "teacher")
 
 
-def with_little_made(settings: Any, choice: Choice | None = None) -> Any:  # noqa: ANN401 (each method has its own)
-    r"""Returns a method's settings with a few pairs, and a frame and a memory of a few samples.
-
-    Arguments:
-        settings: The settings.
-        choice: What decides which of them are read; the others stay.
-    """
+def with_little_made(settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+    r"""Returns a method's settings with a few pairs, and a frame and a memory of a few samples."""
     changes: dict[str, Any] = {}
     pairs, frame = getattr(settings, "pairs", None), getattr(settings, "frame", None)
     if isinstance(pairs, PairSettings) and pairs.pairs:
@@ -92,7 +86,4 @@ def with_little_made(settings: Any, choice: Choice | None = None) -> Any:  # noq
         changes["frame"] = dataclasses.replace(
             frame, samples=rows, clusters=1, by_class=False, solver_steps=SOLVER_STEPS
         )
-    if choice is not None:
-        for name in choice.unread(getattr(settings, choice.field)):
-            changes.pop(name, None)
     return dataclasses.replace(settings, **changes)

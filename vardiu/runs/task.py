@@ -411,8 +411,6 @@ def _task_of(
         code = recognised(kept["method"], codes, where, accept_changed=accept_changed)
     chosen = method_of(command, name) if code is None else code.method
     refuse_older_settings(method, chosen.settings, where)
-    if chosen.choice is not None:  # an older run keeps what its choice did not read
-        method = chosen.choice.read(method)
     return Task(
         command=command,
         preset=preset,

@@ -39,6 +39,10 @@ BY_PAIRS = Idle(
 )
 
 
+def _of_posterior(names: tuple[str, ...], *readers: str) -> Idle:
+    return Idle(names, _other("posterior", *readers), f"--posterior {readers[0]}")
+
+
 # By the name of a method, or by the class of a row of its settings.
 IDLE: Mapping[str, tuple[Idle, ...]] = {
     "LevelSettings": (
@@ -72,6 +76,19 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
         Idle(("width", "depth", "fourier"), _other("kind", "picture"), "{row}kind picture"),
     ),
     "ChainSettings": (Idle(("trust",), lambda row: not row.gamma_z, "{row}gamma-z above 0"),),
+    "vardiu": (
+        _of_posterior(
+            ("anchor", "ratio", "fake_optimizer", "normalised", "regression_weight"), "anchored"
+        ),
+        _of_posterior(
+            ("posterior_optimizer", "posterior_weight"),
+            *("gaussian", "residual", "cholesky", "mixture", "flow", "diffusion", "framed"),
+        ),
+        _of_posterior(("components",), "mixture"),
+        _of_posterior(("transforms", "hidden"), "flow"),
+        _of_posterior(("frame",), "framed"),
+        BY_PAIRS,
+    ),
     "sds": (
         FAKE,
         Idle(("inversion_steps", "eta"), _other("variant", "sdi"), "--variant sdi"),

@@ -34,7 +34,7 @@ from .examples import EXAMPLES
 from .objective import VarDiU
 from .papers import BIBTEX, cites
 from .presets import PRESETS
-from .settings import CHOICE, Settings
+from .settings import Settings
 from .training import ideal, recipe
 
 __all__ = ["CURES", "Draw", "METHOD", "Settings", "VarDiU", "recipe"]
@@ -63,7 +63,6 @@ METHOD = Method(
     address="https://arxiv.org/abs/2508.20646",
     networks=("student", "posterior"),
     settings=Settings,
-    choice=CHOICE,
     recipe=recipe,
     bibtex={**BIBTEX, **regression.METHOD.bibtex},
     cites_by=cites,

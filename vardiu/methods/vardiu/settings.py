@@ -16,7 +16,6 @@ from ...posteriors.families import (
     MixturePosterior,
     PriorPosterior,
 )
-from ...settings.choices import Choice
 from ...settings.fields import (
     AnchorSettings,
     FrameSettings,
@@ -27,29 +26,11 @@ from ...settings.fields import (
     WeightSettings,
 )
 
-__all__ = ["CHOICE", "POSTERIORS", "Settings"]
+__all__ = ["POSTERIORS", "Settings"]
 
 
-# The families whose samples have a gradient, and those that a network is trained for.
+# The families whose samples have a gradient.
 REPARAMETRISED = ("gaussian", "residual", "cholesky", "flow")
-LEARNED = (*REPARAMETRISED, "mixture", "diffusion", "framed")
-
-CHOICE = Choice(
-    "posterior",
-    {
-        **dict.fromkeys(("posterior_optimizer", "posterior_weight"), LEARNED),
-        "components": ("mixture",),
-        **dict.fromkeys(("transforms", "hidden"), ("flow",)),
-        "particles": REPARAMETRISED,
-        "own": ("shared", "anchored"),
-        "control_variate": ("shared", *LEARNED),
-        "pairs": ("anchored", "shared", *(name for name in LEARNED if name != "framed")),
-        "frame": ("framed",),
-        **dict.fromkeys(("anchor", "ratio", "normalised", "regression_weight"), ("anchored",)),
-        "fake_optimizer": ("anchored",),
-    },
-    lengths=("frame.sigma",),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +84,15 @@ class Settings(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        CHOICE.refuse_unread(self)
-        if self.own != 1 and self.posterior == "anchored" and not self.anchor.bank:
+        if self.particles and self.posterior not in REPARAMETRISED:
             raise ConfigError(
-                f"own must be 1 with an anchor without a bank, got {self.own:g}: it weighs a "
+                f"particles must be 0 with posterior {self.posterior}, got {self.particles}: they "
+                f"need one with reparametrised samples, {', '.join(REPARAMETRISED)}"
+            )
+        banked = self.posterior == "anchored" and self.anchor.bank
+        if self.own != 1 and self.posterior != "shared" and not banked:
+            raise ConfigError(
+                f"own must be 1 with posterior {self.posterior}, got {self.own:g}: it weighs a "
                 "row's own sample in the minibatch mixture (--posterior shared) or in a bank "
                 "(--anchor.bank)"
             )

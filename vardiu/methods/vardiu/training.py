@@ -77,6 +77,11 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     Raises:
         ConfigError: A setting is given that this posterior has no place for.
     """
+    if config.particles or config.posterior_weight is not None or not config.control_variate:
+        raise ConfigError(
+            "--posterior anchored knows its gradient alone: leave out --particles and "
+            "--posterior-weight, and keep --control-variate"
+        )
     student = problem.networks.student()
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
