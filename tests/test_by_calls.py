@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,8 +160,11 @@ def test_a_few_step_student_is_asked_at_levels_of_its_own_grid():
         FewStep(denoiser(), [8.0]).with_calls(2)
 
 
-def test_each_number_of_calls_is_exported_with_what_was_measured_of_it(run, capsys):
+def test_each_number_of_calls_is_exported_with_what_was_measured_of_it(run, tmp_path, capsys):
     runtime = pytest.importorskip("onnxruntime")
+    run = shutil.copytree(run, tmp_path / "run")
+    for measured in run.glob("evaluation-*"):  # by other tests
+        measured.unlink()
     assert main(["evaluate", str(run), "--calls", "1,4", "--num", "310"]) == 0
     rows = json.loads((run / "evaluation-310-seed0-calls1-4.json").read_text())["rows"]
     (mmd,) = [r["metrics"][0]["value"] for r in rows if (r["who"], r["calls"]) == ("student", 4)]

@@ -51,7 +51,7 @@ EXAMPLES = {
             TINY,
             posterior="anchored",
             antithetic=False,
-            anchor=AnchorSettings(refresh=2, settle=1, trust=1e-4, gain=0.9),
+            anchor=AnchorSettings(refresh=2, settle=1, trust=5.0, gain=0.9),
         )
     ),
     "vardiu-anchored-classes": Example(
