@@ -30,6 +30,7 @@ CASES = {
     "mog40-gaussian --components 3": "--posterior mixture",
     "mog40-gaussian --hidden 8": "--posterior flow",
     "mog40 --posterior mixture --transforms 2": "--posterior flow",
+    "mog40 --posterior-optimizer.lr 1e-3": "--posterior gaussian",
     "mog40 --posterior-weight.kind constant": "--posterior gaussian",
     "mog40 --frame.clusters 2": "--posterior framed",
     "mog40-sds --levels.anneal 0.5": "--levels.start-min 1",

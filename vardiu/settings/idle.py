@@ -81,7 +81,7 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
             ("anchor", "ratio", "fake_optimizer", "normalised", "regression_weight"), "anchored"
         ),
         _of_posterior(
-            ("posterior_weight",),
+            ("posterior_optimizer", "posterior_weight"),
             *("gaussian", "residual", "cholesky", "mixture", "flow", "diffusion", "framed"),
         ),
         _of_posterior(("components",), "mixture"),
