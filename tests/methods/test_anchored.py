@@ -8,7 +8,7 @@ import json
 import pipelines
 import pytest
 import torch
-from cases import denoiser, last_stage, student
+from cases import denoiser, student
 from problems import LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
@@ -398,17 +398,6 @@ def test_a_held_anchor_is_refreshed_when_the_student_has_left_it():
     row = AnchorSettings(refresh=50, settle=2, trust=1e-9)
     updated, refreshed = turns(row, ratio=1, steps=9)
     assert updated == [2, 5, 8] and refreshed == [*range(2, 9)]
-
-
-def test_the_example_of_a_held_anchor_is_saved_between_refreshes_by_trust():
-    """What the contract resumes after three steps: one turn by trust, and a step that settled."""
-    stage = last_stage("vardiu-anchored-held")
-    rates = dict.fromkeys(stage.objective.trained, 1e-2)
-    trainer, found = Trainer(stage.objective, Optimisation.adam(rates), steps=6), []
-    for _ in range(6):
-        trainer.advance(stage.batches)
-        found.append((int(stage.objective.anchor.since), trainer.updates["generator"]))
-    assert found == [(1, 0), (0, 1), (1, 1), (0, 2), (1, 2), (0, 3)]
 
 
 def test_trust_is_measured_at_the_level_in_the_middle():
