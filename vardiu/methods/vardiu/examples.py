@@ -19,12 +19,11 @@ __all__ = ["EXAMPLES"]
 TINY = Settings(
     steps=10,
     batch=8,
+    components=3,
+    transforms=2,
+    hidden=8,
     levels=LevelSettings(sigma_min=0.2, sigma_max=5.0, start_min=1.0),
 )
-
-
-MIXTURE = replace(TINY, posterior="mixture", components=3)
-FLOW = replace(TINY, posterior="flow", transforms=2, hidden=8)
 
 
 EXAMPLES = {
@@ -37,10 +36,10 @@ EXAMPLES = {
     "vardiu-gaussian-lattice": Example(replace(TINY, lattice=True)),
     "vardiu-residual": Example(replace(TINY, posterior="residual"), student="residual"),
     "vardiu-cholesky": Example(replace(TINY, posterior="cholesky", particles=2)),
-    "vardiu-mixture": Example(MIXTURE),
-    "vardiu-mixture-classes": Example(MIXTURE, classes=2),
-    "vardiu-flow": Example(FLOW),
-    "vardiu-flow-particles": Example(replace(FLOW, transforms=1, particles=2)),
+    "vardiu-mixture": Example(replace(TINY, posterior="mixture")),
+    "vardiu-mixture-classes": Example(replace(TINY, posterior="mixture"), classes=2),
+    "vardiu-flow": Example(replace(TINY, posterior="flow")),
+    "vardiu-flow-particles": Example(replace(TINY, posterior="flow", transforms=1, particles=2)),
     "vardiu-diffusion": Example(replace(TINY, posterior="diffusion"), classes=2),
     "vardiu-shared": Example(replace(TINY, posterior="shared")),
     "vardiu-shared-lattice": Example(replace(TINY, posterior="shared", lattice=True)),
