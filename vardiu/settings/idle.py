@@ -100,10 +100,7 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
             "--estimator product",
         ),
     ),
-    "adm": (
-        BY_PAIRS,
-        Idle(("start",), lambda row: not row.pairs.pairs, "--pairs.pairs, their number"),
-    ),
+    "adm": (BY_PAIRS, BY_PAIRS._replace(names=("start",))),
     "f_distill": (
         BY_PAIRS,
         Idle(

@@ -33,7 +33,7 @@ def refuse_damaged(whole: Path, index: Path) -> None:
     """
     files = [whole] if whole.is_file() else []
     for path in [*files, *(shards_of(index) if index.is_file() else ())]:
-        has, expected = path.stat().st_size, _length(header_of(path), path)
+        has, expected = path.stat().st_size, _length(path)
         if has != expected:
             raise ConfigError(
                 f"{shown(path)} is damaged: it has {has:,} bytes, and by its header {expected:,}; "
@@ -73,6 +73,11 @@ def header_of(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It is damaged, no such file, or beyond the limits.
     """
+    return _parsed(path)[1]
+
+
+def _parsed(path: Path) -> tuple[int, dict[str, Any]]:
+    r"""Returns where the numbers of a file begin, and its header."""
     with path.open("rb") as file:
         first = file.read(8)
         size = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
@@ -84,15 +89,14 @@ def header_of(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ConfigError(f"{shown(path)} is no file of safetensors")
     header.pop("__metadata__", None)
-    return header
+    return len(first) + size, header
 
 
-def _length(header: dict[str, Any], path: Path) -> int:
+def _length(path: Path) -> int:
     r"""Returns how many bytes a file has by its header."""
-    with path.open("rb") as file:
-        before = 8 + struct.unpack("<Q", file.read(8))[0]
+    begin, header = _parsed(path)
     try:
-        return int(before + max((row["data_offsets"][1] for row in header.values()), default=0))
+        return int(begin + max((row["data_offsets"][1] for row in header.values()), default=0))
     except (LookupError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{shown(path)} is damaged: its header says not where its numbers are; {AGAIN}"
