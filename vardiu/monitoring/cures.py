@@ -3,7 +3,7 @@ r"""Cures that can be typed: from what an alarm says to the options of the next 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["cure_options"]
@@ -16,13 +16,16 @@ FACTORS: Mapping[str, float] = {"raise": 2, "more": 2, "larger": 2, "lower": 0.5
 OPTION = re.compile(r"--([a-z][\w.-]*\w)")
 
 
-def cure_options(cure: str, settings: Mapping[str, Any]) -> list[str]:
+def cure_options(
+    cure: str, settings: Mapping[str, Any], is_idle: Callable[[str], bool] = lambda option: False
+) -> list[str]:
     r"""Returns the options that carry out the first change that a cure names: double or half of a
     number that the run had. Nothing where the cure names none, or the run had no such number.
 
     Arguments:
         cure: What an alarm says, for instance "raise --batch or lower --lr".
         settings: The method's settings of the run, in groups as `config.yaml` has them.
+        is_idle: Whether an option does nothing beside the run's settings: it cures nothing.
     """
     factor = None
     for word in re.findall(r"--[a-z][\w.-]*\w|[a-z]+", cure):
@@ -30,7 +33,7 @@ def cure_options(cure: str, settings: Mapping[str, Any]) -> list[str]:
             factor = FACTORS[word]
         elif OPTION.fullmatch(word) and factor is not None:
             value = _setting(settings, word[2:])
-            if value is not None:
+            if value is not None and not is_idle(word):
                 changed = _times(value, factor)
                 if changed != value:
                     return [word, f"{changed:g}" if isinstance(changed, float) else str(changed)]

@@ -20,6 +20,7 @@ from ..reports.curves import convergence, curves
 from ..reports.html import FirstScreen, write_report
 from ..reports.overview import Measurements, overview
 from ..reports.panels import sample_panels
+from ..settings.idle import cure_of_idle
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from . import events
@@ -163,9 +164,14 @@ class ReportPage:
 
     def alarms(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         r"""Returns the alarms of a log, each with the options that may cure it."""
-        settings = dataclasses.asdict(self.task.settings)
+        method, settings = self.task.method, self.task.settings
+
+        def is_idle(option: str) -> bool:
+            return cure_of_idle(method, settings, option) is not None
+
         raised = [alarm for row in rows for alarm in row.get("alarms", ())]
-        return [{**a, "options": cure_options(a["cure"], settings)} for a in raised]
+        had = dataclasses.asdict(settings)
+        return [{**a, "options": cure_options(a["cure"], had, is_idle)} for a in raised]
 
     def first_screen(
         self, shipped: events.Shipped, rows: Sequence[Mapping[str, Any]]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 
-__all__ = ["IDLE", "Idle", "check_asked"]
+__all__ = ["IDLE", "Idle", "check_asked", "cure_of_idle"]
 
 
 class Idle(NamedTuple):
@@ -156,28 +156,48 @@ def check_asked(method: str, settings: Any, words: Iterable[str]) -> None:  # no
         ConfigError: One does nothing.
     """
     for word in words:
-        if word.startswith("--"):
-            flag = word.partition("=")[0]
-            _check_one(method, settings, flag, flag[2:].replace("-", "_").split("."))
+        flag = word.partition("=")[0]
+        cure = cure_of_idle(method, settings, flag)
+        if cure is not None:
+            *_, (row, name, default) = _rows(settings, flag)
+            if getattr(row, name) != default:
+                raise ConfigError(
+                    f"{flag} {getattr(row, name)} does nothing beside the other settings: leave "
+                    f"it out, or give {cure}"
+                )
 
 
-def _check_one(method: str, settings: Any, flag: str, path: list[str]) -> None:  # noqa: ANN401
-    row, found = settings, []
-    for depth, name in enumerate(path):
-        if not dataclasses.is_dataclass(row):
-            return
-        fields = {field.name: field for field in dataclasses.fields(row)}
-        if name not in fields:
-            return
+def cure_of_idle(method: str, settings: Any, flag: str) -> str | None:  # noqa: ANN401
+    r"""Returns what to give for an option to do something; nothing if it does.
+
+    Arguments:
+        method: The name of the method.
+        settings: Its settings.
+        flag: The option, `--group.name`. One that is not of the settings is of no row here.
+    """
+    path = flag.removeprefix("--").replace("-", "_").split(".")
+    for depth, (row, _, _) in enumerate(_rows(settings, flag)):
         prefix = "--" + "".join(f"{part.replace('_', '-')}." for part in path[:depth])
         for idle in IDLE.get(method if not depth else type(row).__name__, ()):
             rest = ".".join(path[depth:])
             named = any(rest == own or rest.startswith(f"{own}.") for own in idle.names)
             if named and idle.when(row):
-                found.append(idle.cure.format(row=prefix))
-        default, row = fields[name].default, getattr(row, name)
-    if found and row != default:
-        raise ConfigError(
-            f"{flag} {row} does nothing beside the other settings: leave it out, or give "
-            f"{found[0]}"
-        )
+                return idle.cure.format(row=prefix)
+    return None
+
+
+def _rows(settings: Any, flag: str) -> list[tuple[Any, str, Any]]:  # noqa: ANN401
+    r"""Returns the rows on the way to an option, each with the field's name and default; none of a
+    word that names no field."""
+    row, rows = settings, []
+    if not flag.startswith("--"):
+        return []
+    for name in flag[2:].replace("-", "_").split("."):
+        if not dataclasses.is_dataclass(row):
+            return []
+        fields = {field.name: field for field in dataclasses.fields(row)}
+        if name not in fields:
+            return []
+        rows.append((row, name, fields[name].default))
+        row = getattr(row, name)
+    return rows
