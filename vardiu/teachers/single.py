@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,36 @@ def _refuse_left_out(pipeline: Any, path: Path) -> None:  # noqa: ANN401 (a pipe
             )
 
 
+def _refuse_lacking(pipeline: Any) -> None:  # noqa: ANN401 (a pipeline)
+    r"""Raises a `ValueError` if a weight has no memory: stock diffusers makes networks without
+    any, and gives it to the weights that a file has."""
+    for part, network in _models(pipeline).items():
+        lost = [name for name, value in network.state_dict().items() if value.is_meta]
+        if lost:
+            raise ValueError(
+                f"it lacks weights of the {part} that the settings have a place for: {len(lost)}, "
+                f"the first of them {lost[0]}"
+            )
+
+
+def _read(stock: Any, path: Path, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 (a pipeline)
+    r"""Returns the pipeline that stock diffusers reads of a file.
+
+    Raises:
+        ValueError: The file has weights that were not read, or lacks some.
+    """
+    try:
+        pipeline = stock.from_single_file(str(path), **_absent(path), **options)
+    except NotImplementedError as error:  # torch's: what has no memory is moved
+        raise ValueError("it lacks weights that the settings have a place for") from error
+    _refuse_left_out(pipeline, path)
+    for part in _models(pipeline).values():
+        if hasattr(part, "tie_weights"):  # of T5, whose embedding a file holds once
+            part.tie_weights()
+    _refuse_lacking(pipeline)
+    return pipeline
+
+
 def _write(path: Path, settings: str, out: Path, stamp: str) -> None:
     r"""Has stock diffusers read a file and write a folder, whole or not at all."""
     stock = getattr(require("diffusers", "hub"), _pipeline(path))
@@ -179,20 +209,12 @@ def _write(path: Path, settings: str, out: Path, stamp: str) -> None:
     except OSError as error:
         raise ConfigError(f"{shown(out)} cannot be written: {error.strerror}") from error
     try:
-        pipeline = stock.from_single_file(str(path), **_absent(path), **options)
-        _refuse_left_out(pipeline, path)
-        for part in _models(pipeline).values():
-            if hasattr(part, "tie_weights"):  # of T5, whose embedding a file holds once
-                part.tie_weights()
-        pipeline.save_pretrained(made)
+        _read(stock, path, options).save_pretrained(made)
         write_text_atomic(made / STAMP, stamp)
         made.chmod(0o755)
         made.rename(out)
     except (*MISFITS, lacking) as error:
-        # What is made of no weights has no memory, and cannot be copied.
-        lacks = "it lacks weights that the settings have a place for"
         line = str(error).strip().partition("\n")[0]
-        line = lacks if isinstance(error, NotImplementedError) else line
         raise ConfigError(
             f"stock diffusers reads no {stock.__name__} of {shown(path)}: {shown(line)}; {cure}"
         ) from error
