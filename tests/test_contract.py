@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vardiu.data.batch import Batch, divided_rows
 from vardiu.data.batches import DataFree
+from vardiu.errors import ConfigError
 from vardiu.methods import METHODS
 from vardiu.methods.base import Example
 from vardiu.monitoring.gradients import student_gradient
@@ -637,6 +638,24 @@ BESIDE = {
     "regression_weight": {"pairs.pairs": 20},
     "softness": {"distance": "pseudo_huber"},
 }
+
+
+@pytest.mark.parametrize(
+    "method", [row for row in METHODS.values() if hasattr(row.settings(), "regression_weight")]
+)
+def test_a_regression_beside_a_method_without_pairs_is_refused_in_one_line(method):
+    asked = {"regression_weight": 0.5, "pairs.pairs": 0}
+    read = [  # of VarDiU's posteriors one has a regression beside it
+        example
+        for example in method.examples.values()
+        if getattr(example.settings, "posterior", "anchored") == "anchored"
+    ]
+    assert read
+    for example in read:
+        settings = needed_for(example.settings, "regression_weight")
+        settings = with_values(settings, asked)
+        with pytest.raises(ConfigError, match=r"-weight 0.5 needs pairs .* give --pairs.pairs"):
+            stages_of(method, replace(example, settings=settings, student="one_step"))
 
 
 @functools.cache

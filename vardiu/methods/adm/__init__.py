@@ -109,8 +109,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         levels=build.levels(levels, steps),
         weight=build.weight(config.weight),
         ratio=config.ratio,
-        regression=pairs if config.regression_weight else None,
-        regression_weight=config.regression_weight,
+        **regression.beside_method(pairs, config.regression_weight)._asdict(),
         lattice=config.lattice,
         sigma_data=problem.space.sigma_data,
     )

@@ -15,6 +15,7 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
+from .. import regression
 
 if TYPE_CHECKING:
     from ...problems.base import Problem
@@ -77,8 +78,7 @@ def options_of(
         "weight": build.weight(config.weight),
         "ratio": config.ratio,
         "normalised": config.normalised,
-        "regression": pairs if config.regression_weight else None,
-        "regression_weight": config.regression_weight,
+        **regression.beside_method(pairs, config.regression_weight)._asdict(),
         "lattice": config.lattice,
         "sigma_data": problem.space.sigma_data,
     }

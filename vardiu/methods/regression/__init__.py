@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ...problems.base import Problem
     from ...problems.linear import LinearProblem
     from ...students.affine import Affine
-from .pairs import PORTION, drawn_pairs, make_pairs
+from .pairs import PORTION, beside_method, drawn_pairs, make_pairs
 
 __all__ = [
     "CURES",
@@ -39,6 +39,7 @@ __all__ = [
     "Regression",
     "Settings",
     "TINY",
+    "beside_method",
     "drawn_pairs",
     "make_pairs",
     "recipe",

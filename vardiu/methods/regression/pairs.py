@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ...training.stage import Context
 if TYPE_CHECKING:
     from ...problems.base import Problem
 
-__all__ = ["PORTION", "drawn_pairs", "make_pairs"]
+__all__ = ["PORTION", "Beside", "beside_method", "drawn_pairs", "make_pairs"]
 
 
 PORTION = 512  # pairs that are solved, and kept, at once
@@ -70,3 +70,33 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
         )
     cond = {name.removeprefix("cond."): v for name, v in found.items() if "cond." in name}
     return Pairs(found["z"], found["x"], cond)
+
+
+class Beside(NamedTuple):
+    r"""The regression beside a method's own loss, as an objective takes it.
+
+    Arguments:
+        regression: The pairs; none where the loss has no such part.
+        regression_weight: Its weight.
+    """
+
+    regression: Pairs | None
+    regression_weight: float
+
+
+def beside_method(pairs: Pairs | None, weight: float) -> Beside:
+    r"""Returns the regression on the pairs of a student's start, which goes on beside a method.
+
+    Arguments:
+        pairs: The pairs, if the student started on any.
+        weight: The regression's weight; 0 for none.
+
+    Raises:
+        ConfigError: There is a weight, and there are no pairs.
+    """
+    if weight and pairs is None:
+        raise ConfigError(
+            f"--regression-weight {weight:g} needs pairs of the teacher: give --pairs.pairs, "
+            f"their number, or --regression-weight 0"
+        )
+    return Beside(pairs if weight else None, weight)

@@ -86,8 +86,6 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
-    if config.regression_weight and pairs is None:
-        raise ConfigError("--regression-weight needs pairs of the teacher: give --pairs.pairs")
     steps = steps_of(config.anchor, config.steps, config.ratio)
     kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
     if config.anchor.bank:
