@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vardiu.errors import CheckpointError, ConfigError, shown
+from vardiu.settings.ranges import RANGES
 from vardiu.storage.bounded import read_bytes, read_json, read_text, read_yaml
 from vardiu.storage.limits import LIMITS, limits_table, refuse_beyond
 
@@ -115,3 +117,14 @@ def test_names_and_values_are_bounded_and_obey_no_terminal():
         nested = [nested, nested]
     assert len(shown(nested)) < 200
     assert len(shown({"a": "x" * 10**7})) < 200
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_what_a_number_must_be_is_not_what_it_is(name):
+    """At an end that is left out the end itself is not said to be allowed."""
+    row = RANGES[name]
+    low, high = row.refusal(row.low), row.refusal(row.high)
+    assert (low is None) == (not row.open) and (high is None) == (not row.ends_below)
+    assert low in (None, "be positive") or f"above {row.low:g}" in low
+    assert high in (None, f"be below {row.high:,.12g}")
+    assert row.refusal(math.nan) == "be a finite number"

@@ -536,3 +536,9 @@ def test_accumulated_gradients_are_refused():
     rows = {"generator": OptimizerRow()}
     with pytest.raises(ValueError, match="moments of the whole batch"):
         Trainer(objective, Optimisation(rows), steps=2, accumulate=2)
+
+
+def test_a_weight_of_the_class_below_zero_is_refused():
+    with pytest.raises(ConfigError, match="label_weight must be at least 0, got -1"):
+        METHOD.settings(label_weight=-1.0)
+    METHOD.settings(label_weight=0.0)

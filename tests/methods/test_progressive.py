@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -324,6 +325,20 @@ def test_bad_input_is_one_line_before_training():
         make(torch.tensor([8.0, 2.0, 1.0, 0.0]))
     with pytest.raises(ValueError, match="sigmas must decrease"):
         make(torch.tensor([8.0, 9.0, 0.0]))
+
+
+def test_all_updates_are_made_and_every_stage_has_one():
+    problem = ToyProblem()
+    for steps in (50, 51, 97, 1_000):
+        stages, _ = driven(problem, Settings(steps=steps, grid=64))
+        assert sum(stage.steps for stage in stages) == steps
+        assert all(abs(stage.steps - steps * stage.share) <= 1 for stage in stages)
+    # The lengths of the seven stages are as those of the fold, 1, 1, 1, 1, 2 and 2.
+    for fold, least in ((1.0, 9), (4.0, 12)):
+        config = Settings(grid=64, fold=fold)
+        assert min(stage.steps for stage in driven(problem, replace(config, steps=least))[0]) == 1
+        with pytest.raises(ConfigError, match=f"steps must be at least {least}, .* got 3"):
+            driven(problem, replace(config, steps=3))
 
 
 def test_a_plan_ends_where_it_is_asked_to_and_its_shares_are_one():

@@ -33,7 +33,7 @@ from ..settings.grounds import MOG40, PATCHES
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..training.objective import Loss, Objective, Phase, denoiser_of
-from ..training.stage import Context, Recipe, Stage
+from ..training.stage import Context, Recipe, Stage, apportioned
 from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
 from .begun import begin
@@ -187,12 +187,13 @@ def recipe(
     teacher, network, grid = begin(problem, config.grid, config.grid_max, config.rho)
     weigh = truncated_snr if config.weight == "snr" else edm_weight
     weight = partial(weigh, sigma_data=problem.space.sigma_data)
-    for calls, stride, share in (rows := plan(config, not problem.networks.starts_as_teacher)):
+    rows = plan(config, not problem.networks.starts_as_teacher)
+    updates = apportioned(config.steps, [share for *_, share in rows])
+    for (calls, stride, share), steps in zip(rows, updates, strict=True):
         levels = grid[:: config.grid // (calls * stride)]
         objective = make(teacher, network, levels, stride=stride, weight=weight)
         row = build.optimisation_of(objective, config)
         name = f"{calls}-steps" if stride > 1 else "fold"
-        steps = max(1, round(config.steps * share))
         batches = problem.data.clean(config.batch, context.seed)
         trained = yield Stage(name, objective, steps, batches, row, share, len(rows), True)
         teacher, network = trained.network, trained.network.trainable_copy()

@@ -23,20 +23,24 @@ class Range(NamedTuple):
         low: The smallest one.
         high: The largest one.
         open: Whether `low` itself is left out.
+        ends_below: Whether `high` itself is left out.
     """
 
     low: float
     high: float
     open: bool = False
+    ends_below: bool = False
 
     def refusal(self, value: float) -> str | None:
         r"""Returns what a number must be, if it is out of the range."""
-        if self.low < value <= self.high or (value == self.low and not self.open):
+        if self.low < value < self.high:
+            return None
+        if (value == self.low and not self.open) or (value == self.high and not self.ends_below):
             return None
         if math.isnan(value) or (math.isinf(value) and math.isfinite(self.high)):
             return "be a finite number"
-        if value > self.high:
-            return f"be at most {self.high:,.12g}"
+        if value >= self.high:
+            return f"be {'below' if self.ends_below else 'at most'} {self.high:,.12g}"
         return "be positive" if self.open and not self.low else f"be at least {self.low:g}"
 
 
@@ -67,7 +71,7 @@ RANGES: Mapping[str, Range] = {
     "ChainSettings.steps": Range(1, 10_000),
     **dict.fromkeys(("pairs", "FrameSettings.samples", "points"), Range(1, 100_000_000)),
     "MemorySettings.rows": Range(2, 100_000_000),
-    "MemorySettings.decay": Range(0, 1 - 2**-53),
+    "MemorySettings.decay": Range(0, 1, ends_below=True),
     "PairSettings.pairs": Range(0, 100_000_000),
     "rounds": Range(1, 4),
     "factor": Range(1, 16),
@@ -101,7 +105,8 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("DensitySettings.sigma_min", "DensitySettings.sigma_max"), POSITIVE),
     **dict.fromkeys(("weight_decay", "halflife", "bandwidth", "save_every"), AT_LEAST_0),
     **dict.fromkeys(("regression_weight", "adversarial_weight", "classifier_weight"), AT_LEAST_0),
-    **dict.fromkeys(("beta_1", "beta_2"), Range(0, 1 - 2**-53)),
+    "label_weight": AT_LEAST_0,
+    **dict.fromkeys(("beta_1", "beta_2"), Range(0, 1, ends_below=True)),
     **dict.fromkeys(("balance", "adaptive"), AT_LEAST_0),
     **dict.fromkeys(("correction", "below", "lead"), Range(0, 1)),
     **dict.fromkeys(("rate", "rate_end", "stride"), Range(0, 1, open=True)),

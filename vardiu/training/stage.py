@@ -2,20 +2,23 @@ r"""Stages: a method's recipe is a generator of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator as PyGenerator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from ..data.batches import Batches
+from ..errors import ConfigError
 from ..storage.artefacts import Artefacts
 from ..storage.code import OwnCode
 from .objective import Objective
 from .optimizers import Optimisation
 
-__all__ = ["Context", "Recipe", "Stage", "Stages", "Trained"]
+__all__ = ["Context", "Recipe", "Stage", "Stages", "Trained", "apportioned"]
 
 
 class Stage(NamedTuple):
@@ -77,3 +80,23 @@ R = TypeVar("R")
 Stages = PyGenerator[Stage, Trained, R]
 # A method: returns the student.
 Recipe = Stages[Any]
+
+
+def apportioned(steps: int, shares: Sequence[float]) -> list[int]:
+    r"""Returns the steps of each stage, `steps` in all.
+
+    Arguments:
+        steps: The recipe's own number of updates.
+        shares: The share of each stage, of 1 in all.
+
+    Raises:
+        ConfigError: A stage would have no step.
+    """
+    ends = [math.floor(steps * share + 0.5) for share in (0.0, *accumulate(shares))]
+    found = [end - start for start, end in pairwise(ends)]
+    if min(found) < 1:
+        raise ConfigError(
+            f"steps must be at least {math.ceil(1 / min(shares))}, for an update of each of "
+            f"{len(shares)} stages, got {steps}"
+        )
+    return found
