@@ -11,6 +11,7 @@ from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import ConfigError
+from vardiu.methods.diff_instruct import Fakes
 from vardiu.methods.diff_ratio import METHOD, DiffRatio
 from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import Pairs
@@ -102,3 +103,24 @@ def test_without_samples_of_the_teacher_there_is_no_ratio():
         next(METHOD.recipe(ToyProblem(), METHOD.settings(), Context()))
     with pytest.raises(ValueError, match="ratio must be at least 1"):
         gaussians(ratio=0)
+
+
+def test_samples_are_judged_by_their_own_conditions():
+    class Seen(Linear):
+        def forward(self, read, y_t, sigma, **cond):
+            shown.append(cond["label"])
+            return super().forward(read, y_t, sigma)
+
+    shown: list[torch.Tensor] = []
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    objective = gaussians(Seen(0.7), Pairs(x, x, {"label": torch.full((3,), 4)}))
+    batch = Batch(5, cond={"label": torch.full((5,), 2)})
+    z = objective.latents(5)
+    objective.head_loss(Fakes(z, objective.generator(z), batch, 0), 0)
+    assert [seen.tolist() for seen in shown] == [[2] * 5, [4] * 5]
+
+
+def test_the_student_is_updated_at_each_ratio_th_step_and_the_head_at_all():
+    head, student = gaussians(Linear(0.7), ratio=3).phases
+    assert (head.updates, head.every) == (("head",), 1)
+    assert (student.updates, student.every) == (("generator",), 3)

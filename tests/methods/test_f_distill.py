@@ -255,3 +255,10 @@ def test_a_ratio_goes_with_every_divergence_but_the_reverse_one():
     settings = replace(METHOD.examples["f-distill"].settings, critic="fake", taps="middle.0")
     with pytest.raises(ConfigError, match="unknown tap 'middle.0'"):
         next(METHOD.recipe(ToyProblem(), settings, Context()))
+
+
+@pytest.mark.parametrize("reads", ["teacher", "fake"])
+def test_the_ratio_is_read_off_the_network_that_is_named(reads):
+    given = mixture_teacher(), student(), denoiser(), Constant(0.3)
+    objective = FDistill(*given, levels=LogUniform(0.2, 5.0), reads=reads)
+    assert objective.read() is getattr(objective, reads)
