@@ -26,7 +26,13 @@ from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import alarms
 from vardiu.monitoring.gradients import gradient_quality
-from vardiu.monitoring.measures import gradient_snr, measure_convergence, score_gap, variance_ratio
+from vardiu.monitoring.measures import (
+    gradient_snr,
+    mean_offset,
+    measure_convergence,
+    score_gap,
+    variance_ratio,
+)
 from vardiu.problems.base import KnownSpace
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.digits import DigitsProblem
@@ -207,6 +213,18 @@ def test_the_posteriors_gap_is_the_closed_form(inflate, move):
     assert abs(gap.mean() - wanted) < 5 * standard_error(gap)
 
 
+@pytest.mark.parametrize("mean", [torch.tensor(2.0), torch.tensor([2.0, 2.0, 2.0, -1.0])])
+def test_the_offset_is_the_distance_of_the_means_in_deviations_of_the_data(mean):
+    x = 5.0 * torch.randn(100, 4)
+    x = x - x.mean(0) + mean  # of any spread
+    assert mean_offset(x, mean, 9.0) == pytest.approx(0, abs=1e-6)
+    assert mean_offset(x + 6.0, mean, 9.0) == pytest.approx(2.0)
+    # One dimension of four: the root of the mean square.
+    far = x + torch.tensor([0.0, 0.0, 0.0, -6.0])
+    assert mean_offset(far, mean, 9.0) == pytest.approx(1.0)
+    assert math.isnan(mean_offset(far * math.nan, mean, 9.0))
+
+
 def test_spread_is_one_for_the_data():
     assert variance_ratio(3.0 * torch.randn(20_000, 4), 9.0) == pytest.approx(1.0, rel=0.05)
 
@@ -380,6 +398,9 @@ def test_what_is_not_finite_is_told():
 
 def test_samples_that_fly_apart_are_told():
     assert names([row(10, spread=9.0), row(20)]) == []
+    assert names([row(10, offset=9.0), row(20, offset=1.7)]) == []
+    (alarm,) = alarms([row(30, offset=4_500.0)], 100, 2, "x")
+    assert alarm.name == "divergence" and "is 4.5e+03 standard deviations" in alarm.message
     (alarm,) = alarms([row(30, spread=9.0)], 100, 2, "x")
     assert alarm.name == "divergence" and "9 times" in alarm.message
 
@@ -401,7 +422,7 @@ def test_a_constant_student_has_collapsed():
     objective = Noisy(0.5, 1.0)
     drawn = problem.student_source(Constant())(400, torch.Generator())
     found = measure_convergence(problem, objective, drawn, Batch(2), 20, draws=2)
-    assert found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
+    assert found["offset"] > 0 and found["spread"] < 1e-12 and max(found["histogram"]) == 1.0
     rows = [row(10), {**row(20), **found}]
     assert names(rows) == ["collapse"]
 

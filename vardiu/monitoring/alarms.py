@@ -23,6 +23,10 @@ SPREAD = 0.5
 BLOWN = 4.0
 
 
+# In standard deviations of the data: samples in one outer mode of forty have a mean within two.
+FAR = 5.0
+
+
 # A mode or class counts as alive from a fifth of the share that is expected of it.
 ALIVE_SHARE, ALIVE = 0.2, 0.5
 
@@ -227,11 +231,13 @@ def _divergence(row: Mapping[str, Any], total: int, cures: Mapping[str, str]) ->
     # The log writes null, and names it. An infinite ratio is that of a gradient without noise.
     bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
     bad = [key for key in bad or row.get("nonfinite", ()) if key != "gradient_snr"]
-    wide = row.get("spread") or 0.0
+    wide, far = row.get("spread") or 0.0, row.get("offset") or 0.0
     if bad:
         message = f"not finite: {', '.join(bad)}"
     elif wide > BLOWN and row["step"] >= SETTLED * total:
         message = f"the samples have {wide:.3g} times the data's variance"
+    elif far > FAR and row["step"] >= SETTLED * total:
+        message = f"the samples' mean is {far:.3g} standard deviations of the data from the data's"
     else:
         return None
     return Alarm("divergence", row["step"], message, cures["divergence"])

@@ -123,6 +123,18 @@ def variance_ratio(x: Tensor, variance: float) -> float:
     return float(x.flatten(1).var(dim=0).mean()) / variance
 
 
+def mean_offset(x: Tensor, mean: Tensor, variance: float) -> float:
+    r"""Returns how far the mean of samples is from that of the data, in standard deviations of the
+    data: the root of the mean square over dimensions.
+
+    Arguments:
+        x: The samples, with shape :math:`(N, *)`.
+        mean: The data's mean, one number or one a dimension.
+        variance: The data's variance, an average over dimensions.
+    """
+    return float(((x.mean(0) - mean.to(x)).square().mean() / variance).sqrt())
+
+
 def device_of_module(module: nn.Module) -> torch.device:
     r"""Returns the device of a module's weights, the CPU where it has none."""
     tensors = itertools.chain(module.parameters(), module.buffers())
@@ -153,6 +165,7 @@ def measure_convergence(
         row["gradient_snr"] = gradient_snr(objective, batch, step, draws)
     x, cond = samples
     row["spread"] = variance_ratio(x, problem.space.variance)
+    row["offset"] = mean_offset(x, problem.space.mean, problem.space.variance)
     row["histogram"] = problem.scores.histogram(x)
     row["expected_shares"] = problem.scores.expected_shares
     if problem.teacher is not None:

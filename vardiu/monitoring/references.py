@@ -21,7 +21,7 @@ POINTS = 41
 
 
 # Losses are left out: a method's own, they say less than the bound at a level.
-KEPT = ("metric/", "bound/", "negative_entropy/", "score_gap/", "spread", "gradient_snr")
+KEPT = ("metric/", "bound/", "negative_entropy/", "score_gap/", "spread", "offset", "gradient_snr")
 
 
 # The method's loss of the phase `bound`, which are no levels.

@@ -32,6 +32,7 @@ READING = {
     "posterior_gap_quantile": "about zero, in nats; above, the posterior is too narrow or lags",
     "gradient_snr": "falls towards zero as the student converges; bad if metrics are poor by then",
     "spread": "variance of the samples over the data's: near one",
+    "offset": "how far the samples' mean is from the data's, in deviations of the data: near zero",
     "score_gap": "falls, at large levels first; one is what mean and variance alone give",
     "shares": "white in the map and one in the bars: each mode or class has its expected share",
     "metric": "the headline ones improve by more than their shaded standard errors",

@@ -24,6 +24,7 @@ INSTRUMENTS: Mapping[str, tuple[str, str]] = {
     "negative_entropy": ("bound without the teacher's part, nats", "it falls at every level"),
     "score_gap": ("gap of the scores", "it falls, at large levels first; 1: mean and variance"),
     "spread": ("variance over the data's", "near one"),
+    "offset": ("distance of the means, in the data's deviations", "near zero"),
     "gradient_snr": ("signal over noise of the gradient", "falls towards zero at the optimum"),
 }
 
