@@ -700,3 +700,25 @@ def test_what_is_said_of_a_steps_operations_on_a_card():
             rate, rows = found["steps_per_second"], found["rows"]
             share = calls * 66.276e9 * rows * rate / 989e12  # of benchmarks/gpu.py's network
             assert f"{rate:.2f} " in said and f"{100 * share:.0f} %" in said
+
+
+def test_what_is_said_of_progressive_distillation_of_patches():
+    """At equal calls, and against the teacher with all of its own."""
+    found = numbers("progressive-calls-patches.json")
+
+    def of(row, name: str) -> float:
+        return next(m["value"] for m in row["metrics"] if m["name"] == name)
+
+    best = found["reference"]
+    student, teacher = (
+        {row["calls"]: row for row in found["rows"] if row["who"] == who}
+        for who in ("student", "teacher, DDIM")
+    )
+    times = [of(student[n], "frechet") / of(best, "frechet") for n in (1, 2, 4)]
+    lost = [of(best, "recall") - of(student[n], "recall") for n in (1, 4)]
+    own = [of(teacher[n], "frechet") / of(student[n], "frechet") for n in (1, 2, 4)]
+    said = words("docs/methods/progressive.md")
+    assert f"the distance is {times[0]:.1f} times that of the teacher with 69" in said
+    assert f"the recall {lost[0]:.2f} lower; with two calls {times[1]:.1f} times, with" in said
+    assert f"with four {times[2]:.1f} times and {lost[1]:.2f} lower" in said
+    assert f"own are {own[0]:.0f}, {own[1]:.0f} and {own[2]:.1f} times as far" in said
