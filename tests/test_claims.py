@@ -702,23 +702,35 @@ def test_what_is_said_of_a_steps_operations_on_a_card():
             assert f"{rate:.2f} " in said and f"{100 * share:.0f} %" in said
 
 
-def test_what_is_said_of_progressive_distillation_of_patches():
-    """At equal calls, and against the teacher with all of its own."""
-    found = numbers("progressive-calls-patches.json")
+def by_calls_of(name: str) -> tuple[dict, dict, dict]:
+    """Of student, teacher at equal calls, and teacher with all of its own: values by name."""
+    found = numbers(name)
 
-    def of(row, name: str) -> float:
-        return next(m["value"] for m in row["metrics"] if m["name"] == name)
+    def values_of(row) -> dict[str, float]:
+        return {metric["name"]: metric["value"] for metric in row["metrics"]}
 
-    best = found["reference"]
     student, teacher = (
-        {row["calls"]: row for row in found["rows"] if row["who"] == who}
+        {row["calls"]: values_of(row) for row in found["rows"] if row["who"] == who}
         for who in ("student", "teacher, DDIM")
     )
-    times = [of(student[n], "frechet") / of(best, "frechet") for n in (1, 2, 4)]
-    lost = [of(best, "recall") - of(student[n], "recall") for n in (1, 4)]
-    own = [of(teacher[n], "frechet") / of(student[n], "frechet") for n in (1, 2, 4)]
+    return student, teacher, values_of(found["reference"])
+
+
+def test_what_is_said_of_patches_by_calls():
+    """At equal calls, and against the teacher with all of its own."""
+    student, teacher, best = by_calls_of("progressive-calls-patches.json")
+    times = [student[n]["frechet"] / best["frechet"] for n in (1, 2, 4)]
+    lost = [best["recall"] - student[n]["recall"] for n in (1, 4)]
+    own = [teacher[n]["frechet"] / student[n]["frechet"] for n in (1, 2, 4)]
     said = words("docs/methods/progressive.md")
     assert f"the distance is {times[0]:.1f} times that of the teacher with 69" in said
     assert f"the recall {lost[0]:.2f} lower; with two calls {times[1]:.1f} times, with" in said
     assert f"with four {times[2]:.1f} times and {lost[1]:.2f} lower" in said
     assert f"own are {own[0]:.0f}, {own[1]:.0f} and {own[2]:.1f} times as far" in said
+    other, _, best = by_calls_of("lcm-calls-patches.json")
+    times = [other[n]["frechet"] / best["frechet"] for n in (1, 2, 4)]
+    said = words("docs/methods/lcm.md")
+    assert f"is {times[0]:.1f}, {times[1]:.1f} and {times[2]:.1f} times the teacher's" in said
+    assert all(abs(row["recall"] - best["recall"] / 2) < 0.02 for row in other.values())
+    assert other[1]["frechet"] < student[4]["frechet"]
+    assert other[1]["recall"] < student[4]["recall"]
