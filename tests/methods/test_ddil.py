@@ -306,7 +306,8 @@ def test_sources_are_as_frequent_as_their_shares_and_those_follow_the_schedule()
 
 def test_shares_grow_within_each_stage_and_paths_come_no_faster_than_their_calls():
     row = replace(SOME, start=0.2, ramp=0.5, refill=1)
-    settings = replace(TINY, steps=100, grid=8, states=row)
+    # 99 is not divided by the shares: the last stage's length is what the others leave.
+    settings = replace(TINY, steps=99, grid=8, states=row)
     stages, sent, found = recipe(ToyProblem(), settings, Context()), None, []
     with contextlib.suppress(StopIteration):
         while True:
@@ -314,7 +315,7 @@ def test_shares_grow_within_each_stage_and_paths_come_no_faster_than_their_calls
             sent = SimpleNamespace(network=stage.objective.network("generator"))
             if isinstance(states := stage.objective.states, Mixture):
                 found.append((stage.steps, stage.objective.calls, states))
-    assert [(steps, calls) for steps, calls, _ in found] == [(25, 4), (50, 2)]
+    assert [(steps, calls) for steps, calls, _ in found] == [(25, 4), (49, 2)]
     for steps, calls, states in found:
         assert (states.shares.start, states.shares.ramp) == (
             round(0.2 * steps),

@@ -342,7 +342,9 @@ def test_all_updates_are_made_and_every_stage_has_one():
 
 
 def test_a_plan_ends_where_it_is_asked_to_and_its_shares_are_one():
-    rows = plan(Settings(grid=64, late=3.0), fold=False)
+    rows = plan(Settings(grid=64, late=3.0, steps=1_234), fold=False)
+    assert sum(row[3] for row in rows) == 1_234
+    assert all(abs(steps - 1_234 * share) <= 1 for *_, share, steps in rows)
     assert [calls for calls, *_ in rows] == [32, 16, 8, 4, 2, 1]
     assert rows[-1][2] == pytest.approx(3 * rows[0][2]) and rows[-2][2] == rows[-1][2]
     assert [r[:2] for r in plan(Settings(grid=8, sampling_steps=4), True)] == [(8, 1), (4, 2)]

@@ -2116,8 +2116,15 @@ FINER = [
     Mutant(
         "ddil: the shares grow over the whole run",
         "methods/ddil.py",
-        "max(1, round(config.steps * share))",
-        "config.steps",
+        "mixed(progressive.noised, path, steps)",
+        "mixed(progressive.noised, path, config.steps)",
+        method("ddil", "within_each_stage"),
+    ),
+    Mutant(
+        "ddil: a stage's length is rounded by itself",
+        "methods/ddil.py",
+        "mixed(progressive.noised, path, steps)",
+        "mixed(progressive.noised, path, round(config.steps / len(rows)))",
         method("ddil", "within_each_stage"),
     ),
     Mutant(

@@ -141,10 +141,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         rows = progressive.plan(base, not problem.networks.starts_as_teacher)
         if stride == 1:  # a student that learns the teacher's answers has no path worth a state
             return make()
-        share = next(share for n, _, share in rows if n == calls)
+        steps = next(steps for n, by, _, steps in rows if (n, by) == (calls, stride))
         stops = torch.arange(calls) * stride
         path = Path(grid[: int(stops[-1]) + 1], stops)
-        return make(states=mixed(progressive.noised, path, max(1, round(config.steps * share))))
+        return make(states=mixed(progressive.noised, path, steps))
 
     def matching(  # the arguments of a base's objective, which are handed on
         teacher: Denoiser,

@@ -164,8 +164,8 @@ class Settings(Training):
             )
 
 
-def plan(config: Settings, fold: bool) -> list[tuple[int, int, float]]:
-    r"""Returns of each stage the student's calls, the teacher's steps in one, and its share."""
+def plan(config: Settings, fold: bool) -> list[tuple[int, int, float, int]]:
+    r"""Returns of each stage the student's calls, the teacher's steps in one, share and length."""
     calls = config.grid
     # Where nothing is to be halved the student still learns the teacher's answers on its grid.
     rows = [(calls, 1, config.fold)] if fold or calls == config.sampling_steps else []
@@ -173,7 +173,8 @@ def plan(config: Settings, fold: bool) -> list[tuple[int, int, float]]:
         calls //= 2
         rows.append((calls, 2, config.late if calls <= 2 else 1.0))
     total = sum(length for *_, length in rows)
-    return [(calls, stride, length / total) for calls, stride, length in rows]
+    steps = apportioned(config.steps, [length / total for *_, length in rows])
+    return [(*row[:2], row[2] / total, own) for row, own in zip(rows, steps, strict=True)]
 
 
 def recipe(
@@ -188,8 +189,7 @@ def recipe(
     weigh = truncated_snr if config.weight == "snr" else edm_weight
     weight = partial(weigh, sigma_data=problem.space.sigma_data)
     rows = plan(config, not problem.networks.starts_as_teacher)
-    updates = apportioned(config.steps, [share for *_, share in rows])
-    for (calls, stride, share), steps in zip(rows, updates, strict=True):
+    for calls, stride, share, steps in rows:
         levels = grid[:: config.grid // (calls * stride)]
         objective = make(teacher, network, levels, stride=stride, weight=weight)
         row = build.optimisation_of(objective, config)
