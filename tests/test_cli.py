@@ -358,6 +358,12 @@ def test_a_learned_teacher_is_taught_then_distilled(capsys):
     assert measured and {metric["n"] for metric in measured} == {300}
     told = capsys.readouterr().out
     assert "a linear denoiser's" in told
+    for option, level in (("--levels.sigma-max", "4000"), ("--levels.sigma-min", "1e-9")):
+        assert main(["distill", "mog40-learned", *QUICK, option, level]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        name = option.removeprefix("--").replace("-", "_")
+        assert f"{name} must be within" in line and "the levels of the teacher, got" in line
+        assert not RunFolder("runs/mog40-learned").exists
     assert main(["distill", "mog40-learned", *QUICK]) == 0
     student = RunFolder("runs/mog40-learned")
     assert student.result()["cost"]["teacher_calls"] == 40

@@ -1,5 +1,7 @@
 """A teacher and a student of images of one's own, with classes; two are compared in test_stories."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,10 @@ from PIL import Image
 
 from vardiu import models
 from vardiu.cli.main import main
+from vardiu.errors import ConfigError
+from vardiu.problems.image_scores import ImageScores
+from vardiu.problems.images import ImageProblem
+from vardiu.settings.fields import ImageSettings
 
 SMALL = "--batch 8 --evaluations 1 --reports 1 --threads 1 --seed 0".split()
 
@@ -75,6 +81,38 @@ def test_a_student_of_images_of_ones_own_with_classes(capsys, monkeypatch):
         assert main(["sample", "runs/a", f"--label={label}", "--out", "new.npz"]) == 2
         assert f"--label must be within 0 and 1, got {label}" in capsys.readouterr().err
     assert not Path("new.npz").exists()
+
+
+def test_a_teacher_is_measured_again_only_where_its_numbers_would_be_others(monkeypatch):
+    write_folder()
+    data = ["--data", "shapes", "--reference", "200", "--side", "8", "--channels", "1"]
+    words = ["teach", "patches", *data, "--widths", "8", "16", "--depth", "1", "--drop", "0.5"]
+    assert main([*words, *SMALL, "--steps", "2", "--out", "runs/t"]) == 0
+    written = models.about_of("runs/t/teacher")["metrics"]
+    n, measured = written[0]["n"], []
+    monkeypatch.setattr(ImageScores, "measure", lambda scores, source, n: measured.append(n))
+    row = ImageSettings(teacher="runs/t", data="shapes", reference=200)
+
+    def numbers(n, chosen=(), **others):
+        problem = ImageProblem(dataclasses.replace(row, **others))
+        if chosen:
+            problem.data.choose_classes(chosen)
+        measured.clear()
+        found, who = problem.scores.teacher_metrics(n)
+        assert who == "teacher, 69 calls"
+        return found
+
+    assert [metric.row() for metric in numbers(n)] == written and not measured
+    for others in ({"chosen": ["0"]}, {"guidance": 2.0}, {"reference": 210}, {"n": n + 1}):
+        numbers(**{"n": n, **others})
+        assert measured == [others.get("n", n)], others
+    path = Path("runs/t/teacher/model.json")
+    about = json.loads(path.read_text())
+    for odd in ("none", [{"name": "frechet", "value": "low"}]):
+        about["about"]["metrics"] = odd
+        path.write_text(json.dumps(about))
+        with pytest.raises(ConfigError, match="model.json: metrics must be a list of metrics"):
+            ImageProblem(row)
 
 
 def test_classes_are_not_asked_for_where_they_are_not_wanted():

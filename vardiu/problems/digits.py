@@ -30,7 +30,6 @@ from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import image_grid
 from ..settings.fields import DigitsSettings
 from ..storage.code import OwnCode
-from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..teachers.saved import load, matches
@@ -202,12 +201,10 @@ class DigitsScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         if self.data.teacher.denoiser is None:
             return [], ""
-        run = self.settings.teacher_run or f"runs/teach-{self.settings.name}"
-        result = RunFolder(run).result()
-        rows = [] if result is None else result["metrics"]
-        if not rows or any(row["n"] != n for row in rows):  # distances depend on the number
-            return self.measure(self.data.teacher_source(), n), TEACHER
-        return [Metric(**row) for row in rows], TEACHER
+        classifier = digits_classifier()
+        real = classifier.features(self.data.x)
+        rows = self.data.written_metrics(n, real, classifier.name)
+        return rows or self.measure(self.data.teacher_source(), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
         return image_grid([(f"{len(x):,} samples{of}", x.numpy())], path)

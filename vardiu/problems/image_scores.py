@@ -97,7 +97,8 @@ class ImageScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         if self.data.teacher.denoiser is None:
             return [], ""
-        return self.measure(self.data.teacher_source(), n), TEACHER
+        rows = self.data.written_metrics(n, self._real, self.features.name)
+        return rows or self.measure(self.data.teacher_source(), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
         return image_grid([(f"{len(x):,} samples{of}", self.space.images(x).numpy())], path)

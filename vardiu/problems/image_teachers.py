@@ -77,6 +77,11 @@ class ImageTeacher(SampledTeacher):
             self.denoiser = self._guided(inner)
 
     @property
+    def is_plain(self) -> bool:
+        row = self.settings
+        return row.guidance == 1 and row.weak is None and not self.takes_text
+
+    @property
     def captions(self) -> Captions | None:
         r"""The conditions of the prompts, where it takes texts."""
         if self._captions is None and self.kept is not None:

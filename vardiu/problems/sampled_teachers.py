@@ -11,6 +11,7 @@ from ..denoisers.base import Denoiser, place_of
 from ..denoisers.guidance import Guided
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
+from ..metrics.metric import Metric, fingerprint
 from ..samplers.ode import ROWS_AT_ONCE, Heun
 from ..students.base import rows_at_once
 from ..teachers.saved import matches
@@ -100,6 +101,28 @@ class SampledTeacher:
         if null is None:
             raise ConfigError(NO_NULL)
         return Guided(teacher, None, {"label": torch.tensor([null])})
+
+    @property
+    def is_plain(self) -> bool:
+        r"""Whether it is sampled as it was written: with no guidance, and no texts, around it."""
+        return True
+
+    def written_metrics(self, n: int, real: Tensor, features: str) -> list[Metric]:
+        r"""Returns what was measured of the teacher when it was written, which lies beside its
+        weights; nothing where it would be measured otherwise now.
+
+        Arguments:
+            n: The number of samples.
+            real: The features of the real images.
+            features: The name of the features.
+        """
+        origin = self.known.origin
+        if origin is None or not self.is_plain:
+            return []
+        rows = [Metric(**row) for row in origin.measured]
+        against = [m.reference for m in rows if (m.name, m.features) == ("frechet", features)]
+        same = against == [fingerprint(real.double())] and all(m.n == n for m in rows)
+        return rows if same else []
 
     def source(
         self,

@@ -18,7 +18,7 @@ from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
 
-__all__ = ["RunFolder", "in_words", "row_of"]
+__all__ = ["RunFolder", "in_words", "is_metric", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.

@@ -33,6 +33,7 @@ class Origin:
         compress: Of images in [-1, 1], latents. Carries gradients.
         parts: Components that an export needs again, by their names in a pipeline.
         about: Further facts, for the model card.
+        measured: What was measured of the teacher when it was written, a row each metric.
         of_texts: Returns what `encode` depends on, as JSON has it: classes and digests of files.
         of_images: Returns what `compress` depends on.
         release: Lets go of what encodes and decodes; it is read again when it is asked for.
@@ -50,6 +51,7 @@ class Origin:
     compress: Callable[[Tensor], Tensor] | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    measured: tuple[Mapping[str, Any], ...] = ()
     of_texts: Callable[[], Mapping[str, Any]] | None = None
     of_images: Callable[[], Mapping[str, Any]] | None = None
     release: Callable[[], None] = _nothing

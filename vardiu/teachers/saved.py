@@ -7,6 +7,7 @@ from pathlib import Path
 from .. import models
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
+from ..storage.run_folder import is_metric
 from .origin import Origin
 
 __all__ = ["load", "matches"]
@@ -43,5 +44,15 @@ def load(source: str) -> Denoiser:
             f"{shown(folder / 'model.json')}: null must be the class that stands for none, within "
             f"0 and {len(names)}, got {shown(null)}"
         )
-    teacher.origin = Origin(source, "run", classes=len(names), null=null, names=tuple(names))
+    rows = about.get("metrics", [])
+    if not isinstance(rows, list) or not all(is_metric(row) for row in rows):
+        raise ConfigError(f"{shown(folder / 'model.json')}: metrics must be a list of metrics")
+    teacher.origin = Origin(
+        source,
+        "run",
+        classes=len(names),
+        null=null,
+        names=tuple(names),
+        measured=tuple(rows),
+    )
     return teacher
