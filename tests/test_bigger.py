@@ -145,6 +145,14 @@ def test_auto_computes_in_bfloat16_where_the_device_has_it(monkeypatch, found):
             assert torch.equal(auto(x), answer)
 
 
+def test_what_a_device_has_is_a_constant_to_the_compiler():
+    def other():
+        pass
+
+    marked = vars(torch.compiler.assume_constant_result(other))
+    assert marked and marked.items() <= vars(precision.has_bfloat16).items()
+
+
 CAPABILITIES = [
     ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
     ({"avx512_f": True, "avx512_bf16": True}, True),

@@ -19,7 +19,7 @@ HEAVY = {"torch", "numpy", "matplotlib", "scipy", "sklearn", "tyro", "zuko", "di
 
 
 def imported(*words):
-    """The top names of the modules that a command imports."""
+    """The top names of the modules that a command imports, and the compiler of torch."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "vardiu", *words],
         capture_output=True,
@@ -27,7 +27,8 @@ def imported(*words):
         check=True,
     )
     rows = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip().partition(".")[0] for line in rows}
+    names = {line.rpartition("|")[2].strip() for line in rows}
+    return {name.partition(".")[0] for name in names} | names & {"torch._dynamo"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_a_dry_run_imports_nothing_that_draws_or_reads_pipelines():
     loaded = imported("distill", "mog40", "--dry-run")
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "scipy", "sklearn", "diffusers", "transformers", "onnx"}
+    assert "torch._dynamo" not in loaded
     # Where no option is given there is none to parse.
     assert "tyro" not in loaded
 

@@ -34,7 +34,6 @@ def _has_bfloat16(kind: str, index: int | None) -> bool:
     return any(found for name, found in capabilities().items() if "bf16" in name)
 
 
-@torch.compiler.assume_constant_result
 def has_bfloat16(kind: str, index: int | None = None) -> bool:
     r"""Returns whether a device multiplies matrices of bfloat16 in hardware.
 
@@ -46,6 +45,11 @@ def has_bfloat16(kind: str, index: int | None = None) -> bool:
         index: Its index; none for the current one.
     """
     return _has_bfloat16(kind, index)
+
+
+# What `torch.compiler.assume_constant_result` does to a function, without its import of the
+# compiler, which takes as long as all other imports of a command.
+has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Precision(Wrapper, Interface):
