@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from vardiu.methods import METHODS
 from vardiu.reports.colours import colour_of
 from vardiu.reports.comparisons import Series, comparison
 from vardiu.reports.curves import curves
+from vardiu.reports.figures import panel_figure, save_figure
 from vardiu.reports.samples import scatter_grid
 
 
@@ -17,13 +23,14 @@ from vardiu.reports.samples import scatter_grid
 def figures(monkeypatch):
     """The figures that were written, in order."""
     written = []
-    real = Figure.savefig
+    real = FigureCanvasAgg.print_png
 
-    def savefig(self, *args, **kwargs):
-        written.append(self)
+    @functools.wraps(real)  # the parameters are looked up
+    def print_png(self, *args, **kwargs):
+        written.append(self.figure)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", print_png)
     return written
 
 
@@ -115,10 +122,44 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fail(self, file, **kwargs):
-        file.write_bytes(b"half")
+        Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", fail)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", fail)
     with pytest.raises(OSError, match="No space"):
         curves([], path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.every_panel
+def test_labels_of_a_panel_leave_its_neighbours_alone(tmp_path, monkeypatch):
+    """The margins are fixed: a layout that looks for them takes longer than the drawing."""
+    kept = []
+    monkeypatch.setattr(
+        "vardiu.reports.curves.save_figure", lambda figure, path: kept.append(figure)
+    )
+    sizes = {"small": 1.234e-5, "large": -12_345.678, "wide": 1e7, "usual": 0.0625, "one": 1.0}
+    rows = [
+        {"step": i, "updates": 1000 * i, "seconds": 0.1 * i, "stage": "a"}
+        | {f"metric/{name}": size * (1 + i / 50) for name, size in sizes.items()}
+        | {"spread": 10.0 ** (-i)}
+        for i in range(1, 9)
+    ]
+    curves(rows, tmp_path / "curves.png", ["small", "large", "wide"])
+    (figure,) = kept
+    FigureCanvasAgg(figure).draw()
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    assert len(boxes) == 9
+    assert not any(first.overlaps(second) for i, first in enumerate(boxes) for second in boxes[:i])
+    assert all(figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max) for box in boxes)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_figure_without_margins_to_cut_is_drawn_once(tmp_path, monkeypatch, cut):
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *given: drawn.append(1) or draw(*given))
+    figure = panel_figure(2, 1)
+    figure.add_subplot(1, 2, 1).plot([1, 2])
+    save_figure(figure, tmp_path / "x.png", cut=cut)
+    side = Image.open(tmp_path / "x.png").size
+    assert (side == (1104, 372), len(drawn) > 1) == (not cut, cut)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import COLOURS, new_figure, save_figure, shade
+from .figures import COLOURS, new_figure, panel_figure, save_figure, shade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def curves(
     places += [math.ceil(len(panels) / columns) * columns + i for i in range(len(timed))]
     panels += [(key, [key], "seconds") for key in timed]
     lines = max(1, math.ceil((max(places, default=0) + 1) / columns))
-    figure = new_figure(figsize=(4.6 * columns, 3.1 * lines), layout="tight")
+    figure = panel_figure(columns, lines)
     for place, (group, keys, axis) in zip(places, panels, strict=True):
         ax = figure.add_subplot(lines, columns, place + 1)
         _reference(ax, rows, keys, axis, reference or {})

@@ -69,7 +69,7 @@ def step_curves(results: Sequence[Mapping[str, Any]], path: Path) -> Path:
         if name == "residual":
             ax.set_yscale("log")
         ax.legend(fontsize=8)
-    return save_figure(figure, path)
+    return save_figure(figure, path, cut=True)
 
 
 def restored_grid(
@@ -97,4 +97,4 @@ def restored_grid(
                 ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if place == 0:
                 ax.set_title(title, loc="left", fontsize=9)
-    return save_figure(figure, path)
+    return save_figure(figure, path, cut=True)

@@ -57,7 +57,7 @@ def scatter_grid(
         outside = int((~(np.abs(samples) <= reach).all(axis=1)).sum())
         title = f"{title} ({outside:,} outside)" if outside else title
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
-    return save_figure(figure, path)
+    return save_figure(figure, path, cut=True)
 
 
 def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int = 20) -> Path:
@@ -81,4 +81,4 @@ def image_grid(rows: Sequence[tuple[str, np.ndarray]], path: Path, columns: int 
         )
         ax.set_title(title, loc="left", fontsize=11)
         ax.set_axis_off()
-    return save_figure(figure, path)
+    return save_figure(figure, path, cut=True)
