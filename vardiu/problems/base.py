@@ -411,11 +411,6 @@ class Data(abc.ABC):
         r"""Returns the source that the teacher is, with so many steps of Heun's method."""
         return self.teacher.source(self.conditions, steps)
 
-    def written_metrics(self, n: int, real: Tensor, features: str) -> list[Metric]:
-        r"""Returns what was measured of the teacher when it was written, of all conditions, see
-        `SampledTeacher.written_metrics`; nothing where some are chosen."""
-        return [] if self.chosen is not None else self.teacher.written_metrics(n, real, features)
-
     def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
         r"""Returns samples of the teacher that a frame is fitted to.
 

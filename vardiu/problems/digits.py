@@ -203,7 +203,8 @@ class DigitsScores(Scores):
             return [], ""
         classifier = digits_classifier()
         real = classifier.features(self.data.x)
-        rows = self.data.written_metrics(n, real, classifier.name)
+        teacher, chosen = self.data.teacher, self.data.chosen
+        rows = teacher.written_metrics(n, real, classifier.name, chosen)
         return rows or self.measure(self.data.teacher_source(), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:

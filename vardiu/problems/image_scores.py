@@ -97,7 +97,8 @@ class ImageScores(Scores):
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         if self.data.teacher.denoiser is None:
             return [], ""
-        rows = self.data.written_metrics(n, self._real, self.features.name)
+        teacher, chosen = self.data.teacher, self.data.chosen
+        rows = teacher.written_metrics(n, self._real, self.features.name, chosen)
         return rows or self.measure(self.data.teacher_source(), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:

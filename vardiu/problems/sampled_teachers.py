@@ -2,7 +2,7 @@ r"""Teachers that are sampled, and where those lie that this library trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -107,7 +107,9 @@ class SampledTeacher:
         r"""Whether it is sampled as it was written: with no guidance, and no texts, around it."""
         return True
 
-    def written_metrics(self, n: int, real: Tensor, features: str) -> list[Metric]:
+    def written_metrics(
+        self, n: int, real: Tensor, features: str, chosen: Sequence[int] | None = None
+    ) -> list[Metric]:
         r"""Returns what was measured of the teacher when it was written, which lies beside its
         weights; nothing where it would be measured otherwise now.
 
@@ -115,9 +117,10 @@ class SampledTeacher:
             n: The number of samples.
             real: The features of the real images.
             features: The name of the features.
+            chosen: The classes that are sampled; none for all, as it was measured.
         """
         origin = self.known.origin
-        if origin is None or not self.is_plain:
+        if origin is None or chosen is not None or not self.is_plain:
             return []
         rows = [Metric(**row) for row in origin.measured]
         against = [m.reference for m in rows if (m.name, m.features) == ("frechet", features)]
