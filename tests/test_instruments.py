@@ -22,7 +22,6 @@ from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import LogUniform
 from vardiu.errors import RunError
 from vardiu.methods.vardiu import Draw, VarDiU
-from vardiu.metrics.features import digits_classifier
 from vardiu.monitoring import references
 from vardiu.monitoring.alarms import alarms
 from vardiu.monitoring.gradients import gradient_quality
@@ -453,9 +452,7 @@ def test_a_student_without_its_entropy_collapses_and_is_told():
 @pytest.mark.parametrize("classes", [True, False])
 def test_shares_of_digits_are_those_of_the_classifier(classes):
     problem = DigitsProblem(DigitsSettings(conditional=classes), untaught=True)
-    with torch.no_grad():  # where `look` may be the first to ask for the classifier
-        digits_classifier.cache_clear()
-        shares = problem.scores.histogram(problem.data.x.to(torch.get_default_dtype()))
+    shares = problem.scores.histogram(problem.data.x.to(torch.get_default_dtype()))
     truth = (problem.data.label.bincount(minlength=10) / len(problem.data.label)).tolist()
     assert shares == pytest.approx(
         truth, abs=0.01

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from vardiu.data import DENSITIES, digits, mixture
 from vardiu.data.densities import mog40
+from vardiu.errors import ConfigError
 from vardiu.metrics.classes import class_agreement, class_masses, classes_covered
 from vardiu.metrics.density import log_density, mode_masses, modes_covered
 from vardiu.metrics.features import PrincipalComponents, RandomFeatures, digits_classifier
@@ -284,7 +287,19 @@ def test_classes():
         class_agreement(predicted, asked[:2])
 
 
-def test_classifier_knows_the_digits_and_is_the_same_each_time():
+@pytest.mark.slow
+def test_the_classifier_on_board_is_what_its_program_trains(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    program = importlib.import_module("digits_classifier")
+    x, _ = digits()
+    for seed in program.SEEDS:
+        ours, theirs = digits_classifier(seed), program.trained(seed).float()
+        # Draws of noise differ in their last digits between processors.
+        assert (ours.features(x) - theirs.features(x)).norm() < 0.02 * ours.features(x).norm()
+        assert abs(ours.accuracy - theirs.accuracy) < 0.005
+
+
+def test_the_classifier_knows_the_digits_and_is_the_same_everywhere(monkeypatch):
     torch.set_default_dtype(torch.float32)
     x, label = digits()
     classifier = digits_classifier()
@@ -292,10 +307,18 @@ def test_classifier_knows_the_digits_and_is_the_same_each_time():
     assert x.min() >= -1 and x.max() <= 1 and len(x) == 1797
     assert classifier.features(x).var(0).mean().item() == pytest.approx(1.0, rel=1e-3)
     assert (classifier.predict(x) == label).double().mean() > 0.98
+    # Distances that were measured on another machine are of the same features.
+    assert classifier.name == "digits classifier c35dc23f2657 (accuracy 0.989)"
+    assert digits_classifier(1).name != classifier.name
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
-        assert digits_classifier.__wrapped__().name == classifier.name
-        assert torch.get_default_dtype() == dtype
+        before = torch.get_rng_state()
+        again = digits_classifier.__wrapped__()
+        assert torch.equal(torch.get_rng_state(), before)
+        assert again.name == classifier.name and again.scale.dtype == torch.float32
+    monkeypatch.setattr("vardiu.metrics.features.SHA256", "0" * 64)
+    with pytest.raises(ConfigError, match="digits_classifier.safetensors .* was changed"):
+        digits_classifier.__wrapped__()
     half = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
     a, b = (classifier.features(x[rows]) for rows in half.chunk(2))
     precision, recall = precision_recall(a, b)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import vardiu
+from vardiu.metrics import features
 from vardiu.monitoring import references
 from vardiu.nn import perceptual
 from vardiu.runs.presets import PRESETS
@@ -95,15 +96,20 @@ def test_reference_curves_are_shipped_from_where_they_are_read():
         )
 
 
-def test_the_network_on_board_is_shipped_with_its_hash_and_licence():
+def test_networks_on_board_are_shipped_with_their_hash_and_licence():
     targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     for target in targets["targets"].values():
-        assert "vardiu/nn/*.safetensors" in target["artifacts"]
-    found = list((ROOT / "vardiu").rglob("*.safetensors"))
-    assert found == [perceptual.WEIGHTS] and found[0].stat().st_size < 1e6
-    assert hashlib.sha256(found[0].read_bytes()).hexdigest() == perceptual.SHA256
+        assert "vardiu/**/*.safetensors" in target["artifacts"]
+    found = sorted((ROOT / "vardiu").rglob("*.safetensors"))
+    assert found == [features.WEIGHTS, perceptual.WEIGHTS]
+    for module, path in zip((features, perceptual), found, strict=True):
+        assert path.stat().st_size < 1e6
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == module.SHA256
     assert "licence" in perceptual.__doc__ and "benchmarks/patch_features.py" in perceptual.__doc__
-    assert (ROOT / "benchmarks" / "patch_features.py").is_file()
+    assert "CC BY 4.0" in (text := Path(features.__file__).read_text())
+    assert "benchmarks/digits_classifier.py" in text
+    for name in ("patch_features.py", "digits_classifier.py"):
+        assert (ROOT / "benchmarks" / name).is_file()
 
 
 # The readers of pickles that execute nothing.

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError, shown
+from .bundled import bundled
 
 __all__ = ["SHA256", "SMALL", "WEIGHTS", "PerceptualNet", "perceptual_net"]
 
@@ -136,14 +137,8 @@ def perceptual_net(source: str = SMALL) -> PerceptualNet:
 
 
 def _bundled() -> PerceptualNet:
-    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise ConfigError(
-            f"{shown(WEIGHTS.name)} of this installation was changed: its SHA-256 begins with "
-            f"{digest[:12]}, not {SHA256[:12]}; install vardiu again"
-        )
     net = small_net()
-    net.load_state_dict(load_file(WEIGHTS))
+    net.load_state_dict(bundled(WEIGHTS, SHA256))
     net.name = f"small network on board, {SHA256[:12]}"
     return net
 
