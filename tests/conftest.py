@@ -29,3 +29,11 @@ def few_panels(request, monkeypatch):
 
 
 PANELS = 3
+
+
+@pytest.fixture
+def few_calls(monkeypatch):
+    """Teachers are sampled in a few calls."""
+    import pipelines
+
+    pipelines.call_less(monkeypatch)

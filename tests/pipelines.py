@@ -49,3 +49,20 @@ def stir(network):
     for parameter in network.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+
+
+def call_less(patch, steps=4, data=True):
+    """Has teachers be sampled in few steps, where how well is not the question.
+
+    Arguments:
+        patch: pytest's `MonkeyPatch`.
+        steps: Their number.
+        data: Whether their samples may stand for data so: no probe accepts a teacher by them.
+    """
+    from vardiu.problems.base import Data, Problem
+    from vardiu.problems.sampled_teachers import SampledTeacher
+
+    for function in (SampledTeacher.source, Data.teacher_source, Problem.teacher_source):
+        patch.setattr(function, "__defaults__", (steps,))
+    if data:
+        patch.setattr("vardiu.problems.image_data.STEPS", steps)

@@ -117,6 +117,7 @@ def test_a_training_with_a_cache_reads_the_network_alone(place, built):
     assert not {"vae", "text_encoder", "tokenizer"} & set(problem.space.origin.parts.in_memory)
 
 
+@pytest.mark.usefixtures("few_calls")
 def test_a_whole_run_with_a_cache_reads_no_encoder_of_texts(place, built, tmp_path, monkeypatch):
     monkeypatch.setattr("vardiu.problems.image_scores.ImageScores.quick", 100)
     monkeypatch.setattr("vardiu.runs.distill.checked", lambda *arguments: [])

@@ -24,8 +24,9 @@ from vardiu.students.framed import Framed
 
 
 @pytest.fixture(autouse=True)
-def single():
+def single(monkeypatch):
     torch.set_default_dtype(torch.float32)
+    pipelines.call_less(monkeypatch, 12, data=False)
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +307,7 @@ def test_a_framed_student_of_texts_takes_any_other(tmp_path):
     pipelines.stable(tmp_path / "texts", "v_prediction")
     (tmp_path / "prompts.txt").write_text("a cat\na dog\ntwo birds\n")
     about = {"teacher": str(tmp_path / "texts"), "prompts": str(tmp_path / "prompts.txt")}
+    about["reference"] = 200
     problem = ImageProblem(ImageSettings(**about))
     row = FrameSettings(samples=60, solver_steps=2, clusters=2, components=4)
     frame = problem.data.fit_frame(row, problem.data.frame_samples(row, 0), 0)

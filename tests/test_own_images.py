@@ -16,6 +16,7 @@ from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
 from vardiu.settings.fields import ImageSettings
 
+pytestmark = pytest.mark.usefixtures("few_calls")
 SMALL = "--batch 8 --evaluations 1 --reports 1 --threads 1 --seed 0".split()
 
 

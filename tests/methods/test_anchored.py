@@ -498,6 +498,7 @@ def test_compiled_networks_are_trained_alike(row, updates):
             torch.testing.assert_close(value, weights[1][name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.usefixtures("few_calls")
 def test_a_pipeline_of_texts_is_distilled_by_adapters_with_guidance(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     # Of random weights: it does not denoise, and need not here.

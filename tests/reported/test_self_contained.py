@@ -16,9 +16,10 @@ import torch
 import yaml
 
 from vardiu.cli.main import main
+from vardiu.export import EXPORTS
 
 QUICK = ["--method", "regression", "--batch", "8", "--evaluations", "1", "--reports", "1"]
-QUICK += ["--reference", "400", "--pairs.pairs", "16", "--pairs.batch", "8", "--samples", "200"]
+QUICK += ["--reference", "200", "--pairs.pairs", "16", "--pairs.batch", "8", "--samples", "200"]
 QUICK += ["--pairs.solver-steps", "2", "--pairs.steps", "2", "--steps", "2", "--threads", "1"]
 
 OWN = """
@@ -54,6 +55,7 @@ def distilled(tmp_path_factory, name, make, *words) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("vardiu.problems.image_scores.ImageScores.quick", 100)
             patch.setattr("vardiu.runs.distill.checked", lambda *arguments: [])
+            pipelines.call_less(patch)
             patch.setattr("vardiu.runs.listeners.ReportPage.write", lambda page, shipped: None)
             assert main(["distill", *QUICK, *words, "--out", "run"]) == 0
         shutil.move("run", place / "moved")
@@ -144,7 +146,9 @@ def test_a_student_of_pixels_is_used_without_its_teacher(here, of_pixels, refuse
     assert "not compared with the teacher" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(here, of_texts, refused):
+def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(
+    here, of_texts, refused, monkeypatch
+):
     shutil.copytree(of_texts / "moved", here / "run")
     told = ["--teacher", str(of_texts / "sd")]
     for words in (["sample", "run"], ["evaluate", "run"], ["export", "run", "--to", "diffusers"]):
@@ -160,6 +164,13 @@ def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(here, of_t
     # What these forms say of the teacher's parts stands in the run's folder.
     kept = json.loads(Path("run/student/model.json").read_text())["about"]["teacher"]
     assert kept["codec"] == "AutoencoderKL" and kept["codec_place"] == "vae"
+
+    def write(student, folder, origin):
+        """The card is asked here; graphs of such networks take half a minute, in test_export."""
+        folder.mkdir()
+        return 0.0
+
+    monkeypatch.setitem(EXPORTS, "onnx", EXPORTS["onnx"]._replace(write=write))
     assert main(["export", "run", "--to", "onnx"]) == 0
     text = Path("run/export-onnx/README.md").read_text()
     assert 'AutoencoderKL.from_pretrained("TEACHER", subfolder="vae")' in text

@@ -40,13 +40,18 @@ def symmetric_root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt() @ vectors.T
 
 
-def frechet_square(x: Moments, y: Moments) -> Tensor:
+def frechet_square(x: Moments, y: Moments, root: Tensor | None = None) -> Tensor:
     r"""Returns the squared 2-Wasserstein distance of two Gaussians, a scalar.
 
     .. math:: \| m_x - m_y \|^2 + \mathrm{tr} \left( C_x + C_y - 2 (C_x^{1/2} C_y C_x^{1/2})^{1/2}
         \right)
+
+    Arguments:
+        x: The moments of one.
+        y: Those of the other one.
+        root: :math:`C_x^{1/2}` where it is known: it takes as long as the rest.
     """
-    root = symmetric_root(x.covariance)
+    root = symmetric_root(x.covariance) if root is None else root
     cross = torch.linalg.eigvalsh(root @ y.covariance @ root).clamp_min(0).sqrt().sum()
     square = (x.mean - y.mean).square().sum()
     return square + x.covariance.trace() + y.covariance.trace() - 2 * cross

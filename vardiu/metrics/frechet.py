@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..functional.frechet import Moments, frechet_square
+from ..functional.frechet import Moments, frechet_square, symmetric_root
 from .metric import Metric, check_pair, fingerprint
 
 __all__ = ["frechet", "frechet_of_moments", "frechet_ratio", "kernel_distance"]
@@ -41,17 +41,19 @@ def frechet(
         seed: The seed of the bootstrap.
     """
     real, fake = check_pair(real, fake, ("real", "fake"))
+    reference = Moments.of(real)
+    root = symmetric_root(reference.covariance)
 
-    def distance(x: Tensor, y: Tensor) -> float:
-        return frechet_square(Moments.of(x), Moments.of(y)).item()
+    def distance(x: Tensor) -> float:
+        return frechet_square(reference, Moments.of(x), root).item()
 
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(bootstraps):
         rows = torch.randint(len(fake), (len(fake),), generator=generator)
-        values.append(distance(real, fake[rows]))
+        values.append(distance(fake[rows]))
     error = torch.tensor(values).std().item()
-    value = distance(real, fake)
+    value = distance(fake)
     about = fingerprint(real)
     return Metric("frechet", value, error, len(fake), False, "", about, features)
 
