@@ -26,8 +26,8 @@ SEEDS = (0, 1)
 EPOCHS, ROWS, LR, NOISE = 15, 64, 1e-3, 0.1
 
 
-def trained(seed: int) -> DigitsClassifier:
-    """A classifier after its training, in double precision, with its scale and its accuracy."""
+def trained(seed: int, dtype: torch.dtype = torch.float64) -> DigitsClassifier:
+    """A classifier after its training, with its scale and its accuracy."""
     x, label = digits()
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
@@ -37,7 +37,7 @@ def trained(seed: int) -> DigitsClassifier:
         torch.manual_seed(seed)
         torch.set_default_dtype(torch.float32)  # other types draw other weights
         try:
-            model = DigitsClassifier().double()
+            model = DigitsClassifier().to(dtype)
         finally:
             torch.set_default_dtype(default)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
@@ -46,15 +46,15 @@ def trained(seed: int) -> DigitsClassifier:
         for rows in epoch.split(ROWS):
             # A little noise keeps the features smooth off the grid of sixteen greys.
             noise = torch.randn(x[rows].shape, generator=generator, dtype=torch.float32)
-            logits = model(x[rows].double() + NOISE * noise)
+            logits = model(x[rows].to(dtype) + NOISE * noise.to(dtype))
             loss = nn.functional.cross_entropy(logits, label[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     model.requires_grad_(False).eval()
     # Distances are read more easily where the real features have unit variance on average.
-    model.scale = model.trunk(x.double()).var(0).mean().rsqrt()
-    right = model(x[held].double()).argmax(1) == label[held]
+    model.scale = model.trunk(x.to(dtype)).var(0).mean().rsqrt()
+    right = model(x[held].to(dtype)).argmax(1) == label[held]
     model.accuracy = right.double().mean()
     return model
 

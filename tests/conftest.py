@@ -1,4 +1,4 @@
-"""Every test runs in float64, on one thread, from the same seed, and draws few panels of curves."""
+"""Every test runs in float64, on one thread, from the same seed, and draws one panel of curves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def deterministic():
 
 
 @pytest.fixture(autouse=True)
-def few_panels(request, monkeypatch):
-    """A run's curves have their first panels: the others take longer than a tiny training."""
+def one_panel(request, monkeypatch):
+    """A run's curves have their first panel: the others take longer than a tiny training."""
     if "every_panel" in request.keywords:
         return
     from vardiu.reports import curves
@@ -28,7 +28,7 @@ def few_panels(request, monkeypatch):
     monkeypatch.setattr(curves, "_groups", first)
 
 
-PANELS = 3
+PANELS = 1
 
 
 @pytest.fixture

@@ -177,6 +177,30 @@ def test_a_start_is_paid_from_the_budget(tiny, monkeypatch):
     assert run["cost"]["teacher_rows"] == 6_000 + 62 * 32
 
 
+def test_pairs_are_made_once_for_all_arms_and_paid_by_each(tiny, monkeypatch):
+    monkeypatch.setitem(CONTESTS, "tiny", STARTED)
+    words = (
+        "tiny",
+        "--budgets",
+        "calls",
+        "--teachers",
+        "exact",
+        "--calls",
+        "8000",
+        "--seeds",
+        "2",
+    )
+    assert bake_off(*words, "--arms", "started,pairs", "--no-study", "--jobs", "2") == 0
+    out = Path("runs/bake-off-tiny")
+    groups = json.loads((out / "results.json").read_text())["groups"]["calls-8000rows/exact"]
+    spent = {arm: [run["cost"]["teacher_rows"] for run in runs] for arm, runs in groups.items()}
+    assert spent == {"started": [6_000 + 62 * 32] * 2, "pairs": [6_000] * 2}
+    # Of each seed those of one arm, which the other one took.
+    kept = list((out / "artefacts").iterdir())
+    assert len(kept) == 2 and all(folder.name.startswith("pairs-") for folder in kept)
+    assert not [*(out / "runs").rglob("artefacts")]
+
+
 def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, capsys):
     monkeypatch.setitem(CONTESTS, "tiny", STARTED)
     words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--calls", "5000")
@@ -184,6 +208,7 @@ def test_a_start_that_eats_the_budget_is_refused_in_a_line(tiny, monkeypatch, ca
     error = " ".join(capsys.readouterr().err.split())
     assert "Started spends 6000 rows before its first update" in error
     assert "the budget is 5000 rows: raise --calls to 7600 at least" in error
+    assert "; nor does it pay for pairs, and all are paid for by --calls 7600" in error
 
 
 def test_a_plan_of_an_older_version_is_refused(tmp_path):

@@ -127,6 +127,7 @@ def test_a_graph_of_one_size_of_batches_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # and in a story of the README, in the quick suite
 def test_a_pipelines_student_is_one_graph(tmp_path):
     schedule = pipelines.scheduler("v_prediction")
     network = pipelines.unet(attention=False)

@@ -295,7 +295,9 @@ class Images:
         x = digits()[0]
         self.images, self.held_out = (x[:900], {}), x[900:]
         self.space = KnownSpace(x.shape[1:], x.mean(), 1.0, 1.0)
-        self.teacher = SimpleNamespace(denoiser=self.draw)  # asked for whether there is one
+        # Asked for whether there is one, and whether its numbers were written with it.
+        self.teacher = SimpleNamespace(denoiser=self.draw, written_metrics=lambda *_: [])
+        self.chosen = None
 
     def teacher_source(self):
         return self.draw

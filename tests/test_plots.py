@@ -104,6 +104,7 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.every_panel
 def test_curves_leave_out_what_was_not_finite_and_draw_errors(tmp_path, figures):
     log = [
         {"updates": 1, "a/loss": 1.0, "metric/x": 2.0, "metric/x_error": 0.5},

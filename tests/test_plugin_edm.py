@@ -275,8 +275,8 @@ def test_pickles_are_known_by_their_name():
 # -- A teacher -------------------------------------------------------------------------------
 
 
-def leaves_as_a_graph(folder):
-    """The file by the command's own way: guided, to a student of one call, to one graph."""
+def makes_a_student(folder):
+    """The file by the command's own way: guided, to a student of one call."""
     settings = ImageSettings(
         teacher=str(folder / "digits.pkl"), data="digits", guidance=1.5, reference=300, sigma=40.0
     )
@@ -284,17 +284,32 @@ def leaves_as_a_graph(folder):
     assert problem.space.classes == 10 and isinstance(problem.teacher, Guided)
     student = problem.networks.student()
     assert student.conditions == ("label",) and not isinstance(student.denoiser, Guided)
-    assert to_onnx(in_single_precision(student), folder / "graph") < 1e-4
+    return student
+
+
+@pytest.mark.slow
+def test_a_student_of_a_pickle_is_one_graph(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    item = pickled.preconditioned(
+        "EDMPrecond", network_of_digits(), img_channels=1, sigma_data=0.75
+    )
+    pickled.write(tmp_path / "digits.pkl", {"ema": item})
+    student = makes_a_student(tmp_path)
+    assert to_onnx(in_single_precision(student), tmp_path / "graph") < 1e-4
+
+
+def network_of_digits():
+    return SongUNet(
+        8, 1, 1, label_dim=10, model_channels=16, channel_mult=[1, 1], num_blocks=1,
+        attn_resolutions=[],
+    )  # fmt: skip
 
 
 def test_a_teacher_of_digits_is_accepted(tmp_path):
     """Trained for seconds, written as the published ones, read, and asked for its errors."""
     torch.set_default_dtype(torch.float32)
     x, label = digits()
-    network = SongUNet(
-        8, 1, 1, label_dim=10, model_channels=16, channel_mult=[1, 1], num_blocks=1,
-        attn_resolutions=[],
-    )  # fmt: skip
+    network = network_of_digits()
     teacher = PreconditionedDenoiser(
         network, shape=(1, 8, 8), sigma_data=0.75, sigma_min=0.002, sigma_max=80.0,
         conditions=("label",),
@@ -312,7 +327,7 @@ def test_a_teacher_of_digits_is_accepted(tmp_path):
     item = pickled.preconditioned("EDMPrecond", network, img_channels=1, sigma_data=0.75)
     loaded = edm.load(pickled.write(tmp_path / "digits.pkl", {"ema": item}))
     rows = probe(loaded, x[:200], {"label": label[:200]})
-    leaves_as_a_graph(tmp_path)
+    makes_a_student(tmp_path)
     middle = next(row for row in rows if row.sigma > 0.3)
     assert (
         middle.error + 5 * middle.deviation < middle.linear

@@ -196,7 +196,10 @@ def mixture_case(name: str, steps: int) -> Objective:
     )
 
 
-@pytest.mark.parametrize("name, steps", [("vardiu", 1200), ("diff_instruct", 2000)])
+@pytest.mark.parametrize(
+    "name, steps",
+    [("vardiu", 1200), pytest.param("diff_instruct", 2000, marks=pytest.mark.slow)],
+)
 def test_students_cover_the_modes_of_the_class_that_was_asked(name, steps):
     """Two classes of two modes each: every mode gets a quarter of the samples."""
     torch.set_default_dtype(torch.float32)

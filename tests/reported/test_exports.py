@@ -3,6 +3,7 @@ networks of latents; and a card that the hub's own reader takes and whose lines 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -131,8 +132,14 @@ def latents(folder):
     return OneStep.like(teacher), teacher.origin
 
 
-@pytest.mark.parametrize("to", ["onnx", "safetensors"])
-@pytest.mark.parametrize("kind", ["images", "classes", "points", "latents"])
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        *itertools.product(["images", "classes", "points"], ["onnx", "safetensors"]),
+        pytest.param("latents", "onnx", marks=pytest.mark.slow),
+        ("latents", "safetensors"),
+    ],
+)
 def test_the_hub_reads_the_card_and_its_lines_run_to_a_picture(tmp_path, monkeypatch, to, kind):
     origin = None
     if kind == "latents":

@@ -1742,6 +1742,13 @@ FINER = [
         method("anchored", "then_the_fake_settles"),
     ),
     Mutant(
+        "anchor: the steps since a refresh are not saved",
+        LAGGING,
+        'self.register_buffer("since", torch.zeros((), dtype=torch.long))',
+        'self.register_buffer("since", torch.zeros((), dtype=torch.long), persistent=False)',
+        contract("resuming_is_exact and anchored-held"),
+    ),
+    Mutant(
         "anchor: the distance has the sign of its noise",
         ANCHORED,
         "torch.cat([gap, gap])",

@@ -161,6 +161,7 @@ class Cell:
     seed: int
     folder: Path
     task: Task
+    artefacts: Path  # of all runs: arms with the same pairs take those that the first one made
 
 
 # ---------------------------------------------------------------- the plan
@@ -168,6 +169,12 @@ class Cell:
 
 # Of a budget: its unit, and the option that raises it.
 UNITS = {"time": ("seconds", "--seconds"), "calls": ("rows", "--calls")}
+
+
+def least_amount(prices: Mapping[str, Mapping[str, float]], bake: BakeOff, budget: str) -> float:
+    r"""Returns the least of a budget that pays for an arm's start and `LEAST_STEPS` updates."""
+    price = Price(**prices[UNITS[budget][0]])
+    return (price.before + LEAST_STEPS * price.update) / bake.share
 
 
 def updates_of(
@@ -187,7 +194,7 @@ def updates_of(
     unit, option = UNITS[budget]
     amount = bake.amount(budget)
     price = Price(**prices[unit])
-    needed = (price.before + LEAST_STEPS * price.update) / bake.share
+    needed = least_amount(prices, bake, budget)
     cure = f"raise {option} to {needed:.6g} at least, or leave it out with --arms"
     if amount < price.before:
         raise ConfigError(
@@ -484,7 +491,30 @@ def refuse_arms(bake: BakeOff, planned: Mapping[str, Any]) -> None:
             left = {arm: text for arm, text in words.items() if text.startswith("left out: ")}
             if left and (bake.named or len(left) == len(bake.arms)):
                 arm, text = next(iter(left.items()))
-                raise ConfigError(f"{arm}: {text.removeprefix('left out: ')}")
+                others = of_the_others(bake, planned, budget, teacher, [*left])
+                raise ConfigError(f"{arm}: {text.removeprefix('left out: ')}{others}")
+
+
+def of_the_others(
+    bake: BakeOff, planned: Mapping[str, Any], budget: str, teacher: str, left: Sequence[str]
+) -> str:
+    r"""Returns which arms after the first one a budget does not pay for either, and what would pay
+    for all: who raises it for one of them would be refused for the next."""
+    if budget not in UNITS:
+        return ""
+    prices = planned["prices"].get(teacher, {})
+    least = {
+        a: least_amount(prices[a], bake, budget)
+        for a in left
+        if UNITS[budget][0] in prices.get(a, ())
+    }
+    short = [a for a in least if least[a] * bake.share > bake.amount(budget)]
+    if len(short) < 2 or short[0] != left[0]:
+        return ""
+    return (
+        f"; nor does it pay for {', '.join(short[1:])}, and all are paid for by "
+        f"{UNITS[budget][1]} {max(least[a] for a in short):.6g}"
+    )
 
 
 def cells(bake: BakeOff, planned: Mapping[str, Any]) -> Iterator[Cell]:
@@ -500,7 +530,8 @@ def cells(bake: BakeOff, planned: Mapping[str, Any]) -> Iterator[Cell]:
                     steps = updates_of(arm, prices.get(name, {}), bake, budget)
                     folder = bake.out / "runs" / group_key(bake, budget, teacher)
                     task = _task(bake, teacher, arm, seed, steps)
-                    yield Cell(budget, teacher, name, seed, folder / f"{name}-{seed}", task)
+                    out, made = folder / f"{name}-{seed}", bake.out / "artefacts"
+                    yield Cell(budget, teacher, name, seed, out, task, made)
 
 
 def untimed(bake: BakeOff, planned: Mapping[str, Any]) -> list[str]:

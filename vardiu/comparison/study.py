@@ -60,7 +60,7 @@ def milestones(cell: Cell) -> Iterator[tuple[Problem, Stage, Trainer]]:
     r"""Yields a finished run's last objective as it was at each of its milestones."""
     problem = problem_of(cell.task)
     torch.manual_seed(cell.seed)
-    recipe = stages_of(cell.task, problem, Artefacts(cell.folder / "artefacts"))
+    recipe = stages_of(cell.task, problem, Artefacts(cell.artefacts))
     stage: Stage | None = recipe.first()
     while stage is not None:
         last, trainer = stage, Trainer(stage.objective, stage.optimisation, steps=stage.steps)

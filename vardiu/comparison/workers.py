@@ -52,7 +52,8 @@ def carry_out(todo: Sequence[Cell], jobs: int, console: Console) -> list[str]:
                 code = cell.task.code
                 source = None if code is None else code.source
                 own = {role: named.source for role, named in cell.task.own.items()}
-                arguments = (cell.task.to_mapping(), str(cell.folder), source, own)
+                places = str(cell.folder), str(cell.artefacts)
+                arguments = cell.task.to_mapping(), *places, source, own
                 worker = context.Process(target=_work, args=arguments)
                 worker.start()
                 running[worker] = cell
@@ -97,7 +98,9 @@ def _ask_to_stop(worker: Any) -> None:  # noqa: ANN401 (a process of any context
         os.kill(worker.pid, signal.SIGTERM)
 
 
-def _work(mapping: dict[str, Any], out: str, source: str | None, own: dict[str, str]) -> None:
+def _work(
+    mapping: dict[str, Any], out: str, artefacts: str, source: str | None, own: dict[str, str]
+) -> None:
     r"""Carries out one run in a process of its own; its words go to the folder's log."""
     from ..runs.errors import guarded
 
@@ -113,7 +116,7 @@ def _work(mapping: dict[str, Any], out: str, source: str | None, own: dict[str, 
             codes = [] if source is None else [load_method(source)]
             named = {role: load_code(code) for role, code in own.items()}
             task = task_of(mapping, "the plan", codes, own=named)
-            distill(task, folder, console_listeners(console), typed)
+            distill(task, folder, console_listeners(console), typed, Path(artefacts))
 
         status = guarded(carry_out_one, "distill", [], console)
     raise SystemExit(status)

@@ -49,7 +49,7 @@ def has_bfloat16(kind: str, index: int | None = None) -> bool:
 
 # What `torch.compiler.assume_constant_result` does to a function, without its import of the
 # compiler, which takes as long as all other imports of a command.
-has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]
+has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]  # read by torch
 
 
 class Precision(Wrapper, Interface):

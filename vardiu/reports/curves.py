@@ -157,7 +157,8 @@ def convergence(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     seen = [row for row in seen if row["stage"] == stage]
     shares = np.array([row["histogram"] for row in seen], dtype=float)
     shares = shares / np.array(seen[-1]["expected_shares"], dtype=float)
-    figure = new_figure(figsize=(11, 4), layout="constrained")
+    figure = new_figure(figsize=(11, 4))
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.14, top=0.9, wspace=0.1)
     ax = figure.add_subplot(1, 2, 1)
     image = ax.imshow(
         np.clip(shares.T, 0, 2), aspect="auto", cmap="RdBu", vmin=0, vmax=2, origin="lower"

@@ -32,6 +32,7 @@ def distill(
     out: str | Path,
     listeners: Sequence[Listener] = (),
     command: Sequence[str] = (),
+    artefacts: Path | None = None,
 ) -> RunFolder:
     r"""Carries out a `distill` task, from where it stands; does nothing if it is finished.
 
@@ -40,6 +41,8 @@ def distill(
         out: The folder of the run.
         listeners: They hear the run's events, see `vardiu.runs.events`, beside log and report.
         command: What was typed, for the provenance.
+        artefacts: The folder where what is made once is kept (pairs, a frame), of which several
+            runs may take it; none for the run's own. A run counts what it took, whoever made it.
 
     Raises:
         ConfigError: The task cannot be carried out.
@@ -48,7 +51,7 @@ def distill(
         Diverged: A loss or a gradient was not finite.
         Interrupted: SIGINT or SIGTERM came; the run has been saved.
     """
-    with execution(task, out, listeners, command) as run:
+    with execution(task, out, listeners, command, artefacts) as run:
         if run.is_finished:
             return run.folder
         problem = run.problem

@@ -162,6 +162,7 @@ class Execution:
         problem: Its problem.
         folder: Its folder, of which this process is the only writer.
         listeners: They hear what happens.
+        artefacts: Where what is made once is kept; none for the run's folder.
 
     Attributes:
         is_finished: Whether the run was finished before: nothing is left to do.
@@ -177,8 +178,10 @@ class Execution:
         problem: Problem,
         folder: RunFolder,
         listeners: Sequence[events.Listener] = (),
+        artefacts: Path | None = None,
     ) -> None:
         self.task, self.problem, self.folder = task, problem, folder
+        self.artefacts = folder.file("artefacts") if artefacts is None else artefacts
         self.is_finished = False
         self.device = device_of(task.run.device)
         if not task.run.economy.offload:
@@ -192,9 +195,8 @@ class Execution:
         r"""Yields the stages, each as it stands in its newest checkpoint; whoever asks for the
         next one has trained the one before."""
         device, meter = self.device, TeacherMeter(self.problem.teacher)
-        artefacts = Artefacts(
-            self.folder.file("artefacts"), self.tell_portions, meter, self.tell_stop("portion")
-        )
+        stop = self.tell_stop("portion")
+        artefacts = Artefacts(self.artefacts, self.tell_portions, meter, stop)
         stages = stages_of(self.task, self.problem, artefacts, device)
         stage: Stage | None
         with meter.watching():
@@ -418,7 +420,11 @@ class StageExecution:
 
 @contextlib.contextmanager
 def execution(
-    task: Task, out: str | Path, listeners: Sequence[events.Listener], command: Sequence[str]
+    task: Task,
+    out: str | Path,
+    listeners: Sequence[events.Listener],
+    command: Sequence[str],
+    artefacts: Path | None = None,
 ) -> Iterator[Execution]:
     r"""Opens the run of a task in a folder, of which this process is then the only writer.
 
@@ -430,7 +436,7 @@ def execution(
     refuse_uneven_rows(task)
     problem = problem_of(task)
     with shared_folder(out) as folder:
-        run = Execution(task, problem, folder, listeners)
+        run = Execution(task, problem, folder, listeners, artefacts)
         run.is_finished = begin(folder, task) == "finished"
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))
