@@ -124,6 +124,7 @@ def test_vardiu_distils_a_pipeline_too(folder, tmp_path):
     run("export", tmp_path / "run", "--to", "safetensors")
 
 
+@pytest.mark.slow
 def test_classes_of_few_samples_can_share_a_frame(folder, tmp_path, capsys):
     frame = ["--posterior", "framed", "--frame.samples", "80", "--frame.solver-steps", "2"]
     frame += ["--frame.clusters", "2", "--frame.components", "12"]
@@ -136,6 +137,7 @@ def test_classes_of_few_samples_can_share_a_frame(folder, tmp_path, capsys):
     assert models.load(tmp_path / "run" / "student").frame.weights.shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):
     distilled(folder, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -147,6 +149,7 @@ def test_nothing_is_asked_of_data_where_there_are_none(folder, tmp_path):
     assert own["frechet"] < student["frechet"]
 
 
+@pytest.mark.slow
 def test_an_adapter_leaves_as_an_adapter(folder, tmp_path):
     out = tmp_path / "run"
     distilled(folder, out, "--student", "lora", "--rank", "2")

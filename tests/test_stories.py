@@ -173,6 +173,7 @@ def test_an_engineer_ships_a_pipeline_as_onnx(here, capsys):
         assert np.abs(shown["x"] - own).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_researcher_adds_a_method_and_a_contest(here, capsys):
     """Reads `Which method when`, and the page of contests that it links."""
     commands = block("README.md", "docs/methods/skeleton.py")

@@ -65,6 +65,7 @@ NAMES = ("vardiu-mixture", "diff-instruct", "diff-instruct-lattice", "vardiu-mix
 WORKER = f"NAMES = {NAMES!r}\n{WORKER}"
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     """Global batches, streams and averages do not depend on the number of processes."""
 

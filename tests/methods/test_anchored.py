@@ -499,6 +499,7 @@ def test_compiled_networks_are_trained_alike(row, updates):
 
 
 @pytest.mark.usefixtures("few_calls")
+@pytest.mark.slow
 def test_a_pipeline_of_texts_is_distilled_by_adapters_with_guidance(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     # Of random weights: it does not denoise, and need not here.

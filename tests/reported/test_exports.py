@@ -135,8 +135,9 @@ def latents(folder):
 @pytest.mark.parametrize(
     ("kind", "to"),
     [
-        *itertools.product(["images", "classes", "points"], ["onnx", "safetensors"]),
-        pytest.param("latents", "onnx", marks=pytest.mark.slow),
+        *itertools.product(["images", "points"], ["onnx", "safetensors"]),
+        *(pytest.param(kind, "onnx", marks=pytest.mark.slow) for kind in ("classes", "latents")),
+        ("classes", "safetensors"),
         ("latents", "safetensors"),
     ],
 )

@@ -30,10 +30,10 @@ def single():
 
 @pytest.fixture(autouse=True)
 def soon():
-    """Each within seconds, whatever it claims."""
+    """Each without doing what it claims."""
     begin = time.perf_counter()
     yield
-    assert time.perf_counter() - begin < 5
+    assert time.perf_counter() - begin < 60  # what it claims takes hours
 
 
 def png():
