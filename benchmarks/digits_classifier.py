@@ -4,7 +4,7 @@
 
 Each learns four fifths of the real digits, half a minute on one thread. It is trained in double
 precision: in single precision the order in which a processor adds, and the number of its threads,
-led to another classifier, with other distances. Prints the accuracies on the held-out fifth, and
+led to other weights, and so to another name. Prints the accuracies on the held-out fifth, and
 the SHA-256 of the file.
 """
 

@@ -737,7 +737,7 @@ def test_what_is_said_of_patches_by_calls():
 
 
 def test_what_is_said_of_the_classifier_that_digits_are_measured_in():
-    """Older distances are of its training in single precision, which differs in the last digits."""
+    """Older distances are of its training in single precision."""
     found = {row["classifier"]: row["frechet"] for row in numbers("digits-features.json")["rows"]}
     own = found.pop("on board")
     seeds = [row["69 calls"][0] for name, row in found.items() if name.startswith("seed")]
@@ -746,6 +746,6 @@ def test_what_is_said_of_the_classifier_that_digits_are_measured_in():
     for row in single:
         assert all(abs(row[calls][0] / own[calls][0] - 1) < 1e-3 for calls in own)
     said = words("docs/usage/features.md")
-    assert "moves a distance by less than 0.1 %" in said
+    assert "on board by less than 0.1 % in a distance" in said
     assert f"are at {own['69 calls'][0]:.4f} in the classifier on board" in said
     assert f"at {min(seeds):.4f} to {max(seeds):.4f} in three others" in said

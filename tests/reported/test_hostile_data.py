@@ -30,10 +30,10 @@ def single():
 
 @pytest.fixture(autouse=True)
 def soon():
-    """Each without doing what it claims."""
+    """Each within seconds, whatever it claims."""
     begin = time.perf_counter()
     yield
-    assert time.perf_counter() - begin < 60  # what it claims takes hours
+    assert time.perf_counter() - begin < 5
 
 
 def png():

@@ -73,14 +73,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_before_it_is_unpacked(name, tmp_path):
+def test_a_bomb_is_refused_at_once(name, tmp_path):
     content, match = BOMBS[name]
     path = tmp_path / "bomb.pkl"
     path.write_bytes(content)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(ValueError, match=match) as caught:
         edm.load(path)
-    assert time.perf_counter() - began < 60  # a bomb takes hours
+    assert time.perf_counter() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
     assert "bomb.pkl" in str(caught.value) and len(str(caught.value)) < 2_000
 
