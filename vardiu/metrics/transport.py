@@ -60,24 +60,31 @@ def wasserstein2_sliced(
     x, y = check_pair(x, y, ("x", "y"))
     u = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
     u = u / u.norm(dim=0)
-    if len(x) == len(y):
-        a, b = (x @ u).sort(dim=0).values, (y @ u).sort(dim=0).values
-    else:
+    # Each set is projected and sorted once: that takes longer than all the rest.
+    (a, first), (b, second) = _sorted(x @ u), _sorted(y @ u)
+    variance = _influence(a, b, first).var().item() / len(x)
+    variance += _influence(b, a, second).var().item() / len(y)
+    if len(x) != len(y):
         levels = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        a, b = (torch.quantile(s @ u, levels, dim=0) for s in (x, y))
+        a, b = (torch.quantile(s, levels, dim=0) for s in (a, b))
     squares = (a - b).square().mean(dim=0)
     value = squares.mean().sqrt().item()
-    variance = squares.var().item() / projections
-    variance += _influence(x @ u, y @ u).var().item() / len(x)
-    variance += _influence(y @ u, x @ u).var().item() / len(y)
+    variance += squares.var().item() / projections
     # That of a root, by its derivative.
     error = math.sqrt(variance) / (2 * max(value, 1e-12))
     note = f"{projections} directions"
     return Metric("sliced_wasserstein2", value, error, len(x), False, note, fingerprint(y))
 
 
-def _influence(x: Tensor, y: Tensor) -> Tensor:
-    r"""Returns what each row of `x` adds to the mean squared distance to `y`, `(N,)`.
+def _sorted(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns columns in ascending order, and from where in its column each value comes."""
+    # In memory a column's values lie beside each other: several times as fast.
+    values, order = x.T.contiguous().sort()
+    return values.T.contiguous(), order.T.contiguous()
+
+
+def _influence(x: Tensor, y: Tensor, order: Tensor) -> Tensor:
+    r"""Returns what each row of the samples adds to the mean squared distance to others, `(N,)`.
 
     .. math:: \varphi(x) = \int^x 2 \, (s - T(s)) \, \mathrm{d}s
 
@@ -88,12 +95,12 @@ def _influence(x: Tensor, y: Tensor) -> Tensor:
         | Optimal Transport for Applied Mathematicians (Santambrogio, 2015), Proposition 7.17
 
     Arguments:
-        x: Projections of the samples, with shape :math:`(N, P)`.
-        y: Those of the other set, with shape :math:`(M, P)`.
+        x: Projections of the samples, each column sorted, with shape :math:`(N, P)`.
+        y: Those of the other set, sorted too, with shape :math:`(M, P)`.
+        order: The row of the samples that each of `x` is of, with shape :math:`(N, P)`.
     """
-    values, order = x.sort(dim=0)
     places = (torch.arange(len(x)) + 0.5) * len(y) / len(x)
-    gaps = values - y.sort(dim=0).values[places.long()]
-    steps = (gaps[1:] + gaps[:-1]) * values.diff(dim=0)
-    potential = torch.cat([torch.zeros_like(values[:1]), steps.cumsum(0)])
+    gaps = x - y[places.long()]
+    steps = (gaps[1:] + gaps[:-1]) * x.diff(dim=0)
+    potential = torch.cat([torch.zeros_like(x[:1]), steps.cumsum(0)])
     return torch.empty_like(potential).scatter_(0, order, potential).mean(1)
