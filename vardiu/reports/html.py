@@ -122,7 +122,9 @@ class FirstScreen(NamedTuple):
 EMPTY = FirstScreen()
 
 
-def _warnings(run: RunFolder, alarms: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _warnings(
+    run: RunFolder, settings: Mapping[str, Any], alarms: Sequence[Mapping[str, Any]] | None
+) -> list[str]:
     if alarms is None:
         return []
     if not alarms:
@@ -133,16 +135,16 @@ def _warnings(run: RunFolder, alarms: Sequence[Mapping[str, Any]] | None) -> lis
         words = f"{head}: {html.escape(alarm['message'])}."
         cure = re.sub(r"--[a-z][\w.-]*\w", r"<code>\g<0></code>", html.escape(alarm["cure"]))
         options = alarm.get("options", ())
-        again = _code(_again(run, options), "copy") if options else ""
+        again = _code(_again(run, settings, options), "copy") if options else ""
         parts.append(f"<div class='warning'><p>{words}</p><p>To try: {cure}.</p>{again}</div>")
     return parts
 
 
-def _again(run: RunFolder, options: Sequence[str] = ()) -> str:
-    r"""Returns the command that does a run again, in another folder."""
-    command, config = run.config().get("command", "distill"), run.file("config.yaml")
+def _again(run: RunFolder, settings: Mapping[str, Any], options: Sequence[str] = ()) -> str:
+    r"""Returns the command that does a run with these settings again, in another folder."""
+    command, config = settings.get("command", "distill"), run.file("config.yaml")
     out = str(run.path.with_name(f"{run.path.name}-again"))
-    codes = run.config().get("code", {})
+    codes = settings.get("code", {})
     own = [word for name, code in codes.items() for word in (f"--{name}", code["source"])]
     words = ["vardiu", command, *own, "--config", str(config), "--out", out, *options]
     return shlex.join(words)
@@ -197,7 +199,7 @@ def write_report(
     """
     settings = run.config()
     here = shlex.quote(str(run.path))
-    lines = [f"vardiu cite {here}", _again(run)]
+    lines = [f"vardiu cite {here}", _again(run, settings)]
     if settings.get("command", "distill") == "distill":  # a teacher is not sampled by these
         lines = [f"vardiu sample {here} --num 64", f"vardiu evaluate {here}", *lines]
     provenance = run.file("provenance.json").read_text()
@@ -208,7 +210,7 @@ def write_report(
         f"<div class='row samples'>{''.join(first.panels)}</div>" if first.panels else "",
         f"<p class='soft'>{html.escape(first.note)}</p>" if first.note else "",
         f"<div class='row'>{''.join(first.charts)}</div>" if first.charts else "",
-        *_warnings(run, alarms),
+        *_warnings(run, settings, alarms),
         "<h2>More</h2>",
         _folded("Measured", [_measured(metrics, reference, reference_name)]),
         _folded("Cost", [_table([costs])]),
