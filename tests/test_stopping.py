@@ -126,12 +126,12 @@ def spoil(objective: Objective, which: int, at: int) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_that_is_nan_moves_nothing_and_the_run_goes_on_from_its_checkpoint(name, tmp_path):
-    straight, batches = trainer_of(name)
+    straight, batches = trainer_of(name, 4)
     straight.fit(batches)
 
     for which in range(len(straight.objective.phases)):
         store = Checkpoints(tmp_path / str(which))
-        trainer, batches = trainer_of(name)
+        trainer, batches = trainer_of(name, 4)
         phase = trainer.objective.phases[which]
         spoil(trainer.objective, which, at=2)
         seen = {}
@@ -152,7 +152,7 @@ def test_a_loss_that_is_nan_moves_nothing_and_the_run_goes_on_from_its_checkpoin
             assert equal(seen[2]["average"], weights(trainer.average.module))
 
         assert store.steps()[-1] == 2
-        again, batches = trainer_of(name)
+        again, batches = trainer_of(name, 4)
         again.load_state_dict(store.newest()[1], batches)
         again.fit(batches)
         assert equal(weights(again.objective), weights(straight.objective))
@@ -290,9 +290,9 @@ def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 200)
-    words = ["distill", "mog40", "--steps", "30", "--batch", "16", "--samples", "200"]
+    words = ["distill", "mog40", "--steps", "20", "--batch", "16", "--samples", "200"]
     words += ["--width", "16", "--threads", "1", "--posterior", posterior]
-    words += ["--pairs.pairs", "64", "--pairs.steps", "20", "--pairs.batch", "16"]
+    words += ["--pairs.pairs", "64", "--pairs.steps", "15", "--pairs.batch", "16"]
     words += ["--pairs.solver-steps", "3", "--save-every", "0"]
     words += ["--reports", "3", "--evaluations", "1"]
     assert main([*words, "--out", "whole"]) == 0
