@@ -1,4 +1,4 @@
-"""Every test runs in float64, on one thread, from the same seed, and draws one panel of curves."""
+"""Every test runs in float64, on one thread, from the same seed, and its runs write blank pictures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ def deterministic():
     torch.set_default_dtype(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures():
+    """Runs write blank pictures: to draw axes takes longer than a tiny training.
+
+    The samples are drawn and looked at all the same. Tests that are marked `drawn` have whole
+    pictures: one at least of every kind of problem.
+    """
+    import pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.are(patch, pictures.blank)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def one_panel(request, monkeypatch):
-    """A run's curves have their first panel: the others take longer than a tiny training."""
-    if "every_panel" in request.keywords:
-        return
-    from vardiu.reports import curves
+def pictures_where_they_are_asked_for(request, monkeypatch):
+    if "drawn" in request.keywords:
+        import pictures
 
-    groups = curves._groups
-    first = lambda rows: dict(list(groups(rows).items())[:PANELS])  # noqa: E731
-    monkeypatch.setattr(curves, "_groups", first)
-
-
-PANELS = 1
+        pictures.are(monkeypatch, pictures.drawn)
 
 
 @pytest.fixture

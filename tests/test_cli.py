@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 500)
+    monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 100)
 
 
 def distill(*words: str) -> int:

@@ -76,6 +76,7 @@ def distilled(folder, out, *more):
     run("distill", "--teacher", folder, *pairs, *short, "--out", out, *more)
 
 
+@pytest.mark.drawn
 def test_a_pipeline_becomes_a_pipeline(folder, tmp_path, capsys):
     out = tmp_path / "run"
     distilled(folder, out, "--data", "digits")

@@ -474,6 +474,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("vardiu.problems.densities.DensityScores.quick", 300)
 
 
+@pytest.mark.drawn
 def test_a_run_is_the_same_however_often_it_is_looked_at(tmp_path, quick):
     for n in (1, 4):
         words = ["--evaluations", str(n), "--out", str(tmp_path / str(n))]

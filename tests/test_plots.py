@@ -104,7 +104,6 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.every_panel
 def test_curves_leave_out_what_was_not_finite_and_draw_errors(tmp_path, figures):
     log = [
         {"updates": 1, "a/loss": 1.0, "metric/x": 2.0, "metric/x_error": 0.5},
@@ -132,7 +131,6 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-@pytest.mark.every_panel
 def test_labels_of_a_panel_leave_its_neighbours_alone(tmp_path, monkeypatch):
     """The margins are fixed: a layout that looks for them takes longer than the drawing."""
     kept = []

@@ -142,6 +142,7 @@ def test_noise_levels_follow_the_table_and_a_moved_and_scaled_one_is_the_same_pr
         assert values[1][name] == pytest.approx(values[0][name], abs=0.03), name
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(
     ("dim", "residual", "latent"), [(1, False, 2), (3, False, 3), (6, True, 6)]
 )
@@ -162,6 +163,7 @@ def test_a_table_of_many_dimensions_has_a_student_that_starts_spread(dim, residu
 # ---------------------------------------------------------------- from the command line
 
 
+@pytest.mark.drawn
 def test_two_methods_on_points_are_compared_sampled_and_measured_again(capsys):
     """The story of the documentation: a table, two methods, one comparison."""
     write_csv()

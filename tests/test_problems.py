@@ -73,6 +73,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_parts_of_a_problem_fit_each_other(name, tmp_path):
     problem: Problem = PROBLEMS[name]()

@@ -11,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pictures import are as pictures_are
+from pictures import drawn
 from PIL import Image
 from processes import Command
 from torch import nn
@@ -206,6 +208,7 @@ def run(tmp_path_factory):
     out = ["--threads", "1", "--device", "cpu", "--out", str(place / "run")]
     command = ["distill", "restoration", "--teacher", str(place / "teacher"), *words, *out]
     with pytest.MonkeyPatch.context() as patch:
+        pictures_are(patch, drawn)
         # A fresh network knows nothing of its data but the variance, which the probe refuses.
         patch.setattr("vardiu.runs.distill.checked", lambda *arguments: [])
         patch.setattr("vardiu.problems.restoration.TEST", 120)

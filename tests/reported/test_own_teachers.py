@@ -149,12 +149,14 @@ ROADS = {
 }
 
 
-LONG = ("an adapter on images", "a plane")
+MARKS = {
+    "an adapter on images": pytest.mark.slow,
+    "a plane": pytest.mark.slow,
+    "an adapter on tensors": pytest.mark.drawn,
+}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in ROADS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in ROADS])
 def test_own_code_goes_through_every_command(name, place, capsys):
     preset, function, student, onnx = ROADS[name]
     teacher = ["--teacher", f"model.py:{function}"]
