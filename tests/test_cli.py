@@ -58,7 +58,7 @@ def test_help_does_not_import_torch():
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.every_panel
+@pytest.mark.drawn
 def test_a_run_from_the_first_command_to_the_last(capsys):
     assert distill() == 0
     told = capsys.readouterr().out

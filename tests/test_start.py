@@ -14,6 +14,9 @@ from PIL import Image
 from vardiu import models
 from vardiu.cli.main import main
 from vardiu.problems import digits as digits_problem
+from vardiu.problems.densities import DensityScores
+from vardiu.problems.digits import DigitsScores
+from vardiu.problems.image_scores import ImageScores
 from vardiu.runs.task import problem_of, task_from_preset
 
 FEW = "--reports 1 --evaluations 1 --samples 100 --threads 1".split()
@@ -43,6 +46,15 @@ def weights(run, place="student"):
 
 def provenance(run):
     return json.loads((run / "provenance.json").read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """What is measured on the way is of few samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        for scores in (DensityScores, DigitsScores, ImageScores):
+            patch.setattr(scores, "quick", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +192,7 @@ def classifier(monkeypatch):
     monkeypatch.setattr(digits_problem, "digits_classifier", lambda *a, **b: made)
 
 
+@pytest.mark.drawn
 def test_digits_are_learned_without_a_teacher(tmp_path, monkeypatch, classifier, capsys):
     monkeypatch.chdir(tmp_path)
     assert not command("distill", "digits-consistency-training", *TRAINED)
