@@ -154,7 +154,7 @@ STARTED = dataclasses.replace(
         "started": Competitor(
             "Started", "diff_instruct", diff_instruct.Settings(batch=32, ratio=2, pairs=PAIRS)
         ),
-        "pairs": Competitor("Pairs", "regression", regression.Settings(pairs=PAIRS)),
+        "pairs": Competitor("Pairs", "regression", regression.Settings(pairs=PAIRS, steps=60)),
     },
 )
 
