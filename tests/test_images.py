@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("teacher")
     network, schedule = (
-        pipelines.unet(attention=False).train(),
+        pipelines.unet(widths=(16,), attention=False).train(),
         pipelines.scheduler("v_prediction"),
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)

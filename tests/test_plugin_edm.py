@@ -300,7 +300,7 @@ def test_a_student_of_a_pickle_is_one_graph(tmp_path):
 
 def network_of_digits():
     return SongUNet(
-        8, 1, 1, label_dim=10, model_channels=16, channel_mult=[1, 1], num_blocks=1,
+        8, 1, 1, label_dim=10, model_channels=16, channel_mult=[1], num_blocks=1,
         attn_resolutions=[],
     )  # fmt: skip
 

@@ -83,7 +83,7 @@ def learnt_pipeline(folder: Path) -> None:
     import diffusers
 
     torch.manual_seed(0)
-    network = pipelines.unet(10, attention=False)
+    network = pipelines.unet(10, widths=(16,), attention=False)
     schedule = pipelines.scheduler("v_prediction")
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     x, label = digits()
