@@ -1132,16 +1132,16 @@ STATED = [
     Mutant(
         "error: sliced transport of directions only",
         TRANSPORT,
-        "variance += _influence(x @ u, y @ u).var().item() / len(x)\n"
-        "    variance += _influence(y @ u, x @ u).var().item() / len(y)",
-        "",
+        "variance = _influence(a, b, first).var().item() / len(x)\n"
+        "    variance += _influence(b, a, second).var().item() / len(y)",
+        "variance = 0.0",
         errors("sliced"),
     ),
     Mutant(
         "error: sliced transport of samples only",
         TRANSPORT,
-        "variance = squares.var().item() / projections",
-        "variance = 0.0",
+        "variance += squares.var().item() / projections",
+        "variance += 0.0",
         errors("sliced"),
     ),
     Mutant(
