@@ -5,6 +5,12 @@ r"""What does each term of relational distillation add to progressive distillati
 Digits by class. From one student of eight steps, which is halved from 32 once, each arm halves to
 one step, 8 to 4 to 2 to 1, with equal updates and equal draws of a seed: progressive distillation
 alone, with each term of relations beside it, with all three, and all three alone as in the paper.
+
+    python benchmarks/rdd.py runs/teach-digits --study features --updates 750 --seeds 1 \
+        --out docs/results/rdd-features.json
+
+compares weights and temperatures of the pooled features, which is the term that counts, and a
+single stage from eight steps to one in about the time of the three.
 The classifier whose maps are compared is not the one that measures. Of the students of one step:
 the Fréchet distance in the features of the classifier that measures and in those of random
 filters, the latter as a ratio to real against real; precision and recall; and the squared error
@@ -17,8 +23,10 @@ import argparse
 import itertools
 import json
 import statistics
+import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -35,13 +43,48 @@ from vardiu.training.trainer import Trainer
 
 SIZES = {"queue": 8_192, "contrast": 512}
 NONE = {"pixel_weight": 1.0, "feature_weight": 0.0, "pair_weight": 0.0, "memory_weight": 0.0}
-ARMS: dict[str, RelationSettings | None] = {
-    "progressive": None,
-    "with features": RelationSettings(**{**NONE, "feature_weight": 1.0}, **SIZES),
-    "with pairs": RelationSettings(**{**NONE, "pair_weight": 1.0}, **SIZES),
-    "with memory": RelationSettings(**{**NONE, "memory_weight": 0.1}, **SIZES),
-    "with all three": RelationSettings(pixel_weight=1.0, **SIZES),
-    "all three alone": RelationSettings(**SIZES),
+
+
+class Arm(NamedTuple):
+    """What is added to progressive distillation."""
+
+    relations: RelationSettings | None = None
+    leap: int = 2
+    """The teacher's steps in one of the student's."""
+    share: float = 1.0
+    """The updates of a stage, in those of a halving."""
+
+
+def features(weight: float, temperature: float = 0.9) -> Arm:
+    row = {**NONE, "feature_weight": weight, "feature_temperature": temperature}
+    return Arm(RelationSettings(**row, **SIZES))
+
+
+STUDIES: dict[str, dict[str, Arm]] = {
+    "terms": {
+        "progressive": Arm(),
+        "with features": features(1.0),
+        "with pairs": Arm(RelationSettings(**{**NONE, "pair_weight": 1.0}, **SIZES)),
+        "with memory": Arm(RelationSettings(**{**NONE, "memory_weight": 0.1}, **SIZES)),
+        "with all three": Arm(RelationSettings(pixel_weight=1.0, **SIZES)),
+        "all three alone": Arm(RelationSettings(**SIZES)),
+    },
+    "features": {
+        "progressive": Arm(),
+        "features, weight 1": features(1.0),
+        "features, weight 4": features(4.0),
+        "features, weight 4, temperature 1": features(4.0, 1.0),
+        "features, weight 16": features(16.0),
+        # A row of eight calls of the teacher costs about what two of two calls do.
+        "progressive, 8 to 1 at once": Arm(leap=8, share=1.6),
+    },
+}
+
+
+COMMANDS = {
+    "terms": "python benchmarks/rdd.py runs/teach-digits",
+    "features": "python benchmarks/rdd.py runs/teach-digits --study features --updates 750 "
+    "--seeds 1",
 }
 
 
@@ -50,7 +93,7 @@ def halved(
     teacher: Denoiser,
     grid: torch.Tensor,
     calls: int,
-    relations: RelationSettings | None,
+    arm: Arm,
     chosen: argparse.Namespace,
     seed: int,
 ) -> tuple[Denoiser, ProgressiveDistillation]:
@@ -58,20 +101,22 @@ def halved(
     now = len(grid) - 1
     while now > calls:
         options = {
-            "stride": 2,
+            "stride": arm.leap,
             "weight": partial(truncated_snr, sigma_data=problem.space.sigma_data),
         }
-        if relations is not None:
+        if arm.relations is not None:
             maps = problem.scores.feature_maps()
-            options |= {"classifier": maps, "channels": 64, "relations": relations}
-        kind = ProgressiveDistillation if relations is None else RelationalDistillation
+            options |= {"classifier": maps, "channels": 64, "relations": arm.relations}
+        kind = ProgressiveDistillation if arm.relations is None else RelationalDistillation
         torch.manual_seed(seed)
         objective = kind(teacher, teacher.trainable_copy(), grid, **options)
         rates = dict.fromkeys(objective.trained, IMAGES.lr)
         row = Optimisation.adam(rates, decay=cosine, halflife=0.0, clip=1.0, warmup=20)
-        trainer = Trainer(objective, row, steps=chosen.updates, seed=seed)
+        steps = round(arm.share * chosen.updates)
+        trainer = Trainer(objective, row, steps=steps, seed=seed)
         trainer.fit(problem.data.clean(chosen.batch, seed))
-        teacher, grid, now = trainer.average.module.eval(), grid[::2], now // 2
+        teacher = trainer.average.module.eval()
+        grid, now = grid[:: arm.leap], now // arm.leap
     return teacher, objective
 
 
@@ -106,7 +151,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("teacher", help="the folder that `vardiu teach digits` wrote")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", help=f"some of {', '.join(ARMS)}, by commas (all)")
+    parser.add_argument("--study", choices=STUDIES, default="terms")
+    parser.add_argument("--arms", help="some of the study's, by semicolons (all)")
     parser.add_argument("--updates", type=int, default=250, help="of each halving")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=5_000)
@@ -117,11 +163,11 @@ def main() -> None:
     problem = DigitsProblem(DigitsSettings(teacher_run=chosen.teacher))
     teacher = problem.known_teacher
     grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
-    first, objective = halved(problem, teacher, grid, 8, None, chosen, 0)
+    first, objective = halved(problem, teacher, grid, 8, Arm(), chosen, 0)
     eight = objective.student_of(first).requires_grad_(False)
     # Each row is kept when it is measured, so that the same command goes on where it was stopped.
     kept = {
-        "command": "python benchmarks/rdd.py runs/teach-digits",
+        "command": COMMANDS[chosen.study],
         "torch": torch.__version__,
         "updates": chosen.updates,
         "batch": chosen.batch,
@@ -143,11 +189,15 @@ def main() -> None:
     eight = objective.student_of(first).requires_grad_(False)
     if "eight steps" not in rows:
         keep("eight steps", 0, scores(problem, objective, first, eight, chosen.samples))
-    arms = chosen.arms.split(",") if chosen.arms else list(ARMS)
+    study = STUDIES[chosen.study]
+    arms = chosen.arms.split(";") if chosen.arms else list(study)
     for seed, arm in itertools.product(range(chosen.seeds), arms):
         if str(seed) not in rows.get(arm, {}):
-            last, objective = halved(problem, first, grid[::4], 1, ARMS[arm], chosen, seed)
-            keep(arm, seed, scores(problem, objective, last, eight, chosen.samples))
+            began = time.perf_counter()
+            last, objective = halved(problem, first, grid[::4], 1, study[arm], chosen, seed)
+            seconds = time.perf_counter() - began
+            row = scores(problem, objective, last, eight, chosen.samples)
+            keep(arm, seed, row | {"seconds": seconds})
     print(json.dumps(means(rows), indent=1))
 
 
