@@ -666,6 +666,27 @@ def test_what_is_said_of_the_terms_of_relational_distillation():
     assert "by {:.3f}, {:.3f} and {:.3f} of 0.22".format(*gains) in said
 
 
+def test_what_is_said_of_the_temperature_of_features():
+    runs = numbers("rdd-features.json")["runs"]
+    said = words("docs/methods/rdd.md")
+    found = {arm: row for arm, rows in runs.items() for row in rows.values()}
+    weighed = [f"features, weight {n}" for n in (1, 4, 16)]
+    plain, cold = found["progressive"], found["features, weight 4, temperature 1"]
+    assert all(len(rows) == 1 for rows in runs.values())
+    far = [found[arm]["frechet"] for arm in weighed]
+    assert f"alone ({cold['frechet']:.3f} and {plain['frechet']:.3f});" in said
+    told = "it is {:.3f} by a weight of 1 and {:.3f} by a weight of 4, and {:.3f} by 16"
+    assert told.format(*far) in said and far[1] < far[0] < plain["frechet"] < far[2]
+    rows = [plain, *(found[arm] for arm in weighed)]
+    ratios = [row["ratio in random filters"] for row in rows]
+    assert "is {:.2f}, {:.2f}, {:.2f} and {:.2f} times that of real".format(*ratios) in said
+    assert ratios == sorted(ratios, reverse=True)
+    errors = [row["squared error"] for row in rows]
+    assert "grows from {:.4f} to {:.4f}, {:.4f} and {:.4f}.".format(*errors) in said
+    once = found["progressive, 8 to 1 at once"]
+    assert f"with two, ends at {once['frechet']:.3f}:" in said
+
+
 def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
     said = words("docs/methods/vardiu.md")
     kept = numbers("digits-longer.json")["runs"]
