@@ -278,6 +278,20 @@ def test_transport_of_gaussians():
     assert uneven.value == pytest.approx(sliced.value, rel=0.1)
 
 
+def test_the_error_of_sliced_transport_is_that_of_a_shift():
+    """By c each map is s + <u, c>: a row x adds -2 <u, c> <u, x> and a constant, one of y the
+    opposite; the rows are skewed, and those of y are in another order."""
+    x, c = torch.randn(400, 3).exp(), torch.tensor([0.5, -1.0, 2.0])
+    y = (x + c)[torch.randperm(400)]
+    found = wasserstein2_sliced(x, y, generator=torch.Generator().manual_seed(0))
+    u = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    u = u / u.norm(dim=0)
+    squares = (c @ u).square()
+    variance = squares.var() / 256 + 2 * (2 * x @ u @ (c @ u) / 256).var() / 400
+    assert found.value == pytest.approx(squares.mean().sqrt().item(), rel=1e-9)
+    assert found.error == pytest.approx(variance.sqrt().item() / (2 * found.value), rel=1e-9)
+
+
 def test_classes():
     predicted, asked = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
     assert class_masses(predicted, 4).tolist() == [0.5, 0.25, 0.25, 0.0]
