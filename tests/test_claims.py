@@ -687,6 +687,26 @@ def test_what_is_said_of_the_temperature_of_features():
     assert f"with two, ends at {once['frechet']:.3f}:" in said
 
 
+def test_what_is_said_of_the_preset_with_features_alone():
+    said = words("docs/methods/rdd.md")
+    (mine,) = numbers("rdd-digits.json")["runs"]
+    (all_three,) = (
+        run for run in numbers("digits-methods.json")["runs"] if "digits-rdd" in run["command"]
+    )
+    ratios = []
+    for run in (mine, all_three):
+        row = METHODS["rdd"].presets["digits-rdd"].settings.relations
+        chosen = [part.split()[:2] for part in run["command"].split(" --relations.")[1:]]
+        given = {name.replace("-", "_"): float(value) for name, value in chosen}
+        assert (run is mine) == all(getattr(row, name) == v for name, v in given.items())
+        kept, teacher = run["metrics"], run["reference"]["metrics"]
+        ratios.append(kept["frechet"][0] / teacher["frechet"][0])
+    assert f"That is {ratios[0]:.1f} times the teacher's distance" in said
+    assert f"weights of 1, 1 and 0.1 are at {ratios[1]:.1f} times theirs" in said
+    less = mine["reference"]["metrics"]["recall"][0] - mine["metrics"]["recall"][0]
+    assert f"a recall {less:.3f} below the teacher's" in said
+
+
 def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
     said = words("docs/methods/vardiu.md")
     kept = numbers("digits-longer.json")["runs"]

@@ -213,12 +213,12 @@ BESIDE = RelationSettings(
     pixel_weight=1.0, feature_weight=0.1, pair_weight=0.1, queue=8_192, contrast=512
 )
 MIXTURE = Settings(**vars(progressive.MIXTURE), relations=BESIDE)
-MAPS = RelationSettings(pixel_weight=1.0, queue=8_192, contrast=1_024)
-IMAGES = Settings(**vars(progressive.IMAGES), relations=MAPS)
+MAPS = RelationSettings(pixel_weight=1.0, feature_weight=4.0, pair_weight=0.0, memory_weight=0.0)
+IMAGES = Settings(**vars(progressive.IMAGES), relations=MAPS)  # the other terms brought nothing
 PRESETS = {
     "mog40-rdd": Preset("progressive distillation, relations of random cosines", MOG40, MIXTURE),
     "digits-rdd": Preset(
-        "8x8 real images by class; progressive, relations of maps", DigitsSettings(), IMAGES
+        "8x8 real images by class; progressive, features of maps", DigitsSettings(), IMAGES
     ),
 }
 
