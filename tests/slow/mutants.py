@@ -640,6 +640,27 @@ NETWORKS = [
         ("tests/test_memory.py",),
     ),
     Mutant(
+        "resume: fresh moments in the stage that goes on",
+        TRAINER,
+        'optimizer.load_state_dict(moments_divided_as(optimizer, state["optimizers"][name]))',
+        "pass",
+        ("tests/test_stopping.py", "-k", "recipe_resumes"),
+    ),
+    Mutant(
+        "resume: the noise of a run that was not stopped begins again",
+        TRAINER,
+        'self.objective.streams.load_state_dict(state["random"]["streams"])',
+        "pass",
+        ("tests/test_stopping.py", "-k", "recipe_resumes"),
+    ),
+    Mutant(
+        "resume: the data are begun again",
+        TRAINER,
+        'batches.load_state_dict(state["batches"])',
+        "pass",
+        ("tests/test_stopping.py", "-k", "not recipe_resumes"),
+    ),
+    Mutant(
         "stale target: the trainer forgets",
         TRAINER,
         "self.objective.remember(drawn, self.step)",
