@@ -5,16 +5,16 @@ r"""What does each term of relational distillation add to progressive distillati
 Digits by class. From one student of eight steps, which is halved from 32 once, each arm halves to
 one step, 8 to 4 to 2 to 1, with equal updates and equal draws of a seed: progressive distillation
 alone, with each term of relations beside it, with all three, and all three alone as in the paper.
+The classifier whose maps are compared is not the one that measures. Of the students of one step:
+the Fréchet distance in the features of the classifier that measures and in those of random
+filters, the latter as a ratio to real against real; precision and recall; and the squared error
+to the eight steps that they were distilled from, of the same noise.
 
     python benchmarks/rdd.py runs/teach-digits --study features --updates 750 --seeds 1 \
         --out docs/results/rdd-features.json
 
 compares weights and temperatures of the pooled features, which is the term that counts, and a
-single stage from eight steps to one in about the time of the three.
-The classifier whose maps are compared is not the one that measures. Of the students of one step:
-the Fréchet distance in the features of the classifier that measures and in those of random
-filters, the latter as a ratio to real against real; precision and recall; and the squared error
-to the eight steps that they were distilled from, of the same noise.
+single stage from eight steps to one, with eight calls of the teacher a row.
 """
 
 from __future__ import annotations
@@ -78,13 +78,6 @@ STUDIES: dict[str, dict[str, Arm]] = {
         # A row of eight calls of the teacher costs about what two of two calls do.
         "progressive, 8 to 1 at once": Arm(leap=8, share=1.6),
     },
-}
-
-
-COMMANDS = {
-    "terms": "python benchmarks/rdd.py runs/teach-digits",
-    "features": "python benchmarks/rdd.py runs/teach-digits --study features --updates 750 "
-    "--seeds 1",
 }
 
 
@@ -165,9 +158,16 @@ def main() -> None:
     grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
     first, objective = halved(problem, teacher, grid, 8, Arm(), chosen, 0)
     eight = objective.student_of(first).requires_grad_(False)
+    asked = ("study", "updates", "seeds", "batch", "samples", "out")
+    given = {
+        name: value
+        for name in asked
+        if (value := getattr(chosen, name)) != parser.get_default(name)
+    }
+    words = [f"--{name} {value}" for name, value in given.items()]
+    command = " ".join(["python benchmarks/rdd.py runs/teach-digits", *words])
     # Each row is kept when it is measured, so that the same command goes on where it was stopped.
     kept = {
-        "command": COMMANDS[chosen.study],
         "torch": torch.__version__,
         "updates": chosen.updates,
         "batch": chosen.batch,
@@ -182,11 +182,9 @@ def main() -> None:
     def keep(arm: str, seed: int, row: dict) -> None:
         rows.setdefault(arm, {})[str(seed)] = row
         print(seed, arm, {k: round(v, 4) for k, v in row.items()}, flush=True)
-        write_text_atomic(
-            out, json.dumps(kept | {"means": means(rows), "runs": rows}, indent=1) + "\n"
-        )
+        found = {"command": command, **kept, "means": means(rows), "runs": rows}
+        write_text_atomic(out, json.dumps(found, indent=1) + "\n")
 
-    eight = objective.student_of(first).requires_grad_(False)
     if "eight steps" not in rows:
         keep("eight steps", 0, scores(problem, objective, first, eight, chosen.samples))
     study = STUDIES[chosen.study]
