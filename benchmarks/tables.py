@@ -697,6 +697,20 @@ def relations(found: Mapping[str, Any]) -> str:
     return markdown(heads, rows)
 
 
+def solvers(found: Mapping[str, Any]) -> str:
+    """A teacher's samples by the method and the number of its steps, see `benchmarks/solvers.py`."""
+    rows = []
+    for name, row in found["rows"].items():
+        solver, steps = name.split()
+        title = "DDIM" if solver == "ddim" else "Heun"
+        frechet = f"{row['frechet'][0]:.4f} ± {row['frechet'][1]:.2f}"
+        parts = [f"{row[key][0]:.3f}" for key in ("precision", "recall")]
+        cells = [f"{row['deviation']:.4f}", frechet, f"{row['ratio in random filters']:.2f}"]
+        rows.append([title, steps, str(row["calls"]), *cells, *parts])
+    heads = ["method", "steps", "calls", "deviation of N(0, ¼)", "Fréchet distance"]
+    return markdown([*heads, "ratio in random filters", "precision", "recall"], rows)
+
+
 def card_steps(found: Mapping[str, Any]) -> str:
     """Updates a second and memory of `benchmarks/gpu.py`: a row a network and method."""
     modes = ("eager", "compiled", "graphs")
@@ -807,6 +821,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "families": families,
     "held_out": held_out,
     "relations": relations,
+    "solvers": solvers,
     "card-steps": card_steps,
     "card-calls": card_calls,
     "restorations": restorations,

@@ -67,7 +67,7 @@ def test_every_module_has_one_object_and_one_class_of_settings():
     modules = {m.name for m in pkgutil.iter_modules(vardiu.methods.__path__)}
     # What several methods, or starts and posteriors of theirs, stand on.
     shared = {"anchored", "banked", "adp", "critics", "frames", "lagging"}
-    shared |= {"imitated", "policy_gradient", "rewards", "self_consistency", "starts", "begun"}
+    shared |= {"imitated", "policy_gradient", "rewards", "self_consistency", "starts", "halving"}
     assert modules - {"base", "registry", *shared} == set(own_methods())
     # In the method's file, or in one of its folder.
     assert [m.settings.__module__.split(".")[2] for m in own_methods().values()] == sorted(

@@ -135,6 +135,10 @@ BAD = {
         ["mog40-rdd", *TINY, "--grid", "8", "--start-from", "FOUR"],
         "grid must be 4, the calls of the student of .*four, got 8: give --grid 4",
     ),
+    "a slope that a student has not": (
+        ["mog40-rdd", *TINY, "--grid", "4", "--solver", "heun", "--start-from", "FOUR"],
+        "--solver does nothing with --start-from, whose student has levels and steps of its own",
+    ),
     "calls of rewards": (
         ["mog40-redif", *TINY, "--sampling-steps", "2", "--start-from", "FOUR"],
         "sampling_steps must be 4, the calls of .*, got 2: give --sampling-steps 4",

@@ -20,6 +20,7 @@ from vardiu.errors import ConfigError
 from vardiu.functional.scores import edm_weight, truncated_snr
 from vardiu.functional.trajectories import step
 from vardiu.methods.progressive import METHOD, ProgressiveDistillation, Settings, noised, plan
+from vardiu.problems.continued import Continued
 from vardiu.problems.toy import ToyProblem
 from vardiu.settings import build
 from vardiu.students.few_step import FewStep, OneStep
@@ -195,6 +196,37 @@ def test_one_step_with_the_target_lands_where_the_teacher_does():
     assert last.any() and torch.equal(drawn.target[last], drawn.x_end[last])
 
 
+def heun_deviation(sigmas, v=V):
+    """By hand: a step from t to s < t multiplies by 1 + (s - t)/2 (d_t + h d_s), d = t/(v + t^2)
+    and h = 1 + (s - t) d_t, and the last one, which ends at the data, by h."""
+    found = sigmas[0]
+    for t, s in zip(sigmas, sigmas[1:], strict=False):
+        d = t / (v + t**2)
+        h = 1 + (s - t) * d
+        found *= 1 + (s - t) / 2 * (d + h * s / (v + s**2)) if s else h
+    return found
+
+
+def test_a_first_teacher_of_heuns_method_is_followed_and_the_later_ones_are_as_always():
+    """Four steps, two and one have the deviation of eight steps of Heun's method, 0.57584; with
+    that method in every stage, of students that answer where steps of DDIM land, 3.78."""
+    levels = karras_grid(8, 0.02, 20.0)
+    exact = heun_deviation(levels.tolist())
+    assert exact == pytest.approx(0.57584, abs=6e-6)
+    found = {}
+    for later in (False, True):
+        grid, teacher, correct = levels, line(), True
+        while len(grid) > 2:
+            objective, drawn, factors = taught(teacher, grid, correct=correct)
+            grid, correct = grid[::2], later
+            teacher = PerLevel(grid, factors)
+            student = objective.student_of(teacher)
+            found[later, student.calls] = deviation(student)
+    assert [found[False, n] for n in (4, 2, 1)] == pytest.approx(3 * [exact], rel=1e-9)
+    assert found[True, 4] == pytest.approx(exact, rel=1e-9)
+    assert found[True, 1] == pytest.approx(3.7775, abs=6e-5)
+
+
 def test_the_weights_are_those_of_sample_noise_and_v():
     sigma = torch.logspace(-2, 2, 40)
     x, estimate, target = torch.randn(3, 40, 5)
@@ -276,6 +308,28 @@ def test_a_student_that_has_the_teachers_weights_is_halved_at_once_and_a_guided_
     torch.testing.assert_close(drawn.target, guided, rtol=1e-9, atol=1e-9)
     assert set(drawn.sigma.tolist()) == set(objective.grid[:-1].tolist())
     assert not any(isinstance(m, Guided) for m in stages[1].objective.teacher.module.modules())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_heuns_method_is_the_first_teachers_and_of_its_steps_alone(fold):
+    problem = ToyProblem()
+    if not fold:
+        problem.teacher = denoiser()
+    stages, _ = driven(problem, Settings(steps=90, grid=8, solver="heun"))
+    found = {stage.name: stage.objective.correct for stage in stages}
+    wanted = {"4-steps": True, "2-steps": False, "1-steps": False}
+    assert found == ({"fold": False} if fold else {}) | wanted
+    stages, _ = driven(problem, Settings(steps=90, grid=8))
+    assert not any(stage.objective.correct for stage in stages)
+
+
+def test_the_student_of_another_run_is_asked_for_no_slope():
+    problem = ToyProblem()
+    student = FewStep(denoiser(), [8.0, 3.0, 1.0, 0.2], "ddim")
+    problem.networks = Continued(problem.networks, student, "four")
+    stages, _ = driven(problem, Settings(steps=9, grid=4, solver="heun"))
+    assert [stage.name for stage in stages] == ["2-steps", "1-steps"]
+    assert not any(stage.objective.correct for stage in stages)
 
 
 def test_data_are_noised_by_the_levels_of_their_places():

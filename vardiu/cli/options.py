@@ -273,7 +273,8 @@ def override_settings(
         list(request_parser(task.command)._option_string_actions),
     )
     settings = found.get("method", task.settings)
-    check_asked(task.method, settings, arguments)
+    started = found["run"].start_from is not None
+    check_asked(task.method, settings, arguments, started=started)
     problem = _of_the_preset(task, found["problem"])
     return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
 

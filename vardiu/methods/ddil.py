@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,6 @@ from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser
 from ..denoisers.reflected import Reflected
 from ..errors import ConfigError
-from ..functional.scores import Weight
 from ..functional.thresholds import thresholded
 from ..settings.fields import (
     DigitsSettings,
@@ -61,6 +60,8 @@ class Settings(Training):
     """progressive, consistency: the number of the student's calls, at least two."""
     grid: int = 64
     """progressive: the teacher's steps; consistency: the levels of a trajectory."""
+    solver: Literal["ddim", "heun"] = "ddim"
+    """progressive: the steps of the first teacher, one call each, or two."""
     states: StateSettings = StateSettings()
     """Where the states come from."""
     ratio: int = 5
@@ -132,19 +133,24 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     mixed = partial(mixture, problem, config)
     threshold = partial(thresholded, bound=row.bound or math.inf, quantile=row.quantile)
 
-    def halving(
-        teacher: Denoiser, network: Denoiser, grid: Tensor, stride: int, weight: Weight
-    ) -> ProgressiveDistillation:
-        own = reflected(teacher, row)
-        make = partial(ProgressiveDistillation, own, network, grid, stride=stride, weight=weight)
-        calls = (len(grid) - 1) // stride
+    def halving(calls: int) -> Callable[..., ProgressiveDistillation]:
         rows = progressive.plan(base, not problem.networks.starts_as_teacher)
-        if stride == 1:  # a student that learns the teacher's answers has no path worth a state
-            return make()
-        steps = next(steps for n, by, _, steps in rows if (n, by) == (calls, stride))
-        stops = torch.arange(calls) * stride
-        path = Path(grid[: int(stops[-1]) + 1], stops)
-        return make(states=mixed(progressive.noised, path, steps))
+
+        def make(
+            teacher: Denoiser,
+            network: Denoiser,
+            grid: Tensor,
+            **named: Any,  # noqa: ANN401 (those of progressive distillation)
+        ) -> ProgressiveDistillation:
+            stride = named["stride"]
+            if stride > 1:  # one that learns the teacher's answers has no path worth a state
+                steps = next(steps for n, by, _, steps in rows if (n, by) == (calls, stride))
+                stops = torch.arange(calls) * stride
+                path = Path(grid[: int(stops[-1]) + 1], stops)
+                named |= {"states": mixed(progressive.noised, path, steps)}
+            return ProgressiveDistillation(reflected(teacher, row), network, grid, **named)
+
+        return make
 
     def matching(  # the arguments of a base's objective, which are handed on
         teacher: Denoiser,

@@ -33,10 +33,10 @@ from ..settings.grounds import MOG40, PATCHES
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..training.objective import Loss, Objective, Phase, denoiser_of
-from ..training.stage import Context, Recipe, Stage, apportioned
+from ..training.stage import Context, Recipe, Stage
 from ..training.states import Shown, States
 from .base import Arm, Example, Method, Needs, Preset
-from .begun import begin
+from .halving import begin, plan
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -55,7 +55,7 @@ class ProgressiveDistillation(Objective):
     r"""One stage of progressive distillation.
 
     Needs:
-        Data; two calls of the teacher a row, and one in the stage that only copies the teacher.
+        Data; two calls of the teacher a row, four by Heun's method, one in a stage that copies.
 
     Deviations:
         - The weights are those of data divided by their spread :math:`\sigma_d`.
@@ -71,6 +71,7 @@ class ProgressiveDistillation(Objective):
         grid: The levels of the *teacher's* steps, decreasing to zero, `(S N + 1,)`.
         stride: The teacher's steps :math:`S` in one of the student's; one to copy the teacher.
         weight: The weight :math:`w` of a level.
+        correct: Whether the teacher's steps are Heun's: those of a denoiser, and of no student.
         states: Where the states come from, see `vardiu.training.states`.
 
     Raises:
@@ -87,6 +88,7 @@ class ProgressiveDistillation(Objective):
         *,
         stride: int = 2,
         weight: Weight,
+        correct: bool = False,
         states: States = noised,
     ) -> None:
         super().__init__(teacher, network)
@@ -99,7 +101,7 @@ class ProgressiveDistillation(Objective):
                 f"{stride} each"
             )
         self.register_buffer("grid", grid, persistent=False)
-        self.stride, self.weight, self.states = stride, weight, states
+        self.stride, self.weight, self.states, self.correct = stride, weight, states, correct
         self.calls = (len(grid) - 1) // stride
 
     @property
@@ -114,7 +116,8 @@ class ProgressiveDistillation(Objective):
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (others have their own)
         place = (self.quantiles(batch.rows) * self.calls).long()
         shown = self.states(self, batch, place, step)
-        return lesson(self.teacher, shown.x_t, self.visited(shown.place), shown.cond)
+        levels = self.visited(shown.place)
+        return lesson(self.teacher, shown.x_t, levels, shown.cond, correct=self.correct)
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
         return self.taught(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
@@ -142,6 +145,8 @@ class Settings(Training):
     """The exponent of the spacing of the levels."""
     grid_max: float | None = None
     """The largest level of the grid; none for the teacher's."""
+    solver: Literal["ddim", "heun"] = "ddim"
+    """The steps of the first teacher: one call each, or two; all later teachers are students."""
     sampling_steps: int = 1
     """The number of the student's calls, where the halving ends."""
     weight: Literal["snr", "v"] = "snr"
@@ -164,34 +169,27 @@ class Settings(Training):
             )
 
 
-def plan(config: Settings, fold: bool) -> list[tuple[int, int, float, int]]:
-    r"""Returns of each stage the student's calls, the teacher's steps in one, share and length."""
-    calls = config.grid
-    # Where nothing is to be halved the student still learns the teacher's answers on its grid.
-    rows = [(calls, 1, config.fold)] if fold or calls == config.sampling_steps else []
-    while calls > config.sampling_steps:
-        calls //= 2
-        rows.append((calls, 2, config.late if calls <= 2 else 1.0))
-    total = sum(length for *_, length in rows)
-    steps = apportioned(config.steps, [length / total for *_, length in rows])
-    return [(*row[:2], row[2] / total, own) for row, own in zip(rows, steps, strict=True)]
-
-
 def recipe(
     problem: Problem,
     config: Settings,
     context: Context,
-    make: Callable[..., ProgressiveDistillation] = ProgressiveDistillation,
+    kind: Callable[[int], Callable[..., ProgressiveDistillation]] = lambda _: (
+        ProgressiveDistillation
+    ),
 ) -> Recipe:
     r"""Yields the stages, each with the last student for its teacher. A method that adds to the
-    loss, or takes other states, gives its own `make`."""
-    teacher, network, grid = begin(problem, config.grid, config.grid_max, config.rho)
+    loss, or takes other states, says what the objective is of a stage of so many calls."""
+    teacher, network, grid = begin(problem, config)
     weigh = truncated_snr if config.weight == "snr" else edm_weight
     weight = partial(weigh, sigma_data=problem.space.sigma_data)
     rows = plan(config, not problem.networks.starts_as_teacher)
+    # A student answers where its step lands, which is no slope for Heun's method.
+    slope = config.solver == "heun" and not problem.networks.begins_elsewhere
     for calls, stride, share, steps in rows:
         levels = grid[:: config.grid // (calls * stride)]
-        objective = make(teacher, network, levels, stride=stride, weight=weight)
+        first = stride > 1 and calls * stride == config.grid
+        told = {"stride": stride, "weight": weight, "correct": first and slope}
+        objective = kind(calls)(teacher, network, levels, **told)
         row = build.optimisation_of(objective, config)
         name = f"{calls}-steps" if stride > 1 else "fold"
         batches = problem.data.clean(config.batch, context.seed)

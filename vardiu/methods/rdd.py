@@ -25,7 +25,6 @@ from ..denoisers.base import Denoiser
 from ..errors import ConfigError
 from ..functional import relational
 from ..functional.relational import positions
-from ..functional.scores import Weight
 from ..nn.projection import Projection
 from ..samplers.lessons import Lesson
 from ..settings.fields import DigitsSettings, NetworkOptimizer, RelationSettings
@@ -187,13 +186,10 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     told: dict[str, Any] = {"classifier": maps, "channels": tried.shape[1], "relations": row}
     related: Callable[..., ProgressiveDistillation] = partial(RelationalDistillation, **told)
 
-    def make(
-        teacher: Denoiser, network: Denoiser, grid: Tensor, stride: int, weight: Weight
-    ) -> ProgressiveDistillation:
-        kind = related if (len(grid) - 1) // stride <= row.calls else ProgressiveDistillation
-        return kind(teacher, network, grid, stride=stride, weight=weight)
+    def kind(calls: int) -> Callable[..., ProgressiveDistillation]:
+        return related if calls <= row.calls else ProgressiveDistillation
 
-    return (yield from progressive.recipe(problem, config, context, make))
+    return (yield from progressive.recipe(problem, config, context, kind))
 
 
 FENG = """@inproceedings{feng2024relational,
@@ -223,8 +219,8 @@ PRESETS = {
 }
 
 FEW = RelationSettings(calls=1, pixel_weight=0.5, queue=64, contrast=32, enqueue=6, group=2)
-PLAIN = replace(FEW, memory_weight=0.0)
 TINY = Settings(steps=12, batch=8, grid=4, relations=FEW)
+PLAIN = replace(TINY, relations=replace(FEW, memory_weight=0.0))
 
 METHOD = Method(
     name="rdd",
@@ -245,6 +241,6 @@ METHOD = Method(
     },
     examples={
         "rdd": Example(TINY),
-        "rdd-classes": Example(replace(TINY, relations=PLAIN), classes=2),
+        "rdd-classes": Example(PLAIN, classes=2),
     },
 )

@@ -32,16 +32,22 @@ class Lesson(NamedTuple):
 
 
 def lesson(
-    teacher: Callable[..., Tensor], x_t: Tensor, levels: Tensor, cond: Mapping[str, Tensor]
+    teacher: Callable[..., Tensor],
+    x_t: Tensor,
+    levels: Tensor,
+    cond: Mapping[str, Tensor],
+    *,
+    correct: bool = False,
 ) -> Lesson:
     r"""Returns what the deterministic steps of a teacher make of states.
 
     Arguments:
-        teacher: A denoiser, which is asked once a step.
+        teacher: A denoiser, which is asked once a step, or twice.
         x_t: The states, `(B, *)`.
         levels: The levels of each row, its state's own first, `(S + 1, B)`; the last may be zero.
         cond: The teacher's conditions.
+        correct: Whether its steps are Heun's, of two calls each, and not DDIM's.
     """
-    *_, x_end = trajectory(partial(teacher, **cond), x_t, levels)
+    *_, x_end = trajectory(partial(teacher, **cond), x_t, levels, correct=correct)
     target = step_target(x_t, levels[0], x_end, levels[-1])
     return Lesson(x_t, levels[0], levels[-1], x_end, target, cond)

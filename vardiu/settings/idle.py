@@ -143,7 +143,21 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
 }
 
 
-def check_asked(method: str, settings: Any, words: Iterable[str]) -> None:  # noqa: ANN401
+# With the student of another run, which has levels and steps of its own.
+STARTED: Mapping[str, tuple[str, ...]] = {
+    "progressive": ("rho", "grid_max", "solver", "fold"),
+    "rdd": ("rho", "grid_max", "solver", "fold"),
+    "ddil": ("solver",),
+}
+
+
+def check_asked(
+    method: str,
+    settings: Any,  # noqa: ANN401 (settings of any method)
+    words: Iterable[str],
+    *,
+    started: bool = False,
+) -> None:
     r"""Refuses an option that does nothing beside the other settings.
 
     Arguments:
@@ -151,12 +165,18 @@ def check_asked(method: str, settings: Any, words: Iterable[str]) -> None:  # no
         settings: Its settings, with what the options say.
         words: The words of a command line. Of an option whose value is the default nothing is
             asked.
+        started: Whether the student starts from that of another run.
 
     Raises:
         ConfigError: One does nothing.
     """
     for word in words:
         flag = word.partition("=")[0]
+        if started and flag[2:].replace("-", "_") in STARTED.get(method, ()):
+            raise ConfigError(
+                f"{flag} does nothing with --start-from, whose student has levels and steps of "
+                "its own: leave it out"
+            )
         cure = cure_of_idle(method, settings, flag)
         if cure is not None:
             *_, (row, name, default) = _rows(settings, flag)
