@@ -52,10 +52,11 @@ def overlapping(arms: dict, name: str) -> set[str]:
 
 
 def own_preset(command: str) -> str:
-    """A run's preset, or of a run with four times the pairs that of its own."""
+    """A run's preset; of a run with more pairs, or other ones, and of earlier presets another."""
     preset = command.split()[2]
     longer = preset == "digits-vardiu" and "--pairs.pairs" in command
-    return f"{preset}-longer" if longer else preset
+    others = [word for word in ("--pairs.solver-steps", "--grid 64") if word in command]
+    return f"{preset}-longer" if longer else " ".join([preset, *others])
 
 
 def test_which_ranges_of_the_seeds_overlap(groups):
@@ -390,10 +391,13 @@ def test_what_the_choice_says_of_memory_calls_and_contests():
     for run in tables.kept_runs(RESULTS):
         if (preset := own_preset(run["command"])).startswith("digits"):
             kept[preset] = max(kept.get(preset, 0.0), run["metrics"]["recall"][0])
-    first, second = sorted(kept, key=kept.__getitem__)[:-3:-1]
-    assert (first, second) == ("digits-energy", "digits-lcm") and kept[second] == recall
-    assert f"`energy` had the highest on digits, {kept[first]:.3f}" in said
-    assert f"then `lcm` with its four calls, {recall:.3f}" in said
+    order = [name for name in sorted(kept, key=kept.__getitem__, reverse=True) if " " not in name]
+    names = ["digits-rdd", "digits-progressive", "digits-energy", "digits-pairs", "digits-lcm"]
+    assert order[:5] == names and kept["digits-lcm"] == recall
+    told = "had the highest on digits, {:.3f} and {:.3f}; then `energy`, {:.3f},"
+    assert told.format(*(kept[name] for name in order[:3])) in said
+    told = "`regression`, {:.3f}, `lcm` with its four calls, {:.3f}"
+    assert told.format(*(kept[name] for name in order[3:5])) in said
     trained = [
         run["metrics"]["mmd2"][0]
         for run in numbers("consistency-training.json")["runs"]
@@ -687,24 +691,106 @@ def test_what_is_said_of_the_temperature_of_features():
     assert f"with two, ends at {once['frechet']:.3f}:" in said
 
 
+def by_calls(file: str) -> dict[int, float]:
+    """How far a student is by its calls, in distances of its teacher with 69."""
+    found = numbers(file)
+    named = [*found["rows"], {"who": "student", "calls": 69, **found["reference"]}]
+    far = {
+        row["calls"]: next(m["value"] for m in row["metrics"] if m["name"] == "frechet")
+        for row in named
+        if row["who"] == "student"
+    }
+    return {calls: value / far[69] for calls, value in far.items()}
+
+
+def test_what_is_said_of_the_steps_that_students_are_taught_from():
+    said = words("docs/methods/progressive.md")
+    ratios = by_calls("progressive-calls-digits.json")
+    told = "at {:.2f} times the distance of the teacher with 69 calls, where 1.2 times was meant, "
+    told += "with two at {:.2f} times, where 1.1 was, and with four at {:.2f} times"
+    assert told.format(*(ratios[n] for n in (1, 2, 4))) in said
+    before = by_calls("progressive-calls-digits-ddim.json")
+    assert (
+        "they were {:.2f}, {:.2f} and {:.2f} times".format(*(before[n] for n in (1, 2, 4))) in said
+    )
+    for row in numbers("progressive-calls-digits.json")["rows"]:
+        if row["who"] == "student":
+            found = {m["name"]: m["value"] for m in row["metrics"]}
+            (own,) = numbers("progressive-heun.json")["runs"]
+            theirs = own["reference"]["metrics"]
+            assert 0.015 < found["recall"] - theirs["recall"][0] < 0.035
+            assert 0.025 < theirs["precision"][0] - found["precision"] < 0.045
+    preset = METHODS["progressive"].presets["digits-progressive"].settings
+    assert (preset.grid, preset.solver) == (8, "heun")
+    (run,) = numbers("progressive-heun.json")["runs"]
+    assert "--grid 8 --solver heun" in run["command"]
+    rows = numbers("solvers.json")["rows"]
+    best = sorted(rows, key=lambda name: rows[name]["frechet"][0])[:3]
+    assert set(best) == {"heun 8", "heun 9", "heun 10"}
+    assert all(
+        rows[name]["ratio in random filters"] < rows["heun 35"]["ratio in random filters"]
+        and rows[name]["recall"][0] > rows["heun 35"]["recall"][0]
+        for name in best
+    )
+    assert all((row["deviation"] > 0.5) == ("heun" in name) for name, row in rows.items())
+    far = {
+        "--pairs.solver-steps 8" in run["command"]: run["metrics"]["frechet"][0]
+        / run["reference"]["metrics"]["frechet"][0]
+        for run in numbers("digits-pairs.json")["runs"]
+    }
+    told = (
+        f"{far[True]:.2f} times the teacher's with 69 calls, and {far[False]:.2f} times with ten"
+    )
+    assert told in words("docs/methods/regression.md")
+    (run,) = numbers("digits-solver.json")["runs"]
+    ratio = run["metrics"]["frechet"][0] / run["reference"]["metrics"]["frechet"][0]
+    assert f"5,000 samples, {ratio:.2f} times the distance of its teacher" in words(
+        "docs/methods/vardiu.md"
+    )
+
+
 def test_what_is_said_of_the_preset_with_features_alone():
     said = words("docs/methods/rdd.md")
-    (mine,) = numbers("rdd-digits.json")["runs"]
+    (mine,) = numbers("rdd-heun.json")["runs"]
+    (base,) = numbers("progressive-heun.json")["runs"]
+    kept, teacher = mine["metrics"], mine["reference"]["metrics"]
+    ratio = kept["frechet"][0] / teacher["frechet"][0]
+    assert f"it is at {ratio:.2f} times the distance of the teacher with 69 calls" in said
+    beside = kept["frechet"][0] / base["metrics"]["frechet"][0]
+    assert f"at {beside:.2f} times that of progressive distillation" in said
+    more = kept["recall"][0] - teacher["recall"][0]
+    less = teacher["precision"][0] - kept["precision"][0]
+    assert f"Recall is {more:.2f} above the teacher's, precision {less:.2f} below" in said
+    preset = METHODS["rdd"].presets["digits-rdd"].settings
+    assert (preset.grid, preset.solver, preset.relations.calls) == (8, "heun", 2)
+    assert (
+        "--grid 8 --solver heun --relations.feature-weight 1 --relations.calls 2"
+        in (mine["command"])
+    )
+    row = preset.relations
+    assert (row.feature_weight, row.pair_weight, row.memory_weight) == (1, 0, 0)
+    (four,) = numbers("rdd-digits.json")["runs"]
     (all_three,) = (
         run for run in numbers("digits-methods.json")["runs"] if "digits-rdd" in run["command"]
     )
-    ratios = []
-    for run in (mine, all_three):
-        row = METHODS["rdd"].presets["digits-rdd"].settings.relations
-        chosen = [part.split()[:2] for part in run["command"].split(" --relations.")[1:]]
-        given = {name.replace("-", "_"): float(value) for name, value in chosen}
-        assert (run is mine) == all(getattr(row, name) == v for name, v in given.items())
-        kept, teacher = run["metrics"], run["reference"]["metrics"]
-        ratios.append(kept["frechet"][0] / teacher["frechet"][0])
-    assert f"That is {ratios[0]:.1f} times the teacher's distance" in said
-    assert f"weights of 1, 1 and 0.1 are at {ratios[1]:.1f} times theirs" in said
-    less = mine["reference"]["metrics"]["recall"][0] - mine["metrics"]["recall"][0]
+    far = [
+        run["metrics"]["frechet"][0] / run["reference"]["metrics"]["frechet"][0]
+        for run in (four, all_three)
+    ]
+    assert f"That is {far[0]:.1f} times the teacher's distance" in said
+    assert f"weights of 1, 1 and 0.1 are at {far[1]:.1f} times theirs" in said
+    less = four["reference"]["metrics"]["recall"][0] - four["metrics"]["recall"][0]
     assert f"a recall {less:.3f} below the teacher's" in said
+    one, few, theirs = (
+        run["frechet"][0] for run in (kept, base["metrics"], base["reference"]["metrics"])
+    )
+    last = by_calls("progressive-calls-digits.json")[4] * theirs
+    told = f"distance of {few:.3f} with one call and {last:.3f} with four (teacher {theirs:.3f}"
+    assert told in words("README.md")
+    assert f"{one:.3f} with one; [latent" in words("README.md")
+    assert f"`rdd`, which adds features of a classifier to it, {one:.3f} with one call" in words(
+        "docs/usage/choose.md"
+    )
 
 
 def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
