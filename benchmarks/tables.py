@@ -698,7 +698,7 @@ def relations(found: Mapping[str, Any]) -> str:
 
 
 def solvers(found: Mapping[str, Any]) -> str:
-    """A teacher's samples by the method and the number of its steps, see `benchmarks/solvers.py`."""
+    """A teacher's samples by method and number of steps, see `benchmarks/solvers.py`."""
     rows = []
     for name, row in found["rows"].items():
         solver, steps = name.split()
