@@ -57,7 +57,7 @@ CASES = (
     Case(
         "a few calls are allowed",
         "progressive distillation\n(the number: its one call)",
-        "`digits-progressive`",
+        "`digits-progressive --grid 8 --solver heun`",
         ("Fréchet distance", "recall"),
     ),
 )

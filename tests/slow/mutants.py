@@ -2227,7 +2227,7 @@ FINER = [
     ),
     Mutant(
         "progressive: the last stages are as short as the others",
-        PROGRESSIVE,
+        "methods/halving.py",
         "config.late if calls <= 2 else 1.0",
         "config.late if calls <= 0 else 1.0",
         method("progressive"),
