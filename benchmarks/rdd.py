@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from kept_rows import command_of, rows_before
 
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.levels import karras_grid
@@ -159,13 +160,7 @@ def main() -> None:
     first, objective = halved(problem, teacher, grid, 8, Arm(), chosen, 0)
     eight = objective.student_of(first).requires_grad_(False)
     asked = ("study", "updates", "seeds", "batch", "samples", "out")
-    given = {
-        name: value
-        for name in asked
-        if (value := getattr(chosen, name)) != parser.get_default(name)
-    }
-    words = [f"--{name} {value}" for name, value in given.items()]
-    command = " ".join(["python benchmarks/rdd.py runs/teach-digits", *words])
+    command = command_of("python benchmarks/rdd.py runs/teach-digits", parser, asked)
     # Each row is kept when it is measured, so that the same command goes on where it was stopped.
     kept = {
         "torch": torch.__version__,
@@ -174,10 +169,7 @@ def main() -> None:
         "samples": chosen.samples,
     }
     out = Path(chosen.out)
-    before = json.loads(out.read_text()) if out.exists() else kept
-    if differing := [k for k, v in kept.items() if before.get(k) != v]:
-        raise SystemExit(f"{out} is of other {', '.join(differing)}: name another file by --out")
-    rows: dict[str, dict[str, dict]] = before.get("runs", {})
+    rows: dict[str, dict[str, dict]] = rows_before(out, kept, "runs")
 
     def keep(arm: str, seed: int, row: dict) -> None:
         rows.setdefault(arm, {})[str(seed)] = row

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from kept_rows import command_of, rows_before
 
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import karras_grid
@@ -74,26 +75,23 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     problem = DigitsProblem(DigitsSettings(teacher_run=chosen.teacher))
     out = Path(chosen.out)
+    program = "python benchmarks/solvers.py runs/teach-digits"
+    command = command_of(program, parser, ("samples", "out"))
     kept = {
-        "command": "python benchmarks/solvers.py runs/teach-digits",
         "torch": torch.__version__,
         "samples": chosen.samples,
         "hashes": dict(problem.hashes()),
         "range": [problem.known_teacher.sigma_min, problem.known_teacher.sigma_max],
     }
-    if chosen.samples != parser.get_default("samples"):
-        kept["command"] += f" --samples {chosen.samples}"
-    before = json.loads(out.read_text()) if out.exists() else kept
-    if differing := [name for name, value in kept.items() if before.get(name) != value]:
-        raise SystemExit(f"{out} is of other {', '.join(differing)}: name another file by --out")
-    rows = before.get("rows", {})
+    rows = rows_before(out, kept, "rows")
     for solver, steps in ROWS.items():
         for n in steps:
             if (name := f"{solver} {n}") in rows:
                 continue
             rows[name] = measured(problem, solver, n, chosen.samples)
             print(name, rows[name], flush=True)
-            write_text_atomic(out, json.dumps({**kept, "rows": rows}, indent=1) + "\n")
+            found = {"command": command, **kept, "rows": rows}
+            write_text_atomic(out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,17 @@ def own_preset(command: str) -> str:
     return f"{preset}-longer" if longer else " ".join([preset, *others])
 
 
+def by_calls(file: str) -> dict[int, float]:
+    """A student's distances by its calls, and that of its teacher with 69."""
+    found = numbers(file)
+    named = [*found["rows"], {"who": "student", "calls": 69, **found["reference"]}]
+    return {
+        row["calls"]: next(m["value"] for m in row["metrics"] if m["name"] == "frechet")
+        for row in named
+        if row["who"] == "student"
+    }
+
+
 def test_which_ranges_of_the_seeds_overlap(groups):
     said = words("docs/comparison.md")
     assert "overlaps with that of no other arm, for any of the three teachers" in said
@@ -375,15 +386,9 @@ def test_what_the_choice_says_of_memory_calls_and_contests():
     assert "an MMD² of {}, where Diff-Instruct had {} (3 seeds each)".format(*both) in said
     for arm in ("lcm", "energy", "fd-loss", "sid", "diff-instruct-1"):
         assert len(groups[arm]) == 3
-    rows = numbers("progressive-calls-digits.json")
-    far = {
-        row["calls"]: next(m["value"] for m in row["metrics"] if m["name"] == "frechet")
-        for row in rows["rows"]
-        if row["who"] == "student"
-    }
-    teacher = next(m["value"] for m in rows["reference"]["metrics"] if m["name"] == "frechet")
+    far = by_calls("progressive-calls-digits.json")
     ends = f"{far[1]:.3f} with one call and of {far[4]:.3f} with four, the teacher's being"
-    assert f"a distance of {ends} {teacher:.3f} (1 seed)" in said
+    assert f"a distance of {ends} {far[69]:.3f} (1 seed)" in said
     (lcm,) = [r for r in numbers("lcm.json")["runs"] if r["command"].split()[2] == "digits-lcm"]
     distance, recall = (lcm["metrics"][name][0] for name in ("frechet", "recall"))
     assert f"{distance:.3f} on digits with four calls (1 seed)" in said
@@ -691,28 +696,14 @@ def test_what_is_said_of_the_temperature_of_features():
     assert f"with two, ends at {once['frechet']:.3f}:" in said
 
 
-def by_calls(file: str) -> dict[int, float]:
-    """How far a student is by its calls, in distances of its teacher with 69."""
-    found = numbers(file)
-    named = [*found["rows"], {"who": "student", "calls": 69, **found["reference"]}]
-    far = {
-        row["calls"]: next(m["value"] for m in row["metrics"] if m["name"] == "frechet")
-        for row in named
-        if row["who"] == "student"
-    }
-    return {calls: value / far[69] for calls, value in far.items()}
-
-
 def test_what_is_said_of_the_steps_that_students_are_taught_from():
     said = words("docs/methods/progressive.md")
-    ratios = by_calls("progressive-calls-digits.json")
+    found = [by_calls(f"progressive-calls-digits{end}.json") for end in ("", "-ddim")]
+    ratios, before = ([far[n] / far[69] for n in (1, 2, 4)] for far in found)
     told = "at {:.2f} times the distance of the teacher with 69 calls, where 1.2 times was meant, "
     told += "with two at {:.2f} times, where 1.1 was, and with four at {:.2f} times"
-    assert told.format(*(ratios[n] for n in (1, 2, 4))) in said
-    before = by_calls("progressive-calls-digits-ddim.json")
-    assert (
-        "they were {:.2f}, {:.2f} and {:.2f} times".format(*(before[n] for n in (1, 2, 4))) in said
-    )
+    assert told.format(*ratios) in said
+    assert "the distances were {:.2f}, {:.2f} and {:.2f} times".format(*before) in said
     for row in numbers("progressive-calls-digits.json")["rows"]:
         if row["who"] == "student":
             found = {m["name"]: m["value"] for m in row["metrics"]}
@@ -784,7 +775,7 @@ def test_what_is_said_of_the_preset_with_features_alone():
     one, few, theirs = (
         run["frechet"][0] for run in (kept, base["metrics"], base["reference"]["metrics"])
     )
-    last = by_calls("progressive-calls-digits.json")[4] * theirs
+    last = by_calls("progressive-calls-digits.json")[4]
     told = f"distance of {few:.3f} with one call and {last:.3f} with four (teacher {theirs:.3f}"
     assert told in words("README.md")
     assert f"{one:.3f} with one; [latent" in words("README.md")

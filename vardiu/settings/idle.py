@@ -144,9 +144,10 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
 
 
 # With the student of another run, which has levels and steps of its own.
+HALVED = ("rho", "grid_max", "solver", "fold")
 STARTED: Mapping[str, tuple[str, ...]] = {
-    "progressive": ("rho", "grid_max", "solver", "fold"),
-    "rdd": ("rho", "grid_max", "solver", "fold"),
+    "progressive": HALVED,
+    "rdd": HALVED,
     "ddil": ("solver",),
 }
 
