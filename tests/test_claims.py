@@ -760,6 +760,13 @@ def test_what_is_said_of_the_preset_with_features_alone():
     )
     row = preset.relations
     assert (row.feature_weight, row.pair_weight, row.memory_weight) == (1, 0, 0)
+    seen, unseen = (
+        row for row in numbers("rdd-spaces.json")["spaces"] if row["name"] == "frechet_ratio"
+    )
+    assert "classifier" in seen["features"] and "random filters" in unseen["features"]
+    theirs = numbers("solvers.json")["rows"]["heun 35"]["ratio in random filters"]
+    assert f"its distance is {unseen['value']:.2f} ± {unseen['error']:.2f} times that of" in said
+    assert f"the teacher's with 69 calls [{theirs:.2f} times]" in said
     (four,) = numbers("rdd-digits.json")["runs"]
     (all_three,) = (
         run for run in numbers("digits-methods.json")["runs"] if "digits-rdd" in run["command"]
