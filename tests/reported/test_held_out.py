@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vardiu.cli.options import parse_request
 from vardiu.errors import ConfigError
 from vardiu.problems.images import ImageProblem
 from vardiu.settings.fields import ImageSettings
@@ -39,3 +40,17 @@ def test_held_out_photographs_are_on_board():
     )
     real, held_out = ImageProblem(found, untaught=True).data.split
     assert len(real) == len(held_out) == 200 and not torch.equal(real, held_out)
+
+
+def test_what_a_preset_holds_out_is_of_its_own_data_alone():
+    """Other images were compared with held-out photographs, or refused for their shape when the
+    student was already trained."""
+
+    def held_out(*words):
+        return parse_request("distill", ["patches", *words]).task.problem.held_out
+
+    assert held_out() == held_out("--seed", "1") == held_out("--data", "photos")
+    assert held_out() == "photos-held-out"
+    assert held_out("--data", "mine") is None
+    assert held_out("--data=mine", "--held-out=photos-held-out") == "photos-held-out"
+    assert held_out("--data", "mine", "--held-out", "others") == "others"

@@ -274,7 +274,7 @@ def test_a_start_that_fails_leaves_no_folder(here, refused, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "where", ["vardiu.runs.distill.checked", "vardiu.cli.sample.print_metrics"]
+    "where", ["vardiu.runs.distill.checked", "vardiu.cli.evaluate.print_metrics"]
 )
 def test_ctrl_c_at_the_start_and_while_measuring_is_one_line(
     small_run, capsys, monkeypatch, where

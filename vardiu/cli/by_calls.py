@@ -17,18 +17,20 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of, inputs_of
-from ..problems.sampled_teachers import Source
+from ..problems.sampled_teachers import SOLVER_CALLS, Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
+from ..runs.events import Listener
 from ..runs.inputs import refuse_changed_inputs
-from ..runs.measuring import trained_features
+from ..runs.listeners import told_progress
+from ..runs.measuring import announced_calls, trained_features
 from ..samplers.ode import DDIM
 from ..settings.ranges import RANGES
 from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from .console import console
-from .folders import asked, stored_reference, trained_student
+from .folders import asked, reference_of, trained_student
 
 __all__ = ["calls_in", "evaluate_by_calls"]
 
@@ -93,9 +95,12 @@ def evaluate_by_calls(
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
-    rows = list(_measured(problem, students, n, chosen.seed, features))
+    with told_progress(console) as tell:
+        rows = list(_measured(problem, students, n, chosen.seed, features, tell))
+        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
+            other = chosen.data is not None
+            reference, who = reference_of(folder, problem, n, other_data=other)
     names = problem.headline[:3]
-    reference, who = stored_reference(folder)
     known = {metric.name: metric for metric in reference}
     scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
     of = f"calls{'-'.join(map(str, calls))}{scale}"
@@ -128,14 +133,21 @@ class Row(NamedTuple):
 
 
 def _measured(
-    problem: Problem, students: Mapping[int, Generator], n: int, seed: int, features: str
+    problem: Problem,
+    students: Mapping[int, Generator],
+    n: int,
+    seed: int,
+    features: str,
+    tell: Listener,
 ) -> Iterator[Row]:
     for calls, student in students.items():
         own = {"how": student.words, "weights": hash_of(student)}
-        metrics = problem.scores.measure(problem.student_source(student), n, seed)
+        with announced_calls(tell, "measuring the student", student):
+            metrics = problem.scores.measure(problem.student_source(student), n, seed)
         yield _told({"who": STUDENT, "calls": calls, **own}, marked_trained(metrics, features))
         if problem.teacher is not None:
-            metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
+            with announced_calls(tell, "measuring DDIM", problem.teacher, calls * n):
+                metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
             yield _told({"who": TEACHER, "calls": calls}, metrics)
 
 

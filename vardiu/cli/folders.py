@@ -18,13 +18,13 @@ from ..problems.base import Problem
 from ..problems.image_teachers import ImageTeacher
 from ..problems.kept import KeptTeacher, prompts_in
 from ..runs.execute import device_of
-from ..runs.task import Task, problem_of, task_from_preset
+from ..runs.task import Task, problem_of, task_from_preset, untaught_problem
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS, is_source, load_code
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.steered import guided_by
-from ..teachers import few_steps
+from ..teachers import few_steps, saved
 from ..teachers.few_steps import student_of
 from .options import code_in, task_of_run
 
@@ -36,6 +36,7 @@ __all__ = [
     "shipped_student",
     "stored_reference",
     "trained_student",
+    "trained_teacher",
 ]
 
 
@@ -75,6 +76,31 @@ def trained_student(
     device = device_of(chosen.device)
     problem.compute_on(device)
     return problem.with_prompts(student).to(device), problem, task
+
+
+def trained_teacher(folder: RunFolder, chosen: argparse.Namespace) -> tuple[Problem, Task]:
+    r"""Returns the problem of a finished run of `vardiu teach` with its teacher, on the device
+    that is asked for, and the task.
+
+    Arguments and errors are those of `trained_student`.
+    """
+    device = device_of(chosen.device)
+    task = task_of_run(folder, chosen)
+    _refuse_unfinished(folder, "teach")
+    task = dataclasses.replace(task, problem=_found_again(folder, task.problem, chosen))
+    problem = untaught_problem(task)
+    problem.teacher = saved.load(str(folder.file("teacher"))).to(device)
+    problem.compute_on(device)
+    return problem, task
+
+
+def _refuse_unfinished(folder: RunFolder, command: str) -> None:
+    r"""Raises a `RunError` if a run of a command has not come to its end."""
+    if folder.result() is None:
+        raise RunError(
+            f"{folder.path} is not finished: run `vardiu {command} --config "
+            f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
+        )
 
 
 def run_or_published(path: str) -> RunFolder:
@@ -126,11 +152,7 @@ def shipped_student(
     device_of(chosen.device)  # one that is not here is refused before anything is read
     own = code_in(["--teacher", chosen.teacher or ""])
     task = task_of_run(folder, chosen, own)
-    if folder.result() is None:
-        raise RunError(
-            f"{folder.path} is not finished: run `vardiu distill --config "
-            f"{folder.file('config.yaml')} --out {folder.path}` to go on with it"
-        )
+    _refuse_unfinished(folder, "distill")
     codes = [*own.values(), *([] if chosen.network is None else [load_code(chosen.network)])]
     place = folder.student_of(getattr(chosen, "calls", None))
     student = models.load(place, codes, accept_changed=chosen.accept_changed_code)

@@ -32,7 +32,9 @@ COMMANDS: Mapping[str, Command] = {
         "cache", "--teacher T [options]", "encode prompts and images once, before a training"
     ),
     "sample": Command("sample", "RUN [options]", "draw samples of a student, one call each"),
-    "evaluate": Command("sample", "RUN [options]", "measure a student, with error bars"),
+    "evaluate": Command(
+        "evaluate", "RUN [options]", "measure a student or a teacher, with error bars"
+    ),
     "guide": Command(
         "guide", "RUN [options]", "a guided student's quality against strength, at equal calls"
     ),

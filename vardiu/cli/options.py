@@ -22,7 +22,7 @@ from ..runs.task import (
     load_task,
     task_from_preset,
 )
-from ..settings.fields import DensitySettings
+from ..settings.fields import DensitySettings, ImageSettings
 from ..settings.idle import check_asked
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
 from ..storage.run_folder import RunFolder
@@ -275,8 +275,20 @@ def override_settings(
     settings = found.get("method", task.settings)
     started = found["run"].start_from is not None
     check_asked(task.method, settings, arguments, started=started)
-    problem = _of_the_preset(task, found["problem"])
+    problem = _of_its_data(task, _of_the_preset(task, found["problem"]), arguments)
     return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
+
+
+def _of_its_data(
+    task: Task, problem: ProblemSettings, arguments: Sequence[str]
+) -> ProblemSettings:
+    r"""Returns a problem without what a preset holds out of its own data, where the command line
+    names other data and nothing that is held out of them."""
+    if not isinstance(problem, ImageSettings) or not isinstance(task.problem, ImageSettings):
+        return problem
+    named = any(word.partition("=")[0] == "--held-out" for word in arguments)
+    same = named or problem.data == task.problem.data
+    return problem if same else dataclasses.replace(problem, held_out=None)
 
 
 def _of_the_preset(task: Task, problem: ProblemSettings) -> ProblemSettings:

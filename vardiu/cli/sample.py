@@ -1,4 +1,4 @@
-r"""`vardiu sample` and `vardiu evaluate`."""
+r"""`vardiu sample`."""
 
 from __future__ import annotations
 
@@ -12,35 +12,26 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError, shown
-from ..metrics.sets import marked_trained, trained_warning
-from ..problems.base import inputs_of
-from ..runs.console import print_metrics, print_spaces
-from ..runs.inputs import refuse_changed_inputs
-from ..runs.measuring import trained_features
 from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, refuse_unwritable, whole_file, write_text_atomic
-from .by_calls import calls_in, evaluate_by_calls
 from .console import console
-from .folders import asked, reference_of, run_or_published, stored_reference, trained_student
+from .folders import asked, run_or_published, trained_student
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
 from .parser import Parser
 
+__all__ = ["add_calls_option", "of_calls", "refuse_out_of_range"]
+
+
 # Classes that a line names.
 MOST = 8
-
-
-NOT_COMPARED = (
-    "not compared with the teacher: what the run keeps of it is of other images or of another "
-    "number of samples, and the teacher is not there: name it with --teacher"
-)
 
 
 def sample(arguments: list[str]) -> None:
     r"""Draws samples; writes an array and a picture."""
     parser = _sample_parser()
     chosen = parser.parse_args(arguments)
-    _refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
+    refuse_out_of_range(chosen.num, chosen.seed, 1, chosen.calls)
     folder = run_or_published(chosen.run)
     if chosen.out:
         path = Path(chosen.out)
@@ -131,61 +122,8 @@ def in_words(numbers: Sequence[int], names: Sequence[str], *, numbered: bool = F
     return ", ".join([*words[:MOST], *(["..."] if len(words) > MOST else [])])
 
 
-def evaluate(arguments: list[str]) -> None:
-    r"""Measures a student; writes the numbers beside it."""
-    parser = Parser(prog="evaluate")
-    parser.add_argument("run")
-    parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
-    parser.add_argument("--data", help="where the images to compare with are now")
-    add_calls_option(parser, several=True)
-    add_guide_options(parser)
-    add_student_options(parser)
-    chosen = parser.parse_args(arguments)
-    calls = calls_in(chosen.calls)
-    number = 100 if chosen.num is None else chosen.num
-    _refuse_out_of_range(number, chosen.seed, 100, None)
-    folder = run_or_published(chosen.run)
-    if len(calls) > 1:
-        return evaluate_by_calls(folder, chosen, calls, arguments)
-    chosen.calls = calls[0] if calls else None
-    student, problem, task = trained_student(folder, chosen)
-    student = asked(student, chosen.calls, chosen.guidance)
-    guide = guided(student, chosen, problem)
-    if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, inputs_of(problem))
-    refuse_unwritable(folder.path)
-    features = trained_features(task.chosen, problem)
-    n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.student_source(student if guide is None else guide.student)
-    metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
-    reference, who = reference_of(folder, problem, n, other_data=chosen.data is not None)
-    print_metrics(console, metrics, reference, who)
-    if not reference and stored_reference(folder)[0]:
-        console.print(NOT_COMPARED, highlight=False, markup=False, soft_wrap=True)
-    spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
-    print_spaces(console, spaces)
-    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
-    path = folder.file(f"evaluation-{n}-seed{chosen.seed}{of}.json")
-    content = {
-        "command": ["vardiu", "evaluate", *arguments],
-        "version": __version__,
-        "metrics": [metric.row() for metric in metrics],
-        "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
-        "spaces": [metric.row() for metric in spaces],
-        **guide_rows(guide),
-    }
-    if guide is not None:
-        console.print(guide.told(), highlight=False, markup=False, soft_wrap=True)
-    if features:
-        words = f"{task.chosen.trained_on} in {features}"
-        content["trained_on"] = words
-        console.print(trained_warning(words), highlight=False, markup=False, soft_wrap=True)
-    write_text_atomic(path, json.dumps(content, indent=2) + "\n")
-    console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
-
-
 def add_calls_option(parser: Parser, several: bool = False) -> None:
+    r"""Adds `--calls`, of one number or of several, and `--guidance`."""
     parser.add_argument(
         "--calls",
         type=str if several else int,
@@ -208,7 +146,15 @@ def of_calls(calls: int | None, guidance: float | None = None) -> str:
     return ("" if calls is None else f"-calls{calls}") + told
 
 
-def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> None:
+def refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> None:
+    r"""Raises a `ConfigError` if a number of a command line is out of its range.
+
+    Arguments:
+        num: The number of samples.
+        seed: The seed.
+        least: The least number of samples.
+        calls: The number of calls; none where it is not given.
+    """
     for option, value, allowed in (
         ("--num", num, Range(least, 1_000_000_000)),
         ("--seed", seed, RANGES["seed"]),
@@ -219,4 +165,4 @@ def _refuse_out_of_range(num: int, seed: int, least: int, calls: int | None) -> 
             raise ConfigError(f"{option} must {refusal}, got {value:,}")
 
 
-COMMANDS = {"sample": sample, "evaluate": evaluate}
+COMMANDS = {"sample": sample}

@@ -45,7 +45,7 @@ from ..students.restorer import Restorer
 from ..students.table import Table
 from .own import KIND, build_own, code_of, codes_in, describe_own
 
-__all__ = ["about_of", "build", "codes_in", "describe", "load", "save"]
+__all__ = ["about_of", "build", "codes_in", "describe", "load", "save", "weights_of"]
 
 
 # Of `model.json`: with the SHA-256 of the weights since the second one.
@@ -191,6 +191,16 @@ def about_of(folder: str | Path) -> dict[str, Any]:
     """
     about = _described(Path(folder))["about"]
     return about if isinstance(about, dict) else {}
+
+
+def weights_of(folder: str | Path) -> dict[str, Any]:
+    r"""Returns the size and the SHA-256 of a model's weights, as its description has them.
+
+    Raises:
+        ConfigError: The folder holds no description, or a damaged one.
+    """
+    found = _described(Path(folder))["weights"]
+    return found if isinstance(found, dict) else {}
 
 
 def load(

@@ -110,8 +110,8 @@ class SampledTeacher:
     def written_metrics(
         self, n: int, real: Tensor, features: str, chosen: Sequence[int] | None = None
     ) -> list[Metric]:
-        r"""Returns what was measured of the teacher when it was written, which lies beside its
-        weights; nothing where it would be measured otherwise now.
+        r"""Returns what was measured of the teacher when it was written, or by `vardiu evaluate`
+        since, which lies beside its weights; nothing where it would be measured otherwise now.
 
         Arguments:
             n: The number of samples.
@@ -122,10 +122,13 @@ class SampledTeacher:
         origin = self.known.origin
         if origin is None or chosen is not None or not self.is_plain:
             return []
-        rows = [Metric(**row) for row in origin.measured]
-        against = [m.reference for m in rows if (m.name, m.features) == ("frechet", features)]
-        same = against == [fingerprint(real.double())] and all(m.n == n for m in rows)
-        return rows if same else []
+        # Precision and recall are of fewer samples where there are fewer real images.
+        wanted = ("frechet", features, n, fingerprint(real.double()))
+        for found in (origin.measured, origin.evaluated(n)):
+            rows = [Metric(**row) for row in found]
+            if wanted in [(m.name, m.features, m.n, m.reference) for m in rows]:
+                return rows
+        return []
 
     def source(
         self,

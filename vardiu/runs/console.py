@@ -51,10 +51,13 @@ class ConsoleLines:
         self.work: dict[str, Pace] = {}
         self.printed = clock()
         self.is_news = False
+        self.who = "student"
 
     def __call__(self, event: events.Event) -> None:
         self.headline(event)
         match event:
+            case events.RunStarted():
+                self.who = "teacher" if event.command == "teach" else "student"
             case events.RunAlreadyFinished():
                 self.line(f"{event.folder} is finished; nothing to do.")
                 self.print_paths(event.folder)
@@ -141,9 +144,8 @@ class ConsoleLines:
         r"""Prints metrics, cost, all alarms again, the verdict and where to look."""
         results = event.results
         cost = results.cost
-        print_metrics(
-            self.console, results.metrics, results.reference, results.reference_name or "-"
-        )
+        name = results.reference_name
+        print_metrics(self.console, results.metrics, results.reference, name, self.who)
         calls = f", {cost['teacher_calls']:,} teacher calls of {cost['teacher_rows']:,} rows"
         self.line(f"{cost['seconds']:.0f} s of training{calls if cost['teacher_calls'] else ''}")
         for alarm in results.alarms:
@@ -166,9 +168,21 @@ class ConsoleLines:
 
 
 def print_metrics(
-    console: Console, metrics: Sequence[Metric], reference: Sequence[Metric], reference_name: str
+    console: Console,
+    metrics: Sequence[Metric],
+    reference: Sequence[Metric],
+    reference_name: str,
+    who: str = "student",
 ) -> None:
-    r"""Prints metrics beside those of a reference."""
+    r"""Prints metrics beside those of a reference.
+
+    Arguments:
+        console: Where to print.
+        metrics: What was measured.
+        reference: What it is compared with; may be empty.
+        reference_name: Who that is.
+        who: Of whom the metrics are.
+    """
     known = {metric.name: metric for metric in reference}
     rows = []
     for metric in metrics:
@@ -177,8 +191,8 @@ def print_metrics(
         rows.append(
             {
                 "metric": title_of(metric.name),
-                "student": value_with_error(metric.value, metric.error),
-                reference_name: beside,
+                who: value_with_error(metric.value, metric.error),
+                **({reference_name: beside} if reference_name else {}),
                 "better": {True: "higher", False: "lower", None: ""}[metric.higher_is_better],
                 "n": f"{metric.n:,}",
             }
@@ -187,18 +201,19 @@ def print_metrics(
         show_table(console, "", rows)
 
 
-def print_spaces(console: Console, metrics: Sequence[Metric]) -> None:
+def print_spaces(console: Console, metrics: Sequence[Metric], who: str = "student") -> None:
     r"""Prints Fréchet distances in several spaces, each beside that of real images.
 
     Arguments:
         console: Where to print.
         metrics: Those of `Scores.measure_spaces`; nothing is printed where there are none.
+        who: Whose samples they are of.
     """
     if not metrics:
         return
     table = Table(box=None, header_style="bold")
     table.add_column("Fréchet distance in")
-    for name in ("student", "real images", "ratio", "n"):
+    for name in (who, "real images", "ratio", "n"):
         table.add_column(name, justify="right")
     for features in dict.fromkeys(metric.features for metric in metrics):
         row = [metric for metric in metrics if metric.features == features]

@@ -2,9 +2,10 @@ r"""Who listens to a run by default: the console, the log, the alarms and the re
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "Log",
     "ReportPage",
     "console_listeners",
+    "told_progress",
 ]
 
 
@@ -228,6 +230,18 @@ class ReportPage:
 
 
 # ---------------------------------------------------------------- the console
+
+
+@contextlib.contextmanager
+def told_progress(console: Console) -> Iterator[events.Listener]:
+    r"""Gives what shows on a console how far work is that belongs to no run: a bar on a terminal,
+    a line now and then elsewhere."""
+    lines, bar = console_listeners(console)
+    assert isinstance(bar, ProgressBar)
+    try:
+        yield events.Broadcaster([lines, bar])
+    finally:
+        bar.stop()
 
 
 def console_listeners(console: Console) -> list[events.Listener]:

@@ -2,11 +2,15 @@ r"""Teachers that this library wrote: runs of `vardiu teach`, and folders with `
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from .. import models
+from .. import __version__, models
 from ..denoisers.base import Denoiser
 from ..errors import ConfigError, shown
+from ..storage.bounded import read_json
 from ..storage.run_folder import is_metric
 from .origin import Origin
 
@@ -54,5 +58,22 @@ def load(source: str) -> Denoiser:
         null=null,
         names=tuple(names),
         measured=tuple(rows),
+        evaluated=partial(_evaluated, folder),
     )
     return teacher
+
+
+def _evaluated(folder: Path, n: int) -> Sequence[Mapping[str, Any]]:
+    r"""Returns what `vardiu evaluate` wrote of these weights, in their run, of so many samples."""
+    path = folder.parent / f"evaluation-{n}-seed0.json"
+    if folder.name != "teacher" or not path.is_file():
+        return ()
+    found = read_json(path)
+    rows = found.get("metrics")
+    if not isinstance(rows, list) or not all(is_metric(row) for row in rows):
+        raise ConfigError(
+            f"{shown(path)} is not what vardiu evaluate writes, which is what students are "
+            "compared with: remove it, and the teacher is measured anew"
+        )
+    known = found.get("version"), found.get("weights")
+    return rows if known == (__version__, models.weights_of(folder)) else ()

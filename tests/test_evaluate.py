@@ -1,0 +1,137 @@
+"""A teacher is measured once, by `vardiu evaluate`, and its students are compared with that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vardiu.cli.main import main
+from vardiu.problems.image_scores import ImageScores
+from vardiu.problems.images import ImageProblem
+from vardiu.runs.task import load_task
+from vardiu.settings.fields import ImageSettings
+from vardiu.storage.run_folder import RunFolder
+
+SMALL = "--batch 8 --samples 220 --evaluations 1 --reports 1 --device cpu --threads 1".split()
+DATA = ["--data", "real.npz", "--reference", "200", "--side", "8", "--channels", "1"]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("taught")
+    x = np.random.default_rng(0).integers(0, 256, (260, 8, 8, 1), dtype="uint8")
+    np.savez(folder / "real.npz", x=x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(ImageScores, "quick", 60)
+        words = [*DATA, "--widths", "8", "16", "--depth", "1", "--no-conditional", "--steps", "2"]
+        assert main(["teach", "patches", *words, *SMALL, "--out", "t"]) == 0
+    return folder
+
+
+@pytest.fixture
+def teacher(taught, tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    shutil.copytree(taught, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(ImageScores, "quick", 60)
+    return Path("t")
+
+
+def known(n: int):
+    row = ImageSettings(teacher="t", data="real.npz", reference=200)
+    return ImageProblem(row).scores.teacher_metrics(n)
+
+
+def rows(metrics) -> list[dict]:
+    return [metric.row() for metric in metrics]
+
+
+def refused(capsys, *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_a_students_reference_is_what_was_measured_of_its_teacher(teacher, monkeypatch, capsys):
+    before = sorted(path.name for path in teacher.iterdir())
+    fresh, _ = known(240)
+    assert main(["evaluate", "t", "--num", "240", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "teacher" in told and "student" not in told and "Fréchet distance" in told
+    path = teacher / "evaluation-240-seed0.json"
+    assert sorted(path.name for path in teacher.iterdir()) == sorted([*before, path.name])
+    found = json.loads(path.read_text())
+    assert found["metrics"] == rows(fresh)  # by the same solver, of the same noise
+    assert found["command"][:4] == ["vardiu", "evaluate", "t", "--num"] and found["spaces"]
+
+    measured = []
+    monkeypatch.setattr(ImageScores, "measure", lambda *given: measured.append(given[2]) or [])
+    assert rows(known(240)[0]) == rows(fresh) and not measured
+    # What was measured when it was written counts as well, though precision is of fewer samples.
+    kept = json.loads((teacher / "teacher" / "model.json").read_text())["about"]["metrics"]
+    assert rows(known(220)[0]) == kept and not measured
+    assert known(241)[0] == [] and measured == [241]
+
+    # Numbers of other weights, or by another version, are not this teacher's.
+    for name, value in (("weights", {"bytes": 1, "sha256": "0"}), ("version", "0.0.1")):
+        path.write_text(json.dumps({**found, name: value}))
+        measured.clear()
+        assert known(240)[0] == [] and measured == [240], name
+    # Those of another seed are kept apart.
+    path.write_text(json.dumps(found))
+    path.rename(teacher / "evaluation-240-seed1.json")
+    measured.clear()
+    assert known(240) and measured == [240]
+
+
+def test_odd_numbers_beside_a_teacher_are_refused_by_name(teacher, capsys):
+    path = teacher / "evaluation-240-seed0.json"
+    for text, message in (
+        (json.dumps({"metrics": [{"name": "frechet", "value": "low"}]}), "is not what vardiu"),
+        ("[]", "evaluation-240-seed0.json must hold"),
+        ("{", "evaluation-240-seed0.json"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            known(240)
+
+
+def test_what_a_teacher_is_not_asked_is_refused_before_it_is_measured(
+    teacher, monkeypatch, capsys
+):
+    def never(*arguments):
+        raise AssertionError("it measures what it cannot keep")
+
+    monkeypatch.setattr(ImageScores, "measure", never)
+    for words in (["--calls", "2"], ["--calls", "1,2"], ["--guidance", "2"], ["--teacher", "t"]):
+        line = refused(capsys, "evaluate", "t", *words)
+        assert "t holds a teacher, which is measured with 69 calls as it is" in line
+        assert f"{words[0]} is an option of students, leave it out" in line
+    (teacher / "result.json").unlink()
+    line = refused(capsys, "evaluate", "t")
+    assert "t is not finished: run `vardiu teach --config t/config.yaml --out t`" in line
+    assert load_task(teacher / "config.yaml").command == "teach"
+
+
+def test_quality_against_calls_stands_beside_a_teacher_of_as_many_samples(teacher, monkeypatch):
+    monkeypatch.setattr("vardiu.runs.distill.checked", lambda *_: [])  # it was taught two updates
+    words = ["--teacher", "t", "--data", "real.npz", "--reference", "200", "--steps", "8"]
+    words += ["--grid", "4", *SMALL, "--out", "few"]
+    assert main(["distill", "patches-progressive", *words]) == 0
+    reference = RunFolder("few").result()["reference"]["metrics"]
+    kept = json.loads((teacher / "teacher" / "model.json").read_text())["about"]["metrics"]
+    assert reference == kept  # not measured once more
+    assert main(["evaluate", "t", "--num", "250"]) == 0
+    wanted = json.loads((teacher / "evaluation-250-seed0.json").read_text())["metrics"]
+    for n, expected in ((220, kept), (250, wanted)):
+        assert main(["evaluate", "few", "--calls", "1,2", "--num", str(n)]) == 0
+        found = json.loads(Path(f"few/evaluation-{n}-seed0-calls1-2.json").read_text())
+        assert found["reference"] == {"name": "teacher, 69 calls", "metrics": expected}

@@ -1,0 +1,163 @@
+r"""`vardiu evaluate`: what a student, or a teacher of this library, is worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import __version__, models
+from ..errors import ConfigError, shown
+from ..metrics import Metric
+from ..metrics.sets import marked_trained, trained_warning
+from ..problems.base import inputs_of
+from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
+from ..runs.console import print_metrics, print_spaces
+from ..runs.inputs import refuse_changed_inputs
+from ..runs.listeners import told_progress
+from ..runs.measuring import announced_calls, trained_features
+from ..storage.files import refuse_unwritable, write_text_atomic
+from ..storage.run_folder import RunFolder
+from .by_calls import calls_in, evaluate_by_calls
+from .console import console
+from .folders import (
+    asked,
+    reference_of,
+    run_or_published,
+    stored_reference,
+    trained_student,
+    trained_teacher,
+)
+from .guiding import add_guide_options, guide_rows, guided, tag_of
+from .options import add_student_options
+from .parser import Parser
+from .sample import add_calls_option, of_calls, refuse_out_of_range
+
+NOT_COMPARED = (
+    "not compared with the teacher: what the run keeps of it is of other images or of another "
+    "number of samples, and the teacher is not there: name it with --teacher"
+)
+
+
+def evaluate(arguments: list[str]) -> None:
+    r"""Measures the student or the teacher of a run; writes the numbers beside it."""
+    parser = Parser(prog="evaluate")
+    parser.add_argument("run")
+    parser.add_argument("--num", type=int, help="number of samples; the preset's own by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    parser.add_argument("--data", help="where the images to compare with are now")
+    add_calls_option(parser, several=True)
+    add_guide_options(parser)
+    add_student_options(parser)
+    chosen = parser.parse_args(arguments)
+    calls = calls_in(chosen.calls)
+    number = 100 if chosen.num is None else chosen.num
+    refuse_out_of_range(number, chosen.seed, 100, None)
+    folder = run_or_published(chosen.run)
+    if folder.exists and folder.config()["command"] == "teach":
+        evaluate_teacher(folder, chosen, arguments)
+    elif len(calls) > 1:
+        evaluate_by_calls(folder, chosen, calls, arguments)
+    else:
+        chosen.calls = calls[0] if calls else None
+        evaluate_student(folder, chosen, arguments)
+
+
+def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Sequence[str]) -> None:
+    r"""Measures a run's student, beside what it is compared with.
+
+    Arguments:
+        folder: The run.
+        chosen: The command line.
+        words: What was typed.
+    """
+    student, problem, task = trained_student(folder, chosen)
+    student = asked(student, chosen.calls, chosen.guidance)
+    guide = guided(student, chosen, problem)
+    if folder.exists:  # a published student was begun with nothing
+        refuse_changed_inputs(folder, inputs_of(problem))
+    refuse_unwritable(folder.path)
+    features = trained_features(task.chosen, problem)
+    n = problem.scores.samples if chosen.num is None else chosen.num
+    sampled = student if guide is None else guide.student
+    source = problem.student_source(sampled)
+    with told_progress(console) as tell:
+        with announced_calls(tell, "measuring the student", sampled):
+            metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
+        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
+            other = chosen.data is not None
+            reference, who = reference_of(folder, problem, n, other_data=other)
+    print_metrics(console, metrics, reference, who)
+    if not reference and stored_reference(folder)[0]:
+        console.print(NOT_COMPARED, highlight=False, markup=False, soft_wrap=True)
+    spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
+    print_spaces(console, spaces)
+    content: dict[str, Any] = {
+        "metrics": rows_of(metrics),
+        "reference": {"name": who, "metrics": rows_of(reference)},
+        "spaces": rows_of(spaces),
+        **guide_rows(guide),
+    }
+    if guide is not None:
+        console.print(guide.told(), highlight=False, markup=False, soft_wrap=True)
+    if features:
+        content["trained_on"] = f"{task.chosen.trained_on} in {features}"
+        warning = trained_warning(content["trained_on"])
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
+    write(folder, f"evaluation-{n}-seed{chosen.seed}{of}", words, content)
+
+
+def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Sequence[str]) -> None:
+    r"""Measures a teacher that this library trained, with the calls that students of it are
+    compared with. They take these numbers where theirs are of as many samples, and seed 0.
+
+    Arguments:
+        folder: The run of `vardiu teach`.
+        chosen: The command line.
+        words: What was typed.
+
+    Raises:
+        ConfigError: The command line has an option of students.
+    """
+    idle = ("calls", "guidance", "guide", "network", "teacher")
+    for name in (name for name in idle if getattr(chosen, name, None)):
+        raise ConfigError(
+            f"{shown(folder.path)} holds a teacher, which is measured with {SOLVER_CALLS} calls "
+            f"as it is: --{name} is an option of students, leave it out"
+        )
+    problem, _ = trained_teacher(folder, chosen)
+    refuse_unwritable(folder.path)
+    n = problem.scores.samples if chosen.num is None else chosen.num
+    source = problem.teacher_source()
+    with told_progress(console) as tell:
+        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
+            metrics = problem.scores.measure(source, n, chosen.seed)
+        with announced_calls(tell, "measuring it in two spaces", problem.teacher):
+            spaces = problem.scores.measure_spaces(source, n, chosen.seed)
+    print_metrics(console, metrics, [], "", "teacher")
+    print_spaces(console, spaces, "teacher")
+    content = {
+        "of": TEACHER,
+        "weights": models.weights_of(folder.file("teacher")),
+        "metrics": rows_of(metrics),
+        "spaces": rows_of(spaces),
+    }
+    write(folder, f"evaluation-{n}-seed{chosen.seed}", words, content)
+
+
+def rows_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    r"""Returns metrics as JSON has them."""
+    return [metric.row() for metric in metrics]
+
+
+def write(folder: RunFolder, name: str, words: Sequence[str], content: Mapping[str, Any]) -> None:
+    r"""Writes what was measured into a run, with what was typed, and prints where."""
+    path = folder.file(f"{name}.json")
+    row = {"command": ["vardiu", "evaluate", *words], "version": __version__, **content}
+    write_text_atomic(path, json.dumps(row, indent=2) + "\n")
+    console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
+
+
+COMMANDS = {"evaluate": evaluate}
