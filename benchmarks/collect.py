@@ -5,6 +5,11 @@ r"""Keeps what finished runs measured, for the tables of the documents.
 Of each run the file has the command without folders, seed, machine, versions, verdict, metrics
 with their standard errors and sample counts, the metrics of what it is compared with, and the
 cost. Runs that the file had before stay, unless the same command and seed is among the new ones.
+
+    python benchmarks/collect.py docs/results/digits-halved.json runs/rdd-0 --num 50000
+
+takes what `vardiu evaluate RUN --num 50000` measured since in place of what the run did at its
+end, and what `--calls 1,2,4` did of its students of several numbers of calls.
 """
 
 from __future__ import annotations
@@ -37,8 +42,31 @@ def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {row["name"]: [row["value"], row["error"], row["n"]] for row in rows}
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What the tables need of a run."""
+def evaluated(folder: Path, n: int) -> dict[str, Any]:
+    """What was measured of a run since, by so many samples: its student, what that is compared
+    with, and its students by their calls."""
+    kept: dict[str, Any] = {"evaluated": []}
+    for path in sorted(folder.glob(f"evaluation-{n}-seed0*.json")):
+        found = json.loads(path.read_text())
+        kept["evaluated"].append(command_of(found["command"]))
+        kept["reference"] = compared(found["reference"])
+        if "rows" in found:
+            own = [row for row in found["rows"] if row["who"] == "student"]
+            kept["calls"] = {row["calls"]: metrics_of(row["metrics"]) for row in own}
+        else:
+            kept["metrics"] = metrics_of(found["metrics"])
+    if "reference" not in kept:
+        raise SystemExit(f"{folder} was not measured by {n} samples: vardiu evaluate {folder}")
+    return {"metrics": kept.get("calls", {}).get(1), **kept}
+
+
+def compared(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """What a student is compared with."""
+    return {"name": reference["name"], "metrics": metrics_of(reference["metrics"])}
+
+
+def read(folder: Path, n: int | None = None) -> dict[str, Any]:
+    """What the tables need of a run, as measured at its end or by `n` samples since."""
     found = json.loads((folder / "result.json").read_text())
     made = json.loads((folder / "provenance.json").read_text())
     machine = made["machine"]
@@ -52,11 +80,9 @@ def read(folder: Path) -> dict[str, Any]:
         "hashes": made["sha256"],
         "verdict": found["verdict"]["name"],
         "metrics": metrics_of(found["metrics"]),
-        "reference": {
-            "name": found["reference"]["name"],
-            "metrics": metrics_of(found["reference"]["metrics"]),
-        },
+        "reference": compared(found["reference"]),
         "cost": found["cost"],
+        **({} if n is None else evaluated(folder, n)),
     }
 
 
@@ -71,11 +97,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="the file of results")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument("--num", type=int, help="samples by which they were measured since")
     chosen = parser.parse_args()
     kept = json.loads(chosen.file.read_text())["runs"] if chosen.file.is_file() else []
     runs = {(run["command"], run["seed"]): run for run in kept}
     for folder in chosen.runs:
-        run = read(folder)
+        run = read(folder, chosen.num)
         runs[run["command"], run["seed"]] = run
     rows = [runs[key] for key in sorted(runs)]
     chosen.file.write_text(json.dumps({"runs": rows}, indent=1) + "\n")

@@ -362,6 +362,27 @@ def runs(found: Mapping[str, Any], names: str, only: str = "") -> str:
     return markdown([*columns, "updates", "seconds", "device"], [*references.values(), *rows])
 
 
+def by_seeds(found: Mapping[str, Any], names: str, only: str = "") -> str:
+    """Students of several calls of runs that `benchmarks/collect.py --num` kept, a row each.
+
+    `names` are metrics by commas; `only` is a word of the command, a preset's name.
+    """
+    metrics, rows, references = names.split(","), [], dict[str, list[str]]()
+    for run in found["runs"]:
+        preset = run["command"].split()[2]
+        if only and only != preset:
+            continue
+        against = run["reference"]
+        known = [measured(name, against["metrics"][name]) for name in metrics]
+        references[against["name"]] = [against["name"], "", "", *known]
+        for calls, values in run.get("calls", {"1": run["metrics"]}).items():
+            cells = [measured(name, values[name]) for name in metrics]
+            rows.append([f"`{preset}`", calls, str(run["seed"]), *cells])
+    rows.sort()
+    columns = ["samples of", "calls", "seed", *(HEADINGS[name][0] for name in metrics)]
+    return markdown(columns, [*references.values(), *rows])
+
+
 def by_calls(found: Mapping[str, Any], names: str) -> str:
     """What `vardiu evaluate RUN --calls 1,2,4` wrote: student and teacher at equal calls."""
     metrics, rows = names.split(","), []
@@ -848,6 +869,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "guided": guided,
     "choice": choice,
     "by_calls": by_calls,
+    "by_seeds": by_seeds,
     "scale-messages": scale_messages,
     "scale-times": scale_times,
     "scale-gpus": scale_gpus,

@@ -23,10 +23,12 @@ from vardiu.students.pushforward import Pushforward
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import collect  # noqa: E402
 import emd  # noqa: E402
 import published  # noqa: E402
 import quality  # noqa: E402
 import step  # noqa: E402
+import tables  # noqa: E402
 
 
 def load(ours: list[nn.Linear], theirs: nn.Sequential) -> None:
@@ -215,3 +217,46 @@ def test_chains_of_em_distillation_are_measured_and_drawn(tmp_path, monkeypatch)
     assert found["cells"]["K = 1"]["mmd2"][0] == pytest.approx(mean)
     assert (tmp_path / "found.png").stat().st_size > 1_000
     assert emd.over_seeds([{"recall": 0.5}, {"stopped": "words"}]) == {"stopped": 1}
+
+
+def test_students_that_were_measured_since_are_kept_by_their_calls(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "runs" / "few-3"
+    run.mkdir(parents=True)
+
+    def rows(far):
+        return [{"name": "frechet", "value": far, "error": 0.01, "n": 500}]
+
+    def write(name, **content):
+        (run / name).write_text(json.dumps(content))
+
+    cost = {"seconds": 1.5, "student_updates": 8}
+    least = {"metrics": rows(0.9), "reference": {"name": "old", "metrics": rows(0.8)}}
+    write("result.json", verdict={"name": "GOOD"}, cost=cost, **least)
+    machine, versions = {"accelerator": None}, dict.fromkeys(("vardiu", "torch", "python"), "1")
+    typed = ["vardiu", "distill", "digits-rdd", "--out", str(run), "--seed", "3"]
+    write("provenance.json", command=typed, machine=machine, versions=versions, seed=3, sha256={})
+    teacher = {"name": "teacher, 69 calls", "metrics": rows(0.2)}
+    students = [{"who": "student", "calls": n, "metrics": rows(n / 4)} for n in (1, 2)]
+    ddim = [{"who": "teacher, DDIM", "calls": 1, "metrics": rows(7.0)}]
+    words = ["vardiu", "evaluate", "runs/few-3", "--calls", "1,2", "--num", "500"]
+    write(
+        "evaluation-500-seed0-calls1-2.json",
+        command=words,
+        rows=[*students, *ddim],
+        reference=teacher,
+    )
+    file = tmp_path / "kept.json"
+    monkeypatch.setattr("sys.argv", ["collect.py", str(file), str(run), "--num", "500"])
+    assert collect.main() == 0
+    (kept,) = json.loads(file.read_text())["runs"]
+    assert kept["command"] == "vardiu distill digits-rdd" and kept["cost"] == cost
+    assert kept["evaluated"] == ["vardiu evaluate runs/few-3 --calls 1,2 --num 500"]
+    assert kept["metrics"] == kept["calls"]["1"] == {"frechet": [0.25, 0.01, 500]}
+    assert kept["calls"]["2"]["frechet"][0] == 0.5
+    assert kept["reference"] == {**teacher, "metrics": {"frechet": [0.2, 0.01, 500]}}
+    table = tables.by_seeds(json.loads(file.read_text()), "frechet", "digits-rdd").splitlines()
+    assert table[2].startswith("| teacher, 69 calls |  |  | 0.2 ± 0.01 |")
+    assert table[3].startswith("| `digits-rdd` | 1 | 3 | 0.25 ± 0.01 |") and len(table) == 5
+    monkeypatch.setattr("sys.argv", ["collect.py", str(file), str(run), "--num", "400"])
+    with pytest.raises(SystemExit, match="was not measured by 400 samples"):
+        collect.main()
