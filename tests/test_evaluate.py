@@ -111,9 +111,12 @@ def test_what_a_teacher_is_not_asked_is_refused_before_it_is_measured(
         raise AssertionError("it measures what it cannot keep")
 
     monkeypatch.setattr(ImageScores, "measure", never)
-    for words in (["--calls", "2"], ["--calls", "1,2"], ["--guidance", "2"], ["--teacher", "t"]):
+    for calls in ("2", "1,2"):
+        line = refused(capsys, "evaluate", "t", "--calls", calls)
+        assert "--calls 2: n steps of Heun's method are 2n - 1 calls" in line and "1 or 3" in line
+    for words in (["--guidance", "2"], ["--teacher", "t"], ["--guide", "teacher"]):
         line = refused(capsys, "evaluate", "t", *words)
-        assert "t holds a teacher, which is measured with 69 calls as it is" in line
+        assert "t holds a teacher, which is measured as it is" in line
         assert f"{words[0]} is an option of students, leave it out" in line
     (teacher / "result.json").unlink()
     line = refused(capsys, "evaluate", "t")
@@ -135,3 +138,24 @@ def test_quality_against_calls_stands_beside_a_teacher_of_as_many_samples(teache
         assert main(["evaluate", "few", "--calls", "1,2", "--num", str(n)]) == 0
         found = json.loads(Path(f"few/evaluation-{n}-seed0-calls1-2.json").read_text())
         assert found["reference"] == {"name": "teacher, 69 calls", "metrics": expected}
+
+
+def test_a_teachers_quality_against_the_calls_of_its_solver(teacher):
+    words = ["evaluate", "t", "--calls", "3,69", "--num", "230", "--seed", "0"]
+    assert main(words) == 0
+    path = teacher / "evaluation-230-seed0-calls3-69.json"
+    found = json.loads(path.read_text())
+    rows = {(row["who"], row["calls"]): row["metrics"] for row in found["rows"]}
+    assert rows.keys() == {(f"teacher, {by}", n) for by in ("Heun", "DDIM") for n in (3, 69)}
+    assert [row["how"] for row in found["rows"] if "how" in row] == [
+        "2 steps of Heun's method",
+        "35 steps of Heun's method",
+    ]
+    assert found["command"] == ["vardiu", *words] and found["hashes"]
+    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    # With 69 calls it is what students are compared with.
+    fresh, _ = known(230)
+    pairs = zip(rows["teacher, Heun", 69], [metric.row() for metric in fresh], strict=True)
+    for ours, theirs in pairs:
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-6)
+    assert rows["teacher, Heun", 3] != rows["teacher, DDIM", 3]

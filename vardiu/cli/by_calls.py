@@ -1,23 +1,23 @@
-r"""`vardiu evaluate RUN --calls 1,2,4`: quality against calls, beside the teacher's own."""
+r"""`vardiu evaluate RUN --calls 1,2,4`: quality against calls, of students and of teachers."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import __version__
-from ..denoisers.base import place_of
+from ..denoisers.base import Denoiser, place_of
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of, inputs_of
-from ..problems.sampled_teachers import SOLVER_CALLS, Source
+from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER, Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
@@ -30,16 +30,16 @@ from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from .console import console
-from .folders import asked, reference_of, trained_student
+from .folders import asked, reference_of, trained_student, trained_teacher
 
-__all__ = ["calls_in", "evaluate_by_calls"]
+__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls"]
 
 
 # Numbers of calls that one command measures at most.
 MOST = 16
 
 
-STUDENT, TEACHER = "student", "teacher, DDIM"
+STUDENT, DDIM_STEPS, HEUN_STEPS = "student", "teacher, DDIM", "teacher, Heun"
 
 
 def calls_in(text: str | None) -> list[int]:
@@ -95,30 +95,80 @@ def evaluate_by_calls(
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
+    lines: list[Line] = []
+    for number, student in students.items():
+        own = {"how": student.words, "weights": hash_of(student)}
+        lines.append(
+            Line(STUDENT, number, problem.student_source(student), student, own, features)
+        )
+        if problem.teacher is not None:
+            lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
     with told_progress(console) as tell:
-        rows = list(_measured(problem, students, n, chosen.seed, features, tell))
+        rows = [_measured(problem, line, n, chosen.seed, tell) for line in lines]
         with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
             other = chosen.data is not None
-            reference, who = reference_of(folder, problem, n, other_data=other)
-    names = problem.headline[:3]
-    known = {metric.name: metric for metric in reference}
+            reference = reference_of(folder, problem, n, other_data=other)
     scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
-    of = f"calls{'-'.join(map(str, calls))}{scale}"
-    path = folder.file(f"evaluation-{n}-seed{chosen.seed}-{of}.json")
-    content = {
-        "command": ["vardiu", "evaluate", *words],
-        "version": __version__,
-        "hashes": problem.hashes(),
-        "rows": [row.content for row in rows],
-        "reference": {"name": who, "metrics": [metric.row() for metric in reference]},
-    }
-    write_text_atomic(path, json.dumps(content, indent=2) + "\n")
-    title = f"{task.preset}: {task.chosen.title}, {n:,} samples"
-    measured = [row.drawn(names) for row in rows]
-    picture = by_calls(measured, known, who, path.with_suffix(".png"), title)
-    show_table(console, "", [_line(row, names) for row in measured])
-    told = f"written: {shown(path)}\npicture: {shown(picture)}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    of = f"seed{chosen.seed}-calls{'-'.join(map(str, calls))}{scale}"
+    title = f"{task.preset}: {task.chosen.title}"
+    _write(folder, problem, f"evaluation-{n}-{of}", title, words, rows, reference)
+
+
+def evaluate_teacher_by_calls(
+    folder: RunFolder,
+    chosen: argparse.Namespace,
+    calls: Sequence[int],
+    words: Sequence[str],
+) -> None:
+    r"""Measures a teacher of this library with several numbers of calls, by Heun's method and by
+    DDIM: how many steps are to solve a pair, or to teach the first student of a halving.
+
+    Arguments and the files are those of `evaluate_by_calls`.
+
+    Raises:
+        ConfigError: Heun's method has no step count of so many calls.
+    """
+    for number in calls:
+        if number % 2 == 0:
+            raise ConfigError(
+                f"--calls {number}: n steps of Heun's method are 2n - 1 calls, of a teacher; give "
+                f"odd numbers, such as {number - 1} or {number + 1}"
+            )
+    problem, task = trained_teacher(folder, chosen)
+    refuse_unwritable(folder.path)
+    n = problem.scores.samples if chosen.num is None else chosen.num
+    teacher, lines = problem.known_teacher, list[Line]()
+    for number in calls:
+        steps = (number + 1) // 2
+        how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
+        lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
+        lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
+    with told_progress(console) as tell:
+        rows = [_measured(problem, line, n, chosen.seed, tell) for line in lines]
+    known = teacher.origin.evaluated(n) if teacher.origin is not None else ()
+    reference = [Metric(**row) for row in known], TEACHER
+    name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}"
+    _write(folder, problem, name, f"teacher: {task.preset}", words, rows, reference)
+
+
+class Line(NamedTuple):
+    r"""What is to be measured: samples of one kind, of so many calls each.
+
+    Arguments:
+        who: Who makes them: a line of the figure.
+        calls: The number of calls a sample.
+        source: Makes them.
+        network: Is called for them.
+        about: What the file says of them besides.
+        features: The features that they were trained in; empty for none.
+    """
+
+    who: str
+    calls: int
+    source: Source
+    network: Denoiser | Generator
+    about: Mapping[str, Any] = {}
+    features: str = ""
 
 
 class Row(NamedTuple):
@@ -132,30 +182,45 @@ class Row(NamedTuple):
         return Measured(self.content["who"], self.content["calls"], kept)
 
 
-def _measured(
-    problem: Problem,
-    students: Mapping[int, Generator],
-    n: int,
-    seed: int,
-    features: str,
-    tell: Listener,
-) -> Iterator[Row]:
-    for calls, student in students.items():
-        own = {"how": student.words, "weights": hash_of(student)}
-        with announced_calls(tell, "measuring the student", student):
-            metrics = problem.scores.measure(problem.student_source(student), n, seed)
-        yield _told({"who": STUDENT, "calls": calls, **own}, marked_trained(metrics, features))
-        if problem.teacher is not None:
-            with announced_calls(tell, "measuring DDIM", problem.teacher, calls * n):
-                metrics = problem.scores.measure(_ddim(problem, calls), n, seed)
-            yield _told({"who": TEACHER, "calls": calls}, metrics)
-
-
-def _told(about: Mapping[str, Any], metrics: Sequence[Metric]) -> Row:
-    r"""Prints one row as soon as it is known, and returns it."""
-    calls = "1 call" if about["calls"] == 1 else f"{about['calls']} calls"
-    console.print(f"measured: {about['who']}, {calls}", highlight=False, markup=False)
+def _measured(problem: Problem, line: Line, n: int, seed: int, tell: Listener) -> Row:
+    r"""Measures a line's samples, and prints that as soon as it is done."""
+    calls = "1 call" if line.calls == 1 else f"{line.calls} calls"
+    with announced_calls(tell, f"measuring {line.who}, {calls}", line.network):
+        metrics = problem.scores.measure(line.source, n, seed)
+    metrics = marked_trained(metrics, line.features)
+    console.print(f"measured: {line.who}, {calls}", highlight=False, markup=False)
+    about = {"who": line.who, "calls": line.calls, **line.about}
     return Row({**about, "metrics": [metric.row() for metric in metrics]}, metrics)
+
+
+def _write(
+    folder: RunFolder,
+    problem: Problem,
+    name: str,
+    title: str,
+    words: Sequence[str],
+    rows: Sequence[Row],
+    reference: tuple[Sequence[Metric], str],
+) -> None:
+    r"""Writes what was measured and a figure of it into a run, and prints a table."""
+    names, (beside, who) = problem.headline[:3], reference
+    path = folder.file(f"{name}.json")
+    content = {
+        "command": ["vardiu", "evaluate", *words],
+        "version": __version__,
+        "hashes": problem.hashes(),
+        "rows": [row.content for row in rows],
+        "reference": {"name": who, "metrics": [metric.row() for metric in beside]},
+    }
+    write_text_atomic(path, json.dumps(content, indent=2) + "\n")
+    measured = [row.drawn(names) for row in rows]
+    known = {metric.name: metric for metric in beside}
+    n = next(metric.n for metric in rows[0].metrics if metric.name == problem.scores.judged.metric)
+    title = f"{title}, {n:,} samples"
+    picture = by_calls(measured, known, who, path.with_suffix(".png"), title)
+    show_table(console, "", [_line(row, names) for row in measured])
+    told = f"written: {shown(path)}\npicture: {shown(picture)}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _line(row: Measured, names: Sequence[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ..runs.listeners import told_progress
 from ..runs.measuring import announced_calls, trained_features
 from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder
-from .by_calls import calls_in, evaluate_by_calls
+from .by_calls import calls_in, evaluate_by_calls, evaluate_teacher_by_calls
 from .console import console
 from .folders import (
     asked,
@@ -56,7 +56,11 @@ def evaluate(arguments: list[str]) -> None:
     refuse_out_of_range(number, chosen.seed, 100, None)
     folder = run_or_published(chosen.run)
     if folder.exists and folder.config()["command"] == "teach":
-        evaluate_teacher(folder, chosen, arguments)
+        refuse_students_options(folder, chosen)
+        if calls:
+            evaluate_teacher_by_calls(folder, chosen, calls, arguments)
+        else:
+            evaluate_teacher(folder, chosen, arguments)
     elif len(calls) > 1:
         evaluate_by_calls(folder, chosen, calls, arguments)
     else:
@@ -117,16 +121,7 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
         folder: The run of `vardiu teach`.
         chosen: The command line.
         words: What was typed.
-
-    Raises:
-        ConfigError: The command line has an option of students.
     """
-    idle = ("calls", "guidance", "guide", "network", "teacher")
-    for name in (name for name in idle if getattr(chosen, name, None)):
-        raise ConfigError(
-            f"{shown(folder.path)} holds a teacher, which is measured with {SOLVER_CALLS} calls "
-            f"as it is: --{name} is an option of students, leave it out"
-        )
     problem, _ = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
@@ -145,6 +140,16 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
         "spaces": rows_of(spaces),
     }
     write(folder, f"evaluation-{n}-seed{chosen.seed}", words, content)
+
+
+def refuse_students_options(folder: RunFolder, chosen: argparse.Namespace) -> None:
+    r"""Raises a `ConfigError` if a teacher is to be measured with an option of students."""
+    idle = ("guidance", "guide", "network", "teacher")
+    for name in (name for name in idle if getattr(chosen, name, None)):
+        raise ConfigError(
+            f"{shown(folder.path)} holds a teacher, which is measured as it is: --{name} is an "
+            "option of students, leave it out"
+        )
 
 
 def rows_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
