@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -240,6 +241,30 @@ def test_a_method_that_asks_for_features_is_refused_before_training(place, capsy
     words += ["--reference", "400", "--method", "dmd2", "--delay", "0", "--out", "run"]
     assert main(["distill", "vectors", *words]) == 2
     assert "lists none: give the network `taps`" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "level", "told"),
+    [
+        ("--levels.sigma-max", "4000", "levels.sigma_max"),
+        ("--levels.sigma-min", "1e-9", "levels.sigma_min"),
+    ],
+)
+def test_a_level_that_the_teacher_does_not_know_is_refused_and_not_cut(
+    place, capsys, option, level, told
+):
+    """It was cut to the teacher's range, and the run's settings said what was asked for."""
+    np.save("points.npy", np.random.default_rng(0).normal(size=(640, 2)))
+    words = ["--teacher", "model.py:plane", "--data", "points.npy", "--batch", "8", "--steps", "2"]
+    words += ["--reference", "400", "--method", "vardiu", "--out", "run"]
+    assert main(["distill", "vectors", *words, option, level]) == 2
+    line = " ".join(capsys.readouterr().err.split())
+    assert f"{told} is in units of the data's spread, " in line
+    assert f": {float(level):g} is the level " in line
+    assert "and the teacher knows 0.05 to 20; give " in line and not os.path.exists("run")
+    spread = float(line.partition("spread, ")[2].partition(":")[0])
+    limit = 0.05 if level == "1e-9" else 20
+    assert float(line.rpartition(" ")[2]) * spread == pytest.approx(limit, rel=0.01)
 
 
 def test_a_network_with_taps_gives_its_features():

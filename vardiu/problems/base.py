@@ -597,9 +597,18 @@ class Problem(abc.ABC):
         """
         return self.data.teacher.known
 
-    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
+    def fitted(self, settings: Any, usual: Callable[[], Any]) -> Any:  # noqa: ANN401 (any method's)
         r"""Returns a method's settings with noise levels in units of the data, where those of the
-        problem's presets are multiples of the data's standard deviation; else as they are."""
+        problem's presets are multiples of the data's standard deviation; else as they are.
+
+        Arguments:
+            settings: The method's settings.
+            usual: Returns those of its row for such problems: their levels are cut to the
+                teacher's where they are beyond.
+
+        Raises:
+            ConfigError: A level that is not the usual one lies beyond the teacher's.
+        """
         return settings
 
     def compute_on(self, device: torch.device) -> None:

@@ -403,10 +403,11 @@ class VectorProblem(Problem):
         if settings.data is not None and kept is None:
             self.data.points  # noqa: B018 (a file that does not fit is refused here)
 
-    def fitted(self, settings: Any) -> Any:  # noqa: ANN401 (each method has its own)
-        teacher = self.known_teacher
-        unit = self.space.sigma_data
-        return within(rescaled(settings, unit, unit), teacher.sigma_min, teacher.sigma_max)
+    def fitted(self, settings: Any, usual: Callable[[], Any]) -> Any:  # noqa: ANN401 (any method's)
+        teacher, unit = self.known_teacher, self.space.sigma_data
+        bounds = teacher.sigma_min, teacher.sigma_max
+        refuse_beyond(settings, usual(), unit, *bounds)
+        return within(rescaled(settings, unit, unit), *bounds)
 
     def without_prompts(self, student: Generator) -> Generator:
         return lora.merge(student)
@@ -424,6 +425,13 @@ class VectorProblem(Problem):
         return self._teacher.origin
 
 
+# Settings that are noise levels, by their row.
+LEVEL_NAMES: Mapping[type, tuple[str, ...]] = {
+    LevelSettings: ("sigma_min", "sigma_max", "start_min"),
+    FrameSettings: ("sigma",),
+}
+
+
 def evenly_spaced(
     x: Tensor, cond: Mapping[str, Tensor], n: int
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -432,20 +440,51 @@ def evenly_spaced(
     return x[rows], {name: value[rows] for name, value in cond.items()}
 
 
+def refuse_beyond(
+    settings: Any,  # noqa: ANN401 (a method's, or a row)
+    usual: Any,  # noqa: ANN401 (as the settings)
+    unit: float,
+    low: float,
+    high: float,
+    prefix: str = "",
+) -> None:
+    r"""Refuses levels that were asked for beyond a range; usual ones are cut to it.
+
+    Arguments:
+        settings: A method's settings, or a row of them.
+        usual: Those that were not asked for.
+        unit: What the levels are multiples of.
+        low: The least level.
+        high: The largest one.
+        prefix: What stands before the names in messages.
+
+    Raises:
+        ConfigError: A level lies beyond.
+    """
+    names = LEVEL_NAMES.get(type(settings), ())
+    for field in dataclasses.fields(settings):
+        value, known = getattr(settings, field.name), getattr(usual, field.name, None)
+        if dataclasses.is_dataclass(value):
+            refuse_beyond(value, known, unit, low, high, f"{prefix}{field.name}.")
+        elif field.name in names and value not in (None, known):
+            if low <= value * unit <= high:
+                continue
+            cure = low / unit if value * unit < low else high / unit
+            raise ConfigError(
+                f"{prefix}{field.name} is in units of the data's spread, {unit:.3g}: {value:g} is "
+                f"the level {value * unit:.3g}, and the teacher knows {low:g} to {high:g}; give "
+                f"{cure:.3g}"
+            )
+
+
 def within(settings: Any, low: float, high: float) -> Any:  # noqa: ANN401 (a method's, or a row)
     r"""Returns settings whose noise levels are within a range."""
 
     def level(value: float) -> float:
         return min(max(value, low), high)
 
-    changes: dict[str, Any] = {}
-    if isinstance(settings, LevelSettings):
-        values = {
-            name: getattr(settings, name) for name in ("sigma_min", "sigma_max", "start_min")
-        }
-        changes = {name: level(value) for name, value in values.items() if value is not None}
-    elif isinstance(settings, FrameSettings):
-        changes = {"sigma": level(settings.sigma)}
+    values = {name: getattr(settings, name) for name in LEVEL_NAMES.get(type(settings), ())}
+    changes: dict[str, Any] = {n: level(value) for n, value in values.items() if value is not None}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):

@@ -45,6 +45,7 @@ __all__ = [
     "named_teacher",
     "problem_of",
     "refuse_unasked_teacher",
+    "settings_for",
     "sizes_of",
 ]
 
