@@ -276,7 +276,13 @@ def override_settings(
     started = found["run"].start_from is not None
     check_asked(task.method, settings, arguments, started=started)
     problem = _of_its_data(task, _of_the_preset(task, found["problem"]), arguments)
-    return dataclasses.replace(task, settings=settings, problem=problem, run=found["run"])
+    asked = frozenset(
+        word.partition("=")[0].removeprefix("--").replace("-", "_")
+        for word in arguments
+        if word.startswith("--")
+    )
+    changes = {"settings": settings, "problem": problem, "run": found["run"], "asked": asked}
+    return dataclasses.replace(task, **changes)
 
 
 def _of_its_data(

@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -597,17 +597,17 @@ class Problem(abc.ABC):
         """
         return self.data.teacher.known
 
-    def fitted(self, settings: Any, usual: Callable[[], Any]) -> Any:  # noqa: ANN401 (any method's)
+    def fitted(self, settings: Any, asked: Collection[str]) -> Any:  # noqa: ANN401 (any method's)
         r"""Returns a method's settings with noise levels in units of the data, where those of the
         problem's presets are multiples of the data's standard deviation; else as they are.
 
         Arguments:
             settings: The method's settings.
-            usual: Returns those of its row for such problems: their levels are cut to the
+            asked: The names of those that the user gave values of; other levels are cut to the
                 teacher's where they are beyond.
 
         Raises:
-            ConfigError: A level that is not the usual one lies beyond the teacher's.
+            ConfigError: A level that was asked for lies beyond the teacher's.
         """
         return settings
 

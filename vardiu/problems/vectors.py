@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -403,10 +403,10 @@ class VectorProblem(Problem):
         if settings.data is not None and kept is None:
             self.data.points  # noqa: B018 (a file that does not fit is refused here)
 
-    def fitted(self, settings: Any, usual: Callable[[], Any]) -> Any:  # noqa: ANN401 (any method's)
+    def fitted(self, settings: Any, asked: Collection[str]) -> Any:  # noqa: ANN401 (any method's)
         teacher, unit = self.known_teacher, self.space.sigma_data
         bounds = teacher.sigma_min, teacher.sigma_max
-        refuse_beyond(settings, usual(), unit, *bounds)
+        refuse_beyond(settings, asked, unit, *bounds)
         return within(rescaled(settings, unit, unit), *bounds)
 
     def without_prompts(self, student: Generator) -> Generator:
@@ -442,38 +442,38 @@ def evenly_spaced(
 
 def refuse_beyond(
     settings: Any,  # noqa: ANN401 (a method's, or a row)
-    usual: Any,  # noqa: ANN401 (as the settings)
+    asked: Collection[str],
     unit: float,
     low: float,
     high: float,
     prefix: str = "",
 ) -> None:
-    r"""Refuses levels that were asked for beyond a range; usual ones are cut to it.
+    r"""Refuses levels that were asked for beyond a range.
 
     Arguments:
         settings: A method's settings, or a row of them.
-        usual: Those that were not asked for.
+        asked: The names of the settings that were asked for.
         unit: What the levels are multiples of.
         low: The least level.
         high: The largest one.
-        prefix: What stands before the names in messages.
+        prefix: What stands before the names of the row's settings.
 
     Raises:
         ConfigError: A level lies beyond.
     """
-    names = LEVEL_NAMES.get(type(settings), ())
     for field in dataclasses.fields(settings):
-        value, known = getattr(settings, field.name), getattr(usual, field.name, None)
+        value, name = getattr(settings, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
-            refuse_beyond(value, known, unit, low, high, f"{prefix}{field.name}.")
-        elif field.name in names and value not in (None, known):
-            if low <= value * unit <= high:
-                continue
-            cure = low / unit if value * unit < low else high / unit
+            refuse_beyond(value, asked, unit, low, high, f"{name}.")
+            continue
+        is_level = field.name in LEVEL_NAMES.get(type(settings), ())
+        if name in asked and is_level and not low <= value * unit <= high:
+            # Rounded inward: what is told is not refused in its turn.
+            nearest = low * (1 + 1e-3) if value * unit < low else high * (1 - 1e-3)
             raise ConfigError(
-                f"{prefix}{field.name} is in units of the data's spread, {unit:.3g}: {value:g} is "
-                f"the level {value * unit:.3g}, and the teacher knows {low:g} to {high:g}; give "
-                f"{cure:.3g}"
+                f"{name} is in units of the data's spread, {unit:.3g}: {value:g} is the level "
+                f"{value * unit:.3g}, and the teacher knows {low:g} to {high:g}; give "
+                f"{nearest / unit:.4g}"
             )
 
 

@@ -15,7 +15,7 @@ from ..settings.fields import LevelSettings
 from ..storage.artefacts import Artefacts
 from ..training.stage import Context, Recipe, Stage, Trained
 from ..training.trainer import Trainer
-from .task import Task, settings_for
+from .task import Task
 
 __all__ = ["Stages", "stages_of"]
 
@@ -77,7 +77,7 @@ def stages_of(
         ConfigError: Levels lie where the teacher knows none.
     """
     made = Artefacts() if artefacts is None else artefacts
-    settings = problem.fitted(task.settings, lambda: settings_for(task.chosen, task.problem))
+    settings = problem.fitted(task.settings, task.asked)
     if problem.teacher is not None:
         refuse_unknown_levels(settings, problem.teacher)
     context = Context(task.run.seed, made, device, task.own)

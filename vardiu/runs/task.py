@@ -3,7 +3,7 @@ r"""A command, resolved: which problem, which method, which settings."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +45,6 @@ __all__ = [
     "named_teacher",
     "problem_of",
     "refuse_unasked_teacher",
-    "settings_for",
     "sizes_of",
 ]
 
@@ -166,6 +165,7 @@ class Task:
         code: The file that the method is from; none for a method of the table.
         own: The own code that the command line names for settings of the problem or of the method,
             by the setting's name, one of `ROLES`.
+        asked: The names of the settings that the command line gives values of.
     """
 
     command: str
@@ -176,6 +176,7 @@ class Task:
     run: RunSettings
     code: Code | None = None
     own: Mapping[str, OwnCode] = field(default_factory=dict)
+    asked: Collection[str] = ()
 
     @property
     def chosen(self) -> Method:
