@@ -153,12 +153,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="docs/results/rdd.json")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    problem = DigitsProblem(DigitsSettings(teacher_run=chosen.teacher))
-    teacher = problem.known_teacher
-    grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
-    first, objective = halved(problem, teacher, grid, 8, Arm(), chosen, 0)
-    eight = objective.student_of(first).requires_grad_(False)
+    study = STUDIES[chosen.study]
+    arms = chosen.arms.split(";") if chosen.arms else list(study)
+    if unknown := [arm for arm in arms if arm not in study]:
+        parser.error(f"--arms has no {unknown[0]!r} in this study; it has {'; '.join(study)}")
     asked = ("study", "updates", "seeds", "batch", "samples", "out")
     command = command_of("python benchmarks/rdd.py runs/teach-digits", parser, asked)
     # Each row is kept when it is measured, so that the same command goes on where it was stopped.
@@ -171,6 +169,13 @@ def main() -> None:
     out = Path(chosen.out)
     rows: dict[str, dict[str, dict]] = rows_before(out, kept, "runs")
 
+    torch.set_num_threads(chosen.threads)
+    problem = DigitsProblem(DigitsSettings(teacher_run=chosen.teacher))
+    teacher = problem.known_teacher
+    grid = karras_grid(32, teacher.sigma_min, teacher.sigma_max)
+    first, objective = halved(problem, teacher, grid, 8, Arm(), chosen, 0)
+    eight = objective.student_of(first).requires_grad_(False)
+
     def keep(arm: str, seed: int, row: dict) -> None:
         rows.setdefault(arm, {})[str(seed)] = row
         print(seed, arm, {k: round(v, 4) for k, v in row.items()}, flush=True)
@@ -179,8 +184,6 @@ def main() -> None:
 
     if "eight steps" not in rows:
         keep("eight steps", 0, scores(problem, objective, first, eight, chosen.samples))
-    study = STUDIES[chosen.study]
-    arms = chosen.arms.split(";") if chosen.arms else list(study)
     for seed, arm in itertools.product(range(chosen.seeds), arms):
         if str(seed) not in rows.get(arm, {}):
             began = time.perf_counter()

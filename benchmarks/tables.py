@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -476,9 +477,22 @@ def trained_as(command: str) -> str:
 CHOICE = {"mog40": ("mmd2", "log_density", "modes"), "digits": ("frechet", "precision", "recall")}
 
 
+def over_reference(run: Mapping[str, Any], name: str) -> float:
+    """A metric of a run over that of what it was compared with, by as many samples; infinite where
+    it was compared with nothing, as of a training without a teacher."""
+    own, theirs = run["metrics"][name], run["reference"]["metrics"].get(name)
+    if theirs is None:
+        return math.inf
+    if own[2] != theirs[2]:
+        raise SystemExit(f"{run['command']}: {name} and its reference's are of other samples")
+    return float(own[0] / theirs[0])
+
+
 def choice(found: Mapping[str, Any], ground: str) -> str:
     """What was measured of each method on one ground: medians over the seeds, nearest first.
 
+    Students of a learned teacher are ordered by their distance over that teacher's, of as many
+    samples: there are several teachers, and a distance is the greater the fewer samples there are.
     The methods of which no run of their own is kept are named below; a contest may have them.
     """
     from vardiu.methods import METHODS
@@ -491,7 +505,11 @@ def choice(found: Mapping[str, Any], ground: str) -> str:
             mine.setdefault(made, []).append(run)
     names, rows, seen = CHOICE[ground], [], set()
 
+    beside = ground == "digits"
+
     def nearest(made: str) -> float:
+        if beside:
+            return statistics.median(over_reference(run, names[0]) for run in mine[made])
         return statistics.median(run["metrics"][names[0]][0] for run in mine[made])
 
     for made in sorted(mine, key=nearest):
@@ -504,9 +522,17 @@ def choice(found: Mapping[str, Any], ground: str) -> str:
         values = [HEADINGS[name][1].format(v) for name, v in zip(names, middles, strict=True)]
         cost = statistics.median(run["cost"]["seconds"] for run in kept)
         device = "CPU" if kept[0]["device"] == "CPU" else "GPU"
+        if beside:
+            ratio = nearest(made)
+            values.insert(1, f"{ratio:.2f}" if math.isfinite(ratio) else "no teacher")
         rows.append([f"`{made}`", METHODS[method].title, str(len(kept)), *values])
+        counts = {run["metrics"][names[0]][2] for run in kept} if beside else set()
+        rows[-1] += [", ".join(f"{n:,}" for n in sorted(counts))] if beside else []
         rows[-1].append(f"{cost:.0f} s, {device}")
     heads = [HEADINGS[name][0] for name in names]
+    if beside:
+        heads.insert(1, "over the teacher's")
+        heads.append("samples")
     table = markdown(["run", "method", "seeds", *heads, "training"], rows)
     students = [m for m in METHODS.values() if not (m.teaches or m.needs.paired)]
     without = sorted(m.title for m in students if m.name not in seen)

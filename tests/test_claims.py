@@ -55,7 +55,7 @@ def own_preset(command: str) -> str:
     """A run's preset; of a run with more pairs, or other ones, and of earlier presets another."""
     preset = command.split()[2]
     longer = preset == "digits-vardiu" and "--pairs.pairs" in command
-    others = [word for word in ("--pairs.solver-steps", "--grid 64") if word in command]
+    others = [word for word in ("--pairs.solver-steps 8", "--grid 64") if word in command]
     return f"{preset}-longer" if longer else " ".join([preset, *others])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from ..data.densities import DENSITIES
 from ..errors import ConfigError, known
@@ -22,10 +23,11 @@ from ..settings.fields import (
     DensitySettings,
     DigitsSettings,
     ImageSettings,
+    PairSettings,
     Training,
     VectorSettings,
 )
-from ..settings.grounds import MOG40, PATCHES, rescaled
+from ..settings.grounds import DIGIT_PAIRS, MOG40, PATCHES, rescaled
 from ..storage.code import is_source, load_code, load_object
 
 __all__ = ["CONTESTS", "OPEN", "Competitor", "Contest", "Ground", "contest_of", "entered"]
@@ -47,6 +49,9 @@ class Competitor:
     method: str
     settings: Training
     code: Code | None = None
+
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -184,11 +189,28 @@ def arms_of(method: Method, name: str, contest: Contest) -> Mapping[str, Arm]:
     r"""Returns a method's arms in a contest: its own, else those of the nearest ground."""
     for ground in (Ground(name), *contest.grounds):
         if ground.name in method.arms:
+            arms = method.arms[ground.name].items()
+            if ground.name == name:
+                return dict(arms)
             return {
-                key: replace(arm, settings=rescaled(arm.settings, ground.grain, ground.spread))
-                for key, arm in method.arms[ground.name].items()
+                key: replace(
+                    arm,
+                    settings=usually_solved(rescaled(arm.settings, ground.grain, ground.spread)),
+                )
+                for key, arm in arms
             }
     return {}
+
+
+def usually_solved(settings: S) -> S:
+    r"""Returns settings for another teacher than that of the digits: how many steps solve a pair
+    of that one was measured, of others it is the usual number."""
+    row: Any = settings
+    pairs = getattr(row, "pairs", None)
+    if not isinstance(pairs, PairSettings) or pairs.solver_steps != DIGIT_PAIRS.solver_steps:
+        return settings
+    found: S = replace(row, pairs=replace(pairs, solver_steps=PairSettings().solver_steps))
+    return found
 
 
 def without_data(contest: Contest, teacher: str) -> list[str]:

@@ -199,7 +199,7 @@ YIN = """@inproceedings{yin2024dmd2,
 }"""
 
 MIXTURE = Settings(steps=4_000, batch=256, levels=COARSE_TO_FINE, ratio=5)
-IMAGES = Settings(**{**vars(diff_instruct.IMAGES), "regression_weight": 0.0})
+IMAGES = Settings(**{**vars(diff_instruct.DIGITS), "regression_weight": 0.0})
 FOUR_CALLS = replace(IMAGES, pairs=Settings().pairs)
 
 PRESETS = {

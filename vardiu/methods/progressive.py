@@ -213,7 +213,7 @@ CURES: Mapping[str, str] = {
 MIXTURE = Settings(steps=20_000, batch=256, lr=5e-3, clip=1.0, fold=8.0)
 IMAGES = Settings(steps=8_000, batch=128, lr=5e-4, beta_2=0.99, warmup=50, clip=1.0)
 # Eight steps of Heun's method spread a little too far, and an average draws together.
-DIGITS = replace(IMAGES, grid=8, solver="heun")
+DIGITS = replace(IMAGES, steps=4_000, grid=8, solver="heun")
 PRESETS = {
     "mog40-progressive": Preset("progressive distillation from 64 calls to one", MOG40, MIXTURE),
     "digits-progressive": Preset(

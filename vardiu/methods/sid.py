@@ -189,7 +189,7 @@ MIXTURE = Settings(
 
 IMAGES = Settings(
     **{
-        **vars(diff_instruct.IMAGES),
+        **vars(diff_instruct.DIGITS),
         "weight": Settings().weight,
         "regression_weight": 0.0,
     }

@@ -29,7 +29,7 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import COARSE_TO_FINE, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
+from ...settings.grounds import COARSE_TO_FINE, DIGIT_PAIRS, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
 from ...students.base import Generator
 from ...training.stage import Context, Recipe, Stages
 from .. import regression
@@ -176,13 +176,13 @@ DIGITS = Settings(
     levels=IMAGE_LEVELS,
     fake_optimizer=NetworkOptimizer(lr=4e-4),
     head_optimizer=NetworkOptimizer(lr=4e-4),
-    pairs=PairSettings(pairs=16_000, steps=4_000),
+    pairs=replace(DIGIT_PAIRS, steps=4_000),
 )
 
 
 DIGITS_DMDX = replace(
     DIGITS,
-    pairs=PairSettings(pairs=16_000, steps=4_000, lr=3e-4),
+    pairs=replace(DIGIT_PAIRS, steps=4_000, lr=3e-4),
     start=StartSettings(kind="adversarial", head_lr=4e-4, squared_weight=10.0),
 )
 

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from ...problems.linear import LinearProblem
     from ...students.affine import Affine
 from .objective import DiffInstruct, Fakes, score_difference, shown
-from .presets import ARMS, IMAGES, PRESETS
+from .presets import ARMS, DIGITS, PRESETS
 from .settings import Settings, beside, cites, options_of
 
 __all__ = [
     "CURES",
+    "DIGITS",
     "DMD",
     "DiffInstruct",
     "Fakes",
-    "IMAGES",
     "LUO",
     "METHOD",
     "Settings",

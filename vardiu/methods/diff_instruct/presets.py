@@ -16,6 +16,7 @@ from ...settings.grounds import (
     AT_ONCE,
     BOUNDED,
     COARSE_TO_FINE,
+    DIGIT_PAIRS,
     IMAGE_LEVELS,
     IMAGE_UPDATES,
     MIXTURE,
@@ -25,7 +26,7 @@ from ...settings.grounds import (
 from ..base import Arm, Preset
 from .settings import Settings
 
-__all__ = ["ARMS", "IMAGES", "PRESETS"]
+__all__ = ["ARMS", "DIGITS", "PRESETS"]
 
 
 # How images are distilled: a regression on pairs first, and beside.
@@ -44,6 +45,9 @@ IMAGES = Settings(
     levels=IMAGE_LEVELS,
     pairs=PairSettings(pairs=16_000),
 )
+
+
+DIGITS = replace(IMAGES, pairs=DIGIT_PAIRS)
 
 
 # How vectors are distilled; levels are in units of the data.
@@ -86,7 +90,7 @@ PRESETS = {
     "digits": Preset(
         "8x8 real images by class; Diff-Instruct after a regression on pairs",
         DigitsSettings(),
-        IMAGES,
+        DIGITS,
     ),
     "patches": Preset(
         "16x16 patches of photographs; Diff-Instruct after a regression on pairs",
@@ -128,6 +132,6 @@ ARMS = {
         )
         for ratio in (1, 5, 10)
     },
-    "digits": {"diff-instruct": Arm("Diff-Instruct after pairs", IMAGES)},
+    "digits": {"diff-instruct": Arm("Diff-Instruct after pairs", DIGITS)},
     "vectors": {"diff-instruct": Arm("Diff-Instruct after pairs", VECTORS)},
 }

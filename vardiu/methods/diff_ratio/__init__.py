@@ -29,7 +29,14 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import BOUNDED, COARSE_TO_FINE, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
+from ...settings.grounds import (
+    BOUNDED,
+    COARSE_TO_FINE,
+    DIGIT_PAIRS,
+    IMAGE_LEVELS,
+    IMAGE_UPDATES,
+    MOG40,
+)
 from ...students.affine import AffineRatio
 from ...training.stage import Context, Recipe
 from .. import diff_instruct, regression
@@ -144,6 +151,7 @@ DIGITS = Settings(
     beta_1=0.0,
     delay=100,
     levels=IMAGE_LEVELS,
+    pairs=DIGIT_PAIRS,
     head_optimizer=NetworkOptimizer(lr=4e-4),
 )
 

@@ -84,7 +84,7 @@ STILL = ChainSettings(steps=4, gamma_z=0.0)
 MIXTURE = Settings(steps=2_800, batch=256, levels=COARSE_TO_FINE, weight=BOUNDED, chain=STILL)
 
 
-IMAGES = Settings(**{**vars(diff_instruct.IMAGES), "chain": TWO})
+IMAGES = Settings(**{**vars(diff_instruct.DIGITS), "chain": TWO})
 
 
 PRESETS = {

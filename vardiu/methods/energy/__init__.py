@@ -24,7 +24,7 @@ from ...settings.fields import (
     Training,
     WeightSettings,
 )
-from ...settings.grounds import IMAGE_UPDATES, MOG40
+from ...settings.grounds import DIGIT_PAIRS, IMAGE_UPDATES, MOG40
 from ...training.stage import Context, Recipe
 from .. import regression
 from ..base import Arm, Example, Method, Preset
@@ -108,7 +108,7 @@ IMAGES = Settings(
     lr=3e-4,
     teacher_steps=4,
     levels=LevelSettings(sigma_min=0.3, sigma_max=6.0),
-    pairs=PairSettings(pairs=16_000),
+    pairs=DIGIT_PAIRS,
 )
 
 

@@ -130,7 +130,7 @@ MIXTURE = Settings(
 )
 
 
-IMAGES = Settings(**vars(diff_instruct.IMAGES), head_optimizer=NetworkOptimizer(lr=4e-4))
+IMAGES = Settings(**vars(diff_instruct.DIGITS), head_optimizer=NetworkOptimizer(lr=4e-4))
 
 
 PRESETS = {

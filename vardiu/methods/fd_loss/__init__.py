@@ -25,7 +25,7 @@ from ...errors import ConfigError
 from ...functional.frechet import Moments
 from ...settings import build
 from ...settings.fields import DigitsSettings, MemorySettings, PairSettings, Training
-from ...settings.grounds import MOG40
+from ...settings.grounds import DIGIT_PAIRS, MOG40
 from ...students.base import Generator
 from ...training.stage import Context, Recipe
 from .. import regression
@@ -137,7 +137,7 @@ IMAGES = Settings(
     beta_2=0.95,
     halflife=17_700.0,
     memory=MemorySettings(decay=0.98),
-    pairs=PairSettings(pairs=16_000),
+    pairs=DIGIT_PAIRS,
 )
 
 

@@ -21,6 +21,7 @@ from ...functional.distances import pseudo_huber
 from ...samplers.pairs import Pairs
 from ...settings import build
 from ...settings.fields import DigitsSettings, PairSettings, Training
+from ...settings.grounds import DIGIT_PAIRS
 from ...students.base import Generator
 from ...training.objective import Loss, Objective, Phase
 from ...training.stage import Context, Recipe, Stage, Stages
@@ -195,7 +196,7 @@ PRESETS = {
     "digits-pairs": Preset(
         "8x8 real images by class; the regression on pairs alone, for comparison",
         DigitsSettings(),
-        Settings(steps=2_500, halflife=17_700.0),
+        Settings(steps=2_500, halflife=17_700.0, pairs=DIGIT_PAIRS),
     ),
 }
 

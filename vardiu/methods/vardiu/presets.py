@@ -20,6 +20,7 @@ from ...settings.grounds import (
     AT_ONCE,
     BOUNDED,
     COARSE_TO_FINE,
+    DIGIT_PAIRS,
     IMAGE_LEVELS,
     IMAGE_UPDATES,
     MIXTURE,
@@ -96,6 +97,7 @@ SMALL = replace(
     halflife=10_000.0,
     regression_weight=0.5,
     anchor=AnchorSettings(rate=0.05),
+    pairs=DIGIT_PAIRS,
 )
 
 LONG = replace(
@@ -103,7 +105,7 @@ LONG = replace(
     steps=1_100,
     lr=2e-4,
     halflife=20_000.0,
-    pairs=PairSettings(pairs=64_000, steps=6_000),
+    pairs=replace(DIGIT_PAIRS, pairs=64_000, steps=6_000),
 )
 
 PUBLISHED = Settings(
