@@ -13,6 +13,7 @@ import torch
 from vardiu.cli.main import main
 from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
+from vardiu.problems.sampled_teachers import SampledTeacher
 from vardiu.runs.task import load_task
 from vardiu.settings.fields import ImageSettings
 from vardiu.storage.run_folder import RunFolder
@@ -159,3 +160,61 @@ def test_a_teachers_quality_against_the_calls_of_its_solver(teacher):
     for ours, theirs in pairs:
         assert ours["value"] == pytest.approx(theirs["value"], rel=1e-6)
     assert rows["teacher, Heun", 3] != rows["teacher, DDIM", 3]
+
+
+def broken_after(monkeypatch, target, name: str, times: int) -> list[int]:
+    """Has a method be a kill after so many calls; returns what counts them."""
+    real, made = getattr(target, name), []
+
+    def once(*given, **named):
+        if len(made) == times:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*given, **named)
+
+    monkeypatch.setattr(target, name, once)
+    return made
+
+
+def test_a_measurement_that_was_killed_goes_on_with_what_it_had(teacher, monkeypatch, capsys):
+    monkeypatch.setattr("vardiu.problems.sampled_teachers.ROWS_AT_ONCE", 50)
+    words = ["evaluate", "t", "--num", "240", "--device", "cpu"]
+    fresh, _ = known(240)
+    before = sorted(path.name for path in teacher.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        broken_after(patch, SampledTeacher, "solve_from", 3)
+        assert main(words) == 130
+        assert "To go on: vardiu evaluate t" in capsys.readouterr().err
+    unfinished = teacher / "unfinished-evaluation-240-seed0"
+    assert len([*unfinished.glob("samples-*/0*")]) == 3 and not [*teacher.glob("*.json.*")]
+    made = broken_after(monkeypatch, SampledTeacher, "solve_from", 100)
+    assert main(words) == 0
+    # Two portions were left of five; the other two are of the samples that spaces compare.
+    assert len(made) == 2 + 2
+    found = json.loads((teacher / "evaluation-240-seed0.json").read_text())
+    assert found["metrics"] == rows(fresh)
+    after = sorted(path.name for path in teacher.iterdir())
+    assert after == sorted([*before, "evaluation-240-seed0.json"])
+
+
+def test_rows_by_calls_that_were_measured_before_a_kill_are_not_measured_again(
+    teacher, monkeypatch
+):
+    words = ["evaluate", "t", "--calls", "1,3", "--num", "230"]
+    with pytest.MonkeyPatch.context() as patch:
+        broken_after(patch, ImageScores, "measure", 3)
+        assert main(words) == 130
+    # Another seed shares nothing with it, and leaves it there.
+    made = broken_after(monkeypatch, ImageScores, "measure", 100)
+    assert main([*words, "--seed", "1"]) == 0 and len(made) == 4
+    assert (teacher / "unfinished-evaluation-230-seed0-calls1-3").is_dir()
+    assert main(words) == 0 and len(made) == 4 + 1
+    assert not [*teacher.glob("unfinished*")]
+    first, other = (
+        json.loads((teacher / f"evaluation-230-seed{seed}-calls1-3.json").read_text())["rows"]
+        for seed in (0, 1)
+    )
+    assert [row["who"] for row in first] == [row["who"] for row in other] and first != other
+    assert main(words) == 0 and len(made) == 4 + 1 + 4  # one that is finished is measured anew
+    again = json.loads((teacher / "evaluation-230-seed0-calls1-3.json").read_text())["rows"]
+    assert again == first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +24,18 @@ from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.listeners import told_progress
-from ..runs.measuring import announced_calls, trained_features
+from ..runs.measuring import announced_calls, kept_samples, trained_features
 from ..samplers.ode import DDIM
 from ..settings.ranges import RANGES
+from ..storage.artefacts import Artefacts
+from ..storage.bounded import read_json
 from ..storage.files import refuse_unwritable, write_text_atomic
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, is_metric
 from ..students.base import Generator, rows_at_once
 from .console import console
 from .folders import asked, reference_of, trained_student, trained_teacher
 
-__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls"]
+__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "unfinished"]
 
 
 # Numbers of calls that one command measures at most.
@@ -103,15 +106,16 @@ def evaluate_by_calls(
         )
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
-    with told_progress(console) as tell:
-        rows = [_measured(problem, line, n, chosen.seed, tell) for line in lines]
+    scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
+    name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}{scale}"
+    place = unfinished(folder, name)
+    title = f"{task.preset}: {task.chosen.title}"
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
+        rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
         with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
             other = chosen.data is not None
             reference = reference_of(folder, problem, n, other_data=other)
-    scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
-    of = f"seed{chosen.seed}-calls{'-'.join(map(str, calls))}{scale}"
-    title = f"{task.preset}: {task.chosen.title}"
-    _write(folder, problem, f"evaluation-{n}-{of}", title, words, rows, reference)
+        _write(folder, problem, name, title, words, rows, reference)
 
 
 def evaluate_teacher_by_calls(
@@ -143,12 +147,18 @@ def evaluate_teacher_by_calls(
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
         lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
-    with told_progress(console) as tell:
-        rows = [_measured(problem, line, n, chosen.seed, tell) for line in lines]
     known = teacher.origin.evaluated(n) if teacher.origin is not None else ()
     reference = [Metric(**row) for row in known], TEACHER
     name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}"
-    _write(folder, problem, name, f"teacher: {task.preset}", words, rows, reference)
+    place = unfinished(folder, name)
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
+        rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
+        _write(folder, problem, name, f"teacher: {task.preset}", words, rows, reference)
+
+
+def unfinished(folder: RunFolder, name: str) -> Path:
+    r"""Returns where an evaluation of a run keeps what it has, until it is written by its name."""
+    return folder.file(f"unfinished-{name}")
 
 
 class Line(NamedTuple):
@@ -182,15 +192,25 @@ class Row(NamedTuple):
         return Measured(self.content["who"], self.content["calls"], kept)
 
 
-def _measured(problem: Problem, line: Line, n: int, seed: int, tell: Listener) -> Row:
-    r"""Measures a line's samples, and prints that as soon as it is done."""
+def _measured(problem: Problem, line: Line, n: int, seed: int, tell: Listener, place: Path) -> Row:
+    r"""Measures a line's samples, and prints that as soon as it is done. What it is worth is kept
+    in a place; the same command takes it from there if it was broken off."""
+    about = {"who": line.who, "calls": line.calls, **line.about}
+    of = {"version": __version__, "n": n, "seed": seed, "features": line.features}
+    path = place / f"{Artefacts.address({**about, **of, **problem.hashes()}, 1)}.json"
+    if path.is_file():
+        content = read_json(path)
+        if all(is_metric(row) for row in content.get("metrics", [None])):
+            return Row(content, [Metric(**row) for row in content["metrics"]])
     calls = "1 call" if line.calls == 1 else f"{line.calls} calls"
     with announced_calls(tell, f"measuring {line.who}, {calls}", line.network):
         metrics = problem.scores.measure(line.source, n, seed)
     metrics = marked_trained(metrics, line.features)
     console.print(f"measured: {line.who}, {calls}", highlight=False, markup=False)
-    about = {"who": line.who, "calls": line.calls, **line.about}
-    return Row({**about, "metrics": [metric.row() for metric in metrics]}, metrics)
+    row = Row({**about, "metrics": [metric.row() for metric in metrics]}, metrics)
+    place.mkdir(exist_ok=True, parents=True)
+    write_text_atomic(path, json.dumps(row.content) + "\n")
+    return row
 
 
 def _write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__, models
@@ -16,10 +17,10 @@ from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.listeners import told_progress
-from ..runs.measuring import announced_calls, trained_features
+from ..runs.measuring import announced_calls, kept_samples, trained_features
 from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder
-from .by_calls import calls_in, evaluate_by_calls, evaluate_teacher_by_calls
+from .by_calls import calls_in, evaluate_by_calls, evaluate_teacher_by_calls, unfinished
 from .console import console
 from .folders import (
     asked,
@@ -86,31 +87,34 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     n = problem.scores.samples if chosen.num is None else chosen.num
     sampled = student if guide is None else guide.student
     source = problem.student_source(sampled)
-    with told_progress(console) as tell:
+    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
+    name = f"evaluation-{n}-seed{chosen.seed}{of}"
+    place = unfinished(folder, name)
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
         with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
             other = chosen.data is not None
             reference, who = reference_of(folder, problem, n, other_data=other)
+        spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
+        content: dict[str, Any] = {
+            "metrics": rows_of(metrics),
+            "reference": {"name": who, "metrics": rows_of(reference)},
+            "spaces": rows_of(spaces),
+            **guide_rows(guide),
+        }
+        if features:
+            content["trained_on"] = f"{task.chosen.trained_on} in {features}"
+        path = write(folder, name, words, content)
     print_metrics(console, metrics, reference, who)
     if not reference and stored_reference(folder)[0]:
-        console.print(NOT_COMPARED, highlight=False, markup=False, soft_wrap=True)
-    spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
+        say(NOT_COMPARED)
     print_spaces(console, spaces)
-    content: dict[str, Any] = {
-        "metrics": rows_of(metrics),
-        "reference": {"name": who, "metrics": rows_of(reference)},
-        "spaces": rows_of(spaces),
-        **guide_rows(guide),
-    }
     if guide is not None:
-        console.print(guide.told(), highlight=False, markup=False, soft_wrap=True)
+        say(guide.told())
     if features:
-        content["trained_on"] = f"{task.chosen.trained_on} in {features}"
-        warning = trained_warning(content["trained_on"])
-        console.print(warning, highlight=False, markup=False, soft_wrap=True)
-    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
-    write(folder, f"evaluation-{n}-seed{chosen.seed}{of}", words, content)
+        say(trained_warning(content["trained_on"]))
+    say(f"written: {shown(path)}")
 
 
 def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Sequence[str]) -> None:
@@ -122,24 +126,26 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
         chosen: The command line.
         words: What was typed.
     """
-    problem, _ = trained_teacher(folder, chosen)
+    problem, task = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.teacher_source()
-    with told_progress(console) as tell:
+    source, name = problem.teacher_source(), f"evaluation-{n}-seed{chosen.seed}"
+    place = unfinished(folder, name)
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
         with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
             metrics = problem.scores.measure(source, n, chosen.seed)
         with announced_calls(tell, "measuring it in two spaces", problem.teacher):
             spaces = problem.scores.measure_spaces(source, n, chosen.seed)
+        content = {
+            "of": TEACHER,
+            "weights": models.weights_of(folder.file("teacher")),
+            "metrics": rows_of(metrics),
+            "spaces": rows_of(spaces),
+        }
+        path = write(folder, name, words, content)
     print_metrics(console, metrics, [], "", "teacher")
     print_spaces(console, spaces, "teacher")
-    content = {
-        "of": TEACHER,
-        "weights": models.weights_of(folder.file("teacher")),
-        "metrics": rows_of(metrics),
-        "spaces": rows_of(spaces),
-    }
-    write(folder, f"evaluation-{n}-seed{chosen.seed}", words, content)
+    say(f"written: {shown(path)}")
 
 
 def refuse_students_options(folder: RunFolder, chosen: argparse.Namespace) -> None:
@@ -157,12 +163,17 @@ def rows_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     return [metric.row() for metric in metrics]
 
 
-def write(folder: RunFolder, name: str, words: Sequence[str], content: Mapping[str, Any]) -> None:
-    r"""Writes what was measured into a run, with what was typed, and prints where."""
+def write(folder: RunFolder, name: str, words: Sequence[str], content: Mapping[str, Any]) -> Path:
+    r"""Writes what was measured into a run, with what was typed; returns the file."""
     path = folder.file(f"{name}.json")
     row = {"command": ["vardiu", "evaluate", *words], "version": __version__, **content}
     write_text_atomic(path, json.dumps(row, indent=2) + "\n")
-    console.print(f"written: {shown(path)}", highlight=False, markup=False, soft_wrap=True)
+    return path
+
+
+def say(text: str) -> None:
+    r"""Prints a line."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 COMMANDS = {"evaluate": evaluate}

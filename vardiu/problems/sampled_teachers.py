@@ -2,7 +2,9 @@ r"""Teachers that are sampled, and where those lie that this library trained."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +15,12 @@ from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..metrics.metric import Metric, fingerprint
 from ..samplers.ode import ROWS_AT_ONCE, Heun
+from ..storage.artefacts import Artefacts
 from ..students.base import rows_at_once
 from ..teachers.saved import matches
 
-__all__ = ["SOLVER_CALLS", "SOLVER_STEPS", "TEACHER", "SampledTeacher", "Source", "find_teacher"]
-__all__ += ["teacher_folder"]
+__all__ = ["SOLVER_CALLS", "SOLVER_STEPS", "TEACHER", "SampleStore", "SampledTeacher"]
+__all__ += ["Source", "find_teacher", "teacher_folder"]
 
 
 # A source of samples: of a number of them and a generator, to samples and their conditions.
@@ -35,6 +38,18 @@ NO_NULL = (
     "this teacher has no class or text that stands for none, which guidance leads away from: "
     "leave --guidance-max at 1, or give a teacher that has one (vardiu teach ... --drop 0.1)"
 )
+
+
+class SampleStore(NamedTuple):
+    r"""Where large samples of a teacher are kept, a portion at a time, as long as they are needed.
+
+    Arguments:
+        artefacts: Keeps them.
+        about: Returns what they depend on besides their noise, their conditions and the solver.
+    """
+
+    artefacts: Artefacts
+    about: Callable[[], Mapping[str, Any]]
 
 
 class SampledTeacher:
@@ -55,6 +70,7 @@ class SampledTeacher:
     ) -> None:
         self._denoiser, self._later, self._there = denoiser, later, there
         self.part: int | None = None
+        self.store: SampleStore | None = None
         self.device: torch.device | None = None  # where it is sampled; where it is without
 
     @property
@@ -152,12 +168,22 @@ class SampledTeacher:
         self, n: int, random: torch.Generator, cond: Mapping[str, Tensor], steps: int
     ) -> Tensor:
         r"""Returns `n` samples by so many steps of Heun's method, on the CPU."""
-        solver, device, there = self._solver(cond, steps)
         rows = min(ROWS_AT_ONCE, rows_at_once(self.known.shape, self.part))
-        x = solver.sample(
-            n, generator=random, device=device, dtype=torch.float32, batch=rows, **there
-        )
-        return x.cpu()
+        # The same noise on every device, if the generator is the same.
+        z = torch.randn((n, *self.known.shape), generator=random, device=random.device)
+
+        def portion(index: int) -> dict[str, Tensor]:
+            part = slice(index * rows, (index + 1) * rows)
+            given = {name: value[part] for name, value in cond.items()}
+            return {"x": self.solve_from(z[part], given, steps)}
+
+        count = math.ceil(n / rows)
+        if self.store is None or count == 1:
+            return torch.cat([portion(index)["x"] for index in range(count)])
+        drawn = {"z": z, **cond}
+        about = {name: fingerprint(value.double()) for name, value in drawn.items()}
+        row = {**self.store.about(), "steps": steps, "rows": rows, "drawn": about}
+        return self.store.artefacts.get("samples", row, count, portion)["x"]
 
     def solve_from(self, z: Tensor, cond: Mapping[str, Tensor], steps: int) -> Tensor:
         r"""Returns the samples of given standard normal noise, `(B, *)`, on the CPU."""

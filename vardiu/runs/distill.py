@@ -21,7 +21,7 @@ from ..teachers.probe import LEVELS, check_gradient, checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
-from .measuring import announced_calls, trained_features
+from .measuring import announced_calls, kept_samples, trained_features
 from .task import Task
 
 __all__ = ["distill"]
@@ -66,7 +66,8 @@ def distill(
         ]
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())
-        ship_student(run)
+        with kept_samples(run.folder.file("measuring"), run.problem, task, run.broadcast):
+            ship_student(run)
     return run.folder
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +16,13 @@ from ..methods import Method
 from ..monitoring import references
 from ..monitoring.measures import measure_convergence
 from ..problems.base import Problem
+from ..problems.sampled_teachers import SampleStore
+from ..storage import processes
+from ..storage.artefacts import Artefacts
 from ..students.base import Generator
 from ..training.cures import CURES
 from ..training.trainer import Trainer
-from .events import Listener, WorkProgress
+from .events import Listener, StopAsked, WorkProgress
 from .presets import PRESETS
 from .task import RunSettings, Task
 
@@ -26,6 +31,7 @@ __all__ = [
     "cures_of",
     "evaluation_due",
     "gradient_draws",
+    "kept_samples",
     "reference_curves",
     "student_values",
     "trained_features",
@@ -59,6 +65,33 @@ def announced_calls(
             handle.remove()
         if done:
             broadcast(WorkProgress(name, done, total, finished=True))
+
+
+@contextlib.contextmanager
+def kept_samples(place: Path, problem: Problem, task: Task, tell: Listener) -> Iterator[None]:
+    r"""Keeps large samples of the teacher, a portion at a time, until what is measured of them is
+    written at the end of the context. A kill loses one portion.
+
+    Arguments:
+        place: The folder that they are in, which goes at the end; it may never be there.
+        problem: Its problem.
+        task: What it is of.
+        tell: Is told that a stop was asked for.
+    """
+    teacher = problem.data.teacher
+
+    def about() -> Mapping[str, Any]:
+        return {**problem.hashes(), "problem": repr(task.problem), "chosen": problem.data.chosen}
+
+    artefacts = Artefacts(place, stopping=lambda: tell(StopAsked("portion")))
+    teacher.store = SampleStore(artefacts, about)
+    try:
+        yield
+    finally:
+        teacher.store = None
+    processes.wait()  # for those that still read
+    if processes.is_writer() and place.is_dir():
+        shutil.rmtree(place)
 
 
 def evaluation_due(step: int, steps: int, run: RunSettings) -> bool:

@@ -26,7 +26,7 @@ from .events import (
 )
 from .execute import Execution, execution
 from .listeners import ReportPage
-from .measuring import announced_calls
+from .measuring import announced_calls, kept_samples
 from .presets import TEACHERS
 from .stages import stages_of
 from .task import Task, task_from_preset, untaught_problem
@@ -54,7 +54,8 @@ def teach(
         run.broadcast.listeners.append(page)
         for stage in run.stages():
             stage.trainer.fit(stage.batches, **stage.fit_options())
-        ship_teacher(run)
+        with kept_samples(run.folder.file("measuring"), run.problem, task, run.broadcast):
+            ship_teacher(run)
     return run.folder
 
 
