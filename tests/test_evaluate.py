@@ -14,6 +14,7 @@ from vardiu.cli.main import main
 from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
 from vardiu.problems.sampled_teachers import SampledTeacher
+from vardiu.runs.measuring import kept_samples
 from vardiu.runs.task import load_task
 from vardiu.settings.fields import ImageSettings
 from vardiu.storage.run_folder import RunFolder
@@ -200,6 +201,7 @@ def test_a_measurement_that_was_killed_goes_on_with_what_it_had(teacher, monkeyp
 def test_rows_by_calls_that_were_measured_before_a_kill_are_not_measured_again(
     teacher, monkeypatch
 ):
+    monkeypatch.setattr("vardiu.problems.sampled_teachers.ROWS_AT_ONCE", 100)
     words = ["evaluate", "t", "--calls", "1,3", "--num", "230"]
     with pytest.MonkeyPatch.context() as patch:
         broken_after(patch, ImageScores, "measure", 3)
@@ -215,6 +217,29 @@ def test_rows_by_calls_that_were_measured_before_a_kill_are_not_measured_again(
         for seed in (0, 1)
     )
     assert [row["who"] for row in first] == [row["who"] for row in other] and first != other
+    heun = [row["metrics"] for row in first if row["who"] == "teacher, Heun"]
+    assert len(heun) == 2 and heun[0] != heun[1]
     assert main(words) == 0 and len(made) == 4 + 1 + 4  # one that is finished is measured anew
     again = json.loads((teacher / "evaluation-230-seed0-calls1-3.json").read_text())["rows"]
     assert again == first
+
+
+def test_samples_are_kept_by_their_noise_and_their_steps(teacher, tmp_path, monkeypatch):
+    """Two measurements in one place never take each other's samples."""
+    task = load_task(teacher / "config.yaml")
+    problem = ImageProblem(ImageSettings(teacher="t", data="real.npz", reference=200))
+    monkeypatch.setattr("vardiu.problems.sampled_teachers.ROWS_AT_ONCE", 100)
+    cases = [(seed, steps) for seed in (0, 1) for steps in (1, 2)]
+
+    def drawn(seed: int, steps: int) -> torch.Tensor:
+        random = torch.Generator().manual_seed(seed)
+        return problem.teacher_source(steps)(230, random)[0]
+
+    plain = [drawn(*case) for case in cases]
+    place = tmp_path / "kept"
+    for _ in range(2):
+        with kept_samples(place, problem, task, lambda event: None):
+            for case, wanted in zip(cases, plain, strict=True):
+                assert torch.equal(drawn(*case), wanted), case
+            assert len([*place.iterdir()]) == len(cases)
+        assert not place.exists()

@@ -2459,6 +2459,39 @@ FINER = [
 ]
 
 
+EVALUATE = ("tests/test_evaluate.py",)
+# What was measured before, and is taken where it is of the same.
+MEASURED_ONCE = [
+    Mutant(
+        "measured once: numbers of other weights",
+        "teachers/saved.py",
+        "return rows if known == (__version__, models.weights_of(folder)) else ()",
+        "return rows",
+        EVALUATE,
+    ),
+    Mutant(
+        "measured once: numbers of another number of samples",
+        "problems/sampled_teachers.py",
+        "if wanted in [(m.name, m.features, m.n, m.reference) for m in rows]:",
+        "if wanted in [(m.name, m.features, n, m.reference) for m in rows]:",
+        EVALUATE,
+    ),
+    Mutant(
+        "measured once: samples of another number of steps",
+        "problems/sampled_teachers.py",
+        '"steps": steps, "rows": rows, "drawn": about}',
+        '"rows": rows, "drawn": about}',
+        EVALUATE,
+    ),
+    Mutant(
+        "measured once: samples of other noise",
+        "problems/sampled_teachers.py",
+        '"rows": rows, "drawn": about}',
+        '"rows": rows}',
+        EVALUATE,
+    ),
+]
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2478,6 +2511,7 @@ MUTANTS = [
     *POLICIES,
     *MANY_MUTANTS,
     *FINER,
+    *MEASURED_ONCE,
 ]
 
 
