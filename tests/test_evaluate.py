@@ -190,6 +190,9 @@ def test_a_measurement_that_was_killed_goes_on_with_what_it_had(teacher, monkeyp
     assert len([*unfinished.glob("samples-*/0*")]) == 3 and not [*teacher.glob("*.json.*")]
     made = broken_after(monkeypatch, SampledTeacher, "solve_from", 100)
     assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "making samples of the teacher: 3 of 5 portions" in told
+    assert "making samples of the teacher: 5 of 5 portions" in told
     # Two portions were left of five; the other two are of the samples that spaces compare.
     assert len(made) == 2 + 2
     found = json.loads((teacher / "evaluation-240-seed0.json").read_text())

@@ -18,7 +18,7 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of, inputs_of
-from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER, Source
+from ..problems.sampled_teachers import TEACHER, Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
@@ -110,11 +110,10 @@ def evaluate_by_calls(
     name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}{scale}"
     place = unfinished(folder, name)
     title = f"{task.preset}: {task.chosen.title}"
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
         rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
-        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
-            other = chosen.data is not None
-            reference = reference_of(folder, problem, n, other_data=other)
+        other = chosen.data is not None
+        reference = reference_of(folder, problem, n, other_data=other)
         _write(folder, problem, name, title, words, rows, reference)
 
 
@@ -151,7 +150,7 @@ def evaluate_teacher_by_calls(
     reference = [Metric(**row) for row in known], TEACHER
     name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}"
     place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
         rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
         _write(folder, problem, name, f"teacher: {task.preset}", words, rows, reference)
 

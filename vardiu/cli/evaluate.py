@@ -13,7 +13,7 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained, trained_warning
 from ..problems.base import inputs_of
-from ..problems.sampled_teachers import SOLVER_CALLS, TEACHER
+from ..problems.sampled_teachers import TEACHER
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.listeners import told_progress
@@ -90,12 +90,11 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
     name = f"evaluation-{n}-seed{chosen.seed}{of}"
     place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
-        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
-            other = chosen.data is not None
-            reference, who = reference_of(folder, problem, n, other_data=other)
+        other = chosen.data is not None
+        reference, who = reference_of(folder, problem, n, other_data=other)
         spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
         content: dict[str, Any] = {
             "metrics": rows_of(metrics),
@@ -131,11 +130,9 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     n = problem.scores.samples if chosen.num is None else chosen.num
     source, name = problem.teacher_source(), f"evaluation-{n}-seed{chosen.seed}"
     place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell):
-        with announced_calls(tell, "measuring the teacher", problem.teacher, SOLVER_CALLS * n):
-            metrics = problem.scores.measure(source, n, chosen.seed)
-        with announced_calls(tell, "measuring it in two spaces", problem.teacher):
-            spaces = problem.scores.measure_spaces(source, n, chosen.seed)
+    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
+        metrics = problem.scores.measure(source, n, chosen.seed)
+        spaces = problem.scores.measure_spaces(source, n, chosen.seed)
         content = {
             "of": TEACHER,
             "weights": models.weights_of(folder.file("teacher")),

@@ -22,7 +22,7 @@ from ..storage.artefacts import Artefacts
 from ..students.base import Generator
 from ..training.cures import CURES
 from ..training.trainer import Trainer
-from .events import Listener, StopAsked, WorkProgress
+from .events import ArtefactProgress, Listener, StopAsked, WorkProgress
 from .presets import PRESETS
 from .task import RunSettings, Task
 
@@ -68,7 +68,9 @@ def announced_calls(
 
 
 @contextlib.contextmanager
-def kept_samples(place: Path, problem: Problem, task: Task, tell: Listener) -> Iterator[None]:
+def kept_samples(
+    place: Path, problem: Problem, task: Task, tell: Listener, *, told: bool = False
+) -> Iterator[None]:
     r"""Keeps large samples of the teacher, a portion at a time, until what is measured of them is
     written at the end of the context. A kill loses one portion.
 
@@ -77,13 +79,18 @@ def kept_samples(place: Path, problem: Problem, task: Task, tell: Listener) -> I
         problem: Its problem.
         task: What it is of.
         tell: Is told that a stop was asked for.
+        told: Whether each portion is told as well, where nothing else shows how far it is.
     """
     teacher = problem.data.teacher
 
     def about() -> Mapping[str, Any]:
         return {**problem.hashes(), "problem": repr(task.problem), "chosen": problem.data.chosen}
 
-    artefacts = Artefacts(place, stopping=lambda: tell(StopAsked("portion")))
+    def progress(name: str, done: int, total: int) -> None:
+        if told:
+            tell(ArtefactProgress(f"{name} of the teacher", done, total))
+
+    artefacts = Artefacts(place, progress, stopping=lambda: tell(StopAsked("portion")))
     teacher.store = SampleStore(artefacts, about)
     try:
         yield
