@@ -112,7 +112,8 @@ def draw(path: Path) -> None:
             )
             ax.text(x, y, text, ha="center", va="center", color=INK, fontsize=10)
         ax.annotate("", (3.45, y), (3.05, y), arrowprops={"arrowstyle": "->", "color": PALE})
-        ax.text(6.55, y, measured(case, page), ha="left", va="center", color=INK, fontsize=10)
+        told = measured(case, page).replace(", recall", ",\nrecall")  # a line is short
+        ax.text(6.55, y, told, ha="left", va="center", color=INK, fontsize=10)
     figure.savefig(path, dpi=120)
 
 
