@@ -63,8 +63,8 @@ CASES = (
     ),
     Case(
         "a few calls are allowed",
-        "progressive distillation\n(the number: its one call)",
-        "`digits-progressive --steps 4000`",
+        "relational distillation\n(the number: its one call)",
+        "`digits-rdd --steps 4000`",
         (RATIO, "recall"),
     ),
 )
