@@ -3,8 +3,10 @@ r"""`vardiu evaluate RUN --calls 1,2,4`: quality against calls, of students and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +20,14 @@ from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of, inputs_of
-from ..problems.sampled_teachers import TEACHER, Source
+from ..problems.sampled_teachers import Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
 from ..runs.inputs import refuse_changed_inputs
 from ..runs.listeners import told_progress
 from ..runs.measuring import announced_calls, kept_samples, trained_features
+from ..runs.task import Task
 from ..samplers.ode import DDIM
 from ..settings.ranges import RANGES
 from ..storage.artefacts import Artefacts
@@ -33,9 +36,11 @@ from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder, is_metric
 from ..students.base import Generator, rows_at_once
 from .console import console
-from .folders import asked, reference_of, trained_student, trained_teacher
+from .folders import asked, reference_of, trained_student, trained_teacher, write_measured
+from .sample import of_calls
 
-__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "unfinished"]
+__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
+__all__ += ["kept_while_measured"]
 
 
 # Numbers of calls that one command measures at most.
@@ -106,15 +111,10 @@ def evaluate_by_calls(
         )
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
-    scale = "" if chosen.guidance is None else f"-guidance{chosen.guidance:g}"
-    name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}{scale}"
-    place = unfinished(folder, name)
+    reference = partial(reference_of, folder, problem, n, other_data=chosen.data is not None)
+    path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls), chosen.guidance))
     title = f"{task.preset}: {task.chosen.title}"
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
-        rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
-        other = chosen.data is not None
-        reference = reference_of(folder, problem, n, other_data=other)
-        _write(folder, problem, name, title, words, rows, reference)
+    _measure(Sheet(problem, task, path, title, n, chosen.seed), lines, reference, words)
 
 
 def evaluate_teacher_by_calls(
@@ -146,18 +146,50 @@ def evaluate_teacher_by_calls(
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
         lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
-    known = teacher.origin.evaluated(n) if teacher.origin is not None else ()
-    reference = [Metric(**row) for row in known], TEACHER
-    name = f"evaluation-{n}-seed{chosen.seed}-calls{'-'.join(map(str, calls))}"
-    place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
-        rows = [_measured(problem, line, n, chosen.seed, tell, place) for line in lines]
-        _write(folder, problem, name, f"teacher: {task.preset}", words, rows, reference)
+    path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls)))
+    sheet = Sheet(problem, task, path, f"teacher: {task.preset}", n, chosen.seed)
+    _measure(sheet, lines, lambda: ([], ""), words)
 
 
-def unfinished(folder: RunFolder, name: str) -> Path:
-    r"""Returns where an evaluation of a run keeps what it has, until it is written by its name."""
-    return folder.file(f"unfinished-{name}")
+def _dashed(calls: Sequence[int]) -> str:
+    return "-".join(map(str, calls))
+
+
+def evaluation_of(folder: RunFolder, n: int, seed: int, of: str = "") -> Path:
+    r"""Returns the file of an evaluation of a run.
+
+    Arguments:
+        folder: The run.
+        n: The number of samples.
+        seed: The seed of their latents.
+        of: What else tells it apart from others, see `of_calls`.
+    """
+    return folder.file(f"evaluation-{n}-seed{seed}{of}.json")
+
+
+def unfinished(path: Path) -> Path:
+    r"""Returns the folder that an evaluation keeps what it has in, until its file is written."""
+    return path.with_name(f"unfinished-{path.stem}")
+
+
+@contextlib.contextmanager
+def kept_while_measured(path: Path, problem: Problem, task: Task) -> Iterator[Listener]:
+    r"""Keeps large samples of the teacher until the file of an evaluation is written, see
+    `kept_samples`; gives what shows how far it is."""
+    with told_progress(console) as tell:
+        with kept_samples(unfinished(path), problem, task, tell, told=True):
+            yield tell
+
+
+class Sheet(NamedTuple):
+    r"""What is measured by several numbers of calls, and where that is written."""
+
+    problem: Problem
+    task: Task
+    path: Path
+    title: str
+    n: int
+    seed: int
 
 
 class Line(NamedTuple):
@@ -191,55 +223,55 @@ class Row(NamedTuple):
         return Measured(self.content["who"], self.content["calls"], kept)
 
 
-def _measured(problem: Problem, line: Line, n: int, seed: int, tell: Listener, place: Path) -> Row:
-    r"""Measures a line's samples, and prints that as soon as it is done. What it is worth is kept
-    in a place; the same command takes it from there if it was broken off."""
+def _measure(
+    sheet: Sheet,
+    lines: Sequence[Line],
+    reference: Callable[[], tuple[Sequence[Metric], str]],
+    words: Sequence[str],
+) -> None:
+    r"""Measures lines, and what they are compared with; writes that and a figure of it into a run,
+    and prints a table."""
+    problem, path = sheet.problem, sheet.path
+    hashes = problem.hashes()
+    with kept_while_measured(path, problem, sheet.task) as tell:
+        rows = [_measured(sheet, line, hashes, tell) for line in lines]
+        beside, who = reference()
+        content = {
+            "hashes": hashes,
+            "rows": [row.content for row in rows],
+            "reference": {"name": who, "metrics": [metric.row() for metric in beside]},
+        }
+        write_measured(path, ["evaluate", *words], content)
+    names = problem.headline[:3]
+    measured = [row.drawn(names) for row in rows]
+    known = {metric.name: metric for metric in beside}
+    title = f"{sheet.title}, {sheet.n:,} samples"
+    picture = by_calls(measured, known, who, path.with_suffix(".png"), title)
+    show_table(console, "", [_line(row, names) for row in measured])
+    told = f"written: {shown(path)}\npicture: {shown(picture)}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def _measured(sheet: Sheet, line: Line, hashes: Mapping[str, str], tell: Listener) -> Row:
+    r"""Measures a line's samples, and prints that as soon as it is done. What it is worth is kept;
+    the same command takes it from there if it was broken off."""
     about = {"who": line.who, "calls": line.calls, **line.about}
-    of = {"version": __version__, "n": n, "seed": seed, "features": line.features}
-    path = place / f"{Artefacts.address({**about, **of, **problem.hashes()}, 1)}.json"
+    of = {"version": __version__, "n": sheet.n, "seed": sheet.seed, "features": line.features}
+    place = unfinished(sheet.path)
+    path = place / f"{Artefacts.address({**about, **of, **hashes}, 1)}.json"
     if path.is_file():
         content = read_json(path)
         if all(is_metric(row) for row in content.get("metrics", [None])):
             return Row(content, [Metric(**row) for row in content["metrics"]])
     calls = "1 call" if line.calls == 1 else f"{line.calls} calls"
     with announced_calls(tell, f"measuring {line.who}, {calls}", line.network):
-        metrics = problem.scores.measure(line.source, n, seed)
+        metrics = sheet.problem.scores.measure(line.source, sheet.n, sheet.seed)
     metrics = marked_trained(metrics, line.features)
     console.print(f"measured: {line.who}, {calls}", highlight=False, markup=False)
     row = Row({**about, "metrics": [metric.row() for metric in metrics]}, metrics)
     place.mkdir(exist_ok=True, parents=True)
     write_text_atomic(path, json.dumps(row.content) + "\n")
     return row
-
-
-def _write(
-    folder: RunFolder,
-    problem: Problem,
-    name: str,
-    title: str,
-    words: Sequence[str],
-    rows: Sequence[Row],
-    reference: tuple[Sequence[Metric], str],
-) -> None:
-    r"""Writes what was measured and a figure of it into a run, and prints a table."""
-    names, (beside, who) = problem.headline[:3], reference
-    path = folder.file(f"{name}.json")
-    content = {
-        "command": ["vardiu", "evaluate", *words],
-        "version": __version__,
-        "hashes": problem.hashes(),
-        "rows": [row.content for row in rows],
-        "reference": {"name": who, "metrics": [metric.row() for metric in beside]},
-    }
-    write_text_atomic(path, json.dumps(content, indent=2) + "\n")
-    measured = [row.drawn(names) for row in rows]
-    known = {metric.name: metric for metric in beside}
-    n = next(metric.n for metric in rows[0].metrics if metric.name == problem.scores.judged.metric)
-    title = f"{title}, {n:,} samples"
-    picture = by_calls(measured, known, who, path.with_suffix(".png"), title)
-    show_table(console, "", [_line(row, names) for row in measured])
-    told = f"written: {shown(path)}\npicture: {shown(picture)}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _line(row: Measured, names: Sequence[str]) -> dict[str, str]:

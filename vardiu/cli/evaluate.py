@@ -3,12 +3,10 @@ r"""`vardiu evaluate`: what a student, or a teacher of this library, is worth.""
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__, models
+from .. import models
 from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained, trained_warning
@@ -16,11 +14,16 @@ from ..problems.base import inputs_of
 from ..problems.sampled_teachers import TEACHER
 from ..runs.console import print_metrics, print_spaces
 from ..runs.inputs import refuse_changed_inputs
-from ..runs.listeners import told_progress
-from ..runs.measuring import announced_calls, kept_samples, trained_features
-from ..storage.files import refuse_unwritable, write_text_atomic
+from ..runs.measuring import announced_calls, trained_features
+from ..storage.files import refuse_unwritable
 from ..storage.run_folder import RunFolder
-from .by_calls import calls_in, evaluate_by_calls, evaluate_teacher_by_calls, unfinished
+from .by_calls import (
+    calls_in,
+    evaluate_by_calls,
+    evaluate_teacher_by_calls,
+    evaluation_of,
+    kept_while_measured,
+)
 from .console import console
 from .folders import (
     asked,
@@ -29,6 +32,7 @@ from .folders import (
     stored_reference,
     trained_student,
     trained_teacher,
+    write_measured,
 )
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
@@ -88,9 +92,8 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     sampled = student if guide is None else guide.student
     source = problem.student_source(sampled)
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
-    name = f"evaluation-{n}-seed{chosen.seed}{of}"
-    place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
+    path = evaluation_of(folder, n, chosen.seed, of)
+    with kept_while_measured(path, problem, task) as tell:
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
         other = chosen.data is not None
@@ -104,7 +107,7 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
         }
         if features:
             content["trained_on"] = f"{task.chosen.trained_on} in {features}"
-        path = write(folder, name, words, content)
+        write_measured(path, ["evaluate", *words], content)
     print_metrics(console, metrics, reference, who)
     if not reference and stored_reference(folder)[0]:
         say(NOT_COMPARED)
@@ -128,9 +131,8 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     problem, task = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source, name = problem.teacher_source(), f"evaluation-{n}-seed{chosen.seed}"
-    place = unfinished(folder, name)
-    with told_progress(console) as tell, kept_samples(place, problem, task, tell, told=True):
+    source, path = problem.teacher_source(), evaluation_of(folder, n, chosen.seed)
+    with kept_while_measured(path, problem, task):
         metrics = problem.scores.measure(source, n, chosen.seed)
         spaces = problem.scores.measure_spaces(source, n, chosen.seed)
         content = {
@@ -139,7 +141,7 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
             "metrics": rows_of(metrics),
             "spaces": rows_of(spaces),
         }
-        path = write(folder, name, words, content)
+        write_measured(path, ["evaluate", *words], content)
     print_metrics(console, metrics, [], "", "teacher")
     print_spaces(console, spaces, "teacher")
     say(f"written: {shown(path)}")
@@ -158,14 +160,6 @@ def refuse_students_options(folder: RunFolder, chosen: argparse.Namespace) -> No
 def rows_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     r"""Returns metrics as JSON has them."""
     return [metric.row() for metric in metrics]
-
-
-def write(folder: RunFolder, name: str, words: Sequence[str], content: Mapping[str, Any]) -> Path:
-    r"""Writes what was measured into a run, with what was typed; returns the file."""
-    path = folder.file(f"{name}.json")
-    row = {"command": ["vardiu", "evaluate", *words], "version": __version__, **content}
-    write_text_atomic(path, json.dumps(row, indent=2) + "\n")
-    return path
 
 
 def say(text: str) -> None:

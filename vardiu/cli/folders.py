@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import models
+from .. import __version__, models
 from ..errors import ConfigError, RunError, shown
 from ..metrics import Metric
 from ..problems.base import Problem
@@ -21,6 +22,7 @@ from ..runs.execute import device_of
 from ..runs.task import Task, problem_of, task_from_preset, untaught_problem
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
 from ..storage.code import CODE_ERRORS, is_source, load_code
+from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..students.steered import guided_by
@@ -37,6 +39,7 @@ __all__ = [
     "stored_reference",
     "trained_student",
     "trained_teacher",
+    "write_measured",
 ]
 
 
@@ -222,6 +225,18 @@ def asked(student: Generator, calls: int | None, guidance: float | None = None) 
         return student if guidance is None else guided_by(student, guidance)
     except ValueError as error:
         raise ConfigError(f"--guidance: {error}") from error
+
+
+def write_measured(path: Path, words: Sequence[str], content: Mapping[str, Any]) -> None:
+    r"""Writes what a command measured or drew, with what was typed and the version.
+
+    Arguments:
+        path: The file.
+        words: What was typed after `vardiu`.
+        content: What there is to be kept.
+    """
+    row = {"command": ["vardiu", *words], "version": __version__, **content}
+    write_text_atomic(path, json.dumps(row, indent=2) + "\n")
 
 
 def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:

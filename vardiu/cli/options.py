@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,25 +275,22 @@ def override_settings(
     settings = found.get("method", task.settings)
     started = found["run"].start_from is not None
     check_asked(task.method, settings, arguments, started=started)
-    problem = _of_its_data(task, _of_the_preset(task, found["problem"]), arguments)
     asked = frozenset(
         word.partition("=")[0].removeprefix("--").replace("-", "_")
         for word in arguments
         if word.startswith("--")
     )
+    problem = _of_its_data(task, _of_the_preset(task, found["problem"]), asked)
     changes = {"settings": settings, "problem": problem, "run": found["run"], "asked": asked}
     return dataclasses.replace(task, **changes)
 
 
-def _of_its_data(
-    task: Task, problem: ProblemSettings, arguments: Sequence[str]
-) -> ProblemSettings:
+def _of_its_data(task: Task, problem: ProblemSettings, asked: Collection[str]) -> ProblemSettings:
     r"""Returns a problem without what a preset holds out of its own data, where the command line
     names other data and nothing that is held out of them."""
     if not isinstance(problem, ImageSettings) or not isinstance(task.problem, ImageSettings):
         return problem
-    named = any(word.partition("=")[0] == "--held-out" for word in arguments)
-    same = named or problem.data == task.problem.data
+    same = "held_out" in asked or problem.data == task.problem.data
     return problem if same else dataclasses.replace(problem, held_out=None)
 
 

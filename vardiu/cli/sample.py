@@ -2,20 +2,17 @@ r"""`vardiu sample`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from .. import __version__
 from ..errors import ConfigError, shown
 from ..settings.ranges import RANGES, Range
-from ..storage.files import new_file, refuse_unwritable, whole_file, write_text_atomic
+from ..storage.files import new_file, refuse_unwritable, whole_file
 from .console import console
-from .folders import asked, run_or_published, trained_student
+from .folders import asked, run_or_published, trained_student, write_measured
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
 from .parser import Parser
@@ -71,7 +68,9 @@ def sample(arguments: list[str]) -> None:
         told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
     if guide is not None:
         content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guide)}
-        told += f"\n{_written(path, ['sample', *arguments], content)}\n{guide.told()}"
+        beside = path.with_suffix(".json")
+        write_measured(beside, ["sample", *arguments], content)
+        told += f"\nwritten: {shown(beside)}\n{guide.told()}"
     problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
 
@@ -96,14 +95,6 @@ def _sample_parser() -> Parser:
     add_guide_options(parser)
     add_student_options(parser)
     return parser
-
-
-def _written(path: Path, words: Sequence[str], content: Mapping[str, Any]) -> str:
-    r"""Writes what a file of samples is of beside it; returns the line that names it."""
-    beside = path.with_suffix(".json")
-    row = {"command": ["vardiu", *words], "version": __version__, **content}
-    write_text_atomic(beside, json.dumps(row, indent=2) + "\n")
-    return f"written: {shown(beside)}"
 
 
 def in_words(numbers: Sequence[int], names: Sequence[str], *, numbered: bool = False) -> str:
@@ -140,8 +131,9 @@ def add_calls_option(parser: Parser, several: bool = False) -> None:
     )
 
 
-def of_calls(calls: int | None, guidance: float | None = None) -> str:
-    r"""Returns what the name of a file has of the calls and the scale that are asked for."""
+def of_calls(calls: int | str | None, guidance: float | None = None) -> str:
+    r"""Returns what the name of a file has of the calls, one number or several with dashes between
+    them, and of the scale that are asked for."""
     told = "" if guidance is None else f"-guidance{guidance:g}"
     return ("" if calls is None else f"-calls{calls}") + told
 

@@ -236,10 +236,9 @@ class ReportPage:
 def told_progress(console: Console) -> Iterator[events.Listener]:
     r"""Gives what shows on a console how far work is that belongs to no run: a bar on a terminal,
     a line now and then elsewhere."""
-    lines, bar = console_listeners(console)
-    assert isinstance(bar, ProgressBar)
+    bar = ProgressBar(console)
     try:
-        yield events.Broadcaster([lines, bar])
+        yield events.Broadcaster([ConsoleLines(console), bar])
     finally:
         bar.stop()
 
