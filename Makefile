@@ -16,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/vardiu distill mog40 --out runs/demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -457,11 +457,24 @@ WHERE = {"--threads", "--device", "--evaluations", "--samples", "--seed", "--rep
 
 
 def kept_runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs of all files of a folder that `collect.py` wrote."""
+    """The runs of all files of a folder that `collect.py` wrote. One that was measured again
+    stands in two of them: it is taken by the most samples."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     # Other files of numbers lie here too.
     lists = [found.get("runs", ()) for found in files if isinstance(found, dict)]
-    return [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
+    kept = [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
+    once: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in kept:
+        known = once.setdefault((run["command"], run["seed"], run["cost"]["seconds"]), run)
+        if samples_of(run) > samples_of(known):
+            known.clear()
+            known.update(run)
+    return list(once.values())
+
+
+def samples_of(run: Mapping[str, Any]) -> int:
+    """The number of samples that a run was measured by."""
+    return max(int(metric[2]) for metric in run["metrics"].values())
 
 
 def trained_as(command: str) -> str:
@@ -521,7 +534,7 @@ def choice(found: Mapping[str, Any], ground: str) -> str:
         middles = [statistics.median(run["metrics"][name][0] for run in kept) for name in names]
         values = [HEADINGS[name][1].format(v) for name, v in zip(names, middles, strict=True)]
         cost = statistics.median(run["cost"]["seconds"] for run in kept)
-        device = "CPU" if kept[0]["device"] == "CPU" else "GPU"
+        device = " and ".join(sorted({"CPU" if r["device"] == "CPU" else "GPU" for r in kept}))
         if beside:
             ratio = nearest(made)
             values.insert(1, f"{ratio:.2f}" if math.isfinite(ratio) else "no teacher")

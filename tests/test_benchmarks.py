@@ -260,3 +260,20 @@ def test_students_that_were_measured_since_are_kept_by_their_calls(tmp_path, mon
     monkeypatch.setattr("sys.argv", ["collect.py", str(file), str(run), "--num", "400"])
     with pytest.raises(SystemExit, match="was not measured by 400 samples"):
         collect.main()
+
+
+def test_a_run_that_was_measured_again_is_taken_once_by_the_most_samples(tmp_path):
+    def run(samples, seconds=10.0, seed=0):
+        metrics = {"frechet": [1.0 / samples, 0.1, samples], "recall": [0.9, 0.01, 100]}
+        row = {"command": "vardiu distill digits", "seed": seed, "cost": {"seconds": seconds}}
+        return {**row, "metrics": metrics}
+
+    for name, runs in (
+        ("a", [run(5_000), run(5_000, seed=1)]),
+        ("b", [run(50_000), run(5_000, 11.0)]),
+        ("c", [run(1_000)]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"runs": runs}))
+    kept = tables.kept_runs(tmp_path)
+    found = [(r["seed"], r["metrics"]["frechet"][2], r["cost"]["seconds"]) for r in kept]
+    assert found == [(0, 50_000, 10.0), (1, 5_000, 10.0), (0, 5_000, 11.0)]

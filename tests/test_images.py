@@ -307,7 +307,7 @@ def test_a_codec_carries_gradients_and_the_pictures_do_not(tmp_path):
     assert not shown.requires_grad and shown.abs().max() <= 1
 
 
-def test_a_framed_student_of_texts_takes_any_other(tmp_path):
+def test_a_framed_student_of_texts_takes_any_other(tmp_path, few_calls):
     pipelines.stable(tmp_path / "texts", "v_prediction")
     (tmp_path / "prompts.txt").write_text("a cat\na dog\ntwo birds\n")
     about = {"teacher": str(tmp_path / "texts"), "prompts": str(tmp_path / "prompts.txt")}

@@ -201,20 +201,22 @@ CURES: Mapping[str, str] = {
 }
 
 MIXTURE = Settings(steps=20_000, batch=256, lr=5e-3, clip=1.0)
-IMAGES = Settings(
-    steps=8_000,
+DIGITS = Settings(
+    steps=2_000,
     batch=128,
     lr=5e-4,
     beta_2=0.99,
     warmup=50,
     clip=1.0,
+    grid=8,
+    solver="heun",
     sampling_steps=2,
     states=StateSettings(bound=1.0),
 )
 PRESETS = {
     "mog40-ddil": Preset("DDIL on progressive distillation, four calls", MOG40, MIXTURE),
     "digits-ddil": Preset(
-        "8x8 real images by class; DDIL on progressive, two calls", DigitsSettings(), IMAGES
+        "8x8 real images by class; DDIL on progressive, two calls", DigitsSettings(), DIGITS
     ),
 }
 
