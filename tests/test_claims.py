@@ -757,17 +757,19 @@ def test_what_is_said_of_the_steps_that_students_are_taught_from():
         return run["metrics"]["frechet"][0] / theirs["frechet"][0]
 
     far_off = [far_from(run) for run in own]
-    ((instruct,), (emd,), (alone,)) = (
-        solved[preset] for preset in ("digits", "digits-emd", "digits-pairs")
-    )
-    other, chained = far_from(instruct), far_from(emd)
+    named = ("digits", "digits-adm", "digits-emd", "digits-pairs")
+    ((instruct,), (adm,), (emd,), (alone,)) = (solved[preset] for preset in named)
+    other, chained, matched = far_from(instruct), far_from(emd), far_from(adm)
     mean, half = statistics.mean(far_off), 2.776 * statistics.stdev(far_off) / 5**0.5
     aver = f"on the average {mean:.2f}, which the spread of the seeds leaves within "
     aver += f"{mean - half:.2f} and {mean + half:.2f} (95 %): undecided"
     assert mean - half < 1.15 < mean + half
     assert f"VarDiU is at {listed(far_off)} times the distance of its teacher, {aver}" in told
     plain = f"at {far_from(alone):.2f} times with a recall of {alone['metrics']['recall'][0]:.3f}"
-    assert f"Diff-Instruct at {other:.2f} times, EMD at {chained:.2f} times" in told
+    assert (
+        f"Diff-Instruct at {other:.2f} times, ADM at {matched:.2f} times, EMD at {chained:.2f} times"
+        in told
+    )
     assert f"the regression alone, without any bound, {plain}" in told
     assert abs(far_from(alone) - mean) < half  # what the bound adds is not told apart from nothing
     kept = emd["metrics"]["recall"][0]
@@ -776,6 +778,11 @@ def test_what_is_said_of_the_steps_that_students_are_taught_from():
         "docs/methods/emd.md"
     )
     assert chained < 1.5 and kept > 0.8
+    ends = [run["recall"][0] for run in (adm["metrics"], theirs)]
+    held = f"{matched:.2f} times the teacher's distance, with a recall of {ends[0]:.3f}, the teacher's"
+    assert f"{held} being {ends[1]:.3f}." in words("docs/methods/adm.md")
+    error = math.hypot(adm["metrics"]["frechet"][1], 1.1 * theirs["frechet"][1])
+    assert abs(adm["metrics"]["frechet"][0] - 1.1 * theirs["frechet"][0]) < error  # undecided
     short = [theirs["recall"][0] - run["metrics"]["recall"][0] for run in own]
     assert f"{min(short):.3f} to {max(short):.3f} below the teacher's" in told
     front = words("README.md")
