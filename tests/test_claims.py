@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import statistics
 import sys
@@ -55,7 +56,14 @@ def own_preset(command: str) -> str:
     """A run's preset; of a run with more pairs, or other ones, and of earlier presets another."""
     preset = command.split()[2]
     longer = preset == "digits-vardiu" and "--pairs.pairs" in command
-    known = ("--pairs.solver-steps 8", "--grid 64", "--grid 18", "--skip 10", "--steps 3200")
+    known = (
+        "--pairs.solver-steps 8",
+        "--grid 64",
+        "--grid 18",
+        "--skip 10",
+        "--steps 3200",
+        "--states.bound 1.0",
+    )
     others = [word for word in known if word in command]
     return f"{preset}-longer" if longer else " ".join([preset, *others])
 
@@ -982,7 +990,8 @@ def test_what_is_said_of_the_classifier_that_digits_are_measured_in():
 
 def test_what_is_said_of_students_of_few_steps():
     """LCM with half as many steps, DDIL from Heun's, and relations within fifteen minutes."""
-    runs = {run["command"].split()[2]: run for run in numbers("digits-trajectory.json")["runs"]}
+    runs = {own_preset(run["command"]): run for run in numbers("digits-trajectory.json")["runs"]}
+    runs["digits-rdd"] = runs.pop("digits-rdd --steps 3200")
     assert {run["seed"] for run in runs.values()} == {0}
     theirs = runs["digits-rdd"]["reference"]["metrics"]
 
@@ -1002,7 +1011,10 @@ def test_what_is_said_of_students_of_few_steps():
     assert f"at {far(lcm['metrics'], lcm):.1f} times with four (one seed each)" in front
     alone, told = runs["digits-progressive"], words("docs/methods/ddil.md")
     assert alone["command"].startswith("vardiu distill digits-progressive --steps 2000 --sampling")
+    boxed = runs["digits-ddil --states.bound 1.0"]
     both = [far(run["metrics"], run) for run in (ddil, alone)]
+    assert abs(ddil["metrics"]["frechet"][0] - alone["metrics"]["frechet"][0]) < 0.004  # level
+    assert f"has none) it is at {far(boxed['metrics'], boxed):.2f} times" in told
     assert (
         "is at {:.2f} times the teacher's distance, its base at {:.2f} times".format(*both) in told
     )
@@ -1023,10 +1035,10 @@ def test_what_is_said_of_students_of_few_steps():
     assert ratios[0] < 1.2 and ratios[1] < 1.1 and ratios[2] < 1
     for preset, options in (
         ("digits-lcm", {"skip": 20}),
-        ("digits-ddil", {"steps": 2_000, "grid": 8, "solver": "heun"}),
+        ("digits-ddil", {"steps": 2_000, "grid": 8, "solver": "heun", "states.bound": None}),
         ("digits-consistency", {"grid": 9}),
     ):
-        settings = next(m for m in METHODS.values() if preset in m.presets).presets[preset]
-        assert {name: getattr(settings.settings, name) for name in options} == options
+        row = next(m for m in METHODS.values() if preset in m.presets).presets[preset].settings
+        assert {name: operator.attrgetter(name)(row) for name in options} == options
         given = runs[preset]["command"]
         assert all(f"--{name} {value} " in given for name, value in options.items())
