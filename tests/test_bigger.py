@@ -278,7 +278,10 @@ BATCH = Batch(4)
         (Economy(checkpoint="fake"), 0.0),
         (Economy(channels_last="all"), 1e-9),
         (Economy(compile="fake", backend="eager"), 0.0),
-        (Economy(compile="generator", backend="aot_eager"), 1e-9),
+        # To trace the gradient takes half a minute.
+        pytest.param(
+            Economy(compile="generator", backend="aot_eager"), 1e-9, marks=pytest.mark.slow
+        ),
         (Economy(compile="fake", checkpoint="fake", channels_last="all", backend="eager"), 1e-9),
     ],
     ids=["checkpoint", "one", "channels-last", "eager", "aot", "together"],
