@@ -465,10 +465,9 @@ def kept_runs(folder: Path) -> list[dict[str, Any]]:
     kept = [run for runs in lists for run in runs if isinstance(run, dict) and "command" in run]
     once: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in kept:
-        known = once.setdefault((run["command"], run["seed"], run["cost"]["seconds"]), run)
-        if samples_of(run) > samples_of(known):
-            known.clear()
-            known.update(run)
+        key = run["command"], run["seed"], run["cost"]["seconds"]
+        if key not in once or samples_of(run) > samples_of(once[key]):
+            once[key] = run
     return list(once.values())
 
 
