@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import ConfigError
 from ...settings import build
-from ...settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, Training
+from ...settings.fields import (
+    DigitsSettings,
+    LevelSettings,
+    NetworkOptimizer,
+    PairSettings,
+    Training,
+)
 from ...settings.grounds import COARSE_TO_FINE, MOG40, PATCHES
 from ...students.flow_map import FlowMap
-from ...training.stage import Context, Recipe
+from ...training.stage import Context, Recipe, Stages
+from .. import regression
 from ..base import Arm, Example, Method, Preset
 
 if TYPE_CHECKING:
@@ -56,6 +63,9 @@ class Settings(Training):
     """The number of updates of the fake for each update of the student."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the fake is updated."""
+    pairs: PairSettings = PairSettings()
+    """The teacher's pairs, and the length, batch and rate of a regression of samples of one call
+    on them, which comes first."""
     levels: LevelSettings = LevelSettings(sigma_min=0.02, sigma_max=20.0)
     """The levels at which the map ends."""
     noise_levels: LevelSettings = LevelSettings(
@@ -72,9 +82,10 @@ class Settings(Training):
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
-    r"""Trains the fake at each step and the flow map at each `ratio`-th, in one stage."""
+    r"""Trains the fake at each step and the flow map at each `ratio`-th, after a regression on
+    pairs if there are any."""
     steps, data = config.steps * config.ratio, problem.space.sigma_data
-    student = flow_map(problem)
+    student = yield from started(problem, config, context)
     objective = FreeFlow(
         problem.known_teacher,
         student,
@@ -92,6 +103,17 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     batches = problem.data.free(config.batch, context.seed)
     return (yield build.last_stage("freeflow", objective, batches, config, steps=steps)).network
+
+
+def started(problem: Problem, config: Settings, context: Context) -> Stages[FlowMap]:
+    r"""Yields the regression of samples of one call on the teacher's pairs, if there are any, and
+    returns the student."""
+    student = flow_map(problem)
+    # Of several calls a latent has the fresh noise between them too, which no pair knows.
+    one = student.with_calls(1)
+    one, _ = yield from regression.train_on_pairs(problem, one, config.pairs, config, context)
+    assert isinstance(one, FlowMap)
+    return one.with_calls(student.calls)
 
 
 def flow_map(problem: Problem) -> FlowMap:
