@@ -21,7 +21,11 @@ __all__ = ["Pairs", "teacher_pairs"]
 
 
 class Pairs(NamedTuple):
-    r"""Latents, the teacher's samples and their conditions, each with :math:`N` rows."""
+    r"""Latents, the teacher's samples and their conditions, each with :math:`N` rows.
+
+    Of whole paths `x` has the states of each level below the first, the sample last:
+    :math:`(N, n, *)`.
+    """
 
     z: Tensor
     x: Tensor
@@ -40,7 +44,13 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def teacher_pairs(
-    teacher: Denoiser, z: Tensor, cond: Mapping[str, Tensor], *, steps: int, batch: int = 500
+    teacher: Denoiser,
+    z: Tensor,
+    cond: Mapping[str, Tensor],
+    *,
+    steps: int,
+    batch: int = 500,
+    whole: bool = False,
 ) -> Pairs:
     r"""Returns the teacher's samples of latents, by Heun's method.
 
@@ -50,10 +60,12 @@ def teacher_pairs(
         cond: Their conditions.
         steps: The number :math:`n` of steps.
         batch: The number of rows solved at once.
+        whole: Whether to return the states on the way as well.
     """
     sampler = Heun(teacher, karras_grid(steps, teacher.sigma_min, teacher.sigma_max))
     parts = []
     for i in range(0, len(z), batch):
         rows = {name: value[i : i + batch] for name, value in cond.items()}
-        parts.append(sampler(teacher.sigma_max * z[i : i + batch], generator=None, **rows))
+        _, *below = sampler.states(teacher.sigma_max * z[i : i + batch], **rows)
+        parts.append((torch.stack(below, 1) if whole else below[-1]).to(z.dtype))
     return Pairs(z, torch.cat(parts), cond)

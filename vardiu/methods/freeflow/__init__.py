@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ...denoisers.levels import karras_grid
 from ...errors import ConfigError
 from ...settings import build
 from ...settings.fields import (
@@ -36,8 +37,9 @@ from ..base import Arm, Example, Method, Preset
 if TYPE_CHECKING:
     from ...problems.base import Problem
 from .objective import Drawn, FreeFlow
+from .start import PathRegression
 
-__all__ = ["Drawn", "FreeFlow", "METHOD", "Settings", "recipe"]
+__all__ = ["Drawn", "FreeFlow", "METHOD", "PathRegression", "Settings", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,8 @@ class Settings(Training):
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the fake is updated."""
     pairs: PairSettings = PairSettings()
-    """The teacher's pairs, and the length, batch and rate of a regression of samples of one call
-    on them, which comes first."""
+    """The teacher's pairs, and the length, batch and rate of a regression on the states of their
+    paths, which comes first."""
     levels: LevelSettings = LevelSettings(sigma_min=0.02, sigma_max=20.0)
     """The levels at which the map ends."""
     noise_levels: LevelSettings = LevelSettings(
@@ -83,7 +85,7 @@ class Settings(Training):
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains the fake at each step and the flow map at each `ratio`-th, after a regression on
-    pairs if there are any."""
+    the paths of pairs if there are any."""
     steps, data = config.steps * config.ratio, problem.space.sigma_data
     student = yield from started(problem, config, context)
     objective = FreeFlow(
@@ -106,14 +108,26 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
 
 
 def started(problem: Problem, config: Settings, context: Context) -> Stages[FlowMap]:
-    r"""Yields the regression of samples of one call on the teacher's pairs, if there are any, and
-    returns the student."""
-    student = flow_map(problem)
-    # Of several calls a latent has the fresh noise between them too, which no pair knows.
-    one = student.with_calls(1)
-    one, _ = yield from regression.train_on_pairs(problem, one, config.pairs, config, context)
-    assert isinstance(one, FlowMap)
-    return one.with_calls(student.calls)
+    r"""Yields the regression on the teacher's paths, if there are any, and returns the student.
+
+    Raises:
+        ConfigError: The solver's paths start at another level than the map.
+    """
+    student, row, teacher = flow_map(problem), config.pairs, problem.known_teacher
+    if not row.pairs:
+        return student
+    if student.sigmas[0] != teacher.sigma_max:
+        raise ConfigError(
+            f"freeflow: pairs are solved from the teacher's highest level {teacher.sigma_max:g}, "
+            f"and the map starts at {student.sigmas[0]:g}: give --sigma {teacher.sigma_max:g}, or "
+            "--pairs.pairs 0"
+        )
+    paths = regression.make_pairs(problem, row, context, whole=True)
+    levels = karras_grid(row.solver_steps, teacher.sigma_min, teacher.sigma_max).tolist()
+    objective = PathRegression(teacher, student, paths, levels)
+    found = yield from regression.fitted(objective, problem, row, config, context)
+    assert isinstance(found, FlowMap)
+    return found
 
 
 def flow_map(problem: Problem) -> FlowMap:

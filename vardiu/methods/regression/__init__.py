@@ -42,6 +42,7 @@ __all__ = [
     "TINY",
     "beside_method",
     "drawn_pairs",
+    "fitted",
     "make_pairs",
     "recipe",
     "train_on_pairs",
@@ -137,6 +138,28 @@ def train_on_pairs(
         return student, None
     pairs = make_pairs(problem, row, context)
     objective = Regression(problem.known_teacher, student, pairs)
+    network = yield from fitted(objective, problem, row, training, context, share)
+    return network, pairs
+
+
+def fitted(
+    objective: Objective,
+    problem: Problem,
+    row: PairSettings,
+    training: Training,
+    context: Context,
+    share: float = 0.0,
+) -> Stages[Generator]:
+    r"""Yields the stage of a regression on what the teacher's solver made, and returns the student.
+
+    Arguments:
+        objective: The regression.
+        problem: The problem.
+        row: The number of its updates, their batch and their rate.
+        training: How the method is trained that comes after.
+        context: The run's seed.
+        share: The stage's share of the run's updates; a start has a length of its own.
+    """
     settings = replace(
         training,
         optimizer="adam",
@@ -153,7 +176,7 @@ def train_on_pairs(
     optimisation = build.optimisation(settings)
     stages = 1 if share else 2  # a start has the method's own stage behind it
     trained = yield Stage("pairs", objective, row.steps, batches, optimisation, share, stages)
-    return trained.network, pairs
+    return trained.network
 
 
 @dataclass(frozen=True, kw_only=True)

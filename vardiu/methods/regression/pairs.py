@@ -33,13 +33,16 @@ def drawn_pairs(objective: Objective, pairs: Pairs, n: int, role: str = "pair") 
     return Pairs(drawn.z.to(like.dtype), drawn.x.to(like.dtype), drawn.cond)
 
 
-def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
+def make_pairs(
+    problem: Problem, row: PairSettings, context: Context, *, whole: bool = False
+) -> Pairs:
     r"""Returns pairs of the teacher: an artefact of the run, solved in portions.
 
     Arguments:
         problem: The problem, whose teacher is asked :math:`2 n - 1` times a portion.
         row: The number of pairs and of Heun's steps :math:`n`.
         context: The run's seed, device and artefacts.
+        whole: Whether to keep the states on the way as well, see `Pairs`.
 
     Raises:
         ConfigError: A sample is not finite.
@@ -49,20 +52,23 @@ def make_pairs(problem: Problem, row: PairSettings, context: Context) -> Pairs:
 
     def solve(index: int) -> Mapping[str, Tensor]:
         random = torch.Generator().manual_seed((context.seed + 1) * 1_000_003 + index)
-        n = min(portion, row.pairs - index * portion)
-        z = torch.randn(n, *teacher.shape, generator=random).to(context.device)
-        cond = {k: v[:n].to(context.device) for k, v in conditions.at(index).cond.items()}
-        x = teacher_pairs(teacher.to(context.device), z, cond, steps=row.solver_steps).x
+        rows = min(portion, row.pairs - index * portion)
+        z = torch.randn(rows, *teacher.shape, generator=random).to(context.device)
+        cond = {k: v[:rows].to(context.device) for k, v in conditions.at(index).cond.items()}
+        here, n = teacher.to(context.device), row.solver_steps
+        x = teacher_pairs(here, z, cond, steps=n, whole=whole).x
         return {"z": z.cpu(), "x": x.cpu(), **{f"cond.{k}": v.cpu() for k, v in cond.items()}}
 
+    made = "paths from noise to sample" if whole else "pairs of noise and sample"
     description = {
-        "made": "pairs of noise and sample, by Heun's method",
+        "made": f"{made}, by Heun's method",
         **problem.hashes(),
         "pairs": row.pairs,
         "solver_steps": row.solver_steps,
         "seed": context.seed,
     }
-    found = context.artefacts.get("pairs", description, math.ceil(row.pairs / portion), solve)
+    name = "paths" if whole else "pairs"
+    found = context.artefacts.get(name, description, math.ceil(row.pairs / portion), solve)
     if not bool(found["x"].isfinite().all()):
         raise ConfigError(
             f"of the teacher's {row.pairs:,} pairs some samples are not finite: its weights are "
