@@ -123,8 +123,9 @@ def started(problem: Problem, config: Settings, context: Context) -> Stages[Flow
             "--pairs.pairs 0"
         )
     paths = regression.make_pairs(problem, row, context, whole=True)
-    levels = karras_grid(row.solver_steps, teacher.sigma_min, teacher.sigma_max).tolist()
-    objective = PathRegression(teacher, student, paths, levels)
+    # The grid's powers round its first level.
+    _, *below = karras_grid(row.solver_steps, teacher.sigma_min, teacher.sigma_max).tolist()
+    objective = PathRegression(teacher, student, paths, [teacher.sigma_max, *below])
     found = yield from regression.fitted(objective, problem, row, config, context)
     assert isinstance(found, FlowMap)
     return found

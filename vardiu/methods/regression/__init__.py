@@ -150,7 +150,7 @@ def fitted(
     context: Context,
     share: float = 0.0,
 ) -> Stages[Generator]:
-    r"""Yields the stage of a regression on what the teacher's solver made, and returns the student.
+    r"""Yields the stage of a regression on the teacher's pairs or paths; returns the student.
 
     Arguments:
         objective: The regression.
