@@ -166,7 +166,7 @@ def test_all_stages_are_told_and_artefacts_are_part_of_the_start(monkeypatch):
     # Three portions of 512 pairs and one of 464; two are made, each in 1,000 s of this clock.
     solved, clock = [], Clock()
 
-    def solve(denoiser, z, cond, *, steps):
+    def solve(denoiser, z, cond, **options):
         solved.append(len(z))
         clock.now += 1000.0
         return Pairs(z, z, {})

@@ -293,6 +293,10 @@ def test_pairs_are_the_ends_of_corrected_trajectories():
     *_, wanted = trajectory(teacher, TOP * z, karras_grid(6, 0.01, TOP), correct=True)
     got = teacher_pairs(teacher, z, {}, steps=6, batch=3)
     torch.testing.assert_close(got.x, wanted, rtol=1e-12, atol=1e-12)
+    # Whole paths have the state of every level but the first, which is the latent's own.
+    _, *below = trajectory(teacher, TOP * z, karras_grid(6, 0.01, TOP), correct=True)
+    paths = teacher_pairs(teacher, z, {}, steps=6, batch=3, whole=True)
+    torch.testing.assert_close(paths.x, torch.stack(below, 1), rtol=1e-12, atol=1e-12)
 
 
 class Adding:

@@ -15,16 +15,18 @@ from vardiu.data.batch import Batch
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.ends import told_ends
 from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
-from vardiu.denoisers.levels import Levels, LogUniform
+from vardiu.denoisers.levels import Levels, LogUniform, karras_grid
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.functional.derivatives import difference, forward
-from vardiu.methods.freeflow import METHOD, FreeFlow, Settings, recipe
+from vardiu.methods.freeflow import METHOD, FreeFlow, PathRegression, Settings, recipe
 from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
+from vardiu.samplers.pairs import teacher_pairs
 from vardiu.samplers.trajectories import trajectory
+from vardiu.settings.fields import PairSettings
 from vardiu.students.flow_map import FlowMap
-from vardiu.training.stage import Context
+from vardiu.training.stage import Context, Trained
 
 V, TOP = 0.25, 80.0
 
@@ -657,6 +659,79 @@ def test_prediction_leads_and_the_correction_joins():
     assert set(found.student_loss(drawn, 5).info) == {"prediction", "correction"}
     with pytest.raises(ConfigError, match="lead: correction alone has no prediction"):
         replace(settings, correction=1.0)
+
+
+def on_paths(f, steps=200, n=64, **options) -> PathRegression:
+    torch.manual_seed(3)
+    one = teacher()
+    paths = teacher_pairs(one, torch.randn(n, 1), {}, steps=steps, whole=True)
+    _, *below = karras_grid(steps, one.sigma_min, one.sigma_max).tolist()
+    return PathRegression(one, FlowMap(Stub(f), [TOP]), paths, [TOP, *below], **options)
+
+
+@pytest.mark.parametrize(
+    "f, right",
+    [
+        (exact, True),
+        (lambda t, s: exact(t, 0 * s), False),  # the sample, whatever the end
+        (lambda t, s: ((V + s**2) / (V + t**2)).sqrt(), False),  # the state for the answer
+    ],
+)
+def test_the_exact_map_answers_what_the_teachers_paths_have(f, right):
+    """Paths of 200 steps of Heun's method, whose own error is below a thousandth of the data."""
+    found = on_paths(f)
+    states = torch.arange(64) * 3
+    answer, known = found.answers(found.paths.select(torch.arange(64)), states)
+    assert ((answer - known).abs().max() < 1e-3) == right
+    # The sample itself, at the last state: what one call is asked for.
+    last = torch.full((64,), 199)
+    answer, known = found.answers(found.paths.select(torch.arange(64)), last)
+    torch.testing.assert_close(known, found.paths.x[:, -1])
+    assert answer.shape == (64, 1)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 1.0])
+def test_a_share_of_the_rows_asks_for_samples_and_the_others_for_all_states_alike(share):
+    found, n = on_paths(exact, steps=5, share=share), 40_000
+    paths, states = found.prepare(Batch(n), 0)
+    assert paths.x.shape == (n, 5, 1)
+    for state in range(5):
+        wanted = share if state == 4 else (1 - share) / 4
+        rate = float((states == state).double().mean())
+        assert abs(rate - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / n)
+    # One step has one state.
+    assert set(on_paths(exact, steps=1, share=share).prepare(Batch(9), 0)[1].tolist()) == {0}
+
+
+def test_a_map_of_paths_comes_first_and_makes_samples_in_any_number_of_calls():
+    settings = replace(
+        METHOD.examples["freeflow"].settings,
+        pairs=PairSettings(pairs=20, solver_steps=3, steps=4, batch=8),
+    )
+    problem = ToyProblem(student="one_step")
+    stages = recipe(problem, settings, Context())
+    start = next(stages)
+    assert isinstance(start.objective, PathRegression) and start.steps == 4
+    student = start.objective.generator
+    then = stages.send(Trained(student, start.objective))
+    assert isinstance(then.objective, FreeFlow) and then.objective.generator is student
+    assert student.with_calls(3)(torch.randn(2, 3, 2)).shape == (2, 2)
+
+
+def test_paths_that_start_elsewhere_are_refused(monkeypatch):
+    found = on_paths(exact, steps=3)
+    with pytest.raises(ValueError, match="a path of 3 states from the map's level 80"):
+        PathRegression(teacher(), found.flow, found.paths, [TOP, 1.0, 0.0])
+    with pytest.raises(ValueError, match="a path of 3 states from the map's level 80"):
+        PathRegression(teacher(), found.flow, found.paths, [40.0, 2.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match=r"share must be within \(0, 1\], got 0"):
+        on_paths(exact, steps=3, share=0.0)
+    problem, pairs = ToyProblem(student="one_step"), PairSettings(pairs=20, solver_steps=3)
+    monkeypatch.setattr(type(problem.networks), "sigma", 3.0)
+    with pytest.raises(
+        ConfigError, match=r"highest level \d+, and the map starts at 3: give --si"
+    ):
+        next(recipe(problem, Settings(pairs=pairs), Context()))
 
 
 def test_what_the_network_cannot_be_told_is_refused_before_any_training():

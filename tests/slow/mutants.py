@@ -50,6 +50,7 @@ SELF_CONSISTENCY, LCM = "methods/self_consistency.py", "methods/lcm.py"
 CONSISTENCY_TRAINING = "methods/consistency_training.py"
 PROGRESSIVE, LESSONS = "methods/progressive.py", "samplers/lessons.py"
 FREEFLOW, MEAN_SHIFT = "methods/freeflow/objective.py", "methods/mean_shift.py"
+FREEFLOW_START = "methods/freeflow/start.py"
 EMD, CHAINS = "methods/emd/objective.py", "samplers/chains.py"
 SDS, SID = "methods/sds/objective.py", "methods/sid.py"
 FD_LOSS, ENERGY = "methods/fd_loss/objective.py", "methods/energy/objective.py"
@@ -1387,6 +1388,27 @@ FLOWS = [
         "return x, gap / expand_like(self.time(r), gap), t",
         "return x, gap, t",
         method("freeflow", "closed_form"),
+    ),
+    Mutant(
+        "factor: FreeFlow's start asks for the state in place of the answer",
+        FREEFLOW_START,
+        "known = (paths.x[rows, states] - share * x_t) / (1 - share)",
+        "known = paths.x[rows, states]",
+        method("freeflow", "answers_what_the_teachers_paths"),
+    ),
+    Mutant(
+        "share: FreeFlow's start asks for samples in the other rows",
+        FREEFLOW_START,
+        "torch.where(u < self.share, last, on_way)",
+        "torch.where(u < self.share, on_way, last)",
+        method("freeflow", "share_of_the_rows"),
+    ),
+    Mutant(
+        "place: a path is its sample at every level",
+        "samplers/pairs.py",
+        "torch.stack(below, 1) if whole",
+        "torch.stack([below[-1]] * len(below), 1) if whole",
+        ("tests/test_samplers.py", "-k", "ends_of_corrected"),
     ),
     Mutant(
         "sign: mean shift moves away from the mean",

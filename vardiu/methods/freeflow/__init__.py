@@ -236,7 +236,8 @@ METHOD = Method(
     networks=("student", "fake"),
     settings=Settings,
     recipe=recipe,
-    bibtex={"freeflow": TONG},
+    bibtex={"freeflow": TONG, **regression.METHOD.bibtex},
+    cites_by=lambda config: ("freeflow", *(["luhman"] if config.pairs.pairs else [])),
     presets=PRESETS,
     cures=CURES,
     arms=ARMS,
@@ -246,5 +247,6 @@ METHOD = Method(
         "freeflow-correction": Example(replace(TINY, correction=1.0, ratio=2)),
         "freeflow-difference": Example(replace(TINY, derivative="difference", below=0.5)),
         "freeflow-classes": Example(TINY, classes=2),
+        "freeflow-paths": Example(replace(TINY, pairs=regression.TINY.pairs)),
     },
 )
