@@ -59,6 +59,14 @@ def test_help_does_not_import_torch():
 
 
 @pytest.mark.drawn
+def test_every_command_keeps_freed_memory_for_its_next_batch(monkeypatch, capsys):
+    kept = []
+    monkeypatch.setattr("vardiu.runs.allocator.keep_freed_memory", lambda: kept.append(1))
+    assert main(["list"]) == 0
+    assert main(["evaluate", "nothing-here"]) == 2
+    assert len(kept) == 2
+
+
 def test_a_run_from_the_first_command_to_the_last(capsys):
     assert distill() == 0
     told = capsys.readouterr().out

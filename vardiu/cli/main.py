@@ -96,12 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         with importing():
+            from ..runs.allocator import keep_freed_memory
             from ..runs.errors import guarded
 
             module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
     except KeyboardInterrupt:  # importing takes seconds
         print(f"vardiu {name}: stopped before it began", file=sys.stderr)
         return 130
+    keep_freed_memory()
     command: Callable[[list[str]], None] = module.COMMANDS[name]
     return guarded(command, name, rest)
 

@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..methods import load_method
 from ..problems.base import Problem
 from ..reports.curves import convergence, curves
-from ..runs.allocator import keep_freed_memory, peak
+from ..runs.allocator import peak
 from ..runs.execute import device_of, trainer_of
 from ..runs.measuring import reference_curves
 from ..runs.stages import stages_of
@@ -118,7 +118,6 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
     run, device = task.run, device_of(task.run.device)
     if run.threads:
         torch.set_num_threads(run.threads)
-    keep_freed_memory()
     library = peak(torch.device("cpu"))
     problem, start = timed(lambda: ready(task))
     torch.manual_seed(run.seed)

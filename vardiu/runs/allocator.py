@@ -12,8 +12,10 @@ import ctypes
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["keep_freed_memory", "peak"]
 
@@ -46,6 +48,8 @@ def keep_freed_memory() -> bool:
 def peak(device: torch.device) -> int:
     r"""Returns the most bytes that this process has held: of CUDA's allocator, or of memory."""
     if device.type == "cuda":
+        import torch  # here: each command imports this module, and not each of them torch
+
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.is_file():
