@@ -15,72 +15,26 @@ itself is; the second, *correction*, is variational score distillation. No data 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...denoisers.levels import karras_grid
 from ...errors import ConfigError
 from ...settings import build
-from ...settings.fields import (
-    DigitsSettings,
-    LevelSettings,
-    NetworkOptimizer,
-    PairSettings,
-    Training,
-)
-from ...settings.grounds import COARSE_TO_FINE, MOG40, PATCHES
+from ...settings.fields import LevelSettings
 from ...students.flow_map import FlowMap
 from ...training.stage import Context, Recipe, Stages
 from .. import regression
-from ..base import Arm, Example, Method, Preset
+from ..base import Example, Method
 
 if TYPE_CHECKING:
     from ...problems.base import Problem
 from .objective import Drawn, FreeFlow
+from .presets import ARMS, PRESETS
+from .settings import Settings
 from .start import PathRegression
 
 __all__ = ["Drawn", "FreeFlow", "METHOD", "PathRegression", "Settings", "recipe"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Training):
-    r"""FreeFlow."""
-
-    correction: float = 0.25
-    """The share of a batch's rows that correct; 0 for prediction alone, 1 for correction alone."""
-    balance: float = 1.0
-    """The size of the correction's direction against the prediction's."""
-    adaptive: float = 1.0
-    """The power k of the weight of a row of the prediction; 0 for none."""
-    lead: float = 0.0
-    """The share of the steps in which prediction trains alone. Before it has arrived at the data,
-    the correction gathers samples at modes."""
-    below: float = 0.25
-    """The share of the rows that start below the highest level, at the student's own noised
-    samples: what samples of several calls are learned from."""
-    derivative: Literal["forward", "difference"] = "forward"
-    """The derivative by the level: forward mode, or a centred difference where a network has
-    none."""
-    ratio: int = 1
-    """The number of updates of the fake for each update of the student."""
-    fake_optimizer: NetworkOptimizer = NetworkOptimizer()
-    """How the fake is updated."""
-    pairs: PairSettings = PairSettings()
-    """The teacher's pairs, and the length, batch and rate of a regression on the states of their
-    paths, which comes first."""
-    levels: LevelSettings = LevelSettings(sigma_min=0.02, sigma_max=20.0)
-    """The levels at which the map ends."""
-    noise_levels: LevelSettings = LevelSettings(
-        kind="log_normal", mean=0.1, std=1.0, sigma_min=0.02, sigma_max=20.0
-    )
-    """The levels of correction and fake; log-normal is the paper's logit-normal time."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.below < 1:
-            raise ConfigError(f"below must be within [0, 1), got {self.below:g}")
-        if self.lead and self.correction == 1:
-            raise ConfigError("lead: correction alone has no prediction that could lead; give 0")
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
@@ -163,59 +117,6 @@ CURES: Mapping[str, str] = {
     "collapse": "lower --correction: prediction alone keeps the pairing of noise and samples",
     "saturation": "raise --ratio or --fake-optimizer.lr, or --steps: the ends come last",
     "divergence": "lower --lr, or give --derivative difference",
-}
-
-
-MIXTURE = Settings(
-    steps=4_000,
-    batch=512,
-    lr=2e-3,
-    fake_optimizer=NetworkOptimizer(lr=4e-3),
-    beta_1=0.5,
-    beta_2=0.99,
-    correction=0.5,
-    lead=0.2,
-    levels=LevelSettings(sigma_min=0.2, sigma_max=80.0),
-    noise_levels=COARSE_TO_FINE,
-)
-
-
-DIGITS = Settings(
-    steps=1_800,
-    batch=128,
-    lr=5e-4,
-    fake_optimizer=NetworkOptimizer(lr=8e-4),
-    warmup=50,
-    beta_2=0.99,
-    halflife=20_000.0,
-    correction=0.5,
-    balance=3.0,
-    lead=0.3,
-    levels=LevelSettings(sigma_min=0.05, sigma_max=20.0),
-)
-
-
-WIDE = replace(MOG40, sigma_max=80.0)
-
-
-PRESETS = {
-    "mog40-freeflow": Preset("a flow map from noise alone, any number of calls", WIDE, MIXTURE),
-    "digits-freeflow": Preset(
-        "8x8 real images by class; a flow map from noise alone, any number of calls",
-        DigitsSettings(),
-        DIGITS,
-    ),
-    "patches-freeflow": Preset(
-        "16x16 patches of photographs; a flow map from noise alone, any number of calls",
-        PATCHES,
-        DIGITS,
-    ),
-}
-
-
-ARMS = {
-    "mog40": {"freeflow": Arm("FreeFlow", MIXTURE)},
-    "digits": {"freeflow": Arm("FreeFlow", DIGITS)},
 }
 
 
