@@ -116,7 +116,7 @@ def test_hyphens_underscores_and_capitals_are_alike():
         ("distill ring8 --teacher=exakt", "unknown value of --teacher: 'exakt'; did you mean"),
         ("distill ring8 --stepz 3", "unknown option --stepz; did you mean --steps"),
         ("distill ring8 --confg a.yaml", "unknown option --confg; did you mean --config"),
-        ("distill ring8 --steps many", "--steps: invalid literal for int()"),
+        ("distill ring8 --steps many", "--steps: a whole number was expected, got 'many'"),
         ("distill ring8 --steps", "Missing value for argument '--steps'"),
         ("distill ring8 plenty", "'plenty' belongs to no option"),
         ("distill ring8 --posterior-weight square", "give --posterior-weight.FIELD, or none"),
@@ -253,7 +253,15 @@ def test_help_without_a_preset_tells_what_a_preset_is_and_lists_them(capsys):
             "states.teacher must be at least 0, got -0.1",
         ),
         ("distill mog40-rdd --relations.queue 0", "relations.queue must be at least 1, got 0"),
-        ("distill mog40 --steps abc", "Error parsing --steps: invalid literal for int()"),
+        (
+            "distill mog40 --steps abc",
+            "Error parsing --steps: a whole number was expected, got 'abc'",
+        ),
+        ("distill mog40 --lr 1e", "Error parsing --lr: a number was expected, got '1e'"),
+        (
+            "distill mog40-ddil --states.bound some",
+            "Error parsing --states.bound: a number or none was expected, got 'some'",
+        ),
     ],
 )
 def test_a_wrong_value_of_a_row_is_told_without_what_the_parser_draws(words, message, capsys):
@@ -261,3 +269,13 @@ def test_a_wrong_value_of_a_row_is_told_without_what_the_parser_draws(words, mes
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"vardiu distill: {message}")
     assert "---" not in line and "helptext" not in line and line.count("--help") == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["--states.bound none", "--states.bound=None", "--states.bound NONE"]
+)
+def test_an_optional_number_is_taken_away_by_none(words, capsys):
+    rows = [("--states.bound 0.9", "bound: 0.9"), (f"--states.bound 0.9 {words}", "bound: null")]
+    for given, shown in rows:
+        assert main(["distill", "mog40-ddil", "--dry-run", *given.split()]) == 0
+        assert shown in capsys.readouterr().out

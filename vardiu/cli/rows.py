@@ -22,16 +22,28 @@ __all__ = ["Option", "options_of", "parse_rows"]
 MARK = "ABOUT"
 
 
+# What the parser says of a value that it cannot read, and what it should have been.
+MISREAD: Mapping[str, str] = {
+    rf": no type matching {{None}}\|{kind} could .*? from \['(?P<value>.*?)'\].*": expected
+    for kind, expected in (("INT", "a whole number or none"), ("FLOAT", "a number or none"))
+} | {
+    r": invalid literal for int\(\) with base 10: '(?P<value>.*?)'.*": "a whole number",
+    r": could not convert string to float: '(?P<value>.*?)'.*": "a number",
+}
+
+
 class Option(NamedTuple):
     r"""An option of a row of settings.
 
     Arguments:
         flag: What is typed.
         choices: What it may be; empty where it is not one of a few.
+        optional: Whether it may be none.
     """
 
     flag: str
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
 
 def options_of(row: Any, prefix: str = "") -> Iterator[Option]:  # noqa: ANN401 (any dataclass)
@@ -50,7 +62,7 @@ def options_of(row: Any, prefix: str = "") -> Iterator[Option]:  # noqa: ANN401 
                 yield Option(f"--{prefix}{name}")
             yield from options_of(inner, f"{prefix}{name}.")
             continue
-        yield Option(f"--{prefix}{name}", _choices(hint))
+        yield Option(f"--{prefix}{name}", _choices(hint), type(None) in _parts(hint))
         if hint is bool:
             yield Option(f"--{prefix}no-{name}")
 
@@ -146,20 +158,25 @@ def _spelled(
     """
     table = {option.flag: option for row in rows.values() for option in options_of(row)}
     words: list[str] = []
-    choices: tuple[str, ...] = ()
+    asked: Option | None = None  # whose value is to come
     for word in arguments:
-        if choices and not word.startswith("--"):
-            word = known(word, choices, f"value of {words[-1]}:")
-        choices = ()
+        if asked is not None and not word.startswith("--"):
+            word = _value(asked, word)
+        asked = None
         if word.startswith("--") and word not in ("--", "--help"):
             typed, mark, value = word.partition("=")
-            flag = known_option(typed, [*table], program, others)
-            found = table[flag].choices
-            if mark and found:
-                value = known(value, found, f"value of {flag}:")
-            word, choices = f"{flag}{mark}{value}", () if mark else found
+            option = table[known_option(typed, [*table], program, others)]
+            word = f"{option.flag}={_value(option, value)}" if mark else option.flag
+            asked = None if mark else option
         words.append(word)
     return words
+
+
+def _value(option: Option, word: str) -> str:
+    r"""Returns a value as the parser spells it, which writes none as Python does."""
+    if option.choices:
+        return known(word, option.choices, f"value of {option.flag}:")
+    return "None" if option.optional and word.lower() == "none" else word
 
 
 def _optional_rows(row: Any) -> Iterator[tuple[str, str, type]]:  # noqa: ANN401
@@ -232,4 +249,8 @@ def _one_line(told: str) -> str:
             parts[-1].append(plain)
     heading = 0 if "│" in told else 1
     words = " ".join(next((part for part in parts[heading:] if part), []))
+    for pattern, expected in MISREAD.items():
+        found = re.search(pattern, words)
+        if found is not None:
+            return f"{words[: found.start()]}: {expected} was expected, got {found['value']!r}"
     return words.rstrip(".") or "it cannot be read"
