@@ -20,6 +20,7 @@ from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.functional.derivatives import difference, forward
 from vardiu.methods.freeflow import METHOD, FreeFlow, PathRegression, Settings, recipe
+from vardiu.methods.freeflow.start import Asked
 from vardiu.nn import Precision, UNet
 from vardiu.problems.toy import ToyProblem
 from vardiu.samplers.pairs import teacher_pairs
@@ -679,28 +680,34 @@ def on_paths(f, steps=200, n=64, **options) -> PathRegression:
 )
 def test_the_exact_map_answers_what_the_teachers_paths_have(f, right):
     """Paths of 200 steps of Heun's method, whose own error is below a thousandth of the data."""
-    found = on_paths(f)
-    states = torch.arange(64) * 3
-    answer, known = found.answers(found.paths.select(torch.arange(64)), states)
-    assert ((answer - known).abs().max() < 1e-3) == right
-    # The sample itself, at the last state: what one call is asked for.
-    last = torch.full((64,), 199)
-    answer, known = found.answers(found.paths.select(torch.arange(64)), last)
+    found, rows = on_paths(f), torch.arange(64)
+    some, worst = found.paths.select(rows), []
+    for starts, ends in ((0 * rows, 3 * rows + 1), (rows, 2 * rows + 2), (rows, 0 * rows + 200)):
+        answer, known = found.answers(Asked(some, starts, ends))
+        assert answer.shape == (64, 1)
+        worst.append(float((answer - known).abs().max()))
+    assert (max(worst) < 1e-3) == right
+    # The sample itself is what one call is asked for, from wherever it starts.
     torch.testing.assert_close(known, found.paths.x[:, -1])
-    assert answer.shape == (64, 1)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.2, 1.0])
-def test_a_share_of_the_rows_asks_for_samples_and_the_others_for_all_states_alike(share):
-    found, n = on_paths(exact, steps=5, share=share), 40_000
-    paths, states = found.prepare(Batch(n), 0)
-    assert paths.x.shape == (n, 5, 1)
-    for state in range(5):
-        wanted = share if state == 4 else (1 - share) / 4
-        rate = float((states == state).double().mean())
-        assert abs(rate - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / n)
+@pytest.mark.parametrize("share, below", [(0.5, 0.0), (0.2, 0.25), (1.0, 0.6)])
+def test_shares_of_the_rows_start_lower_and_ask_for_samples(share, below):
+    """Five steps: six levels, of which the last is zero and the first T."""
+    found, n = on_paths(exact, steps=5, share=share, below=below), 40_000
+    paths, starts, ends = found.prepare(Batch(n), 0)
+    assert paths.x.shape == (n, 5, 1) and bool((starts < ends).all())
+    for start in range(5):
+        first = 1 - below if start == 0 else below / 4
+        for end in range(start + 1, 6):
+            others = 4 - start  # the levels between
+            last = share if others else 1.0
+            wanted = first * (last if end == 5 else (1 - share) / others)
+            rate = float(((starts == start) & (ends == end)).double().mean())
+            assert abs(rate - wanted) <= 5 * math.sqrt(wanted * (1 - wanted) / n)
     # One step has one state.
-    assert set(on_paths(exact, steps=1, share=share).prepare(Batch(9), 0)[1].tolist()) == {0}
+    drawn = on_paths(exact, steps=1, share=share, below=below).prepare(Batch(9), 0)
+    assert drawn.starts.tolist() == [0] * 9 and drawn.ends.tolist() == [1] * 9
 
 
 def test_a_map_of_paths_comes_first_and_makes_samples_in_any_number_of_calls():
@@ -724,8 +731,12 @@ def test_paths_that_start_elsewhere_are_refused(monkeypatch):
         PathRegression(teacher(), found.flow, found.paths, [TOP, 1.0, 0.0])
     with pytest.raises(ValueError, match="a path of 3 states from the map's level 80"):
         PathRegression(teacher(), found.flow, found.paths, [40.0, 2.0, 1.0, 0.0])
-    with pytest.raises(ValueError, match=r"share must be within \(0, 1\], got 0"):
+    with pytest.raises(
+        ValueError, match=r"share must be within \(0, 1\] and below .*, got 0 and 0"
+    ):
         on_paths(exact, steps=3, share=0.0)
+    with pytest.raises(ValueError, match="got 0.5 and 1"):
+        on_paths(exact, steps=3, below=1.0)
     problem, pairs = ToyProblem(student="one_step"), PairSettings(pairs=20, solver_steps=3)
     monkeypatch.setattr(type(problem.networks), "sigma", 3.0)
     with pytest.raises(

@@ -1392,16 +1392,23 @@ FLOWS = [
     Mutant(
         "factor: FreeFlow's start asks for the state in place of the answer",
         FREEFLOW_START,
-        "known = (paths.x[rows, states] - share * x_t) / (1 - share)",
-        "known = paths.x[rows, states]",
+        "known = (x_s - ratio * x_t) / (1 - ratio)",
+        "known = x_s",
         method("freeflow", "answers_what_the_teachers_paths"),
     ),
     Mutant(
         "share: FreeFlow's start asks for samples in the other rows",
         FREEFLOW_START,
-        "torch.where(u < self.share, last, on_way)",
-        "torch.where(u < self.share, on_way, last)",
-        method("freeflow", "share_of_the_rows"),
+        "sample = (on_way < self.share) |",
+        "sample = (on_way > self.share) |",
+        method("freeflow", "shares_of_the_rows"),
+    ),
+    Mutant(
+        "share: FreeFlow's start has all rows start below",
+        FREEFLOW_START,
+        "torch.where(lower < self.below, between",
+        "torch.where(lower < 1, between",
+        method("freeflow", "shares_of_the_rows"),
     ),
     Mutant(
         "place: a path is its sample at every level",

@@ -79,7 +79,8 @@ def started(problem: Problem, config: Settings, context: Context) -> Stages[Flow
     paths = regression.make_pairs(problem, row, context, whole=True)
     # The grid's powers round its first level.
     _, *below = karras_grid(row.solver_steps, teacher.sigma_min, teacher.sigma_max).tolist()
-    objective = PathRegression(teacher, student, paths, [teacher.sigma_max, *below])
+    levels = [teacher.sigma_max, *below]
+    objective = PathRegression(teacher, student, paths, levels, below=config.below)
     found = yield from regression.fitted(objective, problem, row, config, context)
     assert isinstance(found, FlowMap)
     return found

@@ -3,6 +3,7 @@ r"""The start of a flow map: a regression on the paths of the teacher's solver."
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,17 +17,28 @@ from ...students.flow_map import FlowMap
 from ...training.objective import Loss, Objective, Phase
 from ..regression import drawn_pairs
 
-__all__ = ["PathRegression"]
+__all__ = ["Asked", "PathRegression"]
+
+
+class Asked(NamedTuple):
+    r"""Where rows start on their paths, and where they are to end."""
+
+    paths: Pairs
+    starts: Tensor
+    """The number of a level of each, from 0 for :math:`T`, `(B,)`."""
+    ends: Tensor
+    """That of a lower level, `(B,)`."""
 
 
 class PathRegression(Objective):
     r"""Regression of a flow map on the teacher's paths.
 
-    .. math:: \mathcal{L} = \mathbb{E} \left[ \sqrt{ \tfrac1d \| G(x_T, T, s_i) - G_i \|^2 + c^2 }
-        - c \right], \qquad G_i = \frac{x_{s_i} - (s_i / T) \, x_T}{1 - s_i / T}
+    .. math:: \mathcal{L} = \mathbb{E} \left[ \sqrt{ \tfrac1d \| G(x_t, t, s) - G^* \|^2 + c^2 }
+        - c \right], \qquad G^* = \frac{x_s - (s / t) \, x_t}{1 - s / t}
 
-    where :math:`x_{s_i}` are the states of a solver at its levels :math:`s_i < T`, the sample at
-    :math:`s_n = 0` among them: what the map answers there if it is the solver's own.
+    where :math:`x_t` and :math:`x_s` are the states of a solver's path at two of its levels
+    :math:`t > s`, the noise at :math:`T` and the sample at zero among them: what the map answers
+    there if it is the solver's own.
 
     Needs:
         Paths of the teacher, no data, no further call of the teacher.
@@ -36,12 +48,14 @@ class PathRegression(Objective):
         generator: The flow map.
         paths: The paths, with the states `(N, n, *)`.
         sigmas: The solver's levels :math:`T > s_1 > \ldots > s_n`.
-        share: The share of the rows that ask for the sample; the others spread over the other
-            states.
+        below: The share of the rows that start below :math:`T`, at each level alike.
+        share: The share of the rows that ask for the sample; the others ask for each state on the
+            way to it alike.
         softness: The constant :math:`c`.
 
     Raises:
-        ValueError: There are other levels than states, or the map starts elsewhere.
+        ValueError: There are other levels than states, the map starts elsewhere, or a share is out
+            of its range.
     """
 
     def __init__(
@@ -51,21 +65,24 @@ class PathRegression(Objective):
         paths: Pairs,
         sigmas: Sequence[float],
         *,
+        below: float = 0.0,
         share: float = 0.5,
         softness: float = 0.03,
     ) -> None:
         super().__init__(teacher, generator)
-        top, *below = map(float, sigmas)
-        if len(below) != paths.x.shape[1] or top != generator.sigmas[0]:
+        self.sigmas = [float(sigma) for sigma in sigmas]
+        if len(sigmas) != paths.x.shape[1] + 1 or self.sigmas[0] != generator.sigmas[0]:
             raise ValueError(
                 f"a path of {paths.x.shape[1]} states from the map's level "
-                f"{generator.sigmas[0]:g} was expected, got levels {[top, *below]}"
+                f"{generator.sigmas[0]:g} was expected, got levels {self.sigmas}"
             )
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be within (0, 1], got {share:g}")
+        if not (0 < share <= 1 and 0 <= below < 1):
+            raise ValueError(
+                f"share must be within (0, 1] and below within [0, 1), got {share:g} and {below:g}"
+            )
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.paths, self.top, self.below = paths, top, below
-        self.share, self.softness = share if len(below) > 1 else 1.0, softness
+        self.paths = paths
+        self.below, self.share, self.softness = below, share, softness
 
     @property
     def flow(self) -> FlowMap:
@@ -77,30 +94,30 @@ class PathRegression(Objective):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("regression", self.loss, updates=("generator",)),)
 
-    def prepare(self, batch: Batch, step: int) -> tuple[Pairs, Tensor]:
-        paths = drawn_pairs(self, self.paths, batch.rows)
-        u, last = self.uniform(batch.rows, "state"), len(self.below) - 1
-        # Of [share, 1) equal parts belong to the states on the way.
-        on_way = ((u - self.share) / max(1 - self.share, 1e-9) * last).long().clamp(0, last)
-        return paths, torch.where(u < self.share, last, on_way)
+    def prepare(self, batch: Batch, step: int) -> Asked:
+        paths, last = drawn_pairs(self, self.paths, batch.rows), len(self.sigmas) - 1
+        lower, on_way = self.uniform(batch.rows, "start"), self.uniform(batch.rows, "state")
+        # Of [0, below) and of [share, 1) equal parts belong to the levels between.
+        between = (lower / (self.below or 1) * (last - 1)).long() + 1
+        starts = torch.where(lower < self.below, between.clamp_max(last - 1), 0)
+        wide = (on_way - self.share) / ((1 - self.share) or 1)
+        ends = starts + 1 + (wide * (last - 1 - starts)).long()
+        sample = (on_way < self.share) | (starts == last - 1)
+        return Asked(paths, starts, torch.where(sample, last, ends.clamp_max(last - 1)))
 
-    def answers(self, paths: Pairs, states: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns what the map answers at states of paths, and what the solver's map does there,
-        each `(B, *)`.
-
-        Arguments:
-            paths: Paths, `(B, n, *)`.
-            states: The number of a state of each, `(B,)`.
-        """
-        s = paths.z.new_tensor(self.below)[states]
-        t, x_t = torch.full_like(s, self.top), self.top * paths.z
-        rows = torch.arange(len(states), device=states.device)
-        share = expand_like(s / t, x_t)
-        known = (paths.x[rows, states] - share * x_t) / (1 - share)
+    def answers(self, asked: Asked) -> tuple[Tensor, Tensor]:
+        r"""Returns what the map answers, and what the solver's map does, each `(B, *)`."""
+        paths, starts, ends = asked
+        levels, rows = paths.z.new_tensor(self.sigmas), torch.arange(len(ends), device=ends.device)
+        # The state at T is the latent's own.
+        states = torch.cat([(self.sigmas[0] * paths.z)[:, None], paths.x], 1)
+        (t, x_t), (s, x_s) = ((levels[at], states[rows, at]) for at in (starts, ends))
+        ratio = expand_like(s / t, x_t)
+        known = (x_s - ratio * x_t) / (1 - ratio)
         return self.flow.answer(x_t, t, s, **paths.cond), known
 
-    def loss(self, drawn: tuple[Pairs, Tensor], step: int) -> Loss:
-        found, known = self.answers(*drawn)
+    def loss(self, asked: Asked, step: int) -> Loss:
+        found, known = self.answers(asked)
         error = (found - known).flatten(1).square().mean(1).detach()
         return Loss(
             pseudo_huber(found - known, self.softness).mean(), {"squared_error": error.mean()}
