@@ -29,13 +29,13 @@ MIXTURE = Settings(
 # On the teacher's paths first: from the teacher's weights alone prediction has not arrived at the
 # data after as many updates, see docs/methods/freeflow.md.
 DIGITS = Settings(
-    steps=1_800,
+    steps=900,
     batch=128,
-    lr=2e-4,
+    lr=5e-5,
     fake_optimizer=NetworkOptimizer(lr=8e-4),
     warmup=50,
     beta_2=0.99,
-    halflife=20_000.0,
+    halflife=40_000.0,
     correction=0.5,
     levels=LevelSettings(sigma_min=0.05, sigma_max=20.0),
     pairs=replace(DIGIT_PAIRS, steps=4_000),
