@@ -625,20 +625,40 @@ def restored_mixture(found: Mapping[str, Any]) -> str:
     return markdown(["samples", "sliced W2, median", "each seed"], lines)
 
 
+# What the table of a contest shows of points and of images: its heading, shape and unit. The first
+# one orders it.
+SHOWN = (
+    {
+        "mmd2": ("MMD², 1e-3", "{:.2f}", 1e3),
+        "log_density": ("log-density", "{:.2f}", 1),
+        "modes": ("modes", "{:g}", 1),
+    },
+    {
+        "frechet": ("Fréchet distance", "{:.3g}", 1),
+        "precision": ("precision", "{:.3f}", 1),
+        "recall": ("recall", "{:.3f}", 1),
+    },
+)
+
+
 def bake_off_all(found: Mapping[str, Any], group: str, *arms: str) -> str:
     """All arms of a contest under one budget, or some of them, the nearest first: median and range
     of the seeds."""
     groups, out = found["groups"][group], found.get("left_out", {}).get(group, {})
     groups = {arm: groups[arm] for arm in arms or groups}
+    has = next(runs for runs in groups.values() if runs)[0]["metrics"]
+    shown = next(columns for columns in SHOWN if set(columns) <= set(has))
 
-    def spread(runs: Sequence[Mapping[str, Any]], name: str, shape: str, scale: float = 1) -> str:
+    def spread(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+        _, shape, scale = shown[name]
         values = [run["metrics"][name] * scale for run in runs]
         ends = {shape.format(end(values)) for end in (min, max)}
         words = f" ({shape.format(min(values))} to {shape.format(max(values))})"
         return shape.format(statistics.median(values)) + (words if len(ends) > 1 else "")
 
     rows = []
-    order = sorted((arm for arm in groups if groups[arm]), key=lambda a: median(groups[a], "mmd2"))
+    first = next(iter(shown))
+    order = sorted((arm for arm in groups if groups[arm]), key=lambda a: median(groups[a], first))
     for arm in order:
         runs = groups[arm]
         verdicts = [run["verdict"] for run in runs]
@@ -646,9 +666,7 @@ def bake_off_all(found: Mapping[str, Any], group: str, *arms: str) -> str:
         rows.append(
             [
                 f"`{arm}`",
-                spread(runs, "mmd2", "{:.2f}", 1e3),
-                spread(runs, "log_density", "{:.2f}"),
-                spread(runs, "modes", "{:g}"),
+                *(spread(runs, name) for name in shown),
                 f"{middle(runs, 'student_updates'):,.0f}",
                 f"{middle(runs, 'teacher_rows'):,.0f}",
                 f"{middle(runs, 'seconds'):.0f}",
@@ -660,8 +678,8 @@ def bake_off_all(found: Mapping[str, Any], group: str, *arms: str) -> str:
         if not groups[arm]:
             why = "left out" if arm in out else "not run"
             rows.append([f"`{arm}`", *[""] * 7, why])
-    columns = ["arm", "MMD², 1e-3", "log-density", "modes", "updates", "teacher rows", "seconds"]
-    return markdown([*columns, "verdicts", "runs"], rows)
+    columns = ["arm", *(heading for heading, _, _ in shown.values()), "updates", "teacher rows"]
+    return markdown([*columns, "seconds", "verdicts", "runs"], rows)
 
 
 MOVES = {

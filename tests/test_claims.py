@@ -479,6 +479,42 @@ def test_what_is_said_of_the_contest_of_every_method():
     assert undecided == {"fd-loss"} and len(rows) == len(arms) - 1
 
 
+def test_what_is_said_of_freeflow_on_digits():
+    said = words("docs/methods/freeflow.md")
+    (run,) = numbers("digits-freeflow.json")["runs"]
+    (before,) = (
+        run
+        for run in numbers("digits-methods.json")["runs"]
+        if "digits-freeflow" in run["command"]
+    )
+    ratio, behind = (
+        tables.over_reference(run, "frechet"),
+        run["reference"]["metrics"]["recall"][0] - run["metrics"]["recall"][0],
+    )
+    assert f"The distance is {ratio:.2f} times the teacher's (1.5 was meant: reached)" in said
+    assert f"the recall {behind:.3f} below it (0.80 was meant: reached)" in said
+    assert ratio <= 1.5 and run["metrics"]["recall"][0] >= 0.80
+    assert run["metrics"]["frechet"][2] == 50_000
+    assert round(tables.over_reference(before, "frechet")) == 6
+    lost = before["reference"]["metrics"]["recall"][0] - before["metrics"]["recall"][0]
+    assert f"a recall that is {lost:.2f} lower" in said
+    calls = by_calls("freeflow-calls-digits.json")
+    assert calls[1] < calls[2] < calls[4] and "do not come nearer than one" in said
+    chosen = words("docs/usage/choose.md")
+    assert (
+        f"it is at {ratio:.2f} times its teacher's distance with one call, and no nearer" in chosen
+    )
+    (pairs,) = (
+        run for run in numbers("digits-solver.json")["runs"] if "digits-pairs" in run["command"]
+    )
+    assert tables.over_reference(pairs, "frechet") < ratio
+    assert pairs["metrics"]["precision"][0] < run["metrics"]["precision"][0]
+    preset = PRESETS["digits-freeflow"].settings
+    assert "at ten times the rate and twice the updates" in said
+    assert "--lr 5e-4" in before["command"] and preset.lr == pytest.approx(5e-5)
+    assert "--steps 1800" in before["command"] and preset.steps == 900
+
+
 def test_what_is_said_of_mean_shift_on_other_densities():
     said = words("docs/methods/mean_shift.md")
     cells = numbers("mean_shift.json")["cells"]
