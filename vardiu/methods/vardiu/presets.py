@@ -100,10 +100,11 @@ SMALL = replace(
     pairs=DIGIT_PAIRS,
 )
 
+# From a longer regression few small steps: larger ones lead away from what it reached.
 LONG = replace(
     SMALL,
-    steps=1_100,
-    lr=2e-4,
+    steps=350,
+    lr=5e-5,
     halflife=20_000.0,
     pairs=replace(DIGIT_PAIRS, pairs=64_000, steps=6_000),
 )
