@@ -208,7 +208,7 @@ PRESETS = {
         SMALL,
     ),
     "digits-vardiu-long": Preset(
-        "the same with four times the pairs and three times the updates; nearest to the teacher",
+        "the same with four times the pairs, a longer regression and small steps of the bound",
         DigitsSettings(),
         LONG,
     ),
