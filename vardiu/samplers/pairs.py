@@ -66,6 +66,7 @@ def teacher_pairs(
     parts = []
     for i in range(0, len(z), batch):
         rows = {name: value[i : i + batch] for name, value in cond.items()}
-        _, *below = sampler.states(teacher.sigma_max * z[i : i + batch], **rows)
+        start = teacher.sigma_max * z[i : i + batch]
+        _, *below = sampler.states(start, generator=None, **rows)
         parts.append((torch.stack(below, 1) if whole else below[-1]).to(z.dtype))
     return Pairs(z, torch.cat(parts), cond)
