@@ -38,7 +38,7 @@ class Option(NamedTuple):
     Arguments:
         flag: What is typed.
         choices: What it may be; empty where it is not one of a few.
-        optional: Whether it may be none.
+        optional: Whether it is a number or none; of a text `none` is a text.
     """
 
     flag: str
@@ -62,7 +62,7 @@ def options_of(row: Any, prefix: str = "") -> Iterator[Option]:  # noqa: ANN401 
                 yield Option(f"--{prefix}{name}")
             yield from options_of(inner, f"{prefix}{name}.")
             continue
-        yield Option(f"--{prefix}{name}", _choices(hint), type(None) in _parts(hint))
+        yield Option(f"--{prefix}{name}", _choices(hint), _is_optional_number(hint))
         if hint is bool:
             yield Option(f"--{prefix}no-{name}")
 
@@ -86,6 +86,11 @@ def _choices(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (any annotation)
             found = tuple(str(choice) for choice in typing.get_args(part))
             return (*found, "None") if type(None) in _parts(hint) else found
     return ()
+
+
+def _is_optional_number(hint: Any) -> bool:  # noqa: ANN401 (any annotation)
+    parts = set(_parts(hint))
+    return type(None) in parts and bool(parts & {int, float})
 
 
 def parse_rows(
