@@ -58,7 +58,6 @@ def test_help_does_not_import_torch():
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.drawn
 def test_every_command_keeps_freed_memory_for_its_next_batch(monkeypatch, capsys):
     kept = []
     monkeypatch.setattr("vardiu.runs.allocator.keep_freed_memory", lambda: kept.append(1))
@@ -67,6 +66,7 @@ def test_every_command_keeps_freed_memory_for_its_next_batch(monkeypatch, capsys
     assert len(kept) == 2
 
 
+@pytest.mark.drawn
 def test_a_run_from_the_first_command_to_the_last(capsys):
     assert distill() == 0
     told = capsys.readouterr().out
