@@ -20,6 +20,8 @@ from vardiu.storage.run_folder import RunFolder
 WORDS = ["distill", "mog40-progressive", "--steps", "12", "--grid", "4", "--fold", "1"]
 WORDS += ["--batch", "16", "--samples", "300", "--evaluations", "1", "--reports", "1"]
 WORDS += ["--width", "8", "--depth", "1", "--device", "cpu", "--threads", "1"]
+# Exports are float32: on a CPU with units for bfloat16 the student would compute in that.
+WORDS += ["--precision", "float32"]
 
 
 @pytest.fixture(scope="module")
