@@ -681,14 +681,14 @@ def on_paths(f, steps=200, n=64, **options) -> PathRegression:
 def test_the_exact_map_answers_what_the_teachers_paths_have(f, right):
     """Paths of 200 steps of Heun's method, whose own error is below a thousandth of the data."""
     found, rows = on_paths(f), torch.arange(64)
-    some, worst = found.paths.select(rows), []
+    some, worst = found.pairs.select(rows), []
     for starts, ends in ((0 * rows, 3 * rows + 1), (rows, 2 * rows + 2), (rows, 0 * rows + 200)):
         answer, known = found.answers(Asked(some, starts, ends))
         assert answer.shape == (64, 1)
         worst.append(float((answer - known).abs().max()))
     assert (max(worst) < 1e-3) == right
     # The sample itself is what one call is asked for, from wherever it starts.
-    torch.testing.assert_close(known, found.paths.x[:, -1])
+    torch.testing.assert_close(known, found.pairs.x[:, -1])
 
 
 @pytest.mark.parametrize("share, below", [(0.5, 0.0), (0.2, 0.25), (1.0, 0.6)])
@@ -721,16 +721,19 @@ def test_a_map_of_paths_comes_first_and_makes_samples_in_any_number_of_calls():
     assert isinstance(start.objective, PathRegression) and start.steps == 4
     student = start.objective.generator
     then = stages.send(Trained(student, start.objective))
-    assert isinstance(then.objective, FreeFlow) and then.objective.generator is student
+    assert (
+        isinstance(then.objective, FreeFlow)
+        and then.objective.generator.denoiser is student.denoiser
+    )
     assert student.with_calls(3)(torch.randn(2, 3, 2)).shape == (2, 2)
 
 
 def test_paths_that_start_elsewhere_are_refused(monkeypatch):
     found = on_paths(exact, steps=3)
     with pytest.raises(ValueError, match="a path of 3 states from the map's level 80"):
-        PathRegression(teacher(), found.flow, found.paths, [TOP, 1.0, 0.0])
+        PathRegression(teacher(), found.generator, found.pairs, [TOP, 1.0, 0.0])
     with pytest.raises(ValueError, match="a path of 3 states from the map's level 80"):
-        PathRegression(teacher(), found.flow, found.paths, [40.0, 2.0, 1.0, 0.0])
+        PathRegression(teacher(), found.generator, found.pairs, [40.0, 2.0, 1.0, 0.0])
     with pytest.raises(
         ValueError, match=r"share must be within \(0, 1\] and below .*, got 0 and 0"
     ):

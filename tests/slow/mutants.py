@@ -38,7 +38,7 @@ CONTRACT = "tests/test_contract.py"
 ERRORS = "tests/test_standard_errors.py"
 VARDIU, BOUND = "methods/vardiu/objective.py", "methods/vardiu/bound.py"
 VARDIU_STAGES = "methods/vardiu/training.py"
-REGRESSION, PAIRS = "methods/regression/__init__.py", "methods/regression/pairs.py"
+REGRESSION, PAIRS = "methods/regression/objective.py", "methods/regression/pairs.py"
 DIFF_INSTRUCT, DMD2 = "methods/diff_instruct/objective.py", "methods/dmd2.py"
 DIFF_INSTRUCT_RECIPE = "methods/diff_instruct/__init__.py"
 DIFF_INSTRUCT_SETTINGS = "methods/diff_instruct/settings.py"
@@ -561,9 +561,8 @@ DROPPED = [
     Mutant(
         "condition to the student: regression",
         REGRESSION,
-        "difference = self.generator(pairs.z, **pairs.cond) - pairs.x",
-        "difference = self.generator(pairs.z, **{k: 0 * v for k, v in pairs.cond.items()}) "
-        "- pairs.x",
+        "self.generator(drawn.z, **drawn.cond)",
+        "self.generator(drawn.z, **{k: 0 * v for k, v in drawn.cond.items()})",
         contract(f"{CONDITIONS} and regression"),
     ),
     Mutant(
@@ -607,9 +606,8 @@ NETWORKS = [
     Mutant(
         "student detached: regression",
         REGRESSION,
-        "difference = self.generator(pairs.z, **pairs.cond) - pairs.x",
-        "x = self.generator(pairs.z, **pairs.cond)\n"
-        "        difference = x.detach() + 0 * x - pairs.x",
+        "difference = found - known",
+        "difference = found.detach() + 0 * found - known",
         contract("gradients_reach and regression"),
     ),
     Mutant(
@@ -1413,8 +1411,8 @@ FLOWS = [
     Mutant(
         "place: a path is its sample at every level",
         "samplers/pairs.py",
-        "torch.stack(below, 1) if whole",
-        "torch.stack([below[-1]] * len(below), 1) if whole",
+        "torch.stack(below, 1).to(z.dtype)",
+        "torch.stack([below[-1]] * len(below), 1).to(z.dtype)",
         ("tests/test_samplers.py", "-k", "ends_of_corrected"),
     ),
     Mutant(

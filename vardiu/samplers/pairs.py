@@ -67,6 +67,9 @@ def teacher_pairs(
     for i in range(0, len(z), batch):
         rows = {name: value[i : i + batch] for name, value in cond.items()}
         start = teacher.sigma_max * z[i : i + batch]
-        _, *below = sampler.states(start, generator=None, **rows)
-        parts.append((torch.stack(below, 1) if whole else below[-1]).to(z.dtype))
+        if whole:
+            _, *below = sampler.states(start, generator=None, **rows)
+            parts.append(torch.stack(below, 1).to(z.dtype))
+        else:  # which holds one state at a time
+            parts.append(sampler(start, generator=None, **rows))
     return Pairs(z, torch.cat(parts), cond)

@@ -80,10 +80,12 @@ def started(problem: Problem, config: Settings, context: Context) -> Stages[Flow
     # The grid's powers round its first level.
     _, *below = karras_grid(row.solver_steps, teacher.sigma_min, teacher.sigma_max).tolist()
     levels = [teacher.sigma_max, *below]
-    objective = PathRegression(teacher, student, paths, levels, below=config.below)
+    # Of several calls a latent has the fresh noise between them too, which no path knows.
+    one = student.with_calls(1)
+    objective = PathRegression(teacher, one, paths, levels, below=config.below)
     found = yield from regression.fitted(objective, problem, row, config, context)
     assert isinstance(found, FlowMap)
-    return found
+    return found.with_calls(student.calls)
 
 
 def flow_map(problem: Problem) -> FlowMap:

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from ...data.batch import Batch
 from ...denoisers.base import Denoiser
-from ...functional.distances import pseudo_huber
 from ...functional.tensors import expand_like
 from ...samplers.pairs import Pairs
 from ...students.flow_map import FlowMap
-from ...training.objective import Loss, Objective, Phase
-from ..regression import drawn_pairs
+from ..regression import Regression
 
 __all__ = ["Asked", "PathRegression"]
 
@@ -30,7 +28,7 @@ class Asked(NamedTuple):
     """That of a lower level, `(B,)`."""
 
 
-class PathRegression(Objective):
+class PathRegression(Regression):
     r"""Regression of a flow map on the teacher's paths.
 
     .. math:: \mathcal{L} = \mathbb{E} \left[ \sqrt{ \tfrac1d \| G(x_t, t, s) - G^* \|^2 + c^2 }
@@ -45,7 +43,7 @@ class PathRegression(Objective):
 
     Arguments:
         teacher: The teacher, whose solver made the paths.
-        generator: The flow map.
+        generator: The flow map, of one call.
         paths: The paths, with the states `(N, n, *)`.
         sigmas: The solver's levels :math:`T > s_1 > \ldots > s_n`.
         below: The share of the rows that start below :math:`T`, at each level alike.
@@ -69,7 +67,7 @@ class PathRegression(Objective):
         share: float = 0.5,
         softness: float = 0.03,
     ) -> None:
-        super().__init__(teacher, generator)
+        super().__init__(teacher, generator, paths, softness=softness)
         self.sigmas = [float(sigma) for sigma in sigmas]
         if len(sigmas) != paths.x.shape[1] + 1 or self.sigmas[0] != generator.sigmas[0]:
             raise ValueError(
@@ -80,22 +78,10 @@ class PathRegression(Objective):
             raise ValueError(
                 f"share must be within (0, 1] and below within [0, 1), got {share:g} and {below:g}"
             )
-        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.paths = paths
-        self.below, self.share, self.softness = below, share, softness
-
-    @property
-    def flow(self) -> FlowMap:
-        r"""The student."""
-        assert isinstance(self.generator, FlowMap)
-        return self.generator
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("regression", self.loss, updates=("generator",)),)
+        self.below, self.share = below, share
 
     def prepare(self, batch: Batch, step: int) -> Asked:
-        paths, last = drawn_pairs(self, self.paths, batch.rows), len(self.sigmas) - 1
+        paths, last = super().prepare(batch, step), len(self.sigmas) - 1
         lower, on_way = self.uniform(batch.rows, "start"), self.uniform(batch.rows, "state")
         # Of [0, below) and of [share, 1) equal parts belong to the levels between.
         between = (lower / (self.below or 1) * (last - 1)).long() + 1
@@ -114,11 +100,5 @@ class PathRegression(Objective):
         (t, x_t), (s, x_s) = ((levels[at], states[rows, at]) for at in (starts, ends))
         ratio = expand_like(s / t, x_t)
         known = (x_s - ratio * x_t) / (1 - ratio)
-        return self.flow.answer(x_t, t, s, **paths.cond), known
-
-    def loss(self, asked: Asked, step: int) -> Loss:
-        found, known = self.answers(asked)
-        error = (found - known).flatten(1).square().mean(1).detach()
-        return Loss(
-            pseudo_huber(found - known, self.softness).mean(), {"squared_error": error.mean()}
-        )
+        assert isinstance(self.generator, FlowMap)
+        return self.generator.answer(x_t, t, s, **paths.cond), known

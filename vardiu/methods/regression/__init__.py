@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data.batch import Batch
-from ...denoisers.base import Denoiser
-from ...functional.distances import pseudo_huber
 from ...samplers.pairs import Pairs
 from ...settings import build
 from ...settings.fields import DigitsSettings, PairSettings, Training
 from ...settings.grounds import DIGIT_PAIRS
 from ...students.base import Generator
-from ...training.objective import Loss, Objective, Phase
+from ...training.objective import Objective
 from ...training.stage import Context, Recipe, Stage, Stages
 from ..base import Arm, Example, Method, Needs, Preset
 
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from ...problems.base import Problem
     from ...problems.linear import LinearProblem
     from ...students.affine import Affine
+from .objective import Regression
 from .pairs import PORTION, beside_method, drawn_pairs, make_pairs
 
 __all__ = [
@@ -58,59 +56,6 @@ CURES: Mapping[str, str] = {
     "worsening": "fewer --steps, or a lower --pairs.lr",
     "divergence": "lower --pairs.lr",
 }
-
-
-class Regression(Objective):
-    r"""Regression on pairs of noise and sample (knowledge distillation).
-
-    Needs:
-        Pairs of the teacher, no data, no further call of the teacher.
-
-    Deviations:
-        - The distance is pseudo-Huber over the image, not squared: pairs that the network cannot
-          follow weigh less.
-
-    References:
-        | Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed
-        | (Luhman and Luhman, 2021), https://arxiv.org/abs/2101.02388
-
-    Arguments:
-        teacher: The teacher, whose sampler made the pairs.
-        generator: The student; its latent has the teacher's shape.
-        pairs: The pairs.
-        softness: The constant :math:`c`.
-
-    Raises:
-        ValueError: The student's latents are not the teacher's noise.
-    """
-
-    def __init__(
-        self, teacher: Denoiser, generator: Generator, pairs: Pairs, *, softness: float = 0.03
-    ) -> None:
-        super().__init__(teacher, generator)
-        known, found = tuple(pairs.z.shape[1:]), tuple(generator.latent_shape)
-        if found != known:
-            several = found[1:] == known
-            cure = "; calls with fresh noise have one each: give --rule ddim, or --pairs.pairs 0"
-            raise ValueError(
-                f"regression on pairs needs a latent of the pairs' shape {known}, got {found}"
-                f"{cure if several else ''}"
-            )
-        self.softness = softness
-        # An artefact of the run: known to whoever made the objective, and in no checkpoint.
-        self.pairs = pairs
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("regression", self.loss, updates=("generator",)),)
-
-    def prepare(self, batch: Batch, step: int) -> Pairs:
-        return drawn_pairs(self, self.pairs, batch.rows)
-
-    def loss(self, pairs: Pairs, step: int) -> Loss:
-        difference = self.generator(pairs.z, **pairs.cond) - pairs.x
-        error = difference.flatten(1).square().mean().detach()
-        return Loss(pseudo_huber(difference, self.softness).mean(), {"squared_error": error})
 
 
 def train_on_pairs(
