@@ -200,7 +200,7 @@ YIN = """@inproceedings{yin2024dmd2,
 
 MIXTURE = Settings(steps=4_000, batch=256, levels=COARSE_TO_FINE, ratio=5)
 IMAGES = Settings(**{**vars(diff_instruct.DIGITS), "regression_weight": 0.0})
-FOUR_CALLS = replace(IMAGES, pairs=Settings().pairs)
+FOUR_CALLS = replace(IMAGES, steps=800, lr=3e-4, pairs=Settings().pairs)
 
 PRESETS = {
     "mog40-dmd2": Preset("DMD2 with five fake updates a student update, and data", MOG40, MIXTURE),

@@ -103,9 +103,9 @@ MIXTURE = Settings(
 
 IMAGES = Settings(
     **IMAGE_UPDATES,
-    steps=800,
+    steps=400,
     batch=160,
-    lr=3e-4,
+    lr=5e-5,
     teacher_steps=4,
     levels=LevelSettings(sigma_min=0.3, sigma_max=6.0),
     pairs=DIGIT_PAIRS,
