@@ -66,6 +66,15 @@ def test_seeds_with_nothing_in_common_are_drawn_apart(tmp_path, figures):
     assert not ax.collections and len(ax.get_legend().texts) == 1
 
 
+@pytest.mark.parametrize("last, scale", [(8, "linear"), (30, "log")])
+def test_an_axis_is_logarithmic_where_values_differ_by_more_than_an_order(
+    tmp_path, figures, last, scale
+):
+    """`rows` are 1, 1/2, ... 1/last."""
+    comparison([Series("a", "m", rows(1, last))], ["metric/x"], tmp_path / "a.png")
+    assert figures[0].axes[0].get_yscale() == scale
+
+
 def test_every_method_has_one_colour_and_its_series_differ_in_dashes_and_marks(tmp_path, figures):
     runs = [
         Series("bound", "vardiu", rows(1, 3)),

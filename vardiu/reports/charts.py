@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .colours import shape_of
 
-__all__ = ["Line", "Point", "Target", "chart", "is_finite", "number"]
+__all__ = ["Line", "Point", "Target", "chart", "is_finite", "number", "spans_orders"]
 
 
 # Of the picture, in its own units; the page scales it to the width of its card.
@@ -109,10 +109,15 @@ def signed(low: float, high: float, unit: float) -> Scale:
     return Scale(forward, tuple(t for t in ticks if low <= t <= high))
 
 
+def spans_orders(low: float, high: float) -> bool:
+    r"""Returns whether positive values from `low` to `high` differ by more than an order of size."""
+    return low > 0 and high > 20 * low
+
+
 def scale_of(values: Sequence[float]) -> Scale:
     r"""Returns the axis that shows values best: linear, or logarithmic over orders of size."""
     low, high = min(values), max(values)
-    if low > 0 and high > 20 * low:
+    if spans_orders(low, high):
         return logarithmic(low / 1.2, high * 1.2)
     sizes = sorted(abs(value) for value in values if value)
     if sizes and low <= 0 and sizes[-1] > 50 * sizes[len(sizes) // 2]:

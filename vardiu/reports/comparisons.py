@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..metrics.metric import title_of
-from .charts import Line, Point, chart, is_finite
+from .charts import Line, Point, chart, is_finite, spans_orders
 from .colours import css_name, style_of
 from .curves import stages_joined
 from .figures import COLOURS, new_figure, save_figure, shade
@@ -121,7 +121,7 @@ def _places(runs: Sequence[Series]) -> list[tuple[str, int]]:
 
 
 def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
-    positive = True
+    drawn: list[float] = []
     for label, style in styles(runs).items():
         series = []
         for run in runs:
@@ -130,7 +130,7 @@ def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
                 series.append(np.array(pairs, dtype=float).T)
         if not series:
             continue
-        positive &= all((y > 0).all() for _, y in series)
+        drawn += [float(end) for _, y in series for end in (y.min(), y.max())]
         start, end = max(s[0][0] for s in series), min(s[0][-1] for s in series)
         if len(series) == 1 or start >= end:  # what does not overlap has no median
             for k, points in enumerate(series):
@@ -142,7 +142,7 @@ def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
         spaced = {**style, "markevery": 10}  # the median is interpolated: marks tell it apart
         ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **spaced)
         ax.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.2, linewidth=0)
-    if positive and ax.has_data():
+    if drawn and spans_orders(min(drawn), max(drawn)):
         ax.set_yscale("log")
 
 
