@@ -110,7 +110,7 @@ def signed(low: float, high: float, unit: float) -> Scale:
 
 
 def spans_orders(low: float, high: float) -> bool:
-    r"""Returns whether positive values from `low` to `high` differ by more than an order of size."""
+    r"""Returns whether positive values differ by more than an order of size."""
     return low > 0 and high > 20 * low
 
 
