@@ -134,7 +134,7 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 
-PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
+PAIRS = ("--pairs.pairs", "4000", "--pairs.steps", "2000", "--steps", "300")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *PAIRS),
