@@ -1037,7 +1037,10 @@ def test_what_is_said_of_longer_runs_and_of_patches_that_were_held_out():
     assert "a recall that is {:.2f} and {:.2f} below".format(*less) in said
     long = METHODS["vardiu"].presets["digits-vardiu-long"].settings
     assert (long.pairs.pairs, long.pairs.steps, long.steps) == (64_000, 6_000, 350)
-    assert (long.lr, long.pairs.solver_steps) == (PRESETS["digits-vardiu"].settings.lr / 8, 8)
+    assert (long.lr, long.pairs.solver_steps) == (5e-5, 8)
+    assert PRESETS["digits-vardiu"].settings.lr == long.lr
+    assert "at a rate of 5e-5, where `digits-vardiu` had 4e-4" in said
+    assert all("--lr 4e-4" in run["command"] for run in kept if "--lr 2e-4" not in run["command"])
     rows = numbers("patches-held-out.json")["rows"]
     mine, others = (
         [row["metrics"]["frechet"][0] for row in rows if row["preset"] == preset]
