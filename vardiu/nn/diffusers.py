@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest, require
+from .attention import again, wide_attention
 from .diffusers_calls import CLASSES
 from .recompute import Recomputing
 from .taps import Features, Wrapper, ask_features, check_taps
@@ -76,7 +77,8 @@ class DiffusersNetwork(nn.Module):
         quiet(model)
 
     def forward(self, x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
-        return CLASSES[self.name].output(self.model, x, time, cond)[:, : self.channels]
+        with wide_attention(x):
+            return CLASSES[self.name].output(self.model, x, time, cond)[:, : self.channels]
 
     def with_number(self, name: str) -> DiffusersNetwork:
         r"""Returns a copy that is told a scale of guidance by the entry that stock pipelines know,
@@ -138,10 +140,7 @@ class DiffusersNetwork(nn.Module):
         """
         if not isinstance(self.model, Recomputing):
             raise ConfigError(f"a {self.name} of diffusers cannot recompute its activations")
-        if function is None:
-            self.model.enable_gradient_checkpointing()
-        else:
-            self.model.enable_gradient_checkpointing(function)
+        self.model.enable_gradient_checkpointing(again if function is None else function)
 
 
 class Told(Wrapper):

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attention import attention
+
 __all__ = [
     "Mode",
     "Place",
@@ -155,7 +157,7 @@ def attend(qkv: Tensor, heads: int, normalise: Callable[[Tensor], Tensor] | None
     parts = qkv.reshape(b, heads, channels // (3 * heads), 3, h * w)
     parts = parts if normalise is None else normalise(parts)
     q, k, v = parts.transpose(2, 4).unbind(3)  # each (B, heads, pixels, features)
-    y = F.scaled_dot_product_attention(q, k, v)
+    y = attention(q, k, v)
     return y.transpose(-1, -2).reshape(b, channels // 3, h, w)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .attention import attention
 from .numbers import Numbered
 from .recompute import Recomputed
 from .taps import Tap, Tapped, required_level
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        y = attention(q, k, v)
         return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
 
 
