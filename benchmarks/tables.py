@@ -788,6 +788,19 @@ def solvers(found: Mapping[str, Any]) -> str:
     return markdown([*heads, "ratio in random filters", "precision", "recall"], rows)
 
 
+def attention(found: Mapping[str, Any]) -> str:
+    """Milliseconds of `benchmarks/attention.py`: a row of a part, a column of a way."""
+    ways = list(dict.fromkeys(row["how"] for row in found["rows"]))
+    parts: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        name = row["what"]
+        if name in found["shapes"]:
+            name = "attention, " + " x ".join(map(str, found["shapes"][name]))
+        parts.setdefault(name, {})[row["how"]] = f"{row['milliseconds']:.1f}"
+    rows = [[name, *(by[way] for way in ways)] for name, by in parts.items()]
+    return markdown(["forward and backward, ms", *ways], rows)
+
+
 def card_steps(found: Mapping[str, Any]) -> str:
     """Updates a second and memory of `benchmarks/gpu.py`: a row a network and method."""
     modes = ("eager", "compiled", "graphs")
@@ -895,6 +908,7 @@ def siege(found: Mapping[str, Any]) -> str:
 
 
 RENDERERS: Mapping[str, Callable[..., str]] = {
+    "attention": attention,
     "families": families,
     "held_out": held_out,
     "relations": relations,

@@ -1062,6 +1062,18 @@ def test_what_is_said_of_a_steps_operations_on_a_card():
             assert f"{rate:.2f} " in said and f"{100 * share:.0f} %" in said
 
 
+def test_what_is_said_of_attention_on_a_processor():
+    found, said = numbers("attention.json"), words("docs/speed.md")
+    took = {(row["what"], row["how"]): row["milliseconds"] for row in found["rows"]}
+    slower = [took[name, "bfloat16"] / took[name, "float32"] for name in ("patches", "digits")]
+    assert "takes {:.0f} to {:.0f} times as long in bfloat16 as in float32".format(*slower) in said
+    step = "a step, UNet2DModel"
+    ratio = took[step, "bfloat16, ours"] / took[step, "bfloat16"]
+    assert f"`UNet2DModel` of diffusers takes {ratio:.2f} times as long so" in said
+    assert took[step, "bfloat16"] > took[step, "float32"]
+    assert "without it bfloat16 was slower there than float32" in said
+
+
 def by_calls_of(name: str) -> tuple[dict, dict, dict]:
     """Of student, teacher at equal calls, and teacher with all of its own: values by name."""
     found = numbers(name)

@@ -26,9 +26,9 @@ def _type_of(device: torch.device, given: torch.dtype) -> torch.dtype:
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
     r"""Returns scaled dot-product attention, of the type that torch gives it.
 
-    On a processor torch's fused attention takes some nine times as long backwards in bfloat16 as
-    in float32 (`benchmarks/attention.py`). So where a gradient may be asked for, it is computed in
-    float32 there; the type of what it returns stays.
+    On a processor torch's fused attention takes six to ten times as long backwards in bfloat16 as
+    in float32 on small maps (`benchmarks/attention.py`). So where a gradient may be asked for, it
+    is computed in float32 there; the type of what it returns stays.
 
     Arguments:
         query: Queries, `(..., T, D)`.
@@ -43,10 +43,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     if query.device.type != "cpu" or found not in NARROW or not torch.is_grad_enabled():
         return nn.functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     with torch.autocast("cpu", enabled=False):
-        parts = [part.float() for part in (query, key, value)]
         rest = [_widened(part) for part in args]
         named = {name: _widened(part) for name, part in kwargs.items()}
-        y = nn.functional.scaled_dot_product_attention(*parts, *rest, **named)
+        y = nn.functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), *rest, **named
+        )
     return y.to(found)
 
 
