@@ -49,6 +49,7 @@ from vardiu import models
 from vardiu.data.digits import digits
 from vardiu.data.photos import PHOTOS, patches
 from vardiu.nn import has_bfloat16
+from vardiu.nn.attention import wide_attention
 from vardiu.problems.images import ImageProblem
 from vardiu.reports.samples import image_grid
 from vardiu.runs.task import load_task, problem_of
@@ -255,7 +256,8 @@ def taught(name: str, x: Tensor, label: Tensor, folder: Path, share: float) -> f
             mask = texts.given["attention_mask"][said]
             cond = {"text": texts.encoder(**texts.given)[0][said], "mask": mask}
         x_t, t, target = noised(schedule, x[rows])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=narrow):
+        narrowed = torch.autocast(x.device.type, torch.bfloat16, enabled=narrow)
+        with narrowed, wide_attention(x_t):
             answer = asked(network, x_t, t, cond)
         loss = (answer.float() - target).square().mean()
         loss.backward()
