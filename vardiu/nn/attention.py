@@ -17,10 +17,13 @@ __all__ = ["again", "attention", "wide_attention"]
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def _type_of(device: torch.device, given: torch.dtype) -> torch.dtype:
-    r"""Returns the type that attention of tensors of type `given` is computed in, and gives."""
-    kind = device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else given
+def _narrow(x: Tensor) -> torch.dtype | None:
+    r"""Returns the type that attention of `x` is computed in, if its backward pass is slow in it
+    and may be asked for."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return None
+    found = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return found if found in NARROW else None
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
@@ -39,8 +42,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     """
     # The fused functions take features that lie beside each other; others go a slower way.
     query, key, value = (part.contiguous() for part in (query, key, value))
-    found = _type_of(query.device, query.dtype)
-    if query.device.type != "cpu" or found not in NARROW or not torch.is_grad_enabled():
+    found = _narrow(query)
+    if found is None:
         return nn.functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     with torch.autocast("cpu", enabled=False):
         rest = [_widened(part) for part in args]
@@ -79,10 +82,9 @@ def wide_attention(x: Tensor) -> contextlib.AbstractContextManager[object]:
     Arguments:
         x: An input of the network, for its device and type.
     """
-    slow = x.device.type == "cpu" and _type_of(x.device, x.dtype) in NARROW
-    if slow and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Wide()
-    return contextlib.nullcontext()
+    if torch.compiler.is_compiling() or _narrow(x) is None:
+        return contextlib.nullcontext()
+    return _Wide()
 
 
 def again(block: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401
