@@ -73,6 +73,12 @@ def test_wide_types_are_left_alone(asked, dtype):
     assert asked == [dtype] and y.dtype == dtype
 
 
+def test_autocast_leaves_float64_as_it_is():
+    double = [part.detach().double().requires_grad_() for part in parts()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert attention(*double).dtype == torch.float64
+
+
 def test_tensors_that_are_narrow_themselves_and_a_mask_are_widened(asked):
     half = [part.detach().bfloat16().requires_grad_() for part in parts()]
     mask = drawn(16, 16).bfloat16()

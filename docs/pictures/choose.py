@@ -39,20 +39,20 @@ CASES = (
     ),
     Case(
         "images, and a teacher",
-        "VarDiU, anchored\n(preset images-vardiu)",
-        "`digits-vardiu --pairs.solver-steps 8`",
+        "VarDiU, anchored\n(images-vardiu; the number:\ndigits-vardiu-long)",
+        "`digits-vardiu-long`",
         (RATIO, "recall"),
     ),
     Case(
         "the same, without\nanchor and posterior",
         "Diff-Instruct, the default",
-        "`digits --pairs.solver-steps 10`",
+        "`digits`",
         (RATIO, "recall"),
     ),
     Case(
-        "the same, and the\ntraining data",
-        "DMD2",
-        "`digits-dmd2 --pairs.solver-steps 10`",
+        "images, a teacher, and\none network to train",
+        "a regression on pairs",
+        "`digits-pairs --pairs.solver-steps 8`",
         (RATIO, "recall"),
     ),
     Case(

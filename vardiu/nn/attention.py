@@ -20,8 +20,8 @@ NARROW = (torch.bfloat16, torch.float16)
 def _narrow(x: Tensor) -> torch.dtype | None:
     r"""Returns the type that attention of `x` is computed in, if its backward pass is slow in it
     and may be asked for."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return None
+    if x.device.type != "cpu" or x.dtype == torch.float64 or not torch.is_grad_enabled():
+        return None  # autocast leaves float64 as it is
     found = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     return found if found in NARROW else None
 
