@@ -214,7 +214,9 @@ def test_every_number_of_the_choice_is_that_of_its_runs(groups):
         for run in numbers("digits-small-methods.json")["runs"]
         if run["command"].split()[2] == "digits"
     )
-    ends = f"{of('digits-vardiu-long', 'recall')[0]:.3f} and {instruct['metrics']['recall'][0]:.3f}"
+    ends = (
+        f"{of('digits-vardiu-long', 'recall')[0]:.3f} and {instruct['metrics']['recall'][0]:.3f}"
+    )
     assert f"their recalls are {ends} (5 seeds and 1)" in said
     ratio = tables.over_reference(instruct, "frechet")
     assert f"to {instruct['metrics']['frechet'][0]:.4f} (1 seed), {ratio:.2f} times" in said
@@ -500,7 +502,9 @@ def test_what_is_said_of_the_contest_of_digits():
     assert {len(runs) for arm, runs in arms.items() if arm not in often} == {1}
     total = 3 * (len(groups) - len(found["left_out"][name]))
     done = f"**{sum(map(len, arms.values()))} of {total} runs are complete**"
-    assert f"{done}: one seed of each of {len(arms)} arms, three of the six nearest" in said
+    assert (
+        f"{done}: one seed of each of {len(arms)} arms, three of six of the seven nearest" in said
+    )
     took = [run["cost"]["seconds"] for runs in arms.values() for run in runs]
     assert f"they took {min(took):.0f} to {max(took):.0f} s" in said
     far = {
@@ -509,7 +513,7 @@ def test_what_is_said_of_the_contest_of_digits():
     }
     middle = {arm: statistics.median(values) for arm, values in far.items()}
     order = sorted(arms, key=lambda arm: far[arm][0])
-    assert set(often) == set(order[:6])  # by the first seed, which chose them
+    assert set(often) == set(order[:7]) - {"f-distill"}  # by the first seed, which chose them
     order = sorted(arms, key=middle.__getitem__)
 
     def named(chosen: list[str]) -> str:
