@@ -570,6 +570,40 @@ def test_what_is_said_of_the_contest_of_digits():
         assert told in words(f"docs/methods/{page}.md"), (page, told)
 
 
+def test_what_is_said_of_adm_and_diff_instruct_by_small_steps():
+    runs: dict[str, list[dict]] = {}
+    for run in sorted(numbers("digits-small-methods.json")["runs"], key=lambda run: run["seed"]):
+        assert run["metrics"]["frechet"][2] == 50_000
+        runs.setdefault(run["command"].split()[2], []).append(run)
+    adm, (instruct,) = runs["digits-adm"], runs["digits"]
+    theirs = instruct["reference"]["metrics"]
+    assert all(run["reference"]["metrics"]["frechet"] == theirs["frechet"] for run in adm)
+    told, front = words("docs/methods/adm.md"), words("README.md")
+    far = [tables.over_reference(run, "frechet") for run in adm]
+    kept = [run["metrics"]["recall"][0] for run in adm]
+    ends = "with recalls of {:.3f} and {:.3f}, the teacher's being {:.3f}"
+    ends = ends.format(*kept, theirs["recall"][0])
+    assert f"{listed(far)} times the teacher's distance, {ends}: 1.1 times is reached" in told
+    assert max(far) <= 1.1 and min(kept) > theirs["recall"][0] - 0.03
+    share = theirs["frechet"][1] / theirs["frechet"][0]
+    assert f"The teacher's own error, {100 * share:.0f} % of its distance" in told
+    assert f"ADM at {listed(far)} times its teacher's distance ([two seeds]" in front
+    other = tables.over_reference(instruct, "frechet")
+    less = theirs["recall"][0] - instruct["metrics"]["recall"][0]
+    said = f"{other:.2f} times the teacher's distance, and {less:.3f} below its recall"
+    assert said in words("docs/methods/diff_instruct.md")
+    assert f"Diff-Instruct at {other:.2f} (one seed)" in front
+    groups = numbers("bake-off-digits/results.json")["groups"]["time-300s/learned"]
+    for arm, sentence in (
+        ("energy", "energy-distance matching at {:.2f} to {:.2f}"),
+        ("pairs", "the regression alone at {:.2f} to {:.2f}"),
+    ):
+        each = [run["metrics"]["frechet"] / theirs["frechet"][0] for run in groups[arm]]
+        assert sentence.format(min(each), max(each)) in front and len(each) == 3
+    preset = PRESETS["digits-adm"].settings
+    assert (preset.steps, preset.pairs.pairs, preset.pairs.steps) == (400, 64_000, 6_000)
+
+
 def told_apart(first: str, others: list[str], among: int) -> str:
     """Which arms of those with several seeds are farther than the first, seed by seed."""
     if not others:
