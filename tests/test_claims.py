@@ -570,6 +570,40 @@ def test_what_is_said_of_the_contest_of_digits():
         assert told in words(f"docs/methods/{page}.md"), (page, told)
 
 
+def test_what_is_said_of_the_contest_of_three_minutes():
+    groups = numbers("bake-off-mog40-180s/results.json")["groups"]["time-180s/exact"]
+    arms = {arm: run["metrics"] for arm, (run,) in groups.items()}
+    said = words("docs/comparison.md").split("## Those that 60")[1].split("## Digits")[0]
+    order = sorted(arms, key=lambda arm: arms[arm]["mmd2"])
+    held = [arm for arm in order if arms[arm]["mmd2"] <= 3e-3 and arms[arm]["modes"] >= 38]
+    assert f"Reached by {', '.join(f'`{arm}`' for arm in held)}." in said
+    best = arms[order[0]]
+    assert order[0] == "shared" and best["mmd2"] <= 6e-4 and best["modes"] == 40
+    told = f"`shared`, is at {1e3 * best['mmd2']:.2f}e-3 with a log-density of"
+    assert f"{told} {best['log_density']:.2f}," in said
+    assert set(arms) - set(held) == {"adm"}
+    modes = [arms[arm]["modes"] for arm in ("adm", "dmdx")]
+    assert f"`adm`, which holds {modes[0]:.0f} modes" in said
+    assert f"`dmdx`, there are {modes[1]:.0f}." in said
+
+
+def test_what_is_said_of_equal_rows_on_digits():
+    groups = numbers("bake-off-digits/results.json")["groups"]["calls-400000rows/learned"]
+    theirs = numbers("digits-freeflow.json")["runs"][0]["reference"]["metrics"]["frechet"]
+    said = words("docs/comparison.md").split("400,000 rows of the teacher")[1]
+    ran = {arm: runs[0] for arm, runs in groups.items() if runs}
+    assert len(ran) == 6 and "Six arms, one seed" in said
+    order = sorted(ran, key=lambda arm: ran[arm]["metrics"]["frechet"])
+    far = [f"`{arm}` ({ran[arm]['metrics']['frechet'] / theirs[0]:.2f})" for arm in order]
+    assert f"Times the teacher's distance: {', '.join(far)}." in said
+    near = [ran[arm] for arm in order[:3]]
+    apart = near[2]["metrics"]["frechet"] - near[0]["metrics"]["frechet"]
+    assert apart < math.hypot(*(run["errors"]["frechet"] for run in (near[0], near[2])))
+    took = [ran[arm]["cost"]["seconds"] for arm in ("pairs", "anchored")]
+    assert "it takes {:.0f} s, where `anchored` takes {:.0f}.".format(*took) in said
+    assert all(run["cost"]["teacher_rows"] <= 400_000 for run in ran.values())
+
+
 def test_what_is_said_of_adm_and_diff_instruct_by_small_steps():
     runs: dict[str, list[dict]] = {}
     for run in sorted(numbers("digits-small-methods.json")["runs"], key=lambda run: run["seed"]):
