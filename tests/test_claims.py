@@ -1208,6 +1208,17 @@ def test_what_is_said_of_a_longer_regression_for_patches():
     assert far > 1.05 > other and min(lost, less, behind(long)) > 0.05
 
 
+def test_what_is_said_of_freeflow_on_patches():
+    (run,) = numbers("patches-freeflow.json")["runs"]
+    assert run["command"].split()[2] == "patches-freeflow" and "--steps" not in run["command"]
+    far = tables.over_reference(run, "frechet")
+    less = run["reference"]["metrics"]["recall"][0] - run["metrics"]["recall"][0]
+    told = (
+        f"{far:.2f} times the teacher's distance to the training patches, and a recall {less:.3f}"
+    )
+    assert told in words("docs/methods/freeflow.md")
+
+
 def test_what_is_said_of_attention_on_a_processor():
     found, said = numbers("attention.json"), words("docs/speed.md")
     took = {(row["what"], row["how"]): row["milliseconds"] for row in found["rows"]}
