@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["again", "attention", "wide_attention"]
+__all__ = ["AttentionBy", "again", "attention", "wide_attention"]
 
 
 NARROW = (torch.bfloat16, torch.float16)
@@ -59,8 +59,16 @@ def _widened(part: Any) -> Any:  # noqa: ANN401 (a mask, or a setting)
     return part.float() if narrow else part
 
 
-class _Wide(TorchFunctionMode):
-    r"""Gives a network that calls torch's attention ours."""
+class AttentionBy(TorchFunctionMode):
+    r"""Gives networks that call torch's attention another function in its place, meanwhile.
+
+    Arguments:
+        function: What is called with the arguments of torch's.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
     def __torch_function__(
         self,
@@ -70,7 +78,7 @@ class _Wide(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         if func is nn.functional.scaled_dot_product_attention:
-            func = attention
+            func = self.function
         return func(*args, **(kwargs or {}))
 
 
@@ -84,7 +92,7 @@ def wide_attention(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or _narrow(x) is None:
         return contextlib.nullcontext()
-    return _Wide()
+    return AttentionBy(attention)
 
 
 def again(block: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401

@@ -18,16 +18,16 @@ for an instant, the allocator's own and the driver's: some two gigabytes on a GP
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..denoisers.lora import LoRA
 from ..errors import ConfigError, known, require, shown
+from ..nn.attention import AttentionBy
 from ..nn.diffusers import DiffusersNetwork
 from ..nn.diffusers_calls import CLASSES
 from ..storage.bounded import read_json
@@ -213,7 +213,7 @@ def _blocks(twin: Any) -> dict[str, nn.Module]:  # noqa: ANN401 (a network of di
 def _counted(adapter: LoRA, inputs: Inputs, blocks: Mapping[str, nn.Module]) -> dict[str, int]:
     count = Count([*weights(adapter.network), *weights(adapter)])
     given, cond = inputs
-    with torch.enable_grad(), count.counting(blocks), _FusedAttention():
+    with torch.enable_grad(), count.counting(blocks), AttentionBy(_kept):
         adapter(*given, **cond)
     return count.found
 
@@ -229,22 +229,16 @@ class _Attention(torch.autograd.Function):
         return output
 
 
-class _FusedAttention(TorchFunctionMode):
-    r"""Gives attention as `_Attention` does in the context."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        kwargs = dict(kwargs or {})
-        if func is not nn.functional.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        named = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
-        parts = (named.get(name) for name in ("query", "key", "value", "attn_mask"))
-        return _Attention.apply(*parts)
+def _kept(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *_: Any,  # noqa: ANN401
+    **__: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    r"""Torch's attention, as `_Attention` counts it."""
+    return _Attention.apply(query, key, value, attn_mask)
 
 
 def _inputs(network: Any, shape: Sequence[int], batch: int, tokens: int) -> Inputs:  # noqa: ANN401
