@@ -48,8 +48,6 @@ import vardiu.cli.main as cli
 from vardiu import models
 from vardiu.data.digits import digits
 from vardiu.data.photos import PHOTOS, patches
-from vardiu.nn import has_bfloat16
-from vardiu.nn.attention import wide_attention
 from vardiu.problems.images import ImageProblem
 from vardiu.reports.samples import image_grid
 from vardiu.runs.task import load_task, problem_of
@@ -136,7 +134,7 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 
-PAIRS = ("--pairs.pairs", "4000", "--pairs.steps", "2000", "--steps", "300")
+PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *PAIRS),
@@ -242,7 +240,6 @@ def taught(name: str, x: Tensor, label: Tensor, folder: Path, share: float) -> f
             texts = Texts(small.t5_tokenizer(), small.t5(64))
     network = kind.network(64 if texts else int(label.max()) + 1).train()
     schedule, steps = kind.schedule(), max(2, int(kind.steps * share))
-    narrow = has_bfloat16(x.device.type)
     free = [*network.parameters(), *(texts.encoder.parameters() if texts else ())]
     optimizer = torch.optim.Adam(free, lr=kind.lr)
     rate = torch.optim.swa_utils.get_ema_multi_avg_fn(max(0.0, 1 - 0.002 / share))
@@ -256,10 +253,7 @@ def taught(name: str, x: Tensor, label: Tensor, folder: Path, share: float) -> f
             mask = texts.given["attention_mask"][said]
             cond = {"text": texts.encoder(**texts.given)[0][said], "mask": mask}
         x_t, t, target = noised(schedule, x[rows])
-        narrowed = torch.autocast(x.device.type, torch.bfloat16, enabled=narrow)
-        with narrowed, wide_attention(x_t):
-            answer = asked(network, x_t, t, cond)
-        loss = (answer.float() - target).square().mean()
+        loss = (asked(network, x_t, t, cond) - target).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(free, 1.0)
         optimizer.step()
