@@ -488,6 +488,10 @@ def test_what_is_said_of_the_contest_of_every_method():
     assert undecided == {"fd-loss"} and len(rows) == len(arms) - 1
 
 
+# Arms that take small steps after a regression on pairs, besides VarDiU's.
+STARTED = ("adm", "diff-instruct", "dmd2", "emd", "energy", "f-distill", "sid")
+
+
 def test_what_is_said_of_the_contest_of_digits():
     found, name = numbers("bake-off-digits/results.json"), "time-300s/learned"
     groups = found["groups"][name]
@@ -531,7 +535,8 @@ def test_what_is_said_of_the_contest_of_digits():
         for row in found["differences"][name]
         if first in (row["arm"], row["other"]) and abs(row["mean"]) > row["half"]
     }
-    assert told_apart(first, [arm for arm in order if arm in apart], len(often)) in said
+    ends = ", ".join(f"`{arm}`" for arm in order if arm in apart)
+    assert apart and f"Told apart from `{first}` by pairs of seeds: {ends}." in said
     within = [arm for arm in often if middle[arm] <= 1.1]
     ends = ", ".join(f"`{arm}`" for arm in order if arm in within)
     assert (
@@ -551,16 +556,8 @@ def test_what_is_said_of_the_contest_of_digits():
     assert f"at or above the teacher's for {words_of};" in said
     gone = {arm for arm, (run, *_) in arms.items() if run["verdict"] == "COLLAPSED"}
     assert gone == {"redif"}
-    pages = {
-        "adm": "adm",
-        "diff-instruct": "diff_instruct",
-        "dmd2": "dmd2",
-        "emd": "emd",
-        "energy": "energy",
-        "f-distill": "f_distill",
-        "sid": "sid",
-    }
-    for arm, page in pages.items():
+    for arm in STARTED:
+        page = arm.replace("-", "_")
         seeds = "one seed" if len(arms[arm]) == 1 else "median of three seeds"
         told = (
             "[the contest of digits](../comparison.md#digits-300-seconds), 300 seconds on one "
@@ -568,6 +565,36 @@ def test_what_is_said_of_the_contest_of_digits():
             f"{recall[arm]:.3f} ({seeds})."
         )
         assert told in words(f"docs/methods/{page}.md"), (page, told)
+    ends = [f"{middle[arm]:.2f} (`{arm}`)" for arm in ("energy", "sid")]
+    assert f"are at {' to '.join(ends)} times the teacher's distance" in words(
+        "docs/usage/choose.md"
+    )
+    started = [middle[arm] for arm in STARTED]
+    assert min(started) == middle["energy"] and max(started) == middle["sid"]
+
+
+def test_what_is_said_of_the_contest_of_digits_by_larger_steps():
+    said = words("docs/comparison.md")
+    files = ("larger-steps.json", "results.json")
+    before, now = (
+        numbers(f"bake-off-digits/{file}")["groups"]["time-300s/learned"] for file in files
+    )
+    theirs = numbers("digits-freeflow.json")["runs"][0]["reference"]["metrics"]["frechet"][0]
+
+    def far(groups: dict, arm: str) -> float:
+        (first,) = (run for run in groups[arm] if run["seed"] == 0)
+        return first["metrics"]["frechet"] / theirs
+
+    arms = ("energy", "anchored", "emd", "dmd2", "sid")
+    told = "`energy` was at {:.2f} times, `anchored` at {:.2f}, `emd` at {:.2f}, `dmd2` at {:.2f} and `sid` at {:.2f}"
+    assert told.format(*(far(before, arm) for arm in arms)) in said
+    assert all(far(now, arm) < far(before, arm) for arm in arms)
+    told = "`diff-instruct` ({:.2f}) and `f-distill` ({:.2f}) were where they are"
+    level = ("diff-instruct", "f-distill")
+    assert told.format(*(far(before, arm) for arm in level)) in said
+    assert all(abs(far(now, arm) - far(before, arm)) < 0.03 for arm in level)
+    ends = f"({far(before, 'adm'):.2f}, where it is at {far(now, 'adm'):.2f} now)"
+    assert f"was nearer by the same seed {ends}" in said
 
 
 def test_what_is_said_of_the_contest_of_three_minutes():
@@ -636,13 +663,6 @@ def test_what_is_said_of_adm_and_diff_instruct_by_small_steps():
         assert sentence.format(min(each), max(each)) in front and len(each) == 3
     preset = PRESETS["digits-adm"].settings
     assert (preset.steps, preset.pairs.pairs, preset.pairs.steps) == (400, 64_000, 6_000)
-
-
-def told_apart(first: str, others: list[str], among: int) -> str:
-    """Which arms of those with several seeds are farther than the first, seed by seed."""
-    if not others:
-        return f"None of the {among} is told apart from `{first}` by its seeds"
-    return f"Told apart from `{first}` by pairs of seeds: {', '.join(f'`{a}`' for a in others)}"
 
 
 def test_what_is_said_of_freeflow_on_digits():
