@@ -29,7 +29,7 @@ def _narrow(x: Tensor) -> torch.dtype | None:
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
     r"""Returns scaled dot-product attention, of the type that torch gives it.
 
-    On a processor torch's fused attention takes six to ten times as long backwards in bfloat16 as
+    On a processor torch's fused attention takes six to eleven times as long backwards in bfloat16 as
     in float32 on small maps (`benchmarks/attention.py`). So where a gradient may be asked for, it
     is computed in float32 there; the type of what it returns stays.
 
