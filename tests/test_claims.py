@@ -649,6 +649,12 @@ def test_what_is_said_of_adm_and_diff_instruct_by_small_steps():
     share = theirs["frechet"][1] / theirs["frechet"][0]
     assert f"The teacher's own error, {100 * share:.0f} % of its distance" in told
     assert f"ADM at {listed(far)} times its teacher's distance ([two seeds]" in front
+    page = words("docs/comparison.md")
+    assert f"`adm` is at {listed(far)} times the teacher's distance ([two seeds]" in page
+    bound = [
+        tables.over_reference(run, "frechet") for run in numbers("digits-small-steps.json")["runs"]
+    ]
+    assert f"the anchored posterior at {min(bound):.2f} to {max(bound):.2f} ([five]" in page
     other = tables.over_reference(instruct, "frechet")
     less = theirs["recall"][0] - instruct["metrics"]["recall"][0]
     said = f"{other:.2f} times the teacher's distance, and {less:.3f} below its recall"

@@ -29,9 +29,9 @@ def _narrow(x: Tensor) -> torch.dtype | None:
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
     r"""Returns scaled dot-product attention, of the type that torch gives it.
 
-    On a processor torch's fused attention takes six to eleven times as long backwards in bfloat16 as
-    in float32 on small maps (`benchmarks/attention.py`). So where a gradient may be asked for, it
-    is computed in float32 there; the type of what it returns stays.
+    On a processor torch's fused attention with its backward pass takes six to eleven times as long
+    in bfloat16 as in float32 on small maps (`benchmarks/attention.py`). So where a gradient may be
+    asked for, it is computed in float32 there; the type of what it returns stays.
 
     Arguments:
         query: Queries, `(..., T, D)`.
