@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -46,8 +47,8 @@ def teacher(taught, tmp_path, monkeypatch):
     return Path("t")
 
 
-def known(n: int):
-    row = ImageSettings(teacher="t", data="real.npz", reference=200)
+def known(n: int, data: str = "real.npz"):
+    row = ImageSettings(teacher="t", data=data, reference=200)
     return ImageProblem(row).scores.teacher_metrics(n)
 
 
@@ -92,6 +93,42 @@ def test_a_students_reference_is_what_was_measured_of_its_teacher(teacher, monke
     path.rename(teacher / "evaluation-240-seed1.json")
     measured.clear()
     assert known(240) and measured == [240]
+
+
+def test_what_is_compared_with_other_data_is_kept_beside(teacher, tmp_path, monkeypatch, capsys):
+    others = {}
+    for i, folder in enumerate(("one", "two")):  # files of one name, in two places
+        Path(folder).mkdir()
+        x = np.random.default_rng(i + 1).integers(0, 256, (260, 8, 8, 1), dtype="uint8")
+        np.savez(Path(folder, "other.npz"), x=x)
+        others[folder] = str(Path(folder, "other.npz"))
+    assert main(["evaluate", "t", "--num", "240"]) == 0
+    own = teacher / "evaluation-240-seed0.json"
+    before = own.read_bytes()
+    for data in others.values():
+        assert main(["evaluate", "t", "--num", "240", "--data", data]) == 0
+    assert own.read_bytes() == before
+    named = sorted(path.name for path in teacher.glob("evaluation-240-seed0-data-*.json"))
+    assert len(named) == 2 and all(
+        name.startswith(f"{own.stem}-data-other.npz-") for name in named
+    )
+    assert main(["evaluate", "t", "--num", "240", "--data", others["one"]]) == 0
+    assert len(list(teacher.glob("evaluation-*.json"))) == 3  # the same data, the same file
+    assert main(["evaluate", "t", "--calls", "3", "--num", "230", "--data", others["one"]]) == 0
+    assert len(list(teacher.glob("evaluation-230-seed0-calls3-data-*.json"))) == 1
+
+    # Students are compared with what was measured against the same images.
+    measured = []
+    monkeypatch.setattr(ImageScores, "measure", lambda *given: measured.append(given[2]) or [])
+    for data in others.values():
+        (path,) = teacher.glob(f"evaluation-240-seed0-data-other.npz-{_where(data)}.json")
+        found, _ = known(240, data)
+        assert rows(found) == json.loads(path.read_text())["metrics"] and not measured
+    assert rows(known(240)[0]) == json.loads(before)["metrics"] and not measured
+
+
+def _where(data: str) -> str:
+    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]
 
 
 def test_odd_numbers_beside_a_teacher_are_refused_by_name(teacher, capsys):

@@ -141,7 +141,8 @@ def test_a_student_of_pixels_is_used_without_its_teacher(here, of_pixels, refuse
     x = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), "uint8")
     np.savez("real.npz", x=x, label=np.arange(300) % 10)
     assert main(["evaluate", run, "--num", "101", "--data", "real.npz"]) == 0
-    shown = json.loads(Path(run, "evaluation-101-seed0.json").read_text())["reference"]
+    (path,) = Path(run).glob("evaluation-101-seed0-data-real.npz-*.json")
+    shown = json.loads(path.read_text())["reference"]
     assert shown == {"name": "", "metrics": []}  # what is kept is of other images
     assert "not compared with the teacher" in capsys.readouterr().out.replace("\n", " ")
 

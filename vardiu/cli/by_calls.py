@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,7 +42,13 @@ from .console import console
 from .folders import asked, reference_of, trained_student, trained_teacher, write_measured
 from .sample import of_calls
 
-__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
+__all__ = [
+    "calls_in",
+    "evaluate_by_calls",
+    "evaluate_teacher_by_calls",
+    "evaluation_of",
+    "of_data",
+]
 __all__ += ["kept_while_measured"]
 
 
@@ -112,7 +121,8 @@ def evaluate_by_calls(
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
     reference = partial(reference_of, folder, problem, n, other_data=chosen.data is not None)
-    path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls), chosen.guidance))
+    of = of_calls(_dashed(calls), chosen.guidance) + of_data(chosen.data)
+    path = evaluation_of(folder, n, chosen.seed, of)
     title = f"{task.preset}: {task.chosen.title}"
     _measure(Sheet(problem, task, path, title, n, chosen.seed), lines, reference, words)
 
@@ -146,7 +156,8 @@ def evaluate_teacher_by_calls(
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
         lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
-    path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls)))
+    of = of_calls(_dashed(calls)) + of_data(chosen.data)
+    path = evaluation_of(folder, n, chosen.seed, of)
     sheet = Sheet(problem, task, path, f"teacher: {task.preset}", n, chosen.seed)
     _measure(sheet, lines, lambda: ([], ""), words)
 
@@ -162,9 +173,24 @@ def evaluation_of(folder: RunFolder, n: int, seed: int, of: str = "") -> Path:
         folder: The run.
         n: The number of samples.
         seed: The seed of their latents.
-        of: What else tells it apart from others, see `of_calls`.
+        of: What else tells it apart from others, see `of_calls` and `of_data`.
     """
     return folder.file(f"evaluation-{n}-seed{seed}{of}.json")
+
+
+def of_data(data: str | None) -> str:
+    r"""Returns what the name of an evaluation's file has of the data that `--data` named: nothing
+    of the run's own, the name of others, and for a path a few digits of where it is.
+
+    Comparisons with several data are so kept beside each other.
+    """
+    if data is None:
+        return ""
+    place, named = Path(data), re.sub(r"[^\w.]+", "-", Path(data).name)
+    if not place.exists():
+        return f"-data-{named}"
+    where = hashlib.sha256(os.fsencode(place.resolve())).hexdigest()
+    return f"-data-{named}-{where[:6]}"
 
 
 def unfinished(path: Path) -> Path:

@@ -140,7 +140,7 @@ class SampledTeacher:
             return []
         # Precision and recall are of fewer samples where there are fewer real images.
         wanted = ("frechet", features, n, fingerprint(real.double()))
-        for found in (origin.measured, origin.evaluated(n)):
+        for found in (origin.measured, *origin.evaluated(n)):
             rows = [Metric(**row) for row in found]
             if wanted in [(m.name, m.features, m.n, m.reference) for m in rows]:
                 return rows

@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Origin"]
 
 
-def _not_evaluated(n: int) -> Sequence[Mapping[str, Any]]:
+def _not_evaluated(n: int) -> Sequence[Sequence[Mapping[str, Any]]]:
     return ()
 
 
@@ -38,8 +38,8 @@ class Origin:
         parts: Components that an export needs again, by their names in a pipeline.
         about: Further facts, for the model card.
         measured: What was measured of the teacher when it was written, a row each metric.
-        evaluated: Returns what was measured of it since, of so many samples; nothing if it was
-            not.
+        evaluated: Returns what was measured of it since, of so many samples, against each data
+            that it was compared with; nothing if it was not.
         of_texts: Returns what `encode` depends on, as JSON has it: classes and digests of files.
         of_images: Returns what `compress` depends on.
         release: Lets go of what encodes and decodes; it is read again when it is asked for.
@@ -58,7 +58,7 @@ class Origin:
     parts: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     measured: tuple[Mapping[str, Any], ...] = ()
-    evaluated: Callable[[int], Sequence[Mapping[str, Any]]] = _not_evaluated
+    evaluated: Callable[[int], Sequence[Sequence[Mapping[str, Any]]]] = _not_evaluated
     of_texts: Callable[[], Mapping[str, Any]] | None = None
     of_images: Callable[[], Mapping[str, Any]] | None = None
     release: Callable[[], None] = _nothing

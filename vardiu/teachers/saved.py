@@ -63,11 +63,18 @@ def load(source: str) -> Denoiser:
     return teacher
 
 
-def _evaluated(folder: Path, n: int) -> Sequence[Mapping[str, Any]]:
-    r"""Returns what `vardiu evaluate` wrote of these weights, in their run, of so many samples."""
-    path = folder.parent / f"evaluation-{n}-seed0.json"
-    if folder.name != "teacher" or not path.is_file():
-        return ()
+def _evaluated(folder: Path, n: int) -> list[Sequence[Mapping[str, Any]]]:
+    r"""Returns what `vardiu evaluate` wrote of these weights, in their run, of so many samples:
+    against the data of the run, and against others that `--data` named."""
+    if folder.name != "teacher":
+        return []
+    name = f"evaluation-{n}-seed0"
+    paths = [folder.parent / f"{name}.json", *sorted(folder.parent.glob(f"{name}-data-*.json"))]
+    return [_rows_in(path, folder) for path in paths if path.is_file()]
+
+
+def _rows_in(path: Path, folder: Path) -> Sequence[Mapping[str, Any]]:
+    r"""Returns the metrics of a file of `vardiu evaluate`; none if they are of other weights."""
     found = read_json(path)
     rows = found.get("metrics")
     if not isinstance(rows, list) or not all(is_metric(row) for row in rows):
