@@ -280,7 +280,13 @@ def paper(found: Mapping[str, Any]) -> str:
 SUMMARY = (
     ("digits", "digits-vardiu", "8x8 digits", ("frechet", "recall"), "VarDiU, anchored"),
     ("digits", "digits", "8x8 digits", ("frechet", "recall"), "Diff-Instruct"),
-    ("patches-students", "patches-vardiu", "16x16 photo patches", ("frechet", "recall"), ""),
+    (
+        "patches-small-levels",
+        "patches-vardiu-long",
+        "16x16 photo patches",
+        ("frechet", "recall"),
+        "",
+    ),
     ("mog40-codes", "mog40-codes", "MoG-40", ("log_density", "mmd2"), "VarDiU, `shared`, jumps"),
 )
 
@@ -760,6 +766,22 @@ def held_out(found: Mapping[str, Any]) -> str:
     return markdown(["samples of", "seed", *(HEADINGS[n][0] for n in names)], [teacher, *rows])
 
 
+def after_regression(found: Mapping[str, Any]) -> str:
+    """Bounds after one regression: against the patches of the training, and the others."""
+    names, sets = ("frechet", "recall"), ("held_out", "training")
+    known = {"bound": "teacher, 69 calls", **found["teacher"]}
+    rows = [
+        [row["bound"], *(measured(name, row[data][name]) for data in sets for name in names)]
+        for row in (known, *found["rows"])
+    ]
+    heads = [
+        f"{HEADINGS[name][0]}, {data.replace('_', ' ')}"
+        for data in ("held_out", "training_patches")
+        for name in names
+    ]
+    return markdown(["the bound", *heads], rows)
+
+
 def relations(found: Mapping[str, Any]) -> str:
     """Arms of `benchmarks/rdd.py` at one step: each seed's distance, and the means."""
     rows = []
@@ -930,6 +952,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "presets": presets,
     "cost": cost,
     "pipelines": pipelines,
+    "after_regression": after_regression,
     "paper": paper,
     "recorded": recorded,
     "summary": summary,
