@@ -1273,7 +1273,9 @@ def test_what_is_said_of_small_levels_for_patches():
     assert (settings.levels.sigma_min, settings.levels.sigma_max) == (0.02, 1.0)
     assert (settings.regression_weight, settings.steps, settings.lr) == (0.5, 500, 3e-4)
     assert (settings.pairs.pairs, settings.pairs.steps) == (64_000, 6_000)
-    *_, last = numbers("patches-levels.json")["rows"]
+    tried = numbers("patches-levels.json")
+    (last,) = (row for row in tried["rows"] if "weight 0.5" in row["bound"])
+    astray, usual = (r for r in tried["rows"] if r["bound"].startswith("Diff-Instruct"))
     for option, value in (
         ("--steps", settings.steps),
         ("--lr", settings.lr),
@@ -1320,14 +1322,35 @@ def test_what_is_said_of_small_levels_for_patches():
     choice = words("docs/usage/choose.md")
     assert "had a distance of {:.0f} and a recall of {:.3f} (3 seeds)".format(*ends[0]) in choice
     assert "from a shorter start, {:.0f} and {:.3f} (3 seeds)".format(*ends[1]) in choice
+    same = [usual["held_out"][name][0] for name in ("frechet", "recall")]
+    assert "from the same regression {:.0f} and {:.3f} (1 seed)".format(*same) in choice
     known = long[0]["teacher"]
     assert f"teacher {known['frechet'][0]:.0f} and {known['recall'][0]:.3f}." in choice
-    by_bound = {row["bound"]: row["held_out"] for row in numbers("patches-levels.json")["rows"]}
+    (short,) = (row for row in rows if row["preset"] == "patches-vardiu")
+    told = f"{far(short, short['teacher']):.2f} times and {behind(short, short['teacher']):.3f}"
+    took = runs["patches-vardiu", short["seed"]]["cost"]["seconds"]
+    assert f"one seed: {told} below, after {took:.0f} s." in said
+    assert far(short, short["teacher"]) < 1.05 and behind(short, short["teacher"]) < 0.05
+    by_bound = {row["bound"]: row["held_out"] for row in tried["rows"]}
     large = by_bound["levels 0.1 to 6, weight 2, 800 updates at 1e-4"]
     small = by_bound["levels 0.02 to 1, weight 2, 800 updates at 1e-4"]
     assert small["recall"][0] > large["recall"][0]
     assert last["held_out"]["recall"][0] > small["recall"][0]
     assert last["held_out"]["frechet"][0] < small["frechet"][0] < large["frechet"][0]
+    told = astray["training"]["frechet"][0] / tried["teacher"]["training"]["frechet"][0]
+    assert f"is led astray by the small levels: {told:.1f} times the teacher's" in said
+    lost = [
+        row["held_out"]["precision"][0]
+        for row in (astray, {"held_out": tried["teacher"]["held_out"]})
+    ]
+    assert (
+        "a precision of {:.3f} against patches held out, the teacher's {:.3f}".format(*lost)
+        in said
+    )
+    assert (
+        f"By its own levels its recall is {usual['held_out']['recall'][0]:.3f} against them"
+        in said
+    )
 
 
 def test_what_is_said_of_freeflow_on_patches():
