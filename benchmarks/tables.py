@@ -768,17 +768,14 @@ def held_out(found: Mapping[str, Any]) -> str:
 
 def after_regression(found: Mapping[str, Any]) -> str:
     """Bounds after one regression: against the patches of the training, and the others."""
-    names, sets = ("frechet", "recall"), ("held_out", "training")
+    sets = {"held_out": "held out", "training": "training patches"}
+    cells = [(data, name) for data in sets for name in ("frechet", "recall")]
     known = {"bound": "teacher, 69 calls", **found["teacher"]}
     rows = [
-        [row["bound"], *(measured(name, row[data][name]) for data in sets for name in names)]
+        [row["bound"], *(measured(name, row[data][name]) for data, name in cells)]
         for row in (known, *found["rows"])
     ]
-    heads = [
-        f"{HEADINGS[name][0]}, {data.replace('_', ' ')}"
-        for data in ("held_out", "training_patches")
-        for name in names
-    ]
+    heads = [f"{HEADINGS[name][0]}, {sets[data]}" for data, name in cells]
     return markdown(["the bound", *heads], rows)
 
 

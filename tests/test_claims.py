@@ -69,9 +69,9 @@ def own_preset(command: str) -> str:
     return f"{preset}-longer" if longer else " ".join([preset, *others])
 
 
-def listed(values: list[float]) -> str:
+def listed(values: list[float], digits: int = 2) -> str:
     """Numbers as a sentence has them: 1.00, 2.00 and 3.00."""
-    *first, last = (f"{value:.2f}" for value in values)
+    *first, last = (f"{value:.{digits}f}" for value in values)
     return f"{', '.join(first)} and {last}"
 
 
@@ -162,6 +162,14 @@ def test_what_the_readme_says_of_pipelines_and_patches():
     assert f"than the teacher's samples ({teacher})" in said
 
 
+def test_what_is_said_of_a_raw_start():
+    rows = numbers("anchored-tuning.json")["rows"]
+    raw = [row["frechet"] for row in rows if "--pairs.pairs 0 " in row["options"]]
+    teacher = numbers("digits.json")["runs"][0]["reference"]["metrics"]["frechet"][0]
+    assert len(raw) == 2 and min(raw) > 3 * teacher
+    assert "(digits end at more than three times its distance)" in words("README.md")
+
+
 def test_what_is_said_of_pipelines_by_small_levels():
     found = numbers("pipelines-small-levels.json")
     assert len(found) == 5
@@ -188,7 +196,9 @@ def test_what_is_said_of_pipelines_by_small_levels():
     assert "VarDiU is nearer by more than the errors on four and level on digits" in said
     assert METHODS["vardiu"].presets["images-vardiu"].settings.levels.sigma_min == 0.03
     assert METHODS["diff_instruct"].presets["images"].settings.levels.sigma_max == 6
-    assert "a smaller one on four and as much or more recall" in words("README.md")
+    readme = words("README.md")
+    assert "a smaller one on four and as much or more recall" in readme
+    assert "in distance and recall on four of six small pipelines (on three it is)" in readme
 
 
 def test_the_speed_is_stated_in_the_same_type_first():
@@ -1295,10 +1305,6 @@ def test_what_is_said_of_small_levels_for_patches():
     def behind(row: dict, teacher: dict) -> float:
         return teacher["recall"][0] - row["metrics"]["recall"][0]
 
-    def in_words(values: list[float], digits: int) -> str:
-        *first, end = (f"{value:.{digits}f}" for value in values)
-        return f"{', '.join(first)} and {end}"
-
     said = words("docs/methods/vardiu.md")
     held = [(row, row["teacher"]) for row in long]
     seen = [
@@ -1308,11 +1314,11 @@ def test_what_is_said_of_small_levels_for_patches():
     assert len(held) == 3
     distances, losses = [far(*p) for p in held], [behind(*p) for p in held]
     assert max(distances) < 1.05 and max(losses) < 0.05
-    assert f"against patches held out {in_words(distances, 2)} times" in said
-    assert f"a recall {in_words(losses, 3)} below the teacher's, where 0.05 was meant" in said
-    told = f"{in_words([far(*p) for p in seen], 2)} times its distance"
+    assert f"against patches held out {listed(distances, 2)} times" in said
+    assert f"a recall {listed(losses, 3)} below the teacher's, where 0.05 was meant" in said
+    told = f"{listed([far(*p) for p in seen], 2)} times its distance"
     assert f"Against the training patches {told}" in said
-    assert f"{in_words([behind(*p) for p in seen], 3)} below its recall" in said
+    assert f"{listed([behind(*p) for p in seen], 3)} below its recall" in said
     seconds = [run["cost"]["seconds"] for run, _ in seen]
     assert f"took {min(seconds):.0f} to {max(seconds):.0f} s on one thread" in said
     readme = words("README.md")

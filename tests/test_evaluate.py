@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from vardiu.cli.by_calls import evaluation_of
 from vardiu.cli.main import main
 from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
@@ -125,6 +127,17 @@ def test_what_is_compared_with_other_data_is_kept_beside(teacher, tmp_path, monk
         found, _ = known(240, data)
         assert rows(found) == json.loads(path.read_text())["metrics"] and not measured
     assert rows(known(240)[0]) == json.loads(before)["metrics"] and not measured
+
+
+def test_names_of_data_that_no_folder_has_are_told_apart():
+    def name(data: str | None) -> str:
+        chosen = argparse.Namespace(seed=0, data=data)
+        return evaluation_of(RunFolder("r"), 9, chosen, "-calls2").name
+
+    assert name(None) == "evaluation-9-seed0-calls2.json"
+    assert name("photos-held-out") == "evaluation-9-seed0-calls2-data-photos-held-out.json"
+    far = [name(data) for data in ("one/set", "two/set", "one:set", "set")]
+    assert len(set(far)) == 4 and far[0].startswith("evaluation-9-seed0-calls2-data-set-")
 
 
 def _where(data: str) -> str:

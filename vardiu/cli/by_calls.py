@@ -42,13 +42,7 @@ from .console import console
 from .folders import asked, reference_of, trained_student, trained_teacher, write_measured
 from .sample import of_calls
 
-__all__ = [
-    "calls_in",
-    "evaluate_by_calls",
-    "evaluate_teacher_by_calls",
-    "evaluation_of",
-    "of_data",
-]
+__all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
 __all__ += ["kept_while_measured"]
 
 
@@ -121,8 +115,7 @@ def evaluate_by_calls(
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
     reference = partial(reference_of, folder, problem, n, other_data=chosen.data is not None)
-    of = of_calls(_dashed(calls), chosen.guidance) + of_data(chosen.data)
-    path = evaluation_of(folder, n, chosen.seed, of)
+    path = evaluation_of(folder, n, chosen, of_calls(_dashed(calls), chosen.guidance))
     title = f"{task.preset}: {task.chosen.title}"
     _measure(Sheet(problem, task, path, title, n, chosen.seed), lines, reference, words)
 
@@ -156,8 +149,7 @@ def evaluate_teacher_by_calls(
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
         lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
-    of = of_calls(_dashed(calls)) + of_data(chosen.data)
-    path = evaluation_of(folder, n, chosen.seed, of)
+    path = evaluation_of(folder, n, chosen, of_calls(_dashed(calls)))
     sheet = Sheet(problem, task, path, f"teacher: {task.preset}", n, chosen.seed)
     _measure(sheet, lines, lambda: ([], ""), words)
 
@@ -166,30 +158,29 @@ def _dashed(calls: Sequence[int]) -> str:
     return "-".join(map(str, calls))
 
 
-def evaluation_of(folder: RunFolder, n: int, seed: int, of: str = "") -> Path:
+def evaluation_of(folder: RunFolder, n: int, chosen: argparse.Namespace, of: str = "") -> Path:
     r"""Returns the file of an evaluation of a run.
 
     Arguments:
         folder: The run.
         n: The number of samples.
-        seed: The seed of their latents.
-        of: What else tells it apart from others, see `of_calls` and `of_data`.
+        chosen: The command line: the seed of the latents, and the data that `--data` named, so
+            that comparisons with several data lie beside each other.
+        of: What else tells it apart from others, see `of_calls`.
     """
-    return folder.file(f"evaluation-{n}-seed{seed}{of}.json")
+    return folder.file(f"evaluation-{n}-seed{chosen.seed}{of}{_of_data(chosen.data)}.json")
 
 
-def of_data(data: str | None) -> str:
-    r"""Returns what the name of an evaluation's file has of the data that `--data` named: nothing
-    of the run's own, the name of others, and for a path a few digits of where it is.
-
-    Comparisons with several data are so kept beside each other.
-    """
+def _of_data(data: str | None) -> str:
+    r"""Returns what the name of a file has of data: nothing of the run's own, the name of built-in
+    ones, and of others their last name with a few digits that stand for the place."""
     if data is None:
         return ""
-    place, named = Path(data), re.sub(r"[^\w.]+", "-", Path(data).name)
-    if not place.exists():
-        return f"-data-{named}"
-    where = hashlib.sha256(os.fsencode(place.resolve())).hexdigest()
+    place = Path(data)
+    if not place.exists() and re.fullmatch(r"[\w.-]+", data):
+        return f"-data-{data}"
+    named = re.sub(r"[^\w.]+", "-", place.name)
+    where = hashlib.sha256(os.fsencode(place.resolve() if place.exists() else data)).hexdigest()
     return f"-data-{named}-{where[:6]}"
 
 

@@ -23,7 +23,6 @@ from .by_calls import (
     evaluate_teacher_by_calls,
     evaluation_of,
     kept_while_measured,
-    of_data,
 )
 from .console import console
 from .folders import (
@@ -92,8 +91,8 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     n = problem.scores.samples if chosen.num is None else chosen.num
     sampled = student if guide is None else guide.student
     source = problem.student_source(sampled)
-    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of_data(chosen.data)
-    path = evaluation_of(folder, n, chosen.seed, of)
+    of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
+    path = evaluation_of(folder, n, chosen, of)
     with kept_while_measured(path, problem, task) as tell:
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
@@ -132,8 +131,7 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     problem, task = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.teacher_source()
-    path = evaluation_of(folder, n, chosen.seed, of_data(chosen.data))
+    source, path = problem.teacher_source(), evaluation_of(folder, n, chosen)
     with kept_while_measured(path, problem, task):
         metrics = problem.scores.measure(source, n, chosen.seed)
         spaces = problem.scores.measure_spaces(source, n, chosen.seed)

@@ -90,7 +90,7 @@ TEXTURES = replace(
     ANCHORED,
     steps=500,
     lr=3e-4,
-    levels=LevelSettings(sigma_min=0.02, sigma_max=1.0),
+    levels=replace(ANCHORED.levels, sigma_min=0.02),
     regression_weight=0.5,
 )
 
