@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from vardiu.cli.by_calls import evaluation_of
+from vardiu.cli.export import told_of
 from vardiu.cli.main import main
 from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
@@ -131,8 +131,7 @@ def test_what_is_compared_with_other_data_is_kept_beside(teacher, tmp_path, monk
 
 def test_names_of_data_that_no_folder_has_are_told_apart():
     def name(data: str | None) -> str:
-        chosen = argparse.Namespace(seed=0, data=data)
-        return evaluation_of(RunFolder("r"), 9, chosen, "-calls2").name
+        return evaluation_of(RunFolder("r"), 9, 0, "-calls2", data).name
 
     assert name(None) == "evaluation-9-seed0-calls2.json"
     assert name("photos-held-out") == "evaluation-9-seed0-calls2-data-photos-held-out.json"
@@ -190,6 +189,37 @@ def test_quality_against_calls_stands_beside_a_teacher_of_as_many_samples(teache
         assert main(["evaluate", "few", "--calls", "1,2", "--num", str(n)]) == 0
         found = json.loads(Path(f"few/evaluation-{n}-seed0-calls1-2.json").read_text())
         assert found["reference"] == {"name": "teacher, 69 calls", "metrics": expected}
+
+
+def test_a_student_is_compared_with_files_of_others_and_with_its_own_where_they_are_now(
+    teacher, monkeypatch, capsys
+):
+    monkeypatch.setattr("vardiu.runs.distill.checked", lambda *_: [])  # it was taught two updates
+    words = ["--teacher", "t", "--data", "real.npz", "--reference", "200", "--steps", "8"]
+    words += ["--grid", "4", *SMALL, "--out", "few"]
+    assert main(["distill", "patches-progressive", *words]) == 0
+    x = np.random.default_rng(1).integers(0, 256, (260, 8, 8, 1), dtype="uint8")
+    np.savez("other.npz", x=x)
+    Path("far").mkdir()
+    shutil.move("real.npz", "far/real.npz")
+
+    measure = ["evaluate", "few", "--num", "230"]
+    assert main([*measure, "--data", "far/real.npz"]) == 0
+    assert main([*measure, "--data", "other.npz"]) == 0
+    own, other = (
+        json.loads(Path(f"few/evaluation-230-seed0{of}.json").read_text())
+        for of in ("", f"-data-other.npz-{_where('other.npz')}")
+    )
+    assert own["metrics"][0]["value"] != other["metrics"][0]["value"]
+    assert main([*measure, "--calls", "2", "--data", "far/real.npz"]) == 0
+    assert main([*measure, "--calls", "2", "--data", "other.npz", "--num", "240"]) == 0
+    found = json.loads(Path("few/evaluation-230-seed0-calls2.json").read_text())
+    assert told_of(RunFolder("few"), 2, None)["metrics"] == found["metrics"]  # of its own data
+    # The files that it was begun with are told from what stands in their place now.
+    np.savez("real.npz", x=x)
+    line = refused(capsys, *measure)
+    assert "begun with another data files: real.npz was changed since" in line
+    assert refused(capsys, *measure, "--data", "real.npz") == line
 
 
 def test_a_teachers_quality_against_the_calls_of_its_solver(teacher):

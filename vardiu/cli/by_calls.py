@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser, place_of
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError, shown
@@ -27,7 +28,7 @@ from ..problems.sampled_teachers import Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
-from ..runs.inputs import refuse_changed_inputs
+from ..runs.inputs import kept_provenance, refuse_changed_inputs
 from ..runs.listeners import told_progress
 from ..runs.measuring import announced_calls, kept_samples, trained_features
 from ..runs.task import Task
@@ -43,8 +44,11 @@ from .folders import asked, reference_of, trained_student, trained_teacher, writ
 from .sample import of_calls
 
 __all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
-__all__ += ["kept_while_measured"]
+__all__ += ["kept_while_measured", "other_data", "refuse_other_inputs"]
 
+
+# What the provenance of a run calls the files of its data.
+FILES = "data files"
 
 # Numbers of calls that one command measures at most.
 MOST = 16
@@ -101,8 +105,8 @@ def evaluate_by_calls(
         chosen.calls = number
         student, problem, task = trained_student(folder, chosen)
         students[number] = asked(student, number, chosen.guidance)
-    if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, inputs_of(problem))
+    other = other_data(folder, chosen.data)
+    refuse_other_inputs(folder, problem, other)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
     features = trained_features(task.chosen, problem)
@@ -114,8 +118,9 @@ def evaluate_by_calls(
         )
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
-    reference = partial(reference_of, folder, problem, n, other_data=chosen.data is not None)
-    path = evaluation_of(folder, n, chosen, of_calls(_dashed(calls), chosen.guidance))
+    reference = partial(reference_of, folder, problem, n, other_data=other is not None)
+    of = of_calls(_dashed(calls), chosen.guidance)
+    path = evaluation_of(folder, n, chosen.seed, of, other)
     title = f"{task.preset}: {task.chosen.title}"
     _measure(Sheet(problem, task, path, title, n, chosen.seed), lines, reference, words)
 
@@ -149,7 +154,8 @@ def evaluate_teacher_by_calls(
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
         lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
-    path = evaluation_of(folder, n, chosen, of_calls(_dashed(calls)))
+    other = other_data(folder, chosen.data)
+    path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls)), other)
     sheet = Sheet(problem, task, path, f"teacher: {task.preset}", n, chosen.seed)
     _measure(sheet, lines, lambda: ([], ""), words)
 
@@ -158,17 +164,49 @@ def _dashed(calls: Sequence[int]) -> str:
     return "-".join(map(str, calls))
 
 
-def evaluation_of(folder: RunFolder, n: int, chosen: argparse.Namespace, of: str = "") -> Path:
+def other_data(folder: RunFolder, named: str | None) -> str | None:
+    r"""Returns the data that a run is to be compared with in the place of its own, if `--data`
+    names others; none if it names nothing, or says where the run's own are now.
+
+    Arguments:
+        folder: The run, or a published student, which was begun with nothing.
+        named: What `--data` names.
+    """
+    if named is None or not folder.exists:
+        return named
+    sha256 = kept_provenance(folder)["sha256"].get(FILES)
+    moved = sha256 is not None and digest_of_data(named) == sha256
+    return None if moved or named == folder.config()["problem"].get("data") else named
+
+
+def refuse_other_inputs(folder: RunFolder, problem: Problem, other: str | None) -> None:
+    r"""Raises a `RunError` if what a run's student was begun with was changed since.
+
+    Arguments:
+        folder: The run, or a published student, which was begun with nothing.
+        problem: Its problem.
+        other: The data that it is compared with in the place of its own, see `other_data`.
+    """
+    if folder.exists:
+        found = inputs_of(problem)
+        own = {name: it for name, it in found.items() if other is None or name != FILES}
+        refuse_changed_inputs(folder, own)
+
+
+def evaluation_of(
+    folder: RunFolder, n: int, seed: int, of: str = "", data: str | None = None
+) -> Path:
     r"""Returns the file of an evaluation of a run.
 
     Arguments:
         folder: The run.
         n: The number of samples.
-        chosen: The command line: the seed of the latents, and the data that `--data` named, so
-            that comparisons with several data lie beside each other.
+        seed: The seed of the latents.
         of: What else tells it apart from others, see `of_calls`.
+        data: The data that it is compared with in the place of the run's own, see `other_data`:
+            comparisons with several data lie beside each other.
     """
-    return folder.file(f"evaluation-{n}-seed{chosen.seed}{of}{_of_data(chosen.data)}.json")
+    return folder.file(f"evaluation-{n}-seed{seed}{of}{_of_data(data)}.json")
 
 
 def _of_data(data: str | None) -> str:

@@ -10,10 +10,8 @@ from .. import models
 from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained, trained_warning
-from ..problems.base import inputs_of
 from ..problems.sampled_teachers import TEACHER
 from ..runs.console import print_metrics, print_spaces
-from ..runs.inputs import refuse_changed_inputs
 from ..runs.measuring import announced_calls, trained_features
 from ..storage.files import refuse_unwritable
 from ..storage.run_folder import RunFolder
@@ -23,6 +21,8 @@ from .by_calls import (
     evaluate_teacher_by_calls,
     evaluation_of,
     kept_while_measured,
+    other_data,
+    refuse_other_inputs,
 )
 from .console import console
 from .folders import (
@@ -84,20 +84,19 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     student, problem, task = trained_student(folder, chosen)
     student = asked(student, chosen.calls, chosen.guidance)
     guide = guided(student, chosen, problem)
-    if folder.exists:  # a published student was begun with nothing
-        refuse_changed_inputs(folder, inputs_of(problem))
+    other = other_data(folder, chosen.data)
+    refuse_other_inputs(folder, problem, other)
     refuse_unwritable(folder.path)
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     sampled = student if guide is None else guide.student
     source = problem.student_source(sampled)
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
-    path = evaluation_of(folder, n, chosen, of)
+    path = evaluation_of(folder, n, chosen.seed, of, other)
     with kept_while_measured(path, problem, task) as tell:
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
-        other = chosen.data is not None
-        reference, who = reference_of(folder, problem, n, other_data=other)
+        reference, who = reference_of(folder, problem, n, other_data=other is not None)
         spaces = marked_trained(problem.scores.measure_spaces(source, n, chosen.seed), features)
         content: dict[str, Any] = {
             "metrics": rows_of(metrics),
@@ -131,7 +130,8 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     problem, task = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source, path = problem.teacher_source(), evaluation_of(folder, n, chosen)
+    source = problem.teacher_source()
+    path = evaluation_of(folder, n, chosen.seed, data=other_data(folder, chosen.data))
     with kept_while_measured(path, problem, task):
         metrics = problem.scores.measure(source, n, chosen.seed)
         spaces = problem.scores.measure_spaces(source, n, chosen.seed)
