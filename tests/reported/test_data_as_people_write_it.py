@@ -395,7 +395,7 @@ def test_what_is_not_read_is_refused_with_the_cure(tmp_path):
         "d.tar.gz": "uncompress it",
         "e.pt": "pickles are never opened",
         "f.h5": "save an .npz",
-        "g.xyz": "of no kind that is known",
+        "g.xyz": "of no kind that is known; give a folder of images, an .npz",
         "h.csv": "holds no image",
         "?": "names 2 of them, as .*give one",
         "*.npy": "names 2 of them",

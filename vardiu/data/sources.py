@@ -87,6 +87,9 @@ CURES: Mapping[str, str] = {
 }
 
 
+ANY_KIND = f"give a folder of images, an .npz, shards, hf://name, or one of: {', '.join(BOARD)}"
+
+
 def records(source: str | Records) -> Records:
     r"""Returns the images of a source, and warns of what in it is not read.
 
@@ -111,10 +114,7 @@ def _records(source: str) -> Records:
     if missing is not None or not files:
         close = difflib.get_close_matches(source.lower(), BOARD, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}? Or " if close else ""
-        raise ConfigError(
-            f"there is no data at {shown(missing or source)}; {hint}give a folder of images, "
-            f"an .npz, shards, hf://name, or one of: {', '.join(BOARD)}"
-        )
+        raise ConfigError(f"there is no data at {shown(missing or source)}; {hint}{ANY_KIND}")
     if len(files) == 1 and files[0].is_dir():
         return _folder(files[0])
     return _files(source, files)
@@ -140,12 +140,10 @@ def _files(source: str, files: Sequence[Path]) -> Records:
         )
     if kind in (".npz", ".npy"):
         return Arrays(files[0])
-    cure = CURES.get(kind, "")
+    cure = CURES.get(kind, ANY_KIND)
     if kind == "images":
         cure = f"an image alone is no data set: give its folder, {shown(files[0].parent)}"
-    raise ConfigError(
-        f"{shown(files[0])} is of no kind that is known{f'; {cure}' if cure else ''}"
-    )
+    raise ConfigError(f"{shown(files[0])} is of no kind that is known; {cure}")
 
 
 def _kind(file: Path) -> str:
