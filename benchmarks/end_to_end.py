@@ -70,7 +70,6 @@ class Kind:
     condition: str = "label"
     vae: tuple[int, ...] = ()
     distill: tuple[str, ...] = ()
-    updates: int = 200  # of the method, after the regression
 
 
 @dataclass
@@ -104,8 +103,8 @@ KINDS: Mapping[str, Kind] = {
         lambda: small.scheduler("v_prediction", rescale_betas_zero_snr=True),
         2500,
         64,
-        distill=("--batch", "64"),
-        updates=500,  # the regression leaves these images far from the teacher's
+        # The regression leaves these images far from the teacher's: more of the method.
+        distill=("--batch", "64", "--steps", "500"),
     ),
     "text": Kind(
         16,
@@ -136,7 +135,7 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 
-PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600")
+PAIRS = ("--pairs.pairs", "1500", "--pairs.steps", "600", "--steps", "200")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "diff_instruct": PAIRS,
     "vardiu": ("--method", "vardiu", *PAIRS),
@@ -295,12 +294,11 @@ def vardiu(*words: object) -> None:
 
 def distil(name: str, method: str, folder: Path, options: list[str]) -> Path:
     run, kind = folder / method, KINDS[name]
-    words = ["--teacher", folder / "teacher", "--data", folder / "data.npz", *kind.distill]
+    words = ["--teacher", folder / "teacher", "--data", folder / "data.npz"]
     if kind.condition == "text":
         (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
         words += ["--prompts", folder / "prompts.txt"]
-    steps = ("--steps", str(KINDS[name].updates))
-    vardiu("distill", *words, *METHODS[method], *steps, *options, "--out", run)
+    vardiu("distill", *words, *METHODS[method], *kind.distill, *options, "--out", run)
     for form in FORMS:
         if not (run / f"export-{form}").is_dir():
             vardiu("export", run, "--to", form)

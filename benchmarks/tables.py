@@ -781,14 +781,15 @@ def after_regression(found: Mapping[str, Any]) -> str:
 
 def raw_starts(found: Mapping[str, Any]) -> str:
     """Runs without pairs, each by the options that tell it apart from the others."""
-    words = [run["command"].partition("--device cpu ")[2] for run in found["rows"]]
-    options = [set(re.findall(r"--\S+(?: [^-]\S*)?", text)) for text in words]
-    shared = set.intersection(*options)
+    options = [
+        re.findall(r"--\S+(?: [^-]\S*)?", trained_as(run["command"])) for run in found["rows"]
+    ]
+    shared = set.intersection(*map(set, options))
     names = ("frechet", "precision", "recall")
     reference = found["rows"][0]["reference"]
     rows = [[reference["name"], *(measured(n, reference["metrics"][n]) for n in names)]]
-    for run, text, own in zip(found["rows"], words, options, strict=True):
-        told = [o for o in re.findall(r"--\S+(?: [^-]\S*)?", text) if o in own - shared]
+    for run, own in zip(found["rows"], options, strict=True):
+        told = [option for option in own if option not in shared]
         values = (measured(name, run["metrics"][name]) for name in names)
         rows.append([f"`{' '.join(told)}`", *values])
     return markdown(["options", *(HEADINGS[name][0] for name in names)], rows)
@@ -965,7 +966,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "cost": cost,
     "pipelines": pipelines,
     "after_regression": after_regression,
-    "raw-starts": raw_starts,
+    "raw_starts": raw_starts,
     "paper": paper,
     "recorded": recorded,
     "summary": summary,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -163,12 +162,10 @@ def test_a_pipeline_goes_from_training_to_its_exports(tmp_path, monkeypatch, cap
     pairs = ("--pairs.pairs", "128", "--pairs.steps", "6", "--pairs.solver-steps", "4")
     short = ("--delay", "0", "--batch", "32", "--evaluations", "1", "--reports", "2")
     methods = {
-        "diff_instruct": (*pairs, *short),
-        "vardiu": ("--method", "vardiu", *pairs, *short),
+        "diff_instruct": (*pairs, "--steps", "4", *short),
+        "vardiu": ("--method", "vardiu", *pairs, "--steps", "4", *short),
     }
     monkeypatch.setattr(end_to_end, "METHODS", methods)
-    brief = dataclasses.replace(end_to_end.KINDS["digits"], updates=4)
-    monkeypatch.setattr(end_to_end, "KINDS", {**end_to_end.KINDS, "digits": brief})
     words = ["digits", "--out", str(tmp_path), "--share", "0.1", "--threads", "1"]
     options = ["--samples", "300", "--reference", "500"]
     monkeypatch.setattr(sys, "argv", ["end_to_end.py", *words, *options])

@@ -200,9 +200,14 @@ def test_what_is_said_of_pipelines_by_small_levels():
     said = words("docs/measured.md")
     assert "VarDiU is nearer by more than the errors on five and level on digits" in said
     few, error = lead(numbers("pipelines-pixels-200.json")["pixels"], "frechet")
-    assert few < -error and "VarDiU, whose steps are smaller, is behind in distance" in said
-    assert METHODS["vardiu"].presets["images-vardiu"].settings.levels.sigma_min == 0.03
-    assert METHODS["diff_instruct"].presets["images"].settings.levels.sigma_max == 6
+    assert few < -error and "is behind in distance" in said
+    own, other = (
+        METHODS["vardiu"].presets["images-vardiu"],
+        METHODS["diff_instruct"].presets["images"],
+    )
+    assert own.settings.levels.sigma_min == 0.03 and other.settings.levels.sigma_max == 6
+    rates = own.settings.lr, other.settings.lr
+    assert rates[1] == pytest.approx(3 * rates[0]) and "a third of Diff-Instruct's" in said
     readme = words("README.md")
     assert (
         "smaller one on five, and a recall that is higher or level within its error on all"

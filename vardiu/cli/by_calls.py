@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..data.digests import digest_of_data
 from ..denoisers.base import Denoiser, place_of
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
-from ..problems.base import Problem, hash_of, inputs_of
+from ..problems.base import Problem, hash_of
 from ..problems.sampled_teachers import Source
 from ..reports.by_calls import Measured, by_calls
 from ..reports.tables import show_table, value_with_error
 from ..runs.events import Listener
-from ..runs.inputs import kept_provenance, refuse_changed_inputs
+from ..runs.inputs import other_data, refuse_other_inputs
 from ..runs.listeners import told_progress
 from ..runs.measuring import announced_calls, kept_samples, trained_features
 from ..runs.task import Task
@@ -44,11 +43,8 @@ from .folders import asked, reference_of, trained_student, trained_teacher, writ
 from .sample import of_calls
 
 __all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
-__all__ += ["kept_while_measured", "other_data", "refuse_other_inputs"]
+__all__ += ["kept_while_measured"]
 
-
-# What the provenance of a run calls the files of its data.
-FILES = "data files"
 
 # Numbers of calls that one command measures at most.
 MOST = 16
@@ -164,35 +160,6 @@ def _dashed(calls: Sequence[int]) -> str:
     return "-".join(map(str, calls))
 
 
-def other_data(folder: RunFolder, named: str | None) -> str | None:
-    r"""Returns the data that a run is to be compared with in the place of its own, if `--data`
-    names others; none if it names nothing, or says where the run's own are now.
-
-    Arguments:
-        folder: The run, or a published student, which was begun with nothing.
-        named: What `--data` names.
-    """
-    if named is None or not folder.exists:
-        return named
-    sha256 = kept_provenance(folder)["sha256"].get(FILES)
-    moved = sha256 is not None and digest_of_data(named) == sha256
-    return None if moved or named == folder.config()["problem"].get("data") else named
-
-
-def refuse_other_inputs(folder: RunFolder, problem: Problem, other: str | None) -> None:
-    r"""Raises a `RunError` if what a run's student was begun with was changed since.
-
-    Arguments:
-        folder: The run, or a published student, which was begun with nothing.
-        problem: Its problem.
-        other: The data that it is compared with in the place of its own, see `other_data`.
-    """
-    if folder.exists:
-        found = inputs_of(problem)
-        own = {name: it for name, it in found.items() if other is None or name != FILES}
-        refuse_changed_inputs(folder, own)
-
-
 def evaluation_of(
     folder: RunFolder, n: int, seed: int, of: str = "", data: str | None = None
 ) -> Path:
@@ -203,8 +170,8 @@ def evaluation_of(
         n: The number of samples.
         seed: The seed of the latents.
         of: What else tells it apart from others, see `of_calls`.
-        data: The data that it is compared with in the place of the run's own, see `other_data`:
-            comparisons with several data lie beside each other.
+        data: The data that it is compared with in the place of the run's own, see
+            `runs.inputs.other_data`: comparisons with several data lie beside each other.
     """
     return folder.file(f"evaluation-{n}-seed{seed}{of}{_of_data(data)}.json")
 

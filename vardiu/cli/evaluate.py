@@ -12,6 +12,7 @@ from ..metrics import Metric
 from ..metrics.sets import marked_trained, trained_warning
 from ..problems.sampled_teachers import TEACHER
 from ..runs.console import print_metrics, print_spaces
+from ..runs.inputs import other_data, refuse_other_inputs
 from ..runs.measuring import announced_calls, trained_features
 from ..storage.files import refuse_unwritable
 from ..storage.run_folder import RunFolder
@@ -21,8 +22,6 @@ from .by_calls import (
     evaluate_teacher_by_calls,
     evaluation_of,
     kept_while_measured,
-    other_data,
-    refuse_other_inputs,
 )
 from .console import console
 from .folders import (

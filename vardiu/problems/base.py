@@ -46,6 +46,7 @@ from .maps import FeatureMaps, SpaceFeatures
 from .sampled_teachers import SOLVER_STEPS, TEACHER, SampledTeacher, Source
 
 __all__ = [
+    "DATA_FILES",
     "BesideTeacher",
     "Data",
     "Input",
@@ -61,6 +62,10 @@ __all__ = [
     "hash_of",
     "inputs_of",
 ]
+
+
+# What the inputs of a problem call the files of its data.
+DATA_FILES = "data files"
 
 
 class Input(NamedTuple):

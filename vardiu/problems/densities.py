@@ -33,6 +33,7 @@ from ..students.few_step import FewStep
 from ..students.pushforward import Pushforward
 from ..teachers.saved import load
 from .base import (
+    DATA_FILES,
     Data,
     Input,
     Judged,
@@ -308,7 +309,7 @@ class DensityProblem(Problem):
         if row.source is not None and not is_source(row.source):
             sha256 = digest_of_data(row.source)
             assert sha256 is not None  # it was read
-            found["data files"] = Input(row.source, sha256)
+            found[DATA_FILES] = Input(row.source, sha256)
         return found
 
 

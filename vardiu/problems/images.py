@@ -26,7 +26,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
 from ..students.prompted import with_prompts, without_prompts
 from ..teachers.origin import Origin
-from .base import Input, Networks, Problem, taught_input
+from .base import DATA_FILES, Input, Networks, Problem, taught_input
 from .image_data import ImageData
 from .image_scores import ImageScores
 from .image_spaces import ImageSpace
@@ -194,7 +194,7 @@ class ImageProblem(Problem):
         taught = self._teacher.at_hand is not None
         found = dict(taught_input(self, self._teacher.place)) if taught else {}
         files = {
-            "data files": row.data,
+            DATA_FILES: row.data,
             "held-out files": row.held_out,
             "prompts file": row.prompts,
         }

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.digests import digest_of_data
 from ..errors import RunError, shown
-from ..problems.base import Input
+from ..problems.base import DATA_FILES, Input, Problem, inputs_of
 from ..settings.parse import flattened
 from ..storage.bounded import read_json
 from ..storage.run_folder import RunFolder
 
-__all__ = ["kept_provenance", "refuse_changed_inputs", "refuse_other_version"]
+__all__ = ["kept_provenance", "other_data", "refuse_changed_inputs", "refuse_other_inputs"]
+__all__ += ["refuse_other_version"]
 
 
 def kept_provenance(folder: RunFolder) -> dict[str, Any]:
@@ -47,6 +49,35 @@ def refuse_changed_inputs(folder: RunFolder, inputs: Mapping[str, Input]) -> Non
                 f"(SHA-256 {str(then)[:12]} then, {now.sha256[:12]} now). Put back what was "
                 "there, or start a new run in another folder, with --out"
             )
+
+
+def other_data(folder: RunFolder, named: str | None) -> str | None:
+    r"""Returns the data that a run is to be compared with in the place of its own, if `--data`
+    names others; none if it names nothing, or says where the run's own are now.
+
+    Arguments:
+        folder: The run, or a published student, which was begun with nothing.
+        named: What `--data` names.
+    """
+    if named is None or not folder.exists:
+        return named
+    sha256 = kept_provenance(folder)["sha256"].get(DATA_FILES)
+    moved = sha256 is not None and digest_of_data(named) == sha256
+    return None if moved or named == folder.config()["problem"].get("data") else named
+
+
+def refuse_other_inputs(folder: RunFolder, problem: Problem, other: str | None) -> None:
+    r"""Raises a `RunError` if what a run's student was begun with was changed since.
+
+    Arguments:
+        folder: The run, or a published student, which was begun with nothing.
+        problem: Its problem.
+        other: The data that it is compared with in the place of its own, see `other_data`.
+    """
+    if folder.exists:
+        found = inputs_of(problem)
+        own = {name: it for name, it in found.items() if other is None or name != DATA_FILES}
+        refuse_changed_inputs(folder, own)
 
 
 def refuse_other_version(folder: RunFolder, settings: Mapping[str, Any]) -> None:
