@@ -165,6 +165,10 @@ def test_what_a_teacher_is_not_asked_is_refused_before_it_is_measured(
     for calls in ("2", "1,2"):
         line = refused(capsys, "evaluate", "t", "--calls", calls)
         assert "--calls 2: n steps of Heun's method are 2n - 1 calls" in line and "1 or 3" in line
+    Path("empty").mkdir()
+    Path("notes.txt").write_text("no image")
+    for data, said in (("empty", "empty"), ("notes.txt", "of no kind that is known; give")):
+        assert said in refused(capsys, "evaluate", "t", "--data", data)
     for words in (["--guidance", "2"], ["--teacher", "t"], ["--guide", "teacher"]):
         line = refused(capsys, "evaluate", "t", *words)
         assert "t holds a teacher, which is measured as it is" in line

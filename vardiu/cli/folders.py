@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__, models
+from ..data.sources import records
 from ..errors import ConfigError, RunError, shown
 from ..metrics import Metric
 from ..problems.base import Problem
@@ -192,7 +193,7 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
     r"""Returns a problem's settings with what the command line names, and the run's own prompts.
 
     Raises:
-        ConfigError: The problem has no such setting.
+        ConfigError: The problem has no such setting, or there are no such images.
     """
     changes: dict[str, Any] = {}
     for name in ("teacher", "data"):
@@ -201,6 +202,8 @@ def _found_again(folder: RunFolder, settings: Any, chosen: argparse.Namespace) -
             if not isinstance(settings, ImageSettings | VectorSettings):
                 raise ConfigError(f"--{name}: this student needs none; leave the option out")
             changes[name] = value
+    if isinstance(settings, ImageSettings) and "data" in changes:
+        records(changes["data"])  # what cannot be read is refused before anything is measured
     if chosen.source is not None and not is_source(chosen.source):
         if not isinstance(settings, DensitySettings) or settings.source is None:
             raise ConfigError("--source: this student is of no table of points; leave it out")
