@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from ...settings.fields import NetworkOptimizer
 from ..base import Arm
-from .presets import ANCHORED, FRAMED, GAUSSIAN, PRESETS, SHARED, SMALL
+from .presets import ANCHORED, FRAMED, GAUSSIAN, PRESETS, SHARED, SMALL, TEXTURES
 
 __all__ = ["ARMS"]
 
 
 CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
+
+IMAGE_FRAME = Arm("VarDiU, framed", PRESETS["images-framed"].settings)
 
 ARMS = {
     "mog40": {
@@ -25,9 +27,7 @@ ARMS = {
         "anchored": Arm("VarDiU, anchored", SMALL),
         "framed": Arm("VarDiU, framed", FRAMED),
     },
-    "images": {
-        "anchored": Arm("VarDiU, anchored", ANCHORED),
-        "framed": Arm("VarDiU, framed", PRESETS["images-framed"].settings),
-    },
+    "patches": {"anchored": Arm("VarDiU, anchored", TEXTURES), "framed": IMAGE_FRAME},
+    "images": {"anchored": Arm("VarDiU, anchored", ANCHORED), "framed": IMAGE_FRAME},
     "vectors": {"shared": Arm("VarDiU, minibatch mixture", PRESETS["vectors-vardiu"].settings)},
 }

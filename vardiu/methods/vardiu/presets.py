@@ -29,7 +29,7 @@ from ...settings.grounds import (
 from ..base import Preset
 from .settings import Settings
 
-__all__ = ["ANCHORED", "FRAMED", "GAUSSIAN", "PRESETS", "SHARED", "SMALL"]
+__all__ = ["ANCHORED", "FRAMED", "GAUSSIAN", "PRESETS", "SHARED", "SMALL", "TEXTURES"]
 
 
 SHARED = Settings(
