@@ -24,6 +24,7 @@ __all__ = [
     "score",
     "surrogate",
     "teacher_direction",
+    "tempered",
     "truncated_snr",
 ]
 
@@ -83,6 +84,24 @@ def surrogate(x: Tensor, direction: Tensor) -> Tensor:
         The inner products, with shape :math:`(B)`. Descending them moves `x` along `-direction`.
     """
     return dot(direction.detach(), x)
+
+
+def tempered(denoised: Tensor, x: Tensor, temperature: float) -> Tensor:
+    r"""Returns what stands for a denoised tensor where its score is multiplied by a temperature.
+
+    .. math:: x + \tau \, (D(x_t) - x)
+
+    With :math:`x = x_t` its score, by Tweedie's formula, is :math:`\tau \nabla \log p_\sigma`.
+    With the clean sample, :math:`x_t = x + \sigma \varepsilon`, it is the same but for a multiple
+    of :math:`\varepsilon`, whose mean is zero. At a temperature of 1 it is the denoised tensor.
+
+    Arguments:
+        denoised: The posterior mean :math:`D(x_t)`, with shape :math:`(B, *)`.
+        x: The clean or the noisy sample, with the same shape.
+        temperature: The temperature :math:`\tau > 0`.
+    """
+    # Not a lerp, whose value at one may differ from the denoised tensor in the last bit.
+    return denoised if temperature == 1 else x + temperature * (denoised - x)
 
 
 def denoising(denoised: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import LogUniform
-from ..functional.scores import mean_correction
+from ..functional.scores import mean_correction, tempered
 from ..functional.tensors import dot, expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, WeightSettings
@@ -114,11 +114,12 @@ class SiD(DiffInstruct):
     ) -> Loss:
         x_t = x + expand_like(sigma, x) * noise  # with its graph: the networks are differentiated
         real = self.teacher(x_t, sigma, **cond)
-        gap = real - self.fake(x_t, sigma, **cond) - offset
+        mean = self.fake(x_t, sigma, **cond) + offset
+        gap = real - tempered(mean, x_t, self.temperature)
         factor = self.weight(sigma) / sigma**4
         if self.normalised:
             factor = factor / mean_correction(real.detach(), x.detach(), self.FLOOR)
-        projected = factor * dot(gap, real - x)
+        projected = factor * dot(gap, real - tempered(x, x_t, self.temperature))
         value = (projected - self.alpha * factor * dot(gap, gap)).mean()
         return Loss(value, {"divergence": projected.detach().mean()})
 

@@ -131,7 +131,7 @@ RANGES: Mapping[str, Range] = {
     "clip_range": Range(0, 1, open=True),
     "guard_weight": AT_LEAST_0,
     "principal": Range(0, 65_536),
-    "trust": POSITIVE,
+    **dict.fromkeys(("trust", "temperature"), POSITIVE),
     "clip": Range(0, math.inf, open=True),
     **dict.fromkeys(("softness", "level_std"), POSITIVE),
     **dict.fromkeys(("skip", "grid_start"), Range(1, 100_000)),

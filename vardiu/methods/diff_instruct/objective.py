@@ -2,6 +2,7 @@ r"""The fake, which is fitted to the samples, and the student, which follows two
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +13,14 @@ from ...data.batch import Batch
 from ...denoisers.base import Denoiser
 from ...denoisers.levels import Levels
 from ...functional.distances import pseudo_huber
-from ...functional.scores import Weight, denoising, edm_weight, mean_correction, surrogate
+from ...functional.scores import (
+    Weight,
+    denoising,
+    edm_weight,
+    mean_correction,
+    surrogate,
+    tempered,
+)
 from ...functional.tensors import expand_like
 from ...samplers.pairs import Pairs
 from ...students.base import Generator
@@ -64,12 +72,20 @@ class DiffInstruct(Objective):
     (Algorithm 1 of the paper.) A step is one update of the fake; each `ratio`-th step also updates
     the student, on draws that the fake has not seen.
 
+    A temperature :math:`\tau` multiplies the fake's score. What is descended at each level is then
+
+    .. math:: \mathrm{KL}(p_\sigma \,\|\, q_\sigma) - (\tau - 1) \, \mathrm{H}(p_\sigma) = \tau
+        \, \mathrm{KL} \big( p_\sigma \,\|\, q_\sigma^{1 / \tau} / Z \big) - \log Z^\tau
+
+    so that above 1 entropy is rewarded and the samples spread.
+
     Needs:
         No data, no gradient of the teacher.
 
     Deviations:
         - The weight is an argument; :math:`w(\sigma) = \sigma^2` by default, as in the comparison
           of VarDiU (Wang et al., 2025).
+        - The temperature is not in the paper: it is this library's.
 
     References:
         | Diff-Instruct: A Universal Approach for Transferring Knowledge From Pre-trained Diffusion
@@ -88,6 +104,7 @@ class DiffInstruct(Objective):
             https://arxiv.org/abs/2311.18828).
         regression: Pairs of the teacher that the student keeps to (the regression of DMD).
         regression_weight: The weight of that regression, see `vardiu.methods.regression`.
+        temperature: The temperature :math:`\tau` of the law that is matched at each level.
         lattice: Whether latents and levels are spread evenly, see `Objective`.
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
 
@@ -111,6 +128,7 @@ class DiffInstruct(Objective):
         normalised: bool = False,
         regression: Pairs | None = None,
         regression_weight: float = 0.0,
+        temperature: float = 1.0,
         lattice: bool = False,
         sigma_data: float = 0.5,
     ) -> None:
@@ -119,11 +137,13 @@ class DiffInstruct(Objective):
             raise ValueError(f"ratio must be at least 1, got {ratio}")
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
         self.normalised, self.regression_weight = normalised, regression_weight
-        self.lattice = lattice
+        self.temperature, self.lattice = temperature, lattice
         if (regression is None) != (regression_weight == 0):
             raise ValueError("pairs for regression and a positive regression_weight go together")
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
@@ -194,7 +214,8 @@ class DiffInstruct(Objective):
         """
         with torch.no_grad():
             real = self.teacher(x_t, sigma, **cond)
-            difference = score_difference(mean, real, sigma)
+            own = tempered(mean, x, self.temperature)
+            difference = score_difference(own, real, sigma)
             if self.normalised:
                 size = mean_correction(real, x, self.FLOOR)
                 difference = difference / expand_like(size, difference)

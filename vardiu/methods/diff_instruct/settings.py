@@ -35,6 +35,9 @@ class Settings(Training):
     """A regression on the teacher's pairs, before the method's own training."""
     regression_weight: float = 0.0
     """The weight of the regression on pairs in the method's own training, as in DMD."""
+    temperature: float = 1.0
+    """The temperature of the teacher's law that is matched at each level; above 1 samples
+    spread."""
     fake_optimizer: NetworkOptimizer = NetworkOptimizer()
     """How the fake is updated."""
     lattice: bool = False
@@ -59,6 +62,8 @@ class Matching(Protocol):
     @property
     def regression_weight(self) -> float: ...
     @property
+    def temperature(self) -> float: ...
+    @property
     def lattice(self) -> bool: ...
 
 
@@ -79,6 +84,7 @@ def options_of(
         "ratio": config.ratio,
         "normalised": config.normalised,
         **regression.beside_method(pairs, config.regression_weight)._asdict(),
+        "temperature": config.temperature,
         "lattice": config.lattice,
         "sigma_data": problem.space.sigma_data,
     }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...denoisers.base import Denoiser
 from ...errors import Diverged
-from ...functional.scores import mean_correction, surrogate
+from ...functional.scores import mean_correction, surrogate, tempered
 from ...functional.tensors import expand_like
 from ...samplers.chains import gain, run_chain
 from ...settings.fields import ChainSettings
@@ -85,7 +85,8 @@ class EMD(DiffInstruct):
             real = self.teacher(x_t, sigma, **cond)
             if self.normalised and not sizes:
                 sizes.append(expand_like(mean_correction(real, drawn.x, self.FLOOR), real))
-            return score_difference(real, self.fake(x_t, sigma, **cond), sigma)
+            own = tempered(self.fake(x_t, sigma, **cond), x_t, self.temperature)
+            return score_difference(real, own, sigma)
 
         end = run_chain(
             lambda z: self.generator(z, **cond),

@@ -59,6 +59,12 @@ class Settings(diff_instruct.Settings):
         divergence(self.divergence)
         if not self.limit > 1:
             raise ConfigError(f"limit must be above 1, got {self.limit:g}")
+        if self.temperature != 1 and self.divergence != "reverse_kl":
+            raise ConfigError(
+                f"temperature must be 1 with --divergence {self.divergence}, got "
+                f"{self.temperature:g}: its directions are weighed by the ratio of the laws as "
+                "they are; take --divergence reverse_kl, or diff-instruct"
+            )
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

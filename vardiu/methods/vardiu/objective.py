@@ -29,7 +29,9 @@ class VarDiU(Bound):
     .. math:: \mathcal{L} = \mathbb{E}_{\sigma, z, \varepsilon} \left[ w(\sigma) \left(
         - \log r(z \mid x_t) - \langle \mathrm{sg}[S(x_t, \sigma)], g(z) \rangle \right) \right]
 
-    (Section 3 of the paper.) One phase trains the student and the posterior together.
+    (Section 3 of the paper.) One phase trains the student and the posterior together. With a
+    temperature :math:`\tau` before its first term it is a bound of the divergence less
+    :math:`(\tau - 1) \, \mathrm{H}(p_\sigma)`, see `DiffInstruct`.
 
     Needs:
         No data, no gradient of the teacher, one call of the teacher a row.
@@ -39,7 +41,7 @@ class VarDiU(Bound):
           it acts as a constant.
         - A flow posterior is conditioned on :math:`x_t`, and normalised; the authors' flow mixes
           the latent and the sample in a network that is not bijective, and detaches both.
-        - `particles`, `shared` and `control_variate` are not in the paper.
+        - `particles`, `shared`, `temperature` and `control_variate` are not in the paper.
 
     References:
         | VarDiU: A Variational Diffusive Upper Bound for One-Step Diffusion Distillation
@@ -60,6 +62,7 @@ class VarDiU(Bound):
             that of the minibatch. It goes with the prior, and with no particles.
         own: The weight of a row's own sample in that mixture: 1 for a bound, see
             `vardiu.functional.bounds.shared_log_marginal`.
+        temperature: The temperature :math:`\tau` of the law that is matched at each level.
         lattice: Whether latents and levels are spread evenly, see `Objective`. For shared latents
             the bound holds and is tighter: the mixture of the batch has the student's marginal
             for its mean, and the divergence is convex.
@@ -85,6 +88,7 @@ class VarDiU(Bound):
         particles: int = 0,
         shared: bool = False,
         own: float = 1.0,
+        temperature: float = 1.0,
         lattice: bool = False,
         antithetic: bool = True,
         control_variate: bool = True,
@@ -113,6 +117,8 @@ class VarDiU(Bound):
             )
         if not 0 <= own <= 1 or (own != 1 and not shared):
             raise ValueError(f"own must be within [0, 1], and 1 unless shared, got {own}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         if posterior_weight is not None and (shared or particles):
             raise ValueError(
                 "a weight of the posterior's own takes no particles or shared latents"
@@ -121,7 +127,7 @@ class VarDiU(Bound):
         self.levels, self.weight = levels, weight
         self.posterior_weight = posterior_weight
         self.particles, self.shared, self.lattice = particles, shared, lattice
-        self.own = own
+        self.own, self.temperature = own, temperature
         self.antithetic, self.control_variate = antithetic, control_variate
 
     @property
@@ -172,11 +178,11 @@ class VarDiU(Bound):
             )
         if self.posterior_weight is None:
             entropy = self.negative_entropy(z, x, x_0, x_t, sigma, cond)
-            value = weight * (entropy - surrogate(x, direction))
+            value = weight * (self.temperature * entropy - surrogate(x, direction))
         else:
             # One evaluation serves both: the student's gradient arrives through x_t alone.
             own = self.posterior_weight(sigma)
-            seen = scale_gradient(x_t, weight / own)
+            seen = scale_gradient(x_t, self.temperature * weight / own)
             entropy = self.negative_entropy(z, x, x_0, seen, sigma, cond)
             value = own * entropy - weight * surrogate(x, direction)
         return Loss(value.mean(), {"negative_entropy": entropy.mean().detach()})

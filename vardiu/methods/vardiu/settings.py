@@ -65,6 +65,9 @@ class Settings(Training):
     own: float = 1.0
     """shared, and a bank: the weight of a row's own sample in the mixture, from 0 to 1. Only at 1
     there is a bound; at 1/2 independent rows make no error of the first order in 1 / batch."""
+    temperature: float = 1.0
+    """The temperature of the teacher's law that is matched at each level; above 1 samples
+    spread."""
     lattice: bool = False
     """Spread the latents and the levels of a batch evenly, by a randomly shifted lattice."""
     antithetic: bool = True

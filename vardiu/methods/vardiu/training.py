@@ -63,6 +63,7 @@ def bound_stage(problem: Problem, config: Settings, context: Context) -> Stages[
         particles=config.particles,
         shared=config.posterior == "shared",
         own=config.own,
+        temperature=config.temperature,
         lattice=config.lattice,
         antithetic=config.antithetic,
         control_variate=config.control_variate,
