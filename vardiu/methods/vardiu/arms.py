@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ...settings.fields import NetworkOptimizer
 from ..base import Arm
-from .presets import ANCHORED, FRAMED, GAUSSIAN, PRESETS, SHARED, SMALL, TEXTURES
+from .presets import PRESETS
+from .rows import ANCHORED, FRAMED, GAUSSIAN, SHARED, SMALL, TEXTURES
 
 __all__ = ["ARMS"]
 
