@@ -23,6 +23,7 @@ from .rows import (
     MORE,
     NEAR,
     PUBLISHED,
+    RAW,
     SHARED,
     SMALL,
     TEXTURES,
@@ -95,6 +96,11 @@ PRESETS = {
         "the same with four times the pairs and a longer regression",
         DigitsSettings(),
         LONG,
+    ),
+    "digits-vardiu-raw": Preset(
+        "the same from the teacher's weights alone, without pairs; a temperature keeps the spread",
+        DigitsSettings(sigma=2.5),
+        RAW,
     ),
     "patches-vardiu": Preset(
         "16x16 patches of photographs; VarDiU with the posterior of a lagging student",

@@ -30,6 +30,7 @@ __all__ = [
     "MORE",
     "NEAR",
     "PUBLISHED",
+    "RAW",
     "SHARED",
     "SMALL",
     "TEXTURES",
@@ -109,6 +110,19 @@ SMALL = replace(
     regression_weight=0.5,
     anchor=AnchorSettings(rate=0.05),
     pairs=DIGIT_PAIRS,
+)
+
+# Without pairs nothing but the divergence holds the samples apart, and it draws them to modes: see
+# "A temperature" in docs/methods/vardiu.md.
+RAW = replace(
+    SMALL,
+    steps=3_000,
+    lr=3e-4,
+    levels=LevelSettings(sigma_min=0.03, sigma_max=6.0),
+    temperature=1.1,
+    normalised=True,
+    pairs=PairSettings(),
+    regression_weight=0.0,
 )
 
 MORE = replace(DIGIT_PAIRS, pairs=64_000, steps=6_000)
