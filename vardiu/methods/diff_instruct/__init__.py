@@ -50,8 +50,8 @@ __all__ = [
 
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
 CURES: Mapping[str, str] = {
-    "collapse": "start from a spread student (--pairs.pairs), raise --levels.sigma-min, or give "
-    "the fake more updates (--ratio)",
+    "collapse": "start from a spread student (--pairs.pairs), raise --levels.sigma-min, give "
+    "the fake more updates (--ratio), or reward entropy (--temperature 1.05)",
     "saturation": "the gradient is not noise: the fake may lag; raise --ratio or "
     "--fake-optimizer.lr",
     "worsening": "fewer --steps, a lower --lr, or a larger --regression-weight after "

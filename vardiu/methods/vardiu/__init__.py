@@ -43,7 +43,8 @@ __all__ = ["CURES", "Draw", "METHOD", "Settings", "VarDiU", "recipe"]
 # What to try against each alarm, see `vardiu.monitoring.alarms`.
 CURES: Mapping[str, str] = {
     "collapse": "start from a spread student (--pairs.pairs, --posterior framed), raise "
-    "--levels.sigma-min, or take a tighter bound (--posterior shared or flow, --particles 4)",
+    "--levels.sigma-min, take a tighter bound (--posterior shared or flow, --particles 4), or "
+    "reward entropy (--temperature 1.05)",
     "saturation": "the gradient is not noise: the bound may be loose here; take a tighter "
     "--posterior",
     "worsening": "fewer --steps, a lower --lr, or a start that the method holds: more "
