@@ -779,8 +779,8 @@ def after_regression(found: Mapping[str, Any]) -> str:
     return markdown(["the bound", *heads], rows)
 
 
-def raw_starts(found: Mapping[str, Any]) -> str:
-    """Runs without pairs, each by the options that tell it apart from the others."""
+def tries(found: Mapping[str, Any]) -> str:
+    """Runs of one preset, each by the options that tell it apart from the others."""
     options = [
         re.findall(r"--\S+(?: [^-]\S*)?", trained_as(run["command"])) for run in found["rows"]
     ]
@@ -966,7 +966,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "cost": cost,
     "pipelines": pipelines,
     "after_regression": after_regression,
-    "raw_starts": raw_starts,
+    "tries": tries,
     "paper": paper,
     "recorded": recorded,
     "summary": summary,

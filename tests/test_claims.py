@@ -167,11 +167,12 @@ def test_what_is_said_of_a_raw_start():
     raw = [row["frechet"] for row in rows if "--pairs.pairs 0 " in row["options"]]
     teacher = numbers("digits.json")["runs"][0]["reference"]["metrics"]["frechet"][0]
     assert len(raw) == 2 and min(raw) > 3 * teacher
-    since = numbers("digits-raw.json")["rows"]
+    found = numbers("digits-raw.json")
+    since = found["rows"]
     times = [
         run["metrics"]["frechet"][0] / run["reference"]["metrics"]["frechet"][0] for run in since
     ]
-    assert len(since) == 8 and all("--pairs.pairs 0 " in run["command"] for run in since)
+    assert len(since) == 9 and all("--pairs.pairs 0 " in run["command"] for run in since)
     assert 2 < min(times)
     recalls = [run["metrics"]["recall"][0] for run in since]
     large = ["--levels.sigma-min 0.7 " in run["command"] for run in since]
@@ -180,7 +181,88 @@ def test_what_is_said_of_a_raw_start():
     for recall, ratio, alone in zip(recalls, times, large, strict=True):
         assert (f"{recall:.2f}", round(ratio)) == ("0.86", 4) if alone else recall < 0.85
     assert sum(large) == 1
-    assert "(digits end at more than twice its distance)" in words("README.md")
+    starts = {
+        match[1]: round(run["metrics"]["recall"][0], 2)
+        for run in since
+        if "--levels.sigma-min 0.1 " in run["command"] and "--ratio" not in run["command"]
+        if (match := re.search(r"--sigma (\S+) ", run["command"]))
+    }
+    assert starts == {"0.5": 0.81, "1.2": 0.81, "2.5": 0.82}
+    assert "starts at levels of 0.5, 1.2 and 2.5 end at a recall of 0.81 to 0.82" in said
+    energy, bound = (run["metrics"]["recall"][0] for run in found["starts"])
+    assert f"had brought to {energy:.2f} is at {bound:.2f} after 400 updates of 1e-4" in said
+    assert "--steps 400 --lr 1e-4" in found["starts"][1]["command"]
+
+
+def test_what_is_said_of_a_temperature():
+    said, front = words("docs/methods/vardiu.md"), words("README.md")
+    runs = sorted(numbers("digits-raw-preset.json")["runs"], key=lambda run: run["seed"])
+    assert all(own_preset(run["command"]) == "digits-vardiu-raw" for run in runs)
+    far = [tables.over_reference(run, "frechet") for run in runs]
+    recall = [run["metrics"]["recall"][0] for run in runs]
+    assert {run["metrics"]["frechet"][2] for run in runs} == {50_000}
+    listed = [f"{value:.2f}" for value in far]
+    told = f"{', '.join(listed[:-1])} and {listed[-1]} times the teacher's distance"
+    assert f"{told}, and a recall of {min(recall):.3f} to {max(recall):.3f}" in said
+    assert max(far) <= 1.5 and min(recall) >= 0.85
+    assert "1.5 times and 0.85 were meant: reached" in said
+    assert f"without pairs, {min(far):.2f} to {max(far):.2f} times" in front
+    took = [run["cost"]["seconds"] for run in runs]
+    assert f"Training took {min(took):.0f} to {max(took):.0f} s" in said
+    tries = numbers("digits-temperature.json")["rows"]
+    control = tries[-1]
+    assert "--temperature 1 " in control["command"] and "--normalised" in control["command"]
+    alone = control["metrics"]["frechet"][0] / control["reference"]["metrics"]["frechet"][0]
+    ends = f"{alone:.1f} times and {control['metrics']['recall'][0]:.2f}"
+    assert f"As many updates without it end at {ends}" in said
+    row = {run["command"]: run for run in numbers("patches-650s.json")["rows"]}
+    (warm,) = (run for command, run in row.items() if "--temperature 1.05" in command)
+    (cold,) = numbers("bake-off-patches/results.json")["groups"]["time-650s/learned"]["anchored"]
+    pair = (
+        warm["metrics"]["frechet"][0],
+        warm["metrics"]["recall"][0],
+        cold["metrics"]["frechet"],
+        cold["metrics"]["recall"],
+    )
+    told = "a distance of {:.1f} and a recall of {:.3f}, without it {:.1f} and {:.3f} (one seed"
+    assert told.format(*pair) in said
+
+
+def test_what_is_said_of_the_contest_of_patches():
+    (groups,) = numbers("bake-off-patches/results.json")["groups"].values()
+    said = words("docs/comparison.md").split("## Patches")[1]
+    found = {arm: run for arm, (run,) in groups.items()}
+    assert len(found) == 5 and "**5 of 5 runs are complete**" in said
+    theirs = numbers("patches-small-levels.json")["runs"][0]["reference"]["metrics"]
+    told = "a distance of {:.1f}, a precision of {:.3f} and a recall of {:.3f}."
+    assert told.format(*(theirs[k][0] for k in ("frechet", "precision", "recall"))) in said
+    order = sorted(found, key=lambda arm: found[arm]["metrics"]["frechet"])
+    assert order[:3] == ["diff-instruct", "dmd2", "anchored"]
+
+    def over(one: str, other: str, name: str) -> tuple[float, float]:
+        a, b = found[one], found[other]
+        error = math.hypot(a["errors"][name], b["errors"][name])
+        return a["metrics"][name] - b["metrics"][name], error
+
+    for arm in order[:2]:
+        behind, error = over("anchored", arm, "frechet")
+        assert behind > error
+        more, error = over("anchored", arm, "recall")
+        assert abs(more) < error
+    values = [f"`{arm}` ({found[arm]['metrics']['frechet']:.1f})" for arm in order[:2]]
+    own = f"{found['anchored']['metrics']['frechet']:.1f}"
+    assert f"{' and '.join(values)} are nearer than `anchored` ({own})" in said
+    after = [found[arm]["cost"]["student_updates"] - 2_500 for arm in order[:3]]
+    assert f"have {min(after)} to {max(after)} updates after it" in said
+    rows = numbers("patches-650s.json")["rows"]
+    near = {run["command"].split("--threads 1 ")[1]: run for run in rows}
+    told = {key: f"{run['metrics']['frechet'][0]:.1f}" for key, run in near.items()}
+    theirs = [key for key in told if key.startswith("--lr 5e-5 --normalised")]
+    assert len(theirs) == 1 and f"the rate of `diff-instruct` is at {told[theirs[0]]}." in said
+    assert f"are at {told['--lr 5e-5']} by smaller steps" in said
+    assert told["--lr 5e-5"] == told["--lr 1e-4"]
+    assert f"DMD's division alone at {told['--normalised']}:" in said
+    assert [arm for arm in found if found[arm]["verdict"] == "COLLAPSED"] == ["consistency"]
 
 
 def test_what_is_said_of_pipelines_by_small_levels():

@@ -6,22 +6,27 @@ import math
 
 import pytest
 import torch
-from problems import ExactPosterior, LinearGaussian, standard_error
+from cases import denoiser, student
+from problems import ExactPosterior, LinearGaussian, mixture_teacher, standard_error
 from torch import Tensor
 
 from vardiu.cli.main import main
 from vardiu.data.batch import Batch
 from vardiu.denoisers.levels import LogUniform
+from vardiu.errors import ConfigError
 from vardiu.functional.bounds import gaussian_kl
 from vardiu.functional.scores import tempered
+from vardiu.methods import METHODS
 from vardiu.methods.anchored import AnchoredVarDiU
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.emd import EMD
 from vardiu.methods.lagging import Anchor
 from vardiu.methods.sid import SiD
 from vardiu.methods.vardiu import Draw, VarDiU
+from vardiu.problems.toy import ToyProblem
 from vardiu.settings.fields import AnchorSettings, ChainSettings
 from vardiu.students.affine import Affine, AffineDenoiser
+from vardiu.training.stage import Context
 
 SIGMA, TAU = 0.8, 1.3
 LEVEL = LogUniform(SIGMA, SIGMA * (1 + 1e-12))
@@ -207,12 +212,66 @@ def test_a_temperature_is_positive_and_finite(value):
         )
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("vardiu", {"posterior": "gaussian"}),
+        ("vardiu", {"posterior": "anchored"}),
+        ("diff_instruct", {}),
+        ("dmd2", {}),
+        ("sid", {}),
+        ("emd", {}),
+        ("f_distill", {"divergence": "reverse_kl"}),
+    ],
+)
+def test_a_run_passes_it_on(method, options):
+    settings = METHODS[method].settings(steps=10, batch=8, temperature=TAU, **options)
+    stage = next(METHODS[method].recipe(ToyProblem(), settings, Context()))
+    assert stage.objective.temperature == TAU
+
+
 @pytest.mark.parametrize("preset", ["digits", "digits-vardiu", "digits-sid"])
 def test_a_temperature_out_of_range_is_refused_where_it_is_typed(preset, capsys):
     assert main(["distill", preset, "--temperature", "0"]) == 2
     assert "temperature must be positive, got 0" in capsys.readouterr().err
 
 
-def test_a_divergence_weighed_by_a_ratio_takes_none(capsys):
-    assert main(["distill", "digits-f-distill", "--temperature", "1.1"]) == 2
-    assert "temperature must be 1 with --divergence jensen_shannon" in capsys.readouterr().err
+def test_a_divergence_weighed_by_a_ratio_takes_none():
+    settings = METHODS["f_distill"].settings
+    with pytest.raises(ConfigError, match="temperature must be 1 with --divergence jensen_shan"):
+        settings(temperature=1.1)
+    assert settings(temperature=1.1, divergence="reverse_kl").temperature == 1.1
+
+
+def test_sid_descends_half_the_fisher_divergence_from_the_warmer_score():
+    """E_p |s_q - tau s_p|^2, away from where it is zero; with alpha = 1/2 nothing else is left."""
+    problem = LinearGaussian(3, 3)
+    student = problem.generator
+    theirs = torch.linalg.inv(problem.covariance + SIGMA**2 * torch.eye(3))
+    mine = noisy(student.matrix)
+    slope = TAU * torch.linalg.inv(mine) - theirs
+    spread = torch.trace(slope @ mine @ slope.T)
+    apart = (theirs @ (student.shift - problem.mean)).square().sum()
+    objective = SiD(
+        problem.teacher, student, fake_of(student), normalised=False, alpha=0.5, **OPTIONS
+    )
+    agree(objective, gradient(0.5 * (spread + apart), student))
+
+
+def test_sid_projects_on_what_the_warmer_score_has_for_its_mean():
+    """The naive formula: of a Gaussian problem the gap is linear, and hides a part of it."""
+    objective = SiD(
+        mixture_teacher(), student(), denoiser(), normalised=False, alpha=0.8, **OPTIONS
+    )
+    z, noise, sigma = torch.randn(6, 2), torch.randn(6, 2), torch.linspace(0.3, 2, 6)
+    x = objective.generator(z)
+    got = objective.matched(x, sigma, noise, {}).value
+    s = sigma[:, None]
+    x_t = x + s * noise
+    theirs = (objective.teacher(x_t, sigma) - x_t) / s**2
+    mine = (objective.fake(x_t, sigma) - x_t) / s**2
+    gap = theirs - TAU * mine
+    # E[s_p | x_t] is that of -noise / sigma: the score of x_t given x.
+    projected = (gap * (theirs + TAU * noise / s)).sum(1)
+    value = (projected - 0.8 * gap.square().sum(1)).mean()
+    torch.testing.assert_close(got, value)

@@ -208,8 +208,8 @@ SIGNS = [
     Mutant(
         "sign: VarDiU",
         VARDIU,
-        "value = weight * (entropy - surrogate(x, direction))",
-        "value = weight * (entropy + surrogate(x, direction))",
+        "value = weight * (self.temperature * entropy - surrogate(x, direction))",
+        "value = weight * (self.temperature * entropy + surrogate(x, direction))",
         contract(f"{FIXED} and vardiu"),
     ),
     Mutant(
@@ -613,8 +613,8 @@ NETWORKS = [
     Mutant(
         "teacher and fake swapped: Diff-Instruct",
         DIFF_INSTRUCT,
-        "difference = score_difference(mean, real, sigma)",
-        "difference = score_difference(real, mean, sigma)",
+        "difference = score_difference(own, real, sigma)",
+        "difference = score_difference(real, own, sigma)",
         contract(f"{DESCENT} and diff_instruct"),
     ),
     Mutant(
@@ -1464,8 +1464,8 @@ IDENTITY = [
     Mutant(
         "sid: the fake held",
         SID,
-        "gap = real - self.fake(x_t, sigma, **cond) - offset",
-        "gap = real - self.fake(x_t, sigma, **cond).detach() - offset",
+        "mean = self.fake(x_t, sigma, **cond) + offset",
+        "mean = self.fake(x_t, sigma, **cond).detach() + offset",
         method("sid", "half_that"),
     ),
     Mutant(
@@ -1478,7 +1478,7 @@ IDENTITY = [
     Mutant(
         "sid: projected on the teacher's mean alone",
         SID,
-        "factor * dot(gap, real - x)",
+        "factor * dot(gap, real - tempered(x, x_t, self.temperature))",
         "factor * dot(gap, real)",
         method("sid", "decimals"),
     ),
@@ -1897,8 +1897,8 @@ FINER = [
     Mutant(
         "EMD: a chain without the fake",
         EMD,
-        "return score_difference(real, self.fake(x_t, sigma, **cond), sigma)",
-        "return score_difference(real, 0 * self.fake(x_t, sigma, **cond), sigma)",
+        "return score_difference(real, own, sigma)",
+        "return score_difference(real, 0 * own, sigma)",
         method("emd", "is_diff_instruct"),
     ),
     Mutant(
@@ -2519,6 +2519,74 @@ MEASURED_ONCE = [
     ),
 ]
 
+WARMER = ("tests/methods/test_temperature.py",)
+
+TEMPERED = [
+    Mutant(
+        "temperature: it counts once too often",
+        "functional/scores.py",
+        "x + temperature * (denoised - x)",
+        "x + temperature**2 * (denoised - x)",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: the fake's mean is not tempered",
+        DIFF_INSTRUCT,
+        "own = tempered(mean, x, self.temperature)",
+        "own = mean",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: the bound's entropy counts once",
+        VARDIU,
+        "weight * (self.temperature * entropy - surrogate(x, direction))",
+        "weight * (entropy - surrogate(x, direction))",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: with the posterior's own weight the student's entropy counts once",
+        VARDIU,
+        "scale_gradient(x_t, self.temperature * weight / own)",
+        "scale_gradient(x_t, weight / own)",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: SiD projects on what is not tempered",
+        SID,
+        "dot(gap, real - tempered(x, x_t, self.temperature))",
+        "dot(gap, real - x)",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: EM distillation's chain is not tempered",
+        EMD,
+        "own = tempered(self.fake(x_t, sigma, **cond), x_t, self.temperature)",
+        "own = self.fake(x_t, sigma, **cond)",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: settings do not pass it on",
+        DIFF_INSTRUCT_SETTINGS,
+        '"temperature": config.temperature,',
+        '"temperature": 1.0,',
+        WARMER,
+    ),
+    Mutant(
+        "temperature: VarDiU's settings do not pass it on",
+        VARDIU_STAGES,
+        "temperature=config.temperature,",
+        "temperature=1.0,",
+        WARMER,
+    ),
+    Mutant(
+        "temperature: f-distill takes one beside its ratio",
+        "methods/f_distill/__init__.py",
+        'if self.temperature != 1 and self.divergence != "reverse_kl":',
+        "if False:",
+        WARMER,
+    ),
+]
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2539,6 +2607,7 @@ MUTANTS = [
     *MANY_MUTANTS,
     *FINER,
     *MEASURED_ONCE,
+    *TEMPERED,
 ]
 
 
