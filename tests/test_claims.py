@@ -204,9 +204,16 @@ def test_what_is_said_of_a_temperature():
     listed = [f"{value:.2f}" for value in far]
     told = f"{', '.join(listed[:-1])} and {listed[-1]} times the teacher's distance"
     assert f"{told}, and a recall of {min(recall):.3f} to {max(recall):.3f}" in said
-    assert max(far) <= 1.5 and min(recall) >= 0.85
-    assert "1.5 times and 0.85 were meant: reached" in said
-    assert f"without pairs, {min(far):.2f} to {max(far):.2f} times" in front
+    within = sum(value <= 1.5 for value in far)
+    end = "the recall is reached, the distance by {} of three seeds."
+    told = ("none", "one", "two")[within] if within < 3 else ""
+    assert min(recall) >= 0.85 and len(runs) == 3
+    assert f"were meant: {end.format(told) if told else 'reached.'}" in said
+    theirs = runs[0]["reference"]["metrics"]["recall"][0]
+    less = f"{theirs - max(recall):.2f} to {theirs - min(recall):.2f} (three seeds;"
+    ends = f"{min(far):.2f} to {max(far):.2f} times its distance on digits"
+    assert f"without pairs, {ends} and a recall lower by {less}" in front
+    assert "Diff-Instruct is nearer on patches (one seed)" in front
     took = [run["cost"]["seconds"] for run in runs]
     assert f"Training took {min(took):.0f} to {max(took):.0f} s" in said
     tries = numbers("digits-temperature.json")["rows"]
