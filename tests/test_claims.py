@@ -270,6 +270,21 @@ def test_what_is_said_of_the_contest_of_patches():
     assert told["--lr 5e-5"] == told["--lr 1e-4"]
     assert f"DMD's division alone at {told['--normalised']}:" in said
     assert [arm for arm in found if found[arm]["verdict"] == "COLLAPSED"] == ["consistency"]
+    for method, arm in (("diff_instruct", "diff-instruct"), ("dmd2", "dmd2")):
+        assert METHODS[method].arms["digits"][arm].settings.lr == 5e-5
+        assert not {"patches", "images"} & set(METHODS[method].arms)
+    assert METHODS["diff_instruct"].presets["patches"].settings.lr == 3e-4
+    apart = numbers("patches-650s-held-out.json")["rows"]
+    held = {row["preset"]: row["metrics"] for row in apart}
+    near = sorted(held, key=lambda arm: held[arm]["frechet"][0])[:3]
+    assert f"the first three is {', '.join(f'`{arm}`' for arm in near)}, the recall" in said
+    assert near == ["dmd2", "diff-instruct", "anchored"]
+    recall = {arm: metrics["recall"] for arm, metrics in held.items()}
+    assert max(recall, key=lambda arm: recall[arm][0]) == "anchored"
+    second = max((v for arm, v in recall.items() if arm != "anchored"), key=lambda v: v[0])
+    mine = recall["anchored"]
+    assert mine[0] - second[0] < math.hypot(mine[1], second[1])
+    assert all(held[arm]["frechet"][0] < apart[0]["teacher"]["frechet"][0] for arm in near)
 
 
 def test_what_is_said_of_pipelines_by_small_levels():
