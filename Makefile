@@ -13,7 +13,7 @@ KILLS ?= 200
 .PHONY: demo test slow siege lint format docs dist release clean
 
 demo: $(STAMP)
-	$(BIN)/vardiu distill mog40 --out runs/demo
+	$(BIN)/vardiu distill mog40-codes --out runs/demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q

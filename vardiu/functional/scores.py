@@ -9,6 +9,7 @@ Notation: :math:`x` is a clean sample, :math:`x_t = x + \sigma \varepsilon` a no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from .tensors import dot, expand_like
 
 __all__ = [
     "Weight",
+    "check_temperature",
     "denoised_to_score",
     "denoising",
     "edm_weight",
@@ -84,6 +86,19 @@ def surrogate(x: Tensor, direction: Tensor) -> Tensor:
         The inner products, with shape :math:`(B)`. Descending them moves `x` along `-direction`.
     """
     return dot(direction.detach(), x)
+
+
+def check_temperature(temperature: float) -> None:
+    r"""Refuses a temperature that is none, before anything is trained with it.
+
+    Arguments:
+        temperature: The temperature :math:`\tau`.
+
+    Raises:
+        ValueError: It is not positive and finite.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
 def tempered(denoised: Tensor, x: Tensor, temperature: float) -> Tensor:

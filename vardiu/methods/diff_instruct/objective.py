@@ -2,7 +2,6 @@ r"""The fake, which is fitted to the samples, and the student, which follows two
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from ...denoisers.levels import Levels
 from ...functional.distances import pseudo_huber
 from ...functional.scores import (
     Weight,
+    check_temperature,
     denoising,
     edm_weight,
     mean_correction,
@@ -137,8 +137,7 @@ class DiffInstruct(Objective):
             raise ValueError(f"ratio must be at least 1, got {ratio}")
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        check_temperature(temperature)
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
         self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data

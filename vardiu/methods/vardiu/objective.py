@@ -10,7 +10,7 @@ from ...data.batch import Batch
 from ...denoisers.base import Denoiser
 from ...denoisers.levels import Levels
 from ...errors import ConfigError
-from ...functional.scores import Weight, surrogate, teacher_direction
+from ...functional.scores import Weight, check_temperature, surrogate, teacher_direction
 from ...functional.tensors import expand_like, scale_gradient
 from ...posteriors.encoder import Posterior
 from ...posteriors.families import (
@@ -117,8 +117,7 @@ class VarDiU(Bound):
             )
         if not 0 <= own <= 1 or (own != 1 and not shared):
             raise ValueError(f"own must be within [0, 1], and 1 unless shared, got {own}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        check_temperature(temperature)
         if posterior_weight is not None and (shared or particles):
             raise ValueError(
                 "a weight of the posterior's own takes no particles or shared latents"
