@@ -325,9 +325,11 @@ def test_images_and_vectors_take_the_nearest_arms():
     assert patches.arms["framed"].settings.frame.components == 64  # its own arm of images
     name, images = contest_of("images", ImageSettings(teacher="some/where"))
     images = entered(name, images)
-    # The bound of patches was tuned on them; other images take what was tuned on none.
-    bound = patches.arms["anchored"].settings
-    assert bound == PRESETS["patches-vardiu"].settings
+    # The bound of patches was tuned on them, for the contest; other images take what was tuned on
+    # none.
+    bound, preset = patches.arms["anchored"].settings, PRESETS["patches-vardiu"].settings
+    assert (bound.levels.sigma_max, bound.anchor.rate) == (6.0, 0.5)
+    assert dataclasses.replace(bound, levels=preset.levels, anchor=preset.anchor) == preset
     assert images.arms == {
         **patches.arms,
         "anchored": dataclasses.replace(

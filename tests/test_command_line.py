@@ -131,6 +131,12 @@ def test_hyphens_underscores_and_capitals_are_alike():
             "distill: posterior_optimizer: lr must be pos",
         ),
         ("sample RUN --nmu 3", "unknown option --nmu; did you mean --num"),
+        ("sample RUN --num many", "sample: --num: a whole number was expected, got 'many'. See"),
+        ("bake-off mog40 --seconds soon", "--seconds: a number was expected, got 'soon'. See"),
+        (
+            f"sample RUN --seed {'x' * 500}",
+            f"--seed: a whole number was expected, got '{'x' * 59}...",
+        ),
         ("evaluate", "the following arguments are required: run. See vardiu evaluate --help"),
         ("bake-off mog40 --sedes 3", "unknown option --sedes; did you mean --seeds"),
         ("bake_off mog41", "unknown contest 'mog41'; did you mean mog40?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NoReturn
@@ -16,6 +17,11 @@ __all__ = ["Collected", "Parser", "collecting", "known_option", "sentence"]
 
 # Whether parsers hand themselves over in place of parsing, see `parser_of`.
 COLLECTING: ContextVar[bool] = ContextVar("COLLECTING", default=False)
+
+
+# Argparse's words of a value that is none, whose kind they name as Python does.
+INVALID = re.compile(r"argument (\S+): invalid (int|float) value: (.*)", re.DOTALL)
+KINDS = {"int": "a whole number", "float": "a number"}
 
 
 class Collected(Exception):  # noqa: N818 (no error: a parser on its way)
@@ -49,6 +55,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        if found := INVALID.fullmatch(message):
+            option, kind, value = found.groups()
+            short = value if len(value) <= 60 else f"{value[:60]}..."
+            message = f"{option}: {KINDS[kind]} was expected, got {short}"
         raise ConfigError(f"{message}. See {self.prog} --help")
 
     def parse_args(  # type: ignore[override]  # there is one kind of namespace here
