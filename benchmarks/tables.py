@@ -780,19 +780,26 @@ def after_regression(found: Mapping[str, Any]) -> str:
 
 
 def tries(found: Mapping[str, Any]) -> str:
-    """Runs of one preset, each by the options that tell it apart from the others."""
+    """Runs of one preset, each by the options that tell it apart from the others; of patches also
+    against those that nobody trained on."""
     options = [
         re.findall(r"--\S+(?: [^-]\S*)?", trained_as(run["command"])) for run in found["rows"]
     ]
     shared = set.intersection(*map(set, options))
     names = ("frechet", "precision", "recall")
+    cells = [("metrics", name) for name in names]
+    heads = [HEADINGS[name][0] for name in names]
+    if "held_out" in found["rows"][0]:
+        apart = ("frechet", "recall")
+        cells += [("held_out", name) for name in apart]
+        heads += [f"{HEADINGS[name][0]}, held out" for name in apart]
     reference = found["rows"][0]["reference"]
-    rows = [[reference["name"], *(measured(n, reference["metrics"][n]) for n in names)]]
+    rows = [[reference["name"], *(measured(n, reference[of][n]) for of, n in cells)]]
     for run, own in zip(found["rows"], options, strict=True):
-        told = [option for option in own if option not in shared]
-        values = (measured(name, run["metrics"][name]) for name in names)
-        rows.append([f"`{' '.join(told)}`", *values])
-    return markdown(["options", *(HEADINGS[name][0] for name in names)], rows)
+        told = " ".join(option for option in own if option not in shared)
+        values = (measured(name, run[of][name]) for of, name in cells)
+        rows.append([f"`{told}`" if told else "none", *values])
+    return markdown(["options", *heads], rows)
 
 
 def relations(found: Mapping[str, Any]) -> str:

@@ -62,11 +62,13 @@ class Ground:
         name: The name that methods know it by.
         grain: The smallest length of the data here over that of the data there.
         spread: The standard deviation of the data here over that there.
+        solver_steps: How many steps solve a pair of the teacher there, where that was measured.
     """
 
     name: str
     grain: float = 1.0
     spread: float = 1.0
+    solver_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Contest:
     budgets: tuple[str, ...] = field(default=("time", "calls"), kw_only=True)
 
 
-IMAGES = (Ground("images"), Ground("digits"))
+IMAGES = (Ground("images"), Ground("digits", solver_steps=DIGIT_PAIRS.solver_steps))
 
 
 CONTESTS: dict[str, Contest] = {
@@ -166,9 +168,9 @@ def contest_of(
 def _density(
     about: str, teachers: Mapping[str, DensitySettings], theirs: tuple[float, float]
 ) -> Contest:
-    ratios = [new / old for new, old in zip(theirs, lengths(MOG40), strict=True)]
+    grain, spread = (new / old for new, old in zip(theirs, lengths(MOG40), strict=True))
     tuned = CONTESTS["mog40"]
-    return replace(tuned, about=about, teachers=teachers, grounds=(Ground("mog40", *ratios),))
+    return replace(tuned, about=about, teachers=teachers, grounds=(Ground("mog40", grain, spread),))
 
 
 def _open(name: str, problem: ImageSettings | VectorSettings) -> Contest:
@@ -192,22 +194,17 @@ def arms_of(method: Method, name: str, contest: Contest) -> Mapping[str, Arm]:
             arms = method.arms[ground.name].items()
             if ground.name == name:
                 return dict(arms)
-            return {
-                key: replace(
-                    arm,
-                    settings=usually_solved(rescaled(arm.settings, ground.grain, ground.spread)),
-                )
-                for key, arm in arms
-            }
+            return {key: replace(arm, settings=moved(arm.settings, ground)) for key, arm in arms}
     return {}
 
 
-def usually_solved(settings: S) -> S:
-    r"""Returns settings for another teacher than that of the digits: how many steps solve a pair
-    of that one was measured, of others it is the usual number."""
+def moved(settings: S, ground: Ground) -> S:
+    r"""Returns settings for other data and another teacher than those that they are of: how many
+    steps solve a pair was measured of that teacher, of others it is the usual number."""
+    settings = rescaled(settings, ground.grain, ground.spread)
     row: Any = settings
     pairs = getattr(row, "pairs", None)
-    if not isinstance(pairs, PairSettings) or pairs.solver_steps != DIGIT_PAIRS.solver_steps:
+    if not isinstance(pairs, PairSettings) or pairs.solver_steps != ground.solver_steps:
         return settings
     found: S = replace(row, pairs=replace(pairs, solver_steps=PairSettings().solver_steps))
     return found
