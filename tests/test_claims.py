@@ -217,7 +217,9 @@ def test_what_is_said_of_a_temperature():
     assert min(recall) >= 0.85 and len(runs) == 3
     assert f"were meant: {end.format(told) if told else 'reached by each.'}" in said
     theirs = runs[0]["reference"]["metrics"]["recall"][0]
+    minutes = [run["cost"]["seconds"] / 60 for run in runs]
     less = f"{theirs - max(recall):.2f} to {theirs - min(recall):.2f} (three seeds;"
+    less += f" {min(minutes):.0f} to {max(minutes):.0f} minutes on one thread)"
     ends = f"{min(far):.2f} to {max(far):.2f} times its distance on digits"
     assert f"without pairs, {ends} and a recall lower by {less}" in front
     took = [run["cost"]["seconds"] for run in runs]

@@ -169,8 +169,8 @@ def _density(
     about: str, teachers: Mapping[str, DensitySettings], theirs: tuple[float, float]
 ) -> Contest:
     grain, spread = (new / old for new, old in zip(theirs, lengths(MOG40), strict=True))
-    tuned = CONTESTS["mog40"]
-    return replace(tuned, about=about, teachers=teachers, grounds=(Ground("mog40", grain, spread),))
+    grounds = (Ground("mog40", grain, spread),)
+    return replace(CONTESTS["mog40"], about=about, teachers=teachers, grounds=grounds)
 
 
 def _open(name: str, problem: ImageSettings | VectorSettings) -> Contest:

@@ -116,7 +116,7 @@ SMALL = replace(
 # "A temperature" in docs/methods/vardiu.md.
 RAW = replace(
     SMALL,
-    steps=3_000,
+    steps=6_000,
     lr=3e-4,
     levels=LevelSettings(sigma_min=0.03, sigma_max=6.0),
     temperature=1.1,
