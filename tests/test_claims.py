@@ -247,6 +247,35 @@ def test_what_is_said_of_a_temperature():
     assert told.format(*pair) in said
 
 
+def test_what_is_said_of_how_fast_an_anchor_follows():
+    said = words("docs/methods/vardiu.md")
+    rows = {run["command"].split("--threads 1 ")[1]: run for run in patches_tries()}
+    near = {
+        share: f"{rows[f'--levels.sigma-max 6{more}']['metrics']['frechet'][0]:.1f}"
+        for share, more in ((0.1, ""), (0.5, " --anchor.rate 0.5"), (1, " --anchor.rate 1"))
+    }
+    told = f"brought {near[0.5]} where 0.1, the default, brought {near[0.1]} in as many updates,"
+    assert f"{told} and 1, the student itself, {near[1]}" in said
+    assert METHODS["vardiu"].presets["patches-vardiu"].settings.anchor.rate == 0.1
+    soon, late = (
+        numbers("pipelines-anchor-rate.json")["rows"],
+        numbers("pipelines-small-levels.json"),
+    )
+    pair = {
+        kind: (run["metrics"]["frechet"], late[kind]["vardiu"]["student"]["frechet"])
+        for kind, run in soon.items()
+    }
+    told = "{:.1f} where 0.1 has {:.1f} on DiT, ".format(*(v[0] for v in pair["dit"]))
+    told += "{:.1f} and {:.1f} on digits".format(*(v[0] for v in pair["digits"]))
+    assert f"of 200 updates, 0.5 was no better: {told}" in said
+    (one, error), (other, more) = (v[:2] for v in pair["dit"])
+    assert one - other > math.hypot(error, more)
+
+
+def patches_tries() -> list[dict]:
+    return numbers("patches-650s.json")["rows"]
+
+
 def test_what_is_said_of_the_contest_of_patches():
     (groups,) = numbers("bake-off-patches/results.json")["groups"].values()
     said = words("docs/comparison.md").split("## Patches")[1]
