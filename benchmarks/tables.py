@@ -278,8 +278,21 @@ def paper(found: Mapping[str, Any]) -> str:
 
 # The README's rows: the file, the preset, the data, what is measured, and the method.
 SUMMARY = (
-    ("digits", "digits-vardiu", "8x8 digits", ("frechet", "recall"), "VarDiU, anchored"),
-    ("digits", "digits", "8x8 digits", ("frechet", "recall"), "Diff-Instruct"),
+    ("digits-small-steps", "digits-vardiu-long", "8x8 digits", ("frechet", "recall"), ""),
+    (
+        "digits-small-methods",
+        "digits",
+        "8x8 digits",
+        ("frechet", "recall"),
+        "Diff-Instruct, from a shorter regression",
+    ),
+    (
+        "digits-raw-preset",
+        "digits-vardiu-raw",
+        "8x8 digits",
+        ("frechet", "recall"),
+        "VarDiU, anchored, without pairs",
+    ),
     (
         "patches-small-levels",
         "patches-vardiu-long",

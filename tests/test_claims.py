@@ -196,11 +196,12 @@ def test_what_is_said_of_a_raw_start():
 
 def test_what_is_said_of_a_temperature():
     said, front = words("docs/methods/vardiu.md"), words("README.md")
-    every = sorted(numbers("digits-raw-preset.json")["runs"], key=lambda run: run["seed"])
-    assert all(own_preset(run["command"]) == "digits-vardiu-raw" for run in every)
+    kept = numbers("digits-raw-preset.json")
+    runs, half = (sorted(kept[k], key=lambda run: run["seed"]) for k in ("runs", "half"))
+    assert all(own_preset(run["command"]) == "digits-vardiu-raw" for run in [*runs, *half])
     assert METHODS["vardiu"].presets["digits-vardiu-raw"].settings.steps == 6_000
-    runs, half = ([r for r in every if f"--steps {n} " in r["command"]] for n in (6000, 3000))
-    assert len(every) == 6
+    assert all("--steps 6000 " in run["command"] for run in runs)
+    assert len(half) == 3 and all("--steps 3000 " in run["command"] for run in half)
     far = [tables.over_reference(run, "frechet") for run in runs]
     recall = [run["metrics"]["recall"][0] for run in runs]
     assert {run["metrics"]["frechet"][2] for run in runs} == {50_000}
@@ -236,7 +237,7 @@ def test_what_is_said_of_a_temperature():
     assert f"these without a temperature at {ends}" in said
     row = {run["command"]: run for run in numbers("patches-650s.json")["rows"]}
     (warm,) = (run for command, run in row.items() if "--temperature 1.05" in command)
-    (cold,) = numbers("bake-off-patches/results.json")["groups"]["time-650s/learned"]["anchored"]
+    cold = numbers("patches-650s.json")["preset"]
     pair = (
         warm["metrics"]["frechet"][0],
         warm["metrics"]["recall"][0],
@@ -276,56 +277,107 @@ def patches_tries() -> list[dict]:
     return numbers("patches-650s.json")["rows"]
 
 
-def test_what_is_said_of_the_contest_of_patches():
+def contest_of_patches() -> dict[str, list[dict]]:
     (groups,) = numbers("bake-off-patches/results.json")["groups"].values()
+    return {arm: sorted(runs, key=lambda run: run["seed"]) for arm, runs in groups.items()}
+
+
+def test_what_is_said_of_the_contest_of_patches():
+    groups = contest_of_patches()
     said = words("docs/comparison.md").split("## Patches")[1]
-    found = {arm: run for arm, (run,) in groups.items()}
-    assert len(found) == 5 and "**5 of 5 runs are complete**" in said
+    three = ("anchored", "diff-instruct", "dmd2")
+    assert all(len(groups[arm]) == 3 for arm in three)
+    done = sum(map(len, groups.values()))
+    assert f"**{done} of 15 runs are complete**" in said
     theirs = numbers("patches-small-levels.json")["runs"][0]["reference"]["metrics"]
     told = "a distance of {:.1f}, a precision of {:.3f} and a recall of {:.3f}."
     assert told.format(*(theirs[k][0] for k in ("frechet", "precision", "recall"))) in said
-    order = sorted(found, key=lambda arm: found[arm]["metrics"]["frechet"])
-    assert order[:3] == ["diff-instruct", "dmd2", "anchored"]
 
-    def over(one: str, other: str, name: str) -> tuple[float, float]:
-        a, b = found[one], found[other]
-        error = math.hypot(a["errors"][name], b["errors"][name])
-        return a["metrics"][name] - b["metrics"][name], error
+    def of(arm: str, name: str) -> list[float]:
+        return [run["metrics"][name] for run in groups[arm]]
 
-    for arm in order[:2]:
-        behind, error = over("anchored", arm, "frechet")
-        assert behind > error
-        more, error = over("anchored", arm, "recall")
-        assert abs(more) < error
-    values = [f"`{arm}` ({found[arm]['metrics']['frechet']:.1f})" for arm in order[:2]]
-    own = f"{found['anchored']['metrics']['frechet']:.1f}"
-    assert f"{' and '.join(values)} are nearer than `anchored` ({own})" in said
-    after = [found[arm]["cost"]["student_updates"] - 2_500 for arm in order[:3]]
+    def listed(values: list[float], form: str = "{:.1f}") -> str:
+        told = [form.format(value) for value in values]
+        return f"{', '.join(told[:-1])} and {told[-1]}"
+
+    first = of("anchored", "frechet")
+    for arm in three[1:]:
+        assert all(one < other for one, other in zip(first, of(arm, "frechet"), strict=True))
+        assert statistics.fmean(of(arm, "precision")) > statistics.fmean(
+            of("anchored", "precision")
+        )
+    told = (f"{listed(of(arm, 'frechet'))}" for arm in three)
+    assert "`anchored` is at {}, `diff-instruct` at {} and `dmd2` at {}.".format(*told) in said
+    apart = {
+        (row["arm"], row["other"]): row
+        for row in numbers("bake-off-patches/results.json")["differences"]["time-650s/learned"]
+    }
+    parts = [apart["anchored", arm] for arm in three[1:]]
+    told = [f"{-row['mean']:.1f} ± {row['half']:.1f}" for row in parts]
+    assert f"{told[0]} nearer than `diff-instruct` and {told[1]} than `dmd2` (95 %" in said
+    clear = [
+        f"`{arm}`" for arm, row in zip(three[1:], parts, strict=True) if row["half"] < -row["mean"]
+    ]
+    ends = {0: "neither", 1: "".join(clear), 2: "both"}[len(clear)]
+    assert f"(95 %; told apart from {ends})" in said
+    recalls = (listed(of(arm, "recall"), "{:.3f}") for arm in three[:2])
+    assert "Its recall is {}, that of `diff-instruct` {};".format(*recalls) in said
+    runs = [run for arm in three for run in groups[arm]]
+    after = [run["cost"]["student_updates"] - 2_500 for run in runs]
     assert f"have {min(after)} to {max(after)} updates after it" in said
-    rows = numbers("patches-650s.json")["rows"]
-    near = {run["command"].split("--threads 1 ")[1]: run for run in rows}
-    told = {key: f"{run['metrics']['frechet'][0]:.1f}" for key, run in near.items()}
-    theirs = [key for key in told if key.startswith("--lr 5e-5 --normalised")]
-    assert len(theirs) == 1 and f"the rate of `diff-instruct` is at {told[theirs[0]]}." in said
-    assert f"are at {told['--lr 5e-5']} by smaller steps" in said
-    assert told["--lr 5e-5"] == told["--lr 1e-4"]
-    assert f"DMD's division alone at {told['--normalised']}:" in said
-    assert [arm for arm in found if found[arm]["verdict"] == "COLLAPSED"] == ["consistency"]
+    asked = [run["cost"]["teacher_rows"] for run in runs]
+    assert f"the three have {min(asked):,} to {max(asked):,}," in said
+    assert max(asked) < 1.04 * min(asked)
+    collapsed = [arm for arm in groups if groups[arm][0]["verdict"] == "COLLAPSED"]
+    assert collapsed == ["consistency"] and "`consistency` collapsed." in said
     for method, arm in (("diff_instruct", "diff-instruct"), ("dmd2", "dmd2")):
         assert METHODS[method].arms["digits"][arm].settings.lr == 5e-5
         assert not {"patches", "images"} & set(METHODS[method].arms)
     assert METHODS["diff_instruct"].presets["patches"].settings.lr == 3e-4
+
+
+def test_what_is_said_of_tries_on_patches():
+    said = words("docs/comparison.md").split("## Patches")[1]
+    found = numbers("patches-650s.json")
+    near = {run["command"].split("--threads 1 ")[1]: run["metrics"] for run in found["rows"]}
+    wide = "--levels.sigma-max 6"
+    half, whole = near[f"{wide} --anchor.rate 0.5"], near[f"{wide} --anchor.rate 1"]
+    first = contest_of_patches()["anchored"][0]
+    assert half["frechet"][0] == pytest.approx(first["metrics"]["frechet"], rel=1e-3)
+    preset = found["preset"]["metrics"]
+    told = f"third on seed 0, at {preset['frechet']:.1f} and a recall of {preset['recall']:.3f}."
+    assert told in said
+    told = f"bring {near[wide]['frechet'][0]:.1f}, and an anchor that takes a half"
+    assert told in said
+    told = f"in place of a tenth, {half['frechet'][0]:.1f} and {half['recall'][0]:.3f}."
+    assert told in said
+    told = f"without a division: {whole['frechet'][0]:.1f} and {whole['recall'][0]:.3f}."
+    assert told in said
+    divided = "--lr 5e-5 --normalised --levels.sigma-min 0.1 --levels.sigma-max 6 --beta-1 0"
+    alike = near[f"{divided} --regression-weight 6"]["frechet"][0]
+    assert f"`diff-instruct` the anchored bound is at {alike:.1f}." in said
+    (longer,) = found["longer"]
+    told = f"at {longer['metrics']['frechet'][0]:.1f}, nearer to patches held out"
+    assert f"{told} ({longer['held_out']['frechet'][0]:.1f})" in said
+    small = next(run for run in found["rows"] if run["command"].endswith("1 --anchor.rate 0.5"))
+    told = f"is at {small['held_out']['frechet'][0]:.1f} there, nearer than any arm,"
+    assert f"{told} and at {small['metrics']['frechet'][0]:.1f} from those of the training" in said
     apart = numbers("patches-650s-held-out.json")["rows"]
-    held = {row["preset"]: row["metrics"] for row in apart}
-    near = sorted(held, key=lambda arm: held[arm]["frechet"][0])[:3]
-    assert f"the first three is {', '.join(f'`{arm}`' for arm in near)}, the recall" in said
-    assert near == ["dmd2", "diff-instruct", "anchored"]
-    recall = {arm: metrics["recall"] for arm, metrics in held.items()}
-    assert max(recall, key=lambda arm: recall[arm][0]) == "anchored"
-    second = max((v for arm, v in recall.items() if arm != "anchored"), key=lambda v: v[0])
-    mine = recall["anchored"]
-    assert mine[0] - second[0] < math.hypot(mine[1], second[1])
-    assert all(held[arm]["frechet"][0] < apart[0]["teacher"]["frechet"][0] for arm in near)
+    mean = {
+        arm: [
+            statistics.fmean(row["metrics"][name][0] for row in apart if row["preset"] == arm)
+            for name in ("frechet", "recall")
+        ]
+        for arm in ("anchored", "diff-instruct", "dmd2")
+    }
+    order = sorted(mean, key=lambda arm: mean[arm][0])
+    assert order[-1] == "anchored"
+    told = ", ".join(f"`{arm}` ({mean[arm][0]:.1f})" for arm in order)
+    assert f"the order is turned: {told}, on the average of three seeds" in said
+    assert f"with recalls of {', '.join(f'{mean[arm][1]:.3f}' for arm in order)}." in said
+    theirs = apart[0]["teacher"]["frechet"][0]
+    assert all(mean[arm][0] < theirs for arm in order)
+    assert small["held_out"]["frechet"][0] < min(row["metrics"]["frechet"][0] for row in apart)
 
 
 def test_what_is_said_of_pipelines_by_small_levels():
