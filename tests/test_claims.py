@@ -403,6 +403,20 @@ def test_what_is_said_of_pipelines_by_small_levels():
     assert sum(k in certain for k in both) == 1
     said = words("docs/measured.md")
     assert "VarDiU is nearer by more than the errors on five and level on digits" in said
+    second = numbers("pipelines-seed-1.json")
+    assert set(second) == {"digits", "dit", "pixart"} and "three of the six by a second" in words(
+        "README.md"
+    )
+    again = {name: {k: lead(second[k], name) for k in second} for name in ("frechet", "recall")}
+    assert {k for k, (ahead, error) in again["frechet"].items() if ahead > error} == {
+        "dit",
+        "pixart",
+    }
+    assert abs(again["frechet"]["digits"][0]) < again["frechet"]["digits"][1]
+    assert all(ahead > 0 for ahead, _ in again["recall"].values())
+    assert {k for k, (ahead, error) in again["recall"].items() if ahead > error} == {"digits"}
+    told = "nearer by more than the errors on DiT and PixArt and level on digits; its recall is"
+    assert f"{told} higher on all three, by more than the error on digits." in said
     few, error = lead(numbers("pipelines-pixels-200.json")["pixels"], "frechet")
     assert few < -error and "is behind in distance" in said
     own, other = (
