@@ -15,8 +15,8 @@ __all__ = ["ARMS"]
 CONTENDER = replace(GAUSSIAN, posterior_optimizer=NetworkOptimizer())
 
 # What brought samples of patches nearest to those of the training in the contest's time, see
-# docs/comparison.md: also larger levels, and an anchor that follows sooner. The preset's row,
-# without them, is nearer to patches that were held out.
+# docs/comparison.md: larger levels too, and for recall an anchor that follows sooner. The preset's
+# row, without them, is nearer to patches that were held out.
 SOON = replace(
     TEXTURES,
     levels=LevelSettings(sigma_min=0.02, sigma_max=6.0),
