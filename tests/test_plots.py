@@ -13,7 +13,7 @@ from PIL import Image
 
 from vardiu.methods import METHODS
 from vardiu.reports.colours import colour_of
-from vardiu.reports.comparisons import Series, comparison
+from vardiu.reports.comparisons import Series, comparison, quality_charts
 from vardiu.reports.curves import curves
 from vardiu.reports.figures import panel_figure, save_figure
 from vardiu.reports.samples import scatter_grid
@@ -64,6 +64,19 @@ def test_seeds_with_nothing_in_common_are_drawn_apart(tmp_path, figures):
     ax = figures[0].axes[0]
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 2, 3], [10, 11, 12]]
     assert not ax.collections and len(ax.get_legend().texts) == 1
+
+
+def test_what_pairs_took_is_drawn_before_the_first_update(tmp_path, figures):
+    """A log of five seconds and 45 calls, in two stages, of a run that took 15 and 1,045."""
+    log = [row | {"stage": stage} for stage in "pb" for row in rows(1, 3)][:5]
+    run = Series("a", "m", log, {"seconds": 15.0, "teacher_calls": 1_045})
+    comparison([run], ["metric/x"], tmp_path / "a.png")
+    seconds, calls = (list(ax.lines[0].get_xdata()) for ax in figures[0].axes)
+    assert seconds == [11, 12, 13, 14, 15]
+    assert calls == [1_009, 1_018, 1_027, 1_036, 1_045]
+    (_, drawn), (_, bare) = (quality_charts([one], "x") for one in (run, run._replace(cost=None)))
+    assert drawn != bare
+    assert [row["calls"] for row in run._replace(cost=None).whole().rows] == [9, 18, 27, 36, 45]
 
 
 @pytest.mark.parametrize("last, scale", [(8, "linear"), (30, "log")])

@@ -35,13 +35,14 @@ def compare(arguments: list[str]) -> None:
     if chosen.out:
         new_file(out / "comparison.png"), new_file(out / "comparison.html")
     folders = [existing_run(path) for path in chosen.runs]
-    rows, tasks = [], []
+    rows, tasks, costs = [], [], []
     for folder in folders:
         result = folder.result()
         if result is None:
             raise RunError(f"{folder.path} is not finished: only finished runs are compared")
         task = task_of_run(folder, chosen)
         tasks.append(task)
+        costs.append(result["cost"])
         rows.append(_row(folder, task, result))
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
@@ -52,8 +53,8 @@ def compare(arguments: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     labels = series_names(tasks)
     series = [
-        Series(label, task.method, folder.metrics())
-        for label, task, folder in zip(labels, tasks, folders, strict=True)
+        Series(label, task.method, folder.metrics(), cost)
+        for label, task, folder, cost in zip(labels, tasks, folders, costs, strict=True)
     ]
     judged = PROBLEMS[type(tasks[0].problem)].judged
     verdicts = [verdict_of(folder, judged) for folder in folders]

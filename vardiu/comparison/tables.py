@@ -160,7 +160,7 @@ def series_of(bake: BakeOff, rows: Sequence[Result]) -> list[Series]:
     their family: so many arms are not told apart by colours of their own."""
     families = {name: family_of(arm) for name, arm in bake.contest.arms.items()}
     return [
-        Series(row.title, families[row.arm], RunFolder(run["folder"]).metrics())
+        Series(row.title, families[row.arm], RunFolder(run["folder"]).metrics(), run["cost"])
         for row in rows
         for run in row.runs
     ]

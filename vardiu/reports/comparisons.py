@@ -27,11 +27,30 @@ class Series(NamedTuple):
         label: What it is called; runs of one label are seeds of one series.
         method: The name of its method, which gives the colour.
         rows: The rows of its log.
+        cost: What the finished run took, as its `result.json` has it: `seconds` and
+            `teacher_calls`. What the log lacks of it went into pairs and the like, and is drawn
+            as spent before the first update.
     """
 
     label: str
     method: str
     rows: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, float] | None = None
+
+    def whole(self) -> Series:
+        r"""Returns the run with its stages joined, and all that it took."""
+        rows = stages_joined(self.rows)
+        if self.cost is None or not rows:
+            return self._replace(rows=rows)
+        before = {
+            axis: max(0.0, self.cost[counter] - rows[-1].get(axis, 0.0))
+            for axis, counter in (("seconds", "seconds"), ("calls", "teacher_calls"))
+        }
+        moved = [
+            row | {axis: row[axis] + more for axis, more in before.items() if axis in row}
+            for row in rows
+        ]
+        return self._replace(rows=moved)
 
 
 def styles(runs: Sequence[Series]) -> dict[str, dict[str, Any]]:
@@ -48,7 +67,7 @@ def comparison(runs: Sequence[Series], metrics: Sequence[str], path: Path) -> Pa
     line and their range a band.
     """
     figure = new_figure(figsize=(11, 4 * len(metrics)), layout="constrained")
-    runs = [run._replace(rows=stages_joined(run.rows)) for run in runs]
+    runs = [run.whole() for run in runs]
     panels = (("seconds", "seconds of training"), ("calls", "calls of the teacher"))
     first = figure.add_subplot(len(metrics), 2, 1)
     for row, metric in enumerate(metrics):
@@ -91,7 +110,7 @@ def quality_charts(runs: Sequence[Series], metric: str) -> list[str]:
         runs: The runs.
         metric: The name of the metric, as in the log's `metric/NAME`.
     """
-    runs = [run._replace(rows=stages_joined(run.rows)) for run in runs]
+    runs = [run.whole() for run in runs]
     series = {label: i for label, i in _places(runs)}
     figures = []
     for axis, title in (("seconds", "seconds of training"), ("calls", "calls of the teacher")):
