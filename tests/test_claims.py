@@ -386,7 +386,11 @@ def test_what_is_said_of_tries_on_patches():
         for v in ([run["metrics"]["frechet"] for run in contest_of_patches()[arm]] for arm in mean)
     ]
     told = "{:.1f} to {:.1f}, {:.1f} to {:.1f} and {:.1f} to {:.1f}"
-    assert f"({told.format(*(value for span in spans for value in span))})" in front
+    told = f"({told.format(*(value for span in spans for value in span))};"
+    assert f"{told} by 95 % undecided against the former)" in front
+    rows = numbers("bake-off-patches/results.json")["differences"]["time-650s/learned"]
+    (row,) = (r for r in rows if (r["arm"], r["other"]) == ("anchored", "diff-instruct"))
+    assert row["half"] > abs(row["mean"])
 
 
 def test_what_is_said_of_pipelines_by_small_levels():
