@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "CheckpointError",
+    "brief",
     "ConfigError",
     "known",
     "nearest",
@@ -60,6 +61,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}One of: {offer}" if hint else f"one of: {offer}"
 
 
+def brief(text: str) -> str:
+    r"""Returns what somebody typed, at most 60 letters of it."""
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def known(name: str, names: Iterable[str], what: str) -> str:
     r"""Returns which of some names is meant: hyphens, underscores and capitals are alike.
 
@@ -81,7 +87,7 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     for candidate in names:
         if _plain(candidate) == _plain(name):
             return candidate
-    shown = name if len(name) <= 60 else f"{name[:60]}..."
+    shown = brief(name)
     raise ConfigError(f"unknown {what} {shown!r}; {nearest(shown, names)}")
 
 

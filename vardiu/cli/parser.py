@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NoReturn
 
-from ..errors import ConfigError, known, nearest
+from ..errors import ConfigError, brief, known, nearest
 from .main import COMMANDS
 
 __all__ = ["Collected", "Parser", "collecting", "known_option", "sentence"]
@@ -57,8 +57,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := INVALID.fullmatch(message):
             option, kind, value = found.groups()
-            short = value if len(value) <= 60 else f"{value[:60]}..."
-            message = f"{option}: {KINDS[kind]} was expected, got {short}"
+            message = f"{option}: {KINDS[kind]} was expected, got {brief(value)}"
         raise ConfigError(f"{message}. See {self.prog} --help")
 
     def parse_args(  # type: ignore[override]  # there is one kind of namespace here
@@ -101,7 +100,7 @@ def known_option(typed: str, flags: Sequence[str], program: str, others: Sequenc
     try:
         return known(typed, flags, "option")
     except ConfigError:
-        shown = typed if len(typed) <= 60 else f"{typed[:60]}..."
+        shown = brief(typed)
         raise ConfigError(
             f"unknown option {shown}{meant(shown, [*flags, *others])} See {program} --help"
         ) from None
