@@ -1350,7 +1350,7 @@ def test_what_is_said_of_small_steps_after_the_longer_regression():
         f"to {listed(far)} (`digits-vardiu-long`, five seeds), on the average {mean:.2f}, {ends}"
     )
     assert f"{named}: reached" in front
-    closest = f"digits at {min(far):.2f} to {max(far):.2f} times the teacher's distance"
+    closest = f"Digits** at {min(far):.2f} to {max(far):.2f} times the teacher's distance"
     assert closest in front
     (within,) = re.findall(r"and its recall to within (\d\.\d\d);", front)
     assert max(less) <= float(within) <= 0.03
