@@ -25,7 +25,6 @@ from vardiu.storage.provenance import provenance
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/floors.json"))
-    parser.add_argument("--bootstraps", type=int, default=20)
     chosen = parser.parse_args()
     x, held_out = photos(16), photos(16, held_out=True)
     rows = torch.linspace(0, len(x) - 1, PATCHES.reference).long()
@@ -41,9 +40,7 @@ def main() -> None:
     found = {}
     for title, space in spaces.items():
         found[title] = {
-            name: frechet(
-                space(real), space(images), features=space.name, bootstraps=chosen.bootstraps
-            ).row()
+            name: frechet(space(real), space(images), features=space.name).row()
             for name, images in (("held-out patches", held_out), ("training patches", trained))
         }
         print(title, {name: row["value"] for name, row in found[title].items()}, flush=True)

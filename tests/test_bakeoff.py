@@ -40,16 +40,18 @@ from vardiu.comparison.plan import (
 from vardiu.comparison.prices import StageCost, price
 from vardiu.comparison.results import Result, differences, in_order
 from vardiu.comparison.screening import may_go_on
-from vardiu.comparison.tables import interval, markdown
+from vardiu.comparison.tables import interval, markdown, table
 from vardiu.errors import ConfigError, Interrupted, RunError
 from vardiu.methods import METHODS, diff_instruct, regression, vardiu
 from vardiu.methods.vardiu import VarDiU
 from vardiu.runs.presets import PRESETS
+from vardiu.runs.task import PROBLEMS
 from vardiu.settings.fields import (
     DensitySettings,
     ImageSettings,
     NetworkOptimizer,
     PairSettings,
+    RestorationSettings,
     VectorSettings,
 )
 from vardiu.storage.finished import sole_writer
@@ -501,11 +503,31 @@ def test_paired_differences_have_an_interval_of_students_distribution():
     c = result_of("c", 5.0, 0.0, first=2)  # one common seed with the others
     pairs = {(row.arm, row.other): row for row in differences([a, b, c], "mmd2", "b")}
     assert pairs["c", "b"].seeds == 1 and pairs["c", "b"].verdict == "undecided"
+    holed = result_of("holed", 0.5, math.nan, 0.6)
+    (row,) = differences([a, holed], "mmd2")
+    assert (row.arm, row.verdict) == ("holed", "undecided") and math.isnan(row.mean)
     lost = result_of("lost", 0.1, 0.1, verdict="COLLAPSED")
     assert [row.arm for row in in_order([lost, b, a], "mmd2")] == ["a", "b", "lost"]
     assert not may_go_on(lost, "mmd2") and may_go_on(a, "mmd2")
     assert not may_go_on(result_of("never"), "mmd2")
     assert not may_go_on(result_of("nan", math.nan), "mmd2")
+
+
+def test_a_table_is_in_the_order_of_what_its_problem_is_judged_by():
+    """Restored images show their PSNR first, which is to be high, and are judged by a distance."""
+    problem = PROBLEMS[RestorationSettings]
+
+    def arm(name: str, peak: float, far: float) -> Result:
+        metrics = {"psnr": peak, "high_frequencies": 0.9, "frechet": far}
+        cost = {"seconds": 1.0, "teacher_rows": 1, "student_updates": 1}
+        run = {"verdict": "GOOD", "samples": 10, "cost": cost, "metrics": metrics}
+        runs = [{**run, "seed": seed, "errors": metrics} for seed in range(2)]
+        return Result(name, name, runs, 0)
+
+    rows = [arm("far", 20.0, 50.0), arm("near", 30.0, 5.0)]
+    assert problem.headline[0] == "psnr"
+    found = table(rows, problem.headline, problem.judged.metric)
+    assert [row["arm"] for row in found] == ["near", "far"]
 
 
 @pytest.mark.parametrize(

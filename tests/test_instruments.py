@@ -83,6 +83,8 @@ def test_the_ratio_of_signal_to_noise_is_the_closed_form():
 
 def test_the_ratio_of_a_gradient_without_noise_is_infinite():
     assert gradient_snr(Noisy(0.5, 0.0), Batch(1), 0) == math.inf
+    for step in range(50):  # the same to rounding
+        assert gradient_snr(Noisy(0.37, 1e-9), Batch(1), step) > 1e12
 
 
 def test_frozen_parameters_have_no_part_in_the_ratio():
@@ -193,6 +195,25 @@ def test_the_gap_of_scores_is_by_class():
     wrong = score_gap(teacher, x[:1_000], x[1_000:], noise, [1.0], 1.0, {"label": 1 - label})
     # The class moves the mean by 4, half of which a denoiser at this level lets through.
     assert wrong[1.0] == pytest.approx((4 / 2) ** 2 / 2 / (1 / 2), rel=0.05)
+
+
+def test_the_gap_of_scores_leaves_out_classes_that_a_half_lacks():
+    """A thousand classes, most of which two thousand samples do not have twice."""
+    teacher = MixtureDenoiser(torch.randn(1_000, 2), 1.0, labels=torch.arange(1_000))
+    label = torch.randint(1_000, (2_100,))
+    x = teacher.means[label] + torch.randn(2_100, 2)
+    noise = torch.randn(100, 2)
+    gap = score_gap(teacher, x[:100], x[100:], noise, [2.0], 1.0, {"label": label})[2.0]
+    assert abs(gap) < 2
+    alone = {"label": torch.arange(2_100)}
+    assert score_gap(teacher, x[:100], x[100:], noise, [2.0], 1.0, alone) == {}
+
+
+def test_a_class_without_components_has_no_denoiser():
+    teacher = MixtureDenoiser(torch.randn(4, 2), 1.0, labels=torch.tensor([0, 0, 1, 3]))
+    x, sigma = torch.randn(4, 2), torch.ones(4)
+    answer = teacher(x, sigma, label=torch.arange(4))
+    assert answer.isnan().any(1).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("inflate, move", [(1.0, 0.0), (2.0, 0.0), (0.5, 0.3)])

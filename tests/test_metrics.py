@@ -161,6 +161,18 @@ def test_frechet_of_samples_approaches_that_of_moments():
     assert metric.error < 0.1 * wanted
 
 
+def test_the_error_of_frechet_is_that_of_a_shift():
+    """Where only the mean differs a row adds 2 <m - m_r, x - m>: the error is 2 |m - m_r| / sqrt
+    n, and less where rows are fewer than features no more than finite."""
+    zero, one = torch.zeros(2), torch.ones(2)
+    real, fake = with_moments(500, zero, one, 0), with_moments(400, 3 * one, one, 1)
+    found = frechet(real, fake)
+    assert found.value == pytest.approx(18)
+    assert found.error == pytest.approx(2 * math.sqrt(18) / 20, rel=1e-3)
+    wide = gaussian(300, d=512)
+    assert 0 < frechet(wide, gaussian(50, d=512, seed=1)).error < 100
+
+
 def with_moments(n: int, mean: torch.Tensor, std: torch.Tensor, seed: int) -> torch.Tensor:
     """Samples whose own mean and covariance are exactly these."""
     x = gaussian(n, d=len(mean), seed=seed)
@@ -183,6 +195,10 @@ def test_the_ratio_to_real_samples_is_the_closed_form():
     assert len(both) == 6 and mean_ratio(both) == pytest.approx(41.0)
     fourfold = dataclasses.replace(ratio, value=ratio.value / 16)
     assert mean_ratio([ratio, fourfold]) == pytest.approx(41 / 4)  # geometric
+    below = dataclasses.replace(ratio, value=-1e-3)
+    assert math.isnan(mean_ratio([ratio, below])) and math.isnan(mean_ratio([]))
+    small = [ratio.value for ratio in frechet_ratio(1e-5 * real, 1e-5 * held_out, 1e-5 * fake)]
+    assert small == pytest.approx([1e-10 * 0.41, 1e-10 * 0.01, 41.0])
     with pytest.raises(ValueError, match="held_out has the moments of real"):
         frechet_ratio(real, real, real)
 
@@ -276,6 +292,24 @@ def test_transport_of_gaussians():
     assert wasserstein2_sliced(x, x).value == 0
     uneven = wasserstein2_sliced(x, y[:1000], generator=torch.Generator().manual_seed(0))
     assert uneven.value == pytest.approx(sliced.value, rel=0.1)
+
+
+@pytest.mark.parametrize("n, m", [(100, 37), (30, 60), (7, 8), (50, 50)])
+def test_transport_of_unequal_sets_is_exact_in_one_dimension(n, m):
+    x, y = gaussian(n, d=1), gaussian(m, d=1, mean=0.5, seed=1)
+    sliced = wasserstein2_sliced(x, y, projections=3)
+    assert sliced.value == pytest.approx(wasserstein2_exact(x, y).value, rel=1e-9)
+
+
+def test_transport_of_unequal_sets_sees_what_has_little_mass():
+    """Three of ten thousand at a distance of a thousand; a repeated sample is the sample."""
+    x = torch.zeros(10_000, 1)
+    x[:3] = 1000
+    for m in (10_000, 9_999):
+        found = wasserstein2_sliced(x, torch.zeros(m, 1)).value
+        assert found == pytest.approx(1000 * math.sqrt(3e-4), rel=1e-6)
+    once = torch.tensor([[0.0], [1.0]])
+    assert wasserstein2_sliced(once, once.repeat(2, 1)).value == pytest.approx(0, abs=1e-9)
 
 
 def test_the_error_of_sliced_transport_is_that_of_a_shift():

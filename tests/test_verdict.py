@@ -136,6 +136,15 @@ def test_what_is_better_higher_is_judged_upside_down():
     assert verdict(falling, 1.0, 20.0, judged=judged).name == STUCK
 
 
+def test_a_reference_that_is_to_be_left_behind_may_be_far_off():
+    """A perfect restorer beside bicubic enlargement; beside a teacher that far the teacher is
+    broken."""
+    beside = Judged("mmd2", reaches=False)
+    assert verdict(log(FLAT), 2.0, 116.0).name == UNJUDGED
+    assert verdict(log(FLAT), 2.0, 116.0, judged=beside).name == GOOD
+    assert verdict(log(FLAT), 200.0, 116.0, judged=beside).name != GOOD
+
+
 # ---------------------------------------------------------------- what cannot be judged
 
 

@@ -47,7 +47,8 @@ def compare(arguments: list[str]) -> None:
     names = {task.problem.name for task in tasks}
     if len(names) > 1:
         raise ConfigError(f"the runs are of different problems: {', '.join(sorted(names))}")
-    metric = chosen.metric or PROBLEMS[type(tasks[0].problem)].headline[0]
+    judged = PROBLEMS[type(tasks[0].problem)].judged
+    metric = chosen.metric or judged.metric
     names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     metric = known(metric, names, "metric")
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,6 @@ def compare(arguments: list[str]) -> None:
         Series(label, task.method, folder.metrics(), cost)
         for label, task, folder, cost in zip(labels, tasks, folders, costs, strict=True)
     ]
-    judged = PROBLEMS[type(tasks[0].problem)].judged
     verdicts = [verdict_of(folder, judged) for folder in folders]
     ranked = best_first(
         list(zip(labels, verdicts, rows, folders, strict=True)),

@@ -46,14 +46,18 @@ def interval(
     return f"{middle} [{min(values):{form}}, {max(values):{form}}]"
 
 
-def table(rows: Sequence[Result], metrics: Sequence[str]) -> list[dict[str, str]]:
+def table(rows: Sequence[Result], metrics: Sequence[str], by: str) -> list[dict[str, str]]:
     r"""Returns the rows of a table: median and range of each metric and of the cost.
 
-    They are in the order of the first metric, which is to be low; an arm with a run that collapsed
-    comes after all others.
+    An arm with a run that collapsed comes after all others.
+
+    Arguments:
+        rows: The arms.
+        metrics: The metrics to show.
+        by: The metric of whose values they are in the order, which is to be low.
     """
     lines = []
-    for row in in_order(rows, metrics[0]):
+    for row in in_order(rows, by):
         line = {"arm": row.title, "verdict": row.verdict}
         line |= {n: interval(row.values(n), errors=row.errors(n)) for n in metrics}
         counts = sorted({run["samples"] for run in row.runs})
@@ -118,10 +122,11 @@ def screening_table(
     r"""Returns the heading and the rows of the table of a screening; which arms go on."""
     first = heat(bake)
     rows = results(first, todo, budget, teacher, planned)
-    names = PROBLEMS[type(bake.contest.teachers[teacher])].headline
+    problem = PROBLEMS[type(bake.contest.teachers[teacher])]
+    metric = problem.judged.metric
     kept = kept_arms(bake, planned, budget, teacher) or []
-    lines = table(rows, names)
-    for line, row in zip(lines, in_order(rows, names[0]), strict=True):
+    lines = table(rows, problem.headline, metric)
+    for line, row in zip(lines, in_order(rows, metric), strict=True):
         line["goes on"] = "no" if row.arm not in kept else "yes"
         if row.arm == bake.baseline:
             line["goes on"] = "yes, the baseline"
@@ -250,7 +255,8 @@ def found_of(
     for budget in bake.budgets:
         for teacher in bake.teachers:
             words = bake.title(budget, teacher)
-            headline = PROBLEMS[type(bake.contest.teachers[teacher])].headline
+            problem = PROBLEMS[type(bake.contest.teachers[teacher])]
+            headline, metric = problem.headline, problem.judged.metric
             if bake.screen:
                 found.tables.append(screening_table(bake, heats, budget, teacher, planned))
                 first = heat(bake)
@@ -258,18 +264,18 @@ def found_of(
                     first, heats, budget, teacher, planned
                 )
             groups[words] = rows = results(bake, todo, budget, teacher, planned)
-            found.tables.append((f"{words}: {how_many(rows)}", table(rows, headline)))
+            found.tables.append((f"{words}: {how_many(rows)}", table(rows, headline, metric)))
             there = [r for r in rows if r.runs]
             if not there:
                 continue
-            pairs = differences(rows, headline[0], bake.baseline)
+            pairs = differences(rows, metric, bake.baseline)
             if pairs:
-                title = f"{words}: paired differences in {title_of(headline[0])}, over seeds"
+                title = f"{words}: paired differences in {title_of(metric)}, over seeds"
                 found.tables.append((title, differences_table(pairs, titles)))
             mine = [c for c in todo if (c.budget, c.teacher) == (budget, teacher)]
             group = group_key(bake, budget, teacher)
             found.drawn.extend(pictures(bake, mine, rows, group, headline[:2]))
-            charts = quality_charts(series_of(bake, there), headline[0])
+            charts = quality_charts(series_of(bake, there), metric)
             found.charts.append((words, charts))
     if gone := left_out(bake, groups):
         found.tables.append(("arms without runs", gone))

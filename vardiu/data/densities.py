@@ -42,8 +42,10 @@ class MixtureSpec:
     @property
     def std(self) -> Tensor:
         r"""The standard deviation of each dimension, with shape `(d,)`."""
-        second = self.weights @ (self.means.square() + self.stds.square()[:, None])
-        return (second - self.mean.square()).sqrt()
+        # About the mean, in float64: far from the origin the difference of squares is rounding.
+        weights, means, stds = self.weights.double(), self.means.double(), self.stds.double()
+        squares = (means - weights @ means / weights.sum()).square() + stds.square()[:, None]
+        return (weights @ squares).sqrt().to(self.means)
 
     @property
     def spread(self) -> float:

@@ -73,7 +73,9 @@ class GaussianDenoiser(ExactDenoiser):
     def forward(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         self.check(x_t, sigma)
         u = (x_t.flatten(1) - self.mean) @ self.vectors
-        u = u * self.values / (self.values + sigma.square()[:, None])
+        # Without variance and noise a coordinate is the mean's, and not 0 / 0.
+        total = (self.values + sigma.square()[:, None]).clamp_min(torch.finfo(u.dtype).tiny)
+        u = u * self.values / total
         return (self.mean + u @ self.vectors.T).reshape(x_t.shape)
 
     def log_prob(self, x_t: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
@@ -95,7 +97,8 @@ class MixtureDenoiser(ExactDenoiser):
             that of `means`.
         weights: The weights, positive, with shape :math:`(M)`; normalised here. Equal by default.
         labels: The class of each component, with shape :math:`(M)`. With it, the denoiser takes
-            the condition `label`, and component :math:`m` counts where the label is its own.
+            the condition `label`, and component :math:`m` counts where the label is its own; of a
+            label without components the answer is not a number.
         sigma_min: The smallest noise level.
         sigma_max: The largest noise level.
         chunk: The largest number of elements of a temporary tensor. By default what stays in a
@@ -200,7 +203,8 @@ class MixtureDenoiser(ExactDenoiser):
             share_here = (value - total).exp().masked_fill(total == -math.inf, 0.0)[:, None]
             mean = share_before * mean + share_here * pull
             log_prob = total
-        return log_prob, mean
+        # Of a class without components nothing is known. To refuse it would make the host wait.
+        return log_prob, mean.masked_fill((log_prob == -math.inf)[:, None], math.nan)
 
     def _log_joint(self, x: Tensor, variance: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         r"""Returns the log of weight times density `(B, m)` less a constant, and the gain

@@ -47,7 +47,8 @@ def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
 
     In few dimensions the differences are summed directly: the expansion
     :math:`\|x\|^2 + \|y\|^2 - 2 \langle x, y \rangle` is faster only where a matrix product is,
-    and cancels where :math:`x \approx y`; it is clamped at zero.
+    and cancels where :math:`x \approx y`; it is clamped at zero. It is taken about the mean of
+    :math:`y`, so that it cancels no more where both are far from the origin.
     """
     if x.shape[-1] <= 4:
         # One coordinate after the other, each contiguous: strided ones are not vectorised.
@@ -58,6 +59,8 @@ def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
             total = total.addcmul_(difference, difference)
         return total
     with torch.autocast(x.device.type, enabled=False):
+        centre = y.detach().mean(0)
+        x, y = x - centre, y - centre
         square = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
         return torch.addmm(square, x, y.T, alpha=-2.0).clamp_min(0.0)
 

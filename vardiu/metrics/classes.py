@@ -31,10 +31,10 @@ def classes_covered(predicted: Tensor, classes: int, threshold: float = 0.01) ->
 
 def class_agreement(predicted: Tensor, asked: Tensor) -> Metric:
     r"""Returns the share of samples whose predicted class is the one that was asked for."""
-    if predicted.shape != asked.shape or predicted.ndim != 1:
+    if predicted.shape != asked.shape or predicted.ndim != 1 or len(predicted) == 0:
         raise ValueError(
-            f"predicted and asked must have the same shape (N,), got {tuple(predicted.shape)} "
-            f"and {tuple(asked.shape)}"
+            "predicted and asked must have the same shape (N,), N at least 1, got "
+            f"{tuple(predicted.shape)} and {tuple(asked.shape)}"
         )
     share = (predicted == asked).double().mean().item()
     n = len(predicted)

@@ -25,8 +25,9 @@ class Paired(NamedTuple):
 
     Arguments:
         seeds: The number of common seeds.
-        mean: The mean difference; NaN without common seeds.
-        half: Half of its 95 % interval; infinite of fewer than two seeds.
+        mean: The mean difference; NaN without common seeds, or where a value is not finite.
+        half: Half of its 95 % interval; infinite of fewer than two seeds, and where the mean is
+            not a number.
     """
 
     seeds: int
@@ -45,6 +46,8 @@ def paired(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Paired:
     r"""Returns the difference of two arms, each a value for each of its seeds."""
     found = [mine[seed] - theirs[seed] for seed in sorted(set(mine) & set(theirs))]
     n = len(found)
+    if not all(map(math.isfinite, found)):
+        return Paired(n, math.nan, math.inf)
     mean = statistics.fmean(found) if found else math.nan
     half = math.inf
     if n > 1:

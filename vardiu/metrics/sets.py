@@ -113,12 +113,13 @@ def space_metrics(
 def mean_ratio(metrics: Sequence[Metric]) -> float:
     r"""Returns the geometric mean of the ratios among metrics: an arithmetic one would be ruled
     by the space whose real images are nearest. Spaces that the student was trained in say nothing
-    and do not count; without any other it is not a number."""
+    and do not count; without any other, or with one that rounding has made negative, it is not a
+    number."""
     ratios = [
         metric.value
         for metric in metrics
         if metric.name == "frechet_ratio" and judges(metric.features)
     ]
-    if not ratios:
+    if not ratios or min(ratios) < 0:
         return math.nan
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return math.prod(ratios) ** (1 / len(ratios))

@@ -41,20 +41,20 @@ def gradient_snr(objective: Objective, batch: Batch, step: int, draws: int = 8) 
     \mathrm{tr} \, C^2` the number of directions that the noise has: look at several evaluations.
 
     Returns:
-        The ratio; infinite where all gradients are the same.
+        The ratio; infinite where all gradients are the same, to rounding.
     """
     if draws < 2:
         raise ValueError(f"draws must be at least 2, got {draws}")
-    total, squares = torch.zeros(()), 0.0
+    first, total, squares = torch.zeros(()), torch.zeros(()), 0.0
     with objective.undisturbed(f"gradient/{step}"), torch.enable_grad():
-        for _ in range(draws):
+        for i in range(draws):
             gradient = student_gradient(objective, batch, step).double()
-            total, squares = (
-                total.to(gradient) + gradient,
-                squares + float(gradient.square().sum()),
-            )
-    mean = float(total.square().sum()) / draws**2
-    trace = (squares - draws * mean) / (draws - 1)
+            # Less the first: nearly equal gradients would cancel.
+            first = gradient if i == 0 else first
+            total = total.to(gradient) + (gradient - first)
+            squares += float((gradient - first).square().sum())
+    mean = float((first + total / draws).square().sum())
+    trace = (squares - float(total.square().sum()) / draws) / (draws - 1)
     return math.inf if trace == 0 else (mean - trace / draws) / trace
 
 
@@ -79,7 +79,8 @@ def score_gap(
     independent given :math:`x_t`, and their variance drops out. What remains is the bias of the
     exact denoiser of :math:`N / 2` samples. It is small where many of them lie within
     :math:`\sigma` of :math:`x_t`: in two dimensions at all levels shown, in tens of dimensions at
-    the larger ones only. Compare a level with itself over training there, not with zero.
+    the larger ones only. Compare a level with itself over training there, not with zero. Samples
+    of classes that either half lacks are left out.
 
     Arguments:
         teacher: The teacher.
@@ -89,10 +90,19 @@ def score_gap(
         sigmas: The levels.
         sigma_data: The data's standard deviation.
         cond: The conditions of both, as `x` and `others` together; `label` or none.
+
+    Returns:
+        The gap at each level; none where no sample is left.
     """
     label = (cond or {}).get("label")
     middle = len(others) // 2
     parts = slice(0, middle), slice(middle, None)
+    if label is not None:
+        own_label, rest = label[: len(x)], label[len(x) :]
+        kept = torch.isin(own_label, rest[parts[0]]) & torch.isin(own_label, rest[parts[1]])
+        x, noise, label = x[kept], noise[kept], torch.cat([own_label[kept], rest])
+        if len(x) == 0:
+            return {}
     own = [
         EmpiricalDenoiser(
             others[part],

@@ -142,7 +142,7 @@ def judge(
         whose = "the student's" if value is None else "a reference's"
         reason = f"{whose} {title_of(judged.metric)} is not known"
         return Verdict(UNJUDGED, ", ".join([reason, *(parts if value is not None else parts[1:])]))
-    if judged.lower_is_better and no_measure(value, line):
+    if judged.reaches and judged.lower_is_better and no_measure(value, line):
         reason = f"{who} is too far off to judge by: look at its samples, and run vardiu probe"
         return Verdict(UNJUDGED, ", ".join([reason, *parts]))
     allowed = ERRORS * math.hypot(value.error, line.error)

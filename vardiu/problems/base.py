@@ -87,11 +87,15 @@ class Judged(NamedTuple):
         metric: The headline metric.
         lower_is_better: Its direction.
         coverage: Metrics that fall where modes or directions are lost, the greater the better.
+        reaches: Whether the reference is what a student is to reach, a teacher or true samples, so
+            that one which is far off tells that the reference is broken; not so one that a student
+            is to leave behind.
     """
 
     metric: str
     lower_is_better: bool = True
     coverage: tuple[str, ...] = ()
+    reaches: bool = True
 
 
 class BesideTeacher(NamedTuple):

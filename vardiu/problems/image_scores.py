@@ -19,6 +19,7 @@ from .base import Judged, Scores, TrainingGround
 from .image_data import ImageData
 from .maps import FeatureMaps, maps_of_code
 from .sampled_teachers import TEACHER, Source
+from .tenths import Tenths
 
 __all__ = ["ImageScores"]
 
@@ -81,18 +82,16 @@ class ImageScores(Scores):
         return maps_of_code(self.classifier, tap, tuple(self.space.shape), self.space.decode)
 
     def histogram(self, x: Tensor) -> list[float]:
-        # By brightness: which of ten equal shares of the real images a sample is as bright as.
-        counts = torch.bucketize(self.space.images(x).flatten(1).mean(1), self._brightness)
-        return (torch.bincount(counts, minlength=10) / len(x)).tolist()
+        # By brightness: which tenth of the real images a sample is as bright as.
+        return self._brightness.of(self.space.images(x).flatten(1).mean(1))
 
     @functools.cached_property
-    def _brightness(self) -> Tensor:
-        means = self.data.images[0].flatten(1).mean(1)
-        return means.quantile(torch.linspace(0.1, 0.9, 9, dtype=means.dtype))
+    def _brightness(self) -> Tenths:
+        return Tenths(self.data.images[0].flatten(1).mean(1))
 
     @property
     def expected_shares(self) -> list[float]:
-        return [0.1] * 10
+        return self._brightness.shares
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         if self.data.teacher.denoiser is None:

@@ -45,6 +45,7 @@ from .image_teachers import ImageTeacher
 from .kept import KeptTeacher
 from .sampled_teachers import SOLVER_STEPS, Source
 from .starts import check_start, has_weights, refuse_other_starts, started
+from .tenths import Tenths
 
 __all__ = ["VectorProblem"]
 
@@ -298,17 +299,16 @@ class VectorScores(Scores):
         return directions(self._real)[:, 0]
 
     @functools.cached_property
-    def _tenths(self) -> Tensor:
-        return (self._real @ self._direction).quantile(torch.linspace(0.1, 0.9, 9))
+    def _tenths(self) -> Tenths:
+        return Tenths(self._real @ self._direction)
 
     def histogram(self, x: Tensor) -> list[float]:
         # Which tenth of the data a sample falls into, along their principal direction.
-        places = torch.bucketize(self.scaled(x) @ self._direction, self._tenths)
-        return (torch.bincount(places, minlength=10) / len(x)).tolist()
+        return self._tenths.of(self.scaled(x) @ self._direction)
 
     @property
     def expected_shares(self) -> list[float]:
-        return [0.1] * 10
+        return self._tenths.shares
 
     def best_value(self) -> float:
         return 0.0  # what the teacher's samples cost is paid at the end
