@@ -97,21 +97,20 @@ def score_gap(
     label = (cond or {}).get("label")
     middle = len(others) // 2
     parts = slice(0, middle), slice(middle, None)
+    given: dict[str, Tensor] = {}
+    classes: list[Tensor | None] = [None, None]
     if label is not None:
         own_label, rest = label[: len(x)], label[len(x) :]
-        kept = torch.isin(own_label, rest[parts[0]]) & torch.isin(own_label, rest[parts[1]])
-        x, noise, label = x[kept], noise[kept], torch.cat([own_label[kept], rest])
+        first, second = (rest[part] for part in parts)
+        kept = torch.isin(own_label, first) & torch.isin(own_label, second)
+        x, noise, given = x[kept], noise[kept], {"label": own_label[kept]}
+        classes = [first, second]
         if len(x) == 0:
             return {}
     own = [
-        EmpiricalDenoiser(
-            others[part],
-            labels=None if label is None else label[len(x) :][part],
-            sigma_min=0.0,
-        )
-        for part in parts
+        EmpiricalDenoiser(others[part], labels=labels, sigma_min=0.0)
+        for part, labels in zip(parts, classes, strict=True)
     ]
-    given = {} if label is None else {"label": label[: len(x)]}
     found = {}
     for sigma in sigmas:
         level = x.new_full((len(x),), sigma)
