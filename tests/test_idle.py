@@ -27,6 +27,11 @@ CASES = {
     "mog40 --normalised": "--posterior anchored",
     "digits-vardiu --posterior shared --regression-weight 0.6": "--posterior anchored",
     "mog40 --posterior anchored --regression-weight 0.5": "--pairs.pairs 100",
+    "mog40 --posterior anchored --anchor.bank 2 --ratio 2": "--anchor.bank-above 0.5",
+    "mog40 --posterior anchored --anchor.bank 2 --anchor.refresh 9 --anchor.settle 20": (
+        "--anchor.bank-above 0.5"
+    ),
+    "images-framed --pairs.pairs 100": "--posterior anchored",
     "mog40-gaussian --components 3": "--posterior mixture",
     "mog40-gaussian --hidden 8": "--posterior flow",
     "mog40 --posterior mixture --transforms 2": "--posterior flow",

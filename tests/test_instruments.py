@@ -409,6 +409,11 @@ def test_a_fake_that_does_not_know_the_student_is_told():
     assert names([row(10 * i, **errors(0.4, 0.9)) for i in (1, 2, 3)]) == ["fake"]
     assert names([row(10 * i, **errors(0.4, 0.7)) for i in (1, 2, 3)]) == []
     assert names([row(10 * i, **errors(0.0, 0.7)) for i in (1, 2, 3)]) == []
+    # Both errors fall. One report in which the ratio is high is a guess, of whichever error.
+    falling = [errors(1.0, 1.2), errors(0.9, 1.08), errors(0.5, 1.1)]
+    assert names([row(10 * i, **values) for i, values in enumerate(falling, 1)]) == []
+    falling = [errors(1.0, 2.2), errors(0.9, 1.9), errors(0.5, 1.1)]
+    assert names([row(10 * i, **values) for i, values in enumerate(falling, 1)]) == ["fake"]
 
 
 def test_what_is_not_finite_is_told():

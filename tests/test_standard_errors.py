@@ -333,8 +333,10 @@ def test_the_slack_of_fresh_batches():
     assert close(stated_over_spread([r[1] for r in rows], [r[2] for r in rows]))
 
 
-def test_the_trust_of_fresh_batches():
-    """How far a student is from its anchor, at eight levels."""
+@pytest.mark.parametrize("lattice", [False, True])
+def test_the_trust_of_fresh_batches(lattice):
+    """How far a student is from its anchor, at eight levels: of independent latents, also where
+    the batch's are a lattice."""
     problem = LinearGaussian()
     far = Affine(problem.matrix + 0.3, problem.shift - 0.2)
     objective = AnchoredVarDiU(
@@ -343,6 +345,7 @@ def test_the_trust_of_fresh_batches():
         marginal(problem),
         levels=LogUniform(0.3, 3.0),
         anchor=Anchor(far, AnchorSettings(rate=0.1), 1, 10),
+        lattice=lattice,
     )
     with torch.no_grad():
         rows = [objective.diagnostics(Batch(24), step) for step in range(150)]

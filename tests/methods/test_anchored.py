@@ -23,6 +23,7 @@ from vardiu.methods.anchored import AnchoredVarDiU
 from vardiu.methods.diff_instruct import DiffInstruct, Fakes
 from vardiu.methods.lagging import Anchor, nats, steps_of
 from vardiu.nn import MLP
+from vardiu.runs.execute import cycle_of
 from vardiu.settings.fields import AnchorSettings
 from vardiu.students.affine import Affine, AffineDenoiser
 from vardiu.students.few_step import FewStep, OneStep
@@ -381,6 +382,59 @@ def test_a_held_anchor_is_refreshed_and_then_the_fake_settles():
     # Until the student moves again it is its own anchor.
     assert refreshed == [6, 7, 8, 9, 13, 14, 15, 16, 20]
     assert steps_of(AnchorSettings(refresh=2, settle=3), 6, 2) == 21
+
+
+@pytest.mark.parametrize(
+    "row, ratio, cycle, period",
+    [
+        ({}, 3, 3, 3),
+        ({"refresh": 1_000}, 2, 2, 2),
+        ({"refresh": 5, "settle": 20}, 1, 5, 25),
+        ({"refresh": 4, "settle": 8}, 2, 4, 16),
+    ],
+)
+def test_an_update_of_the_student_takes_its_share_of_the_steps(row, ratio, cycle, period):
+    """What the progress divides by, and a rehearsal times as one: a held anchor that does not
+    settle has the same turns all the time."""
+    g = student()
+    row = AnchorSettings(**row)
+    steps = steps_of(row, 20, ratio)
+    objective = AnchoredVarDiU(
+        mixture_teacher(),
+        g,
+        denoiser(),
+        levels=LogUniform(0.2, 5.0),
+        anchor=Anchor(g, row, ratio, steps),
+    )
+    trainer = Trainer(objective, Optimisation.adam({"fake": 1e-3, "generator": 1e-3}), steps=steps)
+    assert cycle_of(trainer) == cycle and steps // cycle == 20
+    assert objective.phases[-1].cycle == period
+
+
+def test_reports_after_a_resume_tell_of_phases_whose_turn_is_over():
+    def made() -> tuple[Trainer, DataFree]:
+        torch.manual_seed(0)
+        g = student()
+        objective = AnchoredVarDiU(
+            mixture_teacher(),
+            g,
+            denoiser(),
+            levels=LogUniform(0.2, 5.0),
+            anchor=Anchor(g, AnchorSettings(), 5, 20),
+        )
+        rates = {"fake": 1e-3, "generator": 1e-3}
+        return Trainer(objective, Optimisation.adam(rates), steps=20), DataFree(16)
+
+    whole, batches = made()
+    for _ in range(7):
+        whole.advance(batches)
+    state = copy.deepcopy(whole.state_dict(batches))
+    again, others = made()
+    again.load_state_dict(state, others)
+    for trainer, source in ((whole, batches), (again, others)):
+        trainer.advance(source)
+    assert again.summary(False).values == whole.summary(False).values
+    assert any(key.startswith("student/") for key in again.summary(False).values)
 
 
 def test_a_held_anchor_may_be_trained_with_a_delay():

@@ -41,6 +41,7 @@ from ..functional.tensors import expand_like
 from ..students.base import Generator
 from ..training.distributed import standard_error
 from ..training.objective import Loss, Phase
+from ..training.streams import StreamDraws
 from .diff_instruct import DiffInstruct, Fakes, shown
 from .lagging import Anchor, nats
 
@@ -114,6 +115,7 @@ class AnchoredVarDiU(DiffInstruct):
                 updates=("generator",),
                 when=self.anchor.moves,
                 period=self.anchor.period,
+                turns=self.anchor.turns,
             ),
         )
 
@@ -155,13 +157,16 @@ class AnchoredVarDiU(DiffInstruct):
 
     def diagnostics(self, batch: Batch, step: int) -> dict[str, Tensor]:
         r"""Returns how far the student has left its anchor, in nats at eight levels, each with
-        its standard error over the batch; and at three quantiles of the levels these nats, and the
-        fake's error on the anchor's samples, which it is trained on, and on the student's.
+        its standard error over the batch, of latents that are independent here; and at three
+        quantiles of the levels these nats, and the fake's error on the anchor's samples, which it
+        is trained on, and on the student's.
 
         What the second error has above the first is the part of the bias that the fake adds.
         """
         n, cond, values = batch.rows, batch.cond, {}
-        z, call = self.latents(n, "diagnostic"), self.generator.calls - 1
+        # Rows of a lattice are spread evenly: their mean is closer than its stated error.
+        z = self.generator.latent_from(StreamDraws(self.streams, "diagnostic", n, self.like))
+        call = self.generator.calls - 1
         z = self.generator.simulated(call, z, **cond)
         x, anchored = self.generator.call(call, z, **cond), self.anchored(call, z, cond)
         ends = torch.tensor([0.0, 1 - 1e-6], dtype=torch.float64)

@@ -143,6 +143,8 @@ class BankedVarDiU(AnchoredVarDiU):
         if same is not None:
             same = same.repeat(1, self.bank + 1)
         mean = shared_mean(x_t, samples, sigma, same, self.own, rows)
+        if not self.above:
+            return mean
         small = sigma < self.above
         if bool(small.any()):
             at = {name: value[small] for name, value in cond.items()}

@@ -68,12 +68,22 @@ class Anchor(Target):
     def period(self) -> int:
         r"""The steps after which the turns of the phases repeat."""
         row = self.row
-        return row.settle + row.refresh * self.ratio if row.refresh else self.ratio
+        return row.settle + row.refresh * self.ratio if row.settle else self.ratio
+
+    @property
+    def turns(self) -> int:
+        r"""The updates of the student in a period."""
+        return self.row.refresh if self.row.settle else 1
 
     def rate(self, step: int) -> float:
         r"""Returns the share of the student that a moving average takes: geometric in the step."""
         first, last = self.row.rate, self.row.rate_end
         return first if last is None else first * (last / first) ** (step / self.steps)
+
+    @property
+    def held(self) -> int:
+        r"""The steps from one refresh to the next of an anchor that is held."""
+        return self.row.settle + self.row.refresh * self.ratio
 
     def moves(self, step: int) -> bool:
         r"""Whether the student is updated at a step."""
@@ -87,7 +97,7 @@ class Anchor(Target):
                 self.move(network, self.rate(step))
             return
         self.since += 1
-        if int(self.since) >= self.period or (moved and self.left(objective, drawn, step)):
+        if int(self.since) >= self.held or (moved and self.left(objective, drawn, step)):
             self.move(network, 1.0)
             self.since.zero_()
 

@@ -180,14 +180,19 @@ def _worsening(
     return Alarm("worsening", now["step"], message, cures["worsening"])
 
 
-def _lasting(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
-    r"""Returns by quantile of the levels the least of the last few reports: one alone is a
+def _late(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, list[float]]:
+    r"""Returns by quantile of the levels the values of the last few reports: one alone is a
     guess. Empty where there are too few."""
     names = [key for key in rows[-1] if key.startswith(f"{prefix}/")]
     late = [row for row in rows if names and names[0] in row][-PATIENCE:]
-    if not names or len(late) < PATIENCE:
+    if len(late) < PATIENCE:
         return {}
-    return {name.rpartition("/")[2]: min(row.get(name) or 0.0 for row in late) for name in names}
+    return {name.rpartition("/")[2]: [row.get(name) or 0.0 for row in late] for name in names}
+
+
+def _lasting(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    r"""Returns by quantile of the levels the least of the last few reports."""
+    return {quantile: min(values) for quantile, values in _late(rows, prefix).items()}
 
 
 def _posterior(
@@ -214,9 +219,14 @@ def _anchor(
 
 
 def _fake(rows: Sequence[Mapping[str, Any]], cures: Mapping[str, str]) -> Alarm | None:
-    own = _lasting(rows, "fake_error_anchor_quantile")
-    other = _lasting(rows, "fake_error_student_quantile")
-    ratios = {u: other[u] / own[u] for u in own.keys() & other.keys() if own[u] > 0}
+    own, other = (_late(rows, f"fake_error_{who}_quantile") for who in ("anchor", "student"))
+    # Of each report by itself: the least of one error may be of another report than that of the
+    # other.
+    ratios = {
+        u: min(theirs / ours for ours, theirs in zip(own[u], other[u], strict=True))
+        for u in own.keys() & other.keys()
+        if min(own[u]) > 0
+    }
     if not ratios or max(ratios.values()) <= LAG:
         return None
     quantile, worst = max(ratios.items(), key=lambda item: item[1])

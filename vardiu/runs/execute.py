@@ -114,9 +114,9 @@ def trainer_of(stage: Stage, run: RunSettings, device: torch.device) -> Trainer:
 
 
 def cycle_of(trainer: Trainer) -> int:
-    r"""Returns the number of steps to an update of the student."""
-    own = [p.every for p in trainer.objective.phases if "generator" in p.updates]
-    return min(own, default=1)
+    r"""Returns the number of steps to an update of the student, on the average."""
+    own = [p.cycle / p.turns for p in trainer.objective.phases if "generator" in p.updates]
+    return max(1, round(min(own, default=1)))
 
 
 class TeacherMeter:

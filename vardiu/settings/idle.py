@@ -87,6 +87,12 @@ IDLE: Mapping[str, tuple[Idle, ...]] = {
         _of_posterior(("components",), "mixture"),
         _of_posterior(("transforms", "hidden"), "flow"),
         _of_posterior(("frame",), "framed"),
+        Idle(("pairs",), lambda row: row.posterior == "framed", "--posterior another value"),
+        Idle(
+            ("ratio", "fake_optimizer", "anchor.settle"),
+            lambda row: row.anchor.bank and not row.anchor.bank_above,
+            "--anchor.bank-above above 0, for below it a fake is asked",
+        ),
         BY_PAIRS,
     ),
     "sds": (

@@ -59,6 +59,7 @@ class Phase:
         when: Of the steps that `every` divides, those at which the phase runs; all by default.
         period: The number of steps after which the turns of the phase repeat, where it is not
             `every`.
+        turns: The steps of a period at which the phase runs.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Phase:
     minibatches: int = 1
     when: Callable[[int], bool] | None = None
     period: int | None = None
+    turns: int = 1
 
     def due(self, step: int) -> bool:
         r"""Whether the phase runs at a step."""

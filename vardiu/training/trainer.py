@@ -318,6 +318,8 @@ class Trainer:
                 "steps": self.steps,
                 "seconds": self.seconds,
                 "updates": self.updates,
+                # A phase whose turn comes seldom is told of by the next report all the same.
+                "latest": dict(self.latest),
                 "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
             },
             "batches": batches.state_dict(),
@@ -346,6 +348,8 @@ class Trainer:
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
+        device = self.objective.like.device
+        self.latest = {key: value.to(device) for key, value in counters["latest"].items()}
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])

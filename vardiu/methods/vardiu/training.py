@@ -2,6 +2,7 @@ r"""The stages of a run: the student beside a posterior, or beside the fake of i
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -87,17 +88,19 @@ def anchored_stage(problem: Problem, config: Settings, context: Context) -> Stag
     student, pairs = yield from regression.train_on_pairs(
         problem, student, config.pairs, config, context
     )
-    steps = steps_of(config.anchor, config.steps, config.ratio)
+    row, ratio = config.anchor, config.ratio
+    if row.bank and not row.bank_above:  # there is no fake whose updates would take steps
+        row, ratio = dataclasses.replace(row, settle=0), 1
+    steps = steps_of(row, config.steps, ratio)
     kind: Callable[..., AnchoredVarDiU] = AnchoredVarDiU
-    if config.anchor.bank:
-        row = config.anchor
+    if row.bank:
         kind = partial(BankedVarDiU, bank=row.bank, above=row.bank_above, own=config.own)
     objective = kind(
         problem.known_teacher,
         student,
         problem.networks.fake(),
-        anchor=Anchor(student, config.anchor, config.ratio, steps),
-        gain=config.anchor.gain,
+        anchor=Anchor(student, row, ratio, steps),
+        gain=row.gain,
         antithetic=config.antithetic,
         **options_of(problem, config, steps, pairs),
     )
