@@ -116,6 +116,12 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> Path:
         title = f"{name}: exponent {row['exponent']:.2f}, arithmetic {row['arithmetic']:.2f}"
         ax.set_title(title, fontsize=9)
         ax.set(xscale="log", yscale="log", xlabel=name, ylabel="milliseconds")
+        # None of something stands at a half, which a logarithmic axis can show.
+        ax.set_xticks(x, [f"{size:,}" for size in row["sizes"]], fontsize=8)
+        ax.minorticks_off()
+        low, high = ax.get_ylim()
+        ticks = [m * 10**k for k in range(-1, 5) for m in (1, 2, 5) if low < m * 10**k < high]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.grid(alpha=0.25)
         if i == 0:
             ax.legend(fontsize=8)

@@ -133,6 +133,11 @@ def draw(files: Sequence[Path], out: Path) -> None:
         "cells": cells,
     }
     out.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+    picture(cells, out.with_suffix(".png"))
+
+
+def picture(cells: Mapping[str, Any], path: Path) -> None:
+    """Draws the means over the seeds."""
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415 (after the choice of its backend)
 
@@ -143,13 +148,14 @@ def draw(files: Sequence[Path], out: Path) -> None:
         values, errors = zip(*(cells[n][name] for n in lengths), strict=True)
         left.errorbar(steps, values, errors, marker=mark, label=name, capsize=3)
     left.set(xscale="log", xlabel="steps of a chain, K", title="the length of a chain")
+    left.set(ylabel="recall, precision", ylim=(0, 1.05))
     left.set_xticks(steps, [str(k) for k in steps])
     left.legend()
     bars(middle, cells, "gradient", ("K = 8", "last cancelled", "none cancelled"))
-    middle.set(yscale="log", title="norm of the student's gradient, K = 8")
+    middle.set(ylabel="norm", title="norm of the student's gradient, K = 8")
     bars(right, cells, "recall", [n for n in cells if ", 1e-" in n])
-    right.set(title=r"recall, K = 8, by what is moved and $\gamma_z$")
-    figure.savefig(out.with_suffix(".png"), dpi=150)
+    right.set(ylabel="recall", title=r"recall, K = 8, by what is moved and $\gamma_z$")
+    figure.savefig(path, dpi=150)
 
 
 def bars(axes: Any, cells: Mapping[str, Any], what: str, names: Sequence[str]) -> None:
