@@ -120,7 +120,8 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> Path:
         ax.set_xticks(x, [f"{size:,}" for size in row["sizes"]], fontsize=8)
         ax.minorticks_off()
         low, high = ax.get_ylim()
-        ticks = [m * 10**k for k in range(-1, 5) for m in (1, 2, 3, 5, 7) if low < m * 10**k < high]
+        steps = [m * 10**k for k in range(-1, 5) for m in (1, 2, 3, 5, 7)]
+        ticks = [step for step in steps if low < step < high]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.grid(alpha=0.25)
         if i == 0:
