@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import EXAMPLES, denoiser
 from problems import mixture_teacher
 from torch import nn
 
@@ -11,16 +12,20 @@ from vardiu.denoisers.levels import LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.functional.tensors import sent
+from vardiu.methods import frames
 from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.methods.regression import Regression, drawn_pairs
 from vardiu.nn import MLP
 from vardiu.nn.precision import Precision
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.starts import denoiser_with_precision
+from vardiu.problems.toy import ToyProblem
 from vardiu.runs.presets import PRESETS
 from vardiu.samplers.pairs import Pairs
 from vardiu.students.few_step import OneStep
+from vardiu.students.framed import Frame, Framed
 from vardiu.training.economy import Economy
+from vardiu.training.stage import Context
 
 
 def learned(dtype: torch.dtype = torch.float32) -> PreconditionedDenoiser:
@@ -68,6 +73,41 @@ def test_pairs_are_drawn_where_they_lie():
         assert torch.equal(drawn.z[row], z[drawn.cond["label"][row]])
         assert torch.equal(drawn.x[row], x[drawn.cond["label"][row]])
     assert pairs.to("meta").cond["label"].device.type == "meta"
+
+
+class Elsewhere(torch.nn.Module):
+    """A student whose copies have been sent to a device, and which asks that rows be there."""
+
+    shape, place = (2,), torch.device("cpu")
+
+    def to(self, device: object) -> Elsewhere:
+        self.place = torch.device(device)
+        return self
+
+    def forward(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        assert z.device == label.device == self.place
+        return z.new_zeros(len(z), 2)
+
+
+def test_a_students_samples_for_its_frame_are_made_where_the_run_computes(monkeypatch):
+    row = EXAMPLES["vardiu-framed-of-student"][1].settings.frame
+    label, asked = torch.arange(200) % 2, []
+    frame = Frame(2, 2, 2, 1).fit(torch.randn(200, 2), label)
+    student = Framed(denoiser(2), frame, 0.3)
+
+    def samples(student, z, cond, device):
+        asked.append(device)
+        return torch.randn(len(z), 2, dtype=z.dtype)
+
+    made, student_at = frames.in_batches, Elsewhere()
+    monkeypatch.setattr(frames, "in_batches", samples)
+    context = Context(device=torch.device("meta"))
+    found = frames.pair_frame(ToyProblem(2), student, row, context)
+    assert asked == [context.device] and found.means.device.type == "cpu"
+    with pytest.raises(NotImplementedError, match="meta"):  # asked there, and has no values
+        made(student_at, torch.randn(5, 2), {"label": torch.arange(5)}, "meta")
+    x = made(student_at, torch.randn(5, 2), {"label": torch.arange(5)}, "cpu")
+    assert x.shape == (5, 2) and student_at.place == torch.device("cpu")
 
 
 def test_a_teacher_computes_in_the_precision_of_the_run():
