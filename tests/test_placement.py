@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from cases import EXAMPLES, denoiser
 from problems import mixture_teacher
 from torch import nn
 
+from vardiu.cli.main import main
 from vardiu.denoisers.levels import LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
@@ -20,11 +23,14 @@ from vardiu.nn.precision import Precision
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.starts import denoiser_with_precision
 from vardiu.problems.toy import ToyProblem
+from vardiu.runs.execute import Execution, device_of
 from vardiu.runs.presets import PRESETS
+from vardiu.runs.task import RunSettings, task_from_preset
 from vardiu.samplers.pairs import Pairs
+from vardiu.storage.run_folder import RunFolder
 from vardiu.students.few_step import OneStep
 from vardiu.students.framed import Frame, Framed
-from vardiu.training.economy import Economy
+from vardiu.training.economy import Economy, round_products
 from vardiu.training.stage import Context
 
 
@@ -122,18 +128,54 @@ def test_a_teacher_computes_in_the_precision_of_the_run():
     assert 0 < error < 0.05
 
 
+@pytest.fixture(autouse=True)
+def products():
+    """What a test says of them is not said to the next one."""
+    before = rounding()
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def rounding() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
 def objective(teacher: nn.Module) -> DiffInstruct:
     return DiffInstruct(teacher, OneStep(learned(), 1.0), learned(), levels=LogUniform(0.1, 2.0))
 
 
 def test_products_are_rounded_where_that_is_asked_for_and_nothing_exact_is():
-    before = torch.get_float32_matmul_precision()
-    try:
-        Economy(tf32=True).apply(objective(learned()))
-        assert torch.get_float32_matmul_precision() == "high"
-        Economy().apply(objective(learned()))
-        assert torch.get_float32_matmul_precision() == "highest"
-        with pytest.raises(ConfigError, match="economy.tf32 would round the means"):
-            Economy(tf32=True).apply(objective(mixture_teacher()))
-    finally:
-        torch.set_float32_matmul_precision(before)
+    Economy(tf32=True).apply(objective(learned()))
+    assert rounding() == ("high", True)
+    Economy().apply(objective(learned()))
+    assert rounding() == ("highest", False)
+    with pytest.raises(ConfigError, match="economy.tf32 would round the means"):
+        Economy(tf32=True).apply(objective(mixture_teacher()))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_products_are_rounded_as_the_run_says_before_anything_is_computed(rounded, tmp_path):
+    """Pairs, and samples of the teacher, are made before the first stage is."""
+    run = RunSettings(device="cpu", economy=Economy(tf32=rounded))
+    task = dataclasses.replace(task_from_preset("distill", "mog40"), run=run)
+    round_products(not rounded)
+    Execution(task, problem(), RunFolder(tmp_path))
+    assert rounding() == (("high", True) if rounded else ("highest", False))
+    round_products(True)
+    device_of("cpu")  # of commands without such an option
+    assert rounding() == ("highest", False)
+
+
+def test_a_student_is_sampled_with_the_products_of_its_run(tmp_path):
+    place = tmp_path / "run"
+    words = ["--steps", "2", "--samples", "100", "--evaluations", "1", "--out", str(place)]
+    assert main(["distill", "mog40", "--batch", "8", *words]) == 0
+    config = place / "config.yaml"
+    for told, found in (("false", ("highest", False)), ("true", ("high", True))):
+        config.write_text(config.read_text().replace("tf32: false", f"tf32: {told}"))
+        round_products(told == "false")
+        assert (
+            main(["sample", str(place), "--num", "4", "--out", str(tmp_path / f"{told}.npz")]) == 0
+        )
+        assert rounding() == found

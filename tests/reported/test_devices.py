@@ -37,7 +37,7 @@ def test_a_device_that_is_not_here_is_refused_in_one_line(
     assert main([*words(command, small_run), "--device", "cpu"]) == 0
 
 
-def meta(name):
+def meta(name, rounded=False):
     assert name == "cuda"
     return torch.device("meta")
 

@@ -115,7 +115,7 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
         budget: About how many seconds to spend on the steps of a stage.
     """
     inside = time.perf_counter()
-    run, device = task.run, device_of(task.run.device)
+    run, device = task.run, device_of(task.run.device, task.run.economy.tf32)
     if run.threads:
         torch.set_num_threads(run.threads)
     library = peak(torch.device("cpu"))
