@@ -224,6 +224,41 @@ def test_a_signal_lets_the_step_finish_and_saves_it(number, tmp_path):
     assert equal(weights(again.average.module), weights(straight.average.module))
 
 
+class Slow(Checkpoints):
+    """A disk that takes as long as a test says, by a clock that it moves."""
+
+    def __init__(self, folder: Path, took: float) -> None:
+        super().__init__(folder, keep=99)
+        self.took, self.now = took, 0.0
+
+    def save(self, step: int, state: object) -> Path:
+        self.now += self.took
+        return super().save(step, state)
+
+
+@pytest.mark.parametrize(
+    ("took", "every", "saved"),
+    [
+        (0.0, 2.5, [3, 6, 9, 12]),
+        (0.1, 2.5, [3, 6, 9, 12]),  # 20 times that is less than what is asked for
+        (0.2, 2.5, [3, 8, 12]),
+        (9.0, 2.5, [3, 12]),  # and the last step is always saved
+        (9.0, 0.0, [*range(1, 13)]),
+    ],
+)
+def test_a_run_does_not_stand_still_for_its_checkpoints(took, every, saved, tmp_path, monkeypatch):
+    """A step takes a second; a checkpoint that costs much is made seldom, by whoever asks for some."""
+    trainer, batches = trainer_of("vardiu-gaussian", 12)
+    store = Slow(tmp_path, took)
+    monkeypatch.setattr("vardiu.training.trainer.time.monotonic", lambda: store.now)
+
+    def second(step: int) -> None:
+        store.now += 1.0
+
+    trainer.fit(batches, store=store, save_every=every, progress=second)
+    assert store.steps() == saved
+
+
 def test_a_second_signal_is_not_withheld():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("outer"))

@@ -44,6 +44,7 @@ from ..storage.launch import following_parent
 from ..students.base import Generator
 from ..teachers.probe import probe
 from ..training.stage import Stage
+from ..training.trainer import pause
 from . import footprint
 from .rehearse import stage_row, timed
 
@@ -209,8 +210,12 @@ def disk(
 
 def saves(task: Task, stages: Sequence[dict[str, Any]]) -> float:
     r"""Returns the seconds of all checkpoints, without the disk's own."""
-    times = [1 + task.run.milestones + row["seconds"] // task.run.save_every for row in stages]
-    return sum(n * row["save"] for n, row in zip(times, stages, strict=True))
+    total = 0.0
+    for row in stages:
+        each = pause(task.run.save_every, row["save"])
+        own = row["seconds"] // each if each > 0 else row["steps"]
+        total += (1 + task.run.milestones + own) * row["save"]
+    return total
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from .objective import Loss, Objective, Phase, only
 from .optimizers import Optimisation
 from .sharding import Division, Shard, chosen_shard, divided_as, state_divided_as, whole
 
-__all__ = ["Report", "Trainer"]
+__all__ = ["Report", "Trainer", "pause"]
 
 
 class Report(NamedTuple):
@@ -249,7 +249,8 @@ class Trainer:
         Arguments:
             batches: The data.
             store: Where checkpoints go; none are written without it.
-            save_every: The number of seconds between checkpoints.
+            save_every: The least number of seconds between checkpoints, see `pause`; each step has
+                one where it is not positive.
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
@@ -263,7 +264,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved. After the last
                 step the student is returned all the same, and `asked_to_stop` is set.
         """
-        saved = time.monotonic()
+        saved, took = time.monotonic(), 0.0
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
         with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
@@ -273,11 +274,14 @@ class Trainer:
                     due = self.step // every > (self.step - report_every) // every
                     report(self.summary(due or self.step == self.steps))
                 progress(self.step)
-                due = processes.is_writer() and time.monotonic() - saved > save_every
+                waited = time.monotonic() - saved
+                due = processes.is_writer() and waited > pause(save_every, took)
                 asked, due = processes.agreed(wish.asked, due)
                 if store is not None and (due or asked or self.step == self.steps):
+                    started = time.monotonic()
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
+                    took = saved - started
                 self.asked_to_stop = asked
                 if asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
@@ -349,6 +353,13 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def pause(save_every: float, took: float) -> float:
+    r"""Returns the seconds from one checkpoint to the next: at least twenty times what the last
+    took, so that a run stands still for a twentieth of its time at most. Who asks for one at each
+    step, by zero, gets it."""
+    return max(save_every, 20 * took) if save_every > 0 else save_every
 
 
 def refuse_divided_rows(objective: Objective, accumulate: int) -> None:
