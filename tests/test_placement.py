@@ -11,6 +11,7 @@ from problems import mixture_teacher
 from torch import nn
 
 from vardiu.cli.main import main
+from vardiu.denoisers.base import place_of
 from vardiu.denoisers.levels import LogUniform
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
@@ -61,6 +62,24 @@ def test_a_problem_computes_where_it_is_told():
     found = problem()
     found.compute_on(torch.device("meta"))
     assert found.data.teacher.device == found.space.device == torch.device("meta")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_teacher_that_waits_is_sampled_on_the_device_and_goes_back(waits, monkeypatch, tmp_path):
+    run = RunSettings(device="cpu", economy=Economy(offload=waits))
+    task = dataclasses.replace(task_from_preset("distill", "mog40"), run=run)
+    found = problem()
+    Execution(task, found, RunFolder(tmp_path))
+    assert found.space.device == found.data.teacher.device == torch.device("cpu")
+    teacher, back = found.data.teacher, []
+    teacher.denoiser, teacher.device = learned(), torch.device("meta")
+    monkeypatch.setattr("vardiu.nn.offload.move_to_host", back.append)
+    with teacher.near() as device:
+        assert device == place_of(teacher.known) == torch.device("meta") and not back
+    assert back == [teacher.known] * waits
+    with teacher.near():  # one that lies there already stays, as a stage of pairs has it
+        pass
+    assert len(back) == waits
 
 
 def test_what_is_sent_keeps_its_values():

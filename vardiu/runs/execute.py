@@ -190,8 +190,7 @@ class Execution:
         self.artefacts = folder.file("artefacts") if artefacts is None else artefacts
         self.is_finished = False
         self.device = device_of(task.run.device, task.run.economy.tf32)
-        if not task.run.economy.offload:
-            problem.compute_on(self.device)
+        problem.compute_on(self.device, waits=task.run.economy.offload)
         self.broadcast = events.Broadcaster([Log(folder), EventLog(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)
