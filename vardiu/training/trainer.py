@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
-from ..errors import ConfigError, Diverged, Interrupted
+from ..errors import CheckpointError, ConfigError, Diverged, Interrupted
 from ..storage import processes
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
@@ -326,8 +326,8 @@ class Trainer:
             },
             "batches": batches.state_dict(),
         }
-        if torch.cuda.is_available():
-            state["random"]["cuda"] = torch.cuda.get_rng_state_all()
+        if self.objective.like.device.type == "cuda":
+            state["random"]["cuda"] = torch.cuda.get_rng_state(self.objective.like.device)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], batches: Batches) -> None:
@@ -343,16 +343,37 @@ class Trainer:
         self.average.load_state_dict({**kept, "module": module})
         self.objective.streams.load_state_dict(state["random"]["streams"])
         torch.set_rng_state(state["random"]["torch"].cpu())
-        if "cuda" in state["random"] and torch.cuda.is_available():
-            # Another machine may have more cards, or fewer.
-            for card, kept in enumerate(state["random"]["cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(kept.cpu(), card)
+        if "cuda" in state["random"] and self.objective.like.device.type == "cuda":
+            set_card_state(state["random"]["cuda"], self.objective.like.device)
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def set_card_state(kept: Tensor | Sequence[Tensor], card: torch.device) -> None:
+    r"""Gives a card the state of the generator of the card that a run was on, whatever its number
+    was there.
+
+    Arguments:
+        kept: That state; older checkpoints have one of each card of their machine.
+        card: The card that the run is on now.
+
+    Raises:
+        CheckpointError: An older checkpoint has states of other cards alone.
+    """
+    if isinstance(kept, Tensor):
+        torch.cuda.set_rng_state(kept.cpu(), card)
+        return
+    index = torch.cuda.current_device() if card.index is None else card.index
+    if index >= len(kept):
+        raise CheckpointError(
+            f"the checkpoint has random states of {len(kept)} cards by their number, and the run "
+            f"is on cuda:{index} now: give the card that it was begun on with --device"
+        )
+    torch.cuda.set_rng_state(kept[index].cpu(), card)
 
 
 def pause(save_every: float, took: float) -> float:
