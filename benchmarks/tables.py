@@ -861,18 +861,23 @@ def card_steps(found: Mapping[str, Any]) -> str:
     modes = ("eager", "compiled", "graphs")
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in found["rows"]:
-        if row["method"] != "sampling":
+        if row["method"] != "sampling" and "failed" not in row:
             key = row["network"], row["method"], row["precision"]
             cells.setdefault(key, {})[row["mode"]] = row
+    # Older files have the allocator's peak alone.
+    old = any("peak_mib" in row for row in found["rows"])
+    kept = "peak_mib" if old else "reserved_mib"
     rows = []
     for (network, method, kind), by in cells.items():
         first = next(iter(by.values()))
         about = [network, f"{first['weights']:,}", str(first["rows"]), kind, method]
         speeds = [f"{by[m]['steps_per_second']:.1f}" if m in by else "–" for m in modes]
-        memory = [f"{by[m]['peak_mib']:,.0f}" if m in by else "–" for m in modes]
+        sizes = [by[m][kept] if m in by else None for m in modes]
+        memory = ["–" if size is None else f"{size:,.0f}" for size in sizes]
         rows.append([*about, " / ".join(speeds), " / ".join(memory)])
     heads = ["network", "weights", "rows", "type", "method"]
-    heads += ["updates/s: eager / compiled / graphs", "peak MiB: the same"]
+    what = "MiB of the allocator, without graphs' own" if old else "MiB reserved"
+    heads += ["updates/s: eager / compiled / graphs", f"{what}: the same"]
     return markdown(heads, rows)
 
 
@@ -887,7 +892,7 @@ def card_calls(found: Mapping[str, Any]) -> str:
             f"{row['fraction_of_peak']:.2%}",
         ]
         for row in found["rows"]
-        if row["method"] == "sampling"
+        if row["method"] == "sampling" and "failed" not in row
     ]
     heads = ["network", "type", "one sample, ms", "samples/s in batches of 256", "of the peak"]
     return markdown(heads, rows)

@@ -30,6 +30,7 @@ from vardiu.students.pushforward import Pushforward
 from vardiu.training.economy import Economy
 from vardiu.training.frozen import Frozen
 from vardiu.training.loss_scale import LossScale
+from vardiu.training.memory import Held, Target
 from vardiu.training.objective import Loss, Objective, Phase, only
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer
@@ -365,6 +366,26 @@ def test_backbones_are_inside_of_their_wrappers():
     objective = CASES["vardiu-flow"]()
     assert backbones(objective.posterior) == [objective.posterior.gaussian.encoder.backbone]
     assert backbones(objective.teacher.module) == []  # exact: nothing to compile
+
+
+def test_lagging_copies_are_compiled_where_they_are_asked():
+    """By whichever of the copy's functions: the network inside of it, not what stands around."""
+    for kept in (Target("generator", student(0), 0.5), Held(student(0))):
+        assert backbones(kept) == [kept.network.network]
+    objective = CASES["vardiu-anchored"]()
+    Economy(compile="all", backend="eager").apply(objective)
+    (network,), asked = backbones(objective.anchor), []
+    compiled = network._compiled_call_impl
+
+    def counted(*arguments, **named):
+        asked.append(len(arguments[0]))
+        return compiled(*arguments, **named)
+
+    network._compiled_call_impl = counted
+    objective.streams.reset(0)
+    with torch.no_grad():
+        objective.prepare(BATCH, 0)
+    assert asked == [BATCH.rows]
 
 
 def test_what_cannot_be_done_is_named():

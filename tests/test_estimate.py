@@ -203,6 +203,14 @@ def test_a_part_keeps_less_than_the_whole_batch():
     assert kept[1] == pytest.approx(kept[0] / 4, rel=0.1)
 
 
+def test_checkpoints_cost_a_twentieth_of_the_time_at_most():
+    task = task_from_preset("distill", "mog40")
+    row = {"seconds": 3600.0, "save": 10.0, "steps": 50}
+    for every, number in ((30.0, 19), (360.0, 11), (0.0, 51)):
+        run = dataclasses.replace(task.run, save_every=every)
+        assert estimate.saves(dataclasses.replace(task, run=run), [row]) == 10 * number
+
+
 def test_what_a_run_cannot_start_with_is_told(monkeypatch):
     missing = task_from_preset("distill", "mog40-learned")
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(missing.to_mapping())))

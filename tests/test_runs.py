@@ -6,13 +6,16 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from vardiu.cli import stock
 from vardiu.errors import RunError
 from vardiu.reports.curves import curves
 from vardiu.reports.html import write_report
@@ -136,6 +139,26 @@ def test_a_full_disk_is_told_with_the_file_and_the_cure(tmp_path, monkeypatch):
         (line,) = said.getvalue().splitlines()
         assert f"{run.file(name)} cannot be written (No space left on device)" in line
         assert "Free some space" in line
+
+
+def test_a_device_without_memory_is_told_in_a_line_with_the_cure():
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ...")
+
+    def told(name):
+        said = io.StringIO()
+        assert guarded(full, name, [], Console(file=said, width=400)) == 1
+        (line,) = said.getvalue().splitlines()
+        assert (
+            f"vardiu {name}: the device has too little memory (CUDA out of memory. Tried" in line
+        )
+        return line
+
+    known = json.loads(Path(stock.__file__).with_name("inventory.json").read_text())["words"]
+    for name in ("distill", "teach"):
+        options = re.findall(r"--[a-z.]+", told(name))
+        assert len(options) == 5 and set(options) <= set(known[name]["options"]) | {"--out"}
+    assert "--device cpu" in told("evaluate") and "--accumulate" not in told("evaluate")
 
 
 def test_report_is_one_file_without_requests_and_escaped(tmp_path):

@@ -20,13 +20,13 @@ from torch import nn
 from vardiu.cli.main import main
 from vardiu.data import DataFree
 from vardiu.data.batches import Batches
-from vardiu.errors import Diverged, Interrupted
+from vardiu.errors import CheckpointError, Diverged, Interrupted
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import VarDiU
 from vardiu.storage.checkpoints import Checkpoints
 from vardiu.training.objective import Loss, Objective, Phase
 from vardiu.training.optimizers import Optimisation
-from vardiu.training.trainer import Trainer
+from vardiu.training.trainer import Trainer, set_card_state
 
 NAMES = sorted(CASES)
 
@@ -222,6 +222,72 @@ def test_a_signal_lets_the_step_finish_and_saves_it(number, tmp_path):
     again.fit(batches)
     assert equal(weights(again.objective), weights(straight.objective))
     assert equal(weights(again.average.module), weights(straight.average.module))
+
+
+def test_a_run_takes_its_own_cards_generator_along_to_a_card_of_another_number(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "torch.cuda.set_rng_state", lambda state, card: given.append((state, card))
+    )
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    own, others = torch.tensor([7]), [torch.tensor([1]), torch.tensor([2])]
+    card = torch.device("cuda", 3)
+    set_card_state(own, card)
+    assert given == [(own, card)]
+    # What older checkpoints have is by number.
+    set_card_state(others, torch.device("cuda"))
+    assert given[1][0] is others[1]
+    with pytest.raises(CheckpointError, match="is on cuda:3 now: give the card that it was begun"):
+        set_card_state(others, card)
+
+
+def test_a_checkpoint_has_the_state_of_the_card_of_its_networks_alone(monkeypatch):
+    """A processor's run has none, whatever cards are there."""
+    trainer, batches = trainer_of("vardiu-gaussian")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda card: torch.tensor([card.index]))
+    assert "cuda" not in trainer.state_dict(batches)["random"]
+
+    class OnCard:
+        device = torch.device("cuda", 1)
+
+    monkeypatch.setattr(Objective, "like", OnCard)
+    assert trainer.state_dict(batches)["random"]["cuda"].tolist() == [1]
+
+
+class Slow(Checkpoints):
+    """A disk that takes as long as a test says, by a clock that it moves."""
+
+    def __init__(self, folder: Path, took: float) -> None:
+        super().__init__(folder, keep=99)
+        self.took, self.now = took, 0.0
+
+    def save(self, step: int, state: object) -> Path:
+        self.now += self.took
+        return super().save(step, state)
+
+
+@pytest.mark.parametrize(
+    ("took", "every", "saved"),
+    [
+        (0.0, 2.5, [3, 6, 9, 12]),
+        (0.1, 2.5, [3, 6, 9, 12]),  # 20 times that is less than what is asked for
+        (0.2, 2.5, [3, 8, 12]),
+        (9.0, 2.5, [3, 12]),  # and the last step is always saved
+        (9.0, 0.0, [*range(1, 13)]),
+    ],
+)
+def test_a_run_does_not_stand_still_for_its_checkpoints(took, every, saved, tmp_path, monkeypatch):
+    """A step takes a second; a checkpoint that costs much is made seldom, by whoever asks for some."""
+    trainer, batches = trainer_of("vardiu-gaussian", 12)
+    store = Slow(tmp_path, took)
+    monkeypatch.setattr("vardiu.training.trainer.time.monotonic", lambda: store.now)
+
+    def second(step: int) -> None:
+        store.now += 1.0
+
+    trainer.fit(batches, store=store, save_every=every, progress=second)
+    assert store.steps() == saved
 
 
 def test_a_second_signal_is_not_withheld():

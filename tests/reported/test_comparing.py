@@ -133,7 +133,7 @@ def test_an_arm_that_was_never_updated_is_not_ranked_and_runs_are_counted(tmp_pa
         if (cell.arm, cell.seed) in updates:
             folder = RunFolder(cell.folder)
             finished(folder, cell.task, 1.0 + cell.seed, updates[cell.arm, cell.seed])
-    first, second = table(results(bake, todo, "own", "exact", planned), ["mmd2"])
+    first, second = table(results(bake, todo, "own", "exact", planned), ["mmd2"], "mmd2")
     assert first["runs"] == "1 of 3 (1 missing, 1 never updated: not ranked)"
     assert first["mmd2"] == "1 ± 0.01"  # the run that was not updated is not in it
     assert second["runs"] == "3 of 3" and second["mmd2"] == "2 [1, 3]"

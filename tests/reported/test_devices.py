@@ -37,7 +37,7 @@ def test_a_device_that_is_not_here_is_refused_in_one_line(
     assert main([*words(command, small_run), "--device", "cpu"]) == 0
 
 
-def meta(name):
+def meta(name, rounded=False):
     assert name == "cuda"
     return torch.device("meta")
 
@@ -87,7 +87,7 @@ class There(Denoiser):
         return torch.zeros(x_t.shape)  # a device that computes gives its numbers back
 
 
-def test_the_teachers_inputs_go_to_where_it_is_and_its_outputs_come_back():
+def test_the_teachers_inputs_go_to_where_it_is_and_its_outputs_come_back(monkeypatch):
     teacher, x = There(), torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     rows = measured(teacher, x, {"label": torch.zeros(64, dtype=torch.long)}, levels=3)
     assert teacher.inputs == [(64, 2)] * 3
@@ -95,9 +95,15 @@ def test_the_teachers_inputs_go_to_where_it_is_and_its_outputs_come_back():
     one = torch.ones(1)
     levels = {"sigma_min": 0.1, "sigma_max": 10.0}
     sampled = SampledTeacher(MixtureDenoiser(torch.zeros(1, 2), one, one, **levels))
-    sampled.device = torch.device("meta")
-    _, device, cond = sampled._solver({"label": torch.zeros(3)}, 2)
-    assert device.type == cond["label"].device.type == "meta"
+    sampled.device, seen = torch.device("meta"), []
+
+    def solved(self, x, generator, **cond):
+        seen.extend(t.device.type for t in (x, *cond.values()))
+        return torch.zeros(x.shape)
+
+    monkeypatch.setattr("vardiu.problems.sampled_teachers.Heun.__call__", solved)
+    assert sampled.solve_from(torch.zeros(3, 2), {"label": torch.zeros(3)}, 2).shape == (3, 2)
+    assert seen == ["meta", "meta"]
 
 
 def students():

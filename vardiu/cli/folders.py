@@ -77,7 +77,7 @@ def trained_student(
         student, problem, task = shipped_student(folder, chosen)
         if prompts:
             problem.set_prompts(prompts)
-    device = device_of(chosen.device)
+    device = device_of(chosen.device, task.run.economy.tf32)
     problem.compute_on(device)
     return problem.with_prompts(student).to(device), problem, task
 
@@ -88,8 +88,9 @@ def trained_teacher(folder: RunFolder, chosen: argparse.Namespace) -> tuple[Prob
 
     Arguments and errors are those of `trained_student`.
     """
-    device = device_of(chosen.device)
+    device_of(chosen.device)  # one that is not here is refused before anything is read
     task = task_of_run(folder, chosen)
+    device = device_of(chosen.device, task.run.economy.tf32)
     _refuse_unfinished(folder, "teach")
     task = dataclasses.replace(task, problem=_found_again(folder, task.problem, chosen))
     problem = untaught_problem(task)

@@ -28,7 +28,7 @@ def probe(arguments: list[str]) -> None:
     known, rest = head.parse_known_args(arguments)
     told = errors if known.json else console  # beside the numbers
     task = parse_request("distill", rest, "probe").task
-    device = device_of(task.run.device)
+    device = device_of(task.run.device, task.run.economy.tf32)
     problem = problem_of(task)
     problem.compute_on(device)
     for line in problem.data.account():

@@ -120,7 +120,8 @@ class Rehearsal:
 
     def __init__(self, task: Task, title: str) -> None:
         self.task, self.title = task, title
-        self.problem, self.device = problem_of(task), device_of(task.run.device)
+        run = task.run
+        self.problem, self.device = problem_of(task), device_of(run.device, run.economy.tf32)
         self.meter = TeacherMeter(self.problem.teacher)
         self.artefacts = RehearsedArtefacts(self.meter)
         self.stages: list[StageCost] = []

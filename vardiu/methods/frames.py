@@ -2,6 +2,7 @@ r"""The frame that a student and its posterior start from: artefacts of a run.""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..functional.tensors import sent
 from ..posteriors.framed import PairFrame
 from ..settings.fields import FrameSettings
 from ..students.base import Generator, rows_at_once
@@ -58,7 +60,9 @@ def pair_frame(problem: Problem, student: Framed, row: FrameSettings, context: C
     def fit(portion: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(context.seed + 78)
         cond = problem.data.conditions(row.samples, random)
-        z = student.latent(row.samples, random)
+        # The frame is on the host, and so is the fit; a student's latents are where its weights
+        # are, and those of a teacher may be on a card.
+        z = student.latent(row.samples, random).to(frame.weights.device)
         # Clusters equally often, as a light one needs as many pairs as a heavy one.
         label = frame.labels(z, cond.get("label"))
         at = torch.arange(row.samples, device=z.device) // len(frame.weights) % frame.clusters
@@ -67,7 +71,7 @@ def pair_frame(problem: Problem, student: Framed, row: FrameSettings, context: C
         place = low + share * torch.special.ndtr(z[:, -1])
         z[:, -1] = torch.special.ndtri(place.clamp(1e-6, 1 - 1e-6))
         try:
-            x = in_batches(student, z, cond)
+            x = in_batches(student, z, cond, context.device)
             return PairFrame.of_pairs(frame, z, x, cond.get("label")).state_dict()
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -76,10 +80,17 @@ def pair_frame(problem: Problem, student: Framed, row: FrameSettings, context: C
 
 
 @torch.no_grad()
-def in_batches(student: Generator, z: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    r"""Returns the samples of given latents, made some at a time."""
-    size = rows_at_once(student.shape)
-    parts = range(0, len(z), size)
-    return torch.cat(
-        [student(z[i : i + size], **{k: v[i : i + size] for k, v in cond.items()}) for i in parts]
-    )
+def in_batches(
+    student: Generator, z: Tensor, cond: Mapping[str, Tensor], device: torch.device | str
+) -> Tensor:
+    r"""Returns the samples of given latents where these are, made some at a time on a device.
+
+    A student that starts from a teacher on a card lies half there and half on the host: a copy of
+    it is asked.
+    """
+    size, there = rows_at_once(student.shape), copy.deepcopy(student).to(device)
+    parts = []
+    for i in range(0, len(z), size):
+        rows = {name: sent(value[i : i + size], device) for name, value in cond.items()}
+        parts.append(there(sent(z[i : i + size], device), **rows).to(z.device))
+    return torch.cat(parts)

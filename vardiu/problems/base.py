@@ -620,9 +620,14 @@ class Problem(abc.ABC):
         """
         return settings
 
-    def compute_on(self, device: torch.device) -> None:
-        r"""Has the teacher be asked, and latents be decoded, on a device from now on."""
-        self.data.teacher.device = device
+    def compute_on(self, device: torch.device, waits: bool = False) -> None:
+        r"""Has the teacher be asked, and latents be decoded, on a device from now on.
+
+        Arguments:
+            device: The device.
+            waits: Whether a teacher in host memory is back there after it was sampled.
+        """
+        self.data.teacher.device, self.data.teacher.waits = device, waits
         self.space.device = device
 
     def student_source(self, generator: Generator) -> Source:

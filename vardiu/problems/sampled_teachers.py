@@ -2,8 +2,9 @@ r"""Teachers that are sampled, and where those lie that this library trained."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from ..denoisers.guidance import Guided
 from ..denoisers.levels import karras_grid
 from ..errors import ConfigError
 from ..metrics.metric import Metric, fingerprint
+from ..nn import offload
 from ..samplers.ode import ROWS_AT_ONCE, Heun
 from ..storage.artefacts import Artefacts
 from ..students.base import rows_at_once
@@ -72,6 +74,7 @@ class SampledTeacher:
         self.part: int | None = None
         self.store: SampleStore | None = None
         self.device: torch.device | None = None  # where it is sampled; where it is without
+        self.waits = False  # in host memory, and is there for its samples only
 
     @property
     def denoiser(self) -> Denoiser | None:
@@ -187,20 +190,26 @@ class SampledTeacher:
 
     def solve_from(self, z: Tensor, cond: Mapping[str, Tensor], steps: int) -> Tensor:
         r"""Returns the samples of given standard normal noise, `(B, *)`, on the CPU."""
-        solver, device, there = self._solver(cond, steps)
-        x = solver.sigmas[0].item() * z.float().to(device)
-        return solver(x, generator=None, **there).cpu()
-
-    def _solver(
-        self, cond: Mapping[str, Tensor], steps: int
-    ) -> tuple[Heun, torch.device, dict[str, Tensor]]:
-        r"""Returns Heun's method, and the device of the teacher with the conditions on it."""
         teacher = self.known
+        solver = Heun(teacher, karras_grid(steps, teacher.sigma_min, teacher.sigma_max))
+        with self.near() as device:
+            there = {name: value.to(device) for name, value in cond.items()}
+            x = solver.sigmas[0].item() * z.float().to(device)
+            return solver(x, generator=None, **there).cpu()
+
+    @contextlib.contextmanager
+    def near(self) -> Iterator[torch.device]:
+        r"""Has the teacher lie where it is sampled, and tells where; one that waits in host memory
+        goes back there. It is moved and not copied, as what counts its calls knows it."""
+        teacher, before = self.known, place_of(self.known)
         if self.device is not None:
             teacher.to(self.device)
-        grid = karras_grid(steps, teacher.sigma_min, teacher.sigma_max)
-        device = place_of(teacher)
-        return Heun(teacher, grid), device, {k: value.to(device) for k, value in cond.items()}
+        there = place_of(teacher)
+        try:
+            yield there
+        finally:
+            if self.waits and there != before:
+                offload.move_to_host(teacher)
 
 
 def teacher_folder(run: str | None, name: str) -> str:

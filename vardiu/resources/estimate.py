@@ -44,6 +44,7 @@ from ..storage.launch import following_parent
 from ..students.base import Generator
 from ..teachers.probe import probe
 from ..training.stage import Stage
+from ..training.trainer import pause
 from . import footprint
 from .rehearse import stage_row, timed
 
@@ -115,7 +116,7 @@ def measure(task: Task, budget: float = 5.0) -> dict[str, Any]:
         budget: About how many seconds to spend on the steps of a stage.
     """
     inside = time.perf_counter()
-    run, device = task.run, device_of(task.run.device)
+    run, device = task.run, device_of(task.run.device, task.run.economy.tf32)
     if run.threads:
         torch.set_num_threads(run.threads)
     library = peak(torch.device("cpu"))
@@ -209,8 +210,12 @@ def disk(
 
 def saves(task: Task, stages: Sequence[dict[str, Any]]) -> float:
     r"""Returns the seconds of all checkpoints, without the disk's own."""
-    times = [1 + task.run.milestones + row["seconds"] // task.run.save_every for row in stages]
-    return sum(n * row["save"] for n, row in zip(times, stages, strict=True))
+    total = 0.0
+    for row in stages:
+        each = pause(task.run.save_every, row["save"])
+        own = row["seconds"] // each if each > 0 else row["steps"]
+        total += (1 + task.run.milestones + own) * row["save"]
+    return total
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -97,11 +98,33 @@ def guarded(
         return told(errors, f"vardiu {name}: {of_disk(error)}", 1)
     except (Diverged, ExportError, ProcessLost) as error:
         return told(errors, f"vardiu {name}: {error}", 1)
+    except memory_errors() as error:
+        return told(errors, f"vardiu {name}: {of_memory(error, name)}", 1)
     except Exception as error:
         if is_first_to_tell(repr(error)):
             raise
         return 1
     return 0
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    r"""Returns what is raised where a device has too little memory. Who has not imported torch
+    has no such error, and does not wait for the import here."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.OutOfMemoryError,)
+
+
+def of_memory(error: Exception, name: str) -> str:
+    r"""Returns what a device without memory left says, with the cure."""
+    first = shown((str(error).splitlines() or ["out of memory"])[0])
+    if name not in SHARED:
+        return f"the device has too little memory ({first}): free some of it, or take --device cpu"
+    return (
+        f"the device has too little memory ({first}). What was saved before is kept, and the same "
+        "command goes on from it once there is more. Or begin anew with less, in another folder "
+        "(--out): --accumulate 2, --economy.checkpoint all, --precision bfloat16, or a smaller "
+        "--batch"
+    )
 
 
 def of_disk(error: OSError) -> str:

@@ -29,6 +29,7 @@ from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
 from ..teachers.origin import Origin
+from ..training.economy import round_products
 from ..training.stage import Stage
 from ..training.trainer import Report, Trainer
 from . import allocator, events
@@ -45,13 +46,18 @@ from .task import RunSettings, Task, problem_of
 __all__ = ["Execution", "StageExecution", "TeacherMeter", "device_of", "execution", "trainer_of"]
 
 
-def device_of(name: str) -> torch.device:
-    r"""Returns the device of a name; `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS. Of several
-    processes on a machine each has a card of its own.
+def device_of(name: str, rounded: bool = False) -> torch.device:
+    r"""Returns the device of a name, and says how exact products on it are, whatever is computed.
+
+    Arguments:
+        name: `auto` prefers CUDA, `gpu` is CUDA or Apple's MPS. Of several processes on a machine
+            each has a card of its own.
+        rounded: Whether products of float32 may be rounded, see `Economy.tf32`.
 
     Raises:
         ConfigError: The name is unknown, or there is no such device here, or not for each process.
     """
+    round_products(rounded)
     if name in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return own_card()
     if name == "auto":
@@ -183,9 +189,8 @@ class Execution:
         self.task, self.problem, self.folder = task, problem, folder
         self.artefacts = folder.file("artefacts") if artefacts is None else artefacts
         self.is_finished = False
-        self.device = device_of(task.run.device)
-        if not task.run.economy.offload:
-            problem.compute_on(self.device)
+        self.device = device_of(task.run.device, task.run.economy.tf32)
+        problem.compute_on(self.device, waits=task.run.economy.offload)
         self.broadcast = events.Broadcaster([Log(folder), EventLog(folder), *listeners])
         names = ("seconds", "teacher_calls", "teacher_rows", "student_updates", "steps")
         self.cost: dict[str, Any] = dict.fromkeys(names, 0)

@@ -127,7 +127,7 @@ class RunSettings:
     evaluations: int = 10
     """How many times the student is measured on the way, with fewer samples."""
     save_every: float = 30.0
-    """Seconds between checkpoints."""
+    """Seconds between checkpoints, at least 20 times what one takes; 0 for one at each step."""
     milestones: int = 0
     """How many checkpoints to keep for good, evenly spaced over each stage, up to its end."""
     samples: int = 0

@@ -23,7 +23,7 @@ from ..nn.quantised import quantise
 from .frozen import Frozen
 from .objective import Objective, networks
 
-__all__ = ["Economy"]
+__all__ = ["Economy", "round_products"]
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class Economy:
     quantise: bool = False
     """Whether the frozen network's linear layers are held in eight bits, by torchao."""
     tf32: bool = False
-    """Whether a GPU may round the factors of products in float32 to ten bits of mantissa."""
+    """Whether a GPU may round the factors of float32 products, convolutions' too, to ten bits."""
 
     def __post_init__(self) -> None:
         if self.backend not in ("inductor", "aot_eager", "eager"):
@@ -90,12 +90,19 @@ class Economy:
             quantise_frozen(objective)
         if self.tf32:
             refuse_rounding(objective)
-        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        round_products(self.tf32)
         held = [m for m in objective.children() if isinstance(m, Frozen)]
         if self.offload:
             refuse_shared(objective, held)
             for frozen in held:
                 frozen.offload()
+
+
+def round_products(rounded: bool) -> None:
+    r"""Says whether a GPU may round the factors of products in float32: of matrices, and of
+    convolutions, which torch lets it round unless it is told otherwise."""
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
 
 
 def quantise_frozen(objective: Objective) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..nn.backbones import Interface
+
 if TYPE_CHECKING:
     from ..data.batch import Batch
     from .objective import Objective
@@ -47,13 +49,14 @@ class Memory(nn.Module, abc.ABC):
         return {}
 
 
-class Target(Memory):
+class Target(Memory, Interface):
     r"""A lagging copy of a network.
 
     .. math:: \theta^- \leftarrow \mu \, \theta^- + (1 - \mu) \, \theta
 
     after each step; :math:`\mu = 0` copies the weights. Buffers are copied. With
     :math:`\mu = 0` what the losses of a step see is the network as it is, without a gradient.
+    Losses ask the copy itself, by whichever of its functions: its backbones are those of it.
 
     References:
         | Consistency Models (Song et al., 2023), https://arxiv.org/abs/2303.01469, Equation 8

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, divided_rows
 from ..data.batches import Batches
-from ..errors import ConfigError, Diverged, Interrupted
+from ..errors import CheckpointError, ConfigError, Diverged, Interrupted
 from ..storage import processes
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
@@ -30,7 +30,7 @@ from .objective import Loss, Objective, Phase, only
 from .optimizers import Optimisation
 from .sharding import Division, Shard, chosen_shard, divided_as, state_divided_as, whole
 
-__all__ = ["Report", "Trainer"]
+__all__ = ["Report", "Trainer", "pause"]
 
 
 class Report(NamedTuple):
@@ -249,7 +249,8 @@ class Trainer:
         Arguments:
             batches: The data.
             store: Where checkpoints go; none are written without it.
-            save_every: The number of seconds between checkpoints.
+            save_every: The least number of seconds between checkpoints, see `pause`; each step has
+                one where it is not positive.
             report_every: The number of steps between reports; 0 stands for none.
             report: Is given each report.
             progress: Is given the step, after each.
@@ -263,7 +264,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved. After the last
                 step the student is returned all the same, and `asked_to_stop` is set.
         """
-        saved = time.monotonic()
+        saved, took = time.monotonic(), 0.0
         batches.rank, batches.world = self.objective.streams.rank, self.objective.streams.world
         with wish_to_stop(stopping) as wish:
             while self.step < self.steps:
@@ -273,11 +274,14 @@ class Trainer:
                     due = self.step // every > (self.step - report_every) // every
                     report(self.summary(due or self.step == self.steps))
                 progress(self.step)
-                due = processes.is_writer() and time.monotonic() - saved > save_every
+                waited = time.monotonic() - saved
+                due = processes.is_writer() and waited > pause(save_every, took)
                 asked, due = processes.agreed(wish.asked, due)
                 if store is not None and (due or asked or self.step == self.steps):
+                    started = time.monotonic()
                     store.save(self.step, self.state_dict(batches))
                     saved = time.monotonic()
+                    took = saved - started
                 self.asked_to_stop = asked
                 if asked and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
@@ -324,8 +328,8 @@ class Trainer:
             },
             "batches": batches.state_dict(),
         }
-        if torch.cuda.is_available():
-            state["random"]["cuda"] = torch.cuda.get_rng_state_all()
+        if self.objective.like.device.type == "cuda":
+            state["random"]["cuda"] = torch.cuda.get_rng_state(self.objective.like.device)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], batches: Batches) -> None:
@@ -341,10 +345,8 @@ class Trainer:
         self.average.load_state_dict({**kept, "module": module})
         self.objective.streams.load_state_dict(state["random"]["streams"])
         torch.set_rng_state(state["random"]["torch"].cpu())
-        if "cuda" in state["random"] and torch.cuda.is_available():
-            # Another machine may have more cards, or fewer.
-            for card, kept in enumerate(state["random"]["cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(kept.cpu(), card)
+        if "cuda" in state["random"] and self.objective.like.device.type == "cuda":
+            set_card_state(state["random"]["cuda"], self.objective.like.device)
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.updates = dict(counters["updates"])
@@ -353,6 +355,36 @@ class Trainer:
         for name, scale in self.scales.items():
             scale.load_state_dict(counters["scales"][name])
         batches.load_state_dict(state["batches"])
+
+
+def set_card_state(kept: Tensor | Sequence[Tensor], card: torch.device) -> None:
+    r"""Gives a card the state of the generator of the card that a run was on, whatever its number
+    was there.
+
+    Arguments:
+        kept: That state; older checkpoints have one of each card of their machine.
+        card: The card that the run is on now.
+
+    Raises:
+        CheckpointError: An older checkpoint has states of other cards alone.
+    """
+    if isinstance(kept, Tensor):
+        torch.cuda.set_rng_state(kept.cpu(), card)
+        return
+    index = torch.cuda.current_device() if card.index is None else card.index
+    if index >= len(kept):
+        raise CheckpointError(
+            f"the checkpoint has random states of {len(kept)} cards by their number, and the run "
+            f"is on cuda:{index} now: give the card that it was begun on with --device"
+        )
+    torch.cuda.set_rng_state(kept[index].cpu(), card)
+
+
+def pause(save_every: float, took: float) -> float:
+    r"""Returns the seconds from one checkpoint to the next: at least twenty times what the last
+    took, so that a run stands still for a twentieth of its time at most. Who asks for one at each
+    step, by zero, gets it."""
+    return max(save_every, 20 * took) if save_every > 0 else save_every
 
 
 def refuse_divided_rows(objective: Objective, accumulate: int) -> None:
