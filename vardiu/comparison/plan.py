@@ -32,7 +32,8 @@ from ..runs.progress import Told, counted
 from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
 from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
-from ..storage.files import write_text_atomic
+from ..storage.files import LEAVINGS, write_text_atomic
+from ..storage.finished import refuse_foreign, refuse_place
 from ..storage.run_folder import RunFolder, in_words, is_number
 from .contests import Competitor, Contest, without_data
 from .prices import Price, Rehearsal
@@ -44,6 +45,9 @@ BUDGETS = ("time", "calls", "own")
 
 
 FORMAT = 5  # of `plan.json`
+
+
+PLAN = "plan.json"
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -302,7 +306,7 @@ def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, A
     Raises:
         ConfigError: The file is damaged, or of another problem or version.
     """
-    path = bake.out / "plan.json"
+    path = bake.out / PLAN
     known: dict[str, Any] = {"format": FORMAT, "problems": {}, "prices": {}, "failed": {}}
     known["screening"] = {}
     if path.is_file():
@@ -355,9 +359,18 @@ def supposed(bake: BakeOff, planned: Mapping[str, Any]) -> dict[str, Any]:
     return {**planned, "prices": prices}
 
 
+def refuse_other_folder(bake: BakeOff) -> None:
+    r"""Raises a `RunError` if the folder to work in cannot be written, or holds something and no
+    bake-off: its tables would be written over what somebody else has there."""
+    refuse_place(bake.out)
+    # Who deletes a plan that is damaged keeps the runs.
+    if not any(bake.out.glob("runs/*/*/*-*/config.yaml")):
+        refuse_foreign(bake.out, "bake-off", PLAN, ["timing-*.log", LEAVINGS])
+
+
 def write_plan(bake: BakeOff, planned: Mapping[str, Any]) -> Path:
     r"""Writes `plan.json`."""
-    return write_text_atomic(bake.out / "plan.json", json.dumps(planned, indent=1) + "\n")
+    return write_text_atomic(bake.out / PLAN, json.dumps(planned, indent=1) + "\n")
 
 
 def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> None:

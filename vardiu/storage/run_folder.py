@@ -17,6 +17,7 @@ import yaml
 from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
+from .finished import refuse_foreign
 
 __all__ = ["RunFolder", "in_words", "is_metric", "row_of"]
 
@@ -143,14 +144,7 @@ class RunFolder:
     def _refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
         # A process killed while it made the folder leaves its lock and a partial file.
-        left = (".lock", ".config.yaml.")
-        if self.exists or not os.path.isdir(self.path):
-            return
-        if any(not p.name.startswith(left) for p in self.path.iterdir()):
-            raise RunError(
-                f"{self.path} is not empty and holds no run (no config.yaml). "
-                "Give another folder with --out"
-            )
+        refuse_foreign(self.path, "run", "config.yaml", [".lock*", ".config.yaml.*"])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
