@@ -51,7 +51,6 @@ def compare(arguments: list[str]) -> None:
     metric = chosen.metric or judged.metric
     names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     metric = known(metric, names, "metric")
-    out.mkdir(parents=True, exist_ok=True)
     labels = series_names(tasks)
     series = [
         Series(label, task.method, folder.metrics(), cost)
@@ -66,6 +65,7 @@ def compare(arguments: list[str]) -> None:
     rows = [{"series": label, "verdict": v.name, **row} for label, v, row, _ in ranked]
     why = [{"series": label, "verdict": v.name, "why": v.sentence} for label, v, _, _ in ranked]
     count = f"Measured: {len(rows)} of {len(rows)} runs are complete"
+    out.mkdir(parents=True, exist_ok=True)
     picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
     page = write_tables(
         out / "comparison.html",
@@ -95,10 +95,7 @@ def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any
         row[metric["name"]] = text if len(counts) == 1 else f"{text} (n {metric['n']:,})"
     if len(counts) == 1:
         row["n"] = f"{counts.pop():,}"
-    cost = result.get("cost", {})
-    for name in ("seconds", "teacher_calls"):
-        if name not in cost:
-            raise RunError(f"{shown(folder.file('result.json'))} is damaged: cost has no {name}")
+    cost = result["cost"]
     return row | {"seconds": round(cost["seconds"]), "teacher calls": cost["teacher_calls"]}
 
 

@@ -59,7 +59,7 @@ def evaluate(arguments: list[str]) -> None:
     number = 100 if chosen.num is None else chosen.num
     refuse_out_of_range(number, chosen.seed, 100, None)
     folder = run_or_published(chosen.run)
-    if folder.exists and folder.config()["command"] == "teach":
+    if folder.exists and folder.config().get("command") == "teach":
         refuse_students_options(folder, chosen)
         if calls:
             evaluate_teacher_by_calls(folder, chosen, calls, arguments)

@@ -50,6 +50,10 @@ FORMAT = 5  # of `plan.json`
 PLAN = "plan.json"
 
 
+# What helps where it is damaged.
+TIMED_AGAIN = "delete it, and the arms are timed again"
+
+
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
 
 
@@ -310,7 +314,10 @@ def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, A
     known: dict[str, Any] = {"format": FORMAT, "problems": {}, "prices": {}, "failed": {}}
     known["screening"] = {}
     if path.is_file():
-        known = read_json(path)
+        try:
+            known = read_json(path)
+        except ConfigError as error:
+            raise ConfigError(f"{error}: {TIMED_AGAIN}") from error
     if known.get("format") != FORMAT:
         raise ConfigError(
             f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
@@ -381,7 +388,7 @@ def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> 
         row = json.loads(json.dumps({k: v for k, v in row.items() if k not in PLACES}))
         kept = planned["problems"].setdefault(teacher, row)
         if not isinstance(kept, Mapping):
-            raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+            raise ConfigError(f"{where} is damaged: {TIMED_AGAIN}")
         for name, now in row.items():
             if kept.get(name) != now:
                 raise ConfigError(
@@ -414,7 +421,7 @@ def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:
     kept = _leaves(plan.get("screening"), 1)
     good = good and all(isinstance(row, Mapping) and {"kept", "of"} <= set(row) for row in kept)
     if not good or not isinstance(plan.get("problems"), Mapping):
-        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+        raise ConfigError(f"{where} is damaged: {TIMED_AGAIN}")
 
 
 def _leaves(tree: Any, depth: int) -> list[Any]:  # noqa: ANN401 (JSON)

@@ -93,6 +93,7 @@ def begin(folder: RunFolder, task: Task) -> Literal["new", "resumed", "finished"
     state: Literal["new", "resumed", "finished"] = "new"
     if processes.is_writer():
         if folder.exists and folder.file("checkpoints").is_dir():
+            folder.refuse_cut(task.to_mapping())
             refuse_other_version(folder, task.to_mapping())
         state = folder.open(task.to_mapping())
     state = processes.from_writer(state)

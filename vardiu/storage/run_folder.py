@@ -30,11 +30,20 @@ COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_row
 UNTRAINED = frozenset({"config.yaml", "provenance.json", "events.jsonl", ".lock"})
 
 
+# What every finished run says of what it took.
+COSTS = {"seconds", "teacher_calls", "teacher_rows", "student_updates"}
+
+
 # The fields of a metric.
 NEEDED = {"name", "value", "error", "n", "higher_is_better"}
 
 
 WORDS = {"note", "reference", "features"}
+
+
+def _text_of(config: Mapping[str, Any]) -> str:
+    r"""Returns settings as `config.yaml` has them."""
+    return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (YAML)
@@ -84,6 +93,7 @@ class RunFolder:
         """
         plain = json.loads(json.dumps(config))
         if self.exists:
+            self.refuse_cut(plain)
             others = self.differing(plain)
             if others and self.is_bare():
                 for name in ("provenance.json", "events.jsonl"):
@@ -103,7 +113,7 @@ class RunFolder:
     def _write_config(self, plain: Mapping[str, Any]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(self.file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
+            write_text_atomic(self.file("config.yaml"), _text_of(plain))
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror}). "
@@ -125,7 +135,7 @@ class RunFolder:
         if any(path.name not in {*UNTRAINED, "artefacts"} for path in self.path.iterdir()):
             return False
         text = read_text(self.file("config.yaml"), error=RunError)
-        return text == yaml.safe_dump(self.config(), sort_keys=False)
+        return text == _text_of(self.config())
 
     def config(self) -> dict[str, Any]:
         r"""Returns the run's settings.
@@ -138,8 +148,28 @@ class RunFolder:
                 f"{self.path} holds no run (no config.yaml); give a folder that "
                 "`vardiu distill` or `vardiu teach` wrote"
             )
-        found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
+        try:
+            found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
+        except RunError as error:
+            raise RunError(f"{error}. Bring the file back from a copy") from error
         return found
+
+    def refuse_cut(self, config: Mapping[str, Any]) -> None:
+        r"""Raises a `RunError` if the settings of this run are there in part: a copy that was cut
+        short is no other run.
+
+        Arguments:
+            config: Those of the run that is to go on here.
+        """
+        text, whole = read_text(self.file("config.yaml"), error=RunError), _text_of(config)
+        # An older version had fewer settings in a group, and no group less.
+        lacks = not text.endswith("\n") or any(f"\n{k}:" not in f"\n{text}" for k in config)
+        if lacks and whole.startswith(text.rstrip()) and text.rstrip() != whole.rstrip():
+            raise RunError(
+                f"{shown(self.file('config.yaml'))} is cut short ({len(text.splitlines()):,} of "
+                f"{len(whole.splitlines()):,} lines). Bring it back from a copy, or give another "
+                "folder with --out"
+            )
 
     def _refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
@@ -280,10 +310,16 @@ class RunFolder:
             RunError: The file is damaged.
         """
         path = self.file("result.json")
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
-        found: dict[str, Any] = read_json(path, error=RunError)
-        refuse_odd_result(found, shown(path))
+        try:
+            found: dict[str, Any] = read_json(path, error=RunError)
+            refuse_odd_result(found, shown(path))
+        except RunError as error:
+            raise RunError(
+                f"{error}. Move it away and give the command that made the run again: it is "
+                "written anew from the last checkpoint. Or bring the file back from a copy"
+            ) from error
         return found
 
 
@@ -304,8 +340,12 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     Raises:
         RunError: The line is damaged.
     """
-    row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
-    refuse_odd_row(row, where)
+    try:
+        row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
+        refuse_odd_row(row, where)
+    except RunError as error:
+        cure = "Delete that line, or bring the file back from a copy"
+        raise RunError(f"{error}. {cure}") from error
     return row
 
 
@@ -322,18 +362,21 @@ def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
 
 def refuse_odd_result(result: Mapping[str, Any], where: str) -> None:
     r"""Raises a `RunError` if something is not what a finished run has measured."""
-    cure = "Move the run away, or bring the file back from a copy"
-    metrics, cost = result.get("metrics", []), result.get("cost", {})
-    reference = result.get("reference", {})
-    if not (isinstance(metrics, list) and isinstance(cost, Mapping)):
-        raise RunError(f"{where} is damaged: metrics must be a list and cost a group. {cure}")
+    metrics, cost = result.get("metrics"), result.get("cost")
+    reference, verdict = result.get("reference", {}), result.get("verdict", {})
+    if not isinstance(metrics, list) or not metrics:
+        raise RunError(f"{where} is damaged: it must hold metrics, a list")
+    if not isinstance(cost, Mapping) or not COSTS <= set(cost):
+        raise RunError(f"{where} is damaged: it must hold cost, with {', '.join(sorted(COSTS))}")
+    if not all(is_number(value) for value in cost.values()):
+        raise RunError(f"{where} is damaged: its cost must hold numbers")
     if not isinstance(reference, Mapping) or not isinstance(reference.get("metrics", []), list):
-        raise RunError(f"{where} is damaged: reference must be a group with metrics. {cure}")
+        raise RunError(f"{where} is damaged: reference must be a group with metrics")
+    if not isinstance(verdict, Mapping):
+        raise RunError(f"{where} is damaged: verdict must be a group")
     odd = [row for row in (*metrics, *reference.get("metrics", ())) if not is_metric(row)]
     if odd:
-        raise RunError(f"{where} is damaged: {shown(odd[0])} is no metric. {cure}")
-    if not all(is_number(value) for value in cost.values()):
-        raise RunError(f"{where} is damaged: its cost must hold numbers. {cure}")
+        raise RunError(f"{where} is damaged: {shown(odd[0])} is no metric")
 
 
 def is_metric(row: Any) -> bool:  # noqa: ANN401 (JSON)
