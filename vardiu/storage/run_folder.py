@@ -19,7 +19,7 @@ from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
 from .finished import refuse_foreign
 
-__all__ = ["RunFolder", "in_words", "is_metric", "row_of"]
+__all__ = ["RunFolder", "in_words", "is_metric", "refuse_cut", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.
@@ -93,7 +93,7 @@ class RunFolder:
         """
         plain = json.loads(json.dumps(config))
         if self.exists:
-            self.refuse_cut(plain)
+            refuse_cut(self.file("config.yaml"), plain)
             others = self.differing(plain)
             if others and self.is_bare():
                 for name in ("provenance.json", "events.jsonl"):
@@ -153,23 +153,6 @@ class RunFolder:
         except RunError as error:
             raise RunError(f"{error}. Bring the file back from a copy") from error
         return found
-
-    def refuse_cut(self, config: Mapping[str, Any]) -> None:
-        r"""Raises a `RunError` if the settings of this run are there in part: a copy that was cut
-        short is no other run.
-
-        Arguments:
-            config: Those of the run that is to go on here.
-        """
-        text, whole = read_text(self.file("config.yaml"), error=RunError), _text_of(config)
-        # An older version had fewer settings in a group, and no group less.
-        lacks = not text.endswith("\n") or any(f"\n{k}:" not in f"\n{text}" for k in config)
-        if lacks and whole.startswith(text.rstrip()) and text.rstrip() != whole.rstrip():
-            raise RunError(
-                f"{shown(self.file('config.yaml'))} is cut short ({len(text.splitlines()):,} of "
-                f"{len(whole.splitlines()):,} lines). Bring it back from a copy, or give another "
-                "folder with --out"
-            )
 
     def _refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
@@ -332,6 +315,25 @@ def is_alive(pid: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def refuse_cut(path: Path, config: Mapping[str, Any]) -> None:
+    r"""Raises a `RunError` if the settings of a run are there in part: a copy that was cut short
+    is no other run.
+
+    Arguments:
+        path: The run's `config.yaml`.
+        config: The settings of the run that is to go on there.
+    """
+    text, whole = read_text(path, error=RunError), _text_of(config)
+    # An older version had fewer settings in a group, and no group less.
+    lacks = not text.endswith("\n") or any(f"\n{key}:" not in f"\n{text}" for key in config)
+    if lacks and whole.startswith(text.rstrip()) and text.rstrip() != whole.rstrip():
+        raise RunError(
+            f"{shown(path)} is cut short ({len(text.splitlines()):,} of "
+            f"{len(whole.splitlines()):,} lines). Bring it back from a copy, or give another "
+            "folder with --out"
+        )
 
 
 def row_of(line: bytes, where: str) -> dict[str, Any]:
