@@ -749,9 +749,10 @@ def test_a_folder_of_somebody_else_is_refused_before_anything_is_written(tiny, c
             "bake is not empty and holds no bake-off (no plan.json). Give another folder with --out"
         )
     assert os.listdir("bake") == ["results.md"] and os.listdir() == ["bake"]
-    for place in ("bake/results.md", "bake/results.md/deeper"):
+    places = {"bake/results.md": "Not a directory", "bake/results.md/deeper": "Not a directory"}
+    for place, why in {**places, "x" * 299: "File name too long"}.items():
         assert bake_off(*words, "--out", place, "--dry-run") == 2
-        line = f"{place} cannot be written (Not a directory): give a folder that can with --out"
+        line = f"{place} cannot be written ({why}): give a folder that can with --out"
         assert line in capsys.readouterr().err
     assert Path("bake/results.md").read_text() == "mine"
 

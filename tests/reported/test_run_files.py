@@ -221,6 +221,26 @@ def test_a_number_that_is_none_is_refused(here, refused, value):
         )
 
 
+@pytest.mark.parametrize("name", ["result.json", "provenance.json", "report.html", "student"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_measured(
+    small_run, refused, monkeypatch, name
+):
+    monkeypatch.setattr("vardiu.runs.distill.ship_student", lambda run: pytest.fail("measured"))
+    path, words = small_run / name, typed(small_run)
+    kinds = ("a folder", "a file")
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+        kinds = ("a file", "a folder")
+    else:
+        path.unlink(missing_ok=True)  # no page was written of this run
+        path.mkdir()
+    line = refused(*words)
+    assert f"{path} is {kinds[0]}, where a run has {kinds[1]}: move it away" in line
+    if name == "result.json":
+        assert f"{path} is a folder, and a regular file is needed" in refused("sample", small_run)
+
+
 # ---------------------------------------------------------------- links
 
 
@@ -296,6 +316,34 @@ def test_sample_compare_and_export_write_over_nothing(small_run, refused, here):
     assert main(["sample", str(small_run), "--num", "4", "--out", "pics/new.npz"]) == 0
     assert main(["compare", str(small_run), "--out", "new"]) == 0
     assert sorted(os.listdir("pics")) == ["holiday.png", "new.npz", "new.png", "other.npz"]
+
+
+@pytest.mark.parametrize(
+    "words, names",
+    [
+        (["sample", "--num", "3"], ["samples-3-seed0.npz", "samples-3-seed0.png"]),
+        (["evaluate", "--num", "100"], ["evaluation-100-seed0.json"]),
+    ],
+)
+def test_what_a_command_did_not_write_is_not_written_over(
+    small_run, refused, monkeypatch, words, names
+):
+    command = [words[0], str(small_run), *words[1:]]
+    for name in names:
+        for text in ("mine\n", "{}", "[1]"):
+            (small_run / name).write_text(text)
+            with monkeypatch.context() as patch:
+                work = {"sample": "base.Problem.student_source"}
+                place = work.get(words[0], "densities.DensityScores.measure")
+                patch.setattr(f"vardiu.problems.{place}", lambda *given: pytest.fail("worked"))
+                line = refused(*command)
+            assert f"{small_run / name} was not written by this command" in line
+            assert "move it away" in line and (small_run / name).read_text() == text
+        (small_run / name).unlink()
+    assert main(command) == 0
+    made = {name: (small_run / name).stat().st_mtime_ns for name in names}
+    assert main(command) == 0  # its own
+    assert all((small_run / name).stat().st_mtime_ns > made[name] for name in names)
 
 
 @pytest.mark.parametrize("changes", [{"shape": [3]}, {"shape": [0]}, {"latent_shape": [3]}])

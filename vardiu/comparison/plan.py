@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -371,7 +372,8 @@ def refuse_other_folder(bake: BakeOff) -> None:
     bake-off: its tables would be written over what somebody else has there."""
     refuse_place(bake.out)
     # Who deletes a plan that is damaged keeps the runs.
-    if not any(bake.out.glob("runs/*/*/*-*/config.yaml")):
+    runs = bake.out.glob("runs/*/*/*-*/config.yaml") if os.path.isdir(bake.out) else ()
+    if not any(runs):
         refuse_foreign(bake.out, "bake-off", PLAN, ["timing-*.log", LEAVINGS])
 
 

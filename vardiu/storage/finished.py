@@ -97,6 +97,12 @@ def refuse_foreign(folder: Path, what: str, mark: str, own: Sequence[str] = ()) 
 def refuse_place(folder: Path) -> None:
     r"""Raises a `RunError` if a folder cannot be written or made, as far as that can be told
     without making it."""
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long
+        raise _unwritable(folder, error.strerror) from error
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not there.is_dir():
         raise _unwritable(folder, "Not a directory")

@@ -30,6 +30,15 @@ COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_row
 UNTRAINED = frozenset({"config.yaml", "provenance.json", "events.jsonl", ".lock"})
 
 
+# What else a run writes: files, and folders.
+FILES = (
+    *(*UNTRAINED, "metrics.jsonl", "result.json", "report.html"),
+    *("samples.png", "curves.png", "convergence.png"),
+)
+FOLDERS = ("artefacts", "checkpoints", "measuring", "milestones", "snapshots")
+FOLDERS += ("student", "students", "teacher")
+
+
 # What every finished run says of what it took.
 COSTS = {"seconds", "teacher_calls", "teacher_rows", "student_updates"}
 
@@ -168,6 +177,7 @@ class RunFolder:
         """
         self._refuse_foreign()
         self._refuse_links()
+        self._refuse_kinds()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -215,6 +225,20 @@ class RunFolder:
                         f"{shown(path)} is a link, and nothing in a run's folder is written "
                         "through a link: put what it leads to in its place, or give another "
                         "folder with --out"
+                    )
+
+    def _refuse_kinds(self) -> None:
+        r"""Raises a `RunError` if a folder is where a run writes a file, or the other way round:
+        it would end there when all is trained and measured."""
+        for names, is_other, other, own in (
+            (FILES, os.path.isdir, "a folder", "a file"),
+            (FOLDERS, os.path.isfile, "a file", "a folder"),
+        ):
+            for name in names:
+                if is_other(self.file(name)):
+                    raise RunError(
+                        f"{shown(self.file(name))} is {other}, where a run has {own}: move it "
+                        "away, or give another folder with --out"
                     )
 
     def writer(self) -> int | None:
