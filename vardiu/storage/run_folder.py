@@ -35,8 +35,10 @@ FILES = (
     *(*UNTRAINED, "metrics.jsonl", "result.json", "report.html"),
     *("samples.png", "curves.png", "convergence.png"),
 )
-FOLDERS = ("artefacts", "checkpoints", "measuring", "milestones", "snapshots")
-FOLDERS += ("student", "students", "teacher")
+FOLDERS = (
+    *("artefacts", "checkpoints", "measuring", "milestones", "snapshots"),
+    *("student", "students", "teacher"),
+)
 
 
 # What every finished run says of what it took.
