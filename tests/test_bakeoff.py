@@ -736,3 +736,35 @@ def test_killed_and_stopped_it_goes_on_to_the_same_student(tiny, monkeypatch):
 
 def test_the_command_is_known():
     assert "bake-off" in COMMANDS
+
+
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_written(tiny, capsys):
+    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
+    words += ("--arms", "gaussian", "--out", "bake")
+    Path("bake").mkdir()
+    Path("bake/results.md").write_text("mine")
+    for more in ((), ("--dry-run",)):
+        assert bake_off(*words, *more) == 2
+        assert capsys.readouterr().err.split("bake-off: ")[1].strip() == (
+            "bake is not empty and holds no bake-off (no plan.json). Give another folder with --out"
+        )
+    assert os.listdir("bake") == ["results.md"] and os.listdir() == ["bake"]
+    places = {"bake/results.md": "Not a directory", "bake/results.md/deeper": "Not a directory"}
+    for place, why in {**places, "x" * 299: "File name too long"}.items():
+        assert bake_off(*words, "--out", place, "--dry-run") == 2
+        line = f"{place} cannot be written ({why}): give a folder that can with --out"
+        assert line in capsys.readouterr().err
+    assert Path("bake/results.md").read_text() == "mine"
+
+
+def test_what_a_killed_timing_left_and_runs_without_their_plan_are_a_bake_offs_own(tiny):
+    words = ("tiny", "--budgets", "calls", "--teachers", "exact", "--seeds", "1", "--no-study")
+    words += ("--arms", "gaussian", "--out", "bake")
+    Path("bake").mkdir()
+    Path("bake/timing-fake.log").touch()
+    assert bake_off(*words) == 0
+    run = Path("bake/runs/calls-2000rows/exact/gaussian-0/result.json")
+    before = run.stat().st_mtime_ns
+    Path("bake/plan.json").unlink()  # the cure for one that is damaged
+    assert bake_off(*words) == 0
+    assert Path("bake/plan.json").is_file() and run.stat().st_mtime_ns == before

@@ -82,6 +82,18 @@ def test_quality_is_measured_against_calls_beside_the_teachers(run, capsys):
     assert one["metrics"][0]["value"] == pytest.approx(mmd["student", 2], rel=1e-6)
 
 
+def test_a_figure_of_somebody_else_is_not_drawn_over(run, monkeypatch, capsys):
+    words = ["evaluate", str(run), "--calls", "1,2", "--num", "300", "--seed", "7"]
+    path = run / "evaluation-300-seed7-calls1-2.png"
+    path.write_text("mine")
+    with monkeypatch.context() as patch:
+        measure = "vardiu.problems.densities.DensityScores.measure"
+        patch.setattr(measure, lambda *given: pytest.fail("measured"))
+        assert main(words) == 2
+    assert f"{path} was not written by this command" in told(capsys)
+    assert path.read_text() == "mine" and not path.with_suffix(".json").exists()
+
+
 @pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "--calls", "1,2"], ["sample"]])
 def test_a_folder_that_cannot_be_written_is_told_before_measuring(words, run, monkeypatch, capsys):
     def read_only(dir):

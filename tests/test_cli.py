@@ -212,11 +212,20 @@ def test_a_loss_that_turns_nan_stops_and_keeps_the_last_good_checkpoint(capsys, 
     monkeypatch.setattr(VarDiU, "loss", broken)
     assert distill("--save-every", "0") == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "step 25, phase 'bound': its loss is nan" in told and "last checkpoint is kept" in told
+    assert (
+        "step 25, phase 'bound': its loss is nan" in told
+        and "last checkpoint is kept, of step 25. " in told
+    )
     store = Checkpoints("runs/mog40/checkpoints/0-vardiu")
     state = load_state(store.path(store.steps()[-1]))
     assert state["trainer"]["step"] == 25
     assert all(bool(t.isfinite().all()) for t in state["networks"].values())
+    # Gone on with it is kept as well; without one nothing else is said.
+    assert distill("--save-every", "0") == 1
+    assert "last checkpoint is kept, of step 25. " in " ".join(capsys.readouterr().err.split())
+    assert distill("--save-every", "1000", "--out", "other") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no checkpoint of this stage was written yet" in told and "is kept" not in told
 
 
 def test_dry_run_writes_nothing_and_prints_the_settings(capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vardiu.cli.main import main
+from vardiu.metrics import Metric
 from vardiu.runs.task import problem_of, task_from_preset
 from vardiu.storage.run_folder import RunFolder
 from vardiu.students import FlowMap
@@ -37,7 +38,9 @@ def finished(path, student_of):
         problem.save(student_of(problem), run, {})
     provenance = {"sha256": {}, "seed": 0}
     run.file("provenance.json").write_text(json.dumps(provenance))
-    run.finish({"metrics": [], "reference": {"name": "none", "metrics": []}, "cost": {}})
+    cost = dict.fromkeys(("seconds", "teacher_calls", "teacher_rows", "student_updates"), 1)
+    metric = Metric("mmd2", 1.0, None, 100, False).row()
+    run.finish({"metrics": [metric], "reference": {"name": "none", "metrics": []}, "cost": cost})
     return path
 
 

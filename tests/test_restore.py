@@ -392,6 +392,26 @@ def test_a_folder_that_is_not_a_restorations_is_left_as_it_is(capsys):
     status, _, err = told(capsys, "--truth", "truth.npy")
     assert status == 2 and "not empty" in err
     assert [p.name for p in Path("out").iterdir()] == ["note.txt"]
+    # Of several arms, whose tables are written beside their folders, too; and of one's own run.
+    Path("out/note.txt").rename("out/results.json")
+    arms = ["--truth", "truth.npy", "--num", "1", "--step", "1,2"]
+    status, shown, err = told(capsys, *arms)
+    assert status == 2 and "out is not empty and holds no run" in err and not shown
+    assert Path("out/results.json").read_text() == "mine" and len(list(Path("out").iterdir())) == 1
+    assert restore("--truth", "truth.npy", "--num", "1", out="one") == 0
+    before = Path("one/results.json").read_bytes()
+    capsys.readouterr()
+    status, shown, err = told(capsys, *arms, out="one")
+    assert status == 2 and "one holds a run, and those of several solvers" in err and not shown
+    assert Path("one/results.json").read_bytes() == before
+    # Nothing is announced of what is refused, nor begun of the arms before it.
+    Path("some/dps-none-2").mkdir(parents=True)
+    Path("some/dps-none-2/note.txt").write_text("mine")
+    Path("some/dps-none-3").mkdir()
+    Path("some/dps-none-3/config.yaml").write_text("command: restore\n")
+    status, shown, err = told(capsys, *arms, out="some")
+    assert status == 2 and "some/dps-none-2 is not empty" in err and not shown
+    assert not Path("some/dps-none-1").exists() and not Path("some/results.json").exists()
     for command in ("sample", "evaluate"):
         assert restore("--truth", "truth.npy", "--num", "1", out="done") == 0
         assert main([command, "done"]) == 2

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from vardiu.cli import stock
 from vardiu.errors import RunError
+from vardiu.metrics import Metric
 from vardiu.reports.curves import curves
 from vardiu.reports.html import write_report
 from vardiu.runs.errors import guarded
@@ -38,7 +39,8 @@ def test_the_same_settings_resume_and_others_are_refused(tmp_path):
         run.open(other)
     assert "--out" in str(error.value) and "seed" not in str(error.value)
     assert run.file("config.yaml").read_bytes() == before
-    run.finish({"metrics": []})
+    cost = dict.fromkeys(("seconds", "teacher_calls", "teacher_rows", "student_updates"), 1)
+    run.finish({"metrics": [Metric("mmd2", 1.0, None, 100, False).row()], "cost": cost})
     assert run.open(CONFIG) == "finished"
 
 

@@ -98,7 +98,12 @@ def fake_run(folder: Path, seed=0, method="vardiu", value=0.5, rows=4, finished=
                 "verdict": {"name": "STUCK", "sentence": "no <b>better</b>"},
                 "metrics": [{**metric, "higher_is_better": False}],
                 "reference": {"name": "true samples", "metrics": []},
-                "cost": {"seconds": 4.0, "teacher_calls": 4},
+                "cost": {
+                    "seconds": 4.0,
+                    "teacher_calls": 4,
+                    "teacher_rows": 40,
+                    "student_updates": 4,
+                },
             }
         )
     return folder

@@ -239,6 +239,9 @@ def test_true_samples_are_good_and_the_declared_direction_is_the_metrics_own():
     assert found.name == COLLAPSED
 
 
+COST = dict.fromkeys(("seconds", "teacher_calls", "teacher_rows", "student_updates"), 1)
+
+
 def test_a_folder_is_judged_by_its_log_and_its_result(tmp_path):
     folder = RunFolder(tmp_path)
     assert verdict_of(folder, MMD).name == UNJUDGED
@@ -246,5 +249,5 @@ def test_a_folder_is_judged_by_its_log_and_its_result(tmp_path):
         folder.log(row)
     reference = {"name": "true samples", "metrics": [metric("mmd2", 1.0), metric("modes", 40)]}
     result = {"metrics": [metric("mmd2", 8.0), metric("modes", 40)], "reference": reference}
-    (tmp_path / "result.json").write_text(json.dumps({**result, "cost": {}}))
+    (tmp_path / "result.json").write_text(json.dumps({**result, "cost": COST}))
     assert verdict_of(folder, MMD).name == STUCK

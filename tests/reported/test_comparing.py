@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -140,3 +142,63 @@ def test_an_arm_that_was_never_updated_is_not_ranked_and_runs_are_counted(tmp_pa
     assert first["samples"] == second["samples"] == "500"
     (kept,) = results(bake, todo, "own", "exact", planned)[0].runs
     assert json.loads(json.dumps(kept))["errors"] == {"mmd2": 0.01}
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Three finished runs; a comparison's picture and page are what they are of."""
+    monkeypatch.chdir(tmp_path)
+
+    def picture(series, metrics, path):
+        path.write_text(" ".join(each.label for each in series))
+        return path
+
+    monkeypatch.setattr("vardiu.cli.compare.comparison", picture)
+    monkeypatch.setattr("vardiu.cli.compare.quality_charts", lambda *given: [])
+    for seed, name in enumerate("abc"):
+        finished(RunFolder(name), task(run={"seed": seed}), 0.5)
+    return tmp_path
+
+
+def test_a_comparison_is_never_written_over_by_another(drawn, capsys):
+    def at(*words: str) -> str:
+        assert main(["compare", *words]) == 0
+        return capsys.readouterr().out.split("report:")[1].strip()
+
+    assert at("a", "b") == "runs/compare/comparison.html"
+    first = Path("runs/compare/comparison.html").read_bytes()
+    assert at("a", "c") == "runs/compare-2/comparison.html"
+    assert at("./b", str(drawn / "a")) == "runs/compare/comparison.html"  # the same one
+    assert at("b", "c") == "runs/compare-3/comparison.html"
+    assert at("a", "c") == "runs/compare-2/comparison.html"
+    assert at("a", "b") == "runs/compare/comparison.html"
+    assert Path("runs/compare/comparison.html").read_bytes() == first
+    # What has no description, or a damaged one, may be anybody's.
+    Path("runs/compare/comparison.json").unlink()
+    Path("runs/compare-2/comparison.json").write_text("{")
+    assert at("a", "b") == "runs/compare-4/comparison.html"
+    assert Path("runs/compare/comparison.html").read_bytes() == first
+    assert Path("runs/compare-2/comparison.json").read_text() == "{"
+
+
+def test_a_run_that_is_named_twice_is_refused(drawn, capsys):
+    for words, line in (
+        (["a", "b", "a"], "a is named twice: name each run once"),
+        (["a", "./b/../a"], "b/../a is named twice, also as a: name each run once"),
+    ):
+        assert main(["compare", *words]) == 2
+        assert capsys.readouterr().err.strip() == f"vardiu compare: {line}"
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper", "closed/deeper"])
+def test_a_place_for_a_comparison_that_cannot_be_written_is_named(drawn, capsys, place):
+    Path("file").write_text("mine")
+    Path("closed").mkdir(mode=0o555)
+    if place.startswith("closed") and os.access("closed", os.W_OK):
+        pytest.skip("this user writes everywhere")
+    assert main(["compare", "a", "b", "--out", place]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vardiu compare: {place} cannot be written (")
+    assert line.endswith("): give a folder that can with --out")
+    assert Path("file").read_text() == "mine"

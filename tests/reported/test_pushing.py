@@ -164,6 +164,13 @@ def test_a_hub_that_refuses_ends_in_one_line(exported, api, capsys):
     assert main(["push", "run", "user/name"]) == 1
     line = capsys.readouterr().err
     assert "the hub did not take user/name: 403 Forbidden" in line and "hf auth login" in line
+    # A sentence of the hub's own, and its client's error of a host that is not reached.
+    client = huggingface_hub.errors.HfHubHTTPError.__bases__[0]
+    for error in (ValueError("it is offline."), client("it is offline")):
+        api.error = error
+        assert main(["push", "run", "user/name"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "user/name: it is offline. Is it reached from here" in line
 
 
 # ---------------------------------------------------------------- a teacher at a revision

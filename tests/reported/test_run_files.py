@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def test_damaged_checkpoints_are_refused_by_name(small_run):
         load_state(folder)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_plan_that_is_no_json_is_refused_with_what_helps(here, refused, text):
+    Path("bake").mkdir()
+    Path("bake/plan.json").write_text(text)
+    line = refused("bake-off", "ring8", "--teachers", "exact", "--out", "bake", "--dry-run")
+    assert "bake/plan.json" in line and "delete it, and the arms are timed again" in line
+
+
 def test_a_damaged_plan_of_a_bake_off_is_refused_by_name(tmp_path):
     row = {"fixed": 1.0, "update": 2, "delayed": 0.0}
     prices = {"exact": {"vardiu": {"rows": row, "seconds": row}}}
@@ -89,6 +98,77 @@ def test_commands_name_a_damaged_file(small_run, refused, name, text):
     if name == "metrics.jsonl" and not text:
         return  # a run that has not yet reported
     assert name in refused(*uses[name])
+
+
+HALVES = {
+    "config.yaml": lambda text: text[: text.index("\nrun:") + 1],
+    "result.json": lambda text: text[: len(text) // 2],
+    "student/model.json": lambda text: text[: len(text) // 2],
+}
+CURES = {
+    "config.yaml": r"Bring (it|the file) back from a copy$",
+    "result.json": r"Move it away and give the command that made the run again: it is written "
+    r"anew from the last checkpoint\. Or bring the file back from a copy$",
+    "student/model.json": r"take a copy that is whole, or make the model again, as the command "
+    r"that made a run does from its checkpoint$",
+}
+
+
+@pytest.mark.parametrize("name", CURES)
+@pytest.mark.parametrize("text", ["", "{}", '{"x": 1}', "[]", None])
+def test_a_damaged_file_is_refused_with_what_helps(small_run, refused, name, text):
+    """Whatever reads it: an empty mapping was taken for a result without numbers."""
+    path = small_run / name
+    path.write_text(HALVES[name](path.read_text()) if text is None else text)
+    commands = [["sample", small_run], ["evaluate", small_run, "--num", "100"]]
+    commands += [["export", small_run, "--to", "safetensors"]]
+    if name != "student/model.json":
+        commands.append(["compare", small_run, "--out", "made"])
+    for words in commands:
+        line = refused(*words)
+        assert str(path) in line and re.search(CURES[name], line.strip()), line
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    "field", ["metrics", "cost", "seconds", "teacher_rows", "reference", "verdict"]
+)
+def test_a_result_of_another_shape_is_damaged(small_run, refused, field):
+    path = small_run / "result.json"
+    result = json.loads(path.read_text())
+    for value in (None, [], "x") if field in result else (None,):
+        changed = json.loads(json.dumps(result))
+        (changed if field in result else changed["cost"])[field] = value
+        path.write_text(json.dumps(changed))
+        assert f"{path} is damaged: " in refused("sample", small_run)
+
+
+def typed(run: Path) -> list[str]:
+    """The words that made a run, in the folder that it is in now."""
+    words = json.loads((run / "provenance.json").read_text())["command"]
+    return [*words[1 : words.index("--out")], "--out", str(run)]
+
+
+@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
+def test_settings_that_were_cut_short_are_not_those_of_another_run(small_run, refused, keep):
+    path = small_run / "config.yaml"
+    whole = path.read_text()
+    path.write_text(whole[: int(keep * len(whole))])
+    cut = path.read_bytes()
+    line = refused(*typed(small_run))
+    assert f"{path} is cut short (" in line and "Bring it back from a copy" in line
+    assert path.read_bytes() == cut
+    path.write_text(whole.rstrip())  # an editor's own end is no damage
+    assert main(typed(small_run)) == 0
+
+
+def test_a_damaged_line_of_a_log_is_refused_with_what_helps(small_run, refused):
+    path = small_run / "metrics.jsonl"
+    path.write_text(path.read_text() + "{broken\n")
+    line = refused("compare", small_run, "--out", "made")
+    assert f"{path}, line 2 is not JSON" in line
+    assert line.strip().endswith("Delete that line, or bring the file back from a copy")
+    assert not Path("made").exists()
 
 
 def laughing() -> str:
@@ -139,6 +219,26 @@ def test_a_number_that_is_none_is_refused(here, refused, value):
             task.settings,
             RunSettings(save_every=float(value)),
         )
+
+
+@pytest.mark.parametrize("name", ["result.json", "provenance.json", "report.html", "student"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_measured(
+    small_run, refused, monkeypatch, name
+):
+    monkeypatch.setattr("vardiu.runs.distill.ship_student", lambda run: pytest.fail("measured"))
+    path, words = small_run / name, typed(small_run)
+    kinds = ("a folder", "a file")
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+        kinds = ("a file", "a folder")
+    else:
+        path.unlink(missing_ok=True)  # no page was written of this run
+        path.mkdir()
+    line = refused(*words)
+    assert f"{path} is {kinds[0]}, where a run has {kinds[1]}: move it away" in line
+    if name == "result.json":
+        assert f"{path} is a folder, and a regular file is needed" in refused("sample", small_run)
 
 
 # ---------------------------------------------------------------- links
@@ -216,6 +316,34 @@ def test_sample_compare_and_export_write_over_nothing(small_run, refused, here):
     assert main(["sample", str(small_run), "--num", "4", "--out", "pics/new.npz"]) == 0
     assert main(["compare", str(small_run), "--out", "new"]) == 0
     assert sorted(os.listdir("pics")) == ["holiday.png", "new.npz", "new.png", "other.npz"]
+
+
+@pytest.mark.parametrize(
+    "words, names",
+    [
+        (["sample", "--num", "3"], ["samples-3-seed0.npz", "samples-3-seed0.png"]),
+        (["evaluate", "--num", "100"], ["evaluation-100-seed0.json"]),
+    ],
+)
+def test_what_a_command_did_not_write_is_not_written_over(
+    small_run, refused, monkeypatch, words, names
+):
+    command = [words[0], str(small_run), *words[1:]]
+    for name in names:
+        for text in ("mine\n", "{}", "[1]"):
+            (small_run / name).write_text(text)
+            with monkeypatch.context() as patch:
+                work = {"sample": "base.Problem.student_source"}
+                place = work.get(words[0], "densities.DensityScores.measure")
+                patch.setattr(f"vardiu.problems.{place}", lambda *given: pytest.fail("worked"))
+                line = refused(*command)
+            assert f"{small_run / name} was not written by this command" in line
+            assert "move it away" in line and (small_run / name).read_text() == text
+        (small_run / name).unlink()
+    assert main(command) == 0
+    made = {name: (small_run / name).stat().st_mtime_ns for name in names}
+    assert main(command) == 0  # its own
+    assert all((small_run / name).stat().st_mtime_ns > made[name] for name in names)
 
 
 @pytest.mark.parametrize("changes", [{"shape": [3]}, {"shape": [0]}, {"latent_shape": [3]}])

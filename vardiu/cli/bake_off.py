@@ -17,6 +17,7 @@ from ..comparison.plan import (
     plan,
     refuse_arms,
     refuse_changed_runs,
+    refuse_other_folder,
     supposed,
     untimed,
 )
@@ -95,6 +96,7 @@ def bake_off(arguments: list[str]) -> None:
     bake = _asked_for(parser, chosen, rest)
     if chosen.report and not (bake.out / "plan.json").is_file():
         raise ConfigError(f"--report: {shown(bake.out)} is no bake-off: it has no plan.json")
+    refuse_other_folder(bake)
     if chosen.dry_run:
         _foretell(bake, chosen.jobs)
         return

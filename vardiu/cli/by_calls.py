@@ -39,7 +39,15 @@ from ..storage.files import refuse_unwritable, write_text_atomic
 from ..storage.run_folder import RunFolder, is_metric
 from ..students.base import Generator, rows_at_once
 from .console import console
-from .folders import asked, reference_of, trained_student, trained_teacher, write_measured
+from .folders import (
+    asked,
+    is_measured,
+    reference_of,
+    refuse_foreign_files,
+    trained_student,
+    trained_teacher,
+    write_measured,
+)
 from .sample import of_calls
 
 __all__ = ["calls_in", "evaluate_by_calls", "evaluate_teacher_by_calls", "evaluation_of"]
@@ -254,6 +262,7 @@ def _measure(
     r"""Measures lines, and what they are compared with; writes that and a figure of it into a run,
     and prints a table."""
     problem, path = sheet.problem, sheet.path
+    refuse_foreign_files(path, is_measured, [".png"])
     hashes = problem.hashes()
     with kept_while_measured(path, problem, sheet.task) as tell:
         rows = [_measured(sheet, line, hashes, tell) for line in lines]

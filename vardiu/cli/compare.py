@@ -2,7 +2,11 @@ r"""`vardiu compare`."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +19,44 @@ from ..reports.comparisons import Series, comparison, quality_charts
 from ..reports.html import write_tables
 from ..reports.tables import value_with_error
 from ..runs.task import PROBLEMS, Task
+from ..storage.bounded import read_json
 from ..storage.files import new_file
+from ..storage.finished import describe, refuse_place, sole_writer
 from ..storage.run_folder import RunFolder
 from .console import console, print_rows
 from .folders import existing_run
 from .options import add_code_options, task_of_run
 from .parser import Parser
 
+# What a comparison is of, by which it is known again.
+DESCRIPTION = "comparison.json"
 
-def compare(arguments: list[str]) -> None:
-    r"""Puts finished runs in one table and one plot."""
+
+WRITTEN = ("comparison.png", "comparison.html", DESCRIPTION)
+
+
+def parser_of() -> Parser:
+    r"""Returns the command's parser."""
     parser = Parser(prog="compare")
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
-    parser.add_argument("--out", help="the folder to write to; runs/compare by default")
+    parser.add_argument(
+        "--out",
+        help="the folder to write to; by default runs/compare, or where that holds another "
+        "comparison runs/compare-2, -3, ...",
+    )
     add_code_options(parser)
-    chosen = parser.parse_args(arguments)
-    out = Path(chosen.out or "runs/compare")
+    return parser
+
+
+def compare(arguments: list[str]) -> None:
+    r"""Puts finished runs in one table and one plot."""
+    chosen = parser_of().parse_args(arguments)
     if chosen.out:
-        new_file(out / "comparison.png"), new_file(out / "comparison.html")
-    folders = [existing_run(path) for path in chosen.runs]
+        refuse_place(Path(chosen.out))
+        for name in WRITTEN:
+            new_file(Path(chosen.out) / name)
+    folders = folders_of(chosen.runs)
     rows, tasks, costs = [], [], []
     for folder in folders:
         result = folder.result()
@@ -51,7 +73,6 @@ def compare(arguments: list[str]) -> None:
     metric = chosen.metric or judged.metric
     names = {m["name"] for folder in folders for m in (folder.result() or {})["metrics"]}
     metric = known(metric, names, "metric")
-    out.mkdir(parents=True, exist_ok=True)
     labels = series_names(tasks)
     series = [
         Series(label, task.method, folder.metrics(), cost)
@@ -66,18 +87,57 @@ def compare(arguments: list[str]) -> None:
     rows = [{"series": label, "verdict": v.name, **row} for label, v, row, _ in ranked]
     why = [{"series": label, "verdict": v.name, "why": v.sentence} for label, v, _, _ in ranked]
     count = f"Measured: {len(rows)} of {len(rows)} runs are complete"
-    picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
-    page = write_tables(
-        out / "comparison.html",
-        title="Comparison",
-        tables=[(count, rows), ("Verdicts", why), ("Series", differences(tasks))],
-        pictures=[("As one picture", picture)],
-        charts=[(f"{title_of(metric)} against cost", quality_charts(series, metric))],
-        methods=[task.method for task in tasks],
-    )
+    out = Path(chosen.out) if chosen.out else free_place(folders, metric)
+    with sole_writer(out):
+        describe(out / DESCRIPTION, compared(folders, metric, out))
+        picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
+        page = write_tables(
+            out / "comparison.html",
+            title="Comparison",
+            tables=[(count, rows), ("Verdicts", why), ("Series", differences(tasks))],
+            pictures=[("As one picture", picture)],
+            charts=[(f"{title_of(metric)} against cost", quality_charts(series, metric))],
+            methods=[task.method for task in tasks],
+        )
     print_rows(count, rows)
     print_rows("Series, and the settings in which they differ", differences(tasks))
     console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
+
+
+def folders_of(paths: Sequence[str]) -> list[RunFolder]:
+    r"""Returns the folders of runs.
+
+    Raises:
+        RunError: One is no run.
+        ConfigError: One is named twice, and would count as two.
+    """
+    folders = [existing_run(path) for path in paths]
+    places = dict[Path, RunFolder]()
+    for folder in folders:
+        other = places.setdefault(folder.path.resolve(), folder)
+        if other is not folder:
+            also = "" if other.path == folder.path else f", also as {shown(other.path)}"
+            raise ConfigError(f"{shown(folder.path)} is named twice{also}: name each run once")
+    return folders
+
+
+def compared(folders: Sequence[RunFolder], metric: str, out: Path) -> dict[str, Any]:
+    r"""Returns what a comparison in a folder is of: the runs, seen from there, in no order."""
+    runs = sorted(os.path.relpath(folder.path.resolve(), out.resolve()) for folder in folders)
+    return {"runs": runs, "metric": metric}
+
+
+def free_place(folders: Sequence[RunFolder], metric: str) -> Path:
+    r"""Returns the first of `runs/compare`, `runs/compare-2`, ... that holds no other comparison:
+    the same one is made anew in its place."""
+    for number in itertools.count(1):
+        out = Path(f"runs/compare{f'-{number}' * (number > 1)}")
+        if not any(os.path.lexists(out / name) for name in WRITTEN):
+            break
+        with contextlib.suppress(ConfigError):  # what is damaged is left as it is
+            if read_json(out / DESCRIPTION) == compared(folders, metric, out):
+                break
+    return out
 
 
 def headline_value(folder: RunFolder, judged: Judged) -> float:
@@ -95,10 +155,7 @@ def _row(folder: RunFolder, task: Task, result: dict[str, Any]) -> dict[str, Any
         row[metric["name"]] = text if len(counts) == 1 else f"{text} (n {metric['n']:,})"
     if len(counts) == 1:
         row["n"] = f"{counts.pop():,}"
-    cost = result.get("cost", {})
-    for name in ("seconds", "teacher_calls"):
-        if name not in cost:
-            raise RunError(f"{shown(folder.file('result.json'))} is damaged: cost has no {name}")
+    cost = result["cost"]
     return row | {"seconds": round(cost["seconds"]), "teacher calls": cost["teacher_calls"]}
 
 

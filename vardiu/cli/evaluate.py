@@ -26,7 +26,9 @@ from .by_calls import (
 from .console import console
 from .folders import (
     asked,
+    is_measured,
     reference_of,
+    refuse_foreign_files,
     run_or_published,
     stored_reference,
     trained_student,
@@ -59,7 +61,7 @@ def evaluate(arguments: list[str]) -> None:
     number = 100 if chosen.num is None else chosen.num
     refuse_out_of_range(number, chosen.seed, 100, None)
     folder = run_or_published(chosen.run)
-    if folder.exists and folder.config()["command"] == "teach":
+    if folder.exists and folder.config().get("command") == "teach":
         refuse_students_options(folder, chosen)
         if calls:
             evaluate_teacher_by_calls(folder, chosen, calls, arguments)
@@ -92,6 +94,7 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     source = problem.student_source(sampled)
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
     path = evaluation_of(folder, n, chosen.seed, of, other)
+    refuse_foreign_files(path, is_measured)
     with kept_while_measured(path, problem, task) as tell:
         with announced_calls(tell, "measuring the student", sampled):
             metrics = marked_trained(problem.scores.measure(source, n, chosen.seed), features)
@@ -131,6 +134,7 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     n = problem.scores.samples if chosen.num is None else chosen.num
     source = problem.teacher_source()
     path = evaluation_of(folder, n, chosen.seed, data=other_data(folder, chosen.data))
+    refuse_foreign_files(path, is_measured)
     with kept_while_measured(path, problem, task):
         metrics = problem.scores.measure(source, n, chosen.seed)
         spaces = problem.scores.measure_spaces(source, n, chosen.seed)

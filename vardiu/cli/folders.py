@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..problems.kept import KeptTeacher, prompts_in
 from ..runs.execute import device_of
 from ..runs.task import Task, problem_of, task_from_preset, untaught_problem
 from ..settings.fields import DensitySettings, ImageSettings, VectorSettings
+from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, is_source, load_code
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -34,7 +36,9 @@ from .options import code_in, task_of_run
 __all__ = [
     "asked",
     "existing_run",
+    "is_measured",
     "reference_of",
+    "refuse_foreign_files",
     "run_or_published",
     "shipped_student",
     "stored_reference",
@@ -241,6 +245,37 @@ def write_measured(path: Path, words: Sequence[str], content: Mapping[str, Any])
     """
     row = {"command": ["vardiu", *words], "version": __version__, **content}
     write_text_atomic(path, json.dumps(row, indent=2) + "\n")
+
+
+def is_measured(path: Path) -> bool:
+    r"""Whether a file is one that `write_measured` wrote."""
+    try:
+        row = read_json(path)
+    except ConfigError:
+        return False
+    command = row.get("command")
+    return isinstance(command, list) and command[:1] == ["vardiu"] and "version" in row
+
+
+def refuse_foreign_files(
+    path: Path, is_own: Callable[[Path], bool], suffixes: Sequence[str] = (), cure: str = ""
+) -> None:
+    r"""Raises a `ConfigError` if a file that a command names itself is there and is not its own:
+    what the same command wrote before is written anew. A link is replaced, and none is followed.
+
+    Arguments:
+        path: The file.
+        is_own: Whether a file is one that the command wrote.
+        suffixes: Those of files beside it, which are taken to be as it is.
+        cure: What helps beside moving the file away.
+    """
+    known = path.is_file() and not path.is_symlink() and is_own(path)
+    for file in (path, *(path.with_suffix(suffix) for suffix in suffixes)):
+        if os.path.lexists(file) and not file.is_symlink() and not (known and file.is_file()):
+            raise ConfigError(
+                f"{shown(file)} was not written by this command, and is not written over: move it "
+                f"away{cure}"
+            )
 
 
 def stored_reference(folder: RunFolder) -> tuple[list[Metric], str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.densities import DENSITIES
-from ..errors import ConfigError, known, nearest
+from ..errors import ConfigError, RunError, known, nearest
 from ..methods import METHODS, Code, load_method
 from ..runs.presets import PRESETS, TEACHERS, TUNED
 from ..runs.task import (
@@ -123,7 +123,13 @@ def task_of_run(
     codes = codes_of(chosen.method)
     if chosen.source is not None and is_source(chosen.source):
         own = {**own, "source": load_code(chosen.source)}
-    path = folder.file("config.yaml")
+    path, found = folder.file("config.yaml"), folder.config()
+    lost = [name for name in ("command", "method", "problem", "run") if name not in found]
+    if lost:
+        raise RunError(
+            f"{path} is damaged: it has no {lost[0]}, as the settings of every run have. "
+            "Bring it back from a copy"
+        )
     return load_task(path, codes, own=own, accept_changed=chosen.accept_changed_code)
 
 

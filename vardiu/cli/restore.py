@@ -3,6 +3,7 @@ r"""`vardiu restore`: images of measurements, with a teacher as what is known of
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,16 @@ from ..reports.html import write_tables
 from ..reports.restorations import comparison_rows, restored_grid, step_curves
 from ..runs.execute import device_of
 from ..runs.progress import counted
-from ..runs.restoring import Arm, Restored, Subjects, Work, png, restore_arm
+from ..runs.restoring import (
+    Arm,
+    Restored,
+    Subjects,
+    Work,
+    begun,
+    png,
+    refuse_other_folder,
+    restore_arm,
+)
 from ..samplers.inverse import (
     SOLVERS,
     Codec,
@@ -133,7 +143,13 @@ def restore(arguments: list[str]) -> None:
     ]
     results = []
     count = len(subjects.places())
-    with counted(console, "restoring", count * sum(totals), "step") as tell:
+    with contextlib.ExitStack() as opened:
+        if not alone:
+            refuse_other_folder(out)
+        for work in works:  # what is refused is refused before anything is restored
+            opened.enter_context(begun(work, _config(chosen, ground, work.arm)))
+        steps = count * sum(totals)
+        tell = opened.enter_context(counted(console, "restoring", steps, "step"))
         done = [0]
 
         def advance(steps: int, words: str) -> None:
@@ -143,17 +159,15 @@ def restore(arguments: list[str]) -> None:
         for work, total in zip(works, totals, strict=True):
             work.tell = advance
             before = done[0]
-            results.append(attempt(work, _config(chosen, ground, work.arm), arguments, alone))
+            results.append(attempt(work, arguments, alone))
             done[0] = before + count * total  # what was there already counts
     summarise(out, results, ground, subjects, pictured)
 
 
-def attempt(
-    work: Work, config: Mapping[str, Any], arguments: Sequence[str], alone: bool
-) -> Restored:
+def attempt(work: Work, arguments: Sequence[str], alone: bool) -> Restored:
     r"""Restores an arm; one of several that diverges is told of, and the others go on."""
     try:
-        return restore_arm(work, config, ["vardiu", "restore", *arguments])
+        return restore_arm(work, ["vardiu", "restore", *arguments])
     except Diverged as error:
         if alone:
             raise

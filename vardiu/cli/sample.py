@@ -2,6 +2,7 @@ r"""`vardiu sample`."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from ..errors import ConfigError, shown
 from ..settings.ranges import RANGES, Range
 from ..storage.files import new_file, refuse_unwritable, whole_file
 from .console import console
-from .folders import asked, run_or_published, trained_student, write_measured
+from .folders import (
+    asked,
+    is_measured,
+    refuse_foreign_files,
+    run_or_published,
+    trained_student,
+    write_measured,
+)
 from .guiding import add_guide_options, guide_rows, guided, tag_of
 from .options import add_student_options
 from .parser import Parser
@@ -46,6 +54,9 @@ def sample(arguments: list[str]) -> None:
         of = "".join(f"-label{number}" for number in numbers)
         of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
+        refuse_foreign_files(path, is_samples, [".png"], OR_ELSEWHERE)
+        if guide is not None:
+            refuse_foreign_files(path.with_suffix(".json"), is_measured, cure=OR_ELSEWHERE)
     picture = path.with_suffix(".png")
     refuse_unwritable(path.parent)
     random = torch.Generator().manual_seed(chosen.seed)
@@ -73,6 +84,18 @@ def sample(arguments: list[str]) -> None:
         told += f"\nwritten: {shown(beside)}\n{guide.told()}"
     problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+OR_ELSEWHERE = ", or give another file with --out"
+
+
+def is_samples(path: Path) -> bool:
+    r"""Whether a file holds samples as this command writes them."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "x.npy" in file.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _sample_parser() -> Parser:

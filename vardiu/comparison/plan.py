@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ from ..runs.progress import Told, counted
 from ..runs.task import ROLES, RunSettings, Task, named_teacher, problem_of
 from ..storage.bounded import read_json
 from ..storage.code import CODE_ERRORS, OwnCode, is_source, load_code
-from ..storage.files import write_text_atomic
+from ..storage.files import LEAVINGS, write_text_atomic
+from ..storage.finished import refuse_foreign, refuse_place
 from ..storage.run_folder import RunFolder, in_words, is_number
 from .contests import Competitor, Contest, without_data
 from .prices import Price, Rehearsal
@@ -44,6 +46,13 @@ BUDGETS = ("time", "calls", "own")
 
 
 FORMAT = 5  # of `plan.json`
+
+
+PLAN = "plan.json"
+
+
+# What helps where it is damaged.
+TIMED_AGAIN = "delete it, and the arms are timed again"
 
 
 LEAST_STEPS = 50  # an arm that cannot take so many in its budget shows nothing
@@ -302,11 +311,14 @@ def plan(bake: BakeOff, console: Console, *, timing: bool = True) -> dict[str, A
     Raises:
         ConfigError: The file is damaged, or of another problem or version.
     """
-    path = bake.out / "plan.json"
+    path = bake.out / PLAN
     known: dict[str, Any] = {"format": FORMAT, "problems": {}, "prices": {}, "failed": {}}
     known["screening"] = {}
     if path.is_file():
-        known = read_json(path)
+        try:
+            known = read_json(path)
+        except ConfigError as error:
+            raise ConfigError(f"{error}: {TIMED_AGAIN}") from error
     if known.get("format") != FORMAT:
         raise ConfigError(
             f"{shown(path)} must be of format {FORMAT}, got {shown(known.get('format'))}: an "
@@ -355,9 +367,19 @@ def supposed(bake: BakeOff, planned: Mapping[str, Any]) -> dict[str, Any]:
     return {**planned, "prices": prices}
 
 
+def refuse_other_folder(bake: BakeOff) -> None:
+    r"""Raises a `RunError` if the folder to work in cannot be written, or holds something and no
+    bake-off: its tables would be written over what somebody else has there."""
+    refuse_place(bake.out)
+    # Who deletes a plan that is damaged keeps the runs.
+    runs = bake.out.glob("runs/*/*/*-*/config.yaml") if os.path.isdir(bake.out) else ()
+    if not any(runs):
+        refuse_foreign(bake.out, "bake-off", PLAN, ["timing-*.log", LEAVINGS])
+
+
 def write_plan(bake: BakeOff, planned: Mapping[str, Any]) -> Path:
     r"""Writes `plan.json`."""
-    return write_text_atomic(bake.out / "plan.json", json.dumps(planned, indent=1) + "\n")
+    return write_text_atomic(bake.out / PLAN, json.dumps(planned, indent=1) + "\n")
 
 
 def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> None:
@@ -368,7 +390,7 @@ def refuse_other_problem(bake: BakeOff, planned: dict[str, Any], where: str) -> 
         row = json.loads(json.dumps({k: v for k, v in row.items() if k not in PLACES}))
         kept = planned["problems"].setdefault(teacher, row)
         if not isinstance(kept, Mapping):
-            raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+            raise ConfigError(f"{where} is damaged: {TIMED_AGAIN}")
         for name, now in row.items():
             if kept.get(name) != now:
                 raise ConfigError(
@@ -401,7 +423,7 @@ def refuse_odd_plan(plan: Mapping[str, Any], where: str) -> None:
     kept = _leaves(plan.get("screening"), 1)
     good = good and all(isinstance(row, Mapping) and {"kept", "of"} <= set(row) for row in kept)
     if not good or not isinstance(plan.get("problems"), Mapping):
-        raise ConfigError(f"{where} is damaged: delete it, and the arms are timed again")
+        raise ConfigError(f"{where} is damaged: {TIMED_AGAIN}")
 
 
 def _leaves(tree: Any, depth: int) -> list[Any]:  # noqa: ANN401 (JSON)

@@ -231,9 +231,11 @@ def push(parcel: Parcel, api: Any, *, private: bool = False) -> str:  # noqa: AN
         done = api.create_commit(
             parcel.repository, operations, commit_message="Upload a student of vardiu"
         )
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+    # Of its client's own errors: that a host is not reached is one beside this.
+    except (OSError, ValueError, *hub.errors.HfHubHTTPError.__bases__) as error:
+        why = shown(" ".join(str(error).split())).rstrip(".") or type(error).__name__
         raise ExportError(
-            f"the hub did not take {parcel.repository}: {shown(' '.join(str(error).split()))}. Is "
-            "there a token (hf auth login), and may it write there?"
+            f"the hub did not take {parcel.repository}: {why}. Is it reached from here, is there "
+            "a token (hf auth login), and may it write there?"
         ) from error
     return str(done.commit_url)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,8 @@ from ..students.restorer import Restorer
 from ..students.table import Table
 from .own import KIND, build_own, code_of, codes_in, describe_own
 
-__all__ = ["about_of", "build", "codes_in", "describe", "load", "save", "weights_of"]
+__all__ = ["about_of", "build", "codes_in", "damage_of", "describe", "load", "save"]
+__all__ += ["weights_of"]
 
 
 # Of `model.json`: with the SHA-256 of the weights since the second one.
@@ -53,6 +54,13 @@ FORMAT = 2
 
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+
+
+# What helps where one of them is damaged.
+CURE = (
+    "take a copy that is whole, or make the model again, as the command that made a run does from "
+    "its checkpoint"
+)
 
 
 class Kind(NamedTuple):
@@ -221,14 +229,8 @@ def load(
         CheckpointError: The weights are not those that were written.
     """
     folder = Path(folder)
-    description = _described(folder)
+    description = _described(folder, _whole)
     path, weights = folder / DESCRIPTION, folder / WEIGHTS
-    cure = "take a copy that is whole, or make the model again"
-    if digest_of_file(weights) != description["weights"]:
-        raise CheckpointError(
-            f"{shown(weights)} was changed since it was written: its size or its SHA-256 is not "
-            f"the one in {DESCRIPTION}; {cure}"
-        )
     try:
         with at_most(weights.stat().st_size, shown(path)):
             module = build(description["model"], codes, shown(path), accept_changed=accept_changed)
@@ -242,25 +244,57 @@ def load(
     except (*CODE_ERRORS, SafetensorError) as error:
         raise ConfigError(
             f"{shown(path)} describes no network that can be made "
-            f"({type(error).__name__}: {shown(str(error))}): {cure}"
+            f"({type(error).__name__}: {shown(str(error))}): {CURE}"
         ) from error
     bad = sum(int((~p.isfinite()).sum()) for p in module.parameters() if p.is_floating_point())
     if bad:
         raise ConfigError(
             f"the weights in {shown(folder)}, which {DESCRIPTION} describes, hold {bad:,} values "
-            f"that are not finite: {cure}"
+            f"that are not finite: {CURE}"
         )
     return module.eval()
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    r"""Returns what `model.json` holds, checked."""
+def damage_of(folder: str | Path) -> str:
+    r"""Returns why the files of a model are not those that `save` wrote; empty where they are."""
+    try:
+        _whole(Path(folder))
+    except (FileNotFoundError, ConfigError, CheckpointError) as error:
+        return str(error)
+    return ""
+
+
+def _described(
+    folder: Path, read: Callable[[Path], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    r"""Returns what `model.json` holds, checked by a function; what is wrong is told with what
+    helps."""
+    try:
+        return (read or _read)(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. A run's student is in its folder `student`, a trained teacher in "
+            "`teacher`; one that was lost is made again by the command that made the run"
+        ) from error
+    except (ConfigError, CheckpointError) as error:
+        raise type(error)(f"{error}; {CURE}") from error
+
+
+def _whole(folder: Path) -> dict[str, Any]:
+    r"""Returns what `model.json` holds, if the weights are those that it was written with."""
+    description, weights = _read(folder), folder / WEIGHTS
+    if digest_of_file(weights) != description["weights"]:
+        raise CheckpointError(
+            f"{shown(weights)} was changed since it was written: its size or its SHA-256 is not "
+            f"the one in {DESCRIPTION}"
+        )
+    return description
+
+
+def _read(folder: Path) -> dict[str, Any]:
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{shown(folder)} holds no model: {name} is missing. A run's student is in its "
-                "folder `student`, a trained teacher in `teacher`"
-            )
+            raise FileNotFoundError(f"{shown(folder)} holds no model: {name} is missing")
     path = folder / DESCRIPTION
     found: dict[str, Any] = read_json(path)
     if found.get("format") != FORMAT:

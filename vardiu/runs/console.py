@@ -58,6 +58,8 @@ class ConsoleLines:
         match event:
             case events.RunStarted():
                 self.who = "teacher" if event.command == "teach" else "student"
+                for line in event.lost:
+                    self.line(f"[yellow]made again from the checkpoint:[/] {escape(line)}")
             case events.RunAlreadyFinished():
                 self.line(f"{event.folder} is finished; nothing to do.")
                 self.print_paths(event.folder)

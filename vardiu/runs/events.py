@@ -147,6 +147,8 @@ class RunStarted(Event):
         lower_is_better: Its direction.
         problem: The name of what is distilled.
         seed: The seed.
+        lost: What of a finished run was lost or damaged since, and is made again from the
+            checkpoint.
     """
 
     command: str
@@ -157,6 +159,7 @@ class RunStarted(Event):
     lower_is_better: bool = True
     problem: str = ""
     seed: int = 0
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

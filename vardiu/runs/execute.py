@@ -442,7 +442,7 @@ def execution(
     problem = problem_of(task)
     with shared_folder(out) as folder:
         run = Execution(task, problem, folder, listeners, artefacts)
-        run.is_finished = begin(folder, task) == "finished"
+        run.is_finished, lost = begin(folder, task)
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))
             yield run
@@ -450,7 +450,7 @@ def execution(
         if task.run.threads:
             torch.set_num_threads(task.run.threads)
         allocator.keep_freed_memory()
-        run.broadcast(started(task, problem, folder))
+        run.broadcast(started(task, problem, folder, lost))
         try:
             record_provenance(run, command)
             if lines := problem.data.account():
@@ -465,7 +465,9 @@ def execution(
             raise
 
 
-def started(task: Task, problem: Problem, folder: RunFolder) -> events.RunStarted:
+def started(
+    task: Task, problem: Problem, folder: RunFolder, lost: tuple[str, ...]
+) -> events.RunStarted:
     r"""Returns the event with which a run starts."""
     judged, name = problem.scores.judged, task.problem.name
     return events.RunStarted(
@@ -477,6 +479,7 @@ def started(task: Task, problem: Problem, folder: RunFolder) -> events.RunStarte
         judged.lower_is_better,
         name,
         task.run.seed,
+        lost,
     )
 
 

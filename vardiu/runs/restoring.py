@@ -7,12 +7,14 @@ draw, and not on what else is restored with it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +29,12 @@ from ..metrics.fidelity import mean_of, psnr, ssim
 from ..samplers.inverse import RowNoise, Solver
 from ..storage.bounded import DAMAGED, read_json
 from ..storage.files import whole_file, write_bytes_atomic, write_text_atomic
-from ..storage.finished import describe, is_finished
+from ..storage.finished import describe, is_finished, refuse_foreign
 from ..storage.provenance import provenance
 from ..storage.run_folder import RunFolder
 
-__all__ = ["Arm", "Restored", "Subjects", "Work", "png", "restore_arm"]
+__all__ = ["Arm", "Restored", "Subjects", "Work", "begun", "png", "refuse_other_folder"]
+__all__ += ["restore_arm"]
 
 
 # Moments of a restoration that are kept as pictures.
@@ -169,35 +172,62 @@ class Work:
         return [place for place in self.subjects.places() if not self.finished(place)]
 
 
-def restore_arm(work: Work, config: Mapping[str, Any], command: Sequence[str]) -> Restored:
-    r"""Restores what is not there yet, and returns all that is.
+def refuse_other_folder(out: Path) -> None:
+    r"""Raises a `RunError` if a folder that is to hold several arms holds something else: their
+    tables would be written over it."""
+    if RunFolder(out).exists:
+        raise RunError(
+            f"{shown(out)} holds a run, and those of several solvers or steps are put into "
+            "folders in it. Give another folder with --out"
+        )
+    inner = (RunFolder(path.parent) for path in out.glob("*/config.yaml"))
+    if not any(folder.config().get("command") == "restore" for folder in inner):
+        refuse_foreign(out, "run", "config.yaml")
+
+
+@contextlib.contextmanager
+def begun(work: Work, config: Mapping[str, Any]) -> Iterator[None]:
+    r"""Opens an arm's folder, of which this process is then the only writer; one in which nothing
+    was made goes at the end.
 
     Arguments:
         work: The arm.
         config: Its settings, by which its folder is known again.
-        command: The command that was typed, for the provenance.
 
     Raises:
-        RunError: The folder holds something else.
-        Diverged: A restoration is not finite.
+        RunError: The folder holds something else, or images of other measurements.
     """
     with work.folder.lock():
         try:
             work.folder.open(config)
-            pending = set(work.pending())
-            about = work.folder.file("provenance.json")
-            if not about.is_file():
-                made = provenance(command, work.subjects.seed)
-                write_text_atomic(about, json.dumps(made, indent=2) + "\n")
-            places = work.subjects.places()
-            for start in range(0, len(places), work.batch):
-                # The batches of a run that was never stopped: in another one, sums of a network
-                # are rounded otherwise.
-                batch = places[start : start + work.batch]
-                if missing := pending.intersection(batch):
-                    restore_batch(work, batch, missing)
+            work.pending()
+            yield
         finally:
             work.folder.remove_if_bare()
+
+
+def restore_arm(work: Work, command: Sequence[str]) -> Restored:
+    r"""Restores what is not there yet, and returns all that is.
+
+    Arguments:
+        work: The arm, whose folder is open, see `begun`.
+        command: The command that was typed, for the provenance.
+
+    Raises:
+        Diverged: A restoration is not finite.
+    """
+    pending = set(work.pending())
+    about = work.folder.file("provenance.json")
+    if not about.is_file():
+        made = provenance(command, work.subjects.seed)
+        write_text_atomic(about, json.dumps(made, indent=2) + "\n")
+    places = work.subjects.places()
+    for start in range(0, len(places), work.batch):
+        # The batches of a run that was never stopped: in another one, sums of a network are
+        # rounded otherwise.
+        batch = places[start : start + work.batch]
+        if missing := pending.intersection(batch):
+            restore_batch(work, batch, missing)
     return kept(work)
 
 

@@ -14,13 +14,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from ..errors import ConfigError, RunError
 from ..storage import processes
 from ..storage.files import clear_leavings, partial_suffix
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, refuse_cut
 from .inputs import refuse_other_version
+from .shipped import set_aside_damaged
 from .task import Task, sizes_of
 
 __all__ = ["FollowedFolder", "begin", "refuse_uneven_rows", "shared_folder"]
@@ -84,22 +85,37 @@ def shared_folder(out: str | Path) -> Iterator[RunFolder]:
         yield FollowedFolder(place, Path(out))
 
 
-def begin(folder: RunFolder, task: Task) -> Literal["new", "resumed", "finished"]:
+class Begun(NamedTuple):
+    r"""How a run begins.
+
+    Arguments:
+        is_finished: Whether nothing is left to do.
+        lost: What of a finished run is made again, see `set_aside_damaged`.
+    """
+
+    is_finished: bool
+    lost: tuple[str, ...] = ()
+
+
+def begin(folder: RunFolder, task: Task) -> Begun:
     r"""Opens the folder of a run for a task, see `RunFolder.open`; all processes learn how.
 
     Raises:
         RunError: The folder holds something else, or another run.
     """
-    state: Literal["new", "resumed", "finished"] = "new"
+    begun = Begun(False)
     if processes.is_writer():
         if folder.exists and folder.file("checkpoints").is_dir():
+            refuse_cut(folder.file("config.yaml"), task.to_mapping())
             refuse_other_version(folder, task.to_mapping())
-        state = folder.open(task.to_mapping())
-    state = processes.from_writer(state)
+        if folder.open(task.to_mapping()) == "finished":
+            lost = set_aside_damaged(folder, task.command)
+            begun = Begun(not lost, lost)
+    begun = processes.from_writer(begun)
     if isinstance(folder, FollowedFolder):
         folder.copy_what_is_there()
     processes.wait()
-    return state
+    return begun
 
 
 def refuse_uneven_rows(task: Task) -> None:

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from ..errors import RunError, shown
 from .bounded import read_json
 from .files import LEAVINGS, clear_leavings, write_text_atomic
 
-__all__ = ["describe", "is_finished", "sole_writer", "whole_folder"]
+__all__ = [
+    "describe",
+    "is_finished",
+    "refuse_foreign",
+    "refuse_place",
+    "sole_writer",
+    "whole_folder",
+]
 
 
 def is_finished(description: Path, of: Mapping[str, Any], place: Path | None = None) -> bool:
@@ -67,6 +75,47 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def refuse_foreign(folder: Path, what: str, mark: str, own: Sequence[str] = ()) -> None:
+    r"""Raises a `RunError` if a folder holds something, and nothing that was made before by what
+    is to work in it.
+
+    Arguments:
+        folder: The folder; it may not be there.
+        what: What would be there, for the message.
+        mark: The file by which it is known.
+        own: Patterns of what else may be there, without the mark.
+    """
+    if not os.path.isdir(folder) or os.path.isfile(folder / mark):
+        return
+    if any(not any(fnmatch(name, each) for each in own) for name in os.listdir(folder)):
+        raise RunError(
+            f"{shown(folder)} is not empty and holds no {what} (no {mark}). Give another folder "
+            "with --out"
+        )
+
+
+def refuse_place(folder: Path) -> None:
+    r"""Raises a `RunError` if a folder cannot be written or made, as far as that can be told
+    without making it."""
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long
+        raise _unwritable(folder, error.strerror) from error
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise _unwritable(folder, "Not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(folder, "Permission denied")
+
+
+def _unwritable(folder: Path, why: str | None) -> RunError:
+    return RunError(
+        f"{shown(folder)} cannot be written ({why}): give a folder that can with --out"
+    )
+
+
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     r"""Makes this process the only one that writes into a folder, which is made if it is not
@@ -81,10 +130,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         tempfile.TemporaryFile(dir=folder).close()
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise RunError(
-            f"{shown(folder)} cannot be written ({error.strerror}): give a folder that can with "
-            "--out"
-        ) from error
+        raise _unwritable(folder, error.strerror) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

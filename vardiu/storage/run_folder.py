@@ -17,8 +17,9 @@ import yaml
 from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
+from .finished import refuse_foreign
 
-__all__ = ["RunFolder", "in_words", "is_metric", "row_of"]
+__all__ = ["RunFolder", "in_words", "is_metric", "refuse_cut", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.
@@ -29,11 +30,31 @@ COUNTERS = ("step", "updates", "seconds", "calls", "teacher_calls", "teacher_row
 UNTRAINED = frozenset({"config.yaml", "provenance.json", "events.jsonl", ".lock"})
 
 
+# What else a run writes: files, and folders.
+FILES = (
+    *(*UNTRAINED, "metrics.jsonl", "result.json", "report.html"),
+    *("samples.png", "curves.png", "convergence.png"),
+)
+FOLDERS = (
+    *("artefacts", "checkpoints", "measuring", "milestones", "snapshots"),
+    *("student", "students", "teacher"),
+)
+
+
+# What every finished run says of what it took.
+COSTS = {"seconds", "teacher_calls", "teacher_rows", "student_updates"}
+
+
 # The fields of a metric.
 NEEDED = {"name", "value", "error", "n", "higher_is_better"}
 
 
 WORDS = {"note", "reference", "features"}
+
+
+def _text_of(config: Mapping[str, Any]) -> str:
+    r"""Returns settings as `config.yaml` has them."""
+    return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (YAML)
@@ -83,6 +104,7 @@ class RunFolder:
         """
         plain = json.loads(json.dumps(config))
         if self.exists:
+            refuse_cut(self.file("config.yaml"), plain)
             others = self.differing(plain)
             if others and self.is_bare():
                 for name in ("provenance.json", "events.jsonl"):
@@ -102,7 +124,7 @@ class RunFolder:
     def _write_config(self, plain: Mapping[str, Any]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(self.file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
+            write_text_atomic(self.file("config.yaml"), _text_of(plain))
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror}). "
@@ -124,7 +146,7 @@ class RunFolder:
         if any(path.name not in {*UNTRAINED, "artefacts"} for path in self.path.iterdir()):
             return False
         text = read_text(self.file("config.yaml"), error=RunError)
-        return text == yaml.safe_dump(self.config(), sort_keys=False)
+        return text == _text_of(self.config())
 
     def config(self) -> dict[str, Any]:
         r"""Returns the run's settings.
@@ -137,20 +159,16 @@ class RunFolder:
                 f"{self.path} holds no run (no config.yaml); give a folder that "
                 "`vardiu distill` or `vardiu teach` wrote"
             )
-        found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
+        try:
+            found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
+        except RunError as error:
+            raise RunError(f"{error}. Bring the file back from a copy") from error
         return found
 
     def _refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
         # A process killed while it made the folder leaves its lock and a partial file.
-        left = (".lock", ".config.yaml.")
-        if self.exists or not os.path.isdir(self.path):
-            return
-        if any(not p.name.startswith(left) for p in self.path.iterdir()):
-            raise RunError(
-                f"{self.path} is not empty and holds no run (no config.yaml). "
-                "Give another folder with --out"
-            )
+        refuse_foreign(self.path, "run", "config.yaml", [".lock*", ".config.yaml.*"])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -161,6 +179,7 @@ class RunFolder:
         """
         self._refuse_foreign()
         self._refuse_links()
+        self._refuse_kinds()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -208,6 +227,20 @@ class RunFolder:
                         f"{shown(path)} is a link, and nothing in a run's folder is written "
                         "through a link: put what it leads to in its place, or give another "
                         "folder with --out"
+                    )
+
+    def _refuse_kinds(self) -> None:
+        r"""Raises a `RunError` if a folder is where a run writes a file, or the other way round:
+        it would end there when all is trained and measured."""
+        for names, is_other, other, own in (
+            (FILES, os.path.isdir, "a folder", "a file"),
+            (FOLDERS, os.path.isfile, "a file", "a folder"),
+        ):
+            for name in names:
+                if is_other(self.file(name)):
+                    raise RunError(
+                        f"{shown(self.file(name))} is {other}, where a run has {own}: move it "
+                        "away, or give another folder with --out"
                     )
 
     def writer(self) -> int | None:
@@ -286,10 +319,16 @@ class RunFolder:
             RunError: The file is damaged.
         """
         path = self.file("result.json")
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
-        found: dict[str, Any] = read_json(path, error=RunError)
-        refuse_odd_result(found, shown(path))
+        try:
+            found: dict[str, Any] = read_json(path, error=RunError)
+            refuse_odd_result(found, shown(path))
+        except RunError as error:
+            raise RunError(
+                f"{error}. Move it away and give the command that made the run again: it is "
+                "written anew from the last checkpoint. Or bring the file back from a copy"
+            ) from error
         return found
 
 
@@ -304,14 +343,37 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def refuse_cut(path: Path, config: Mapping[str, Any]) -> None:
+    r"""Raises a `RunError` if the settings of a run are there in part: a copy that was cut short
+    is no other run.
+
+    Arguments:
+        path: The run's `config.yaml`.
+        config: The settings of the run that is to go on there.
+    """
+    text, whole = read_text(path, error=RunError), _text_of(config)
+    # An older version had fewer settings in a group, and no group less.
+    lacks = not text.endswith("\n") or any(f"\n{key}:" not in f"\n{text}" for key in config)
+    if lacks and whole.startswith(text.rstrip()) and text.rstrip() != whole.rstrip():
+        raise RunError(
+            f"{shown(path)} is cut short ({len(text.splitlines()):,} of "
+            f"{len(whole.splitlines()):,} lines). Bring it back from a copy, or give another "
+            "folder with --out"
+        )
+
+
 def row_of(line: bytes, where: str) -> dict[str, Any]:
     r"""Returns a row of a log of its line.
 
     Raises:
         RunError: The line is damaged.
     """
-    row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
-    refuse_odd_row(row, where)
+    try:
+        row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
+        refuse_odd_row(row, where)
+    except RunError as error:
+        cure = "Delete that line, or bring the file back from a copy"
+        raise RunError(f"{error}. {cure}") from error
     return row
 
 
@@ -328,18 +390,21 @@ def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
 
 def refuse_odd_result(result: Mapping[str, Any], where: str) -> None:
     r"""Raises a `RunError` if something is not what a finished run has measured."""
-    cure = "Move the run away, or bring the file back from a copy"
-    metrics, cost = result.get("metrics", []), result.get("cost", {})
-    reference = result.get("reference", {})
-    if not (isinstance(metrics, list) and isinstance(cost, Mapping)):
-        raise RunError(f"{where} is damaged: metrics must be a list and cost a group. {cure}")
+    metrics, cost = result.get("metrics"), result.get("cost")
+    reference, verdict = result.get("reference", {}), result.get("verdict", {})
+    if not isinstance(metrics, list) or not metrics:
+        raise RunError(f"{where} is damaged: it must hold metrics, a list")
+    if not isinstance(cost, Mapping) or not COSTS <= set(cost):
+        raise RunError(f"{where} is damaged: it must hold cost, with {', '.join(sorted(COSTS))}")
+    if not all(is_number(value) for value in cost.values()):
+        raise RunError(f"{where} is damaged: its cost must hold numbers")
     if not isinstance(reference, Mapping) or not isinstance(reference.get("metrics", []), list):
-        raise RunError(f"{where} is damaged: reference must be a group with metrics. {cure}")
+        raise RunError(f"{where} is damaged: reference must be a group with metrics")
+    if not isinstance(verdict, Mapping):
+        raise RunError(f"{where} is damaged: verdict must be a group")
     odd = [row for row in (*metrics, *reference.get("metrics", ())) if not is_metric(row)]
     if odd:
-        raise RunError(f"{where} is damaged: {shown(odd[0])} is no metric. {cure}")
-    if not all(is_number(value) for value in cost.values()):
-        raise RunError(f"{where} is damaged: its cost must hold numbers. {cure}")
+        raise RunError(f"{where} is damaged: {shown(odd[0])} is no metric")
 
 
 def is_metric(row: Any) -> bool:  # noqa: ANN401 (JSON)

@@ -35,7 +35,10 @@ def load(source: str) -> Denoiser:
     """
     folder = _folder(source)
     if folder is None:
-        raise ConfigError(f"{source} holds no model.json")
+        raise ConfigError(
+            f"{source} holds no model.json; a teacher that was lost is made again by the command "
+            "that trained it"
+        )
     teacher = models.load(folder)
     if not isinstance(teacher, Denoiser):
         raise ConfigError(f"{folder} holds a {type(teacher).__name__}, not a denoiser")

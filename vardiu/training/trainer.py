@@ -64,6 +64,7 @@ class Trainer:
         average: The student's moving average.
         batch: The latest batch that the instruments may look at: one of its parts.
         asked_to_stop: Whether SIGINT or SIGTERM came; whoever trained the last step decides then.
+        saved: The step of the last checkpoint; none where nothing was saved yet.
 
     Raises:
         ValueError: An optimiser is missing, or its network is not updated by any phase, or is
@@ -115,6 +116,7 @@ class Trainer:
         self.batch: Batch | None = None
         self.latest: dict[str, Tensor] = {}
         self.asked_to_stop = False
+        self.saved: int | None = None
         objective.streams.reset(seed)
         objective.streams.rank, objective.streams.world = processes.rank(), processes.count()
 
@@ -225,9 +227,12 @@ class Trainer:
         return norms
 
     def complaint(self, phase: Phase, what: str, value: float) -> str:
+        kept = f"the last checkpoint is kept, of step {self.saved}"
+        if self.saved is None:
+            kept = "no checkpoint of this stage was written yet"
         return (
             f"step {self.step}, phase {phase.name!r}: {what} is {value}. Nothing was "
-            "updated with it, and the last checkpoint is kept. Lower the learning rate, raise "
+            f"updated with it, and {kept}. Lower the learning rate, raise "
             "sigma_min, or compute in float32."
         )
 
@@ -280,7 +285,7 @@ class Trainer:
                 if store is not None and (due or asked or self.step == self.steps):
                     started = time.monotonic()
                     store.save(self.step, self.state_dict(batches))
-                    saved = time.monotonic()
+                    saved, self.saved = time.monotonic(), self.step
                     took = saved - started
                 self.asked_to_stop = asked
                 if asked and self.step < self.steps:
@@ -349,6 +354,7 @@ class Trainer:
             set_card_state(state["random"]["cuda"], self.objective.like.device)
         counters = state["trainer"]
         self.step, self.seconds = counters["step"], counters["seconds"]
+        self.saved = self.step
         self.updates = dict(counters["updates"])
         device = self.objective.like.device
         self.latest = {key: value.to(device) for key, value in counters["latest"].items()}

@@ -1,0 +1,48 @@
+r"""What a finished run has shipped, where it was lost or damaged since: it is made again from the
+checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from .. import models
+from ..errors import RunError
+from ..storage.run_folder import RunFolder
+
+__all__ = ["set_aside_damaged"]
+
+
+def set_aside_damaged(folder: RunFolder, command: str) -> tuple[str, ...]:
+    r"""Returns what of a finished run's models is lost or damaged, a line each; what is left of
+    one is kept beside it, so that a run that goes on writes it anew.
+
+    Arguments:
+        folder: The run's folder, of which this process is the only writer.
+        command: `distill` or `teach`.
+
+    Raises:
+        RunError: There are no checkpoints to make it again from.
+    """
+    places = [folder.file("teacher" if command == "teach" else "student")]
+    places += sorted(folder.file("students").glob("[!.]*"))
+    damaged = {place: why for place in places if (why := models.damage_of(place))}
+    if damaged and not any(folder.file("checkpoints").glob("*/*/manifest.json")):
+        raise RunError(
+            f"{next(iter(damaged.values()))}, and the run has no checkpoint to make it again "
+            "from. Bring it back from a copy, or give another folder with --out"
+        )
+    return tuple(f"{why}{_kept(place)}" for place, why in damaged.items())
+
+
+def _kept(place: Path) -> str:
+    r"""Gives what is left of a model another name, and returns how a message goes on."""
+    if not os.path.lexists(place):
+        return ""
+    names = (f"{place.name}-damaged{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
+    # Not in `students`, where each folder is a student.
+    root = place.parent.parent if place.parent.name == "students" else place.parent
+    aside = next(path for name in names if not os.path.lexists(path := root / name))
+    place.rename(aside)
+    return f"; what is left is kept in {aside}"
