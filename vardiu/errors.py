@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "CheckpointError",
+    "amount",
     "brief",
     "ConfigError",
     "known",
@@ -64,6 +65,21 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def brief(text: str) -> str:
     r"""Returns what somebody typed, at most 60 letters of it."""
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def amount(n: int, one: str, many: str | None = None) -> str:
+    r"""Returns a number with what is counted, in the singular or the plural.
+
+    Example:
+        >>> amount(1, "image is corrupt", "images are corrupt"), amount(2000, "point")
+        ('1 image is corrupt', '2,000 points')
+
+    Arguments:
+        n: The number.
+        one: What stands behind one.
+        many: What stands behind any other number; `one` with an s by default.
+    """
+    return f"{n:,} {one if n == 1 else f'{one}s' if many is None else many}"
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

@@ -25,7 +25,7 @@ from ..comparison.screening import decide, heat, planned_work
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import carry_out
-from ..errors import ConfigError, RunError, known, shown
+from ..errors import ConfigError, RunError, amount, known, shown
 from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
@@ -117,7 +117,7 @@ def bake_off(arguments: list[str]) -> None:
     where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
     console.print(where, highlight=False, soft_wrap=True)
     if failures:
-        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+        raise RunError(f"{amount(len(failures), 'run')} failed:\n" + "\n".join(failures))
 
 
 def _problems(bake: BakeOff) -> list[Task]:

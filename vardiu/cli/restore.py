@@ -16,7 +16,7 @@ from ..cite import restoring
 from ..data.measurements import GaussianNoise, Noise, PoissonNoise
 from ..data.operators import Inpainting
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError, Diverged, shown
+from ..errors import ConfigError, Diverged, amount, shown
 from ..metrics import fingerprint
 from ..problems.inverse import (
     OPERATORS,
@@ -278,7 +278,8 @@ def subjects_of(chosen: argparse.Namespace, ground: Ground) -> tuple[Subjects, T
             y = operator.A(y)  # whatever lies under the mask was not seen
         if truth is not None and len(truth) != len(y):
             raise ConfigError(
-                f"--truth has {len(truth):,} images and --measurement {len(y):,}: one of each"
+                f"--truth has {amount(len(truth), 'image')} and --measurement {len(y):,}: one of "
+                "each is needed"
             )
     else:
         assert truth is not None

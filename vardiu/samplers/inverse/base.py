@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...denoisers.base import Denoiser
-from ...errors import Diverged
+from ...errors import Diverged, amount
 from ...functional.inverse import row_norm
 from .projection import Gradients, Unprojected
 
@@ -172,7 +172,8 @@ class Solver(abc.ABC):
             if not bool(finite.all()):
                 raise Diverged(
                     f"{self.NAME} is not finite after step {moment.done} of {moment.total} in "
-                    f"{int((~finite).sum())} of {len(finite)} measurements: take a smaller --step"
+                    f"{int((~finite).sum())} of {amount(len(finite), 'measurement')}: take "
+                    "a smaller --step"
                 )
             yield moment
 
