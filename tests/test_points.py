@@ -1,6 +1,7 @@
 """Tables of points and densities of one's own as problems: what is read, refused and measured."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +86,50 @@ def test_tables_with_classes_or_text_or_of_no_name_are_refused():
     with pytest.raises(ConfigError, match=r"a\.csv has classes .*leave them out"):
         read_points("a.csv")
     Path("b.csv").write_text("x,y0\n1,2\n3,red\n")
-    with pytest.raises(ConfigError, match=r"b\.csv, line 3: could not convert"):
+    with pytest.raises(ConfigError, match=r"b\.csv, line 3: 'red' is no number"):
         read_points("b.csv")
     with pytest.raises(ConfigError, match=r"no points at none\.csv"):
         task_from_preset("distill", "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "0.64;0.10\n0.5;0.2\n", r"'0\.5;0\.2' is no number; .* write commas for semi"),
+        ("a.csv", "0,64;0,10\n0,5;0,2\n", r"'5;0' is no number; .* decimals with a point"),
+        ("a.tsv", "0,64\t0,10\n0,5\t0,2\n", r"'0,5' is no number; .* write tabs for commas"),
+        ("a.txt", "0.64,0.10\n0.5,0.2\n", r"'0\.5,0\.2' is no number; .* spaces for commas"),
+        ("a.csv", "1,2\n3,foo\n", r"line 2: 'foo' is no number; .* write a number, or take the l"),
+        (
+            "a.csv",
+            "1,2\n3,1e300\n4,-1e39\n",
+            r"2 points hold values beyond what float32 .* divide",
+        ),
+        ("a.csv", "1,2\n3,inf\n4,1e39\n", r"1 point holds values that are not finite, .* point 2"),
+        ("a.csv", "1,2\n3\n", r"line 2: 1 column, and the first point has 2: one point a line"),
+    ],
+)
+def test_a_cell_that_is_no_number_is_told_with_what_was_expected(name, text, message):
+    Path(name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(name)}.*{message}"):
+        read_points(name)
+
+
+def test_a_table_of_another_encoding_is_read_by_its_mark_or_refused():
+    """As the tables of prompts are."""
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        Path("a.csv").write_text("é,y0\n1,2\n3,4\n", encoding=encoding)
+        assert read_points("a.csv")[0].tolist() == [[1, 2], [3, 4]]
+    Path("a.csv").write_text("é,y0\n1,2\n3,4\n", encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"a\.csv is not text in UTF-8 .*save it as UTF-8"):
+        read_points("a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_of_objects_is_refused_with_the_cure(name):
+    (np.save if name == "a.npy" else np.savez)(name, np.array([[1, None]], dtype=object))
+    with pytest.raises(ConfigError, match=rf"{name} .* array of numbers: .*\w\. Write one point"):
+        read_points(name)
 
 
 # ---------------------------------------------------------------- what is distilled
@@ -103,7 +144,7 @@ def test_the_grid_has_a_weight_and_a_course_of_its_own():
     assert grid.levels.start_min == pytest.approx(0.43 * 2.83, rel=0.02)
 
 
-def test_the_kernel_is_the_likeliest_and_a_fifth_is_held_out():
+def test_the_kernel_is_the_likeliest():
     torch.manual_seed(0)
     # Of a standard normal the best width is about that of Silverman's rule, N^(-1/6) in a plane.
     x = torch.randn(3000, 2)
@@ -120,13 +161,16 @@ def test_points_far_from_the_origin_are_as_spread_as_near_it(tmp_path):
     for name, x in (("near", near), ("far", (near + 3000))):
         path = tmp_path / f"{name}.csv"
         np.savetxt(path, x.double().numpy(), delimiter=",", fmt="%.9g")
-        target[name] = target_of(DensitySettings(data=str(path)), 0).spec
+        target[name] = target_of(DensitySettings(source=str(path))).spec
     assert target["far"].spread == pytest.approx(target["near"].spread, rel=1e-3)
     sigma, shift = torch.full((50,), 0.3), target["far"].mean - target["near"].mean
     x = target["near"].sample(50, torch.Generator().manual_seed(0))
     teachers = {n: MixtureDenoiser(t.means, t.stds, t.weights) for n, t in target.items()}
     own, other = teachers["near"].log_prob(x, sigma), teachers["far"].log_prob(x + shift, sigma)
     torch.testing.assert_close(other, own, rtol=0, atol=0.05)
+
+
+def test_a_fifth_of_a_table_is_held_out():
     write_csv()
     target = target_of(DensitySettings(source="moons.csv"))
     table = read_points("moons.csv")[0]

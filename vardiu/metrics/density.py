@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import amount
 from .metric import Metric, check_samples
 
 __all__ = ["log_density", "mode_masses", "modes_covered"]
@@ -27,7 +28,8 @@ def log_density(samples: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Metric
     check_samples(samples, "samples")
     values = log_prob(samples).double()
     if not bool(values.isfinite().all()):
-        raise ValueError(f"log_prob is not finite at {int((~values.isfinite()).sum())} samples")
+        found = amount(int((~values.isfinite()).sum()), "sample")
+        raise ValueError(f"log_prob is not finite at {found}")
     error = values.std().item() / math.sqrt(len(values))
     note = "beside the value of true samples; higher than that is collapse"
     return Metric("log_density", values.mean().item(), error, len(values), True, note)
