@@ -28,6 +28,7 @@ from ..problems.inverse import (
     operator_of,
     read_images,
     read_measurements,
+    refuse_missing,
 )
 from ..reports.html import write_tables
 from ..reports.restorations import comparison_rows, restored_grid, step_curves
@@ -113,24 +114,22 @@ def restore(arguments: list[str]) -> None:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     arms = arms_of(chosen)
+    out = Path(chosen.out or f"runs/restore-{Path(chosen.operator).stem.partition(':')[0]}")
+    alone = len(arms) == 1
+    folders = [RunFolder(out if alone else out / arm.name) for arm in arms]
+    for folder in folders:  # what needs no teacher is told before one is read
+        folder.refuse_foreign()
     ground = ground_of(chosen, device)
     subjects, pictured = subjects_of(chosen, ground)
     makers = [maker(arm, chosen, ground) for arm in arms]
     totals = [moments(make()) for make in makers]
-    out = Path(chosen.out or f"runs/restore-{Path(chosen.operator).stem.partition(':')[0]}")
-    alone = len(arms) == 1
     works = [
-        Work(
-            RunFolder(out if alone else out / arm.name),
-            arm,
-            make,
-            subjects,
-            ground.conditions,
-            chosen.batch,
-            device,
-        )
-        for arm, make in zip(arms, makers, strict=True)
+        Work(folder, arm, make, subjects, ground.conditions, chosen.batch, device)
+        for folder, arm, make in zip(folders, arms, makers, strict=True)
     ]
+    configs = [_config(chosen, ground, arm) for arm in arms]
+    for folder, config in zip(folders, configs, strict=True):
+        folder.refuse_other(config)  # before any of them is begun
     results = []
     count = len(subjects.places())
     with counted(console, "restoring", count * sum(totals), "step") as tell:
@@ -140,10 +139,10 @@ def restore(arguments: list[str]) -> None:
             done[0] += steps
             tell(done[0], words)
 
-        for work, total in zip(works, totals, strict=True):
+        for work, config, total in zip(works, configs, totals, strict=True):
             work.tell = advance
             before = done[0]
-            results.append(attempt(work, _config(chosen, ground, work.arm), arguments, alone))
+            results.append(attempt(work, config, arguments, alone))
             done[0] = before + count * total  # what was there already counts
     summarise(out, results, ground, subjects, pictured)
 
@@ -176,6 +175,9 @@ def _checked(chosen: argparse.Namespace) -> torch.device:
             raise ConfigError(f"{option} must be at least {least}, got {value:,}")
     if chosen.measurement is None and chosen.truth is None:
         raise ConfigError("give --measurement, what was measured, or --truth, images to measure")
+    for source in (chosen.measurement, chosen.truth):
+        if source is not None:
+            refuse_missing(source)
     return device_of(chosen.device)
 
 

@@ -82,22 +82,25 @@ class RunFolder:
             RunError: The folder holds something else, or another run, or cannot be written.
         """
         plain = json.loads(json.dumps(config))
+        self.refuse_other(plain)
         if self.exists:
-            others = self.differing(plain)
-            if others and self.is_bare():
-                for name in ("provenance.json", "events.jsonl"):
-                    self.file(name).unlink(missing_ok=True)
-                self._write_config(plain)
-                return "new"
-            if others:
-                raise RunError(
-                    f"{shown(self.path)} holds another run, whose settings differ: "
-                    f"{in_words(others)}. Give another folder with --out, or move this one away"
-                )
-            return "finished" if self.result() is not None else "resumed"
-        self._refuse_foreign()
+            if not self.differing(plain):
+                return "finished" if self.result() is not None else "resumed"
+            for name in ("provenance.json", "events.jsonl"):
+                self.file(name).unlink(missing_ok=True)
         self._write_config(plain)
         return "new"
+
+    def refuse_other(self, config: Mapping[str, Any]) -> None:
+        r"""Raises what `open` does of a folder that is not for a run with these settings; nothing
+        is written."""
+        self.refuse_foreign()
+        others = self.differing(config) if self.exists else {}
+        if others and not self.is_bare():
+            raise RunError(
+                f"{shown(self.path)} holds another run, whose settings differ: "
+                f"{in_words(others)}. Give another folder with --out, or move this one away"
+            )
 
     def _write_config(self, plain: Mapping[str, Any]) -> None:
         try:
@@ -140,7 +143,7 @@ class RunFolder:
         found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
         return found
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
         # A process killed while it made the folder leaves its lock and a partial file.
         left = (".lock", ".config.yaml.")
@@ -159,7 +162,7 @@ class RunFolder:
         Raises:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
-        self._refuse_foreign()
+        self.refuse_foreign()
         self._refuse_links()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         try:
