@@ -298,7 +298,7 @@ NAN[1, 0, 3, 3] = np.nan
         ("--measurement y.npy --truth gone", {"y.npy": HOLE}, {}, "there is no data at gone"),
         ("", {}, {}, "give --measurement, what was measured, or --truth"),
         ("--measurement gone", {}, {}, "there is no data at gone"),
-        ("--measurement y.npy", {"y.npy": NAN}, {}, "y-1 has 1 values that are not finite"),
+        ("--measurement y.npy", {"y.npy": NAN}, {}, "y-1 has 1 value that is not finite"),
         ("--measurement y.npy", {"y.npy": HOLE + 200}, {}, "reaches 200"),
         ("--measurement y.npy", {"y.npy": HOLE[:, :, :4]}, {}, "has shape (1, 4, 8)"),
         ("--measurement y.npy", {"y.npy": HOLE[:0]}, {}, "holds no measurement"),

@@ -377,9 +377,9 @@ def _errors(
             f"got {tuple(denoised.shape)}"
         )
     if not bool(denoised.isfinite().all()):
-        count = int((~denoised.isfinite()).sum())
+        bad = amount(int((~denoised.isfinite()).sum()), "value that is", "values that are")
         raise NotADenoiser(
-            f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
+            f"the teacher returned {bad} not finite, at sigma={sigma:g}. "
             "Check its weights, and its precision: float16 overflows at large levels"
         )
     return (denoised - x).square().flatten(1).mean(1), noisy
