@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import amount
 from .metric import Metric, check_samples
+from .shares import reaching
 
 __all__ = ["log_density", "mode_masses", "modes_covered"]
 
@@ -45,15 +46,13 @@ def mode_masses(samples: Tensor, means: Tensor) -> Tensor:
 def modes_covered(samples: Tensor, means: Tensor, threshold: float = 0.01) -> Metric:
     r"""Returns the number of modes that hold at least a share of the samples.
 
-    Its standard error is that of as many independent binomial counts, near zero where no share is
-    near the threshold.
+    Its standard error is near zero where no share is near the threshold, see
+    `vardiu.metrics.shares.reaching`.
     """
     share = mode_masses(samples, means)
     n = len(samples)
-    spread = (share * (1 - share) / n).sqrt().clamp_min(1e-12)
-    passing = torch.special.ndtr((share - threshold) / spread)
-    error = (passing * (1 - passing)).sum().sqrt().item()
+    found, error = reaching(share, n, threshold)
     note = (
         f"of {len(share)}, with at least {threshold:.2%} of the samples; least {share.min():.2%}"
     )
-    return Metric("modes", float((share >= threshold).sum()), error, n, True, note)
+    return Metric("modes", found, error, n, True, note)
