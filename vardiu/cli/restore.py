@@ -45,7 +45,7 @@ from ..samplers.inverse import (
     is_linear,
 )
 from ..storage.files import write_bytes_atomic, write_text_atomic
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, refuse_foreign, refuse_other
 from ..teachers.readers import load
 from .console import console, print_rows
 from .options import chosen_names
@@ -118,7 +118,7 @@ def restore(arguments: list[str]) -> None:
     alone = len(arms) == 1
     folders = [RunFolder(out if alone else out / arm.name) for arm in arms]
     for folder in folders:  # what needs no teacher is told before one is read
-        folder.refuse_foreign()
+        refuse_foreign(folder)
     ground = ground_of(chosen, device)
     subjects, pictured = subjects_of(chosen, ground)
     makers = [maker(arm, chosen, ground) for arm in arms]
@@ -129,7 +129,7 @@ def restore(arguments: list[str]) -> None:
     ]
     configs = [_config(chosen, ground, arm) for arm in arms]
     for folder, config in zip(folders, configs, strict=True):
-        folder.refuse_other(config)  # before any of them is begun
+        refuse_other(folder, config)  # before any of them is begun
     results = []
     count = len(subjects.places())
     with counted(console, "restoring", count * sum(totals), "step") as tell:

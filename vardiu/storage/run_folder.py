@@ -18,7 +18,7 @@ from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
 
-__all__ = ["RunFolder", "in_words", "is_metric", "row_of"]
+__all__ = ["RunFolder", "in_words", "is_metric", "refuse_foreign", "refuse_other", "row_of"]
 
 
 # Of a row of a log: what is a number wherever it stands.
@@ -82,7 +82,7 @@ class RunFolder:
             RunError: The folder holds something else, or another run, or cannot be written.
         """
         plain = json.loads(json.dumps(config))
-        self.refuse_other(plain)
+        refuse_other(self, plain)
         if self.exists:
             if not self.differing(plain):
                 return "finished" if self.result() is not None else "resumed"
@@ -90,17 +90,6 @@ class RunFolder:
                 self.file(name).unlink(missing_ok=True)
         self._write_config(plain)
         return "new"
-
-    def refuse_other(self, config: Mapping[str, Any]) -> None:
-        r"""Raises what `open` does of a folder that is not for a run with these settings; nothing
-        is written."""
-        self.refuse_foreign()
-        others = self.differing(config) if self.exists else {}
-        if others and not self.is_bare():
-            raise RunError(
-                f"{shown(self.path)} holds another run, whose settings differ: "
-                f"{in_words(others)}. Give another folder with --out, or move this one away"
-            )
 
     def _write_config(self, plain: Mapping[str, Any]) -> None:
         try:
@@ -143,18 +132,6 @@ class RunFolder:
         found: dict[str, Any] = read_yaml(self.file("config.yaml"), error=RunError)
         return found
 
-    def refuse_foreign(self) -> None:
-        r"""Raises a `RunError` if the folder holds something, and no run."""
-        # A process killed while it made the folder leaves its lock and a partial file.
-        left = (".lock", ".config.yaml.")
-        if self.exists or not os.path.isdir(self.path):
-            return
-        if any(not p.name.startswith(left) for p in self.path.iterdir()):
-            raise RunError(
-                f"{self.path} is not empty and holds no run (no config.yaml). "
-                "Give another folder with --out"
-            )
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         r"""Makes this process the run's only writer; the system lifts the lock if it dies.
@@ -162,7 +139,7 @@ class RunFolder:
         Raises:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
-        self.refuse_foreign()
+        refuse_foreign(self)
         self._refuse_links()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         try:
@@ -316,6 +293,31 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     row: dict[str, Any] = parsed_json(decoded_text(line, where, RunError), where, RunError)
     refuse_odd_row(row, where)
     return row
+
+
+def refuse_foreign(folder: RunFolder) -> None:
+    r"""Raises a `RunError` if a folder holds something, and no run."""
+    # A process killed while it made the folder leaves its lock and a partial file.
+    left = (".lock", ".config.yaml.")
+    if folder.exists or not os.path.isdir(folder.path):
+        return
+    if any(not p.name.startswith(left) for p in folder.path.iterdir()):
+        raise RunError(
+            f"{folder.path} is not empty and holds no run (no config.yaml). "
+            "Give another folder with --out"
+        )
+
+
+def refuse_other(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    r"""Raises what `RunFolder.open` does of a folder that is not for a run with these settings;
+    nothing is written."""
+    refuse_foreign(folder)
+    others = folder.differing(config) if folder.exists else {}
+    if others and not folder.is_bare():
+        raise RunError(
+            f"{shown(folder.path)} holds another run, whose settings differ: "
+            f"{in_words(others)}. Give another folder with --out, or move this one away"
+        )
 
 
 def refuse_odd_row(row: Any, where: str) -> None:  # noqa: ANN401 (JSON)
