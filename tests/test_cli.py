@@ -250,7 +250,7 @@ def test_another_method_on_the_same_problem():
         ),
         (
             ["distill", "rnig8"],
-            "unknown preset 'rnig8'; did you mean ring8 or grid25? vardiu list shows all",
+            "unknown preset 'rnig8'; did you mean ring8? vardiu list shows all",
         ),
         (["teach", "zzz"], "unknown preset 'zzz'; vardiu list shows all"),
         (["distill", "."], ". is a folder: a preset stands here (vardiu list shows all), or a"),
