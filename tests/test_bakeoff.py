@@ -396,6 +396,20 @@ def test_a_place_that_cannot_be_written_is_told_before_a_teacher_is_trained(
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 
+def test_a_teacher_that_is_trained_first_is_told_before(tiny, monkeypatch, capsys):
+    """With its number of updates: it may take longer than all runs."""
+
+    def never(*_, **__):
+        raise ConfigError("not now")
+
+    learned = {"learned": dataclasses.replace(SMALL, name="mog40", teacher="learned")}
+    monkeypatch.setitem(CONTESTS, "tiny", dataclasses.replace(TINY, teachers=learned))
+    monkeypatch.setattr("vardiu.cli.bake_off.ensure_teacher", never)
+    assert bake_off("tiny", "--out", "bake") == 2
+    first = "to be trained first: the learned teacher, runs/teach-mog40, by 20,000 updates\n"
+    assert capsys.readouterr().out == first
+
+
 def test_a_dry_run_trains_times_and_writes_nothing(tiny, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a dry run starts nothing")
@@ -412,7 +426,8 @@ def test_a_dry_run_trains_times_and_writes_nothing(tiny, monkeypatch, capsys):
     # Under time 12 runs of a minute; nothing is known of the 12 others' seconds.
     line = "to be run: at most 24 runs (0 complete); about 12 min 00 s of training, 1 at a time, "
     assert told == [
-        "to be trained first: the teacher runs/teach-mog40",
+        "to be trained first: the learned teacher, runs/teach-mog40, by 20,000 updates (--teachers "
+        "exact needs none)",
         line + "and those of arms that are not timed yet",
         *(f"to be timed first, {name} teacher: gaussian, fake" for name in teachers),
     ]

@@ -99,7 +99,7 @@ def test_data_free_classes_are_uniform():
 def test_bad_data_are_named():
     x = torch.randn(5, 2)
     x[3, 1] = math.nan
-    message = r"data holds 1 values that are not finite, the first at index \(3, 1\)"
+    message = r"data holds 1 value that is not finite, the first at index \(3, 1\)"
     with pytest.raises(ValueError, match=message):
         Shuffled(x, {}, 2)
     with pytest.raises(ValueError, match=r"got torch.uint8; scale images of bytes to \[-1, 1\]"):

@@ -257,6 +257,14 @@ def test_another_method_on_the_same_problem():
             ["distill", "mog40", "--method", "vardui"],
             "unknown method 'vardui'; did you mean vardiu or redif?",
         ),
+        (
+            ["distill", "rnig8"],
+            "unknown preset 'rnig8'; did you mean ring8? vardiu list shows all",
+        ),
+        (["teach", "zzz"], "unknown preset 'zzz'; vardiu list shows all"),
+        (["distill", "."], ". is a folder: a preset stands here (vardiu list shows all), or a"),
+        (["distill", "/dev/null"], "/dev/null is no table of points: a preset stands here"),
+        (["teach", "."], "images are given with vardiu teach patches --data"),
         (["distill"], "which preset? one of: checkerboard"),
         (
             ["distill", "mog40", "--levels.sigma-min", "30"],

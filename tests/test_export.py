@@ -1,6 +1,7 @@
 """Exports: loaded again by what will load them, and the same samples."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -125,6 +126,27 @@ def test_a_graph_of_one_size_of_batches_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="whose z is of batches of 3 alone: .* newer torch"):
         export(KINDS["codes"](), "onnx", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exporter_says_nothing_of_torchvision_and_tells_the_rest(tmp_path, monkeypatch):
+    """Torch's loggers do not propagate: what is heard is what a user would read."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    heard, real = [], torch.onnx.export
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+
+    def telling(*arguments, **options):
+        log.warning("torchvision is not installed. Skipping %s", "torchvision::nms")
+        log.warning("another warning")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", telling)
+    log.addHandler(handler)
+    try:
+        to_onnx(in_single_precision(KINDS["codes"]()), tmp_path / "out")
+    finally:
+        log.removeHandler(handler)
+    assert heard == ["another warning"] and not log.filters
 
 
 @pytest.mark.slow  # and in a story of the README, in the quick suite

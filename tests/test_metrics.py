@@ -380,7 +380,7 @@ def test_bad_samples_are_named(function):
     good = gaussian(50)
     bad = good.clone()
     bad[3, 1] = math.nan
-    with pytest.raises(ValueError, match="holds 1 values that are not finite"):
+    with pytest.raises(ValueError, match="holds 1 value that is not finite"):
         function(bad, good)
     with pytest.raises(ValueError, match=r"must have shape \(N, d\)"):
         function(good[:, 0], good)

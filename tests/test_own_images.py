@@ -12,7 +12,7 @@ from PIL import Image
 from vardiu import models
 from vardiu.cli.main import main
 from vardiu.errors import ConfigError
-from vardiu.problems.image_scores import ImageScores
+from vardiu.problems.image_scores import ImageScores, refuse_few
 from vardiu.problems.images import ImageProblem
 from vardiu.settings.fields import ImageSettings
 
@@ -28,12 +28,12 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setattr(f"vardiu.problems.image_scores.ImageScores.{name}", 60)
 
 
-def write_folder(folder="shapes"):
+def write_folder(folder="shapes", each=120):
     """Two classes of 8x8 images: a bright left half, and a bright upper half."""
     random = np.random.default_rng(0)
     for name in ("left", "up"):
         (Path(folder) / name).mkdir(parents=True)
-        for i in range(120):
+        for i in range(each):
             image = random.integers(0, 60, (8, 8))
             (image[:, :4] if name == "left" else image[:4])[:] += 180
             Image.fromarray(image.astype("uint8")).save(Path(folder) / name / f"{i}.png")
@@ -82,6 +82,52 @@ def test_a_student_of_images_of_ones_own_with_classes(capsys, monkeypatch):
         assert main(["sample", "runs/a", f"--label={label}", "--out", "new.npz"]) == 2
         assert f"--label must be within 0 and 1, got {label}" in capsys.readouterr().err
     assert not Path("new.npz").exists()
+
+
+TAUGHT = "--side 8 --channels 1 --widths 8 8 --depth 1 --precision float32 --steps 4".split()
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_teacher_of_few_images_is_measured_without_the_kernel_distance():
+    """Its blocks need twenty images; the others judge ten, and the teacher is written."""
+    write_folder(each=5)
+    words = ["teach", "patches", "--data", "shapes", *TAUGHT, *SMALL, "--out", "a"]
+    with pytest.warns(UserWarning, match="shapes has 10 images: the kernel distance, .* left out"):
+        assert main(words) == 0
+    names = {row["name"] for row in json.loads(Path("a/result.json").read_text())["metrics"]}
+    assert {"frechet", "precision", "recall", "density", "coverage"} == names
+    assert models.load("a/teacher") is not None
+
+
+def test_too_few_images_are_refused_before_a_teacher_is_trained(capsys):
+    write_folder(each=3)
+    words = ["teach", "patches", "--data", "shapes", *TAUGHT, *SMALL, "--batch", "4"]
+    assert main([*words, "--out", "a"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.endswith("shapes has 6 images, and a teacher is judged on at least 8: give more "
+                         "images (--data)")  # fmt: skip
+    assert not Path("a").exists()
+
+
+@pytest.mark.parametrize("n, words", [(5, "5 images, and"), (1, "1 image, and")])
+def test_samples_are_compared_with_six_images_at_least(n, words):
+    with pytest.raises(ConfigError, match=f"faces has {words} samples .* at least 6: give more"):
+        refuse_few(n, "faces")
+    refuse_few(20, "faces")
+
+
+def test_what_only_the_end_of_a_teaching_needs_is_tried_before_it(capsys, monkeypatch):
+    """A measurement that fails is told without a training."""
+    write_folder(each=20)
+
+    def broken(self, source, n=0, seed=0):
+        raise ValueError(f"nothing to measure {tuple(source(3, torch.Generator())[0].shape)} by")
+
+    monkeypatch.setattr(ImageScores, "measure", broken)
+    words = ["teach", "patches", "--data", "shapes", *TAUGHT, *SMALL, "--out", "a"]
+    assert main(words) != 0
+    assert "nothing to measure (3, 1, 8, 8) by" in capsys.readouterr().err
+    assert not Path("a/checkpoints").exists()
 
 
 def test_a_teacher_is_measured_again_only_where_its_numbers_would_be_others(monkeypatch):

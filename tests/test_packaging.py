@@ -159,6 +159,21 @@ def test_lazy_names_all_exist():
     assert set(vardiu.__all__) <= set(dir(vardiu))
 
 
+def test_the_rooms_are_there_without_an_import_of_their_own():
+    """In a fresh process, as documents write them; commands and the studio are none of a program."""
+    folders = {path.parent.name for path in (ROOT / "vardiu").glob("*/__init__.py")}
+    rooms = folders - {"cli", "studio"} | {"errors"}
+    assert rooms == set(dir(vardiu)) - set(vardiu.__all__)
+    code = (
+        "import sys, vardiu\n"
+        "assert 'torch' not in sys.modules\n"
+        f"for room in {sorted(rooms)}: assert getattr(vardiu, room).__name__ == 'vardiu.' + room\n"
+        "assert vardiu.models.load and vardiu.data.densities.mog40 and vardiu.errors.ConfigError\n"
+        "assert not hasattr(vardiu, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("room", ["denoisers", "samplers", "students", "training", "functional"])
 def test_a_room_lends_its_public_names(room):
     """In a fresh process: whichever room is imported first, there is no circle."""

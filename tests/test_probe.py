@@ -130,7 +130,7 @@ def test_one_value_that_is_not_finite_is_enough():
         denoised[17, 1] = torch.where(sigma[17, 0] > 20, torch.inf, denoised[17, 1])
         return denoised
 
-    with pytest.raises(NotADenoiser, match="returned 1 values that are not finite, at sigma=50"):
+    with pytest.raises(NotADenoiser, match="returned 1 value that is not finite, at sigma=50"):
         probe(Changed(teacher, function), x, {"label": label})
 
 

@@ -294,9 +294,11 @@ NAN[1, 0, 3, 3] = np.nan
 @pytest.mark.parametrize(
     ("words", "files", "more", "message"),
     [
+        ("--measurement gone", {}, {"teacher": "mine.py:classes"}, "there is no data at gone"),
+        ("--measurement y.npy --truth gone", {"y.npy": HOLE}, {}, "there is no data at gone"),
         ("", {}, {}, "give --measurement, what was measured, or --truth"),
         ("--measurement gone", {}, {}, "there is no data at gone"),
-        ("--measurement y.npy", {"y.npy": NAN}, {}, "y-1 has 1 values that are not finite"),
+        ("--measurement y.npy", {"y.npy": NAN}, {}, "y-1 has 1 value that is not finite"),
         ("--measurement y.npy", {"y.npy": HOLE + 200}, {}, "reaches 200"),
         ("--measurement y.npy", {"y.npy": HOLE[:, :, :4]}, {}, "has shape (1, 4, 8)"),
         ("--measurement y.npy", {"y.npy": HOLE[:0]}, {}, "holds no measurement"),
@@ -386,11 +388,22 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(capsys, words, files,
     assert err.count("\n") == 1 and not Path("out").exists()
 
 
+def test_a_folder_of_another_restoration_is_refused_before_any_is_begun(capsys):
+    assert restore("--truth", "truth.npy", "--num", "1", out="a/psld-none-1") == 0
+    capsys.readouterr()
+    words = ("--truth", "truth.npy", "--num", "1", "--solver", "dps,psld", "--seed", "1")
+    status, said, err = told(capsys, *words, "--step", "1", out="a")
+    assert status == 2 and "holds another run, whose settings differ" in err
+    assert "restoring" not in said + err
+    assert [path.name for path in Path("a").iterdir()] == ["psld-none-1"]
+
+
 def test_a_folder_that_is_not_a_restorations_is_left_as_it_is(capsys):
     Path("out").mkdir()
     Path("out/note.txt").write_text("mine")
-    status, _, err = told(capsys, "--truth", "truth.npy")
-    assert status == 2 and "not empty" in err
+    # Whatever else is wrong: a teacher that is not there would take longer to be told.
+    status, said, err = told(capsys, "--truth", "truth.npy", teacher="gone")
+    assert status == 2 and "not empty" in err and not said
     assert [p.name for p in Path("out").iterdir()] == ["note.txt"]
     # Of several arms, whose tables are written beside their folders, too; and of one's own run.
     Path("out/note.txt").rename("out/results.json")

@@ -11,6 +11,7 @@ from vardiu.denoisers.exact import GaussianDenoiser, MixtureDenoiser
 from vardiu.denoisers.levels import karras_grid, log_grid
 from vardiu.functional.trajectories import step, step_target
 from vardiu.samplers.multistep import DPMSolver, UniPC
+from vardiu.samplers.noise import RowNoise
 from vardiu.samplers.ode import DDIM, Ancestral, Euler, Heun
 from vardiu.samplers.pairs import teacher_pairs
 from vardiu.samplers.trajectories import trajectory
@@ -65,6 +66,32 @@ def test_same_generator_same_samples():
         for _ in range(2)
     )
     assert torch.equal(a, b) and a.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 9, 9)])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_samples_do_not_depend_on_the_size_of_the_batch(eta, shape):
+    """Of rows whose noise is drawn some steps ahead, and of ones that are larger than that."""
+    teacher = GaussianDenoiser(
+        torch.zeros(shape), torch.ones(shape), sigma_min=0.01, sigma_max=TOP
+    )
+    sampler = DDIM(teacher, karras_grid(30, 0.01, TOP), eta=eta)
+    first, second, other = (
+        sampler.sample(20, generator=torch.Generator().manual_seed(seed), batch=batch)
+        for seed, batch in ((1, 20), (1, 7), (2, 7))
+    )
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(first, other, atol=0.1)
+
+
+def test_noise_of_rows_is_drawn_ahead_and_stays_their_own():
+    like = torch.zeros(3, 2)
+    noise, alone = RowNoise([5, 6, 7], ahead=4), RowNoise([6], ahead=4)
+    drawn = [noise(like) for _ in range(6)]
+    assert torch.equal(
+        torch.stack(drawn)[:, 1:2], torch.stack([alone(like[:1]) for _ in range(6)])
+    )
+    assert len({tuple(row.tolist()) for x in drawn for row in x}) == 18
 
 
 def test_wrong_grids_are_refused():

@@ -162,6 +162,38 @@ def test_counts_of_modes_and_of_classes_of_fresh_samples(weights, threshold):
     assert found.keys() == {"modes", "classes"} and all(map(close, found.values()))
 
 
+@pytest.mark.parametrize(
+    ("weights", "n"),
+    [
+        ([1 / 40] * 40, 100),
+        ([1 / 40] * 40, 200),
+        ([1 / 40] * 40, 400),
+        ([0.03] * 30 + [0.01] * 10, 1000),
+        ([0.03] * 30 + [0.01] * 10, 10_000),
+    ],
+)
+def test_counts_of_many_modes_of_fresh_samples(weights, n):
+    """The counts alone would state 2.6 times the spread of 400 samples of 40 even modes."""
+    chosen = torch.tensor(weights)
+
+    def measure() -> tuple[Metric, ...]:
+        return (classes_covered(torch.multinomial(chosen, n, replacement=True), len(weights)),)
+
+    assert close(ratios(measure)["classes"])
+
+
+@pytest.mark.parametrize("weights", [[1 / 40] * 40, [0.05] * 20 + [0.0] * 20])
+def test_counts_of_modes_that_hardly_vary_have_an_upper_limit(weights):
+    """Of 40 even modes one is below a hundredth in a set of 68; the counts alone state 0.55."""
+    chosen = torch.tensor(weights)
+    found = [
+        classes_covered(torch.multinomial(chosen, 1000, replacement=True), 40) for _ in range(100)
+    ]
+    stated = sum(metric.error**2 for metric in found) ** 0.5 / 10
+    exact = 0.120 if weights[-1] else 0.0
+    assert exact < stated < 0.25 if exact else stated < 0.01
+
+
 def test_restored_images_of_fresh_photographs():
     """Twelve images a set, which are not of one contrast, with noise that is not of one size."""
     net = perceptual_net()

@@ -46,16 +46,23 @@ _NAMES = {
     "VarDiU": "methods.vardiu",
 }
 
+# The rooms of the library, and its errors: `vardiu.models.load` needs no import of its own.
+_ROOMS = frozenset(
+    ["comparison", "data", "denoisers", "discriminators", "errors", "export", "functional"]
+    + ["methods", "metrics", "models", "monitoring", "nn", "posteriors", "problems", "reports"]
+    + ["resources", "runs", "samplers", "settings", "storage", "students", "teachers", "training"]
+)
+
 __all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name == "teachers":
-        return importlib.import_module(".teachers", __name__)
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
     if name in _NAMES:
         return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
     raise AttributeError(f"module 'vardiu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_ROOMS]

@@ -1,6 +1,28 @@
 # For type checkers: the names that `__init__.py` imports when they are first used, no others.
 
+from . import comparison as comparison
+from . import data as data
+from . import denoisers as denoisers
+from . import discriminators as discriminators
+from . import errors as errors
+from . import export as export
+from . import functional as functional
+from . import methods as methods
+from . import metrics as metrics
+from . import models as models
+from . import monitoring as monitoring
+from . import nn as nn
+from . import posteriors as posteriors
+from . import problems as problems
+from . import reports as reports
+from . import resources as resources
+from . import runs as runs
+from . import samplers as samplers
+from . import settings as settings
+from . import storage as storage
+from . import students as students
 from . import teachers as teachers
+from . import training as training
 from .data.batch import Batch
 from .denoisers.adapted import AdaptedDenoiser
 from .denoisers.base import Denoiser

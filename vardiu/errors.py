@@ -13,9 +13,11 @@ from typing import Any
 
 __all__ = [
     "CheckpointError",
+    "amount",
     "brief",
     "ConfigError",
     "known",
+    "meant",
     "nearest",
     "ExportError",
     "require",
@@ -53,12 +55,22 @@ def nearest(name: str, names: Iterable[str]) -> str:
         'did you mean mog40? One of: digits, mog40'
     """
     names = sorted(names)
-    close = [shown(match) for match in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    hint = meant(name, names)
     offer = ", ".join(shown(known) for known in names[:OFFERED])
     if len(names) > OFFERED:
         offer += f" and {len(names) - OFFERED:,} others"
-    return f"{hint}One of: {offer}" if hint else f"one of: {offer}"
+    return f"{hint} One of: {offer}" if hint else f"one of: {offer}"
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    r"""Returns the question whether one of the nearest names was meant; empty where none is near.
+
+    Example:
+        >>> meant("mgo40", ["mog40", "digits"])
+        'did you mean mog40?'
+    """
+    close = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(shown, close))}?" if close else ""
 
 
 def brief(text: str) -> str:
@@ -66,7 +78,22 @@ def brief(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def known(name: str, names: Iterable[str], what: str) -> str:
+def amount(n: int, one: str, many: str | None = None) -> str:
+    r"""Returns a number with what is counted, in the singular or the plural.
+
+    Example:
+        >>> amount(1, "image is corrupt", "images are corrupt"), amount(2000, "point")
+        ('1 image is corrupt', '2,000 points')
+
+    Arguments:
+        n: The number.
+        one: What stands behind one.
+        many: What stands behind any other number; `one` with an s by default.
+    """
+    return f"{n:,} {one if n == 1 else f'{one}s' if many is None else many}"
+
+
+def known(name: str, names: Iterable[str], what: str, listed: str = "") -> str:
     r"""Returns which of some names is meant: hyphens, underscores and capitals are alike.
 
     Example:
@@ -77,6 +104,7 @@ def known(name: str, names: Iterable[str], what: str) -> str:
         name: What was typed.
         names: What there is.
         what: The kind of thing, for the message.
+        listed: What shows all names, where they are too many for a message.
 
     Raises:
         ConfigError: None is meant; the message offers the nearest ones.
@@ -88,7 +116,8 @@ def known(name: str, names: Iterable[str], what: str) -> str:
         if _plain(candidate) == _plain(name):
             return candidate
     shown = brief(name)
-    raise ConfigError(f"unknown {what} {shown!r}; {nearest(shown, names)}")
+    offer = f"{meant(shown, names)} {listed}".lstrip() if listed else nearest(shown, names)
+    raise ConfigError(f"unknown {what} {shown!r}; {offer}")
 
 
 def _plain(name: str) -> str:

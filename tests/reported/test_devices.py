@@ -32,8 +32,10 @@ def test_a_device_that_is_not_here_is_refused_in_one_line(
     line = refused(*words(command, small_run), "--device", "gpu")
     assert "--device gpu: there is no GPU here" in line
     line = refused(*words(command, small_run), "--device", "nonsense")
-    assert "--device nonsense cannot be used here" in line and "take auto, cpu, gpu" in line
+    assert "--device nonsense cannot be used here: there is no such device; take auto," in line
     assert sorted(small_run.rglob("*")) == before
+    line = refused(*words(command, small_run), "--device", "hpu")
+    assert "--device hpu cannot be used here: " in line and len(line) < 120
     assert main([*words(command, small_run), "--device", "cpu"]) == 0
 
 

@@ -1108,10 +1108,10 @@ PAIRED = [
 
 STATED = [
     Mutant(
-        "error: Fréchet, divided by sqrt(20)",
+        "error: Fréchet, divided by n",
         "metrics/frechet.py",
-        "error = torch.tensor(values).std().item()\n    value",
-        "error = torch.tensor(values).std().item() / math.sqrt(20)\n    value",
+        "error = influence.std().item() / math.sqrt(len(fake))",
+        "error = influence.std().item() / len(fake)",
         errors("frechet"),
     ),
     Mutant(
@@ -1200,24 +1200,24 @@ STATED = [
         errors("log_density"),
     ),
     Mutant(
-        "error: modes, of shares that are not divided by n",
-        "metrics/density.py",
-        "spread = (share * (1 - share) / n).sqrt().clamp_min(1e-12)",
-        "spread = (share * (1 - share)).sqrt().clamp_min(1e-12)",
+        "error: modes, of true shares that are all alike likely",
+        "metrics/shares.py",
+        "weights = _posterior(weights, likely).mean(0)",
+        "weights = weights",
         errors("modes"),
     ),
     Mutant(
         "error: modes, without the root",
-        "metrics/density.py",
-        "error = (passing * (1 - passing)).sum().sqrt().item()",
-        "error = 2 * (passing * (1 - passing)).sum().item()",
+        "metrics/shares.py",
+        "variance.sum().clamp_min(0).sqrt().item()",
+        "2 * variance.sum().clamp_min(0).item()",
         errors("modes"),
     ),
     Mutant(
         "error: classes, without the sum over them",
-        "metrics/classes.py",
-        "error = (passing * (1 - passing)).sum().sqrt().item()",
-        "error = (passing * (1 - passing)).mean().sqrt().item()",
+        "metrics/shares.py",
+        "variance.sum().clamp_min(0).sqrt().item()",
+        "variance.mean().clamp_min(0).sqrt().item()",
         errors("classes"),
     ),
     Mutant(

@@ -26,7 +26,7 @@ from ..comparison.screening import decide, heat, planned_work
 from ..comparison.study import study
 from ..comparison.tables import write
 from ..comparison.workers import carry_out
-from ..errors import ConfigError, RunError, known, shown
+from ..errors import ConfigError, RunError, amount, known, shown
 from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.presets import PRESETS
@@ -103,7 +103,8 @@ def bake_off(arguments: list[str]) -> None:
     with sole_writer(
         bake.out
     ):  # a folder that cannot be written is told before a teacher is trained
-        for task in () if chosen.report else _problems(bake):
+        _say([] if chosen.report else _to_be_trained(bake))
+        for task in () if chosen.report else _problems(bake, bake.teachers):
             ensure_teacher(task, console_listeners(console))
         planned = plan(bake, console, timing=not chosen.report)
         refuse_arms(bake, planned)
@@ -119,13 +120,31 @@ def bake_off(arguments: list[str]) -> None:
     where = f"table:   {words}\nnumbers: {path}\nreport:  {page}"
     console.print(where, highlight=False, soft_wrap=True)
     if failures:
-        raise RunError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+        raise RunError(f"{amount(len(failures), 'run')} failed:\n" + "\n".join(failures))
 
 
-def _problems(bake: BakeOff) -> list[Task]:
+def _problems(bake: BakeOff, teachers: Sequence[str]) -> list[Task]:
     r"""Returns a task of each teacher's problem."""
     task = task_from_preset("distill", next(iter(PRESETS)))
-    return [dataclasses.replace(task, problem=bake.contest.teachers[t]) for t in bake.teachers]
+    return [dataclasses.replace(task, problem=bake.contest.teachers[t]) for t in teachers]
+
+
+def _to_be_trained(bake: BakeOff) -> list[str]:
+    r"""Returns a line for each teacher that is missing: its folder, its number of updates, and the
+    teachers of the contest that need no training."""
+    names = list(bake.contest.teachers)
+    missing = dict(zip(names, map(missing_teacher, _problems(bake, names)), strict=True))
+    there = ",".join(name for name in names if missing[name] is None)
+    cure = f" (--teachers {there} needs none)" if there else ""
+    lines = []
+    for name in bake.teachers:
+        if (folder := missing[name]) is not None:
+            task = task_from_preset("teach", bake.contest.teachers[name].name)
+            lines.append(
+                f"to be trained first: the {name} teacher, {shown(folder.path)}, by "
+                f"{amount(task.settings.steps, 'update')}{cure}"
+            )
+    return lines
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -138,8 +157,7 @@ def _foretell(bake: BakeOff, jobs: int) -> None:
     trains, times and writes nothing."""
     planned = plan(bake, console, timing=False)
     refuse_arms(bake, supposed(bake, planned))
-    missing = [folder for task in _problems(bake) if (folder := missing_teacher(task)) is not None]
-    _say([f"to be trained first: the teacher {shown(folder.path)}" for folder in missing])
+    _say(_to_be_trained(bake))
     _say(planned_work(bake, planned, jobs, timed=False))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..denoisers.base import Denoiser, place_of
 from ..denoisers.levels import karras_grid
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..metrics import Metric
 from ..metrics.sets import marked_trained
 from ..problems.base import Problem, hash_of
@@ -294,7 +294,7 @@ def _measured(sheet: Sheet, line: Line, hashes: Mapping[str, str], tell: Listene
         content = read_json(path)
         if all(is_metric(row) for row in content.get("metrics", [None])):
             return Row(content, [Metric(**row) for row in content["metrics"]])
-    calls = "1 call" if line.calls == 1 else f"{line.calls} calls"
+    calls = amount(line.calls, "call")
     with announced_calls(tell, f"measuring {line.who}, {calls}", line.network):
         metrics = sheet.problem.scores.measure(line.source, sheet.n, sheet.seed)
     metrics = marked_trained(metrics, line.features)

@@ -19,7 +19,7 @@ from ..data.images import Records
 from ..data.kept_rows import KeptRows
 from ..data.sources import records
 from ..data.texts import open_prompts
-from ..errors import ConfigError, known, shown
+from ..errors import ConfigError, amount, known, shown
 from ..problems.caching import DTYPES, keep_latents, keep_negative, keep_texts
 from ..reports.estimates import bytes_of
 from ..runs.errors import errors
@@ -63,7 +63,7 @@ def cache(arguments: list[str]) -> None:
                 origin.parts.place("text_encoder", device)
             root, dtype = chosen.cache, chosen.dtype
             kept = keep_texts(root, origin, prompts, dtype, chosen.batch, artefacts)
-            tell(kept, f"embeddings of {len(kept):,} prompts of {shown(chosen.prompts)}")
+            tell(kept, f"embeddings of {amount(len(kept), 'prompt')} of {shown(chosen.prompts)}")
             keep_negative(root, origin, chosen.negative, dtype, artefacts)
             empty, line = prompts.empty
             if empty:
@@ -107,7 +107,7 @@ def latents(
         background=chosen.background,
         device=near,
     )
-    return kept, f"latents of {len(kept):,} images of {shown(chosen.data)}"
+    return kept, f"latents of {amount(len(kept), 'image')} of {shown(chosen.data)}"
 
 
 class Told:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NoReturn
 
-from ..errors import ConfigError, brief, known, nearest
+from ..errors import ConfigError, brief, known, meant
 from .main import COMMANDS
 
 __all__ = ["Collected", "Parser", "collecting", "known_option", "sentence"]
@@ -101,15 +101,9 @@ def known_option(typed: str, flags: Sequence[str], program: str, others: Sequenc
         return known(typed, flags, "option")
     except ConfigError:
         shown = brief(typed)
-        raise ConfigError(
-            f"unknown option {shown}{meant(shown, [*flags, *others])} See {program} --help"
-        ) from None
-
-
-def meant(name: str, names: Sequence[str]) -> str:
-    r"""Returns `; did you mean ...?` where a name is near to some, else a full stop."""
-    offer, mark, _ = nearest(name, names).partition("? One of")
-    return f"; {offer}?" if mark else "."
+        offer = meant(shown, [*flags, *others])
+        offer = f"; {offer}" if offer else "."
+        raise ConfigError(f"unknown option {shown}{offer} See {program} --help") from None
 
 
 def sentence(about: str) -> str:

@@ -13,7 +13,7 @@ from ..runs.execute import device_of
 from ..runs.listeners import console_listeners
 from ..runs.measuring import announced_calls
 from ..runs.task import problem_of
-from ..teachers.probe import LEVELS, Probe, checked, innermost, verdict
+from ..teachers.probe import LEVELS, PROBED, Probe, checked, innermost, verdict
 from .console import console
 from .options import parse_request
 from .parser import Parser
@@ -39,7 +39,7 @@ def probe(arguments: list[str]) -> None:
     doing = "drawing its own samples, as there is no --data" if own else "probing the teacher"
     try:
         with announced_calls(broadcast, doing, innermost(teacher)):
-            data = problem.data.reference(512)
+            data = problem.data.reference(PROBED)
         total = LEVELS * len(data[0])
         with announced_calls(broadcast, "probing the teacher", innermost(teacher), total):
             rows = checked(teacher, *data, problem.data.resample)

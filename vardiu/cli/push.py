@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
-from ..errors import ConfigError, known, require, shown
+from ..errors import ConfigError, amount, known, require, shown
 from ..export import EXPORTS, hub
 from ..problems.kept import KeptTeacher
 from ..storage.run_folder import RunFolder
@@ -87,7 +87,7 @@ def _tell(parcel: hub.Parcel) -> None:
     for name, size in rows:
         console.print(f"{size:>14,} bytes  {name}", highlight=False, markup=False, soft_wrap=True)
     total = sum(size for _, size in rows)
-    console.print(f"{total:>14,} bytes in {len(rows)} files", highlight=False)
+    console.print(f"{total:>14,} bytes in {amount(len(rows), 'file')}", highlight=False)
     console.print("\nREADME.md:\n", highlight=False)
     console.print(parcel.card, highlight=False, markup=False, soft_wrap=True)
 

@@ -29,6 +29,7 @@ from ..problems.inverse import (
     operator_of,
     read_images,
     read_measurements,
+    refuse_missing,
 )
 from ..reports.html import write_tables
 from ..reports.restorations import comparison_rows, restored_grid, step_curves
@@ -123,29 +124,24 @@ def restore(arguments: list[str]) -> None:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     arms = arms_of(chosen)
+    out = Path(chosen.out or f"runs/restore-{Path(chosen.operator).stem.partition(':')[0]}")
+    alone = len(arms) == 1
+    folders = [RunFolder(out if alone else out / arm.name) for arm in arms]
+    for folder in folders:  # what needs no teacher is told before one is read
+        folder.refuse_foreign()
+    if not alone:
+        refuse_other_folder(out)
     ground = ground_of(chosen, device)
     subjects, pictured = subjects_of(chosen, ground)
     makers = [maker(arm, chosen, ground) for arm in arms]
     totals = [moments(make()) for make in makers]
-    out = Path(chosen.out or f"runs/restore-{Path(chosen.operator).stem.partition(':')[0]}")
-    alone = len(arms) == 1
     works = [
-        Work(
-            RunFolder(out if alone else out / arm.name),
-            arm,
-            make,
-            subjects,
-            ground.conditions,
-            chosen.batch,
-            device,
-        )
-        for arm, make in zip(arms, makers, strict=True)
+        Work(folder, arm, make, subjects, ground.conditions, chosen.batch, device)
+        for folder, arm, make in zip(folders, arms, makers, strict=True)
     ]
     results = []
     count = len(subjects.places())
     with contextlib.ExitStack() as opened:
-        if not alone:
-            refuse_other_folder(out)
         for work in works:  # what is refused is refused before anything is restored
             opened.enter_context(begun(work, _config(chosen, ground, work.arm)))
         steps = count * sum(totals)
@@ -190,6 +186,9 @@ def _checked(chosen: argparse.Namespace) -> torch.device:
             raise ConfigError(f"{option} must be at least {least}, got {value:,}")
     if chosen.measurement is None and chosen.truth is None:
         raise ConfigError("give --measurement, what was measured, or --truth, images to measure")
+    for source in (chosen.measurement, chosen.truth):
+        if source is not None:
+            refuse_missing(source)
     return device_of(chosen.device)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, amount
 from .batch import Batch, divided_rows
 
 __all__ = ["Batches", "DataFree", "Shuffled", "Stream", "check"]
@@ -32,9 +32,8 @@ def check(x: Tensor, name: str = "data") -> Tensor:
     bad = ~x.isfinite()
     if bool(bad.any()):
         first = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"{name} holds {int(bad.sum())} values that are not finite, the first at index {first}"
-        )
+        found = amount(int(bad.sum()), "value that is", "values that are")
+        raise ValueError(f"{name} holds {found} not finite, the first at index {first}")
     return x
 
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..storage.bounded import decoded_text, read_bytes, read_json
 from ..storage.limits import refuse_beyond
 from .images import Corrupt, Item, Records, decode
@@ -244,9 +244,10 @@ class Folder(Records):
         numbers = {int(name) for name in names if name.isascii() and name.isdigit()}
         if numbers == set(range(len(names))):
             return None  # they are classes 0, 1, ... by number and by order
+        found = f"{amount(len(names), 'class folder')} ({mapping(names, 6)})"
         return (
-            f"{shown(self.folder)} has {len(names):,} class folders ({mapping(names, 6)}), and "
-            f"the teacher has {count:,} classes: which is which is not known. State them in "
+            f"{shown(self.folder)} has {found}, and the teacher has {count:,} classes: which is "
+            "which is not known. State them in "
             f"{shown(self.folder / 'metadata.jsonl')}, one line an image: "
             '{"file_name": "...", "label": 0}'
         )

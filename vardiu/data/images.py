@@ -30,7 +30,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..storage.bounded import DAMAGED
 from ..storage.limits import refuse_beyond
 from .batch import Batch
@@ -44,6 +44,7 @@ __all__ = [
     "Item",
     "Records",
     "TooManyCorrupt",
+    "corrupt_of",
     "channels_of",
     "decode",
     "to_tensor",
@@ -78,6 +79,12 @@ class Corrupt(ValueError):
 
 class TooManyCorrupt(ValueError):
     r"""More images are corrupt than the user allowed; the message names each."""
+
+
+def corrupt_of(found: int, allowed: int) -> str:
+    r"""Returns how many images are corrupt and how many may be, for a message."""
+    may_be = amount(allowed, "is allowed", "are allowed")
+    return f"{amount(found, 'image is corrupt', 'images are corrupt')}, {may_be}"
 
 
 Pixels = TypeVar("Pixels", Image.Image, Tensor)
@@ -390,8 +397,8 @@ class ImageBatches(Batches):
             more = len(self.corrupt) - NAMED
             names = f"{names}; and {more:,} before them" if more > 0 else names
             raise TooManyCorrupt(
-                f"{len(self.corrupt)} images are corrupt, {self.limit} are allowed: {names}. Mend "
-                f"or remove them, or allow {len(self.corrupt)} with --corrupt"
+                f"{corrupt_of(len(self.corrupt), self.limit)}: {names}. Mend or remove them, or "
+                f"allow {len(self.corrupt)} with --corrupt"
             ) from error
         warnings.warn(f"corrupt, and left out: {error}", stacklevel=4)
 

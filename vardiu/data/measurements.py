@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..storage.code import CODE_ERRORS
 
 __all__ = ["GaussianNoise", "Noise", "PoissonNoise", "check_measurement", "check_operator"]
@@ -173,7 +173,8 @@ def check_measurement(
         bad = int((~row.isfinite()).sum())
         if bad:
             raise ConfigError(
-                f"the measurement {shown(name)} has {bad:,} values that are not finite (NaN or "
+                f"the measurement {shown(name)} has "
+                f"{amount(bad, 'value that is', 'values that are')} not finite (NaN or "
                 "infinite): mask them (--operator inpaint), or mend the file"
             )
         peak = row.abs().max().item()

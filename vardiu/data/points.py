@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, shown
-from ..storage.bounded import DAMAGED
+from ..errors import ConfigError, amount, brief, shown
+from ..storage.bounded import DAMAGED, decoded_text, open_regular
 from ..storage.limits import refuse_beyond
 from .labels import LABELS
 
@@ -22,6 +22,11 @@ __all__ = ["SUFFIXES", "read_points"]
 
 # What separates the columns of a table.
 SEPARATORS: Mapping[str, str | None] = {".csv": ",", ".tsv": "\t", ".txt": None}
+CALLED = {",": "commas", "\t": "tabs", None: "spaces"}
+
+
+# What tables of other kinds have in the place of these.
+OTHERS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 
 
 # What a table of points may end in.
@@ -91,14 +96,31 @@ def _points(x: np.ndarray, shape: Sequence[int], path: Path) -> Tensor:
     with np.errstate(over="ignore"):  # what float32 does not hold is not finite below
         # A copy: torch warns of memory that cannot be written, as that of a file is.
         points = torch.from_numpy(np.array(x, np.float32, order="C")).reshape(rows, *shape)
-    bad = ~points.flatten(1).isfinite().all(1)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise ConfigError(
-            f"{shown(path)}: {int(bad.sum())} points hold values that are not finite, the first "
-            f"is point {first + 1}: take them out"
-        )
+    refuse_infinite(points, np.isfinite(x).reshape(rows, -1), path)
     return points
+
+
+def refuse_infinite(points: Tensor, stated: np.ndarray, path: Path) -> None:
+    r"""Raises a `ConfigError` if points are not finite in float32.
+
+    Arguments:
+        points: The points, with shape :math:`(N, *)`.
+        stated: Which of their numbers are finite in the file, with shape :math:`(N, d)`.
+        path: The file.
+    """
+    bad = ~points.flatten(1).isfinite().all(1)
+    if not bool(bad.any()):
+        return
+    infinite = ~torch.from_numpy(stated).all(1)
+    if bool(infinite.any()):
+        count, first = int(infinite.sum()), int(infinite.nonzero()[0])
+        hold, cure = "that are not finite", "take them out"
+    else:
+        count, first = int(bad.sum()), int(bad.nonzero()[0])
+        hold = f"beyond what float32 holds, {torch.finfo(torch.float32).max:.2g}"
+        cure = "divide all points by a number"
+    found = amount(count, "point holds values", "points hold values")
+    raise ConfigError(f"{shown(path)}: {found} {hold}, the first is point {first + 1}: {cure}")
 
 
 def _labels(label: np.ndarray | None, n: int, classes: int, path: Path) -> Tensor:
@@ -133,8 +155,11 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except ConfigError:
         raise
     except DAMAGED as error:
-        why = shown(str(error) or type(error).__name__)
-        raise ConfigError(f"{shown(path)} cannot be read as an array of numbers: {why}") from error
+        why = shown(str(error) or type(error).__name__).rstrip(".")
+        raise ConfigError(
+            f"{shown(path)} cannot be read as an array of numbers: {why}. Write one point a row, "
+            "with numpy.save and x.astype('float32')"
+        ) from error
     named = [name for name in LABELS if name in arrays]
     label = arrays.pop(named[0]) if named else None
     if "x" not in arrays and len(arrays) != 1:
@@ -144,10 +169,8 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     refuse_beyond("point values", path.stat().st_size // 2, path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown(path)} cannot be read as text: {error}") from error
+    with open_regular(path) as file:
+        lines = decoded_text(file.read(), path).splitlines()
     cells: list[list[str]]
     if separator is None:
         cells = [line.split() for line in lines]
@@ -159,7 +182,8 @@ def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | 
     names: list[str] = []
     if numbered and not _is_numbers(numbered[0][1]):
         names = [cell.strip().lower() for cell in numbered.pop(0)[1]]
-    rows = [_row(path, i, row, len(numbered[0][1])) for i, row in numbered]
+    width = len(numbered[0][1]) if numbered else 0
+    rows = [_row(path, i, row, width, CALLED[separator]) for i, row in numbered]
     if not rows:
         raise ConfigError(f"{shown(path)} holds no point")
     x = np.array(rows)
@@ -182,12 +206,30 @@ def _is_numbers(row: Sequence[str]) -> bool:
         return False
 
 
-def _row(path: Path, line: int, row: Sequence[str], columns: int) -> list[float]:
+def _row(path: Path, line: int, row: Sequence[str], columns: int, separators: str) -> list[float]:
+    place = f"{shown(path)}, line {line}"
+    # A cell that is no number is told first: what it holds tells why there are other columns.
+    try:
+        values = [float(cell) for cell in row]
+    except ValueError as error:
+        wrong = next(cell for cell in row if not _is_numbers([cell]))
+        raise ConfigError(f"{place}: {_no_number(wrong, separators)}") from error
     if len(row) != columns:
         raise ConfigError(
-            f"{shown(path)}, line {line}: {len(row)} columns, and the first point has {columns}"
+            f"{place}: {amount(len(row), 'column')}, and the first point has {columns}: one point "
+            f"a line is expected, its columns separated by {separators}"
         )
-    try:
-        return [float(cell) for cell in row]
-    except ValueError as error:
-        raise ConfigError(f"{shown(path)}, line {line}: {shown(str(error))}") from error
+    return values
+
+
+def _no_number(cell: str, separators: str) -> str:
+    r"""Returns what is wrong with a cell, what was expected, and the cure."""
+    other = next((words for sign, words in OTHERS.items() if sign in cell), None)
+    if other is not None and other != separators:
+        cure = f"write {separators} for {other}, and decimals with a point"
+    else:
+        cure = "write a number, or take the line out"
+    return (
+        f"{brief(cell)!r} is no number; columns are separated by {separators}, decimals have a "
+        f"point, and names are in the first line alone: {cure}"
+    )

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..storage.limits import refuse_beyond
 from .batches import Batches
 from .digits import digits
@@ -237,7 +237,7 @@ def account(found: Records, are_classes_used: bool = True) -> list[str]:
         found: The images.
         are_classes_used: Whether classes are asked for; to read them all may take a while.
     """
-    lines = [f"{len(found):,} images"]
+    lines = [amount(len(found), "image")]
     stated = found.stated_classes() if are_classes_used else ()
     if not are_classes_used:
         lines.append("no classes are read: the teacher takes none")

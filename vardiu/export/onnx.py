@@ -11,9 +11,11 @@ What it computes is the student in single precision; sampling needs numpy and on
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,7 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
     path = folder / "model.onnx"
     network = Named(student).eval()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), without_talk_of_torchvision(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter's own, of its own internals
             torch.onnx.export(
                 network,
@@ -173,6 +175,22 @@ def to_onnx(student: Generator, folder: Path, origin: Origin | None = None) -> f
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     refuse_fixed_batch(session)
     return max(_difference(session, student, n, origin) for n in BATCHES)
+
+
+@contextlib.contextmanager
+def without_talk_of_torchvision() -> Iterator[None]:
+    r"""Keeps four lines of the exporter's own log away: it asks for operations of torchvision,
+    which no student has, and tells that they are not there. Its other lines are told."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("torchvision is not installed")
+
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def refuse_fixed_batch(session: Any) -> None:  # noqa: ANN401

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .metric import Metric
+from .shares import reaching
 
 __all__ = ["class_agreement", "class_masses", "classes_covered"]
 
@@ -20,13 +21,12 @@ def class_masses(predicted: Tensor, classes: int) -> Tensor:
 
 
 def classes_covered(predicted: Tensor, classes: int, threshold: float = 0.01) -> Metric:
-    r"""Returns the number of classes that hold at least a share of the samples."""
+    r"""Returns the number of classes that hold at least a share of the samples; its error is that
+    of `vardiu.metrics.shares.reaching`."""
     share = class_masses(predicted, classes)
-    spread = (share * (1 - share) / len(predicted)).sqrt().clamp_min(1e-12)
-    passing = torch.special.ndtr((share - threshold) / spread)
-    error = (passing * (1 - passing)).sum().sqrt().item()
+    found, error = reaching(share, len(predicted), threshold)
     note = f"of {classes}, with at least {threshold:.0%} of the samples; least {share.min():.1%}"
-    return Metric("classes", float((share >= threshold).sum()), error, len(predicted), True, note)
+    return Metric("classes", found, error, len(predicted), True, note)
 
 
 def class_agreement(predicted: Tensor, asked: Tensor) -> Metric:

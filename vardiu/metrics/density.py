@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import amount
 from .metric import Metric, check_samples
+from .shares import reaching
 
 __all__ = ["log_density", "mode_masses", "modes_covered"]
 
@@ -27,7 +29,8 @@ def log_density(samples: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Metric
     check_samples(samples, "samples")
     values = log_prob(samples).double()
     if not bool(values.isfinite().all()):
-        raise ValueError(f"log_prob is not finite at {int((~values.isfinite()).sum())} samples")
+        found = amount(int((~values.isfinite()).sum()), "sample")
+        raise ValueError(f"log_prob is not finite at {found}")
     error = values.std().item() / math.sqrt(len(values))
     note = "beside the value of true samples; higher than that is collapse"
     return Metric("log_density", values.mean().item(), error, len(values), True, note)
@@ -43,15 +46,13 @@ def mode_masses(samples: Tensor, means: Tensor) -> Tensor:
 def modes_covered(samples: Tensor, means: Tensor, threshold: float = 0.01) -> Metric:
     r"""Returns the number of modes that hold at least a share of the samples.
 
-    Its standard error is that of as many independent binomial counts, near zero where no share is
-    near the threshold.
+    Its standard error is near zero where no share is near the threshold, see
+    `vardiu.metrics.shares.reaching`.
     """
     share = mode_masses(samples, means)
     n = len(samples)
-    spread = (share * (1 - share) / n).sqrt().clamp_min(1e-12)
-    passing = torch.special.ndtr((share - threshold) / spread)
-    error = (passing * (1 - passing)).sum().sqrt().item()
+    found, error = reaching(share, n, threshold)
     note = (
         f"of {len(share)}, with at least {threshold:.2%} of the samples; least {share.min():.2%}"
     )
-    return Metric("modes", float((share >= threshold).sum()), error, n, True, note)
+    return Metric("modes", found, error, n, True, note)

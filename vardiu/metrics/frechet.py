@@ -11,7 +11,18 @@ from torch import Tensor
 from ..functional.frechet import Moments, frechet_square, symmetric_root, transport
 from .metric import Metric, check_pair, fingerprint
 
-__all__ = ["frechet", "frechet_of_moments", "frechet_ratio", "kernel_distance"]
+__all__ = [
+    "LEAST_OF_KERNEL",
+    "frechet",
+    "frechet_of_moments",
+    "frechet_ratio",
+    "kernel_distance",
+]
+
+
+# Blocks of the kernel distance, and the samples of each set that they need: two a block.
+BLOCKS = 10
+LEAST_OF_KERNEL = 2 * BLOCKS
 
 
 def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
@@ -111,7 +122,7 @@ def frechet_ratio(
 
 
 def kernel_distance(
-    real: Tensor, fake: Tensor, *, features: str = "", blocks: int = 10, seed: int = 0
+    real: Tensor, fake: Tensor, *, features: str = "", blocks: int = BLOCKS, seed: int = 0
 ) -> Metric:
     r"""Returns the kernel distance of two sets of features (KID on features of Inception).
 
@@ -124,7 +135,10 @@ def kernel_distance(
     real, fake = check_pair(real, fake, ("real", "fake"))
     size = min(len(real), len(fake)) // blocks
     if size < 2:
-        raise ValueError(f"{blocks} blocks need at least {2 * blocks} samples of each")
+        raise ValueError(
+            f"{blocks} blocks need at least {2 * blocks} samples of each set, got {len(real)} "
+            f"real and {len(fake)} generated ones: give more, or fewer blocks"
+        )
     generator = torch.Generator().manual_seed(seed)
     order_x = torch.randperm(len(real), generator=generator)
     order_y = torch.randperm(len(fake), generator=generator)

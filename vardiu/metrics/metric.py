@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import amount
+
 __all__ = ["Metric", "check_pair", "check_samples", "fingerprint", "title_of"]
 
 
@@ -80,7 +82,8 @@ def check_samples(x: Tensor, name: str, least: int = 2) -> Tensor:
     if len(x) < least:
         raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
     if not bool(x.isfinite().all()):
-        raise ValueError(f"{name} holds {int((~x.isfinite()).sum())} values that are not finite")
+        found = amount(int((~x.isfinite()).sum()), "value that is", "values that are")
+        raise ValueError(f"{name} holds {found} not finite")
     return x.double()
 
 

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from .metric import Metric, check_pair, fingerprint
 
-__all__ = ["density_coverage", "precision_recall"]
+__all__ = ["LEAST_OF_NEIGHBOURS", "density_coverage", "precision_recall"]
 
+
+# The neighbour that sets a ball's radius in density and coverage, and the samples that this takes.
+NEIGHBOUR = 5
+LEAST_OF_NEIGHBOURS = NEIGHBOUR + 1
 
 # Groups of fakes that are left out in turn.
 GROUPS = 10
@@ -121,7 +125,7 @@ def precision_recall(
 
 
 def density_coverage(
-    real: Tensor, fake: Tensor, *, k: int = 5, features: str = "", seed: int = 0
+    real: Tensor, fake: Tensor, *, k: int = NEIGHBOUR, features: str = "", seed: int = 0
 ) -> tuple[Metric, Metric]:
     r"""Returns density and coverage, which an outlier among the reals cannot lift.
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .frechet import frechet, frechet_ratio, kernel_distance
+from .frechet import LEAST_OF_KERNEL, frechet, frechet_ratio, kernel_distance
 from .metric import Metric
 from .neighbours import density_coverage, precision_recall
 
@@ -79,14 +79,18 @@ def marked_trained(metrics: Sequence[Metric], features: str) -> list[Metric]:
 def feature_metrics(real: Tensor, fake: Tensor, features: str) -> list[Metric]:
     r"""Returns Fréchet and kernel distance, precision and recall, density and coverage.
 
+    The kernel distance is left out where either set has fewer samples than its blocks need: the
+    other metrics judge few images as well.
+
     Arguments:
         real: Features of true samples, with shape :math:`(N, F)`.
         fake: Features of samples, with shape :math:`(M, F)`.
         features: The name of the features.
     """
+    enough = min(len(real), len(fake)) >= LEAST_OF_KERNEL
     return [
         frechet(real, fake, features=features),
-        kernel_distance(real, fake, features=features),
+        *([kernel_distance(real, fake, features=features)] if enough else []),
         *precision_recall(real, fake, features=features),
         *density_coverage(real, fake, features=features),
     ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.digests import digest_of_data
-from ..data.images import Background, Corrupt, Records, TooManyCorrupt, to_tensor
+from ..data.images import Background, Corrupt, Records, TooManyCorrupt, corrupt_of, to_tensor
 from ..data.kept_rows import KeptRows, descriptions, make_rows
 from ..data.latents import packed_captions
 from ..data.texts import Listed, Prompts
@@ -213,8 +213,8 @@ def refuse_corrupt(bad: Collection[str], allowed: int) -> None:
     r"""Raises `TooManyCorrupt` where more images are corrupt than are allowed."""
     if len(bad) > allowed:
         raise TooManyCorrupt(
-            f"{len(bad)} images are corrupt, {allowed} are allowed: {min(bad)}. Mend or remove "
-            "them, or allow more with --corrupt"
+            f"{corrupt_of(len(bad), allowed)}: {min(bad)}. Mend or remove them, or allow more "
+            "with --corrupt"
         )
 
 

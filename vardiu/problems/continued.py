@@ -11,7 +11,7 @@ from torch import nn
 
 from ..denoisers.base import Denoiser
 from ..denoisers.consistency import ConsistencyDenoiser, LatentConsistencyDenoiser
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..nn.perceptual import PerceptualNet
 from ..posteriors.encoder import Encoder
 from ..students.base import Generator
@@ -69,9 +69,9 @@ class Continued(Networks):
             )
         if given.calls != fresh.calls:
             raise ConfigError(
-                f"{self._called} makes a sample in {in_calls(given.calls)}, and one of "
-                f"{in_calls(fresh.calls)} is trained here: give --calls {given.calls}, or start "
-                "from another run"
+                f"{self._called} makes a sample in {amount(given.calls, 'call')}, and one of "
+                f"{amount(fresh.calls, 'call')} is trained here: give --calls {given.calls}, or "
+                "start from another run"
             )
         self._refuse_other(given, fresh)
         if tuple(given.latent_shape) != tuple(fresh.latent_shape):
@@ -176,7 +176,3 @@ def weights_of(module: nn.Module) -> Counter[tuple[int, ...]]:
 
 def numbers_in(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
-
-
-def in_calls(calls: int) -> str:
-    return "1 call" if calls == 1 else f"{calls} calls"

@@ -13,8 +13,9 @@ from ..data.images import Corrupt, Records
 from ..data.latents import Encoded, Latents
 from ..data.sources import account, open_data, read_data, records
 from ..denoisers.base import Denoiser
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, amount, shown
 from ..settings.fields import FrameSettings, ImageSettings
+from ..teachers.probe import FEWEST
 from .base import Data
 from .caching import kept_latents
 from .image_spaces import ImageSpace
@@ -168,8 +169,8 @@ class ImageData(Data):
         )
         if len(held_out) < LEAST:
             raise ConfigError(
-                f"{shown(row.held_out)} has {len(held_out):,} images; at least {LEAST:,} are "
-                "compared with (--held-out)"
+                f"{shown(row.held_out)} has {amount(len(held_out), 'image')}; at least {LEAST:,} "
+                "are compared with (--held-out)"
             )
         return images, held_out
 
@@ -183,6 +184,11 @@ class ImageData(Data):
 
     def reference(self, n: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         x, cond = self._reference()
+        if len(x) < FEWEST and self.settings.data is not None:
+            raise ConfigError(
+                f"{shown(self.settings.data)} has {amount(len(x), 'image')}, and a teacher is "
+                f"judged on at least {FEWEST}: give more images (--data)"
+            )
         wanted = self.teacher.wanted
         rows = evenly_spaced_rows(len(x), n)
         return x[rows], {name: cond[name][rows] for name in wanted}

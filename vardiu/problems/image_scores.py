@@ -3,15 +3,18 @@ r"""What images are worth."""
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, amount, shown
 from ..metrics import Metric
 from ..metrics.features import PrincipalComponents, RandomFeatures
+from ..metrics.frechet import LEAST_OF_KERNEL
+from ..metrics.neighbours import LEAST_OF_NEIGHBOURS
 from ..metrics.sets import FeatureSpace, feature_metrics, space_metrics
 from ..reports.samples import image_grid
 from ..storage.code import OwnCode
@@ -21,7 +24,7 @@ from .maps import FeatureMaps, maps_of_code
 from .sampled_teachers import TEACHER, Source
 from .tenths import Tenths
 
-__all__ = ["ImageScores"]
+__all__ = ["ImageScores", "refuse_few"]
 
 
 class ImageScores(Scores):
@@ -52,7 +55,9 @@ class ImageScores(Scores):
 
     @functools.cached_property
     def _real(self) -> Tensor:
-        return self.features(self.data.images[0])
+        real = self.data.images[0]
+        refuse_few(len(real), self.data.settings.data)
+        return self.features(real)
 
     def measure(self, source: Source, n: int = 5_000, seed: int = 0) -> list[Metric]:
         x, _ = source(n, torch.Generator().manual_seed(seed))
@@ -118,3 +123,24 @@ class ImageScores(Scores):
             rows.append((TEACHER, self.space.images(x).numpy()))
         rows.append((title, self.space.images(source(n, random)[0]).numpy()))
         return image_grid(rows, path, columns=20)
+
+
+def refuse_few(n: int, source: str | None) -> None:
+    r"""Raises a `ConfigError` if there are too few images to compare samples with, and warns once
+    of what is left out where there are few.
+
+    Arguments:
+        n: The number of real images.
+        source: Their name; none for the teacher's own samples, which are never few.
+    """
+    if n < LEAST_OF_NEIGHBOURS:
+        raise ConfigError(
+            f"{shown(source or 'data')} has {amount(n, 'image')}, and samples are compared with "
+            f"at least {LEAST_OF_NEIGHBOURS}: give more images (--data)"
+        )
+    if n < LEAST_OF_KERNEL:
+        warnings.warn(
+            f"{shown(source or 'data')} has {amount(n, 'image')}: the kernel distance, which "
+            f"needs {LEAST_OF_KERNEL}, is left out",
+            stacklevel=2,
+        )

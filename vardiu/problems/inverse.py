@@ -48,6 +48,7 @@ __all__ = [
     "operator_of",
     "read_images",
     "read_measurements",
+    "refuse_missing",
 ]
 
 
@@ -308,6 +309,14 @@ def read_images(source: str, shape: Shape, most: int | None) -> tuple[list[str],
     names = _names(found, None)
     rows = [_row(found, place, shape, "the image", whole=True) for place in places]
     return [names[place] for place in places], torch.stack(rows)
+
+
+def refuse_missing(source: str) -> None:
+    r"""Raises a `ConfigError` if there are no images or measurements of a name; reads none."""
+    path = Path(source)
+    if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+        return
+    _records(str(path.resolve()) if path.is_dir() else source)
 
 
 def greatest(measured: Measured, shape: Shape, noise: float) -> float:

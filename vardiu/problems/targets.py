@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.densities import DENSITIES, MixtureSpec, even, mixture
 from ..data.points import read_points
-from ..errors import ConfigError, known, shown
+from ..errors import ConfigError, amount, known, shown
 from ..functional.tensors import pairwise_square
 from ..settings.fields import DensitySettings
 from ..storage.code import OwnCode, is_source, not_named
@@ -124,7 +124,9 @@ def _of_points(row: DensitySettings, x: Tensor, source: str) -> Target:
 def _check_points(x: Tensor, source: str) -> None:
     r"""Raises a `ConfigError` where points cannot be distilled."""
     if len(x) < FEWEST:
-        raise ConfigError(f"{source} has {len(x)} points, and at least {FEWEST} are needed")
+        raise ConfigError(
+            f"{source} has {amount(len(x), 'point')}, and at least {FEWEST} are needed"
+        )
     stds = x.double().std(0)
     constant = [str(i + 1) for i, std in enumerate(stds.tolist()) if std == 0]
     if constant:

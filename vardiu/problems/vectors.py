@@ -23,7 +23,7 @@ from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
 from ..denoisers.preconditioned import PreconditionedDenoiser
-from ..errors import ConfigError
+from ..errors import ConfigError, amount, shown
 from ..metrics import Metric
 from ..metrics.features import RandomCosines
 from ..metrics.mmd import mmd2
@@ -210,8 +210,8 @@ class VectorData(Data):
         x, cond = self.points
         if size > len(x):
             raise ConfigError(
-                f"{self.settings.data} has {len(x)} points, fewer than a batch of {size}: give "
-                "--batch"
+                f"{shown(self.settings.data)} has {amount(len(x), 'point')}, fewer than a "
+                f"batch of {size}: give --batch"
             )
         return Shuffled(x, cond, size, seed=seed)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..errors import amount
 from ..metrics.metric import title_of
 from .charts import Line, Point, chart, is_finite, spans_orders
 from .colours import css_name, style_of
@@ -159,7 +160,7 @@ def _bands(ax: Axes, runs: Sequence[Series], axis: str, metric: str) -> None:
         x = np.linspace(start, end, 100)
         y = np.stack([np.interp(x, *s) for s in series])
         spaced = {**style, "markevery": 10}  # the median is interpolated: marks tell it apart
-        ax.plot(x, np.median(y, axis=0), label=f"{label} ({len(y)} seeds)", **spaced)
+        ax.plot(x, np.median(y, axis=0), label=f"{label} ({amount(len(y), 'seed')})", **spaced)
         ax.fill_between(x, y.min(0), y.max(0), color=style["color"], alpha=0.2, linewidth=0)
     if drawn and spans_orders(min(drawn), max(drawn)):
         ax.set_yscale("log")

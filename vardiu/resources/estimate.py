@@ -42,7 +42,7 @@ from ..storage.artefacts import RehearsedArtefacts
 from ..storage.code import load_code
 from ..storage.launch import following_parent
 from ..students.base import Generator
-from ..teachers.probe import probe
+from ..teachers.probe import PROBED, probe
 from ..training.stage import Stage
 from ..training.trainer import pause
 from . import footprint
@@ -160,7 +160,7 @@ def ready(task: Task) -> Problem:
     r"""Does what a run does before its recipe."""
     problem = problem_of(task)
     if task.command == "distill" and problem.teacher is not None:
-        probe(problem.data.unguided, *problem.data.reference(512))
+        probe(problem.data.unguided, *problem.data.reference(PROBED))
         problem.hashes()
     return problem
 

@@ -17,7 +17,7 @@ from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage import processes
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
-from ..teachers.probe import LEVELS, check_gradient, checked
+from ..teachers.probe import LEVELS, PROBED, check_gradient, checked
 from .events import FinalMeasurementStarted, Listener, Results
 from .execute import Execution, execution
 from .listeners import Alarms, ReportPage
@@ -78,7 +78,7 @@ def probe(run: Execution) -> None:
         NotADenoiser: It does not.
     """
     problem, chosen = run.problem, run.task.chosen
-    teacher, data = problem.data.unguided.to(run.device), problem.data.reference(512)
+    teacher, data = problem.data.unguided.to(run.device), problem.data.reference(PROBED)
     rows = LEVELS * len(data[0])
     with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
         checked(teacher, *data, problem.data.resample)

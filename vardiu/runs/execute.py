@@ -74,8 +74,12 @@ def device_of(name: str, rounded: bool = False) -> torch.device:
         )
     try:
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
+        # No name of a device, or of one that this torch has no code for: it lists all there are.
+        lists = "device string" in reason or "Could not run" in reason
+        if lists or isinstance(error, ImportError):
+            reason = "there is no such device"
         raise ConfigError(
             f"--device {shown(name)} cannot be used here: {shown(reason)}; take auto, cpu, gpu, "
             "cuda, cuda:1, ..."

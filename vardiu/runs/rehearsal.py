@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import models
 from ..errors import ConfigError
 from ..problems.base import Problem
 from ..problems.continued import Continued
+from ..problems.sampled_teachers import Source
 from ..settings.fields import FrameSettings, MemorySettings, PairSettings
 from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator
+from ..teachers.probe import PROBED, refuse_unjudgeable
 from ..training.stage import Stage
 from ..training.trainer import Trainer
 from .stages import stages_of
@@ -65,7 +69,20 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
             codes = models.codes_in(result)
             models.load(Path(place) / "student", codes, accept_changed=True)
         else:
+            refuse_unjudgeable(problem.data.reference(PROBED)[0])
+            problem.scores.measure(noise_of(problem), LEAST_SAMPLES)
             models.save(result, Path(place) / "teacher")
+
+
+def noise_of(problem: Problem) -> Source:
+    r"""Returns noise in the place of samples of a teacher that is yet to be trained: to solve its
+    equation takes long, and what is measured may be anything."""
+
+    def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        cond = problem.data.conditions(n, random)
+        return torch.randn((n, *problem.space.shape), generator=random), cond
+
+    return draw
 
 
 def with_little_made(settings: Any) -> Any:  # noqa: ANN401 (each method has its own)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import models
+from ..data.points import SUFFIXES
 from ..errors import ConfigError, known, nearest, shown
 from ..methods import METHODS, Code, Method
 from ..problems.base import Judged, Problem, visit_in_parts
@@ -273,8 +274,27 @@ def preset_of(
     if name not in names and is_points(name):
         row = on_points(command, name, source)
         return row.problem.name, row
-    name = known(name, names, "preset")
+    try:
+        name = known(name, names, "preset", "vardiu list shows all")
+    except ConfigError:
+        refuse_place(command, name)
+        raise
     return name, own[name] if name in own else table[name]
+
+
+def refuse_place(command: str, name: str) -> None:
+    r"""Raises a `ConfigError` if what stands in a preset's place is a folder or a file."""
+    if not Path(name).exists():
+        return
+    what = "a folder" if Path(name).is_dir() else "no table of points"
+    images = {
+        "teach": "images are given with vardiu teach patches --data",
+        "distill": "images are given with --data, and their teacher with --teacher",
+    }[command]
+    raise ConfigError(
+        f"{shown(name)} is {what}: a preset stands here (vardiu list shows all), or a table of "
+        f"points ({', '.join(SUFFIXES)}); {images}"
+    )
 
 
 def task_from_preset(

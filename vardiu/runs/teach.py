@@ -15,7 +15,7 @@ from ..problems.sampled_teachers import SOLVER_CALLS
 from ..storage import processes
 from ..storage.artefacts import Artefacts
 from ..storage.run_folder import RunFolder
-from ..teachers.probe import LEVELS, measured
+from ..teachers.probe import LEVELS, PROBED, measured
 from .events import (
     Broadcaster,
     FinalMeasurementStarted,
@@ -64,7 +64,7 @@ def ship_teacher(run: Execution) -> None:
     problem, teacher = run.problem, run.result.to(run.device)
     assert isinstance(teacher, Denoiser)
     problem.teacher = teacher
-    data = problem.data.reference(512)
+    data = problem.data.reference(PROBED)
     rows = LEVELS * len(data[0])
     with announced_calls(run.broadcast, "probing the teacher", teacher, rows):
         probed = measured(teacher, *data)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
+from .noise import RowNoise
 from .ode import Sampler
 
 __all__ = ["DPMSolver", "Multistep", "UniPC"]
@@ -51,7 +52,11 @@ class Multistep(Sampler):
         self.correct = correct
 
     def states(
-        self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Tensor
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | RowNoise | None = None,
+        **cond: Tensor,
     ) -> Iterator[Tensor]:
         r"""Yields the states in float64, see `Sampler.states`: each as it is when the next is
         asked for, with `correct` not yet corrected.

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -19,12 +20,17 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..functional.trajectories import Guide
+from .noise import RowNoise
 from .trajectories import require_decreasing, trajectory
 
 __all__ = ["Ancestral", "DDIM", "Euler", "Heun", "Sampler"]
 
 
 ROWS_AT_ONCE = 1000
+
+
+# Numbers of a row's noise that are drawn at once at least.
+AHEAD = 64
 
 
 class Sampler:
@@ -63,14 +69,19 @@ class Sampler:
         self.calls = 0
 
     def states(
-        self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Tensor
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | RowNoise | None = None,
+        **cond: Tensor,
     ) -> Iterator[Tensor]:
         r"""Yields the states in float64, from the one given to that at the last level.
 
         Arguments:
             x: The state at the first level, with shape :math:`(B, *)`; the denoiser is called in
                 its type.
-            generator: The source of noise of stochastic samplers.
+            generator: The source of noise of stochastic samplers, of the batch as a whole or of
+                each row.
             cond: The denoiser's conditions.
         """
 
@@ -78,12 +89,10 @@ class Sampler:
             self.calls += 1
             return self.denoiser(state.to(x.dtype), sigma.to(x.dtype), **cond).double()
 
-        def noise() -> Iterator[Tensor]:
-            # The same noise on every device, if the generator is the same.
-            place = x.device if generator is None else generator.device
+        def drawn() -> Iterator[Tensor]:
             while True:
-                drawn = torch.randn(x.shape, generator=generator, device=place, dtype=x.dtype)
-                yield drawn.to(x.device, torch.float64)
+                z = generator(x) if isinstance(generator, RowNoise) else together(x, generator)
+                yield z.to(x.device, torch.float64)
 
         return trajectory(
             denoised,
@@ -91,20 +100,25 @@ class Sampler:
             self.sigmas,
             correct=self.correct,
             eta=self.eta,
-            noise=noise(),
+            noise=drawn(),
             guide=self.guide,
             **cond,
         )
 
     @torch.no_grad()
     def __call__(
-        self, x: Tensor, *, generator: torch.Generator | None = None, **cond: Tensor
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | RowNoise | None = None,
+        **cond: Tensor,
     ) -> Tensor:
         r"""Integrates from a state at the first level.
 
         Arguments:
             x: The state, :math:`\sigma_\max` times noise, with shape :math:`(B, *)`.
-            generator: The source of noise of stochastic samplers.
+            generator: The source of noise of stochastic samplers, of the batch as a whole or of
+                each row.
             cond: The denoiser's conditions.
 
         Returns:
@@ -123,17 +137,32 @@ class Sampler:
         batch: int = ROWS_AT_ONCE,
         **cond: Tensor,
     ) -> Tensor:
-        r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time."""
+        r"""Draws `n` samples, with shape `(n, *shape)`, so many at a time: their noise is the same
+        whatever that is."""
         shape = (n, *self.denoiser.shape)
         # The same latents on every device, if the generator is the same.
         place = device if generator is None else generator.device
         z = torch.randn(shape, generator=generator, device=place, dtype=dtype).to(device)
+        seeds: list[int] = []
+        if self.eta > 0:
+            seeds = torch.randint(2**62, (n,), generator=generator, device=place).tolist()
+        # Some steps' noise at once where rows are small: as much whatever the batch.
+        ahead = max(1, AHEAD // max(1, math.prod(self.denoiser.shape)))
         parts = []
         for i in range(0, n, batch):
-            rows = {name: value[i : i + batch] for name, value in cond.items()}
-            x = self.sigmas[0].item() * z[i : i + batch]
-            parts.append(self(x, generator=generator, **rows))
+            part = slice(i, i + batch)
+            rows = {name: value[part] for name, value in cond.items()}
+            x = self.sigmas[0].item() * z[part]
+            noise = RowNoise(seeds[part], ahead) if seeds else None
+            parts.append(self(x, generator=noise, **rows))
         return torch.cat(parts)
+
+
+def together(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    r"""Returns noise of a batch as a whole: the same on every device, if the generator is the
+    same."""
+    place = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=place, dtype=like.dtype)
 
 
 class DDIM(Sampler):

@@ -117,7 +117,7 @@ class RunFolder:
                     f"{in_words(others)}. Give another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
-        self._refuse_foreign()
+        self.refuse_foreign()
         self._write_config(plain)
         return "new"
 
@@ -165,7 +165,7 @@ class RunFolder:
             raise RunError(f"{error}. Bring the file back from a copy") from error
         return found
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
         r"""Raises a `RunError` if the folder holds something, and no run."""
         # A process killed while it made the folder leaves its lock and a partial file.
         refuse_foreign(self.path, "run", "config.yaml", [".lock*", ".config.yaml.*"])
@@ -177,7 +177,7 @@ class RunFolder:
         Raises:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
-        self._refuse_foreign()
+        self.refuse_foreign()
         self._refuse_links()
         self._refuse_kinds()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import amount
 from ..nn.backbones import Interface
 
 __all__ = ["Draws", "Generator", "rows_at_once"]
@@ -140,9 +141,9 @@ class Generator(Interface, abc.ABC):
         """
         if calls != self.calls:
             raise ValueError(
-                f"this student makes a sample in {self.calls} "
-                f"{'call' if self.calls == 1 else 'calls'} and no other number, got {calls}: "
-                "students of --method freeflow, lcm and of consistency know others"
+                f"this student makes a sample in {amount(self.calls, 'call')} and no other "
+                f"number, got {calls}: students of --method freeflow, lcm and of consistency "
+                "know others"
             )
         return self
 
@@ -150,7 +151,7 @@ class Generator(Interface, abc.ABC):
     def words(self) -> str:
         r"""How a sample is made, for cards and pages: the number of calls, and what is known of
         them."""
-        return "1 call" if self.calls == 1 else f"{self.calls} calls"
+        return amount(self.calls, "call")
 
     def latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws :math:`n` latents; the same ones on every device if `generator` is the same."""

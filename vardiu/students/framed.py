@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
+from ..errors import amount
 from ..functional.tensors import covariance
 from .base import Generator
 
@@ -79,9 +80,9 @@ class Frame(nn.Module):
             rows = x[label == a]
             if len(rows) <= max(self.k, self.clusters - 1):
                 raise ValueError(
-                    f"class {a} of the frame has {len(rows)} samples for {self.clusters} clusters "
-                    f"of {self.k} components: take more samples, fewer clusters or components, or "
-                    "one frame for all classes (--frame.no-by-class)"
+                    f"class {a} of the frame has {amount(len(rows), 'sample')} for "
+                    f"{self.clusters} clusters of {self.k} components: take more samples, fewer "
+                    "clusters or components, or one frame for all classes (--frame.no-by-class)"
                 )
             fitted = KMeans(self.clusters, n_init=1, random_state=seed).fit(rows.cpu().numpy())
             groups = gathered(rows, torch.as_tensor(fitted.labels_, device=x.device), self.k + 1)

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError, RunError, shown
+from ..errors import ConfigError, RunError, amount, shown
 from ..metrics.metric import title_of
 from ..metrics.paired import paired
 from ..reports.charts import Line, Point, chart, is_finite
@@ -77,7 +77,7 @@ def compared(runs: Sequence[SeenRun], cost: str) -> dict[str, Any]:
             )
             for run, _ in members
         ]
-        name = label if len(members) == 1 else f"{label} ({len(members)} seeds)"
+        name = label if len(members) == 1 else f"{label} ({amount(len(members), 'seed')})"
         lines.append(Line(name, band(curves), css_name(method), place))
         table.append((label, finals(members, metric)))
     figure = chart(f"{title_of(metric)} against {COSTS[cost]}", lines, COSTS[cost])

@@ -47,12 +47,14 @@ from torch import Tensor
 
 from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
 from ..denoisers.base import Denoiser, place_of
-from ..errors import ConfigError, NotADenoiser, shown
+from ..errors import ConfigError, NotADenoiser, amount, shown
 from ..functional.tensors import expand_like
 
 __all__ = [
+    "FEWEST",
     "LEVELS",
     "LinearDenoiser",
+    "PROBED",
     "Probe",
     "Rule",
     "check_gradient",
@@ -60,12 +62,17 @@ __all__ = [
     "innermost",
     "measured",
     "probe",
+    "refuse_unjudgeable",
     "verdict",
 ]
 
 
 # The number of noise levels that a teacher is asked at.
 LEVELS = 7
+
+
+# The clean samples that a teacher is judged on, where there are as many.
+PROBED = 512
 
 
 # Fewer samples have no standard error that is one.
@@ -210,6 +217,29 @@ def probe(
     return rows
 
 
+def refuse_unjudgeable(x: Tensor) -> float:
+    r"""Returns the variance a dimension of clean samples, `(B, *)`.
+
+    Raises:
+        ConfigError: There are too few samples, or they are all the same, or not finite.
+    """
+    if len(x) < FEWEST:
+        raise ConfigError(
+            f"the teacher cannot be judged on {amount(len(x), 'clean sample')}: give at least "
+            f"{FEWEST} (--data)"
+        )
+    flat = x.flatten(1).double()
+    variance = (flat - flat.mean(0)).square().mean().item()
+    same = bool((flat == flat[:1]).all())
+    if same or not 0 < variance < float("inf"):
+        what = "all the same" if same else "not all finite"
+        raise ConfigError(
+            f"the teacher cannot be judged: the {len(x)} clean samples are {what}; give samples "
+            "that differ (--data)"
+        )
+    return variance
+
+
 class LinearDenoiser:
     r"""The error of a linear denoiser, fitted to one half of samples and tried on the other.
 
@@ -224,20 +254,8 @@ class LinearDenoiser:
     """
 
     def __init__(self, x: Tensor) -> None:
-        if len(x) < FEWEST:
-            raise ConfigError(
-                f"the teacher cannot be judged on {len(x)} clean samples: give at least {FEWEST} "
-                "(--data)"
-            )
+        self.variance = refuse_unjudgeable(x)
         flat = x.flatten(1).double()
-        self.variance = (flat - flat.mean(0)).square().mean().item()
-        same = bool((flat == flat[:1]).all())
-        if same or not 0 < self.variance < float("inf"):
-            what = "all the same" if same else "not all finite"
-            raise ConfigError(
-                f"the teacher cannot be judged: the {len(x)} clean samples are {what}; give "
-                "samples that differ (--data)"
-            )
         self.mean = flat.mean(0)
         halves = flat[0::2], flat[1::2]
         self._fits = [_fit(a, b) for a, b in (halves, halves[::-1])]
@@ -359,9 +377,9 @@ def _errors(
             f"got {tuple(denoised.shape)}"
         )
     if not bool(denoised.isfinite().all()):
-        count = int((~denoised.isfinite()).sum())
+        bad = amount(int((~denoised.isfinite()).sum()), "value that is", "values that are")
         raise NotADenoiser(
-            f"the teacher returned {count} values that are not finite, at sigma={sigma:g}. "
+            f"the teacher returned {bad} not finite, at sigma={sigma:g}. "
             "Check its weights, and its precision: float16 overflows at large levels"
         )
     return (denoised - x).square().flatten(1).mean(1), noisy

@@ -1,6 +1,7 @@
 r"""Restoring what was measured: four solvers, and one projection around the gradient of each."""
 
-from .base import IDENTITY, Codec, Moment, Operator, RowNoise, Solver, is_linear
+from ..noise import RowNoise
+from .base import IDENTITY, Codec, Moment, Operator, Solver, is_linear
 from .daps import DAPS, GaussianInner
 from .dps import DPS
 from .projection import DiffStateGrad, Gradients, Unprojected

@@ -10,18 +10,19 @@ depends on its seed and not on what else is in the batch.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...denoisers.base import Denoiser
-from ...errors import Diverged
+from ...errors import Diverged, amount
 from ...functional.inverse import row_norm
+from ..noise import RowNoise
 from .projection import Gradients, Unprojected
 
-__all__ = ["IDENTITY", "Codec", "Moment", "Operator", "RowNoise", "Solver", "is_linear"]
+__all__ = ["IDENTITY", "Codec", "Moment", "Operator", "Solver", "is_linear"]
 
 
 class Operator(Protocol):
@@ -70,25 +71,6 @@ class Moment(NamedTuple):
     total: int
     state: Tensor
     clean: Tensor
-
-
-class RowNoise:
-    r"""Standard normal noise, of each row from a source of its own: the same in any batch.
-
-    Arguments:
-        seeds: The seed of each row.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, like: Tensor) -> Tensor:
-        r"""Returns noise of the shape, type and device of a batch."""
-        rows = [
-            torch.randn(like.shape[1:], generator=source, dtype=like.dtype)
-            for source in self.sources
-        ]
-        return torch.stack(rows).to(like.device)
 
 
 class Solver(abc.ABC):
@@ -172,7 +154,8 @@ class Solver(abc.ABC):
             if not bool(finite.all()):
                 raise Diverged(
                     f"{self.NAME} is not finite after step {moment.done} of {moment.total} in "
-                    f"{int((~finite).sum())} of {len(finite)} measurements: take a smaller --step"
+                    f"{int((~finite).sum())} of {amount(len(finite), 'measurement')}: take "
+                    "a smaller --step"
                 )
             yield moment
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ...denoisers.levels import karras_grid
 from ...functional.trajectories import step
-from .base import Moment, RowNoise, Solver
+from ..noise import RowNoise
+from .base import Moment, Solver
 
 __all__ = ["DAPS", "GaussianInner"]
 

@@ -18,8 +18,9 @@ from ...denoisers.levels import linear_beta_grid
 from ...functional.inverse import vp_scale
 from ...functional.tensors import expand_like
 from ...functional.trajectories import Passage
+from ..noise import RowNoise
 from ..trajectories import trajectory
-from .base import Moment, RowNoise, Solver
+from .base import Moment, Solver
 
 __all__ = ["DPS"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ...functional.inverse import gaussian_product, resample_variance, vp_scale
 from ...functional.tensors import expand_like
 from ...functional.trajectories import Passage, step
-from .base import RowNoise
+from ..noise import RowNoise
 from .dps import DPS
 from .projection import Through
 
