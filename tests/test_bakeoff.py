@@ -282,7 +282,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tiny, monkeypatch, ca
     words = ("tiny", "--budgets", "own", "--teachers", "exact", "--seeds", "1", "--no-study")
     assert bake_off(*words) == 2
     error = capsys.readouterr().err
-    assert "1 runs failed" in error and "bad, seed 0" in error and "learning rate" in error
+    assert "1 run failed" in error and "bad, seed 0" in error and "learning rate" in error
     groups = json.loads(Path("runs/bake-off-tiny/results.json").read_text())["groups"]
     assert len(groups["own/exact"]["gaussian"]) == 1
     assert groups["own/exact"]["bad"] == []
@@ -599,7 +599,7 @@ def test_an_arm_that_diverges_while_it_is_timed_is_one_failed_arm(tiny, monkeypa
     for _ in range(2):
         assert bake_off(*words) == 2
         told, error = capsys.readouterr()
-        assert "1 runs failed:" in error and "calls, exact, bad: Bad cannot be timed" in error
+        assert "1 run failed:" in error and "calls, exact, bad: Bad cannot be timed" in error
         stamps.append(Path("runs/bake-off-tiny/plan.json").stat().st_mtime_ns)
     assert stamps[0] == stamps[1]  # what failed is kept: nothing is timed again
     line, reason = [
