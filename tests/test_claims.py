@@ -447,19 +447,28 @@ def test_what_is_said_of_pipelines_by_small_levels():
     said = words("docs/measured.md")
     assert "VarDiU is nearer by more than the errors on five and level on digits" in said
     second = numbers("pipelines-seed-1.json")
-    assert set(second) == {"digits", "dit", "pixart"} and "three of the six by a second" in words(
-        "README.md"
-    )
-    again = {name: {k: lead(second[k], name) for k in second} for name in ("frechet", "recall")}
-    assert {k for k, (ahead, error) in again["frechet"].items() if ahead > error} == {
-        "dit",
-        "pixart",
-    }
-    assert abs(again["frechet"]["digits"][0]) < again["frechet"]["digits"][1]
-    assert all(ahead > 0 for ahead, _ in again["recall"].values())
-    assert {k for k, (ahead, error) in again["recall"].items() if ahead > error} == {"digits"}
-    told = "nearer by more than the errors on DiT and PixArt and level on digits; its recall is"
-    assert f"{told} higher on all three, by more than the error on digits." in said
+    count = {4: "four", 5: "five"}[len(second)]
+    assert f"measured by one, {count} of the six by a second" in words("README.md")
+
+    def named(kinds: list[str]) -> str:
+        *most, last = [f"`{kind}`" for kind in kinds]
+        return f"{', '.join(most)} and {last}" if most else last
+
+    far, more = ({k: lead(second[k], name) for k in second} for name in ("frechet", "recall"))
+    nearer = [k for k, (ahead, error) in far.items() if ahead > error]
+    level = [k for k, (ahead, error) in far.items() if abs(ahead) <= error]
+    assert {*nearer, *level} == set(second)
+    told = f"nearer by more than the errors on {named(nearer)} and level on {named(level)}; its "
+    higher = [k for k, (ahead, _) in more.items() if ahead > 0]
+    sure = [k for k, (ahead, error) in more.items() if ahead > error]
+    told += f"recall is higher on {named(higher)}, by more than the error on {named(sure)}"
+    lower = [
+        f"`{k}` by {-ahead:.3f}, with an error of {error:.3f}"
+        for k, (ahead, error) in more.items()
+        if ahead <= 0
+    ]
+    told += f", and lower on {', '.join(lower)}." if lower else "."
+    assert f"{count.capitalize()} of them by a second seed" in said and told in said
     few, error = lead(numbers("pipelines-pixels-200.json")["pixels"], "frechet")
     assert few < -error and "is behind in distance" in said
     own, other = (

@@ -318,7 +318,7 @@ class Images:
         self.space = KnownSpace(x.shape[1:], x.mean(), 1.0, 1.0)
         # Asked for whether there is one, and whether its numbers were written with it.
         self.teacher = SimpleNamespace(denoiser=self.draw, written_metrics=lambda *_: [])
-        self.chosen = None
+        self.chosen, self.settings = None, SimpleNamespace(data="digits")
 
     def teacher_source(self):
         return self.draw

@@ -55,7 +55,7 @@ from ..samplers.inverse import (
     is_linear,
 )
 from ..storage.files import write_bytes_atomic, write_text_atomic
-from ..storage.run_folder import RunFolder
+from ..storage.run_folder import RunFolder, refuse_all_but_a_run
 from ..teachers.readers import load
 from .console import console, print_rows
 from .options import chosen_names
@@ -128,7 +128,7 @@ def restore(arguments: list[str]) -> None:
     alone = len(arms) == 1
     folders = [RunFolder(out if alone else out / arm.name) for arm in arms]
     for folder in folders:  # what needs no teacher is told before one is read
-        folder.refuse_foreign()
+        refuse_all_but_a_run(folder.path)
     if not alone:
         refuse_other_folder(out)
     ground = ground_of(chosen, device)

@@ -100,11 +100,9 @@ def score_gap(
     given: dict[str, Tensor] = {}
     classes: list[Tensor | None] = [None, None]
     if label is not None:
-        own_label, rest = label[: len(x)], label[len(x) :]
-        first, second = (rest[part] for part in parts)
-        kept = torch.isin(own_label, first) & torch.isin(own_label, second)
-        x, noise, given = x[kept], noise[kept], {"label": own_label[kept]}
-        classes = [first, second]
+        halves = [label[len(x) :][part] for part in parts]
+        kept, given = _known(label[: len(x)], *halves)
+        x, noise, classes = x[kept], noise[kept], [*halves]
         if len(x) == 0:
             return {}
     own = [
@@ -120,6 +118,12 @@ def score_gap(
         linear = sigma**2 * sigma_data**2 / (sigma**2 + sigma_data**2)
         found[sigma] = float((first * second).mean() / linear)
     return found
+
+
+def _known(label: Tensor, *halves: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Returns which rows are of a class that each half has, and their labels as a condition."""
+    kept = torch.stack([torch.isin(label, half) for half in halves]).all(0)
+    return kept, {"label": label[kept]}
 
 
 def variance_ratio(x: Tensor, variance: float) -> float:

@@ -19,7 +19,14 @@ from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text
 from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
 from .finished import refuse_foreign
 
-__all__ = ["RunFolder", "in_words", "is_metric", "refuse_cut", "row_of"]
+__all__ = [
+    "RunFolder",
+    "in_words",
+    "is_metric",
+    "refuse_all_but_a_run",
+    "refuse_cut",
+    "row_of",
+]
 
 
 # Of a row of a log: what is a number wherever it stands.
@@ -64,6 +71,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (YAML
             merged |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
         return merged
     return {prefix: value}
+
+
+def refuse_all_but_a_run(path: Path) -> None:
+    r"""Raises a `RunError` if a folder holds something, and no run."""
+    # A process killed while it made the folder leaves its lock and a partial file.
+    refuse_foreign(path, "run", "config.yaml", [".lock*", ".config.yaml.*"])
 
 
 class RunFolder:
@@ -117,7 +130,7 @@ class RunFolder:
                     f"{in_words(others)}. Give another folder with --out, or move this one away"
                 )
             return "finished" if self.result() is not None else "resumed"
-        self.refuse_foreign()
+        refuse_all_but_a_run(self.path)
         self._write_config(plain)
         return "new"
 
@@ -165,11 +178,6 @@ class RunFolder:
             raise RunError(f"{error}. Bring the file back from a copy") from error
         return found
 
-    def refuse_foreign(self) -> None:
-        r"""Raises a `RunError` if the folder holds something, and no run."""
-        # A process killed while it made the folder leaves its lock and a partial file.
-        refuse_foreign(self.path, "run", "config.yaml", [".lock*", ".config.yaml.*"])
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         r"""Makes this process the run's only writer; the system lifts the lock if it dies.
@@ -177,7 +185,7 @@ class RunFolder:
         Raises:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
-        self.refuse_foreign()
+        refuse_all_but_a_run(self.path)
         self._refuse_links()
         self._refuse_kinds()
         self._made = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
