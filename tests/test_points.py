@@ -85,7 +85,7 @@ def test_tables_with_classes_or_text_or_of_no_name_are_refused():
     with pytest.raises(ConfigError, match=r"a\.csv has classes .*leave them out"):
         read_points("a.csv")
     Path("b.csv").write_text("x,y0\n1,2\n3,red\n")
-    with pytest.raises(ConfigError, match=r"b\.csv, line 3: could not convert"):
+    with pytest.raises(ConfigError, match=r"b\.csv, line 3: 'red' is no number"):
         read_points("b.csv")
     with pytest.raises(ConfigError, match=r"no points at none\.csv"):
         task_from_preset("distill", "none.csv")

@@ -1324,7 +1324,7 @@ ANCHOR = [
     Mutant(
         "anchor: a held one moves at each step",
         LAGGING,
-        "if int(self.since) >= self.period or",
+        "if int(self.since) >= self.held or",
         "if int(self.since) >= 1 or",
         method("anchored"),
     ),
