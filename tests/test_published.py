@@ -84,7 +84,8 @@ def test_a_student_of_texts_is_told_the_scale_of_guidance(folder, capsys):
     stable(autoencoder(), clip(tokens), tokens, network, schedule).save_pretrained(path)
     words = ["sample", str(path), "--num", "2", "--prompt", "a cat", "--device", "cpu"]
     assert main(words) == 0 and main([*words, "--guidance", "3"]) == 0
-    found = [np.load(f"runs/texts/samples-2-seed0{of}.npz")["x"] for of in ("", "-guidance3")]
+    named = [f"runs/texts/samples-2-seed0{of}-prompt-a-cat" for of in ("", "-guidance3")]
+    found = [np.load(next(Path().glob(f"{name}-*.npz")))["x"] for name in named]
     assert not np.allclose(*found)
     # Another folder of the same kind guides it, and is told the same text.
     teacher = folder.parent / "teacher of texts"

@@ -161,7 +161,12 @@ def test_a_student_of_texts_asks_for_its_teachers_decoder_and_encoder(
     assert arrays["x"].shape[:2] == (6, 3) and arrays["label"].tolist() == [0, 1, 2, 0, 1, 2]
     words = ["sample", "run", "--num", "4", "--seed", "1", "--prompt", "a tree", *told]
     assert main(words) == 0
-    assert np.load("run/samples-4-seed1.npz")["label"].tolist() == [0] * 4
+    (first,) = Path("run").glob("samples-4-seed1-prompt-a-tree-*.npz")
+    assert np.load(first)["label"].tolist() == [0] * 4
+    # Samples of other texts are another file, also where the first one is the same.
+    assert main([*words, "--prompt", "a dog"]) == 0
+    (other,) = set(Path("run").glob("samples-4-seed1-prompt-a-tree-*.npz")) - {first}
+    assert np.load(other)["label"].tolist() == [0, 1, 0, 1]
     # What these forms say of the teacher's parts stands in the run's folder.
     kept = json.loads(Path("run/student/model.json").read_text())["about"]["teacher"]
     assert kept["codec"] == "AutoencoderKL" and kept["codec_place"] == "vae"

@@ -2,6 +2,8 @@ r"""`vardiu sample`."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +53,7 @@ def sample(arguments: list[str]) -> None:
         problem.data.choose_classes(chosen.label)
     numbers, names = problem.data.chosen or (), problem.data.names
     if not chosen.out:
-        of = "".join(f"-label{number}" for number in numbers)
+        of = "".join(f"-label{number}" for number in numbers) + of_prompts(chosen.prompt or ())
         of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide) + of
         path = folder.file(f"samples-{chosen.num}-seed{chosen.seed}{of}.npz")
         refuse_foreign_files(path, is_samples, [".png"], OR_ELSEWHERE)
@@ -84,6 +86,16 @@ def sample(arguments: list[str]) -> None:
         told += f"\nwritten: {shown(beside)}\n{guide.told()}"
     problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def of_prompts(prompts: Sequence[str]) -> str:
+    r"""Returns what the name of a file says of texts: the first one's first words, and a hash of
+    all, so that the samples of no others have that name."""
+    if not prompts:
+        return ""
+    words = re.sub(r"[^a-z0-9]+", "-", prompts[0].lower())[:24].strip("-")
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:8]
+    return "-" + "-".join(part for part in ("prompt", words, digest) if part)
 
 
 OR_ELSEWHERE = ", or give another file with --out"
