@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .tensors import covariance
 
-__all__ = ["Moments", "frechet_square", "symmetric_root", "transport"]
+__all__ = ["Moments", "frechet_square", "square_of_cross", "symmetric_root", "transport"]
 
 
 # Of the largest eigenvalue: a smaller one of the generated covariance counts as this much.
@@ -53,6 +53,12 @@ def frechet_square(x: Moments, y: Moments, root: Tensor | None = None) -> Tensor
     """
     root = symmetric_root(x.covariance) if root is None else root
     cross = torch.linalg.eigvalsh(root @ y.covariance @ root).clamp_min(0).sqrt().sum()
+    return square_of_cross(x, y, cross)
+
+
+def square_of_cross(x: Moments, y: Moments, cross: Tensor) -> Tensor:
+    r"""Returns `frechet_square` of moments whose trace :math:`\mathrm{tr} \, (C_x^{1/2} C_y
+    C_x^{1/2})^{1/2}` is known, a scalar; `transport` returns it too."""
     square = (x.mean - y.mean).square().sum()
     return square + x.covariance.trace() + y.covariance.trace() - 2 * cross
 

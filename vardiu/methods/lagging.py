@@ -67,8 +67,7 @@ class Anchor(Target):
     @property
     def period(self) -> int:
         r"""The steps after which the turns of the phases repeat."""
-        row = self.row
-        return row.settle + row.refresh * self.ratio if row.settle else self.ratio
+        return self.held if self.row.settle else self.ratio
 
     @property
     def turns(self) -> int:

@@ -8,7 +8,13 @@ import math
 import torch
 from torch import Tensor
 
-from ..functional.frechet import Moments, frechet_square, symmetric_root, transport
+from ..functional.frechet import (
+    Moments,
+    frechet_square,
+    square_of_cross,
+    symmetric_root,
+    transport,
+)
 from .metric import Metric, check_pair, fingerprint
 
 __all__ = [
@@ -61,8 +67,7 @@ def frechet(real: Tensor, fake: Tensor, *, features: str = "") -> Metric:
     real, fake = check_pair(real, fake, ("real", "fake"))
     reference, own = Moments.of(real), Moments.of(fake)
     matrix, cross = transport(symmetric_root(reference.covariance), own.covariance)
-    square = (own.mean - reference.mean).square().sum()
-    value = square + reference.covariance.trace() + own.covariance.trace() - 2 * cross
+    value = square_of_cross(reference, own, cross)
     centred = fake - own.mean
     influence = 2 * centred @ (own.mean - reference.mean)
     influence += ((centred - centred @ matrix) * centred).sum(1)
