@@ -456,3 +456,26 @@ def test_half_precision_around_single_weights(cls):
         wanted, found = model(*inputs), Precision(model, "bfloat16")(*inputs)
     assert found.dtype == torch.float32
     assert 0 < (found - wanted).square().mean().sqrt() < 0.03 * wanted.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, EDM2UNet])
+def test_a_label_that_is_none_is_refused_or_no_number(cls, monkeypatch):
+    """On the host it is an error. Where to look would be to wait, its row alone is no number."""
+    sizes = (8, 1) if cls is EDM2UNet else (8, 1, 1)
+    model = cls(*sizes, label_dim=3, model_channels=32, channel_mult=[1], num_blocks=1, attn_resolutions=[])  # fmt: skip
+    model = stirred(model)
+    if cls is EDM2UNet:
+        model.out_gain.data.fill_(1.0)
+    x, c_noise = torch.randn(4, 1, 8, 8), torch.randn(4)
+    for wrong in (4, -1):
+        label = torch.tensor([0, wrong, 3, 2])  # 3 stands for no class
+        with pytest.raises(ValueError, match=r"label must be within 0..3, got (0..4|-1..3)"):
+            model(x, c_noise, label)
+        with monkeypatch.context() as patch, torch.no_grad():
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            found = model(x, c_noise, label)
+        others = torch.tensor([0, 2, 3])
+        assert found[1].isnan().all()
+        torch.testing.assert_close(found[others], model(x[others], c_noise[others], label[others]))
+    there = model.to("meta")
+    assert there(x.to("meta"), c_noise.to("meta"), label.to("meta")).device.type == "meta"

@@ -74,7 +74,7 @@ def test_a_queue_keeps_the_latest_rows_in_a_ring():
     assert sorted(queue.filled.flatten().tolist()) == [2, 3, 4, 5, 6]
     queue.push(torch.arange(7.0, 20.0)[:, None])
     assert sorted(queue.filled.flatten().tolist()) == [15, 16, 17, 18, 19]
-    assert int(queue.written) == 20
+    assert queue.written.value == 20
 
 
 def test_memory_is_saved_and_goes_on_to_the_bit(tmp_path):

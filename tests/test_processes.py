@@ -148,7 +148,7 @@ def test_both_refreshes_happen():
     since = []
     for _ in range(20):
         trainer.advance(batches)
-        since.append(int(trainer.objective.anchor.since))
+        since.append(trainer.objective.anchor.since.value)
     # By count three updates after a step that settled, by trust earlier.
     before = [a for a, b in itertools.pairwise(since) if b == 0]
     assert 3 in before and set(before) & {1, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -403,3 +404,42 @@ def test_solvers_of_several_steps_are_of_order_two_with_one_call_a_step(solver):
     assert errors[0] > 3.2 * errors[1] and errors[1] < euler / 10
     with pytest.raises(ValueError, match="starts from a finite level"):
         solver(teacher, torch.tensor([math.inf, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("sampler", [Euler, Heun, DDIM, DPMSolver, UniPC])
+def test_sampling_does_not_wait_for_an_accelerator(sampler):
+    """On a device whose tensors have no values, to look at one is an error."""
+    there = copy.deepcopy(TEACHER).to("meta")
+    solver = sampler(there, karras_grid(5, 0.01, TOP).to(torch.float64))
+    assert solver(torch.empty(2, 3, device="meta")).shape == (2, 3)
+    assert solver.calls >= 5
+    grid = torch.tensor([[TOP, TOP], [1.0, 0.5], [0.0, 0.1]], device="meta")
+    *_, last = trajectory(
+        there, torch.empty(2, 3, device="meta"), grid, correct=True, arrives=False
+    )
+    assert last.device.type == "meta"
+
+
+def test_what_is_told_of_levels_is_what_would_be_seen():
+    calls = []
+
+    def asked(x, sigma):
+        calls.append(sigma)
+        return TEACHER(x, sigma)
+
+    x = TOP * torch.randn(2, 3)
+    ends = {True: [0.0, 0.0], False: [0.0, 0.1]}
+    for arrives, last in ends.items():
+        grid = torch.tensor([[TOP, TOP], [1.0, 0.5], last])
+        found = {}
+        for told in (None, arrives):
+            calls.clear()
+            *_, found[told] = trajectory(asked, x, grid, correct=True, arrives=told)
+            assert len(calls) == 4 - arrives
+        assert torch.equal(found[None], found[arrives])
+    # Rows that end at zero are the same where it is not known that all do, with a call more.
+    calls.clear()
+    grid = torch.tensor([[TOP, TOP], [1.0, 0.5], ends[True]])
+    *_, later = trajectory(asked, x, grid, correct=True, arrives=False)
+    assert len(calls) == 4
+    assert torch.equal(later, list(trajectory(TEACHER, x, grid, correct=True))[-1])

@@ -182,7 +182,7 @@ def test_rows_are_spread_over_a_queue_as_it_will_be():
         before = queue.rows.clone()
         other.push(coming)
         places = torch.tensor([0, 2, 4, 6])
-        assert torch.equal(found, other.rows[places[places < int(other.written)]])
+        assert torch.equal(found, other.rows[places[places < other.written.value]])
         assert torch.equal(queue.rows, before)
         queue.push(coming)
     assert torch.equal(queue.spread(100, coming[:0]), queue.rows)

@@ -1324,8 +1324,8 @@ ANCHOR = [
     Mutant(
         "anchor: a held one moves at each step",
         LAGGING,
-        "if int(self.since) >= self.held or",
-        "if int(self.since) >= 1 or",
+        "if self.since.value >= self.held or",
+        "if self.since.value >= 1 or",
         method("anchored"),
     ),
     Mutant(
@@ -1819,9 +1819,9 @@ FINER = [
     ),
     Mutant(
         "anchor: the steps since a refresh are not saved",
-        LAGGING,
-        'self.register_buffer("since", torch.zeros((), dtype=torch.long))',
-        'self.register_buffer("since", torch.zeros((), dtype=torch.long), persistent=False)',
+        "vardiu/training/memory.py",
+        "self.value = int(state)",
+        "self.value = 0",
         contract("resuming_is_exact and anchored-held"),
     ),
     Mutant(
@@ -2051,8 +2051,8 @@ FINER = [
     Mutant(
         "fd_loss: the newest rows are replaced",
         FD_LOSS,
-        "first = int(self.written) % len(self.rows)",
-        "first = (int(self.written) - len(h)) % len(self.rows)",
+        "first = self.written.value % len(self.rows)",
+        "first = (self.written.value - len(h)) % len(self.rows)",
         method("fd_loss", "what_was_blended"),
     ),
     Mutant(
@@ -2065,8 +2065,8 @@ FINER = [
     Mutant(
         "fd_loss: the deviation of S in the place of its inverse",
         "functional/frechet.py",
-        ".clamp_min(LEAST * float(values[-1])).rsqrt()",
-        ".clamp_min(LEAST * float(values[-1])).sqrt()",
+        ".maximum(LEAST * values[-1]).rsqrt()",
+        ".maximum(LEAST * values[-1]).sqrt()",
         method("fd_loss", "decimals"),
     ),
     Mutant(

@@ -46,7 +46,7 @@ def energy_distance(
     if same is not None:
         meets = meets & same
     partners = meets.sum(1, keepdim=True)
-    weight = (meets / partners.clamp_min(1)).to(a) / max(int((partners > 0).sum()), 1)
+    weight = (meets / partners.clamp_min(1)).to(a) / (partners > 0).sum().clamp_min(1)
 
     def mean(p: Tensor, q: Tensor) -> Tensor:
         return (weight * (softness**2 + pairwise_square(p, q)) ** (0.5 * exponent)).sum()

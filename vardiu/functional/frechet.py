@@ -81,5 +81,5 @@ def transport(root: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """
     values, vectors = torch.linalg.eigh(root @ covariance @ root)
     trace = values.clamp_min(0).sqrt().sum()
-    inner = vectors * values.clamp_min(LEAST * float(values[-1])).rsqrt() @ vectors.T
+    inner = vectors * values.maximum(LEAST * values[-1]).rsqrt() @ vectors.T
     return root @ inner @ root, trace

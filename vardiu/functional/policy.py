@@ -111,13 +111,13 @@ def centred_in_groups(reward: Tensor, group: int, divide: str = "global") -> Ten
             (`global`), that of the group (`group`), or one (`none`).
     """
     place = torch.arange(len(reward), device=reward.device) // group
-    count = torch.bincount(place).to(reward)
-    centred = reward - _sums(reward, place, count)[place] / count[place]
+    count = _sums(torch.ones_like(reward), place, group)
+    centred = reward - _sums(reward, place, group)[place] / count[place]
     if divide == "none":
         return centred
     variance = centred.square()
     if divide == "group":
-        spread = (_sums(variance, place, count) / count).sqrt()[place]
+        spread = (_sums(variance, place, group) / count).sqrt()[place]
     else:
         spread = variance.mean().sqrt()
     return centred / (spread + 1e-6)
@@ -145,8 +145,8 @@ def standardised_by_kind(
     return (reward - mean) / (spread + 1e-6)
 
 
-def _sums(values: Tensor, place: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like).index_add(0, place, values)
+def _sums(values: Tensor, place: Tensor, group: int) -> Tensor:
+    return values.new_zeros(math.ceil(len(values) / group)).index_add(0, place, values)
 
 
 def gaussian_agreement(x: Tensor, y: Tensor, width: float) -> Tensor:

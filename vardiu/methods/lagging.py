@@ -11,7 +11,7 @@ from torch import Tensor
 from ..settings.fields import AnchorSettings
 from ..students.base import Generator
 from ..training.distributed import averaged
-from ..training.memory import Target
+from ..training.memory import Count, Target
 from .diff_instruct import Fakes
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ class Anchor(Target):
         ValueError: Two numbers exclude each other.
     """
 
-    since: Tensor
-
     def __init__(self, network: Generator, row: AnchorSettings, ratio: int, steps: int) -> None:
         super().__init__("generator", network, 0.0)
         if not row.refresh and (row.settle or row.trust is not None):
@@ -62,7 +60,7 @@ class Anchor(Target):
             )
         self.row, self.ratio, self.steps = row, ratio, steps
         # Steps since the last refresh; the fake settles on the first student too.
-        self.register_buffer("since", torch.zeros((), dtype=torch.long))
+        self.since = Count()
 
     @property
     def period(self) -> int:
@@ -86,7 +84,7 @@ class Anchor(Target):
 
     def moves(self, step: int) -> bool:
         r"""Whether the student is updated at a step."""
-        passed = int(self.since) - self.row.settle if self.row.refresh else step
+        passed = self.since.value - self.row.settle if self.row.refresh else step
         return passed >= 0 and passed % self.ratio == 0
 
     def follow(self, objective: Any, drawn: list[Any], step: int) -> None:  # noqa: ANN401
@@ -95,10 +93,10 @@ class Anchor(Target):
             if moved:
                 self.move(network, self.rate(step))
             return
-        self.since += 1
-        if int(self.since) >= self.held or (moved and self.left(objective, drawn, step)):
+        self.since.value += 1
+        if self.since.value >= self.held or (moved and self.left(objective, drawn, step)):
             self.move(network, 1.0)
-            self.since.zero_()
+            self.since.value = 0
 
     def left(self, objective: AnchoredVarDiU, drawn: list[Fakes], step: int) -> bool:
         r"""Whether the student has left the anchor by more than is trusted, at the level in the

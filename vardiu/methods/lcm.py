@@ -117,8 +117,8 @@ class LCM(Distilled):
         return Neighbours(x_t, sigma, value, told, lower, last - i)
 
     @property
-    def asked_at(self) -> Tensor:
-        return self.grid[:: self.skip][: len(self.grid) // self.skip]
+    def asked_at(self) -> list[float]:
+        return self.levels[:: self.skip][: len(self.levels) // self.skip]
 
     @property
     def floor(self) -> float:

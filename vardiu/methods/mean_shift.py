@@ -86,7 +86,7 @@ class MeanShift(Objective):
         self.width, self.solver_steps, self.draws = width, solver_steps, draws
         self.low, self.high, self.lattice = low, high, lattice
         grid = karras_grid(max(1, solver_steps), teacher.sigma_min, teacher.sigma_max)
-        self.register_buffer("grid", grid, persistent=False)
+        self.grid = grid  # on the host, where it is looked at
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -101,6 +101,7 @@ class ProgressiveDistillation(Objective):
                 f"{stride} each"
             )
         self.register_buffer("grid", grid, persistent=False)
+        self.asked_at: list[float] = grid[::stride][:-1].tolist()
         self.stride, self.weight, self.states, self.correct = stride, weight, states, correct
         self.calls = (len(grid) - 1) // stride
 
@@ -117,7 +118,14 @@ class ProgressiveDistillation(Objective):
         place = (self.quantiles(batch.rows) * self.calls).long()
         shown = self.states(self, batch, place, step)
         levels = self.visited(shown.place)
-        return lesson(self.teacher, shown.x_t, levels, shown.cond, correct=self.correct)
+        return lesson(
+            self.teacher,
+            shown.x_t,
+            levels,
+            shown.cond,
+            correct=self.correct,
+            arrives=self.calls == 1,
+        )
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
         return self.taught(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
@@ -131,7 +139,7 @@ class ProgressiveDistillation(Objective):
     def student_of(self, network: nn.Module) -> Generator:
         r"""Returns the student that takes all steps of this stage's grid."""
         assert isinstance(network, Denoiser)
-        sigmas = self.grid[:: self.stride][:-1].tolist()
+        sigmas = self.asked_at
         return FewStep(network, sigmas, "ddim") if self.calls > 1 else OneStep(network, sigmas[0])
 
 

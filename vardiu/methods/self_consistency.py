@@ -85,6 +85,7 @@ class SelfConsistency(Objective):
                 f"level, where its answer is its input: got {levels[-1].item():g}"
             )
         self.register_buffer("grid", levels, persistent=False)
+        self.levels: list[float] = levels.tolist()  # on the host too
         self.distance, self.calls = distance, calls
         self.target = Target("generator", network, target_decay)
 
@@ -133,9 +134,9 @@ class SelfConsistency(Objective):
         return Loss(value, {"squared_error": squared(difference).mean().detach()})
 
     @property
-    def asked_at(self) -> Tensor:
+    def asked_at(self) -> list[float]:
         r"""The levels at which a student may ask its network, decreasing."""
-        return self.grid[:-1]
+        return self.levels[:-1]
 
     @property
     def floor(self) -> float:
@@ -145,7 +146,7 @@ class SelfConsistency(Objective):
     def student_of(self, network: nn.Module) -> Generator:
         r"""Returns the student that asks a network at some levels, evenly from the largest."""
         assert isinstance(network, Denoiser)
-        levels = self.asked_at.tolist()
+        levels = self.asked_at
         return FewStep(network, levels[:1], floor=self.floor, grid=levels).with_calls(self.calls)
 
 
@@ -171,6 +172,7 @@ class Distilled(SelfConsistency):
             eta=0.0,
             noise=None,
             guide=None,
+            arrives=False,
             **cond,
         )
         return x_next

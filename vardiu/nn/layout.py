@@ -9,6 +9,7 @@ resolution, as in the published files: `32x32_block0`, `16x16_down`, `8x8_in1`, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -164,7 +165,8 @@ def attend(qkv: Tensor, heads: int, normalise: Callable[[Tensor], Tensor] | None
 def one_hot(label: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
     r"""Returns a label's indicator, `(B, classes)`, or none for a network without classes.
 
-    The label `classes` stands for none of them: a row of zeros.
+    The label `classes` stands for none of them: a row of zeros. Another number makes a row that is
+    not a number on an accelerator and in a compiled graph, which neither wait to be looked at.
 
     Raises:
         ValueError: The label is missing or not expected, or not an integer of `0, ..., classes`
@@ -182,10 +184,14 @@ def one_hot(label: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
         raise ValueError(
             f"label must be integers with shape (B,), got {label.dtype}, {tuple(label.shape)}"
         )
-    if not torch.compiler.is_compiling() and bool(((label < 0) | (label > classes)).any()):
+    unknown = (label < 0) | (label > classes)
+    hot = (label[:, None] == torch.arange(classes, device=label.device)).to(like)
+    if label.device.type != "cpu" or torch.compiler.is_compiling():
+        return hot.masked_fill(unknown[:, None], math.nan)
+    if bool(unknown.any()):
         low, high = int(label.min()), int(label.max())
         raise ValueError(f"label must be within 0..{classes}, got {low}..{high}")
-    return (label[:, None] == torch.arange(classes, device=label.device)).to(like)
+    return hot
 
 
 def constructor_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

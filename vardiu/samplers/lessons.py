@@ -38,16 +38,20 @@ def lesson(
     cond: Mapping[str, Tensor],
     *,
     correct: bool = False,
+    arrives: bool = False,
 ) -> Lesson:
     r"""Returns what the deterministic steps of a teacher make of states.
 
     Arguments:
         teacher: A denoiser, which is asked once a step, or twice.
         x_t: The states, `(B, *)`.
-        levels: The levels of each row, its state's own first, `(S + 1, B)`; the last may be zero.
+        levels: The levels of each row, its state's own first, `(S + 1, B)`, which decrease; the
+            last may be zero.
         cond: The teacher's conditions.
         correct: Whether its steps are Heun's, of two calls each, and not DDIM's.
+        arrives: Whether the last level of every row is zero, see `trajectory`.
     """
-    *_, x_end = trajectory(partial(teacher, **cond), x_t, levels, correct=correct)
+    asked = partial(teacher, **cond)
+    *_, x_end = trajectory(asked, x_t, levels, correct=correct, arrives=arrives)
     target = step_target(x_t, levels[0], x_end, levels[-1])
     return Lesson(x_t, levels[0], levels[-1], x_end, target, cond)

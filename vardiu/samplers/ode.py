@@ -60,7 +60,8 @@ class Sampler:
         eta: float = 0.0,
         guide: Guide | None = None,
     ) -> None:
-        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+        # On the host, where to look at them is not to wait.
+        sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
         require_decreasing(sigmas)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be within [0, 1], got {eta}")

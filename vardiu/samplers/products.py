@@ -6,12 +6,13 @@ r"""Samples of a product: what the teacher makes, times a Gaussian around a give
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..functional.tensors import expand_like
+from ..functional.tensors import expand_like, sent
 from ..functional.trajectories import step
 from .trajectories import require_decreasing
 
@@ -77,11 +78,12 @@ def product_sample(
     require_decreasing(sigmas)
     if not bool((torch.as_tensor(width) > 0).all()):
         raise ValueError(f"the kernel's width must be positive, got {width}")
-    levels = sigmas.to(x)
+    known = sigmas.to(x.dtype)
+    levels, ends = sent(known, x.device), list(itertools.pairwise(known.tolist()))
     state = levels[0] * z
-    for here, there in zip(levels, levels[1:], strict=False):
-        sigma, target = here.expand(len(x)), there.expand(len(x))
+    for i, (here, there) in enumerate(ends):
+        sigma, target = (level.expand(len(x)) for level in levels[i : i + 2])
         state = step(state, sigma, target, denoiser(state, sigma, **cond))
-        if low <= float(there) and float(here) <= high:
+        if low <= there and here <= high:
             state = attracted(state, x, sigma, target, width)
     return state

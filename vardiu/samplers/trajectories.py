@@ -46,6 +46,7 @@ def trajectory(
     eta: float = 0.0,
     noise: Iterable[Tensor] | None = None,
     guide: Guide | None = None,
+    arrives: bool | None = None,
     **cond: Tensor,
 ) -> Iterator[Tensor]:
     r"""Yields the states of a sampler: the one given, then one a level.
@@ -64,20 +65,25 @@ def trajectory(
         noise: Standard normal noise, one tensor of the shape of `x` for each step that has fresh
             noise; a step to zero has none.
         guide: What corrects the states between two levels.
+        arrives: Whether all rows end at zero, of levels that are known to decrease: these are not
+            looked at, as that would wait for an accelerator they are on. Where they are looked
+            at, nothing is told.
         cond: The denoiser's conditions.
 
     Raises:
         ValueError: The levels do not decrease, a corrected step is asked for fresh noise, or
             there is too little noise.
     """
-    require_decreasing(sigmas)
+    if arrives is None:
+        require_decreasing(sigmas)
+        arrives = bool((sigmas[-1] == 0).all())
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be within [0, 1], got {eta}")
     if correct and eta > 0:
         raise ValueError(f"a corrected step has no fresh noise: eta must be 0, got {eta:g}")
     levels = sigmas.to(x) if sigmas.ndim == 2 else sigmas.to(x)[:, None].expand(-1, len(x))
     fresh = iter(() if noise is None else noise)
-    return _states(_Stepper(denoiser, correct, eta, fresh, cond), x, levels, guide)
+    return _states(_Stepper(denoiser, correct, eta, fresh, cond), x, levels, arrives, guide)
 
 
 def inversion(
@@ -87,6 +93,7 @@ def inversion(
     *,
     eta: float = 0.0,
     noise: Iterable[Tensor] = (),
+    checked: bool = False,
     **cond: Tensor,
 ) -> Tensor:
     r"""Returns the state at the last level of which the sampler makes a given state at the first.
@@ -104,12 +111,13 @@ def inversion(
         sigmas: The levels, positive and not decreasing, with shape :math:`(N + 1, B)`.
         eta: The share of fresh noise.
         noise: Standard normal noise, one tensor of the shape of `x` for each step.
+        checked: Whether the levels are known to be so, and are not looked at.
         cond: The denoiser's conditions.
 
     Raises:
         ValueError: The levels decrease or are not positive, or there is too little noise.
     """
-    if not bool((sigmas.diff(dim=0) >= 0).all() and (sigmas[0] > 0).all()):
+    if not checked and not bool((sigmas.diff(dim=0) >= 0).all() and (sigmas[0] > 0).all()):
         raise ValueError("the levels of an inversion must be positive and not decrease")
     fresh = iter(noise)
     for sigma, target in zip(sigmas, sigmas[1:], strict=False):
@@ -136,16 +144,18 @@ class _Stepper:
         self.denoiser, self.correct, self.eta = denoiser, correct, eta
         self.noise, self.cond = noise, cond
 
-    def __call__(self, x: Tensor, sigma: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns the clean estimate of a state and the next state, each `(B, *)`."""
+    def __call__(
+        self, x: Tensor, sigma: Tensor, target: Tensor, to_zero: bool
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the clean estimate of a state and the next state, each `(B, *)`; to zero they
+        are the same."""
         denoised = self.denoiser(x, sigma, **self.cond)
-        above = target > 0
-        if not bool(above.any()):
+        if to_zero:
             return denoised, step(x, sigma, target, denoised)
         if not self.correct:
             fresh = next(self.noise, None) if self.eta > 0 else None
             return denoised, step(x, sigma, target, denoised, fresh, self.eta)
-        guess = step(x, sigma, target, denoised)
+        guess, above = step(x, sigma, target, denoised), target > 0
         # A row that has arrived is asked somewhere else, where there is a slope.
         there = torch.where(above, target, sigma)
         again = slope(guess, there, self.denoiser(guess, there, **self.cond))
@@ -154,17 +164,20 @@ class _Stepper:
         return denoised, torch.where(expand_like(above, x), moved, guess)
 
 
-def _states(stepper: _Stepper, x: Tensor, levels: Tensor, guide: Guide | None) -> Iterator[Tensor]:
+def _states(
+    stepper: _Stepper, x: Tensor, levels: Tensor, arrives: bool, guide: Guide | None
+) -> Iterator[Tensor]:
     yield x
     for index, (sigma, target) in enumerate(zip(levels, levels[1:], strict=False)):
+        to_zero = arrives and index == len(levels) - 2
         if guide is None:
-            _, x = stepper(x, sigma, target)
+            _, x = stepper(x, sigma, target, to_zero)
         elif not guide.differentiates:
-            made = stepper(x, sigma, target)
+            made = stepper(x, sigma, target, to_zero)
             x = guide(Passage(index, x, sigma, target, *made, stepper.cond))
         else:  # not around the yield: who takes the states has a mode of their own
             with torch.enable_grad():
                 x = x.detach().requires_grad_(True)
-                made = stepper(x, sigma, target)
+                made = stepper(x, sigma, target, to_zero)
                 x = guide(Passage(index, x, sigma, target, *made, stepper.cond)).detach()
         yield x

@@ -15,17 +15,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..functional.tensors import sent
 from ..nn.backbones import Interface
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
     from .objective import Objective
 
-__all__ = ["Held", "History", "Memory", "Queue", "Target"]
+__all__ = ["Count", "Held", "History", "Memory", "Queue", "Target"]
+
+
+class Count(nn.Module):
+    r"""A number that is saved with the module that has it, and lies on the host wherever that is:
+    to look at a buffer on an accelerator is to wait until all before it is computed.
+
+    Attributes:
+        value: The number; zero at first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = 0
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.value)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.value = int(state)
 
 
 class Memory(nn.Module, abc.ABC):
-    r"""The interface of what is kept. All of its state is in buffers and frozen weights.
+    r"""The interface of what is kept. All of its state is in buffers, counts and frozen weights.
 
     Attributes:
         row_coupling: Why rows that are read from it depend on others of a batch; empty where they
@@ -126,7 +146,6 @@ class Queue(Memory):
     """
 
     rows: Tensor
-    written: Tensor
 
     def __init__(
         self, size: int, shape: tuple[int, ...], key: str, dtype: torch.dtype | None = None
@@ -136,12 +155,12 @@ class Queue(Memory):
             raise ValueError(f"the size of a queue must be at least 1, got {size}")
         self.key = key
         self.register_buffer("rows", torch.zeros(size, *shape, dtype=dtype))
-        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+        self.written = Count()
 
     @property
     def filled(self) -> Tensor:
         r"""The rows that were written, `(N, *)`, in no order."""
-        return self.rows[: min(int(self.written), len(self.rows))]
+        return self.rows[: min(self.written.value, len(self.rows))]
 
     def follow(self, objective: Objective, drawn: list[Any], step: int) -> None:
         for part in drawn:
@@ -151,10 +170,10 @@ class Queue(Memory):
         r"""Writes rows over the oldest ones; of more rows than there is room for, the last."""
         size = len(self.rows)
         skipped = max(0, len(rows) - size)
-        start = int(self.written) + skipped
+        start = self.written.value + skipped
         places = torch.arange(start, start + len(rows) - skipped, device=self.rows.device) % size
         self.rows[places] = rows[skipped:].detach().to(self.rows)
-        self.written += len(rows)
+        self.written.value += len(rows)
 
     def spread(self, count: int, coming: Tensor) -> Tensor:
         r"""Returns rows at evenly spaced places, `(K, *)`, as they are once others have come.
@@ -165,14 +184,15 @@ class Queue(Memory):
             count: The number of places.
             coming: The rows that are to be written next, `(N, *)`, fewer than there is room for.
         """
-        size, start = len(self.rows), int(self.written)
-        device = self.rows.device
-        places = torch.linspace(0, size - 1, min(count, size), device=device).round().long()
+        size, start = len(self.rows), self.written.value
+        # Places are found on the host, which would wait for how many there are.
+        places = torch.linspace(0, size - 1, min(count, size)).round().long()
         places = places[places < start + len(coming)]
         since = (places - start) % size  # how many rows are written before one comes here
-        new = since < len(coming)
-        kept = self.rows[places].to(coming)
-        kept[new] = coming[since[new]]
+        new = (since < len(coming)).nonzero().flatten()
+        device = self.rows.device
+        kept = self.rows[sent(places, device)].to(coming)
+        kept[sent(new, device)] = coming[sent(since[new], coming.device)]
         return kept
 
 

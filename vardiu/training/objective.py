@@ -21,7 +21,7 @@ from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..students.base import Generator
 from .frozen import Frozen
-from .memory import Memory
+from .memory import Count, Memory
 from .streams import LatticeDraws, StreamDraws, Streams
 
 __all__ = ["denoiser_of", "networks", "Loss", "Objective", "Phase", "only"]
@@ -204,15 +204,18 @@ class Objective(nn.Module, abc.ABC):
             role: The name of the streams that the instrument draws from.
         """
         frozen = [m for m in self.children() if isinstance(m, Frozen)]
-        counts = [(m.calls, m.samples) for m in frozen]
+        asked = [(m.calls, m.samples) for m in frozen]
+        counts = [(m, m.value) for m in self.modules() if isinstance(m, Count)]
         kept = [p for m in self.children() if isinstance(m, Memory) for p in m.parameters()]
         state = [(t, t.detach().clone()) for t in (*self.buffers(), *kept)]
         with self.streams.set_aside(role):
             try:
                 yield
             finally:
-                for module, (calls, samples) in zip(frozen, counts, strict=True):
+                for module, (calls, samples) in zip(frozen, asked, strict=True):
                     module.calls, module.samples = calls, samples
+                for count, number in counts:
+                    count.value = number
                 with torch.no_grad():
                     for tensor, value in state:
                         tensor.copy_(value)

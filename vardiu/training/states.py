@@ -153,7 +153,6 @@ class Mixture(Memory):
     """
 
     sigmas: Tensor
-    stops: Tensor
     places: Tensor | None
 
     def __init__(
@@ -178,7 +177,7 @@ class Mixture(Memory):
         self.forward_states, self.shares, self.batch, self.refill = forward, shares, batch, refill
         self.watched = ""  # the source that an instrument asks for alone
         self.register_buffer("sigmas", path.sigmas, persistent=False)
-        self.register_buffer("stops", path.stops, persistent=False)
+        self.stops: list[int] = path.stops.tolist()
         self.register_buffer("places", path.places, persistent=False)
         self.names = tuple(asked)
         self.row_coupling = "states are of paths that each process keeps of its own" * bool(replay)
@@ -280,8 +279,8 @@ class Mixture(Memory):
             )
             sigmas = self.sigmas.to(like)
             asked = functools.partial(objective.teacher, **cond)
-            found = list(trajectory(asked, sigmas[0] * noise, sigmas))
-            return torch.stack([found[i] for i in self.stops.tolist()], dim=1)
+            found = list(trajectory(asked, sigmas[0] * noise, sigmas, arrives=False))
+            return torch.stack([found[i] for i in self.stops], dim=1)
 
     def diagnostics(self, objective: Objective, batch: Batch, step: int) -> dict[str, Tensor]:
         r"""Returns the covariate shift: the student's error at the last place, as the root of the

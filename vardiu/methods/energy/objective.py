@@ -112,7 +112,8 @@ class Energy(Objective):
         share = share * (self.teacher_steps / max(self.teacher_steps - 1, 1))
         high, low = sigma ** (1 / self.RHO), lowest ** (1 / self.RHO)
         sigmas = torch.cat([(high + share * (low - high)) ** self.RHO, 0 * sigma[None]])
-        *_, y = trajectory(partial(self.teacher, **cond), x_t, sigmas, correct=True)
+        asked = partial(self.teacher, **cond)
+        *_, y = trajectory(asked, x_t, sigmas, correct=True, arrives=True)
         return y
 
     def loss(self, drawn: Drawn, step: int) -> Loss:

@@ -111,7 +111,7 @@ class Recent(Queue):
         super().__init__(rows, (size,), "h")
 
     def blended(self, h: Tensor) -> Moments:
-        first = int(self.written) % len(self.rows)
+        first = self.written.value % len(self.rows)
         places = (torch.arange(len(h), device=h.device) + first) % len(self.rows)
         return Moments.of(self.rows.double().index_copy(0, places, h))
 

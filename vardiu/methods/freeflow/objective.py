@@ -13,7 +13,7 @@ from ...denoisers.base import Denoiser
 from ...denoisers.levels import Levels
 from ...functional.derivatives import DERIVATIVES
 from ...functional.scores import denoising, edm_weight, surrogate
-from ...functional.tensors import expand_like
+from ...functional.tensors import expand_like, sent
 from ...functional.trajectories import step as moved
 from ...students.flow_map import FlowMap
 from ...training.objective import Loss, Objective, Phase
@@ -167,15 +167,18 @@ class FreeFlow(Objective):
         t = z.new_full((len(z),), self.flow.sigmas[0])
         if self.below == 0:
             return x_t, t
-        # Each row draws for itself: processes choose as one would.
-        chosen = self.uniform(len(z), "start") < self.below
+        # Each row draws for itself: processes choose as one would. It does so on the host, which
+        # would wait for how many there are.
+        u = self.streams.uniform("start", len(z), dtype=z.dtype)
+        chosen = sent(u < self.below, z.device)
+        rows = sent((u < self.below).nonzero().flatten(), z.device)
         lower = self.levels(self.uniform(len(z), "start level"), step).minimum(t)
-        noise = self.noise_like(z, "start noise")[chosen]
-        if bool(chosen.any()):
-            kept = {name: value[chosen] for name, value in cond.items()}
+        noise = self.noise_like(z, "start noise")[rows]
+        if len(rows):
+            kept = {name: value[rows] for name, value in cond.items()}
             with torch.no_grad():
-                x = self.flow.sampled(x_t[chosen], t[chosen], **kept)
-            x_t[chosen] = x + expand_like(lower[chosen], x) * noise
+                x = self.flow.sampled(x_t[rows], t[rows], **kept)
+            x_t[rows] = x + expand_like(lower[rows], x) * noise
         return x_t, torch.where(chosen, lower, t)
 
     def predicted(

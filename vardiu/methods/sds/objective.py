@@ -69,7 +69,15 @@ class SDS(Objective):
         # Below a hundredth of the level nothing is to be inverted.
         low = torch.maximum(sigma / 100, torch.full_like(sigma, self.teacher.module.sigma_min))
         grid = [low * (sigma / low) ** (i / self.steps) for i in range(self.steps + 1)]
-        return inversion(self.teacher, x, torch.stack(grid), eta=self.eta, noise=noise, **cond)
+        return inversion(
+            self.teacher,
+            x,
+            torch.stack(grid),
+            eta=self.eta,
+            noise=noise,
+            checked=True,
+            **cond,
+        )
 
 
 @dataclass(frozen=True)
