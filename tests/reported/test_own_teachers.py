@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,26 @@ def test_own_code_goes_through_every_command(name, place, capsys):
     if onnx:
         assert main(["export", "moved", "--to", "onnx", *network]) == 0
         assert (place / "moved" / "export-onnx" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("lost", ["adapter", "adapter/adapter_config.json"])
+def test_a_lost_adapter_is_made_again_bit_for_bit(lost, place, capsys):
+    words = ["distill", "vectors", "--teacher", "model.py:tensors", "--student", "lora"]
+    assert main([*words, *SHORT, "--out", "run"]) == 0, capsys.readouterr().err
+    before = {p: p.read_bytes() for p in Path("run/adapter").iterdir()}
+    assert len(before) == 2
+    if Path("run", lost).is_dir():
+        shutil.rmtree(Path("run", lost))
+    else:
+        Path("run", lost).unlink()
+    capsys.readouterr()
+    assert main([*words, *SHORT, "--out", "run"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "made again from the checkpoint: run/adapter holds no adapter" in told
+    assert {p: p.read_bytes() for p in Path("run/adapter").iterdir()} == before
+    assert Path("run/adapter-damaged").is_dir() == (lost != "adapter")
+    assert main([*words, *SHORT, "--out", "run"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 REFUSED = {
@@ -384,6 +406,7 @@ def test_what_is_said_of_classes_must_fit():
 
 def test_a_module_of_the_working_folder_is_found(place, monkeypatch):
     monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "model", raising=False)  # another test's, of another folder
     assert load("model:plane").shape == (2,)
     with pytest.raises(ConfigError, match="has no 'nothing'"):
         load("model.py:nothing")

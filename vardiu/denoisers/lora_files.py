@@ -10,10 +10,14 @@ from safetensors.torch import save
 from ..storage.files import write_bytes_atomic, write_text_atomic
 from .lora import LoRA
 
-__all__ = ["save_adapter"]
+__all__ = ["ADAPTER_FILES", "save_adapter"]
 
 
 PREFIX = "base_model.model."
+
+
+# What an adapter is on disk.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def save_adapter(adapter: LoRA, folder: Path) -> Path:
@@ -27,7 +31,7 @@ def save_adapter(adapter: LoRA, folder: Path) -> Path:
         tensors[f"{PREFIX}{short}.lora_A.weight"] = adapter.down[key].detach().cpu().contiguous()
         tensors[f"{PREFIX}{short}.lora_B.weight"] = adapter.up[key].detach().cpu().contiguous()
     data = save(tensors, metadata={"format": "pt"})
-    write_bytes_atomic(folder / "adapter_model.safetensors", data)
+    write_bytes_atomic(folder / ADAPTER_FILES[0], data)
     config = {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -38,5 +42,5 @@ def save_adapter(adapter: LoRA, folder: Path) -> Path:
         "task_type": None,
         "inference_mode": True,
     }
-    write_text_atomic(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+    write_text_atomic(folder / ADAPTER_FILES[1], json.dumps(config, indent=2) + "\n")
     return folder

@@ -109,7 +109,8 @@ def begin(folder: RunFolder, task: Task) -> Begun:
             refuse_cut(folder.file("config.yaml"), task.to_mapping())
             refuse_other_version(folder, task.to_mapping())
         if folder.open(task.to_mapping()) == "finished":
-            lost = set_aside_damaged(folder, task.command)
+            adapted = getattr(task.problem, "student", "") == "lora"
+            lost = set_aside_damaged(folder, task.command, adapted)
             begun = Begun(not lost, lost)
     begun = processes.from_writer(begun)
     if isinstance(folder, FollowedFolder):

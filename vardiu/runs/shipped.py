@@ -8,19 +8,21 @@ import os
 from pathlib import Path
 
 from .. import models
-from ..errors import RunError
+from ..denoisers.lora_files import ADAPTER_FILES
+from ..errors import RunError, shown
 from ..storage.run_folder import RunFolder
 
 __all__ = ["set_aside_damaged"]
 
 
-def set_aside_damaged(folder: RunFolder, command: str) -> tuple[str, ...]:
+def set_aside_damaged(folder: RunFolder, command: str, adapted: bool = False) -> tuple[str, ...]:
     r"""Returns what of a finished run's models is lost or damaged, a line each; what is left of
     one is kept beside it, so that a run that goes on writes it anew.
 
     Arguments:
         folder: The run's folder, of which this process is the only writer.
         command: `distill` or `teach`.
+        adapted: Whether the run has shipped an adapter beside its student.
 
     Raises:
         RunError: There are no checkpoints to make it again from.
@@ -28,12 +30,20 @@ def set_aside_damaged(folder: RunFolder, command: str) -> tuple[str, ...]:
     places = [folder.file("teacher" if command == "teach" else "student")]
     places += sorted(folder.file("students").glob("[!.]*"))
     damaged = {place: why for place in places if (why := models.damage_of(place))}
+    if adapted and (why := _adapter_damage(adapter := folder.file("adapter"))):
+        damaged[adapter] = why
     if damaged and not any(folder.file("checkpoints").glob("*/*/manifest.json")):
         raise RunError(
             f"{next(iter(damaged.values()))}, and the run has no checkpoint to make it again "
             "from. Bring it back from a copy, or give another folder with --out"
         )
     return tuple(f"{why}{_kept(place)}" for place, why in damaged.items())
+
+
+def _adapter_damage(place: Path) -> str:
+    r"""Returns what of an adapter is not there; empty where all is."""
+    missing = [name for name in ADAPTER_FILES if not (place / name).is_file()]
+    return f"{shown(place)} holds no adapter: {missing[0]} is missing" if missing else ""
 
 
 def _kept(place: Path) -> str:

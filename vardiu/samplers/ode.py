@@ -103,6 +103,7 @@ class Sampler:
             eta=self.eta,
             noise=drawn(),
             guide=self.guide,
+            arrives=None,
             **cond,
         )
 

@@ -76,6 +76,7 @@ class DPS(Solver):
             eta=self.ETA,
             noise=fresh,
             guide=guide,
+            arrives=None,
             **cond,
         )
         next(states)
