@@ -31,7 +31,7 @@ from vardiu.settings.fields import DensitySettings
 from vardiu.storage.artefacts import Artefacts
 from vardiu.storage.interrupts import wish_to_stop
 from vardiu.storage.run_folder import RunFolder
-from vardiu.students.few_step import OneStep
+from vardiu.students.few_step import FewStep, OneStep
 from vardiu.training.cures import CURES
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.stage import Context, Stage
@@ -46,6 +46,13 @@ class Spoken(Denoising):
 
     def student_of(self, network):
         return OneStep(network, 10.0)
+
+
+class Often(Denoising):
+    """The same of three calls, each with a latent of its own."""
+
+    def student_of(self, network):
+        return FewStep(network, [10.0, 5.0, 2.0])
 
 
 def recipe_of(objective_class):
@@ -90,7 +97,7 @@ def carry_out(tmp_path, monkeypatch):
     return carry_out
 
 
-@pytest.mark.parametrize("objective_class, measured", [(Denoising, 0), (Spoken, 2)])
+@pytest.mark.parametrize("objective_class, measured", [(Denoising, 0), (Spoken, 2), (Often, 2)])
 def test_a_stage_that_trains_a_denoiser_is_measured_as_the_generator_that_it_is(
     objective_class, measured, carry_out
 ):
@@ -98,6 +105,7 @@ def test_a_stage_that_trains_a_denoiser_is_measured_as_the_generator_that_it_is(
     carry_out(objective_class, [heard.append])
     stages = [e for e in heard if isinstance(e, events.StageStarted)]
     assert [e.stage for e in stages] == ["denoiser", "bound"]
+    # Of a call, in the plane.
     assert [e.latent for e in stages] == [2 if measured else None, 2]
     found = [e for e in heard if isinstance(e, events.Measured) and e.stage == "denoiser"]
     assert len(found) == measured

@@ -51,7 +51,7 @@ WORSE = 1.1
 NOISE = 1e-2
 
 
-# Nats a dimension of the latent: a Gaussian of half the right standard deviation has 0.8.
+# Nats a dimension of a call's input: a Gaussian of half the right standard deviation has 0.8.
 GAP = 1.0
 
 
@@ -88,7 +88,8 @@ def alarms(
     Arguments:
         rows: The rows of one stage.
         total: The steps that the stage is going to take.
-        latent: The dimensions of the student's latent; `None` where the stage has no student.
+        latent: The dimensions of the input of a call of the student; `None` where the stage has
+            no student.
         metric: The headline metric, smaller is better.
         floor: Returns what that metric is for the teacher, or for true samples, measured with as
             many samples as the student; `None` if that is not known, and then nothing can be told

@@ -238,7 +238,8 @@ class StageStarted(Event):
         step: The number of steps that it has taken before.
         steps: The number of steps that it takes in all.
         report_every: The number of steps between reports.
-        latent: The dimensions of the student's latent; `None` where no student is trained.
+        latent: The dimensions of the input of a call of the student; `None` where no student is
+            trained.
         skipped: Why newer checkpoints could not be used.
         index: Which stage of the recipe it is, from one.
         of: The number of stages of the recipe; 0 where that is not known.

@@ -359,7 +359,11 @@ class StageExecution:
             step, state, skipped = found
             self.trainer.load_state_dict(state, self.batches)
         student = self.student()
-        latent = None if student is None else math.prod(student.latent_shape)
+        # Of a call: that is what a step trains, and what nats are counted of.
+        latent = None
+        if student is not None:
+            one = student.calls == 1
+            latent = math.prod(student.latent_shape if one else student.shape)
         stage = self.stage
         self.run.broadcast(
             events.StageStarted(
