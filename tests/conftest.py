@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+
+from vardiu.training.streams import Streams
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +48,21 @@ def few_calls(monkeypatch):
     import pipelines
 
     pipelines.call_less(monkeypatch)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A device whose tensors have no values: to look at one is an error, where it would be to
+    wait. It has no generators, and no autocast."""
+    made, around = Streams.__call__, torch.autocast
+
+    def generator(streams: Streams, role: str, device: torch.device | str = "cpu") -> object:
+        return None if torch.device(device).type == "meta" else made(streams, role, device)
+
+    def autocast(kind: str, *given: object, **named: object) -> contextlib.AbstractContextManager:
+        none = kind == "meta"
+        return contextlib.nullcontext() if none else around(kind, *given, **named)
+
+    monkeypatch.setattr(Streams, "__call__", generator)
+    monkeypatch.setattr(torch, "autocast", autocast)
+    return torch.device("meta")

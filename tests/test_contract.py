@@ -162,24 +162,6 @@ WAITS = {
 }
 
 
-@pytest.fixture
-def accelerator(monkeypatch):
-    """A device whose tensors have no values: to look at one is an error, where it would be to
-    wait. It has no generators, and no autocast."""
-    made, around = Streams.__call__, torch.autocast
-
-    def generator(streams: Streams, role: str, device: torch.device | str = "cpu") -> object:
-        return None if torch.device(device).type == "meta" else made(streams, role, device)
-
-    def autocast(kind: str, *given: object, **named: object) -> contextlib.AbstractContextManager:
-        none = kind == "meta"
-        return contextlib.nullcontext() if none else around(kind, *given, **named)
-
-    monkeypatch.setattr(Streams, "__call__", generator)
-    monkeypatch.setattr(torch, "autocast", autocast)
-    return torch.device("meta")
-
-
 def steps_on(device: torch.device, objective: Objective, batch: Batch) -> None:
     """What a step computes on a device, without the trainer's own look at the losses; not the
     first step, in which some look for mistakes."""

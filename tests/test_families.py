@@ -6,6 +6,7 @@ adapter is loaded by the stock loader.
 """
 
 import contextlib
+import copy
 import fnmatch
 import itertools
 import json
@@ -209,6 +210,16 @@ def test_a_stock_pipeline_and_ours_sample_the_same(made, name):
     with torch.no_grad():
         drawn = (teacher.origin.decode(found) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     assert (drawn - torch.as_tensor(images)).abs().max() < 1e-4 and drawn.std() > 0.01
+
+
+@pytest.mark.parametrize("name", rarely(ROWS, RARE))
+def test_a_guided_teacher_does_not_wait_for_an_accelerator(made, name, accelerator):
+    _, teacher, _ = made(name)
+    guided = Guided(teacher, SCALE, teacher.origin.against(NEGATIVES[0]))
+    there = copy.deepcopy(guided).to(accelerator)
+    cond = {k: v.to(accelerator) for k, v in teacher.origin.encode(PROMPTS).items()}
+    x_t = torch.empty(len(PROMPTS), *teacher.shape, device=accelerator)
+    assert there(x_t, torch.ones(len(PROMPTS), device=accelerator), **cond).shape == x_t.shape
 
 
 def keeping(output):
