@@ -554,8 +554,8 @@ DROPPED = [
     Mutant(
         "condition to the teacher: consistency distillation",
         SELF_CONSISTENCY,
-        "            guide=None,\n            **cond,\n",
-        "            guide=None,\n",
+        "            arrives=False,\n            **cond,\n",
+        "            arrives=False,\n",
         contract(f"{CONDITIONS} and consistency"),
     ),
     Mutant(
@@ -683,15 +683,15 @@ NETWORKS = [
     Mutant(
         "progressive: condition to the teacher",
         LESSONS,
-        "*_, x_end = trajectory(partial(teacher, **cond), x_t, levels, correct=correct)",
-        "*_, x_end = trajectory(teacher, x_t, levels, correct=correct)",
+        "asked = partial(teacher, **cond)",
+        "asked = teacher",
         contract(f"{CONDITIONS} and progressive"),
     ),
     Mutant(
         "progressive: a lesson without the second slope",
         LESSONS,
-        "trajectory(partial(teacher, **cond), x_t, levels, correct=correct)",
-        "trajectory(partial(teacher, **cond), x_t, levels)",
+        "levels, correct=correct, arrives=arrives)",
+        "levels, arrives=arrives)",
         method("progressive", "heuns"),
     ),
     Mutant(
@@ -1578,7 +1578,7 @@ POLICIES = [
     Mutant(
         "redif: a group's mean without the group",
         POLICY,
-        "centred = reward - _sums(reward, place, count)[place] / count[place]",
+        "centred = reward - _sums(reward, place, group)[place] / count[place]",
         "centred = reward - reward.mean()",
         method("redif", "share_of_the_gradient"),
     ),
@@ -1818,8 +1818,43 @@ FINER = [
         method("anchored", "then_the_fake_settles"),
     ),
     Mutant(
+        "steps: a solver's levels are looked at on the accelerator",
+        SELF_CONSISTENCY,
+        "            arrives=False,\n",
+        "            arrives=None,\n",
+        contract("not_wait and consistency"),
+    ),
+    Mutant(
+        "steps: the rows of a queue are counted on the accelerator",
+        "training/memory.py",
+        "start = self.written.value + skipped",
+        "start = int(self.rows.new_tensor(self.written.value)) + skipped",
+        contract("not_wait and ddil"),
+    ),
+    Mutant(
+        "solvers: a corrected step to zero asks once more",
+        "samplers/trajectories.py",
+        "        arrives = bool((sigmas[-1] == 0).all())\n",
+        "        arrives = False\n",
+        ("tests/test_samplers.py", "-k", "would_be_seen"),
+    ),
+    Mutant(
+        "labels: an unknown one is none where nobody looks",
+        "nn/layout.py",
+        "return hot.masked_fill(unknown[:, None], math.nan)",
+        "return hot",
+        ("tests/test_edm_networks.py", "-k", "no_number"),
+    ),
+    Mutant(
+        "alarms: the latents of all calls are counted",
+        "runs/execute.py",
+        "one = student.calls == 1",
+        "one = True",
+        ("tests/test_events.py", "-k", "generator_that_it_is"),
+    ),
+    Mutant(
         "anchor: the steps since a refresh are not saved",
-        "vardiu/training/memory.py",
+        "training/memory.py",
         "self.value = int(state)",
         "self.value = 0",
         contract("resuming_is_exact and anchored-held"),
@@ -2009,8 +2044,8 @@ FINER = [
     Mutant(
         "FreeFlow: lower starts without noise",
         FREEFLOW,
-        "x_t[chosen] = x + expand_like(lower[chosen], x) * noise",
-        "x_t[chosen] = x",
+        "x_t[rows] = x + expand_like(lower[rows], x) * noise",
+        "x_t[rows] = x",
         method("freeflow", "lower_starts"),
     ),
     Mutant(
@@ -2086,8 +2121,8 @@ FINER = [
     Mutant(
         "ddil: the teacher's path starts at unit noise",
         STATES,
-        "trajectory(asked, sigmas[0] * noise, sigmas)",
-        "trajectory(asked, noise, sigmas)",
+        "trajectory(asked, sigmas[0] * noise, sigmas, ",
+        "trajectory(asked, noise, sigmas, ",
         method("ddil", "cannot_be_right or one_law"),
     ),
     Mutant(
@@ -2290,8 +2325,8 @@ FINER = [
     Mutant(
         "SDI: no fresh noise",
         SDS,
-        "eta=self.eta, noise=noise",
-        "eta=0.0, noise=noise",
+        "eta=self.eta,",
+        "eta=0.0,",
         method("sds", "sdi_inverts"),
     ),
     Mutant(
@@ -2409,8 +2444,8 @@ FINER = [
     Mutant(
         "energy: Euler's steps for Heun's",
         ENERGY,
-        "sigmas, correct=True)",
-        "sigmas, correct=False)",
+        "correct=True, arrives=True)",
+        "correct=False, arrives=True)",
         method("energy", "answers_are_its_flow"),
     ),
     Mutant(
