@@ -103,7 +103,8 @@ class ProgressiveDistillation(Objective):
         self.register_buffer("grid", grid, persistent=False)
         self.asked_at: list[float] = grid[::stride][:-1].tolist()
         self.stride, self.weight, self.states, self.correct = stride, weight, states, correct
-        self.calls = (len(grid) - 1) // stride
+        self.calls = len(self.asked_at)
+        self.lesson = partial(lesson, correct=correct, arrives=self.calls == 1)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -117,15 +118,7 @@ class ProgressiveDistillation(Objective):
     def prepare(self, batch: Batch, step: int) -> Any:  # noqa: ANN401 (others have their own)
         place = (self.quantiles(batch.rows) * self.calls).long()
         shown = self.states(self, batch, place, step)
-        levels = self.visited(shown.place)
-        return lesson(
-            self.teacher,
-            shown.x_t,
-            levels,
-            shown.cond,
-            correct=self.correct,
-            arrives=self.calls == 1,
-        )
+        return self.lesson(self.teacher, shown.x_t, self.visited(shown.place), shown.cond)
 
     def loss(self, drawn: Lesson, step: int) -> Loss:
         return self.taught(denoiser_of(self)(drawn.x_t, drawn.sigma, **drawn.cond), drawn)
@@ -231,7 +224,6 @@ PRESETS = {
         "16x16 patches; progressive distillation", PATCHES, replace(IMAGES, batch=96)
     ),
 }
-
 TINY = Settings(steps=12, batch=8, grid=4)
 
 METHOD = Method(
