@@ -28,6 +28,7 @@ __all__ = [
     "Diverged",
     "Interrupted",
     "shown",
+    "with_error",
 ]
 
 
@@ -91,6 +92,27 @@ def amount(n: int, one: str, many: str | None = None) -> str:
         many: What stands behind any other number; `one` with an s by default.
     """
     return f"{n:,} {one if n == 1 else f'{one}s' if many is None else many}"
+
+
+def with_error(value: float, error: float | None, digits: int = 2) -> str:
+    r"""Returns a value of four digits and its standard error.
+
+    An error of less than a millionth of the value is written as zero: that a mode was missed by
+    chance may have a probability of :math:`10^{-34}`.
+
+    Example:
+        >>> with_error(0.123456, 0.0123), with_error(40, 7e-34), with_error(1.5, None)
+        ('0.1235 ± 0.012', '40 ± 0', '1.5')
+
+    Arguments:
+        value: The value.
+        error: Its standard error; `None` where it has none.
+        digits: The number of digits of the error.
+    """
+    if error is None:
+        return f"{value:.4g}"
+    shown_error = 0.0 if error < 1e-6 * abs(value) else error
+    return f"{value:.4g} ± {shown_error:.{digits}g}"
 
 
 def known(name: str, names: Iterable[str], what: str, listed: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import amount
+from ..errors import amount, with_error
 
 __all__ = ["Metric", "check_pair", "check_samples", "fingerprint", "title_of"]
 
@@ -66,8 +66,7 @@ class Metric:
         return asdict(self)
 
     def __str__(self) -> str:
-        error = "" if self.error is None else f" ± {self.error:.2g}"
-        return f"{self.name} {self.value:.4g}{error} (n = {self.n})"
+        return f"{self.name} {with_error(self.value, self.error)} (n = {self.n})"
 
 
 def fingerprint(x: Tensor) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from ..errors import with_error
 from ..metrics.metric import title_of
 from ..metrics.sets import judges
 from ..problems.base import Judged
@@ -104,8 +105,7 @@ class Value(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        error = f" ± {self.error:.2g}" if self.error else ""
-        return f"{self.number:.4g}{error}"
+        return with_error(self.number, self.error or None)
 
 
 def judge(

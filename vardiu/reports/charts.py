@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..errors import with_error
 from .colours import shape_of
 
 __all__ = ["Line", "Point", "Target", "chart", "is_finite", "number", "spans_orders"]
@@ -211,7 +212,7 @@ def _axes(
 def _target(target: Target, at_y: Callable[[float], float]) -> list[str]:
     y, width = at_y(target.value), WIDTH - LEFT - RIGHT
     top, bottom = (at_y(target.value + sign * target.error) for sign in (1, -1))
-    about = html.escape(f"{target.label}: {target.value:.4g} ± {target.error:.2g}")
+    about = html.escape(f"{target.label}: {with_error(target.value, target.error)}")
     band = f"<rect class='band' x='{LEFT}' y='{top:.1f}' width='{width}' height='{{}}'/>"
     return [
         band.format(f"{max(bottom - top, 0):.1f}"),
@@ -231,8 +232,8 @@ def _line(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], fl
         parts.append(f"<path class='error' d='M{'L'.join([*above, *below])}Z'/>")
     parts.append(f"<path d='M{route}' stroke-dasharray='{shape.svg_dashes}'/>")
     for (x, y), p in zip(places, line.points, strict=True):
-        error = f" ± {p.error:.2g}" if p.error else ""
-        words = html.escape(f"{line.label}{': ' * bool(line.label)}{p.y:.4g}{error}")
+        value = with_error(p.y, p.error or None)
+        words = html.escape(f"{line.label}{': ' * bool(line.label)}{value}")
         where = f"transform='translate({x:.1f} {y:.1f})'"
         mark = f"<path class='mark' {where} d='{shape.svg_mark}'>"
         parts.append(f"{mark}<title>{words} at {number(p.x)}</title></path>")

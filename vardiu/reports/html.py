@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..errors import with_error
 from ..metrics.metric import title_of
 from ..storage.files import write_text_atomic
 from ..storage.run_folder import RunFolder
@@ -158,8 +159,8 @@ def _measured(
     known = {row["name"]: row for row in reference}
     rows = []
     for row in metrics:
-        error = "" if row["error"] is None else f" ± {row['error']:.2g}"
-        entry = {"metric": title_of(row["name"]), "student": f"{row['value']:.4g}{error}"}
+        student = with_error(row["value"], row["error"])
+        entry = {"metric": title_of(row["name"]), "student": student}
         if reference:
             other = known.get(row["name"])
             entry[reference_name] = "" if other is None else f"{other['value']:.4g}"

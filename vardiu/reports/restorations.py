@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import with_error
 from .figures import COLOURS, new_figure, save_figure
 
 __all__ = ["comparison_rows", "restored_grid", "step_curves"]
@@ -30,8 +31,7 @@ def comparison_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     for result in results:
         row: dict[str, Any] = {key: result[key] for key in ("solver", "projection", "step")}
         for metric in result["metrics"]:
-            error = "" if metric["error"] is None else f" ± {metric['error']:.2g}"
-            row[metric["name"]] = f"{metric['value']:.4g}{error}"
+            row[metric["name"]] = with_error(metric["value"], metric["error"])
         if result["metrics"]:
             row["n"] = max(metric["n"] for metric in result["metrics"])
         rows.append(row | ({"note": result["note"]} if result["note"] else {}))

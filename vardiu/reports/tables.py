@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import with_error
+
 __all__ = ["show_table", "value_with_error"]
 
 
@@ -20,7 +22,7 @@ UNBOUNDED = 100_000
 
 def value_with_error(value: float, error: float | None) -> str:
     r"""Returns a measured value with its standard error."""
-    return f"{value:.4g} (no error)" if error is None else f"{value:.4g} ± {error:.1g}"
+    return f"{value:.4g} (no error)" if error is None else with_error(value, error, digits=1)
 
 
 def show_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import with_error
 from ..metrics import Metric
 from ..metrics.metric import title_of
 from ..metrics.sets import judges, mean_ratio
@@ -219,7 +220,7 @@ def print_spaces(console: Console, metrics: Sequence[Metric], who: str = "studen
         table.add_column(name, justify="right")
     for features in dict.fromkeys(metric.features for metric in metrics):
         row = [metric for metric in metrics if metric.features == features]
-        cells = [f"{metric.value:.4g} ± {metric.error or 0:.2g}" for metric in row]
+        cells = [with_error(metric.value, metric.error or 0) for metric in row]
         table.add_row(features, *cells, f"{row[0].n:,}")
     console.print(table)
     if not any(judges(metric.features) for metric in metrics):
@@ -234,7 +235,7 @@ def probe_table(rows: Sequence[Probe]) -> Table:
     for name in ("sigma", "squared error", "a linear denoiser's", "allowed", ""):
         table.add_column(name, justify="right")
     for row in rows:
-        error = f"{row.error:.4g} ± {row.deviation:.2g}"
+        error = with_error(row.error, row.deviation)
         numbers = f"{row.sigma:.3g}", error, f"{row.linear:.4g}", f"{row.allowed:.4g}"
         table.add_row(*numbers, row.status)
     return table
