@@ -253,6 +253,34 @@ def pipelines(found: Mapping[str, Any]) -> str:
     )
 
 
+def pipeline_seeds(last: Mapping[str, Any], *others: str) -> str:
+    """Pipelines of two seeds or three, each in a file: values by seeds, and the differences' means
+    with their 95 % intervals."""
+    from vardiu.metrics.paired import paired
+
+    seeds = [*(json.loads((ROOT / name).read_text()) for name in others), last]
+    rows = []
+    for kind, about in PIPELINES.items():
+        runs = [found[kind] for found in seeds if kind in found]
+        if len(runs) < 2:
+            continue
+        cells = []
+        for metric, form, sign in (("frechet", ".3g", -1), ("recall", ".2f", 1)):
+            di, var = (
+                dict(enumerate(run[m]["student"][metric][0] for run in runs))
+                for m in ("diff_instruct", "vardiu")
+            )
+            teacher = [run["diff_instruct"]["teacher"][metric][0] for run in runs]
+            many = (teacher, di.values(), var.values())
+            cells += [" / ".join(f"{value:{form}}" for value in values) for values in many]
+            ahead = paired(var, di)
+            cells.append(f"{sign * ahead.mean:+{form}} ± {ahead.half:.2g}")
+        rows.append([about[0], about[1], *cells])
+    columns = ["network", "data", "Fréchet: teacher", "Diff-Instruct", "VarDiU", "nearer by"]
+    more = ["recall: teacher", "Diff-Instruct", "VarDiU", "more by"]
+    return markdown([*columns, *more], rows)
+
+
 def recorded(found: Mapping[str, Any], name: str) -> str:
     return markdown(found["tables"][name]["columns"], found["tables"][name]["rows"])
 
@@ -990,6 +1018,7 @@ RENDERERS: Mapping[str, Callable[..., str]] = {
     "presets": presets,
     "cost": cost,
     "pipelines": pipelines,
+    "pipeline_seeds": pipeline_seeds,
     "after_regression": after_regression,
     "tries": tries,
     "paper": paper,
