@@ -185,7 +185,7 @@ class Queue(Memory):
             coming: The rows that are to be written next, `(N, *)`, fewer than there is room for.
         """
         size, start = len(self.rows), self.written.value
-        # Places are found on the host, which would wait for how many there are.
+        # Found on the host: how many there are is known without waiting for an accelerator.
         places = torch.linspace(0, size - 1, min(count, size)).round().long()
         places = places[places < start + len(coming)]
         since = (places - start) % size  # how many rows are written before one comes here

@@ -167,8 +167,8 @@ class FreeFlow(Objective):
         t = z.new_full((len(z),), self.flow.sigmas[0])
         if self.below == 0:
             return x_t, t
-        # Each row draws for itself: processes choose as one would. It does so on the host, which
-        # would wait for how many there are.
+        # Each row draws for itself: processes choose as one would. Drawn on the host, the number
+        # of those chosen is known without waiting for an accelerator.
         u = self.streams.uniform("start", len(z), dtype=z.dtype)
         chosen = sent(u < self.below, z.device)
         rows = sent((u < self.below).nonzero().flatten(), z.device)
