@@ -265,7 +265,10 @@ def pipeline_seeds(last: Mapping[str, Any], *others: str) -> str:
         if len(runs) < 2:
             continue
         cells = []
-        for metric, form, sign in (("frechet", ".3g", -1), ("recall", ".2f", 1)):
+        for metric, form, gap, sign in (
+            ("frechet", ".3g", ".1f", -1),
+            ("recall", ".2f", ".3f", 1),
+        ):
             di, var = (
                 dict(enumerate(run[m]["student"][metric][0] for run in runs))
                 for m in ("diff_instruct", "vardiu")
@@ -274,7 +277,7 @@ def pipeline_seeds(last: Mapping[str, Any], *others: str) -> str:
             many = (teacher, di.values(), var.values())
             cells += [" / ".join(f"{value:{form}}" for value in values) for values in many]
             ahead = paired(var, di)
-            cells.append(f"{sign * ahead.mean:+{form}} ± {ahead.half:.2g}")
+            cells.append(f"{sign * ahead.mean:+{gap}} ± {ahead.half:{gap}}")
         rows.append([about[0], about[1], *cells])
     columns = ["network", "data", "Fréchet: teacher", "Diff-Instruct", "VarDiU", "nearer by"]
     more = ["recall: teacher", "Diff-Instruct", "VarDiU", "more by"]

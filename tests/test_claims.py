@@ -448,29 +448,69 @@ def test_what_is_said_of_pipelines_by_small_levels():
     assert sum(k in certain for k in both) == 1
     said = words("docs/measured.md")
     assert "VarDiU is nearer by more than the errors on five and level on digits" in said
-    second = numbers("pipelines-seed-1.json")
-    count = {4: "four", 5: "five"}[len(second)]
-    assert f"measured by one, {count} of the six by a second" in words("README.md")
+    seeds = [found, numbers("pipelines-seed-1.json"), numbers("pipelines-seed-2.json")]
+    assert all(set(later) <= set(found) for later in seeds)
+    words_of = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+    count = {kind: sum(kind in one for one in seeds) for kind in found}
+    thrice = [kind for kind in found if count[kind] == 3]
+    assert min(count.values()) == 2
+    told = f"measured by two seeds, {words_of[len(thrice)]} of the six by a third"
+    assert told in words("README.md")
 
     def named(kinds: list[str]) -> str:
         *most, last = [f"`{kind}`" for kind in kinds]
         return f"{', '.join(most)} and {last}" if most else last
 
-    far, more = ({k: lead(second[k], name) for k in second} for name in ("frechet", "recall"))
-    nearer = [k for k, (ahead, error) in far.items() if ahead > error]
-    level = [k for k, (ahead, error) in far.items() if abs(ahead) <= error]
-    assert {*nearer, *level} == set(second)
-    told = f"nearer by more than the errors on {named(nearer)} and level on {named(level)}; its "
-    higher = [k for k, (ahead, _) in more.items() if ahead > 0]
-    sure = [k for k, (ahead, error) in more.items() if ahead > error]
-    told += f"recall is higher on {named(higher)}, by more than the error on {named(sure)}"
-    lower = [
-        f"`{k}` by {-ahead:.3f}, with an error of {error:.3f}"
-        for k, (ahead, error) in more.items()
-        if ahead <= 0
+    leads = {
+        name: {kind: [lead(one[kind], name) for one in seeds if kind in one] for kind in found}
+        for name in ("frechet", "recall")
+    }
+    nearer = [k for k, each in leads["frechet"].items() if all(a > e for a, e in each)]
+    level = [k for k, each in leads["frechet"].items() if all(abs(a) <= e for a, e in each)]
+    assert {*nearer, *level} == set(found)
+    assert f"VarDiU is nearer by more than the errors on {named(nearer)} and level on" in said
+    assert f"and level on {named(level)}, by each of their seeds" in said
+    mean = {
+        name: {kind: statistics.fmean(a for a, _ in each) for kind, each in rows.items()}
+        for name, rows in leads.items()
+    }
+    higher = [kind for kind, ahead in mean["recall"].items() if ahead > 0]
+    lower = [kind for kind, ahead in mean["recall"].items() if ahead <= 0]
+    parts = [f"{kind_name} by {-mean['recall'][k]:.3f}" for k in lower for kind_name in [f"`{k}`"]]
+    told = f"The mean of its recall over the seeds is higher on {named(higher)}"
+    told += f", and lower on {' and '.join(parts)}" if parts else ""
+    assert told in said
+    both = [k for k in found if min(mean["frechet"][k], mean["recall"][k]) > 0]
+    assert f"ahead by the means of both on {words_of[len(both)]} of the six" in said
+    assert f"on {words_of[len(both)]} of the six also in recall" in words("README.md")
+    behind = [
+        (kind, i, -a, e)
+        for kind, each in leads["recall"].items()
+        for i, (a, e) in enumerate(each)
+        if a < -e
     ]
-    told += f", and lower on {', '.join(lower)}." if lower else "."
-    assert f"{count.capitalize()} of them by a second seed" in said and told in said
+    assert {kind for kind, *_ in behind} == {"text"} and [i for _, i, *_ in behind] == [1, 2]
+    amounts = " and ".join(f"{ahead:.3f}" for *_, ahead, _ in behind)
+    errors = " and ".join(f"{error:.3f}" for *_, error in behind)
+    assert (
+        f"lower by more than its error on `text` by two seeds, by {amounts} (errors of {errors})"
+        in said
+    )
+    recalls = {
+        who: [f"{one['text'][method][part]['recall'][0]:.2f}" for one in seeds]
+        for who, method, part in (
+            ("teacher", "vardiu", "teacher"),
+            ("own", "vardiu", "student"),
+            ("other", "diff_instruct", "student"),
+        )
+    }
+    for who, sentence in (
+        ("teacher", "The teacher's recall there is {}"),
+        ("own", "VarDiU's is {}"),
+        ("other", "Diff-Instruct's {}"),
+    ):
+        low, high = min(recalls[who]), max(recalls[who])
+        assert sentence.format(f"{low} to {high}" if low != high else low) in said
     few, error = lead(numbers("pipelines-pixels-200.json")["pixels"], "frechet")
     assert few < -error and "is behind in distance" in said
     own, other = (
@@ -481,12 +521,12 @@ def test_what_is_said_of_pipelines_by_small_levels():
     rates = own.settings.lr, other.settings.lr
     assert rates[1] == pytest.approx(3 * rates[0]) and "a third of Diff-Instruct's" in said
     readme = words("README.md")
-    assert (
-        "smaller one on five, and a recall that is higher or level within its error on all"
-        in readme
-    )
-    assert "nearer than Diff-Instruct on five and ahead in distance and recall on four" in readme
-    assert "more recall by more than its error on one of these" in readme
+    told = "nearer than Diff-Instruct on five by each of two or three seeds, and level on one"
+    assert (len(nearer), len(level)) == (5, 1) and told in readme
+    assert "a smaller one on five, by each of two or three seeds, and a recall" in readme
+    assert "higher or level within its error on all but one" in readme
+    assert {f"{ahead:.2f}" for *_, ahead, _ in behind} == {"0.04"}
+    assert "but for text by two seeds of three" in readme and "Diff-Instruct 0.04 more" in readme
 
 
 def test_the_speed_is_stated_in_the_same_type_first():
