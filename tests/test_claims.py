@@ -181,6 +181,9 @@ def test_what_is_said_of_students_that_jump():
     )
     front = words("README.md")
     assert f"one that jumps ends {ends} the log-density of true samples" in front
+    (alone,) = numbers("mog40-codes-alone.json")["runs"]
+    shortest = min(run["cost"]["seconds"] for run in runs)
+    assert alone["cost"]["seconds"] < 0.5 * shortest
     (within,) = re.findall(r"an MMD² within (\d\.\d) times the error of the difference", front)
     assert max(apart) <= float(within) < max(apart) + 0.1
     (within,) = re.findall(r"a student that jumps is within (\d\.\d\d) nats", front)
