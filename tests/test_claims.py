@@ -529,6 +529,9 @@ def test_what_is_said_of_pipelines_by_small_levels():
     assert "a smaller one on five, by each of two or three seeds, and a recall" in readme
     assert "higher or level within its error on all but one" in readme
     assert {f"{ahead:.2f}" for *_, ahead, _ in behind} == {"0.04"}
+    assert (
+        "its recall is higher, or level within its error, but for text by two seeds of" in readme
+    )
     assert "but for text by two seeds of three" in readme and "Diff-Instruct 0.04 more" in readme
 
 
