@@ -14,10 +14,18 @@ from vardiu.functional.bounds import (
     gaussian_kl,
     importance_log_marginal,
     same_condition,
+    shared_log_marginal,
+    shared_mean,
     standard_normal_log_prob,
 )
 from vardiu.functional.scores import denoising, edm_weight, mean_correction, surrogate
-from vardiu.functional.tensors import lattice_normal, log_sum_exp, pairwise_square, scale_gradient
+from vardiu.functional.tensors import (
+    lattice_normal,
+    log_sum_exp,
+    pairwise_square,
+    scale_gradient,
+    stratified_normal,
+)
 
 
 def test_log_sum_exp_is_torchs_even_where_all_underflow():
@@ -109,7 +117,47 @@ def test_same_condition():
     assert torch.equal(same_condition(both, 2), torch.eye(3, dtype=torch.bool)[:, :2])
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_a_sample_that_is_alone_in_its_condition_stays(own):
+    x = torch.randn(3, 2, dtype=torch.float64)
+    x_t, sigma = x + 0.1, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    same = same_condition({"label": torch.tensor([0, 1, 0])}, 3)
+    found = shared_log_marginal(x_t, x, sigma, same, own)
+    kernel = -(x_t - x).square().sum(1) / (2 * sigma**2) - 2 * (
+        sigma.log() + 0.5 * math.log(2 * math.pi)
+    )
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found[1], kernel[1])
+    torch.testing.assert_close(shared_mean(x_t, x, sigma, same, own)[1], x[1])
+    one = shared_log_marginal(x_t[:1], x[:1], sigma[:1], None, own)
+    torch.testing.assert_close(one, kernel[:1])
+
+
+@pytest.mark.parametrize("k", [4, 64, 768])
+def test_latents_of_many_dimensions_are_spread_in_each(k):
+    """Each point is standard normal, none of the dimensions is spread worse than by chance, and
+    two dimensions are independent."""
+    n, draws = 64, 400
+    random = torch.Generator().manual_seed(0)
+    z = torch.stack(
+        [
+            stratified_normal(torch.rand(n, k, generator=random), torch.rand(k, generator=random))
+            for _ in range(draws)
+        ]
+    )
+    pooled = z[:, 17]
+    assert bool((pooled.mean(0).abs() < 5 / math.sqrt(draws)).all())
+    assert bool(((pooled.var(0) - 1).abs() < 5.5 * math.sqrt(2 / draws)).all())
+    assert (z.mean(1).var(0) < 0.1 / n).all()  # of independent ones, 1 / n
+    assert ((z.square().mean(1) - 1).abs() < 0.4).all()
+    pairs = (z[:, :, 0] * z[:, :, 1]).mean(1) * math.sqrt(n)
+    assert pairs.mean().abs() < 5 / math.sqrt(draws)
+    assert (pairs.var() - 1).abs() < 5 * math.sqrt(2 / draws)
+    shares = torch.special.ndtr(z[0].double()).mul(n).floor().long().sort(0).values
+    assert torch.equal(shares, torch.arange(n)[:, None].expand(n, k))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
 def test_lattice_points_are_normal_and_evenly_spread(k):
     """Over shifts each point is standard normal; within one lattice averages are far more exact."""
     n, shifts = 256, 400
@@ -119,4 +167,4 @@ def test_lattice_points_are_normal_and_evenly_spread(k):
     assert bool((pooled.mean(0).abs() < 5 / math.sqrt(shifts)).all())
     assert bool(((pooled.var(0) - 1).abs() < 5 * math.sqrt(2 / shifts)).all())
     # The mean of n independent ones has the variance 1 / n.
-    assert (z.mean(1).var(0) < 0.25 / n).all()
+    assert (z.mean(1).var(0) < (0.25 if k < 3 else 0.5) / n).all()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vardiu.data.batch import Batch
 from vardiu.training.objective import Loss, Objective, Phase
-from vardiu.training.streams import Streams
+from vardiu.training.streams import LatticeDraws, Streams
 
 N, DRAWS = 32, 400
 
@@ -36,6 +36,18 @@ def objective() -> Drawing:
 def quantiles() -> Tensor:
     drawing = objective()
     return torch.stack([drawing.quantiles(N) for _ in range(DRAWS)])
+
+
+def test_latents_of_images_are_no_lattice():
+    """A lattice of so many dimensions would hold its first ones nearly still."""
+    drawing = objective()
+    spread = torch.stack(
+        [
+            LatticeDraws(drawing.streams, "latent", N, drawing.like).normal((3, 16, 16)).var(0)
+            for _ in range(20)
+        ]
+    )
+    assert (spread.mean(0) - 1).abs().max() < 0.15
 
 
 def test_each_share_of_the_levels_has_one():

@@ -35,6 +35,20 @@ def test_log_normal_inverts_its_distribution_function():
     assert sigma.min() >= 0.02 - 1e-12 and sigma.max() <= 30 + 1e-9
 
 
+@pytest.mark.parametrize("low, high", [(5.0, 20.0), (1e-4, 4e-3), (0.2, 0.4)])
+def test_a_log_normal_is_cut_anywhere(low, high):
+    """Far from the mean the share of the range is far below what 1 can be told from."""
+    levels = LogNormal(-1.2, 0.3, sigma_min=low, sigma_max=high)
+    u = torch.linspace(0.001, 0.999, 21, dtype=torch.float64)
+    normal = torch.distributions.Normal(-1.2, 0.3)
+    fine = torch.linspace(math.log(low), math.log(high), 400_001, dtype=torch.float64)
+    density = (normal.log_prob(fine) - normal.log_prob(fine).max()).exp()
+    share = torch.cumulative_trapezoid(density, fine)
+    share = torch.cat([share.new_zeros(1), share]) / share[-1]
+    wanted = fine[torch.searchsorted(share, u).clamp_max(len(fine) - 1)].exp()
+    torch.testing.assert_close(levels(u), wanted, rtol=1e-4, atol=0)
+
+
 def test_power_law_is_the_papers():
     levels = PowerLaw(0.1, 20.0, Staircase(0.1, 2.0, 0.01, every=1000))
     torch.testing.assert_close(levels(U, 0), 0.1 + U**0.1 * 19.9)

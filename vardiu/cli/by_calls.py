@@ -117,9 +117,8 @@ def evaluate_by_calls(
     lines: list[Line] = []
     for number, student in students.items():
         own = {"how": student.words, "weights": hash_of(student)}
-        lines.append(
-            Line(STUDENT, number, problem.student_source(student), student, own, features)
-        )
+        source = problem.student_source(student, measured=True)
+        lines.append(Line(STUDENT, number, source, student, own, features))
         if problem.teacher is not None:
             lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), problem.teacher))
     reference = partial(reference_of, folder, problem, n, other_data=other is not None)
@@ -156,7 +155,9 @@ def evaluate_teacher_by_calls(
     for number in calls:
         steps = (number + 1) // 2
         how = {"how": f"{steps} step{'s' * (steps > 1)} of Heun's method"}
-        lines.append(Line(HEUN_STEPS, number, problem.teacher_source(steps), teacher, how))
+        lines.append(
+            Line(HEUN_STEPS, number, problem.teacher_source(steps, measured=True), teacher, how)
+        )
         lines.append(Line(DDIM_STEPS, number, _ddim(problem, number), teacher))
     other = other_data(folder, chosen.data)
     path = evaluation_of(folder, n, chosen.seed, of_calls(_dashed(calls)), other)
@@ -318,7 +319,7 @@ def _ddim(problem: Problem, calls: int) -> Source:
     sampler = DDIM(teacher.to(device), karras_grid(calls, teacher.sigma_min, teacher.sigma_max))
 
     def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        cond = problem.data.conditions(n, random) if teacher.conditions else {}
+        cond = problem.data.measured_conditions(n, random) if teacher.conditions else {}
         given = {name: value.to(device) for name, value in cond.items()}
         x = sampler.sample(
             n, generator=random, device=device, dtype=torch.float32, batch=rows, **given

@@ -91,7 +91,7 @@ def evaluate_student(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     features = trained_features(task.chosen, problem)
     n = problem.scores.samples if chosen.num is None else chosen.num
     sampled = student if guide is None else guide.student
-    source = problem.student_source(sampled)
+    source = problem.student_source(sampled, measured=True)
     of = of_calls(chosen.calls, chosen.guidance) + tag_of(guide)
     path = evaluation_of(folder, n, chosen.seed, of, other)
     refuse_foreign_files(path, is_measured)
@@ -132,7 +132,7 @@ def evaluate_teacher(folder: RunFolder, chosen: argparse.Namespace, words: Seque
     problem, task = trained_teacher(folder, chosen)
     refuse_unwritable(folder.path)
     n = problem.scores.samples if chosen.num is None else chosen.num
-    source = problem.teacher_source()
+    source = problem.teacher_source(measured=True)
     path = evaluation_of(folder, n, chosen.seed, data=other_data(folder, chosen.data))
     refuse_foreign_files(path, is_measured)
     with kept_while_measured(path, problem, task):

@@ -287,7 +287,7 @@ def _source(sweep: Sweep, point: Point) -> tuple[Any, int]:
     if point.strength is not None:
         kind = (point.strength, sweep.steps, point.noise, point.level)
         student = guided_by(student, sweep.teacher, sweep.source, *kind).student
-    return sweep.problem.student_source(student), student.calls
+    return sweep.problem.student_source(student, measured=True), student.calls
 
 
 @torch.no_grad()

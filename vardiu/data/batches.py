@@ -131,13 +131,23 @@ class DataFree(Batches):
         batch_size: The number of rows of a batch.
         classes: The number of classes; without it there is no `label`.
         seed: The seed of the classes.
+        label: Classes, with shape :math:`(N)`, each of which is drawn as often as another; by
+            default all classes are.
     """
 
-    def __init__(self, batch_size: int, *, classes: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        classes: int | None = None,
+        seed: int = 0,
+        label: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.classes, self.seed = batch_size, classes, seed
+        self.label = label
 
     def at(self, index: int) -> Batch:
         own = self.own(self.batch_size)
@@ -145,7 +155,9 @@ class DataFree(Batches):
         if self.classes is None:
             return Batch(n)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        label = torch.randint(self.classes, (self.batch_size,), generator=generator)
+        among = self.classes if self.label is None else len(self.label)
+        label = torch.randint(among, (self.batch_size,), generator=generator)
+        label = label if self.label is None else self.label[label]
         return Batch(n, cond={"label": label[own]})
 
 

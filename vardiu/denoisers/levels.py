@@ -171,8 +171,12 @@ class LogNormal(Levels):
             ],
             dtype=torch.float64,
         )
-        low, high = torch.special.ndtr((bounds - mean) / std).tolist()
-        quantile = torch.special.ndtri(low + (high - low) * u.double())
+        places = (bounds - mean) / std
+        # Far above the mean the distribution function is 1, and differences are lost: what lies
+        # there is counted from the other end. Its small values are those of erfc: ndtr has none.
+        sign = -1.0 if places.sum() > 0 else 1.0
+        low, high = (0.5 * torch.special.erfc(-sign * places / math.sqrt(2))).tolist()
+        quantile = sign * torch.special.ndtri(low + (high - low) * u.double())
         return (mean + std * quantile).clamp(*bounds.tolist()).exp().to(u.dtype)
 
 

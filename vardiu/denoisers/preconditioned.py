@@ -18,7 +18,7 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
     r"""A network :math:`F` with scaled input, output and skip connection.
 
     .. math:: D(x_t, \sigma) = m + c_\mathrm{skip} (x_t - m)
-        + c_\mathrm{out} F \big( c_\mathrm{in} (x_t - m), \tfrac14 \log \sigma \big)
+        + c_\mathrm{out} F \big( c_\mathrm{in} (x_t - m), \tfrac14 \log (\sigma / u) \big)
 
     with :math:`c_\mathrm{skip} = \sigma_d^2 / (\sigma^2 + \sigma_d^2)`, :math:`c_\mathrm{out} =
     \sigma \sigma_d / \sqrt{\sigma^2 + \sigma_d^2}` and :math:`c_\mathrm{in} = 1 / \sqrt{\sigma^2 +
@@ -37,9 +37,10 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
         sigma_max: The largest one.
         mean: The mean :math:`m` of the data, a number or a tensor that broadcasts with a sample.
         conditions: The names of the network's conditions.
+        unit: The length :math:`u` that the network is told levels in; the paper's is 1.
 
     Raises:
-        ValueError: `sigma_min` is not below `sigma_max`, or `sigma_data` not positive.
+        ValueError: `sigma_min` is not below `sigma_max`, or `sigma_data` or `unit` not positive.
     """
 
     mean: Tensor
@@ -54,16 +55,17 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
         sigma_max: float,
         mean: Tensor | float = 0.0,
         conditions: Sequence[str] = (),
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 <= sigma_min < sigma_max:
             raise ValueError(f"sigma_min must be below sigma_max, got {sigma_min}, {sigma_max}")
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        if not (sigma_data > 0 and unit > 0):
+            raise ValueError(f"sigma_data and unit must be positive, got {sigma_data} and {unit}")
         self.network = network
         self.shape = tuple(shape)
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
-        self.conditions = tuple(conditions)
+        self.conditions, self.unit = tuple(conditions), unit
         self.arguments = {
             "shape": list(shape),
             "sigma_data": sigma_data,
@@ -71,6 +73,7 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
             "sigma_max": sigma_max,
             "mean": torch.as_tensor(mean).tolist(),
             "conditions": list(conditions),
+            "unit": unit,
         }
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
 
@@ -95,7 +98,7 @@ class PreconditionedDenoiser(Wrapper, Denoiser):
         c_out = expand_like(sigma * self.sigma_data / total, x_t)
         c_skip = expand_like((self.sigma_data / total).square(), x_t)
         centred = x_t - self.mean
-        return c_in * centred, sigma.log() / 4, self.mean + c_skip * centred, c_out
+        return c_in * centred, (sigma / self.unit).log() / 4, self.mean + c_skip * centred, c_out
 
     def extra_repr(self) -> str:
         return (

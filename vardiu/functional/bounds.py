@@ -145,8 +145,8 @@ def shared_log_marginal(
         sigma: The levels of the noisy samples, with shape :math:`(B)`.
         same: Which clean samples share the condition of each noisy one, with shape
             :math:`(B, N)`. All by default.
-        own: The weight :math:`c` of a row's own sample. Below one, the noisy samples must be made
-            of the clean ones in their order, over and over.
+        own: The weight :math:`c` of a row's own sample; 1 where no other has its condition. Below
+            one, the noisy samples must be made of the clean ones in their order, over and over.
 
     Returns:
         The log-densities, with shape :math:`(B)`, in nats.
@@ -190,7 +190,13 @@ def _exponents(
     if own != 1:
         rows = len(x) if rows is None else rows
         index = torch.arange(len(x_t), device=x_t.device)
-        exponents[index, index % rows] += math.log(own) if own else -math.inf
+        less = math.log(own) if own else -math.inf
+        if same is None:
+            less = less if len(x) > 1 else 0.0
+            exponents[index, index % rows] += less
+        else:  # a sample that is alone stays: a mixture of nothing has no density
+            alone = same.sum(1) == 1
+            exponents[index, index % rows] += torch.where(alone, 0.0, less)
     return exponents
 
 
@@ -216,7 +222,7 @@ class _LogMixture(torch.autograd.Function):
     ) -> Tensor:
         exponents = _exponents(x_t, x, sigma, same, own)
         count = torch.full_like(sigma, len(x)) if same is None else same.sum(1).to(sigma)
-        count = count - (1 - own)
+        count = count - torch.where(count > 1, 1 - own, 0.0)
         value, responsibilities = log_sum_exp(exponents)
         ctx.save_for_backward(x_t, x, sigma, responsibilities)
         constant = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))

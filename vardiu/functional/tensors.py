@@ -65,13 +65,20 @@ def pairwise_square(x: Tensor, y: Tensor) -> Tensor:
         return torch.addmm(square, x, y.T, alpha=-2.0).clamp_min(0.0)
 
 
+# Dimensions in which a lattice of a batch's size is spread evenly, see `lattice_normal`.
+LATTICE_DIMENSIONS = 3
+
+
 def lattice_normal(shift: Tensor, n: int) -> Tensor:
     r"""Returns `n` points that are each standard normal, and together evenly spread, `(n, k)`.
 
     .. math:: z_i = \Phi^{-1} \big( (s + i \alpha) \bmod 1 \big), \qquad
         \alpha_j = \phi_k^{-j}, \quad \phi_k^{k + 1} = \phi_k + 1
 
-    a Kronecker sequence with the generalised golden ratio, moved by one uniform shift.
+    a Kronecker sequence with the generalised golden ratio, moved by one uniform shift. It is for
+    few dimensions, up to `LATTICE_DIMENSIONS`: :math:`1 - \alpha_1` is about
+    :math:`\log 2 / k`, and fewer points than :math:`k` lie side by side; beyond, see
+    `stratified_normal`.
 
     References:
         | The Unreasonable Effectiveness of Quasirandom Sequences (Roberts, 2018)
@@ -90,6 +97,29 @@ def lattice_normal(shift: Tensor, n: int) -> Tensor:
     index = torch.arange(n, device=shift.device, dtype=torch.float64)[:, None]
     u = (shift.double() + index * phi**-powers) % 1.0
     # Both ends are out of reach of a normal's quantile function.
+    return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(shift.dtype)
+
+
+def stratified_normal(uniform: Tensor, shift: Tensor) -> Tensor:
+    r"""Returns `n` points that are each standard normal, and evenly spread in each dimension by
+    itself, `(n, k)`: a Latin hypercube.
+
+    .. math:: z_{ij} = \Phi^{-1} \Big( \frac{\pi_j(i) + s_j}{n} \Big)
+
+    with an independent permutation :math:`\pi_j` of each dimension. In many dimensions a lattice
+    spreads no better, and the ratio of its first dimension is so near to one that its points
+    hardly move along it, see `lattice_normal`.
+
+    References:
+        | A Comparison of Three Methods for Selecting Values of Input Variables in the Analysis of
+        | Output from a Computer Code (McKay, Beckman and Conover, 1979)
+
+    Arguments:
+        uniform: Uniform numbers, whose order in each column is its permutation, `(n, k)`.
+        shift: The places :math:`s` in the cells, uniform in [0, 1), with shape :math:`(k)`.
+    """
+    cells = uniform.argsort(dim=0).double()
+    u = (cells + shift.double()) / len(uniform)
     return torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12)).to(shift.dtype)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +181,8 @@ class Distilled(SelfConsistency):
 @dataclass(frozen=True, kw_only=True)
 class ConsistencySettings(Training):
     r"""What methods of consistency share."""
+
+    LENGTHS: ClassVar[tuple[str, ...]] = ("softness",)
 
     rho: float = 7.0
     """The exponent of the spacing of the levels."""

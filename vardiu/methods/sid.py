@@ -23,7 +23,7 @@ from torch import Tensor
 from ..data.batch import Batch
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import LogUniform
-from ..functional.scores import mean_correction, tempered
+from ..functional.scores import tempered
 from ..functional.tensors import dot, expand_like
 from ..settings import build
 from ..settings.fields import DigitsSettings, LevelSettings, NetworkOptimizer, WeightSettings
@@ -116,9 +116,7 @@ class SiD(DiffInstruct):
         real = self.teacher(x_t, sigma, **cond)
         mean = self.fake(x_t, sigma, **cond) + offset
         gap = real - tempered(mean, x_t, self.temperature)
-        factor = self.weight(sigma) / sigma**4
-        if self.normalised:
-            factor = factor / mean_correction(real.detach(), x.detach(), self.FLOOR)
+        factor = self.weight(sigma) / sigma**4 / self.size(real.detach(), x.detach())
         projected = factor * dot(gap, real - tempered(x, x_t, self.temperature))
         value = (projected - self.alpha * factor * dot(gap, gap)).mean()
         return Loss(value, {"divergence": projected.detach().mean()})

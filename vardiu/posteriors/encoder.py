@@ -35,21 +35,25 @@ class Scale(abc.ABC):
 
 @dataclass(frozen=True)
 class UnitScale(Scale):
-    r"""The scaling above, for data of mean :math:`m` and standard deviation :math:`\sigma_d`."""
+    r"""The scaling above, for data of mean :math:`m` and standard deviation :math:`\sigma_d`; the
+    network is told levels in a unit."""
 
     sigma_data: float
     mean: float | Tensor = 0.0
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
+        if not (self.sigma_data > 0 and self.unit > 0):
+            raise ValueError(
+                f"sigma_data and unit must be positive, got {self.sigma_data} and {self.unit}"
+            )
 
     def inputs(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         mean = self.mean
         if isinstance(mean, Tensor):
             mean = sent(mean, x_t.device).to(x_t.dtype)
         total = (sigma.square() + self.sigma_data**2).sqrt()
-        return (x_t - mean) / expand_like(total, x_t), sigma.log() / 4
+        return (x_t - mean) / expand_like(total, x_t), (sigma / self.unit).log() / 4
 
     def unit_std(self, sigma: Tensor) -> Tensor:
         return sigma / (sigma.square() + self.sigma_data**2).sqrt()

@@ -156,6 +156,12 @@ class Space(abc.ABC):
         def variance(self) -> float: ...
 
     @property
+    def unit(self) -> float:
+        r"""The length that an objective's own lengths are multiples of: 1, where data lie about
+        [-1, 1], or the data's standard deviation."""
+        return 1.0
+
+    @property
     def decodes(self) -> bool:
         r"""Whether samples are latents, which `decode` turns into images."""
         return False
@@ -344,9 +350,17 @@ class Data(abc.ABC):
         self.space, self.teacher = space, teacher
         self.chosen: Sequence[int] | None = None  # the classes that are sampled; all without
 
-    def free(self, size: int, seed: int) -> Batches:
-        r"""Returns batches for methods without data: a number of rows, and their conditions."""
-        return DataFree(size, classes=self.space.classes or None, seed=seed)
+    def free(self, size: int, seed: int, *, shares: bool = False) -> Batches:
+        r"""Returns batches for methods without data: a number of rows, and their conditions.
+
+        Arguments:
+            size: The number of rows of a batch.
+            seed: The seed of the conditions.
+            shares: Whether classes have the shares of the data, see `measured_conditions`, and
+                not equal ones.
+        """
+        classes = self.space.classes or None
+        return DataFree(size, classes=classes, seed=seed, label=self.labels if shares else None)
 
     @abc.abstractmethod
     def clean(self, size: int, seed: int) -> Batches:
@@ -389,6 +403,22 @@ class Data(abc.ABC):
         return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
 
     @property
+    def labels(self) -> Tensor | None:
+        r"""The classes of the real samples that metrics compare with, `(N)`; none where they have
+        none, or where the teacher's own samples stand in their place."""
+        return None
+
+    def measured_conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
+        r"""Returns conditions of `n` rows to compare with the data: classes have the data's
+        shares, in an order that is mixed, so that no part of the rows has others. A student that
+        is perfect by class is as far from uneven data as its classes are unevenly drawn."""
+        label = self.labels
+        if label is None:
+            return self.conditions(n, random)
+        mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        return {"label": label[mixed * len(label) // n]}
+
+    @property
     def names(self) -> tuple[str, ...]:
         r"""The names of the classes, in their order; empty where they have none."""
         return ()
@@ -416,9 +446,16 @@ class Data(abc.ABC):
         r"""Draws what `reference` gives anew, where it is the teacher's own samples."""
         return None
 
-    def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
-        r"""Returns the source that the teacher is, with so many steps of Heun's method."""
-        return self.teacher.source(self.conditions, steps)
+    def teacher_source(self, steps: int = SOLVER_STEPS, *, measured: bool = False) -> Source:
+        r"""Returns the source that the teacher is.
+
+        Arguments:
+            steps: The number of steps of Heun's method.
+            measured: Whether its samples are compared with the data, see `measured_conditions`.
+        """
+        return self.teacher.source(
+            self.measured_conditions if measured else self.conditions, steps
+        )
 
     def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
         r"""Returns samples of the teacher that a frame is fitted to.
@@ -630,20 +667,27 @@ class Problem(abc.ABC):
         self.data.teacher.device, self.data.teacher.waits = device, waits
         self.space.device = device
 
-    def student_source(self, generator: Generator) -> Source:
-        r"""Returns the source that a student is."""
+    def student_source(self, generator: Generator, *, measured: bool = False) -> Source:
+        r"""Returns the source that a student is.
+
+        Arguments:
+            generator: The student.
+            measured: Whether its samples are compared with the data, whose classes they then have
+                the shares of, see `Data.measured_conditions`.
+        """
+        conditions = self.data.measured_conditions if measured else self.data.conditions
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-            cond = self.data.conditions(n, random) if generator.conditions else {}
+            cond = conditions(n, random) if generator.conditions else {}
             batch = rows_at_once(self.space.shape, self.part)
             x = generator.sample(n, generator=random, batch=batch, **cond)
             return x.cpu(), cond
 
         return draw
 
-    def teacher_source(self, steps: int = SOLVER_STEPS) -> Source:
-        r"""Returns the source that the teacher is, with so many steps of Heun's method."""
-        return self.data.teacher_source(steps)
+    def teacher_source(self, steps: int = SOLVER_STEPS, *, measured: bool = False) -> Source:
+        r"""Returns the source that the teacher is, see `Data.teacher_source`."""
+        return self.data.teacher_source(steps, measured=measured)
 
     def beside(self, student: Generator, n: int, seed: int) -> BesideTeacher:
         r"""Returns what a report shows of a student beside its teacher, see `beside_teacher`."""

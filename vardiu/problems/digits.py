@@ -126,6 +126,10 @@ class DigitsData(Data):
         return self.x[:n], cond
 
     @property
+    def labels(self) -> Tensor | None:
+        return self.label if self.space.classes else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(str(digit) for digit in range(self.space.classes))
 
@@ -196,7 +200,7 @@ class DigitsScores(Scores):
 
     @property
     def expected_shares(self) -> list[float]:
-        return [1 / CLASSES] * CLASSES
+        return (torch.bincount(self.data.label, minlength=CLASSES) / len(self.data.x)).tolist()
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
         if self.data.teacher.denoiser is None:
@@ -205,7 +209,7 @@ class DigitsScores(Scores):
         real = classifier.features(self.data.x)
         teacher, chosen = self.data.teacher, self.data.chosen
         rows = teacher.written_metrics(n, real, classifier.name, chosen)
-        return rows or self.measure(self.data.teacher_source(), n), TEACHER
+        return rows or self.measure(self.data.teacher_source(measured=True), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
         return image_grid([(f"{len(x):,} samples{of}", x.numpy())], path)

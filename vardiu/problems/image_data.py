@@ -150,6 +150,10 @@ class ImageData(Data):
             background=self.settings.background,
         )
 
+    @property
+    def labels(self) -> Tensor | None:
+        return None if self.settings.data is None else self.images[1].get("label")
+
     @functools.cached_property
     def split(self) -> tuple[Tensor, Tensor]:
         r"""Real images, and others to compare with them: those of `problem.held_out`, or else two

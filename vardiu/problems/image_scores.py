@@ -103,7 +103,7 @@ class ImageScores(Scores):
             return [], ""
         teacher, chosen = self.data.teacher, self.data.chosen
         rows = teacher.written_metrics(n, self._real, self.features.name, chosen)
-        return rows or self.measure(self.data.teacher_source(), n), TEACHER
+        return rows or self.measure(self.data.teacher_source(measured=True), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
         return image_grid([(f"{len(x):,} samples{of}", self.space.images(x).numpy())], path)

@@ -266,7 +266,8 @@ class RestorationProblem(ImageProblem):
         data = RestorationData(space, teacher, settings, seed)
         return RestorationNetworks(space, teacher, settings), data, RestorationScores(data)
 
-    def student_source(self, generator: Generator) -> Source:
+    def student_source(self, generator: Generator, *, measured: bool = False) -> Source:
+        # Its conditions are those of the pairs, measured or not.
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             pairs = self.data.pairs(n)
             cond = {name: pairs.cond[name] for name in generator.conditions}

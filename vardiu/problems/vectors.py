@@ -32,7 +32,13 @@ from ..metrics.transport import wasserstein2_sliced
 from ..nn import MLP, with_precision
 from ..posteriors.encoder import Encoder, UnitScale
 from ..reports.samples import scatter_grid
-from ..settings.fields import FrameSettings, ImageSettings, LevelSettings, VectorSettings
+from ..settings.fields import (
+    AnchorSettings,
+    FrameSettings,
+    ImageSettings,
+    LevelSettings,
+    VectorSettings,
+)
 from ..settings.grounds import rescaled
 from ..storage.code import OwnCode
 from ..storage.run_folder import RunFolder
@@ -85,6 +91,10 @@ class VectorSpace(Space):
     @functools.cached_property
     def sigma_data(self) -> float:
         return math.sqrt(self.variance)
+
+    @property
+    def unit(self) -> float:
+        return self.sigma_data
 
 
 class VectorNetworks(Networks):
@@ -149,7 +159,7 @@ class VectorNetworks(Networks):
             classes=space.classes,
             final=False,
         )
-        scale = UnitScale(space.sigma_data, space.mean)
+        scale = UnitScale(space.sigma_data, space.mean, space.unit)
         return Encoder(with_precision(network, row.precision), row.width, scale)
 
     def denoiser(self) -> Denoiser:
@@ -170,6 +180,7 @@ class VectorNetworks(Networks):
             sigma_max=inner.sigma_max,
             mean=space.mean,
             conditions=space.conditions,
+            unit=space.unit,
         )
 
 
@@ -222,6 +233,10 @@ class VectorData(Data):
             return self.teacher_samples
         x, cond = self.points
         return evenly_spaced(x, cond, self.settings.reference)
+
+    @property
+    def labels(self) -> Tensor | None:
+        return None if self.settings.data is None else self.compared[1].get("label")
 
     @functools.cached_property
     def teacher_samples(self) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -314,7 +329,7 @@ class VectorScores(Scores):
         return 0.0  # what the teacher's samples cost is paid at the end
 
     def teacher_metrics(self, n: int) -> tuple[list[Metric], str]:
-        return self.measure(self.data.teacher_source(), n), TEACHER
+        return self.measure(self.data.teacher_source(measured=True), n), TEACHER
 
     def plot_samples(self, x: Tensor, path: Path, of: str = "") -> Path:
         return self.plot_side_by_side([(f"{len(x):,} samples{of}", x)], path)
@@ -425,10 +440,11 @@ class VectorProblem(Problem):
         return self._teacher.origin
 
 
-# Settings that are noise levels, by their row.
+# Settings that are noise levels, by their row; zero is none.
 LEVEL_NAMES: Mapping[type, tuple[str, ...]] = {
     LevelSettings: ("sigma_min", "sigma_max", "start_min"),
     FrameSettings: ("sigma",),
+    AnchorSettings: ("bank_above",),
 }
 
 
@@ -467,7 +483,7 @@ def refuse_beyond(
             refuse_beyond(value, asked, unit, low, high, f"{name}.")
             continue
         is_level = field.name in LEVEL_NAMES.get(type(settings), ())
-        if name in asked and is_level and not low <= value * unit <= high:
+        if name in asked and is_level and value and not low <= value * unit <= high:
             # Rounded inward: what is told is not refused in its turn.
             nearest = low * (1 + 1e-3) if value * unit < low else high * (1 - 1e-3)
             raise ConfigError(
@@ -484,7 +500,7 @@ def within(settings: Any, low: float, high: float) -> Any:  # noqa: ANN401 (a me
         return min(max(value, low), high)
 
     values = {name: getattr(settings, name) for name in LEVEL_NAMES.get(type(settings), ())}
-    changes: dict[str, Any] = {n: level(value) for n, value in values.items() if value is not None}
+    changes: dict[str, Any] = {n: level(value) for n, value in values.items() if value}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):

@@ -107,7 +107,7 @@ def ship_student(run: Execution) -> None:
     run.broadcast(FinalMeasurementStarted("the student"))
     n = task.run.samples or problem.scores.samples
     with announced_calls(run.broadcast, "measuring the student", student, n):
-        metrics = problem.scores.measure(problem.student_source(student), n)
+        metrics = problem.scores.measure(problem.student_source(student, measured=True), n)
     features = trained_features(task.chosen, problem)
     metrics = marked_trained(metrics, features)
     rows = SOLVER_CALLS * n

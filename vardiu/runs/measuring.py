@@ -131,7 +131,7 @@ def student_values(
         draws: The number of gradients for their signal and noise; 0 for none.
     """
     assert trainer.batch is not None
-    samples = problem.student_source(student)(
+    samples = problem.student_source(student, measured=True)(
         problem.scores.quick, torch.Generator().manual_seed(0)
     )
     values: dict[str, Any] = {}

@@ -64,7 +64,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
     result = stages.result.requires_grad_(False).eval()
     with tempfile.TemporaryDirectory() as place:
         if isinstance(result, Generator):
-            problem.scores.measure(problem.student_source(result), LEAST_SAMPLES)
+            problem.scores.measure(problem.student_source(result, measured=True), LEAST_SAMPLES)
             problem.save(result, RunFolder(place), {})
             codes = models.codes_in(result)
             models.load(Path(place) / "student", codes, accept_changed=True)

@@ -70,7 +70,7 @@ def ship_teacher(run: Execution) -> None:
         probed = measured(teacher, *data)
     run.broadcast(TeacherProbed(probed))
     run.broadcast(FinalMeasurementStarted("35 steps of Heun's method"))
-    source = problem.teacher_source()
+    source = problem.teacher_source(measured=True)
     n = run.task.run.samples or problem.scores.samples
     calls = SOLVER_CALLS * n
     with announced_calls(run.broadcast, "measuring the teacher", teacher, calls):

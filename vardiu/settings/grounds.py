@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .fields import (
+    AnchorSettings,
     DegradationSettings,
     DensitySettings,
     FrameSettings,
@@ -42,6 +43,7 @@ S = TypeVar("S")
 GRAINS = {
     DensitySettings: ("sigma_min", "bandwidth"),
     LevelSettings: ("sigma_min",),
+    AnchorSettings: ("bank_above",),
     WeightSettings: ("scale",),
     FrameSettings: ("sigma",),
     KernelSettings: ("width", "width_end", "low"),
@@ -123,8 +125,8 @@ def rescaled(settings: S, grain: float, spread: float) -> S:
     The smallest levels, the scale of a bounded weight and the width of a kernel are multiplied by
     `grain`; the largest levels, and the smallest one that training begins with, by `spread`; the
     mean of a log-normal distribution moves by the logarithm of the two's geometric mean. Rows
-    within rows are rescaled alike. What a class beside those of `vardiu.settings.fields` holds
-    itself is left as it is.
+    within rows are rescaled alike. Of what a class beside those of `vardiu.settings.fields` holds
+    itself, the fields that it names as its `LENGTHS` are multiplied by `spread`.
 
     Arguments:
         settings: A dataclass of settings.
@@ -140,7 +142,8 @@ def rescaled(settings: S, grain: float, spread: float) -> S:
         if dataclasses.is_dataclass(value):
             changes[field.name] = rescaled(value, grain, spread)
     for table, factor in ((GRAINS, grain), (SPREADS, spread)):
-        for name in table.get(type(row), ()):
+        names = table.get(type(row), getattr(row, "LENGTHS", ()) if table is SPREADS else ())
+        for name in names:
             value = getattr(row, name)
             changes[name] = None if value is None else _rounded(value * factor)
     if isinstance(row, LevelSettings):

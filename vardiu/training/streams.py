@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..functional.tensors import lattice_normal
+from ..functional.tensors import LATTICE_DIMENSIONS, lattice_normal, stratified_normal
 
 __all__ = ["LatticeDraws", "StreamDraws", "Streams"]
 
@@ -223,11 +223,16 @@ class StreamDraws:
 
 
 class LatticeDraws(StreamDraws):
-    r"""Rows of a randomly shifted lattice: each distributed as an independent one, together spread
-    evenly over the batch of all processes."""
+    r"""Rows of a randomly shifted lattice, or in many dimensions of a Latin hypercube: each
+    distributed as an independent one, together spread evenly over the batch of all processes."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        points = lattice_normal(self._shift(math.prod(shape)), self.n * self.streams.world)
+        k, total = math.prod(shape), self.n * self.streams.world
+        shift = self._shift(k)
+        if k <= LATTICE_DIMENSIONS:
+            points = lattice_normal(shift, total)
+        else:
+            points = stratified_normal(self._shift(total * k).view(total, k), shift)
         return self.streams.own_rows(points).unflatten(1, shape)
 
     def uniform(self) -> Tensor:

@@ -108,7 +108,7 @@ class ADM(DiffInstruct):
             fake, real = (d(x_t, sigma, **cond) for d in (self.fake, self.teacher))
             ends = [solver_step(x_t, sigma, lower, denoised) for denoised in (fake, real)]
             # DMD's loss of the same sample, which nothing descends.
-            size = expand_like(mean_correction(real, x, self.FLOOR), x)
+            size = expand_like(mean_correction(real, x, self.FLOOR * self.unit), x)
             dmd = 0.5 * ((fake - real) / size).square().mean()
         both = {name: torch.cat([value, value]) for name, value in cond.items()}
         logits = self.logits(torch.cat(ends), torch.cat([lower, lower]), both)

@@ -107,12 +107,13 @@ class DiffInstruct(Objective):
         temperature: The temperature :math:`\tau` of the law that is matched at each level.
         lattice: Whether latents and levels are spread evenly, see `Objective`.
         sigma_data: The data's standard deviation in :math:`\lambda`, EDM's weight.
+        unit: The length that directions, `FLOOR` and the regression's distance are measured in.
 
     See also:
         `vardiu.methods.vardiu`, which needs no fake.
     """
 
-    # The smallest divisor of a normalised direction, in units of the data.
+    # The smallest divisor of a normalised direction, in `unit`.
     FLOOR = 0.02
 
     def __init__(
@@ -131,16 +132,17 @@ class DiffInstruct(Objective):
         temperature: float = 1.0,
         lattice: bool = False,
         sigma_data: float = 0.5,
+        unit: float = 1.0,
     ) -> None:
         super().__init__(teacher, generator)
         if ratio < 1:
             raise ValueError(f"ratio must be at least 1, got {ratio}")
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        if not (sigma_data > 0 and unit > 0):
+            raise ValueError(f"sigma_data and unit must be positive, got {sigma_data} and {unit}")
         check_temperature(temperature)
         self.fake = fake
         self.levels, self.fake_levels = levels, levels if fake_levels is None else fake_levels
-        self.weight, self.ratio, self.sigma_data = weight, ratio, sigma_data
+        self.weight, self.ratio, self.sigma_data, self.unit = weight, ratio, sigma_data, unit
         self.normalised, self.regression_weight = normalised, regression_weight
         self.temperature, self.lattice = temperature, lattice
         if (regression is None) != (regression_weight == 0):
@@ -215,14 +217,24 @@ class DiffInstruct(Objective):
             real = self.teacher(x_t, sigma, **cond)
             own = tempered(mean, x, self.temperature)
             difference = score_difference(own, real, sigma)
-            if self.normalised:
-                size = mean_correction(real, x, self.FLOOR)
-                difference = difference / expand_like(size, difference)
             factor = self.weight(sigma) * self.importance(x_t, sigma, cond)
+            factor = factor / self.size(real, x)
         direction = expand_like(factor, x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
+
+    def size(self, denoised: Tensor, x: Tensor) -> Tensor:
+        r"""Returns what each row's direction is divided by, in squares of the unit, `(B,)`: the
+        mean of :math:`| D(x_t, \sigma) - x |` with `normalised`, else the unit, times the unit.
+
+        Arguments:
+            denoised: The teacher's mean, with shape :math:`(B, *)`.
+            x: Samples of the student, with shape :math:`(B, *)`.
+        """
+        if not self.normalised:
+            return x.new_full((len(x),), self.unit**2)
+        return mean_correction(denoised, x, self.FLOOR * self.unit) * self.unit
 
     def importance(self, x_t: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         r"""Returns the factor of each row's direction beside its level's weight, `(B,)`: one.
@@ -245,4 +257,5 @@ class DiffInstruct(Objective):
     def distance(self, known: Pairs, n: int) -> Tensor:
         r"""Returns the distance of the student to some of the teacher's pairs, a scalar."""
         pairs = drawn_pairs(self, known, n, "regression")
-        return pseudo_huber(self.generator(pairs.z, **pairs.cond) - pairs.x).mean()
+        difference = (self.generator(pairs.z, **pairs.cond) - pairs.x) / self.unit
+        return pseudo_huber(difference).mean()

@@ -87,6 +87,7 @@ def options_of(
         "temperature": config.temperature,
         "lattice": config.lattice,
         "sigma_data": problem.space.sigma_data,
+        "unit": problem.space.unit,
     }
 
 

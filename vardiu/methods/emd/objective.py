@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...denoisers.base import Denoiser
 from ...errors import Diverged
-from ...functional.scores import mean_correction, surrogate, tempered
+from ...functional.scores import surrogate, tempered
 from ...functional.tensors import expand_like
 from ...samplers.chains import gain, run_chain
 from ...settings.fields import ChainSettings
@@ -83,8 +83,8 @@ class EMD(DiffInstruct):
         @torch.no_grad()
         def difference(x_t: Tensor) -> Tensor:
             real = self.teacher(x_t, sigma, **cond)
-            if self.normalised and not sizes:
-                sizes.append(expand_like(mean_correction(real, drawn.x, self.FLOOR), real))
+            if not sizes:
+                sizes.append(expand_like(self.size(real, drawn.x), real))
             own = tempered(self.fake(x_t, sigma, **cond), x_t, self.temperature)
             return score_difference(real, own, sigma)
 
@@ -103,8 +103,7 @@ class EMD(DiffInstruct):
             trust=row.trust,
         )
         scale = self.weight(sigma) / sigma / gain(row.steps, row.gamma_eps)
-        direction = -expand_like(scale, eps) * end.residual
-        direction = direction / sizes[0] if sizes else direction
+        direction = -expand_like(scale, eps) * end.residual / sizes[0]
         value = surrogate(self.generator(end.z, **cond), direction).mean()
         info = {
             "direction": direction.flatten(1).norm(dim=1).mean(),

@@ -71,10 +71,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Trains fake and discriminator at each step and the student at each `ratio`-th, after a
     start by pairs."""
     steps, fake = config.steps * config.ratio, problem.networks.fake()
-    batches, head = problem.data.free, None
+    head = None
     if config.divergence != "reverse_kl":
         head = critic_of(problem, config.critic, config.taps, fake)
-        batches = problem.data.clean
     student, pairs = yield from regression.train_on_pairs(
         problem, problem.networks.student(), config.pairs, config, context
     )
@@ -88,8 +87,9 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
         reads=config.critic,
         **options_of(problem, config, steps, pairs),
     )
-    rows = batches(config.batch, context.seed)
-    return (yield build.last_stage("f_distill", objective, rows, config, steps=steps)).network
+    drawn = problem.data.free if head is None else problem.data.clean
+    batches = drawn(config.batch, context.seed)
+    return (yield build.last_stage("f_distill", objective, batches, config, steps=steps)).network
 
 
 def ideal(problem: LinearProblem, student: Affine) -> FDistill:

@@ -88,7 +88,7 @@ def filled_memory(
     row, found = config.memory, []
     random = torch.Generator().manual_seed(context.seed + 31)
     twin = copy.deepcopy(student).to(context.device)
-    x, cond = problem.student_source(twin)(row.rows, random)
+    x, cond = problem.student_source(twin, measured=True)(row.rows, random)
     for rows in torch.arange(row.rows).split(PORTION):
         with torch.no_grad():
             found.append(features(x[rows], {name: value[rows] for name, value in cond.items()}))
@@ -108,7 +108,7 @@ def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     )
     memory = filled_memory(problem, student, features, config, context)
     objective = FDLoss(problem.known_teacher, student, features, real, memory)
-    batches = problem.data.free(config.batch, context.seed)
+    batches = problem.data.free(config.batch, context.seed, shares=True)
     return (yield build.last_stage("fd_loss", objective, batches, config)).network
 
 

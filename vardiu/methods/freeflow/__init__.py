@@ -82,7 +82,8 @@ def started(problem: Problem, config: Settings, context: Context) -> Stages[Flow
     levels = [teacher.sigma_max, *below]
     # Of several calls a latent has the fresh noise between them too, which no path knows.
     one = student.with_calls(1)
-    objective = PathRegression(teacher, one, paths, levels, below=config.below)
+    unit = problem.space.unit
+    objective = PathRegression(teacher, one, paths, levels, below=config.below, unit=unit)
     found = yield from regression.fitted(objective, problem, row, config, context)
     assert isinstance(found, FlowMap)
     return found.with_calls(student.calls)

@@ -49,7 +49,8 @@ class PathRegression(Regression):
         below: The share of the rows that start below :math:`T`, at each level alike.
         share: The share of the rows that ask for the sample; the others ask for each state on the
             way to it alike.
-        softness: The constant :math:`c`.
+        softness: The constant :math:`c`, in `unit`.
+        unit: The length that differences are measured in.
 
     Raises:
         ValueError: There are other levels than states, the map starts elsewhere, or a share is out
@@ -66,8 +67,9 @@ class PathRegression(Regression):
         below: float = 0.0,
         share: float = 0.5,
         softness: float = 0.03,
+        unit: float = 1.0,
     ) -> None:
-        super().__init__(teacher, generator, paths, softness=softness)
+        super().__init__(teacher, generator, paths, softness=softness, unit=unit)
         self.sigmas = [float(sigma) for sigma in sigmas]
         if len(sigmas) != paths.x.shape[1] + 1 or self.sigmas[0] != generator.sigmas[0]:
             raise ValueError(

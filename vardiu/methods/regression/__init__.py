@@ -82,7 +82,7 @@ def train_on_pairs(
     if not row.pairs:
         return student, None
     pairs = make_pairs(problem, row, context)
-    objective = Regression(problem.known_teacher, student, pairs)
+    objective = Regression(problem.known_teacher, student, pairs, unit=problem.space.unit)
     network = yield from fitted(objective, problem, row, training, context, share)
     return network, pairs
 

@@ -35,14 +35,21 @@ class Regression(Objective):
         teacher: The teacher, whose sampler made the pairs.
         generator: The student; its latent has the teacher's shape.
         pairs: The pairs.
-        softness: The constant :math:`c`.
+        softness: The constant :math:`c`, in `unit`.
+        unit: The length that differences are measured in.
 
     Raises:
         ValueError: The student's latents are not the teacher's noise.
     """
 
     def __init__(
-        self, teacher: Denoiser, generator: Generator, pairs: Pairs, *, softness: float = 0.03
+        self,
+        teacher: Denoiser,
+        generator: Generator,
+        pairs: Pairs,
+        *,
+        softness: float = 0.03,
+        unit: float = 1.0,
     ) -> None:
         super().__init__(teacher, generator)
         known, found = tuple(pairs.z.shape[1:]), tuple(generator.latent_shape)
@@ -53,7 +60,7 @@ class Regression(Objective):
                 f"regression on pairs needs a latent of the pairs' shape {known}, got {found}"
                 f"{cure if several else ''}"
             )
-        self.softness = softness
+        self.softness, self.unit = softness, unit
         # An artefact of the run: known to whoever made the objective, and in no checkpoint.
         self.pairs = pairs
 
@@ -73,4 +80,5 @@ class Regression(Objective):
         found, known = self.answers(drawn)
         difference = found - known
         error = difference.flatten(1).square().mean().detach()
-        return Loss(pseudo_huber(difference, self.softness).mean(), {"squared_error": error})
+        value = pseudo_huber(difference / self.unit, self.softness).mean()
+        return Loss(value, {"squared_error": error})
