@@ -15,6 +15,7 @@ from vardiu.cli.main import main
 from vardiu.data.digits import digits
 from vardiu.denoisers.lora import adapters
 from vardiu.errors import ConfigError
+from vardiu.methods.frames import fitted_frame
 from vardiu.posteriors.framed import FramedPosterior
 from vardiu.problems.image_scores import ImageScores
 from vardiu.problems.images import ImageProblem
@@ -314,7 +315,7 @@ def test_a_framed_student_of_texts_takes_any_other(tmp_path, few_calls):
     about["reference"] = 200
     problem = ImageProblem(ImageSettings(**about))
     row = FrameSettings(samples=60, solver_steps=2, clusters=2, components=4)
-    frame = problem.data.fit_frame(row, problem.data.frame_samples(row, 0), 0)
+    frame = fitted_frame(row, problem.data.frame_samples(row, 0), 0)
     assert frame.weights.shape == (1, 2)  # no prompt has a part of its own
     student = Framed(problem.networks.fake(), frame, row.sigma).eval()
     posterior = FramedPosterior(problem.networks.encoder(), frame)

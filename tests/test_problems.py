@@ -9,6 +9,7 @@ import torch
 from vardiu.data.batches import Shuffled
 from vardiu.data.latents import Encoded
 from vardiu.errors import ConfigError
+from vardiu.methods.frames import fitted_frame
 from vardiu.problems.base import Problem
 from vardiu.problems.densities import DensityProblem
 from vardiu.problems.linear import LinearProblem
@@ -183,12 +184,12 @@ def test_samples_of_a_frame_are_a_function_of_its_settings():
     assert samples["x"].shape == (200, 2) and set(samples["label"].tolist()) == {0, 1}
     again = ToyProblem(2).data.frame_samples(row, 4)
     assert torch.equal(samples["x"], again["x"])
-    frame = problem.data.fit_frame(row, samples, 4)
+    frame = fitted_frame(row, samples, 4)
     assert frame.weights.shape == (2, 2)
     # Nothing but the samples is needed to fit it again.
     kept = {name: value.clone() for name, value in samples.items()}
     problem.teacher = None
-    twin = problem.data.fit_frame(row, kept, 4)
+    twin = fitted_frame(row, kept, 4)
     assert torch.equal(frame.means, twin.means) and torch.equal(frame.bases, twin.bases)
     shared = FrameSettings(samples=200, solver_steps=3, clusters=2, components=1, by_class=False)
     assert set(ToyProblem(2).data.frame_samples(shared, 4)) == {"x"}

@@ -86,7 +86,7 @@ def test_any_part_of_what_is_measured_has_the_shares_of_the_data(problem):
     assert all((part.mean() - share).abs() < 4 * error for part in label.split(300))
     # More than there are, and fewer.
     for n in (100, 10_000):
-        drawn = problem.data.measured_conditions(n, torch.Generator())["label"].float()
+        drawn = problem.data.conditions(n, torch.Generator(), measured=True)["label"].float()
         assert drawn.mean() == pytest.approx(float(share), abs=1.5 / n)
     seen = problem.data.conditions(100, torch.Generator())["label"].float()
     assert seen.mean() == 0.5
@@ -94,7 +94,7 @@ def test_any_part_of_what_is_measured_has_the_shares_of_the_data(problem):
 
 def test_digits_are_measured_by_their_own_shares():
     problem = DigitsProblem(DigitsSettings(), untaught=True)
-    label = problem.data.measured_conditions(1_797, torch.Generator())["label"]
+    label = problem.data.conditions(1_797, torch.Generator(), measured=True)["label"]
     assert torch.equal(label.sort().values, problem.data.label.sort().values)
     wanted = torch.bincount(problem.data.label) / 1_797
     assert problem.scores.expected_shares == pytest.approx(wanted.tolist())

@@ -12,7 +12,8 @@ from problems import LinearGaussian, mixture_teacher, standard_error
 from vardiu.data.batch import Batch
 from vardiu.denoisers.exact import GaussianDenoiser
 from vardiu.denoisers.levels import LogUniform
-from vardiu.methods.diff_instruct import DiffInstruct, score_difference
+from vardiu.functional.scores import score_difference
+from vardiu.methods.diff_instruct import DiffInstruct
 from vardiu.samplers.pairs import Pairs
 from vardiu.training.objective import Loss
 

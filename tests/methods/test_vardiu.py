@@ -12,9 +12,8 @@ from vardiu.data.batch import Batch
 from vardiu.denoisers.base import Denoiser
 from vardiu.denoisers.levels import Geometric, LogUniform
 from vardiu.functional.bounds import gaussian_kl, same_condition, shared_log_marginal
-from vardiu.functional.scores import denoised_to_score
+from vardiu.functional.scores import denoised_to_score, score_difference
 from vardiu.functional.tensors import lattice_normal
-from vardiu.methods.diff_instruct import score_difference
 from vardiu.methods.vardiu import Draw, Settings, VarDiU
 from vardiu.nn import MLP
 from vardiu.posteriors.encoder import Encoder, UnitScale

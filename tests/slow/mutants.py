@@ -62,6 +62,7 @@ F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergenc
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+SHARES, UNITS = ("tests/test_shares.py",), ("tests/test_units.py",)
 DISTRIBUTED, SHARDING = "training/distributed.py", "training/sharding.py"
 INVERSE = "tests/test_inverse.py"
 DIFFUSERS_CALLS, DIFFUSERS_TEXTS = "nn/diffusers_calls.py", "teachers/diffusers_texts.py"
@@ -155,7 +156,7 @@ OWN = [
     Mutant(
         "own: the number of rows without a row's own weight",
         "functional/bounds.py",
-        "count = count - (1 - own)",
+        "count = count - (1 - own) * (count > 1)",
         "count = count - 0.0",
         method("vardiu", "rows_own_weight"),
     ),
@@ -460,8 +461,8 @@ SIGNS = [
     Mutant(
         "sign: regression",
         REGRESSION,
-        "return Loss(pseudo_huber(difference, self.softness).mean(),",
-        "return Loss(-pseudo_huber(difference, self.softness).mean(),",
+        "value = pseudo_huber(difference / self.unit, self.softness).mean()",
+        "value = -pseudo_huber(difference / self.unit, self.softness).mean()",
         contract(f"{DESCENT} and regression"),
     ),
     Mutant(
@@ -620,8 +621,8 @@ NETWORKS = [
     Mutant(
         "teacher and fake swapped: the divisor of DMD",
         DIFF_INSTRUCT,
-        "size = mean_correction(real, x, self.FLOOR)",
-        "size = mean_correction(fake, x, self.FLOOR)",
+        "cond) / self.size(real, x)",
+        "cond) / self.size(mean, x)",
         method("diff_instruct"),
     ),
     Mutant(
@@ -883,6 +884,83 @@ SETTINGS = [
         "return Loss(loss.value + self.regression_weight * distance, info)",
         "return Loss(loss.value + distance, info)",
         method("diff_instruct"),
+    ),
+    Mutant(
+        "a lattice in any number of dimensions",
+        "training/streams.py",
+        "if k <= LATTICE_DIMENSIONS:",
+        "if k:",
+        LATTICE,
+    ),
+    Mutant(
+        "a Latin hypercube of one order in all dimensions",
+        "functional/tensors.py",
+        "cells = uniform.argsort(dim=0).double()",
+        "cells = uniform[:, :1].argsort(dim=0).double()",
+        ("tests/test_functional.py",),
+    ),
+    Mutant(
+        "a student is measured by all classes alike",
+        "problems/base.py",
+        "if measured and label is not None:",
+        "if False:",
+        SHARES,
+    ),
+    Mutant(
+        "what is measured is in the order of its classes",
+        "problems/base.py",
+        'return {"label": label[mixed * len(label) // n]}',
+        'return {"label": label[index * len(label) // n]}',
+        SHARES,
+    ),
+    Mutant(
+        "FD-loss draws all classes alike",
+        "methods/fd_loss/__init__.py",
+        "problem.data.free(config.batch, context.seed, shares=True)",
+        "problem.data.free(config.batch, context.seed)",
+        SHARES,
+    ),
+    Mutant(
+        "the smallest divisor is of no unit: Diff-Instruct",
+        DIFF_INSTRUCT,
+        "self.FLOOR * self.unit) * self.unit",
+        "self.FLOOR) * self.unit",
+        UNITS,
+    ),
+    Mutant(
+        "the regression is of no unit",
+        REGRESSION,
+        "pseudo_huber(difference / self.unit",
+        "pseudo_huber(difference",
+        UNITS,
+    ),
+    Mutant(
+        "a network is told levels of no unit",
+        "denoisers/preconditioned.py",
+        "(sigma / self.unit).log() / 4",
+        "sigma.log() / 4",
+        UNITS,
+    ),
+    Mutant(
+        "where a bank begins is of no unit",
+        "settings/grounds.py",
+        '    AnchorSettings: ("bank_above",),\n',
+        "",
+        UNITS,
+    ),
+    Mutant(
+        "levels far above the mean are lost: LogNormal",
+        "denoisers/levels.py",
+        "sign = -1.0 if places.sum() > 0 else 1.0",
+        "sign = 1.0",
+        ("tests/test_noise.py",),
+    ),
+    Mutant(
+        "a sample that is alone goes with its own weight",
+        "functional/bounds.py",
+        "torch.where(count == 1, 0.0, less).to(exponents)",
+        "less",
+        ("tests/test_functional.py",),
     ),
     Mutant(
         "levels of a lattice not shuffled",
@@ -1471,8 +1549,8 @@ IDENTITY = [
     Mutant(
         "sid: the divisor differentiated",
         SID,
-        "mean_correction(real.detach(), x.detach(), self.FLOOR)",
-        "mean_correction(real, x, self.FLOOR)",
+        "self.size(real.detach(), x.detach())",
+        "self.size(real, x)",
         method("sid", "weighted_and_divided"),
     ),
     Mutant(
@@ -2332,8 +2410,8 @@ FINER = [
     Mutant(
         "regression: the softness is the default",
         REGRESSION,
-        "pseudo_huber(difference, self.softness)",
-        "pseudo_huber(difference, 0.03)",
+        "pseudo_huber(difference / self.unit, self.softness)",
+        "pseudo_huber(difference / self.unit, 0.03)",
         method("regression", "mean_distance"),
     ),
     Mutant(

@@ -319,7 +319,8 @@ def _ddim(problem: Problem, calls: int) -> Source:
     sampler = DDIM(teacher.to(device), karras_grid(calls, teacher.sigma_min, teacher.sigma_max))
 
     def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        cond = problem.data.measured_conditions(n, random) if teacher.conditions else {}
+        asked = bool(teacher.conditions)
+        cond = problem.data.conditions(n, random, measured=True) if asked else {}
         given = {name: value.to(device) for name, value in cond.items()}
         x = sampler.sample(
             n, generator=random, device=device, dtype=torch.float32, batch=rows, **given

@@ -42,8 +42,8 @@ def parser_of() -> Parser:
     parser.add_argument("--metric", help="the metric of the plot; the problem's first by default")
     parser.add_argument(
         "--out",
-        help="the folder to write to; by default runs/compare, or where that holds another "
-        "comparison runs/compare-2, -3, ...",
+        help="the folder to write to, with no other comparison; by default runs/compare, or where "
+        "that holds another one runs/compare-2, -3, ...",
     )
     add_code_options(parser)
     return parser
@@ -54,8 +54,6 @@ def compare(arguments: list[str]) -> None:
     chosen = parser_of().parse_args(arguments)
     if chosen.out:
         refuse_place(Path(chosen.out))
-        for name in WRITTEN:
-            new_file(Path(chosen.out) / name)
     folders = folders_of(chosen.runs)
     rows, tasks, costs = [], [], []
     for folder in folders:
@@ -88,6 +86,9 @@ def compare(arguments: list[str]) -> None:
     why = [{"series": label, "verdict": v.name, "why": v.sentence} for label, v, _, _ in ranked]
     count = f"Measured: {len(rows)} of {len(rows)} runs are complete"
     out = Path(chosen.out) if chosen.out else free_place(folders, metric)
+    if not holds_the_same(out, folders, metric):
+        for name in WRITTEN:
+            new_file(out / name)
     with sole_writer(out):
         describe(out / DESCRIPTION, compared(folders, metric, out))
         picture = comparison(series, [f"metric/{metric}"], out / "comparison.png")
@@ -134,10 +135,17 @@ def free_place(folders: Sequence[RunFolder], metric: str) -> Path:
         out = Path(f"runs/compare{f'-{number}' * (number > 1)}")
         if not any(os.path.lexists(out / name) for name in WRITTEN):
             break
-        with contextlib.suppress(ConfigError):  # what is damaged is left as it is
-            if read_json(out / DESCRIPTION) == compared(folders, metric, out):
-                break
+        if holds_the_same(out, folders, metric):
+            break
     return out
+
+
+def holds_the_same(out: Path, folders: Sequence[RunFolder], metric: str) -> bool:
+    r"""Whether a folder holds the same comparison, whole or as far as it was written: it is known
+    by its description, which is written first."""
+    with contextlib.suppress(ConfigError, FileNotFoundError):  # what is damaged is left as it is
+        return bool(read_json(out / DESCRIPTION) == compared(folders, metric, out))
+    return False
 
 
 def headline_value(folder: RunFolder, judged: Judged) -> float:

@@ -2,6 +2,8 @@ r"""Where commands print, and how."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 
 import yaml
@@ -10,11 +12,21 @@ from rich.console import Console
 from ..reports.tables import show_table
 from ..runs.task import Task
 
-__all__ = ["console", "print_rows", "print_settings"]
+__all__ = ["Output", "console", "print_rows", "print_settings"]
+
+
+class Output(Console):
+    r"""A console that nobody may read any more, as after `| head`: what is printed is dropped
+    then, and the work goes on. It is told once, on the error output."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("nothing reads the output any more; the command goes on", file=sys.stderr)
 
 
 # `FILE.py:NAME:` is no picture of a name.
-console = Console(emoji=False)
+console = Output(emoji=False)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -3,21 +3,22 @@ r"""`vardiu export`."""
 from __future__ import annotations
 
 import filecmp
-import json
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cite import cited
-from ..errors import ConfigError, known
+from ..errors import ConfigError, RunError, known, shown
 from ..export import EXPORTS, card, export, in_single_precision
 from ..export.onnx import conditions
 from ..export.peft import with_adapter
 from ..runs.execute import device_of
 from ..runs.inputs import kept_provenance
 from ..settings.ranges import RANGES
-from ..storage.run_folder import RunFolder
+from ..storage.bounded import read_json
+from ..storage.run_folder import RunFolder, is_metric
 from ..students.base import Generator
 from ..teachers.origin import Origin
 from .by_calls import STUDENT
@@ -86,13 +87,31 @@ def told_of(folder: RunFolder, calls: int | None, guidance: float | None) -> dic
     for path in sorted(folder.path.glob("evaluation-*.json")):
         place = path.stem.find("-seed")
         if alone.fullmatch(path.stem, place):
-            found.append(json.loads(path.read_text())["metrics"])
+            found.append(measured_rows(path, read_json(path).get("metrics")))
         elif beside.fullmatch(path.stem, place):
-            rows = json.loads(path.read_text())["rows"]
+            rows = read_json(path).get("rows")
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise RunError(f"{shown(path)} is damaged: it must hold rows{MEASURE_AGAIN}")
             found += [
-                row["metrics"] for row in rows if (row["who"], row["calls"]) == (STUDENT, calls)
+                measured_rows(path, row.get("metrics"))
+                for row in rows
+                if (row.get("who"), row.get("calls")) == (STUDENT, calls)
             ]
     return {**result, "metrics": max(found, key=lambda rows: rows[0]["n"], default=[])}
+
+
+MEASURE_AGAIN = "; move it away, and measure again with vardiu evaluate"
+
+
+def measured_rows(path: Path, rows: object) -> list[dict[str, Any]]:
+    r"""Returns the metrics that a file of a measurement holds.
+
+    Raises:
+        RunError: They are none.
+    """
+    if not isinstance(rows, list) or not rows or not all(map(is_metric, rows)):
+        raise RunError(f"{shown(path)} is damaged: it must hold metrics{MEASURE_AGAIN}")
+    return rows
 
 
 def refuse_other_adapter(folder: RunFolder, calls: int | None) -> None:

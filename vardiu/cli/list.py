@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from .console import Output
 from .inventory import inventory
 from .parser import Parser
 
@@ -20,7 +20,7 @@ def list_(arguments: list[str]) -> None:
     if as_json:
         print(json.dumps(there_is, indent=2))
         return
-    console = Console(emoji=False)
+    console = Output(emoji=False)
     table = Table("method", "name", "trains", "needs", box=None, title="Methods")
     for name, row in there_is["methods"].items():
         table.add_row(name, row["heading"], ", ".join(row["trains"]), row["needs in words"])

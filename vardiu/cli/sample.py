@@ -2,10 +2,11 @@ r"""`vardiu sample`."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,20 +73,40 @@ def sample(arguments: list[str]) -> None:
         arrays["guidance"] = np.array(chosen.guidance)
     if "label" in arrays and names:
         arrays["names"] = np.array(names)
-    with whole_file(path) as partial:
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
     told = f"samples: {shown(path)}\npicture: {shown(picture)}"
     of = ""
     if numbers:
         of = f" of {in_words(numbers, names)}"
         told += f"\nclasses: {in_words(numbers, names, numbered=True)}"
-    if guide is not None:
-        content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guide)}
-        beside = path.with_suffix(".json")
-        write_measured(beside, ["sample", *arguments], content)
-        told += f"\nwritten: {shown(beside)}\n{guide.told()}"
-    problem.scores.plot_samples(x, picture, of)
+    with written_together(path, arrays, fresh=bool(chosen.out)):
+        if guide is not None:
+            content = {"num": chosen.num, "seed": chosen.seed, **guide_rows(guide)}
+            beside = path.with_suffix(".json")
+            write_measured(beside, ["sample", *arguments], content)
+            told += f"\nwritten: {shown(beside)}\n{guide.told()}"
+        problem.scores.plot_samples(x, picture, of)
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def written_together(
+    path: Path, arrays: Mapping[str, np.ndarray], *, fresh: bool
+) -> Iterator[None]:
+    r"""Writes samples, and what is written within beside them under the same name.
+
+    Arguments:
+        path: The file of the samples.
+        arrays: What it holds.
+        fresh: Whether nothing of it may be there, and nothing stays of a failure.
+    """
+    with whole_file(path, fresh=fresh) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]  # no array is its flag
+    try:
+        yield
+    except BaseException:
+        for suffix in (".npz", ".png", ".json") if fresh else ():
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        raise
 
 
 def of_prompts(prompts: Sequence[str]) -> str:

@@ -17,7 +17,13 @@ from torch import nn
 
 from ..errors import ConfigError, ExportError, nearest
 from ..nn import Precision
-from ..storage.files import new_file
+from ..storage.files import (
+    LEAVINGS,
+    clear_leavings,
+    new_file,
+    partial_suffix,
+    refuse_unwritable,
+)
 from ..students.base import Generator
 from ..teachers.origin import Origin
 from . import card, diffusers, onnx, peft, plain
@@ -119,8 +125,9 @@ def export(
     _refuse_without_latent(student, to)
     row, out = EXPORTS[to], Path(out)
     new_file(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    refuse_unwritable(out.parent)
+    clear_leavings(out.parent.glob(LEAVINGS))
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:80]}.{partial_suffix()}~"))
     partial = work / out.name
     try:
         difference = row.write(in_single_precision(student), partial, origin)

@@ -190,13 +190,10 @@ def _exponents(
     if own != 1:
         rows = len(x) if rows is None else rows
         index = torch.arange(len(x_t), device=x_t.device)
+        # A sample that is alone stays: a mixture of nothing has no density.
+        count = torch.full_like(index, len(x)) if same is None else same.sum(1)
         less = math.log(own) if own else -math.inf
-        if same is None:
-            less = less if len(x) > 1 else 0.0
-            exponents[index, index % rows] += less
-        else:  # a sample that is alone stays: a mixture of nothing has no density
-            alone = same.sum(1) == 1
-            exponents[index, index % rows] += torch.where(alone, 0.0, less)
+        exponents[index, index % rows] += torch.where(count == 1, 0.0, less).to(exponents)
     return exponents
 
 
@@ -222,7 +219,7 @@ class _LogMixture(torch.autograd.Function):
     ) -> Tensor:
         exponents = _exponents(x_t, x, sigma, same, own)
         count = torch.full_like(sigma, len(x)) if same is None else same.sum(1).to(sigma)
-        count = count - torch.where(count > 1, 1 - own, 0.0)
+        count = count - (1 - own) * (count > 1)
         value, responsibilities = log_sum_exp(exponents)
         ctx.save_for_backward(x_t, x, sigma, responsibilities)
         constant = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))

@@ -24,6 +24,7 @@ __all__ = [
     "edm_weight",
     "mean_correction",
     "score",
+    "score_difference",
     "surrogate",
     "teacher_direction",
     "tempered",
@@ -171,6 +172,11 @@ def mean_correction(denoised: Tensor, x: Tensor, floor: float = 0.0) -> Tensor:
         | https://arxiv.org/abs/2311.18828, Equation 8
     """
     return (denoised - x).flatten(1).abs().mean(1).clamp_min(floor)
+
+
+def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
+    r"""Returns :math:`\nabla \log p_\sigma - \nabla \log q_\sigma` of two denoised tensors."""
+    return (fake - real) / expand_like(sigma, fake).square()
 
 
 def teacher_direction(

@@ -21,7 +21,7 @@ from ..training.stage import Context
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
-__all__ = ["make_frame", "pair_frame"]
+__all__ = ["fitted_frame", "make_frame", "pair_frame"]
 
 
 def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
@@ -35,9 +35,20 @@ def make_frame(problem: Problem, row: FrameSettings, context: Context) -> Frame:
 
     def fit(portion: int) -> dict[str, Tensor]:
         samples = problem.data.frame_samples(row, context.seed)
-        return problem.data.fit_frame(row, samples, context.seed).state_dict()
+        return fitted_frame(row, samples, context.seed).state_dict()
 
     return Frame.from_state(context.artefacts.get("frame", description, 1, fit))
+
+
+def fitted_frame(row: FrameSettings, samples: Mapping[str, Tensor], seed: int) -> Frame:
+    r"""Returns the frame of samples, see `Data.frame_samples`.
+
+    Raises:
+        ValueError: A class has too few samples.
+    """
+    x, label = samples["x"], samples.get("label")
+    classes = 1 if label is None else int(label.max()) + 1
+    return Frame(classes, row.clusters, x[0].numel(), row.components).fit(x, label, seed)
 
 
 def pair_frame(problem: Problem, student: Framed, row: FrameSettings, context: Context) -> Frame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ from ..nn.own import OwnNetwork
 from ..storage.bounded import read_json
 from ..storage.checkpoints import digest_of_file
 from ..storage.code import CODE_ERRORS, OwnCode
-from ..storage.files import write_bytes_atomic, write_text_atomic
+from ..storage.files import refuse_odd_name, write_bytes_atomic, write_text_atomic
+from ..storage.limits import refuse_beyond
 from ..students.few_step import FewStep, OneStep
 from ..students.flow_map import FlowMap
 from ..students.framed import Frame, Framed
@@ -229,11 +231,14 @@ def load(
         CheckpointError: The weights are not those that were written.
     """
     folder = Path(folder)
+    refuse_odd_name(folder)
     description = _described(folder, _whole)
     path, weights = folder / DESCRIPTION, folder / WEIGHTS
     try:
         with at_most(weights.stat().st_size, shown(path)):
             module = build(description["model"], codes, shown(path), accept_changed=accept_changed)
+        for name in ("shape", "latent_shape"):
+            refuse_beyond("sample numbers", math.prod(getattr(module, name, ())), path)
         module.load_state_dict(load_file(weights))
     except ConfigError:
         raise

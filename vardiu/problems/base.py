@@ -15,8 +15,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -37,7 +37,6 @@ from ..settings.fields import FrameSettings, VariableSettings
 from ..storage.run_folder import RunFolder
 from ..students.base import Generator, rows_at_once
 from ..students.few_step import FewStep
-from ..students.framed import Frame
 from ..students.picture import Picture
 from ..students.table import Table
 from ..teachers.origin import Origin
@@ -356,8 +355,7 @@ class Data(abc.ABC):
         Arguments:
             size: The number of rows of a batch.
             seed: The seed of the conditions.
-            shares: Whether classes have the shares of the data, see `measured_conditions`, and
-                not equal ones.
+            shares: Whether classes have the shares of the data, see `labels`, not equal ones.
         """
         classes = self.space.classes or None
         return DataFree(size, classes=classes, seed=seed, label=self.labels if shares else None)
@@ -392,12 +390,27 @@ class Data(abc.ABC):
         the data are opened, and kept with a run."""
         return []
 
-    def conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions of `n` rows to sample with: all classes, or those that were chosen,
-        equally often and in turn."""
+    def conditions(
+        self, n: int, random: torch.Generator, *, measured: bool = False
+    ) -> Mapping[str, Tensor]:
+        r"""Returns conditions of `n` rows to sample with.
+
+        They are all classes, or those that were chosen, equally often and in turn. A student that
+        is perfect by class is as far from uneven data as its classes are unevenly drawn: what is
+        measured has the data's shares.
+
+        Arguments:
+            n: The number of rows.
+            random: The generator of what is drawn.
+            measured: Whether the samples are compared with the data. Their classes are then in an
+                order that is mixed, so that no part of the rows has other shares.
+        """
         if not self.space.classes:
             return {}
-        index = torch.arange(n)
+        index, label = torch.arange(n), self.labels
+        if measured and label is not None:
+            mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+            return {"label": label[mixed * len(label) // n]}
         if self.chosen is None:
             return {"label": index % self.space.classes}
         return {"label": torch.tensor(self.chosen)[index % len(self.chosen)]}
@@ -407,16 +420,6 @@ class Data(abc.ABC):
         r"""The classes of the real samples that metrics compare with, `(N)`; none where they have
         none, or where the teacher's own samples stand in their place."""
         return None
-
-    def measured_conditions(self, n: int, random: torch.Generator) -> Mapping[str, Tensor]:
-        r"""Returns conditions of `n` rows to compare with the data: classes have the data's
-        shares, in an order that is mixed, so that no part of the rows has others. A student that
-        is perfect by class is as far from uneven data as its classes are unevenly drawn."""
-        label = self.labels
-        if label is None:
-            return self.conditions(n, random)
-        mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        return {"label": label[mixed * len(label) // n]}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -451,11 +454,9 @@ class Data(abc.ABC):
 
         Arguments:
             steps: The number of steps of Heun's method.
-            measured: Whether its samples are compared with the data, see `measured_conditions`.
+            measured: Whether its samples are compared with the data, see `conditions`.
         """
-        return self.teacher.source(
-            self.measured_conditions if measured else self.conditions, steps
-        )
+        return self.teacher.source(partial(self.conditions, measured=measured), steps)
 
     def frame_samples(self, row: FrameSettings, seed: int) -> dict[str, Tensor]:
         r"""Returns samples of the teacher that a frame is fitted to.
@@ -470,17 +471,6 @@ class Data(abc.ABC):
         x, cond = self.teacher_source(row.solver_steps)(row.samples, random)
         label = self.frame_classes(cond) if row.by_class else None
         return {"x": x} if label is None else {"x": x, "label": label}
-
-    def fit_frame(self, row: FrameSettings, samples: Mapping[str, Tensor], seed: int) -> Frame:
-        r"""Returns the frame of samples, see `frame_samples`.
-
-        Raises:
-            ValueError: A class has too few samples.
-        """
-        label = samples.get("label")
-        classes = 1 if label is None else int(label.max()) + 1
-        frame = Frame(classes, row.clusters, math.prod(self.space.shape), row.components)
-        return frame.fit(samples["x"], label, seed)
 
     def frame_classes(self, cond: Mapping[str, Tensor]) -> Tensor | None:
         r"""Returns the classes that each have a part of a frame to themselves."""
@@ -672,13 +662,12 @@ class Problem(abc.ABC):
 
         Arguments:
             generator: The student.
-            measured: Whether its samples are compared with the data, whose classes they then have
-                the shares of, see `Data.measured_conditions`.
+            measured: Whether its samples are compared with the data, see `Data.conditions`.
         """
-        conditions = self.data.measured_conditions if measured else self.data.conditions
 
         def draw(n: int, random: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-            cond = conditions(n, random) if generator.conditions else {}
+            given = bool(generator.conditions)
+            cond = self.data.conditions(n, random, measured=measured) if given else {}
             batch = rows_at_once(self.space.shape, self.part)
             x = generator.sample(n, generator=random, batch=batch, **cond)
             return x.cpu(), cond

@@ -32,8 +32,9 @@ errors = Console(stderr=True, emoji=False)
 SHARED = ("distill", "teach")
 
 
-# Of a disk that is full, of a user who may fill no more of it, of one that is read only.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Of a disk that is full, of a user who may fill no more of it, of one that is read only, of a file
+# that may not be larger.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -94,6 +95,8 @@ def guarded(
         return told(errors, f"stopped. What was saved before is kept. To go on: {again}", 130)
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
         return told(errors, f"vardiu {name}: {error}", 2)
+    except BrokenPipeError:
+        return unread()
     except OSError as error:
         return told(errors, f"vardiu {name}: {of_disk(error)}", 1)
     except (Diverged, ExportError, ProcessLost) as error:
@@ -105,6 +108,13 @@ def guarded(
             raise
         return 1
     return 0
+
+
+def unread() -> int:
+    r"""Ends a command whose output nobody reads any more, as `head` does; returns the status."""
+    # What is still in the buffer is written as the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def memory_errors() -> tuple[type[Exception], ...]:

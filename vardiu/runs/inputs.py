@@ -30,6 +30,9 @@ def kept_provenance(folder: RunFolder) -> dict[str, Any]:
         raise RunError(f"{error}: {cure}") from error
     if not isinstance(found.get("sha256"), dict):
         raise RunError(f"{shown(file)} must be an object with the group sha256: {cure}")
+    words = found.get("command", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise RunError(f"{shown(file)} must hold command, a list of words: {cure}")
     return found
 
 

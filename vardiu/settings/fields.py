@@ -411,7 +411,7 @@ class Training:
     r"""What every method is trained with. The optimiser is the student's."""
 
     steps: int = 10_000
-    """The number of updates of the student."""
+    """The number of updates of the student; those that its delay takes are among them."""
     batch: int = 512
     """The number of samples of an update of the student. A pair of opposite noise counts once."""
     lr: float = 1e-3
@@ -430,7 +430,8 @@ class Training:
     delay: int = 0
     """Steps before the student's first update; its posterior or critic learns meanwhile."""
     warmup: int = 0
-    """Steps in which the learning rate grows from zero."""
+    """Steps from the first on in which learning rates grow from zero; a student whose delay is
+    longer begins at its full rate."""
     clip: float = 10.0
     """The largest norm of a network's gradient."""
     halflife: float = 200_000.0

@@ -302,7 +302,8 @@ class Checkpoints:
         r"""Returns the steps of the checkpoints on disk, ascending, verified or not."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        names = (path.name for path in self.folder.iterdir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def path(self, step: int) -> Path:
         return self.folder / f"{step:09d}"

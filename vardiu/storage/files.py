@@ -17,6 +17,7 @@ from ..errors import ConfigError, shown
 __all__ = [
     "LEAVINGS",
     "append_line",
+    "claim",
     "clear_leavings",
     "is_left_behind",
     "naming",
@@ -24,11 +25,17 @@ __all__ = [
     "open_unlinked",
     "partial_of",
     "partial_suffix",
+    "refuse_odd_name",
     "refuse_unwritable",
     "whole_file",
     "write_bytes_atomic",
     "write_text_atomic",
 ]
+
+
+# What files and folders of this process are not to be allowed; asked for once, as to ask is to set.
+UMASK = os.umask(0o077)
+os.umask(UMASK)
 
 
 # Names of what is not finished yet.
@@ -42,7 +49,7 @@ def open_unlinked(path: str | Path, flags: int) -> int:
         OSError: It cannot be opened, or is a link.
     """
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o644)
+    return os.open(path, flags, 0o666)
 
 
 @contextlib.contextmanager
@@ -61,6 +68,19 @@ def append_line(path: str | Path, line: str) -> None:
     r"""Appends a line to a file, never through a link."""
     with naming(path), os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "w") as file:
         file.write(line + "\n")
+
+
+def refuse_odd_name(path: str | Path) -> None:
+    r"""Raises a `ConfigError` if a path is no text, as readers of weights need: bytes that are no
+    UTF-8, or a name that was read in another encoding."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"the name {shown(path)} is no text in UTF-8, and weights in it could not be read: "
+            "give another folder, or rename this one; in a terminal of another encoding set "
+            "LC_ALL=C.UTF-8"
+        ) from error
 
 
 def new_file(path: str | Path, option: str = "--out") -> Path:
@@ -99,7 +119,10 @@ def is_left_behind(partial: Path) -> bool:
     r"""Whether something unfinished is of a process that has died: what is of another machine is
     taken to be of one that lives."""
     pid, _, rest = partial.name.rpartition(".tmp-")[2].partition("-")
-    if not pid.isdigit() or rest.partition("~")[0] not in ("", platform.node() or "here"):
+    if not (pid.isascii() and pid.isdigit()) or rest.partition("~")[0] not in (
+        "",
+        platform.node() or "here",
+    ):
         return False
     try:
         os.kill(int(pid), 0)
@@ -140,10 +163,17 @@ def partial_of(path: Path, suffix: str = "") -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, fresh: bool = False) -> Iterator[Path]:
     r"""Gives a path to write to, of the same suffix; what was written there gets its name.
 
     A link in the file's place is replaced, and none is followed. Nothing is left of a failure.
+
+    Arguments:
+        path: The file.
+        fresh: Whether a file that is there by then, of another process too, is left as it is.
+
+    Raises:
+        ConfigError: It is there.
     """
     path = Path(path)
     descriptor, partial = partial_of(path, path.suffix)
@@ -151,11 +181,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield Path(partial)
-        os.chmod(partial, 0o644)
+        os.chmod(partial, 0o666 & ~UMASK)
+        if fresh:
+            claim(path)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
+        raise
+
+
+def claim(path: str | Path) -> None:
+    r"""Makes an empty file, which nobody else can make after.
+
+    Raises:
+        ConfigError: Something is there.
+    """
+    try:
+        with naming(path):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        new_file(path)
         raise
 
 
@@ -178,7 +224,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
+        os.chmod(partial, 0o666 & ~UMASK)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

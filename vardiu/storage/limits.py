@@ -48,6 +48,11 @@ LIMITS: Mapping[str, Limit] = {
         "Ten lists that each name the one before ten times are ten thousand million values; "
         "nothing that is written here has any.",
     ),
+    "sample numbers": Limit(
+        2**26,
+        "numbers of a student's latent or sample",
+        "An image of 4096x4096 pixels has 50 million; a line of JSON may ask for any number.",
+    ),
     "point values": Limit(
         2**28, "numbers in a file of points", "As float32 they take a gigabyte of memory."
     ),

@@ -16,7 +16,14 @@ import yaml
 
 from ..errors import RunError, shown
 from .bounded import decoded_text, parsed_json, read_bytes, read_json, read_text, read_yaml
-from .files import LEAVINGS, clear_leavings, naming, open_unlinked, write_text_atomic
+from .files import (
+    LEAVINGS,
+    clear_leavings,
+    naming,
+    open_unlinked,
+    refuse_odd_name,
+    write_text_atomic,
+)
 from .finished import refuse_foreign
 
 __all__ = [
@@ -185,6 +192,7 @@ class RunFolder:
         Raises:
             RunError: Another process writes to this run, or the folder is not a run's.
         """
+        refuse_odd_name(self.path)
         refuse_all_but_a_run(self.path)
         self._refuse_links()
         self._refuse_kinds()
@@ -437,5 +445,6 @@ def shown_value(value: Any) -> str:  # noqa: ANN401 (YAML)
 
 
 def is_number(value: Any) -> bool:  # noqa: ANN401 (JSON)
-    r"""Whether a value of JSON is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    r"""Whether a value of JSON is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...problems.base import Problem
     from ...problems.linear import LinearProblem
     from ...students.affine import Affine
-from .objective import DiffInstruct, Fakes, score_difference, shown
+from .objective import DiffInstruct, Fakes, shown
 from .presets import ARMS, DIGITS, PRESETS
 from .settings import Settings, beside, cites, options_of
 
@@ -43,7 +43,6 @@ __all__ = [
     "beside",
     "options_of",
     "recipe",
-    "score_difference",
     "shown",
 ]
 

@@ -18,6 +18,7 @@ from ...functional.scores import (
     denoising,
     edm_weight,
     mean_correction,
+    score_difference,
     surrogate,
     tempered,
 )
@@ -27,12 +28,7 @@ from ...students.base import Generator
 from ...training.objective import Loss, Objective, Phase
 from ..regression import drawn_pairs
 
-__all__ = ["DiffInstruct", "Fakes", "score_difference", "shown"]
-
-
-def score_difference(fake: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
-    r"""Returns :math:`\nabla \log p_\sigma - \nabla \log q_\sigma` of two denoised tensors."""
-    return (fake - real) / expand_like(sigma, fake).square()
+__all__ = ["DiffInstruct", "Fakes", "shown"]
 
 
 class Fakes(NamedTuple):
@@ -217,21 +213,14 @@ class DiffInstruct(Objective):
             real = self.teacher(x_t, sigma, **cond)
             own = tempered(mean, x, self.temperature)
             difference = score_difference(own, real, sigma)
-            factor = self.weight(sigma) * self.importance(x_t, sigma, cond)
-            factor = factor / self.size(real, x)
+            factor = self.weight(sigma) * self.importance(x_t, sigma, cond) / self.size(real, x)
         direction = expand_like(factor, x) * difference
         value = surrogate(x, direction).mean()
         # The surrogate's value means nothing; the size of the direction tells of convergence.
         return Loss(value, {"direction": direction.flatten(1).norm(dim=1).mean()})
 
     def size(self, denoised: Tensor, x: Tensor) -> Tensor:
-        r"""Returns what each row's direction is divided by, in squares of the unit, `(B,)`: the
-        mean of :math:`| D(x_t, \sigma) - x |` with `normalised`, else the unit, times the unit.
-
-        Arguments:
-            denoised: The teacher's mean, with shape :math:`(B, *)`.
-            x: Samples of the student, with shape :math:`(B, *)`.
-        """
+        r"""Returns what rows' directions are divided by, `(B,)`: DMD's divisor or the unit."""
         if not self.normalised:
             return x.new_full((len(x),), self.unit**2)
         return mean_correction(denoised, x, self.FLOOR * self.unit) * self.unit

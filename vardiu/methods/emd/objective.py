@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...denoisers.base import Denoiser
 from ...errors import Diverged
-from ...functional.scores import surrogate, tempered
+from ...functional.scores import score_difference, surrogate, tempered
 from ...functional.tensors import expand_like
 from ...samplers.chains import gain, run_chain
 from ...settings.fields import ChainSettings
 from ...students.base import Generator
 from ...training.objective import Loss
-from ..diff_instruct import DiffInstruct, Fakes, score_difference
+from ..diff_instruct import DiffInstruct, Fakes
 
 __all__ = ["EMD"]
 

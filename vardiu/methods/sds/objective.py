@@ -11,12 +11,11 @@ from torch import Tensor
 from ...data.batch import Batch
 from ...denoisers.base import Denoiser
 from ...denoisers.levels import Levels
-from ...functional.scores import Weight, surrogate
+from ...functional.scores import Weight, score_difference, surrogate
 from ...functional.tensors import expand_like
 from ...samplers.trajectories import inversion
 from ...students.base import Generator
 from ...training.objective import Loss, Objective, Phase
-from ..diff_instruct import score_difference
 
 __all__ = ["OfNoises", "SDS"]
 
