@@ -422,7 +422,7 @@ def _task_of(
         if not isinstance(value, str):
             raise ConfigError(f"{word} must be a word, got {shown(value)}")
     command, preset, name, kind = words.values()
-    if preset and (Path(preset).name != preset or not preset.isprintable()):
+    if preset == ".." or Path(preset).name != preset or not preset.isprintable():
         # A run's folder is named after it.
         raise ConfigError(f"preset must be a name, not a path, got {shown(preset)}")
     if command not in ("distill", "teach"):

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# What files and folders of this process are not to be allowed; asked for once, as to ask is to set.
+# What files of this process are not to be allowed; asked for once, as to ask is to set.
 UMASK = os.umask(0o077)
 os.umask(UMASK)
 
@@ -119,10 +119,8 @@ def is_left_behind(partial: Path) -> bool:
     r"""Whether something unfinished is of a process that has died: what is of another machine is
     taken to be of one that lives."""
     pid, _, rest = partial.name.rpartition(".tmp-")[2].partition("-")
-    if not (pid.isascii() and pid.isdigit()) or rest.partition("~")[0] not in (
-        "",
-        platform.node() or "here",
-    ):
+    here = rest.partition("~")[0] in ("", platform.node() or "here")
+    if not (here and pid.isascii() and pid.isdigit()):
         return False
     try:
         os.kill(int(pid), 0)
