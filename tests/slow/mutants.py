@@ -62,6 +62,7 @@ F_DISTILL, DIVERGENCES = "methods/f_distill/objective.py", "functional/divergenc
 TRAINER, TRANSPORT = "training/trainer.py", "metrics/transport.py"
 REDIF, POLICY = "methods/policy_gradient.py", "functional/policy.py"
 LATTICE = ("tests/test_lattice.py",)
+ROUGH = ("tests/test_rough_places.py",)
 SHARES, UNITS = ("tests/test_shares.py",), ("tests/test_units.py",)
 DISTRIBUTED, SHARDING = "training/distributed.py", "training/sharding.py"
 INVERSE = "tests/test_inverse.py"
@@ -884,6 +885,55 @@ SETTINGS = [
         "return Loss(loss.value + self.regression_weight * distance, info)",
         "return Loss(loss.value + distance, info)",
         method("diff_instruct"),
+    ),
+    Mutant(
+        "of two that write a new file at once both do",
+        "storage/files.py",
+        "        if fresh:\n            claim(path)\n",
+        "",
+        ROUGH,
+    ),
+    Mutant(
+        "samples stay where their picture fails",
+        "cli/sample.py",
+        "path.with_suffix(suffix).unlink(missing_ok=True)",
+        "pass",
+        ROUGH,
+    ),
+    Mutant(
+        "a preset of a settings file may be a path",
+        "runs/task.py",
+        'if preset == ".." or Path(preset).name != preset',
+        "if False",
+        ROUGH,
+    ),
+    Mutant(
+        "a folder's name may be no text",
+        "storage/run_folder.py",
+        "        refuse_odd_name(self.path)\n",
+        "",
+        ROUGH,
+    ),
+    Mutant(
+        "an infinite number is one",
+        "storage/run_folder.py",
+        "return number and math.isfinite(value)",
+        "return number",
+        ROUGH,
+    ),
+    Mutant(
+        "a training ends where nobody reads",
+        "cli/console.py",
+        "console = Output(emoji=False)",
+        "console = __import__('rich.console').console.Console(emoji=False)",
+        ROUGH,
+    ),
+    Mutant(
+        "files are for all to read",
+        "storage/files.py",
+        "UMASK = os.umask(0o077)",
+        "UMASK = os.umask(0o077) * 0",
+        ROUGH,
     ),
     Mutant(
         "a lattice in any number of dimensions",
