@@ -2700,6 +2700,24 @@ TEMPERED = [
     ),
 ]
 
+FEW_CALLS = [
+    Mutant(
+        "few steps: levels where there is nothing but noise",
+        "students/few_step.py",
+        "top = min(high, denoiser.sigma_max, LAST_SEEN * max(1.0, unit))",
+        "top = min(high, denoiser.sigma_max)",
+        ("tests/test_export.py", "-k", "spread_of_the_data"),
+    ),
+    Mutant(
+        "few steps: two levels of one time",
+        "students/few_step.py",
+        "        if sigma < levels[-1]:\n            levels.append(sigma)",
+        "        levels.append(sigma)",
+        ("tests/test_export.py", "-k", "spread_of_the_data"),
+    ),
+]
+
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2721,6 +2739,7 @@ MUTANTS = [
     *FINER,
     *MEASURED_ONCE,
     *TEMPERED,
+    *FEW_CALLS,
 ]
 
 
