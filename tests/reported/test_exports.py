@@ -167,6 +167,34 @@ def test_the_hub_reads_the_card_and_its_lines_run_to_a_picture(tmp_path, monkeyp
     assert kind == "points" or picture.size == size[kind]
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("to", ["diffusers", "onnx", "safetensors"])
+def test_the_lines_of_a_card_run_of_a_student_of_few_classes(tmp_path, monkeypatch, to, classes):
+    """A fourth class was asked for of any student."""
+    pipelines.pixels(tmp_path / "teacher", classes=classes)
+    teacher = load(str(tmp_path / "teacher"))
+    done = export(OneStep.like(teacher), to, tmp_path / "out", origin=teacher.origin, about=ABOUT)
+    run_card(done.folder, tmp_path, monkeypatch)
+    assert Image.open(tmp_path / "samples.png").size == ((8, 8) if to == "diffusers" else (32, 8))
+
+
+@pytest.mark.parametrize("to", ["onnx", "safetensors"])
+def test_the_classes_of_a_student_of_no_teacher_are_those_of_its_network(
+    tmp_path, monkeypatch, to
+):
+    done = export(images(2), to, tmp_path / "out", about=ABOUT)
+    assert "arange(4) % 2" in run_card(done.folder, tmp_path, monkeypatch)
+
+
+def run_card(folder, place, monkeypatch):
+    """Runs the lines of a card, as somebody who fills in its two folders; returns them."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(place)
+    code = code.replace("FOLDER", str(folder)).replace("TEACHER", str(place / "teacher"))
+    exec(compile(code, "card", "exec"), {})
+    return code
+
+
 def test_the_lines_of_a_pipelines_card_run(tmp_path, monkeypatch):
     pipelines.pixels(tmp_path / "teacher")
     teacher = load(str(tmp_path / "teacher"))

@@ -2718,6 +2718,18 @@ FEW_CALLS = [
 ]
 
 
+CARDS = ("tests/reported/test_exports.py", "-k", "card")
+CARD_MUTANTS = [
+    Mutant(
+        "card: classes that there are none of",
+        "export/card.py",
+        'turns = f" % {classes}" if classes < ROWS else ""',
+        'turns = ""',
+        CARDS,
+    ),
+]
+
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2740,6 +2752,7 @@ MUTANTS = [
     *MEASURED_ONCE,
     *TEMPERED,
     *FEW_CALLS,
+    *CARD_MUTANTS,
 ]
 
 

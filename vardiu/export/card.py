@@ -19,7 +19,7 @@ from ..metrics.sets import judges, trained_warning
 from ..students.base import Generator
 from ..teachers.origin import Origin
 from .diffusers import call_of, loaded_with
-from .onnx import conditions
+from .onnx import classes_of, conditions
 from .peft import adapter_steps
 
 __all__ = ["About", "write"]
@@ -170,7 +170,10 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
     imports, lines = ["import torch"] if tensors else [], []
     for name in student.conditions:
         if name == "label":
-            lines.append(f"label = {'torch' if tensors else 'numpy'}.arange({ROWS})")
+            library, classes = "torch" if tensors else "numpy", classes_of(student, origin)
+            # Of fewer classes than rows, each in its turn.
+            turns = f" % {classes}" if classes < ROWS else ""
+            lines.append(f"label = {library}.arange({ROWS}){turns}")
         elif origin is not None and origin.encode is not None:
             shape = tuple(conditions(student, ROWS, origin)[name].shape)
             kind = "numpy.int64" if name == "mask" else "numpy.float32"
