@@ -2715,6 +2715,13 @@ FEW_CALLS = [
         "        levels.append(sigma)",
         ("tests/test_export.py", "-k", "spread_of_the_data"),
     ),
+    Mutant(
+        "few steps: fresh noise beside pairs is let through",
+        "cli/options.py",
+        "    refuse_fresh_noise(task.method, settings, problem)\n",
+        "",
+        ("tests/test_idle.py", "-k", "fresh_noise"),
+    ),
 ]
 
 
@@ -2726,6 +2733,13 @@ CARD_MUTANTS = [
         'turns = f" % {classes}" if classes < ROWS else ""',
         'turns = ""',
         CARDS,
+    ),
+    Mutant(
+        "compare: into the folder of a run",
+        "cli/compare.py",
+        "        refuse_run(Path(chosen.out))\n",
+        "",
+        ("tests/reported/test_comparing.py", "-k", "folder_of_a_run"),
     ),
 ]
 
