@@ -2735,6 +2735,20 @@ CARD_MUTANTS = [
         CARDS,
     ),
     Mutant(
+        "card: the plain weights of an autoencoder of fp16 alone",
+        "export/card.py",
+        'variant = f\'variant="{name}", \' if (name := about.get("codec_variant")) else ""',
+        'variant = ""',
+        ("tests/reported/test_exports.py", "-k", "fp16_alone and safetensors"),
+    ),
+    Mutant(
+        "card: an adapter's student at another level",
+        "export/card.py",
+        'f"{name}={value!r}" for name, value in student.arguments.items()',
+        'f"{name}={value!r}" for name, value in ()',
+        ("tests/reported/test_exports.py", "-k", "adapters_card"),
+    ),
+    Mutant(
         "compare: into the folder of a run",
         "cli/compare.py",
         "        refuse_run(Path(chosen.out))\n",
