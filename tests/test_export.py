@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -328,6 +329,23 @@ def test_a_grid_of_whole_times_is_of_them(tmp_path):
         build.grid(teacher, 1500, None, 7.0)
     inner = ConsistencyDenoiser(teacher)
     assert inner.whole(1.0) == teacher.whole(1.0) != 1.0
+
+
+def test_below_noise_alone_a_grid_spans_the_spread_of_the_data(tmp_path):
+    pipelines.pixels(tmp_path / "teacher", "v_prediction", beta_schedule="squaredcos_cap_v2")
+    teacher = load(str(tmp_path / "teacher"))
+    assert teacher.sigma_max > 20_000
+    rounded = [round(sigma, 2) for sigma in FewStep.on_grid(teacher, 4).sigmas]
+    assert rounded == [20291.3, 18.85, 3.15, 0.28]  # and not 642, 321 and 10
+    assert FewStep.on_grid(teacher, 2, 50.0).sigmas[0] == 50.0
+    eight = FewStep.on_grid(teacher, 8).sigmas  # which fell on two times, twice each
+    assert len(eight) == 8 and eight[1] < 80
+    # Of data in thousands, that of thousands tells of them.
+    assert FewStep.on_grid(teacher, 4, unit=1000.0).sigmas[1] > 600
+    with pytest.raises(ConfigError, match=r"--calls 400 needs 400 levels.* give --calls ") as told:
+        FewStep.on_grid(teacher, 400)
+    most = int(re.search(r"give --calls (\d+)", str(told.value))[1])
+    assert len(FewStep.on_grid(teacher, most).sigmas) == most
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from vardiu import methods
 from vardiu.cli.options import parse_request
 from vardiu.errors import ConfigError
 from vardiu.methods import METHODS
 from vardiu.settings import fields
+from vardiu.settings.calls import FITTED
 from vardiu.settings.idle import IDLE
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -112,6 +114,37 @@ def test_the_table_names_what_there_is_and_every_line_of_it_is_tried():
                     held = typing.get_type_hints(held)[part]
             last = [path.split(".")[-1] for path in idle.names]
             assert any(set(word.split(".")) & set(last) for word in tried), (name, idle.names)
+
+
+# What asks for fresh noise between calls and for pairs, and each cure.
+FRESH = {
+    "patches --calls 4": ("--rule ddim", "--pairs.pairs 0 --regression-weight 0"),
+    "patches --calls 4 --method regression": ("--rule ddim",),
+    "digits-f-distill --calls 2": ("--pairs.pairs 0 --regression-weight 0",),
+    "digits-sid --calls 2": ("--pairs.pairs 0",),
+    "digits-fd-loss --calls 2 --pairs.pairs 100": ("--pairs.pairs 0",),
+}
+
+
+@pytest.mark.parametrize("line", FRESH)
+def test_pairs_of_a_student_with_fresh_noise_are_refused_before_anything_is_read(line):
+    with pytest.raises(ConfigError, match="draws fresh noise between the calls") as caught:
+        asked(line)
+    told = str(caught.value)
+    assert told.endswith(f"give {', or '.join([*FRESH[line], '--calls 1'])}") and "\n" not in told
+    for cure in (*FRESH[line], "--calls 1"):
+        asked(f"{line} {cure}")
+
+
+def test_every_method_that_fits_its_student_to_pairs_is_refused_fresh_noise():
+    """By its source: what starts on pairs in another way has a message of its own."""
+    place = Path(methods.__file__).parent
+    found = {
+        file.relative_to(place).parts[0].removesuffix(".py")
+        for file in place.rglob("*.py")
+        if "train_on_pairs(problem" in "".join(file.read_text().split())
+    }
+    assert found - {"regression"} == set(FITTED) - {"regression"}
 
 
 def test_commands_of_published_runs_are_let_through():

@@ -191,6 +191,19 @@ def test_a_run_that_is_named_twice_is_refused(drawn, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_comparison_is_not_written_into_the_folder_of_a_run(drawn, capsys):
+    for name in "ac":  # one of those that are compared, and another
+        before = sorted(Path(name).iterdir())
+        assert main(["compare", "a", "b", "--out", name]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == (
+            f"vardiu compare: --out {name} is the folder of a run (it holds config.yaml), and a "
+            "comparison has one of its own: give another folder, or leave --out out"
+        )
+        assert sorted(Path(name).iterdir()) == before
+    assert main(["compare", "a", "b", "--out", "new"]) == 0
+
+
 @pytest.mark.parametrize("place", ["file", "file/deeper", "closed/deeper"])
 def test_a_place_for_a_comparison_that_cannot_be_written_is_named(drawn, capsys, place):
     Path("file").write_text("mine")

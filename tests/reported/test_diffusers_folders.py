@@ -4,6 +4,7 @@ is read, against stock diffusers; and one line for what is not."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import diffusers
@@ -11,7 +12,7 @@ import pipelines
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import autoencoder, dit, pixart, t5, t5_tokenizer, text_unet
+from small import autoencoder, dit, pixart, t5, t5_tokenizer, text_unet, unet
 
 from vardiu import models
 from vardiu.denoisers.schedules import Flow, Logarithmic
@@ -387,3 +388,14 @@ def test_of_a_hub_id_that_cannot_be_read_no_weights_are_fetched(tmp_path, monkey
     with pytest.raises(ConfigError, match="MyUNet of 'mine'"):
         load("org/name")
     assert asked and not any("safetensors" in pattern for pattern in asked)
+
+
+def test_a_network_without_a_scheduler_is_refused_with_a_cure_that_works(tmp_path):
+    folder = tmp_path / "unet"
+    unet().save_pretrained(folder)
+    with pytest.raises(ConfigError, match="has no scheduler/scheduler_config.json") as caught:
+        load(str(folder))
+    told = str(caught.value)
+    assert "\n" not in told and "Copy that of the pipeline" in told
+    exec(re.search(r'python -c "(.*)"$', told)[1], {})
+    assert load(str(folder)).sigma_max > 100

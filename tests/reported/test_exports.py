@@ -17,11 +17,15 @@ from PIL import Image
 from small import autoencoder, unet
 
 from vardiu.denoisers.consistency import ConsistencyDenoiser
+from vardiu.denoisers.lora import adapt, adapters, merge
+from vardiu.denoisers.lora_files import save_adapter
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
 from vardiu.errors import ConfigError
 from vardiu.export import EXPORTS, card, export
 from vardiu.export.diffusers import to_diffusers
+from vardiu.export.peft import with_adapter
 from vardiu.nn import MLP, UNet
+from vardiu.problems.kept import KeptTeacher
 from vardiu.students.few_step import FewStep, OneStep
 from vardiu.students.pushforward import Pushforward
 from vardiu.teachers.readers import load
@@ -165,6 +169,68 @@ def test_the_hub_reads_the_card_and_its_lines_run_to_a_picture(tmp_path, monkeyp
     picture = Image.open(tmp_path / "samples.png")
     size = {"images": (32, 8), "classes": (32, 8), "latents": (64, 16)}
     assert kind == "points" or picture.size == size[kind]
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("to", ["diffusers", "onnx", "safetensors"])
+def test_the_lines_of_a_card_run_of_a_student_of_few_classes(tmp_path, monkeypatch, to, classes):
+    """A fourth class was asked for of any student."""
+    pipelines.pixels(tmp_path / "teacher", classes=classes)
+    teacher = load(str(tmp_path / "teacher"))
+    done = export(OneStep.like(teacher), to, tmp_path / "out", origin=teacher.origin, about=ABOUT)
+    run_card(done.folder, tmp_path, monkeypatch)
+    assert Image.open(tmp_path / "samples.png").size == ((8, 8) if to == "diffusers" else (32, 8))
+
+
+@pytest.mark.parametrize("to", ["onnx", "safetensors"])
+def test_the_classes_of_a_student_of_no_teacher_are_those_of_its_network(
+    tmp_path, monkeypatch, to
+):
+    done = export(images(2), to, tmp_path / "out", about=ABOUT)
+    assert "arange(4) % 2" in run_card(done.folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("to", ["safetensors", "onnx"])
+def test_the_lines_of_a_card_run_of_a_teacher_of_fp16_alone(tmp_path, monkeypatch, to):
+    """Its autoencoder was asked for by a name that its folder has no file of."""
+    whole = pipelines.stable(tmp_path / "whole")
+    whole.to(torch.float16).save_pretrained(tmp_path / "teacher", variant="fp16")
+    teacher = load(str(tmp_path / "teacher"))
+    kept = KeptTeacher.of(teacher, 2, (3, 16, 16), (), teacher.origin.encode(["one"]))
+    for origin in (teacher.origin, kept.origin(lambda: teacher.origin)):
+        done = export(OneStep.like(teacher), to, tmp_path / "out", origin=origin, about=ABOUT)
+        code = run_card(done.folder, tmp_path, monkeypatch)
+        assert 'variant="fp16", torch_dtype=torch.float32' in code
+        assert Image.open(tmp_path / "samples.png").size == (64, 16)
+        shutil.rmtree(done.folder)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_the_lines_of_an_adapters_card_draw_the_students_samples(tmp_path, monkeypatch, calls):
+    """They began with a `network` that nothing made."""
+    pipelines.pixels(tmp_path / "teacher", "v_prediction", classes=2)
+    teacher = load(str(tmp_path / "teacher"))
+    inner = adapt(teacher, 2)
+    adapted = OneStep(inner) if calls == 1 else FewStep.on_grid(inner, calls, None, "ddim")
+    pipelines.stir(adapters(adapted)[0])
+    save_adapter(adapters(adapted)[0], tmp_path / "adapter")
+    origin, student = with_adapter(teacher.origin, tmp_path / "adapter"), merge(adapted).eval()
+    done = export(student, "lora", tmp_path / "out", origin=origin, about=ABOUT)
+    scope = {}
+    run_card(done.folder, tmp_path, monkeypatch, scope)
+    assert Image.open(tmp_path / "samples.png").size == (32, 8)
+    z = torch.randn(4, *student.latent_shape)
+    cond = {"label": torch.arange(4) % 2}
+    torch.testing.assert_close(scope["student"](z, **cond), student(z, **cond))
+
+
+def run_card(folder, place, monkeypatch, scope=None):
+    """Runs the lines of a card, as somebody who fills in its two folders; returns them."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(place)
+    code = code.replace("FOLDER", str(folder)).replace("TEACHER", str(place / "teacher"))
+    exec(compile(code, "card", "exec"), {} if scope is None else scope)
+    return code
 
 
 def test_the_lines_of_a_pipelines_card_run(tmp_path, monkeypatch):

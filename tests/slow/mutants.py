@@ -2750,6 +2750,64 @@ TEMPERED = [
     ),
 ]
 
+FEW_CALLS = [
+    Mutant(
+        "few steps: levels where there is nothing but noise",
+        "students/few_step.py",
+        "top = min(high, denoiser.sigma_max, LAST_SEEN * max(1.0, unit))",
+        "top = min(high, denoiser.sigma_max)",
+        ("tests/test_export.py", "-k", "spread_of_the_data"),
+    ),
+    Mutant(
+        "few steps: two levels of one time",
+        "students/few_step.py",
+        "        if sigma < levels[-1]:\n            levels.append(sigma)",
+        "        levels.append(sigma)",
+        ("tests/test_export.py", "-k", "spread_of_the_data"),
+    ),
+    Mutant(
+        "few steps: fresh noise beside pairs is let through",
+        "cli/options.py",
+        "    refuse_fresh_noise(task.method, settings, problem)\n",
+        "",
+        ("tests/test_idle.py", "-k", "fresh_noise"),
+    ),
+]
+
+
+CARDS = ("tests/reported/test_exports.py", "-k", "card")
+CARD_MUTANTS = [
+    Mutant(
+        "card: classes that there are none of",
+        "export/card.py",
+        'turns = f" % {classes}" if classes < ROWS else ""',
+        'turns = ""',
+        CARDS,
+    ),
+    Mutant(
+        "card: the plain weights of an autoencoder of fp16 alone",
+        "export/card.py",
+        'variant = f\'variant="{name}", \' if (name := about.get("codec_variant")) else ""',
+        'variant = ""',
+        ("tests/reported/test_exports.py", "-k", "fp16_alone and safetensors"),
+    ),
+    Mutant(
+        "card: an adapter's student at another level",
+        "export/card.py",
+        'f"{name}={value!r}" for name, value in student.arguments.items()',
+        'f"{name}={value!r}" for name, value in ()',
+        ("tests/reported/test_exports.py", "-k", "adapters_card"),
+    ),
+    Mutant(
+        "compare: into the folder of a run",
+        "cli/compare.py",
+        "        refuse_run(Path(chosen.out))\n",
+        "",
+        ("tests/reported/test_comparing.py", "-k", "folder_of_a_run"),
+    ),
+]
+
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2771,6 +2829,8 @@ MUTANTS = [
     *FINER,
     *MEASURED_ONCE,
     *TEMPERED,
+    *FEW_CALLS,
+    *CARD_MUTANTS,
 ]
 
 

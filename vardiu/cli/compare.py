@@ -54,6 +54,7 @@ def compare(arguments: list[str]) -> None:
     chosen = parser_of().parse_args(arguments)
     if chosen.out:
         refuse_place(Path(chosen.out))
+        refuse_run(Path(chosen.out))
     folders = folders_of(chosen.runs)
     rows, tasks, costs = [], [], []
     for folder in folders:
@@ -103,6 +104,15 @@ def compare(arguments: list[str]) -> None:
     print_rows(count, rows)
     print_rows("Series, and the settings in which they differ", differences(tasks))
     console.print(f"picture: {picture}\nreport:  {page}", highlight=False, soft_wrap=True)
+
+
+def refuse_run(out: Path) -> None:
+    r"""Raises a `RunError` if a folder is a run's, whose files are its own."""
+    if RunFolder(out).exists:
+        raise RunError(
+            f"--out {shown(out)} is the folder of a run (it holds config.yaml), and a comparison "
+            "has one of its own: give another folder, or leave --out out"
+        )
 
 
 def folders_of(paths: Sequence[str]) -> list[RunFolder]:

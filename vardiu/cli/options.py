@@ -22,6 +22,7 @@ from ..runs.task import (
     load_task,
     task_from_preset,
 )
+from ..settings.calls import refuse_fresh_noise
 from ..settings.fields import DensitySettings, ImageSettings
 from ..settings.idle import check_asked
 from ..storage.code import OwnCode, is_source, load_code, not_named, recognised
@@ -287,6 +288,7 @@ def override_settings(
         if word.startswith("--")
     )
     problem = _of_its_data(task, _of_the_preset(task, found["problem"]), asked)
+    refuse_fresh_noise(task.method, settings, problem)
     changes = {"settings": settings, "problem": problem, "run": found["run"], "asked": asked}
     return dataclasses.replace(task, **changes)
 

@@ -16,10 +16,12 @@ import yaml
 
 from .. import __version__
 from ..metrics.sets import judges, trained_warning
+from ..nn.diffusers import DiffusersNetwork
 from ..students.base import Generator
+from ..students.few_step import FewStep, OneStep
 from ..teachers.origin import Origin
 from .diffusers import call_of, loaded_with
-from .onnx import conditions
+from .onnx import classes_of, conditions
 from .peft import adapter_steps
 
 __all__ = ["About", "write"]
@@ -74,11 +76,24 @@ x = student(enlarged(images, {factor}))  # images in [-1, 1], reduced {factor} t
 Of photographs of any size: `vardiu upscale RUN IMAGE ...`."""
 
 
+# On the teacher's own network, wherever its folder has that.
 LORA = """```python
+{imports}
 from peft import PeftModel
+from vardiu.nn.diffusers import DiffusersNetwork
+from vardiu.teachers.readers import load
 
-network = PeftModel.from_pretrained(network, "{folder}")  # on the teacher's own network
-```"""
+teacher = load("TEACHER")
+network = next(part for part in teacher.modules() if isinstance(part, DiffusersNetwork))
+network.model = PeftModel.from_pretrained(network.model, "{folder}").merge_and_unload()
+{drawn}```"""
+
+
+# Its own levels and its own rule: the teacher, asked once or a few times.
+DRAWN = """student = {cls}(teacher, {told})
+{values}x = student.sample({n}{given}).detach().numpy()
+{picture}
+"""
 
 
 # Of a student of texts. Its adapter has learned the guidance: the pipeline has none.
@@ -135,7 +150,9 @@ IMAGES = """rows = (255 * (x / 2 + 0.5).clip(0, 1)).round().astype("uint8").tran
 Image.fromarray(numpy.concatenate(list(rows), axis=1){squeezed}).save("samples.png")"""
 
 
-LATENTS = """codec = {codec}.from_pretrained("TEACHER", subfolder="{place}")  # the teacher's
+LATENTS = """codec = {codec}.from_pretrained(  # the teacher's
+    "TEACHER", subfolder="{place}", {variant}torch_dtype=torch.float32
+)
 latents = torch.from_numpy(x) / {scale} + {shift}
 x = codec.decode(latents).sample.detach().numpy()
 """
@@ -157,7 +174,9 @@ def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]
         ends = ("", "_place", "_scale", "_shift")
         codec, place, scale, shift = (about[f"codec{end}"] for end in ends)
         imports += ["import torch", f"from diffusers import {codec}"]
-        lines = LATENTS.format(codec=codec, place=place, scale=scale, shift=shift)
+        variant = f'variant="{name}", ' if (name := about.get("codec_variant")) else ""
+        told = {"codec": codec, "place": place, "variant": variant, "scale": scale, "shift": shift}
+        lines = LATENTS.format(**told)
         channels = 3
     if channels not in (1, 3):
         return ["import numpy"], 'numpy.save("samples.npy", x)'
@@ -170,7 +189,10 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
     imports, lines = ["import torch"] if tensors else [], []
     for name in student.conditions:
         if name == "label":
-            lines.append(f"label = {'torch' if tensors else 'numpy'}.arange({ROWS})")
+            library, classes = "torch" if tensors else "numpy", classes_of(student, origin)
+            # Of fewer classes than rows, each in its turn.
+            turns = f" % {classes}" if classes < ROWS else ""
+            lines.append(f"label = {library}.arange({ROWS}){turns}")
         elif origin is not None and origin.encode is not None:
             shape = tuple(conditions(student, ROWS, origin)[name].shape)
             kind = "numpy.int64" if name == "mask" else "numpy.float32"
@@ -179,6 +201,14 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
             imports.append("import numpy")
             lines.append(f"{name} = {value}  # the teacher's encoder gives that of a prompt")
     return imports, "".join(f"{line}\n" for line in lines)
+
+
+def asks_teacher(student: Generator) -> bool:
+    r"""Whether a student is its teacher's own denoiser with other weights, asked once or a few
+    times, with nothing between."""
+    if not isinstance(student, OneStep | FewStep):
+        return False
+    return isinstance(getattr(student.denoiser, "network", None), DiffusersNetwork)
 
 
 def _usage(template: str, student: Generator, origin: Origin | None) -> str:
@@ -191,12 +221,23 @@ def _usage(template: str, student: Generator, origin: Origin | None) -> str:
         return LORA_STEPS.format(folder="FOLDER", scheduler=name, made=made)
     if not student.draws:
         return RESTORING.format(folder="FOLDER", factor=getattr(student, "factor", 1))
-    tensors = template == SAFETENSORS
+    tensors = template in (SAFETENSORS, LORA)
     shown, picture = _picture(student, origin)
     needed, values = _values(student, origin, tensors)
     known = {"import numpy"} if template == ONNX else set()
     words = sorted({*shown, *needed} - known, key=lambda line: (line.startswith("from"), line))
-    made, loaded = "", {}
+    made, loaded, drawn = "", {}, ""
+    given = "".join(f", {name}={name}" for name in student.conditions)
+    if template == LORA and asks_teacher(student):
+        words.append(f"from vardiu import {type(student).__name__}")
+        drawn = DRAWN.format(
+            cls=type(student).__name__,
+            told=", ".join(f"{name}={value!r}" for name, value in student.arguments.items()),
+            values=values,
+            n=ROWS,
+            given=given,
+            picture=picture,
+        )
     if template == DIFFUSERS:
         loaded = {n: v for n, v in loaded_with(student, origin).items() if v is None}
         lines = MADE_VIDEO if video else MADE
@@ -208,10 +249,11 @@ def _usage(template: str, student: Generator, origin: Origin | None) -> str:
         latent=(ROWS, *student.latent_shape),
         n=ROWS,
         imports="\n".join(words),
+        drawn=drawn,
         values=values,
         picture=picture,
         named="".join(f', "{name}": {name}' for name in student.conditions),
-        given="".join(f", {name}={name}" for name in student.conditions),
+        given=given,
     )
 
 

@@ -50,6 +50,7 @@ from ..teachers.diffusers import padding
 from ..teachers.diffusers_codecs import scale_of as scale_of_codec
 from ..teachers.families import Family, family_of
 from ..teachers.origin import Origin
+from .onnx import classes_of
 from .stepping import ELSEWHERE, PREDICTED, Stepping, betas, stepping, time_of, told_levels
 
 __all__ = [
@@ -507,8 +508,9 @@ def _compare(
         cond = origin.encode(PROMPTS)
         given["prompt"] = list(PROMPTS)
     elif student.conditions:
-        cond = {"label": torch.arange(n)}
-        given["class_labels"] = torch.arange(n) if not family.pipeline else [0, 1]
+        label = torch.arange(n) % classes_of(student, origin)
+        cond = {"label": label}
+        given["class_labels"] = label.tolist() if family.pipeline else label
     if family.pipeline in DRAWING:
         del given["latents"]
         given["generator"] = torch.Generator().manual_seed(0)

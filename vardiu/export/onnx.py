@@ -27,7 +27,7 @@ from ..students.base import Generator
 from ..students.few_step import FewStep
 from ..teachers.origin import Origin
 
-__all__ = ["TOLERANCE", "conditions", "refuse_graph", "to_onnx"]
+__all__ = ["TOLERANCE", "classes_of", "conditions", "refuse_graph", "to_onnx"]
 
 
 TOLERANCE = 1e-4
@@ -57,6 +57,16 @@ class Named(nn.Module):
         return self.generator(z, **cond)
 
 
+def classes_of(student: Generator, origin: Origin | None) -> int:
+    r"""Returns the number of a student's classes, by its teacher or by its own networks; one where
+    neither tells, as any student of classes has the first."""
+    if origin is not None and origin.classes:
+        return origin.classes
+    told = [getattr(module, "arguments", {}) for module in student.modules()]
+    counts = [each.get(name) or 0 for each in told for name in ("classes", "label_dim")]
+    return max([1, *counts])
+
+
 def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, Tensor]:
     r"""Returns conditions of so many rows: classes, or the embeddings of prompts; random ones of
     their shape where that is known, as a form is compared that takes any.
@@ -67,7 +77,7 @@ def conditions(student: Generator, n: int, origin: Origin | None) -> dict[str, T
     if not student.conditions:
         return {}
     if "label" in student.conditions and len(student.conditions) == 1:
-        return {"label": torch.arange(n) % 2}
+        return {"label": torch.arange(n) % min(2, classes_of(student, origin))}
     about = {} if origin is None else origin.about
     if shape := about.get("text_shape", ()):
         random = torch.Generator().manual_seed(n)

@@ -72,7 +72,7 @@ class DensityNetworks(Networks):
     def student(self) -> Generator:
         row, space = self.settings, self.space
         if row.calls > 1:
-            return FewStep.on_grid(self.fake(), row.calls)
+            return FewStep.on_grid(self.fake(), row.calls, unit=space.sigma_data)
         network = MLP(
             (row.latent,),
             space.shape,

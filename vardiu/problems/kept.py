@@ -19,7 +19,7 @@ from ..storage.bounded import open_regular
 from ..storage.files import write_bytes_atomic
 from ..storage.run_folder import RunFolder
 from ..teachers.diffusers_codecs import AUTOENCODER_CLASSES
-from ..teachers.diffusers_files import AUTOENCODERS
+from ..teachers.diffusers_files import AUTOENCODERS, VARIANTS
 from ..teachers.families import FAMILIES
 from ..teachers.origin import Origin
 
@@ -27,11 +27,12 @@ __all__ = ["KeptTeacher", "keep_prompts", "prompts_in"]
 
 
 # What is known of an autoencoder without reading it.
-CODEC = ("codec", "codec_place", "codec_scale", "codec_shift")
+CODEC = ("codec", "codec_place", "codec_scale", "codec_shift", "codec_variant")
 
 
 # A card has their names in a line of code: no others are written there.
 CLASSES, PLACES = ("", *AUTOENCODER_CLASSES), ("", *AUTOENCODERS)
+VARIANT_NAMES = ("", *VARIANTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class KeptTeacher:
     """What that multiplies its latents by."""
     codec_shift: float = 0.0
     """What it takes off them before."""
+    codec_variant: str = ""
+    """The variant of its weights, as fp16; empty where they are the plain ones."""
     text_shape: tuple[int, ...] = ()
     """The shape of one prompt's embeddings, tokens by width; empty where it takes no texts."""
     pooled_width: int = 0
@@ -144,6 +147,7 @@ class KeptTeacher:
         lengths = len(kept.image_shape) in (0, 3)
         lengths = lengths and len(kept.text_shape) in (0, 2) and kept.codec_scale > 0
         lengths = lengths and math.isfinite(kept.codec_shift)
+        lengths = lengths and kept.codec_variant in VARIANT_NAMES
         lengths = lengths and kept.codec in CLASSES and kept.codec_place in PLACES
         if any(n < 0 for n in numbers) or not lengths or (kept.latent and not kept.shape):
             raise ConfigError(f"{where}: teacher has shapes, classes or a codec that cannot be")

@@ -128,7 +128,8 @@ class VectorNetworks(Networks):
     def student(self) -> Generator:
         row, space = self.settings, self.space
         if row.calls > 1:
-            return FewStep.on_grid(self.student_denoiser(), row.calls, row.sigma, row.rule)
+            denoiser = self.student_denoiser()
+            return FewStep.on_grid(denoiser, row.calls, row.sigma, row.rule, space.unit)
         if row.student != "fresh":
             return OneStep(self.fake(), row.sigma)
         network = MLP(

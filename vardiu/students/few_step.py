@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..denoisers.levels import karras_grid
-from ..errors import nearest
+from ..errors import ConfigError, nearest
 from ..functional.consistency import evenly_from_the_top
 from ..functional.trajectories import Guide, Passage, step
 from .base import Generator
@@ -96,6 +96,32 @@ def required_levels(denoiser: Denoiser, sigmas: Sequence[float | str]) -> list[f
                 f"sigmas[{i}] must be finite and within [{denoiser.sigma_min:g}, "
                 f"{denoiser.sigma_max:g}], the denoiser's range, got {sigma:g}"
             )
+    return levels
+
+
+# The largest level inside a grid, in units of the data: EDM's own largest. At 80 times the unit a
+# state's signal has at most 1/6400 of the noise's variance: a call there, or at the 20,000 of a
+# squared cosine, sees noise alone, as the first call does, and adds nothing to it.
+LAST_SEEN = 80.0
+
+
+def spread_levels(denoiser: Denoiser, calls: int, high: float, unit: float = 1.0) -> list[float]:
+    r"""Returns a first level, and below it those of EDM's grid that a denoiser has a time for;
+    fewer than there are calls where two of them have the same time.
+
+    Arguments:
+        denoiser: The denoiser.
+        calls: The number of calls.
+        high: The first level, which may be infinite.
+        unit: The unit of the data.
+    """
+    # Noise alone is a level of its own, and no end of a grid.
+    top = min(high, denoiser.sigma_max, LAST_SEEN * max(1.0, unit))
+    grid = karras_grid(calls + 1, denoiser.sigma_min, top)
+    levels = [high]
+    for sigma in map(denoiser.whole, grid[1:calls].tolist()):
+        if sigma < levels[-1]:
+            levels.append(sigma)
     return levels
 
 
@@ -229,17 +255,36 @@ class FewStep(Generator):
         calls: int,
         sigma: float | None = None,
         rule: str = "renoise",
+        unit: float = 1.0,
     ) -> FewStep:
         r"""Returns a student of so many calls, from a level or the denoiser's `latent_sigma`.
 
         The levels are those of EDM's grid of one call more, without its last: a call at the
         smallest level changes next to nothing. Of a network of whole times they are the nearest
-        that have one.
+        that have one. Below a first level of more than 80 units of the data, they are those of
+        the grid from 80.
+
+        Arguments:
+            denoiser: The denoiser.
+            calls: The number of calls.
+            sigma: The first level; `latent_sigma` by default.
+            rule: `renoise` or `ddim`.
+            unit: The unit of the data; one of less counts as one.
+
+        Raises:
+            ConfigError: The network has not as many times in the grid.
         """
         high = sigma or denoiser.latent_sigma
-        # Noise alone is a level of its own, and no end of a grid.
-        grid = karras_grid(calls + 1, denoiser.sigma_min, min(high, denoiser.sigma_max))
-        return cls(denoiser, [high, *map(denoiser.whole, grid[1:calls].tolist())], rule)
+        levels = spread_levels(denoiser, calls, high, unit)
+        if len(levels) < calls:
+            fewer = range(calls - 1, 0, -1)
+            most = next(n for n in fewer if len(spread_levels(denoiser, n, high, unit)) == n)
+            raise ConfigError(
+                f"--calls {calls} needs {calls} levels, and the network has times of its own for "
+                f"{len(levels)} of them from sigma {high:g} down: give --calls {most}, or "
+                "another --sigma"
+            )
+        return cls(denoiser, levels, rule)
 
     @property
     def words(self) -> str:

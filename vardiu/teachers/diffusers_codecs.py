@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, shown
-from .diffusers_files import AUTOENCODERS
+from .diffusers_files import AUTOENCODERS, WEIGHTS, variant_there
 from .diffusers_models import known, skeleton, strictly
 
 __all__ = ["AUTOENCODER_CLASSES", "Codec", "scale_of"]
@@ -76,6 +76,7 @@ class Codec:
             "codec_place": self._place,
             "codec_scale": 1 / self.scale[0],
             "codec_shift": self.shift[0],
+            "codec_variant": variant_there(self._folder / self._place, WEIGHTS),
         }
 
     def _near(self, device: torch.device) -> Any:  # noqa: ANN401 (a model)

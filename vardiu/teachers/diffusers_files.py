@@ -24,6 +24,7 @@ __all__ = [
     "parts_of",
     "scheduler_settings",
     "variant_of",
+    "variant_there",
 ]
 
 
@@ -160,7 +161,9 @@ def scheduler_settings(folder: Path, source: str) -> tuple[Path, dict[str, Any]]
             return path, read_json(path)
     raise ConfigError(
         f"{shown(source)} has no scheduler/scheduler_config.json: without it nobody knows what "
-        "its times and its predictions mean"
+        "its times and its predictions mean. Copy that of the pipeline that the network is of, or "
+        'write the one that it was trained with, as by python -c "import diffusers as d; '
+        f"d.DDPMScheduler().save_pretrained('{shown(folder / 'scheduler')}')\""
     )
 
 
@@ -179,6 +182,12 @@ def _names(stem: str, variant: str | None = None) -> tuple[str, str, str]:
 def _holds(folder: Path, stem: str, variant: str | None = None) -> bool:
     whole, _, index = _names(stem, variant)
     return (folder / whole).is_file() or (folder / index).is_file()
+
+
+def variant_there(folder: Path, stem: str) -> str:
+    r"""Returns the variant of the weights that a folder holds; empty where they are the plain
+    ones, or there are none."""
+    return next((v for v in (None, *VARIANTS) if _holds(folder, stem, v)), None) or ""
 
 
 def variant_of(folder: Path, stem: str, cls: str) -> str | None:

@@ -55,7 +55,10 @@ class Regression(Objective):
         known, found = tuple(pairs.z.shape[1:]), tuple(generator.latent_shape)
         if found != known:
             several = found[1:] == known
-            cure = "; calls with fresh noise have one each: give --rule ddim, or --pairs.pairs 0"
+            cure = (
+                "; calls with fresh noise have one each: give --rule ddim, or --pairs.pairs 0 "
+                "and, where there is one, --regression-weight 0"
+            )
             raise ValueError(
                 f"regression on pairs needs a latent of the pairs' shape {known}, got {found}"
                 f"{cure if several else ''}"
