@@ -9,7 +9,7 @@ import torch
 
 from vardiu.cli.main import main
 from vardiu.data.densities import MixtureSpec
-from vardiu.data.points import read_points
+from vardiu.data.points import account, read_points, read_table
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.errors import ConfigError
 from vardiu.problems.densities import DensityProblem
@@ -89,6 +89,52 @@ def test_tables_with_classes_or_text_or_of_no_name_are_refused():
         read_points("b.csv")
     with pytest.raises(ConfigError, match=r"no points at none\.csv"):
         task_from_preset("distill", "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("head", "numbers", "cure"),
+    [
+        (",east,north", range(150), "column 1 of a.csv is the row number: leave it out"),
+        (",east,north", reversed(range(7, 157)), "column 1 of a.csv is the row number"),
+        ("Unnamed: 0,east,north", range(1, 151), "column 1 (Unnamed: 0) of a.csv is the row"),
+        ("index,east,north", range(150), "column 1 (index) of a.csv is the row number"),
+        ("", range(150), "if it is a coordinate, name the columns in the first line"),
+        ("", range(1, 151), "if it is a coordinate, name the columns in the first line"),
+    ],
+)
+def test_a_column_of_row_numbers_is_no_coordinate(capsys, head, numbers, cure):
+    write_csv("a.csv", np.c_[list(numbers), moons(150)], head)
+    assert main(["distill", "a.csv", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert cure in told and "(in pandas, index=False)" in told
+    assert len(told.strip().splitlines()) == 1 and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "numbers"),
+    [
+        ("time,east,north", np.arange(150.0)),  # by its name a coordinate
+        ("index,east,north", np.arange(150) / 100),  # as of a price
+        (",east,north", np.arange(150) % 10),
+        ("", np.r_[np.arange(149), 200]),
+    ],
+)
+def test_whole_numbers_that_number_no_rows_are_coordinates(head, numbers):
+    write_csv("a.csv", np.c_[numbers, moons(150)], head)
+    assert read_points("a.csv")[0].shape == (150, 3)
+
+
+def test_what_was_read_of_a_table_is_told(capsys):
+    write_csv("a.csv", moons(150), "East,north")
+    found = read_table("a.csv")
+    assert found.names == ("East", "north")
+    assert account(found.x, found.names) == "150 points in 2 dimensions: East, north"
+    assert account(found.x) == "150 points in 2 dimensions"
+    assert account(found.x[:, None]) == "150 points of shape (1, 2)"
+    write_csv("b.csv", np.c_[np.arange(150) % 2, moons(150)], "label,east,north")
+    assert read_table("b.csv", (2,), 2).names == ("east", "north")
+    assert main(["distill", "a.csv", *QUICK]) == 0
+    assert "data: 150 points in 2 dimensions: East, north" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is distilled

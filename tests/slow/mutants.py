@@ -1728,7 +1728,27 @@ POLICIES = [
 
 MANY = ("tests/test_processes.py", "-k", "processes_train or reported or divided_networks")
 
-MANY_MUTANTS = [
+MANY_POINTS, TARGETS = "data/points.py", "problems/targets.py"
+OF_POINTS = ("tests/test_points.py",)
+
+TABLES = [
+    Mutant(
+        "points: a pandas index is a coordinate",
+        POINTS,
+        "if INDEX.fullmatch(name.lower()) and differ",
+        "if False and differ",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: what was read of a table is not told",
+        "problems/densities.py",
+        "return [self.target.account] if self.target.account else []",
+        "return []",
+        OF_POINTS,
+    ),
+]
+
+MUTANTS = [
     Mutant(
         "processes: gradients summed in place of averaged",
         DISTRIBUTED,
@@ -2721,6 +2741,7 @@ MUTANTS = [
     *FINER,
     *MEASURED_ONCE,
     *TEMPERED,
+    *TABLES,
 ]
 
 

@@ -145,6 +145,9 @@ class DensityData(Data):
         super().__init__(space, teacher)
         self.settings, self.target, self.seed = settings, target, seed
 
+    def account(self) -> list[str]:
+        return [self.target.account] if self.target.account else []
+
     def clean(self, size: int, seed: int) -> Batches:
         x = self.target.points
         if x is None:

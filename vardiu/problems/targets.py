@@ -11,6 +11,7 @@ and a fifth of the points is held out: metrics compare with them, and nothing is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.densities import DENSITIES, MixtureSpec, even, mixture
-from ..data.points import read_points
+from ..data.points import account, read_table
 from ..errors import ConfigError, amount, known, shown
 from ..functional.tensors import pairwise_square
 from ..settings.fields import DensitySettings
@@ -48,12 +49,14 @@ class Target:
         centres: Points whose shares of samples are counted: the modes, or centres of clusters.
         points: The points of a table that a teacher is made of; none where there is no table.
         held_out: The points that metrics compare with; none where true samples can be drawn.
+        account: What was read of points, in one line; empty where there are none.
     """
 
     spec: MixtureSpec
     centres: Tensor
     points: Tensor | None = None
     held_out: Tensor | None = None
+    account: str = ""
 
     def truth(self, n: int, random: torch.Generator) -> Tensor:
         r"""Returns up to `n` samples to compare with: true ones, or points that are held out."""
@@ -77,7 +80,8 @@ def target_of(row: DensitySettings, code: OwnCode | None = None) -> Target:
     if row.source is not None and is_source(row.source):
         raise ConfigError(not_named(row.source, "--source"))
     if row.source is not None:
-        return _of_points(row, read_points(row.source)[0], row.source)
+        found = read_table(row.source)
+        return _of_points(row, found.x, row.source, found.names)
     if row.name == "mixture":
         spec = mixture(row.dim, row.modes, seed=0)
     else:
@@ -111,14 +115,14 @@ def _of_code(row: DensitySettings, code: OwnCode) -> Target:
     return _of_points(row, made.float(), code.source)
 
 
-def _of_points(row: DensitySettings, x: Tensor, source: str) -> Target:
+def _of_points(row: DensitySettings, x: Tensor, source: str, names: Sequence[str] = ()) -> Target:
     _check_points(x, shown(source))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     count = min(len(x) // 5, MOST)
     held_out, points = x[order[:count]], x[order[count:]]
     means = points[: row.points]
     spec = even(means, row.bandwidth or kernel_width(means))
-    return Target(spec, _centres(points[:MOST]), points, held_out)
+    return Target(spec, _centres(points[:MOST]), points, held_out, account(x, names))
 
 
 def _check_points(x: Tensor, source: str) -> None:
