@@ -9,7 +9,7 @@ import torch
 
 from vardiu.cli.main import main
 from vardiu.data.densities import MixtureSpec
-from vardiu.data.points import account, read_points, read_table
+from vardiu.data.points import FARTHEST, account, read_points, read_table
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.errors import ConfigError
 from vardiu.problems.densities import DensityProblem
@@ -135,6 +135,42 @@ def test_what_was_read_of_a_table_is_told(capsys):
     assert read_table("b.csv", (2,), 2).names == ("east", "north")
     assert main(["distill", "a.csv", *QUICK]) == 0
     assert "data: 150 points in 2 dimensions: East, north" in capsys.readouterr().out
+
+
+def ring(n=400):
+    t = np.random.default_rng(1).uniform(0, 2 * np.pi, n)
+    return np.sqrt(2) * np.stack([np.cos(t), np.sin(t)], 1)  # of unit deviation
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npy"])
+def test_points_that_float32_cannot_tell_apart_are_refused(capsys, name):
+    far = ring() + [0, 1e7]
+    if name == "a.npy":
+        np.save(name, far)
+    else:
+        Path(name).write_text("u,v\n" + "\n".join(f"{a!r},{b!r}" for a, b in far.tolist()))
+    assert main(["distill", name, *QUICK]) == 2
+    told = capsys.readouterr().err
+    column = "'v'" if name == "a.csv" else "2"
+    assert f"{name}: column {column} is 1e+07 with a spread of" in told
+    assert "subtract each column's mean" in told and len(told.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_points_just_within_float32_are_distilled(capsys):
+    """A thousandth of the spread is told apart at the farthest, and not beyond."""
+    centred = (ring() - ring().mean(0)) / ring().std(0)
+    np.save("a.npy", centred + 0.99 * FARTHEST)
+    np.save("b.npy", centred + 1.01 * FARTHEST)
+    np.save("near.npy", centred)
+    assert main(["distill", "a.npy", *QUICK]) == 0
+    near, far = (target_of(DensitySettings(source=f"{n}.npy")).spec for n in ("near", "a"))
+    assert far.spread == pytest.approx(near.spread, rel=1e-3)
+    assert main(["distill", "b.npy", *QUICK]) == 2
+    assert "b.npy: column 1 is 1.01e+04 with a spread of 1: single" in capsys.readouterr().err
+    Path("mine.py").write_text("import numpy\nx = numpy.load('b.npy')\n")
+    assert main(["distill", "mine.py:x", *QUICK]) == 2
+    assert "mine.py:x: column 1 is 1.01e+04" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- what is distilled

@@ -1728,27 +1728,7 @@ POLICIES = [
 
 MANY = ("tests/test_processes.py", "-k", "processes_train or reported or divided_networks")
 
-MANY_POINTS, TARGETS = "data/points.py", "problems/targets.py"
-OF_POINTS = ("tests/test_points.py",)
-
-TABLES = [
-    Mutant(
-        "points: a pandas index is a coordinate",
-        POINTS,
-        "if INDEX.fullmatch(name.lower()) and differ",
-        "if False and differ",
-        OF_POINTS,
-    ),
-    Mutant(
-        "points: what was read of a table is not told",
-        "problems/densities.py",
-        "return [self.target.account] if self.target.account else []",
-        "return []",
-        OF_POINTS,
-    ),
-]
-
-MUTANTS = [
+MANY_MUTANTS = [
     Mutant(
         "processes: gradients summed in place of averaged",
         DISTRIBUTED,
@@ -2717,6 +2697,33 @@ TEMPERED = [
         'if self.temperature != 1 and self.divergence != "reverse_kl":',
         "if False:",
         WARMER,
+    ),
+]
+
+POINTS, TARGETS = "data/points.py", "problems/targets.py"
+OF_POINTS = ("tests/test_points.py",)
+
+TABLES = [
+    Mutant(
+        "points: a pandas index is a coordinate",
+        POINTS,
+        "if INDEX.fullmatch(name.lower()) and differ",
+        "if False and differ",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: what was read of a table is not told",
+        "problems/densities.py",
+        "return [self.target.account] if self.target.account else []",
+        "return []",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: those far from the origin are taken",
+        POINTS,
+        "np.abs(mean) > FARTHEST * std",
+        "np.abs(mean) > 1e30 * std",
+        OF_POINTS,
     ),
 ]
 

@@ -19,7 +19,7 @@ from ..storage.bounded import DAMAGED, decoded_text, open_regular
 from ..storage.limits import refuse_beyond
 from .labels import LABELS
 
-__all__ = ["SUFFIXES", "Points", "account", "read_points", "read_table"]
+__all__ = ["SUFFIXES", "Points", "account", "read_points", "read_table", "refuse_far"]
 
 
 # What separates the columns of a table.
@@ -33,6 +33,11 @@ OTHERS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 
 # What a table of points may end in.
 SUFFIXES = (".npy", ".npz", *SEPARATORS)
+
+
+# The largest mean of a column, in standard deviations. At this distance float32 has steps of a
+# thousandth of a standard deviation, and the smallest levels of noise are not much larger.
+FARTHEST = 1e4
 
 
 # What pandas calls the column of an index that has no name.
@@ -97,6 +102,29 @@ def some(names: Sequence[str]) -> str:
     return ", ".join([*told, "..."] if len(names) > NAMED else told)
 
 
+def refuse_far(x: np.ndarray, source: str, names: Sequence[str] = ()) -> None:
+    r"""Raises a `ConfigError` where points lie too far from the origin for float32.
+
+    Arguments:
+        x: The points as they are stated, with shape :math:`(N, d)`.
+        source: Where they are from, for the message.
+        names: The names of their coordinates.
+    """
+    if not len(x):
+        return
+    low, high = x.min(0), x.max(0)
+    mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    far = ((low < high) & (np.abs(mean) > FARTHEST * std)).nonzero()[0]
+    if not len(far):
+        return
+    first = int(far[0])
+    name = repr(shown(names[first])) if names else str(first + 1)
+    raise ConfigError(
+        f"{source}: column {name} is {mean[first]:.3g} with a spread of {std[first]:.2g}: single "
+        "precision cannot tell its points apart; subtract each column's mean"
+    )
+
+
 def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0) -> Points:
     r"""Returns the points of a file, their conditions, and the names of their coordinates.
 
@@ -128,6 +156,7 @@ def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0
         raise ConfigError(
             f"{shown(path)} is no table of points: give a file .npy, .npz, .csv, .tsv or .txt"
         )
+    own = shape is None  # else how far points are is the teacher's
     if shape is None:
         if label is not None:
             raise ConfigError(
@@ -136,6 +165,8 @@ def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0
             )
         shape = x.shape[1:] if x.ndim == 2 else (1,)
     points = _points(x, shape, path)
+    if own:
+        refuse_far(x.reshape(len(x), -1), shown(path), names)
     if not classes:
         return Points(points, {}, names)
     return Points(points, {"label": _labels(label, len(points), classes, path)}, names)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.densities import DENSITIES, MixtureSpec, even, mixture
-from ..data.points import account, read_table
+from ..data.points import account, read_table, refuse_far
 from ..errors import ConfigError, amount, known, shown
 from ..functional.tensors import pairwise_square
 from ..settings.fields import DensitySettings
@@ -112,6 +112,7 @@ def _of_code(row: DensitySettings, code: OwnCode) -> Target:
         raise ConfigError(
             f"{code.source}: points must be finite, with shape (N, d), got {tuple(made.shape)}"
         )
+    refuse_far(made.double().numpy(force=True), code.source)
     return _of_points(row, made.float(), code.source)
 
 
