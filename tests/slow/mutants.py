@@ -2725,6 +2725,13 @@ TABLES = [
         "np.abs(mean) > 1e30 * std",
         OF_POINTS,
     ),
+    Mutant(
+        "probe: a teacher read from a folder is to be made otherwise",
+        "teachers/probe.py",
+        """if own or not isinstance(origin, Origin) or origin.kind == "function":""",
+        "if True:",
+        ("tests/test_teachers.py", "-k", "judged_as_noise"),
+    ),
 ]
 
 MUTANTS = [
