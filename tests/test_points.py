@@ -221,6 +221,22 @@ def test_points_far_from_the_origin_are_as_spread_as_near_it():
     torch.testing.assert_close(other, own, rtol=0, atol=0.05)
 
 
+def test_a_kernel_wider_than_the_points_is_refused(capsys):
+    write_csv()
+    rest = target_of(DensitySettings(source="moons.csv"))
+    spread = rest.points.var(0).mean().sqrt().item()
+    narrow = DensitySettings(source="moons.csv", bandwidth=0.99 * spread)
+    assert target_of(narrow).spec.stds.tolist() == pytest.approx([0.99 * spread] * 320)
+    assert main(["distill", "moons.csv", *QUICK, "--bandwidth", "1e9"]) == 2
+    told = capsys.readouterr().err
+    assert f"moons.csv: --bandwidth must be at most {spread:.3g}, the points' standard" in told
+    width = rest.spec.stds[0].item()
+    assert f"got 1e+09: leave it out for {width:.3g}, the width of the greatest" in told
+    assert len(told.strip().splitlines()) == 1 and not Path("runs").exists()
+    with pytest.raises(ConfigError, match="two_moons: --bandwidth must be at most .* got 9: give"):
+        DensityProblem(DensitySettings(name="two_moons", teacher="kde", bandwidth=9.0))
+
+
 def test_noise_levels_follow_the_table_and_a_moved_and_scaled_one_is_the_same_problem():
     write_csv()
     write_csv("far.csv", 100 * moons() + 5000)

@@ -2726,6 +2726,13 @@ TABLES = [
         OF_POINTS,
     ),
     Mutant(
+        "points: a kernel of any width is taken",
+        TARGETS,
+        "if bandwidth <= spread:",
+        "if True:",
+        OF_POINTS,
+    ),
+    Mutant(
         "probe: a teacher read from a folder is to be made otherwise",
         "teachers/probe.py",
         """if own or not isinstance(origin, Origin) or origin.kind == "function":""",

@@ -25,7 +25,7 @@ from ..functional.tensors import pairwise_square
 from ..settings.fields import DensitySettings
 from ..storage.code import OwnCode, is_source, not_named
 
-__all__ = ["Target", "target_of"]
+__all__ = ["Target", "refuse_wide", "target_of"]
 
 
 # The fewest points that can be distilled, and the most that are held out or clustered.
@@ -122,6 +122,7 @@ def _of_points(row: DensitySettings, x: Tensor, source: str, names: Sequence[str
     count = min(len(x) // 5, MOST)
     held_out, points = x[order[:count]], x[order[count:]]
     means = points[: row.points]
+    refuse_wide(row.bandwidth, means, shown(source), by_default=True)
     spec = even(means, row.bandwidth or kernel_width(means))
     return Target(spec, _centres(points[:MOST]), points, held_out, account(x, names))
 
@@ -146,6 +147,32 @@ def _check_points(x: Tensor, source: str) -> None:
         )
 
 
+def refuse_wide(bandwidth: float, x: Tensor, source: str, *, by_default: bool = False) -> None:
+    r"""Raises a `ConfigError` where a kernel is wider than the points are spread.
+
+    Arguments:
+        bandwidth: The kernel's standard deviation.
+        x: The points, with shape :math:`(N, d)`.
+        source: Where they are from, for the message.
+        by_default: Whether the width of the greatest likelihood is taken where none is given.
+    """
+    spread = spread_of(x)
+    if bandwidth <= spread:
+        return
+    cure = "give less"
+    if by_default:
+        cure = f"leave it out for {kernel_width(x):.3g}, the width of the greatest likelihood"
+    raise ConfigError(
+        f"{source}: --bandwidth must be at most {spread:.3g}, the points' standard deviation, got "
+        f"{bandwidth:g}: {cure}"
+    )
+
+
+def spread_of(x: Tensor) -> float:
+    r"""Returns the standard deviation of points, root mean square over their dimensions."""
+    return math.sqrt(float(x.double().var(0).mean()))
+
+
 def kernel_width(x: Tensor) -> float:
     r"""Returns the kernel's standard deviation of greatest leave-one-out likelihood.
 
@@ -153,8 +180,7 @@ def kernel_width(x: Tensor) -> float:
         x: The points, with shape :math:`(N, d)`. The likelihood is that of a thousand of them.
     """
     n, d = x.shape
-    spread = math.sqrt(float(x.double().var(0).mean()))
-    scott = spread * n ** (-1 / (d + 4))
+    scott = spread_of(x) * n ** (-1 / (d + 4))
     square = pairwise_square(x[:1000], x)
     index = torch.arange(len(square))
     square[index, index] = math.inf  # the point itself
