@@ -375,6 +375,9 @@ def test_predicted_noise_is_judged_as_noise():
     assert "Is it a prediction" not in str(told.value)
     teacher.sigma_min, teacher.sigma_max = 0.01, float(re.search(found, str(told.value))[1])
     checked(teacher, x)  # the cure is one
+    for sigma_max in (1.249, 1.251, 1.253, 1.255, 1.257):  # whatever level has a time of its own
+        teacher.sigma_max = sigma_max
+        assert OneStep(teacher).sigma <= sigma_max
 
 
 def test_wrong_scaling_and_missing_weights_are_named():
