@@ -9,6 +9,7 @@ import torch
 
 from vardiu.cli.main import main
 from vardiu.data.densities import MixtureSpec
+from vardiu.data.labels import LABELS
 from vardiu.data.points import FARTHEST, account, read_points, read_table
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.errors import ConfigError
@@ -69,6 +70,7 @@ def test_a_table_is_read_whatever_its_form(name):
         (moons(50), "has 50 points, and at least 100 are needed"),
         (np.c_[moons(), np.ones(400)], "column 3 has one value only: leave it out"),
         (moons() * [1, 1000], "divide each column by its own"),
+        (moons()[..., None], "the array has shape (400, 2, 1), and (N, d) is expected"),
         (np.where(np.arange(800).reshape(400, 2) == 7, np.nan, moons()), "the first is point 4"),
     ],
 )
@@ -171,6 +173,13 @@ def test_points_just_within_float32_are_distilled(capsys):
     Path("mine.py").write_text("import numpy\nx = numpy.load('b.npy')\n")
     assert main(["distill", "mine.py:x", *QUICK]) == 2
     assert "mine.py:x: column 1 is 1.01e+04" in capsys.readouterr().err
+
+
+def test_all_names_of_classes_are_documented():
+    page = (Path(__file__).parents[1] / "docs/usage/points.md").read_text()
+    names = [f"`{name}`" for name in LABELS]
+    listed = f"a column named {', '.join(names[:-1])} or {names[-1]} is refused"
+    assert listed in " ".join(page.split())
 
 
 # ---------------------------------------------------------------- what is distilled

@@ -129,8 +129,8 @@ def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0
     r"""Returns the points of a file, their conditions, and the names of their coordinates.
 
     Of `.npy` the array; of `.npz` the array `x`, or the only one beside the classes; of a table of
-    text one point a line, with or without a line of names. Classes are an array or a column named
-    `label`, `labels`, `class` or `y`; beside a column `x`, `y` is a coordinate.
+    text one point a line, with or without a line of names. Classes are an array or a column of a
+    name among `LABELS`; beside a column `x`, `y` is a coordinate.
 
     Arguments:
         source: The file.
@@ -162,6 +162,11 @@ def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0
             raise ConfigError(
                 f"{shown(path)} has classes ({', '.join(LABELS)}), which are not used here: leave "
                 "them out"
+            )
+        if x.ndim > 2:
+            raise ConfigError(
+                f"{shown(path)}: the array has shape {x.shape}, and (N, d) is expected, one point "
+                "a row: write x.reshape(len(x), -1)"
             )
         shape = x.shape[1:] if x.ndim == 2 else (1,)
     points = _points(x, shape, path)
