@@ -9,7 +9,8 @@ import torch
 
 from vardiu.cli.main import main
 from vardiu.data.densities import MixtureSpec
-from vardiu.data.points import read_points
+from vardiu.data.labels import LABELS
+from vardiu.data.points import FARTHEST, account, read_points, read_table
 from vardiu.denoisers.exact import MixtureDenoiser
 from vardiu.errors import ConfigError
 from vardiu.problems.densities import DensityProblem
@@ -69,6 +70,7 @@ def test_a_table_is_read_whatever_its_form(name):
         (moons(50), "has 50 points, and at least 100 are needed"),
         (np.c_[moons(), np.ones(400)], "column 3 has one value only: leave it out"),
         (moons() * [1, 1000], "divide each column by its own"),
+        (moons()[..., None], "the array has shape (400, 2, 1), and (N, d) is expected"),
         (np.where(np.arange(800).reshape(400, 2) == 7, np.nan, moons()), "the first is point 4"),
     ],
 )
@@ -89,6 +91,95 @@ def test_tables_with_classes_or_text_or_of_no_name_are_refused():
         read_points("b.csv")
     with pytest.raises(ConfigError, match=r"no points at none\.csv"):
         task_from_preset("distill", "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("head", "numbers", "cure"),
+    [
+        (",east,north", range(150), "column 1 of a.csv is the row number: leave it out"),
+        (",east,north", reversed(range(7, 157)), "column 1 of a.csv is the row number"),
+        ("Unnamed: 0,east,north", range(1, 151), "column 1 (Unnamed: 0) of a.csv is the row"),
+        ("index,east,north", range(150), "column 1 (index) of a.csv is the row number"),
+        ("", range(150), "if it is a coordinate, name the columns in the first line"),
+        ("", range(1, 151), "if it is a coordinate, name the columns in the first line"),
+    ],
+)
+def test_a_column_of_row_numbers_is_no_coordinate(capsys, head, numbers, cure):
+    write_csv("a.csv", np.c_[list(numbers), moons(150)], head)
+    assert main(["distill", "a.csv", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert cure in told and "(in pandas, index=False)" in told
+    assert len(told.strip().splitlines()) == 1 and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "numbers"),
+    [
+        ("time,east,north", np.arange(150.0)),  # by its name a coordinate
+        ("index,east,north", np.arange(150) / 100),  # as of a price
+        (",east,north", np.arange(150) % 10),
+        ("", np.r_[np.arange(149), 200]),
+    ],
+)
+def test_whole_numbers_that_number_no_rows_are_coordinates(head, numbers):
+    write_csv("a.csv", np.c_[numbers, moons(150)], head)
+    assert read_points("a.csv")[0].shape == (150, 3)
+
+
+def test_what_was_read_of_a_table_is_told(capsys):
+    write_csv("a.csv", moons(150), "East,north")
+    found = read_table("a.csv")
+    assert found.names == ("East", "north")
+    assert account(found.x, found.names) == "150 points in 2 dimensions: East, north"
+    assert account(found.x) == "150 points in 2 dimensions"
+    assert account(found.x[:, None]) == "150 points of shape (1, 2)"
+    write_csv("b.csv", np.c_[np.arange(150) % 2, moons(150)], "label,east,north")
+    assert read_table("b.csv", (2,), 2).names == ("east", "north")
+    assert main(["distill", "a.csv", *QUICK]) == 0
+    assert "data: 150 points in 2 dimensions: East, north" in capsys.readouterr().out
+
+
+def ring(n=400):
+    t = np.random.default_rng(1).uniform(0, 2 * np.pi, n)
+    return np.sqrt(2) * np.stack([np.cos(t), np.sin(t)], 1)  # of unit deviation
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npy"])
+def test_points_that_float32_cannot_tell_apart_are_refused(capsys, name):
+    far = ring() + [0, 1e7]
+    if name == "a.npy":
+        np.save(name, far)
+    else:
+        Path(name).write_text("u,v\n" + "\n".join(f"{a!r},{b!r}" for a, b in far.tolist()))
+    assert main(["distill", name, *QUICK]) == 2
+    told = capsys.readouterr().err
+    column = "'v'" if name == "a.csv" else "2"
+    assert f"{name}: column {column} is 1e+07 with a spread of" in told
+    assert "subtract each column's mean" in told and len(told.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_points_just_within_float32_are_distilled(capsys):
+    """A thousandth of the spread is told apart at the farthest, and not beyond."""
+    centred = (ring() - ring().mean(0)) / ring().std(0)
+    np.save("a.npy", centred + 0.99 * FARTHEST)
+    np.save("b.npy", centred + 1.01 * FARTHEST)
+    np.save("near.npy", centred)
+    assert main(["distill", "a.npy", *QUICK]) == 0
+    near, far = (target_of(DensitySettings(source=f"{n}.npy")).spec for n in ("near", "a"))
+    assert far.spread == pytest.approx(near.spread, rel=1e-3)
+    assert main(["distill", "b.npy", *QUICK]) == 2
+    assert "b.npy: column 1 is 1.01e+04 with a spread of 1: single" in capsys.readouterr().err
+    Path("mine.py").write_text("import numpy\nx = numpy.load('b.npy')\n")
+    assert main(["distill", "mine.py:x", *QUICK]) == 2
+    assert "mine.py:x: column 1 is 1.01e+04" in capsys.readouterr().err
+
+
+def test_all_names_of_classes_are_documented():
+    page = (Path(__file__).parents[1] / "docs/usage/points.md").read_text()
+    names = [f"`{name}`" for name in LABELS]
+    listed = f"a column named {', '.join(names[:-1])} or {names[-1]} is refused"
+    assert listed in " ".join(page.split())
 
 
 # ---------------------------------------------------------------- what is distilled
@@ -137,6 +228,22 @@ def test_points_far_from_the_origin_are_as_spread_as_near_it():
     teachers = {n: MixtureDenoiser(t.means, t.stds, t.weights) for n, t in target.items()}
     own, other = teachers["near"].log_prob(x, sigma), teachers["far"].log_prob(x + shift, sigma)
     torch.testing.assert_close(other, own, rtol=0, atol=0.05)
+
+
+def test_a_kernel_wider_than_the_points_is_refused(capsys):
+    write_csv()
+    rest = target_of(DensitySettings(source="moons.csv"))
+    spread = rest.points.var(0).mean().sqrt().item()
+    narrow = DensitySettings(source="moons.csv", bandwidth=0.99 * spread)
+    assert target_of(narrow).spec.stds.tolist() == pytest.approx([0.99 * spread] * 320)
+    assert main(["distill", "moons.csv", *QUICK, "--bandwidth", "1e9"]) == 2
+    told = capsys.readouterr().err
+    assert f"moons.csv: --bandwidth must be at most {spread:.3g}, the points' standard" in told
+    width = rest.spec.stds[0].item()
+    assert f"got 1e+09: leave it out for {width:.3g}, the width of the greatest" in told
+    assert len(told.strip().splitlines()) == 1 and not Path("runs").exists()
+    with pytest.raises(ConfigError, match="two_moons: --bandwidth must be at most .* got 9: give"):
+        DensityProblem(DensitySettings(name="two_moons", teacher="kde", bandwidth=9.0))
 
 
 def test_noise_levels_follow_the_table_and_a_moved_and_scaled_one_is_the_same_problem():

@@ -1,6 +1,7 @@
 """Teachers from elsewhere, against their origin's own formula and samplers."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from vardiu.samplers.ode import Euler
 from vardiu.students.few_step import OneStep
 from vardiu.teachers import functions
 from vardiu.teachers.functions import AzulaDenoiser, FunctionDenoiser
+from vardiu.teachers.origin import Origin
 from vardiu.teachers.probe import checked, probe
 from vardiu.teachers.readers import load
 
@@ -357,8 +359,25 @@ def test_predicted_noise_is_judged_as_noise():
     assert abs(last.error / last.sigma**2 - 0.005) < 5 * last.deviation / last.sigma**2 + 1e-4
     assert last.error > 100 * last.linear
     network.share = 0.02
-    with pytest.raises(NotADenoiser, match="It denoises from sigma=0.01 to .*not beyond"):
+    found = r"It denoises from sigma=0.01 to ([\d.]+), and not beyond: "
+    own = found + r"where the teacher is made, state sigma_min=0.01 and sigma_max=\1\.$"
+    with pytest.raises(NotADenoiser, match=own) as told:
         checked(teacher, x)
+    assert "Is it a prediction of noise or velocity" in str(told.value)
+    # Of a folder the files say what it predicts, and no user makes it.
+    teacher.origin = Origin("f/ddpm", "diffusers")
+    read = found + (
+        r"train it longer, or give --teacher FILE\.py:teacher, .* vardiu\.teachers\.load\('f/ddpm'\)"
+        r" and teacher\.sigma_min, teacher\.sigma_max = 0\.01, \1\.$"
+    )
+    with pytest.raises(NotADenoiser, match=read) as told:
+        checked(teacher, x)
+    assert "Is it a prediction" not in str(told.value)
+    teacher.sigma_min, teacher.sigma_max = 0.01, float(re.search(found, str(told.value))[1])
+    checked(teacher, x)  # the cure is one
+    for sigma_max in (1.249, 1.251, 1.253, 1.255, 1.257):  # whatever level has a time of its own
+        teacher.sigma_max = sigma_max
+        assert OneStep(teacher).sigma <= sigma_max
 
 
 def test_wrong_scaling_and_missing_weights_are_named():

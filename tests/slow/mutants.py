@@ -2808,6 +2808,47 @@ CARD_MUTANTS = [
 ]
 
 
+POINTS, TARGETS = "data/points.py", "problems/targets.py"
+OF_POINTS = ("tests/test_points.py",)
+
+TABLES = [
+    Mutant(
+        "points: a pandas index is a coordinate",
+        POINTS,
+        "if INDEX.fullmatch(name.lower()) and differ",
+        "if False and differ",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: what was read of a table is not told",
+        "problems/densities.py",
+        "return [self.target.account] if self.target.account else []",
+        "return []",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: those far from the origin are taken",
+        POINTS,
+        "np.abs(mean) > FARTHEST * std",
+        "np.abs(mean) > 1e30 * std",
+        OF_POINTS,
+    ),
+    Mutant(
+        "points: a kernel of any width is taken",
+        TARGETS,
+        "if bandwidth <= spread:",
+        "if True:",
+        OF_POINTS,
+    ),
+    Mutant(
+        "probe: a teacher read from a folder is to be made otherwise",
+        "teachers/probe.py",
+        """if own or not isinstance(origin, Origin) or origin.kind == "function":""",
+        "if True:",
+        ("tests/test_teachers.py", "-k", "judged_as_noise"),
+    ),
+]
+
 MUTANTS = [
     *FAMILIES,
     *SIGNS,
@@ -2831,6 +2872,7 @@ MUTANTS = [
     *TEMPERED,
     *FEW_CALLS,
     *CARD_MUTANTS,
+    *TABLES,
 ]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from ..storage.bounded import DAMAGED, decoded_text, open_regular
 from ..storage.limits import refuse_beyond
 from .labels import LABELS
 
-__all__ = ["SUFFIXES", "read_points"]
+__all__ = ["SUFFIXES", "Points", "account", "read_points", "read_table", "refuse_far"]
 
 
 # What separates the columns of a table.
@@ -33,14 +35,102 @@ OTHERS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 SUFFIXES = (".npy", ".npz", *SEPARATORS)
 
 
+# The largest mean of a column, in standard deviations. At this distance float32 has steps of a
+# thousandth of a standard deviation, and the smallest levels of noise are not much larger.
+FARTHEST = 1e4
+
+
+# What pandas calls the column of an index that has no name.
+INDEX = re.compile(r"|index|unnamed: ?[0-9]+")
+
+
+# How many names of columns a line shows.
+NAMED = 12
+
+
+# The fewest rows whose numbers, in a table without names, are no chance.
+ROWS = 10
+
+
+class Points(NamedTuple):
+    r"""What a file holds.
+
+    Attributes:
+        x: The points, with shape :math:`(N, *)`.
+        cond: `label`, :math:`(N)`, where there are classes.
+        names: The names of the coordinates; empty where the file states none.
+    """
+
+    x: Tensor
+    cond: Mapping[str, Tensor]
+    names: tuple[str, ...]
+
+
+class _Columns(NamedTuple):
+    r"""The numbers of a file, its classes, and the names of the columns beside them."""
+
+    x: np.ndarray
+    label: np.ndarray | None
+    names: tuple[str, ...] = ()
+
+
 def read_points(
     source: str, shape: Sequence[int] | None = None, classes: int = 0
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    r"""Returns the points of a file, and their conditions.
+    r"""Returns the points of a file, and their conditions, see `read_table`."""
+    found = read_table(source, shape, classes)
+    return found.x, found.cond
+
+
+def account(x: Tensor, names: Sequence[str] = ()) -> str:
+    r"""Returns what was read of points, in one line.
+
+    Example:
+        >>> account(torch.zeros(300, 2), ["a", "b"])
+        '300 points in 2 dimensions: a, b'
+    """
+    if x.ndim == 2:
+        line = f"{amount(len(x), 'point')} in {amount(x.shape[1], 'dimension')}"
+    else:
+        line = f"{amount(len(x), 'point')} of shape {tuple(x.shape[1:])}"
+    return f"{line}: {some(names)}" if names else line
+
+
+def some(names: Sequence[str]) -> str:
+    r"""Returns names as one line shows them: the first ones where there are many."""
+    told = [shown(name) for name in names[:NAMED]]
+    return ", ".join([*told, "..."] if len(names) > NAMED else told)
+
+
+def refuse_far(x: np.ndarray, source: str, names: Sequence[str] = ()) -> None:
+    r"""Raises a `ConfigError` where points lie too far from the origin for float32.
+
+    Arguments:
+        x: The points as they are stated, with shape :math:`(N, d)`.
+        source: Where they are from, for the message.
+        names: The names of their coordinates.
+    """
+    if not len(x):
+        return
+    low, high = x.min(0), x.max(0)
+    mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    far = ((low < high) & (np.abs(mean) > FARTHEST * std)).nonzero()[0]
+    if not len(far):
+        return
+    first = int(far[0])
+    name = repr(shown(names[first])) if names else str(first + 1)
+    raise ConfigError(
+        f"{source}: column {name} is {mean[first]:.3g} with a spread of {std[first]:.2g}: single "
+        "precision cannot tell its points apart; subtract each column's mean"
+    )
+
+
+def read_table(source: str, shape: Sequence[int] | None = None, classes: int = 0) -> Points:
+    r"""Returns the points of a file, their conditions, and the names of their coordinates.
 
     Of `.npy` the array; of `.npz` the array `x`, or the only one beside the classes; of a table of
-    text one point a line, with or without a line of names. Classes are an array or a column named
-    `label`, `labels`, `class` or `y`; beside a column `x`, `y` is a coordinate.
+    text one point a line, with or without a line of names. Classes are an array or a column of a
+    name among `LABELS`; beside a column `x`, `y` is a coordinate.
 
     Arguments:
         source: The file.
@@ -48,12 +138,9 @@ def read_points(
             file, whose points must be rows of numbers, with no classes beside them.
         classes: The number of classes of the teacher; zero where labels are left aside.
 
-    Returns:
-        The points, with shape :math:`(N, *)`, and `label`, :math:`(N)`, where there are classes.
-
     Raises:
         ConfigError: It cannot be read, is of no kind that is known, or its numbers are not finite,
-            of another shape, or not as many as classes need.
+            of another shape, or not as many as classes need; or a column is the row number.
     """
     path = Path(source)
     if not path.is_file():
@@ -62,24 +149,32 @@ def read_points(
         )
     suffix = path.suffix.lower()
     if suffix not in SEPARATORS and suffix in SUFFIXES:
-        x, label = _arrays(path)
+        x, label, names = _arrays(path)
     elif suffix in SEPARATORS:
-        x, label = _table(path, SEPARATORS[suffix])
+        x, label, names = _table(path, SEPARATORS[suffix])
     else:
         raise ConfigError(
             f"{shown(path)} is no table of points: give a file .npy, .npz, .csv, .tsv or .txt"
         )
+    own = shape is None  # else how far points are is the teacher's
     if shape is None:
         if label is not None:
             raise ConfigError(
                 f"{shown(path)} has classes ({', '.join(LABELS)}), which are not used here: leave "
                 "them out"
             )
+        if x.ndim > 2:
+            raise ConfigError(
+                f"{shown(path)}: the array has shape {x.shape}, and (N, d) is expected, one point "
+                "a row: write x.reshape(len(x), -1)"
+            )
         shape = x.shape[1:] if x.ndim == 2 else (1,)
     points = _points(x, shape, path)
+    if own:
+        refuse_far(x.reshape(len(x), -1), shown(path), names)
     if not classes:
-        return points, {}
-    return points, {"label": _labels(label, len(points), classes, path)}
+        return Points(points, {}, names)
+    return Points(points, {"label": _labels(label, len(points), classes, path)}, names)
 
 
 def _points(x: np.ndarray, shape: Sequence[int], path: Path) -> Tensor:
@@ -140,13 +235,13 @@ def _labels(label: np.ndarray | None, n: int, classes: int, path: Path) -> Tenso
     return found
 
 
-def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrays(path: Path) -> _Columns:
     try:
         if path.suffix.lower() == ".npy":
             # Mapped, an array cannot claim to be longer than its file.
             x = np.load(path, mmap_mode="r", allow_pickle=False)
             refuse_beyond("point values", x.size, path)
-            return x, None
+            return _Columns(x, None)
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
         refuse_beyond("point values", size // 8, path)
@@ -164,10 +259,10 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     label = arrays.pop(named[0]) if named else None
     if "x" not in arrays and len(arrays) != 1:
         raise ConfigError(f"{shown(path)} holds {shown(sorted(arrays))}: name the points x")
-    return arrays.get("x", next(iter(arrays.values()))), label
+    return _Columns(arrays.get("x", next(iter(arrays.values()))), label)
 
 
-def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _table(path: Path, separator: str | None) -> _Columns:
     refuse_beyond("point values", path.stat().st_size // 2, path)
     with open_regular(path) as file:
         lines = decoded_text(file.read(), path).splitlines()
@@ -179,24 +274,54 @@ def _table(path: Path, separator: str | None) -> tuple[np.ndarray, np.ndarray | 
     numbered = [
         (i, row) for i, row in enumerate(cells, start=1) if row and not row[0].startswith("#")
     ]
-    names: list[str] = []
+    head: list[str] = []
     if numbered and not _is_numbers(numbered[0][1]):
-        names = [cell.strip().lower() for cell in numbered.pop(0)[1]]
+        head = [cell.strip() for cell in numbered.pop(0)[1]]
     width = len(numbered[0][1]) if numbered else 0
     rows = [_row(path, i, row, width, CALLED[separator]) for i, row in numbered]
     if not rows:
         raise ConfigError(f"{shown(path)} holds no point")
     x = np.array(rows)
-    if x.shape[1] != len(names):
-        return x, None
+    if x.shape[1] != len(head):
+        head = []
+    _refuse_row_numbers(x, head, path)
+    return _without_classes(x, head, path)
+
+
+def _without_classes(x: np.ndarray, head: Sequence[str], path: Path) -> _Columns:
+    r"""Returns the columns of a table, that of the classes apart."""
+    names = [name.lower() for name in head]
     # Beside x the letter y is a place.
     known = [name for name in LABELS if name in names and (name != "y" or "x" not in names)]
     if not known:
-        return x, None
+        return _Columns(x, None, tuple(head))
     if names.count(known[0]) > 1:
         raise ConfigError(f"{shown(path)} has two columns of the name {known[0]}: keep one")
     place = names.index(known[0])
-    return np.delete(x, place, axis=1), x[:, place]
+    others = (*head[:place], *head[place + 1 :])
+    return _Columns(np.delete(x, place, axis=1), x[:, place], others)
+
+
+def _refuse_row_numbers(x: np.ndarray, head: Sequence[str], path: Path) -> None:
+    r"""Raises a `ConfigError` where a column of a table numbers its rows.
+
+    Under a name that pandas gives to an index, whole numbers that differ do, in any order. Without
+    names the first column does where it counts from 0 or 1.
+    """
+    cure = "is the row number: leave it out (in pandas, index=False)"
+    for i, name in enumerate(head):
+        column = x[:, i]
+        differ = len(np.unique(column)) == len(x) and bool((column >= 0).all())
+        if INDEX.fullmatch(name.lower()) and differ and bool((column == np.floor(column)).all()):
+            named = f" ({shown(name)})" if name else ""
+            raise ConfigError(f"column {i + 1}{named} of {shown(path)} {cure}")
+    if head or x.shape[1] < 2 or len(x) < ROWS:
+        return
+    if any(np.array_equal(x[:, 0], np.arange(first, first + len(x))) for first in (0, 1)):
+        raise ConfigError(
+            f"column 1 of {shown(path)} {cure}; if it is a coordinate, name the columns in the "
+            "first line"
+        )
 
 
 def _is_numbers(row: Sequence[str]) -> bool:

@@ -112,7 +112,8 @@ class AdaptedDenoiser(Wrapper, Denoiser):
         """
         if self.prediction not in NOISE:
             return self.sigma_max
-        return self.coordinates.whole(min(LATENT_SIGMA, self.sigma_max))
+        nearest = self.coordinates.whole(min(LATENT_SIGMA, self.sigma_max))
+        return min(nearest, self.sigma_max)  # which may be stated to be less than the schedule's
 
     def noise_gain(self, sigma: float) -> float:
         return sigma if self.prediction in NOISE else 0.0

@@ -47,7 +47,7 @@ from .base import (
 )
 from .kept import KeptTeacher
 from .sampled_teachers import SampledTeacher, Source, find_teacher
-from .targets import Target, target_of
+from .targets import Target, refuse_wide, target_of
 
 __all__ = ["DensityData", "DensityNetworks", "DensityProblem", "DensityScores"]
 
@@ -144,6 +144,9 @@ class DensityData(Data):
     ) -> None:
         super().__init__(space, teacher)
         self.settings, self.target, self.seed = settings, target, seed
+
+    def account(self) -> list[str]:
+        return [self.target.account] if self.target.account else []
 
     def clean(self, size: int, seed: int) -> Batches:
         x = self.target.points
@@ -332,6 +335,8 @@ def _exact(row: DensitySettings, target: Target, seed: int) -> Denoiser:
 
 def _kde(row: DensitySettings, target: Target, seed: int) -> Denoiser:
     points = kernel_points(row, target, seed)
+    if target.points is None:
+        refuse_wide(row.bandwidth, points, row.name)
     return EmpiricalDenoiser(points, bandwidth=row.bandwidth, **level_range(row))
 
 

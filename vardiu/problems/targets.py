@@ -11,6 +11,7 @@ and a fifth of the points is held out: metrics compare with them, and nothing is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..data.densities import DENSITIES, MixtureSpec, even, mixture
-from ..data.points import read_points
+from ..data.points import account, read_table, refuse_far
 from ..errors import ConfigError, amount, known, shown
 from ..functional.tensors import pairwise_square
 from ..settings.fields import DensitySettings
 from ..storage.code import OwnCode, is_source, not_named
 
-__all__ = ["Target", "target_of"]
+__all__ = ["Target", "refuse_wide", "target_of"]
 
 
 # The fewest points that can be distilled, and the most that are held out or clustered.
@@ -48,12 +49,14 @@ class Target:
         centres: Points whose shares of samples are counted: the modes, or centres of clusters.
         points: The points of a table that a teacher is made of; none where there is no table.
         held_out: The points that metrics compare with; none where true samples can be drawn.
+        account: What was read of points, in one line; empty where there are none.
     """
 
     spec: MixtureSpec
     centres: Tensor
     points: Tensor | None = None
     held_out: Tensor | None = None
+    account: str = ""
 
     def truth(self, n: int, random: torch.Generator) -> Tensor:
         r"""Returns up to `n` samples to compare with: true ones, or points that are held out."""
@@ -77,7 +80,8 @@ def target_of(row: DensitySettings, code: OwnCode | None = None) -> Target:
     if row.source is not None and is_source(row.source):
         raise ConfigError(not_named(row.source, "--source"))
     if row.source is not None:
-        return _of_points(row, read_points(row.source)[0], row.source)
+        found = read_table(row.source)
+        return _of_points(row, found.x, row.source, found.names)
     if row.name == "mixture":
         spec = mixture(row.dim, row.modes, seed=0)
     else:
@@ -108,17 +112,19 @@ def _of_code(row: DensitySettings, code: OwnCode) -> Target:
         raise ConfigError(
             f"{code.source}: points must be finite, with shape (N, d), got {tuple(made.shape)}"
         )
+    refuse_far(made.double().numpy(force=True), code.source)
     return _of_points(row, made.float(), code.source)
 
 
-def _of_points(row: DensitySettings, x: Tensor, source: str) -> Target:
+def _of_points(row: DensitySettings, x: Tensor, source: str, names: Sequence[str] = ()) -> Target:
     _check_points(x, shown(source))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     count = min(len(x) // 5, MOST)
     held_out, points = x[order[:count]], x[order[count:]]
     means = points[: row.points]
+    refuse_wide(row.bandwidth, means, shown(source), by_default=True)
     spec = even(means, row.bandwidth or kernel_width(means))
-    return Target(spec, _centres(points[:MOST]), points, held_out)
+    return Target(spec, _centres(points[:MOST]), points, held_out, account(x, names))
 
 
 def _check_points(x: Tensor, source: str) -> None:
@@ -141,6 +147,32 @@ def _check_points(x: Tensor, source: str) -> None:
         )
 
 
+def refuse_wide(bandwidth: float, x: Tensor, source: str, *, by_default: bool = False) -> None:
+    r"""Raises a `ConfigError` where a kernel is wider than the points are spread.
+
+    Arguments:
+        bandwidth: The kernel's standard deviation.
+        x: The points, with shape :math:`(N, d)`.
+        source: Where they are from, for the message.
+        by_default: Whether the width of the greatest likelihood is taken where none is given.
+    """
+    spread = spread_of(x)
+    if bandwidth <= spread:
+        return
+    cure = "give less"
+    if by_default:
+        cure = f"leave it out for {kernel_width(x):.3g}, the width of the greatest likelihood"
+    raise ConfigError(
+        f"{source}: --bandwidth must be at most {spread:.3g}, the points' standard deviation, got "
+        f"{bandwidth:g}: {cure}"
+    )
+
+
+def spread_of(x: Tensor) -> float:
+    r"""Returns the standard deviation of points, root mean square over their dimensions."""
+    return math.sqrt(float(x.double().var(0).mean()))
+
+
 def kernel_width(x: Tensor) -> float:
     r"""Returns the kernel's standard deviation of greatest leave-one-out likelihood.
 
@@ -148,8 +180,7 @@ def kernel_width(x: Tensor) -> float:
         x: The points, with shape :math:`(N, d)`. The likelihood is that of a thousand of them.
     """
     n, d = x.shape
-    spread = math.sqrt(float(x.double().var(0).mean()))
-    scott = spread * n ** (-1 / (d + 4))
+    scott = spread_of(x) * n ** (-1 / (d + 4))
     square = pairwise_square(x[:1000], x)
     index = torch.arange(len(square))
     square[index, index] = math.inf  # the point itself

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batches, Shuffled
-from ..data.points import read_points
+from ..data.points import Points, account, read_table
 from ..denoisers import lora
 from ..denoisers.base import Denoiser
 from ..denoisers.lora_files import save_adapter
@@ -207,16 +207,30 @@ class VectorData(Data):
     def names(self) -> tuple[str, ...]:
         return self.teacher.names
 
-    @functools.cached_property
+    def account(self) -> list[str]:
+        if self.settings.data is None:
+            return []
+        return [account(self.table.x, self.table.names)]
+
+    @property
     def points(self) -> tuple[Tensor, Mapping[str, Tensor]]:
-        r"""The points of the file, all of them.
+        r"""The points of the file, all of them, and their conditions.
+
+        Raises:
+            ConfigError: There is no file, or it does not fit the teacher.
+        """
+        return self.table.x, self.table.cond
+
+    @functools.cached_property
+    def table(self) -> Points:
+        r"""What the file holds.
 
         Raises:
             ConfigError: There is no file, or it does not fit the teacher.
         """
         if self.settings.data is None:
             raise ConfigError("this needs data: give problem.data (--data)")
-        return read_points(self.settings.data, self.space.shape, self.space.classes)
+        return read_table(self.settings.data, self.space.shape, self.space.classes)
 
     def clean(self, size: int, seed: int) -> Batches:
         x, cond = self.points

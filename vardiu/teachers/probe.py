@@ -49,6 +49,7 @@ from ..denoisers.adapted import PREDICTIONS, AdaptedDenoiser
 from ..denoisers.base import Denoiser, place_of
 from ..errors import ConfigError, NotADenoiser, amount, shown
 from ..functional.tensors import expand_like
+from .origin import Origin
 
 __all__ = [
     "FEWEST",
@@ -209,9 +210,7 @@ def probe(
         raise NotADenoiser(
             f"the teacher does not denoise: at sigma={failed.sigma:.3g} its squared error is "
             f"{failed.error:.3g} a dimension, a linear denoiser reaches {failed.linear:.3g}, "
-            f"allowed is {failed.allowed:.3g}. Is it a prediction of noise or velocity, taken for "
-            "one of the clean sample? Are its weights loaded, and the data scaled as in its "
-            "training?",
+            f"allowed is {failed.allowed:.3g}. {_doubts(teacher)}",
             rows,
         )
     return rows
@@ -419,6 +418,38 @@ def verdict(rows: Sequence[Probe]) -> str:
     return " ".join(parts)
 
 
+def _read_from(teacher: Denoiser) -> str | None:
+    r"""Returns the path or the id that a teacher was read from, of which files state what it
+    predicts and its levels; `None` where code of the user's own made it."""
+    origin = teacher.origin
+    own = teacher.own_code is not None or innermost(teacher).own_code is not None
+    if own or not isinstance(origin, Origin) or origin.kind == "function":
+        return None
+    return origin.source
+
+
+def _doubts(teacher: Denoiser) -> str:
+    r"""Returns what may be wrong with a teacher that does not denoise."""
+    if _read_from(teacher) is not None:
+        return "Was it trained for long enough, and on such data, scaled as they are here?"
+    return (
+        "Is it a prediction of noise or velocity, taken for one of the clean sample? Are its "
+        "weights loaded, and the data scaled as in its training?"
+    )
+
+
+def _within(teacher: Denoiser, low: str, high: str) -> str:
+    r"""Returns the cure of a teacher that denoises between two levels alone."""
+    source = _read_from(teacher)
+    if source is None:
+        return f"where the teacher is made, state sigma_min={low} and sigma_max={high}"
+    return (
+        "train it longer, or give --teacher FILE.py:teacher, where FILE.py of your own has the "
+        f"lines teacher = vardiu.teachers.load({shown(source)!r}) and teacher.sigma_min, "
+        f"teacher.sigma_max = {low}, {high}"
+    )
+
+
 def _range(rows: Sequence[Probe], spread: float) -> tuple[Probe, Probe] | None:
     r"""Returns the ends of the longest row of levels that pass, if it shows a denoiser.
 
@@ -538,8 +569,8 @@ def checked(
         if ends is not None:
             low, high = (f"{row.sigma:.3g}" for row in ends)
             raise NotADenoiser(
-                f"{error} It denoises from sigma={low} to {high}, and not beyond: where the "
-                f"teacher is made, state sigma_min={low} and sigma_max={high}.",
+                f"{error} It denoises from sigma={low} to {high}, and not beyond: "
+                f"{_within(teacher, low, high)}.",
                 error.rows,
             ) from error
         raise NotADenoiser(
