@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
@@ -203,7 +203,7 @@ def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[l
     return imports, "".join(f"{line}\n" for line in lines)
 
 
-def asks_teacher(student: Generator) -> bool:
+def asks_teacher(student: Generator) -> TypeGuard[OneStep | FewStep]:
     r"""Whether a student is its teacher's own denoiser with other weights, asked once or a few
     times, with nothing between."""
     if not isinstance(student, OneStep | FewStep):

@@ -1,30 +1,12 @@
-r"""Which methods fit their student to the teacher's pairs, of one noise each: a student that draws
-fresh noise between its calls has none of them."""
+r"""Students of several calls beside pairs of the teacher, which have one noise each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["FITTED", "refuse_fresh_noise"]
-
-
-def _always(settings: Any) -> bool:  # noqa: ANN401 (settings of any method)
-    return True
-
-
-# By the name of a method: whether it fits its student to pairs, where there are some.
-FITTED: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(
-        ("diff_instruct", "dmd2", "emd", "energy", "f_distill", "fd_loss", "regression", "sid"),
-        _always,
-    ),
-    "adm": lambda row: row.start.kind == "regression",
-    "diff_ratio": lambda row: row.regression,
-    "vardiu": lambda row: row.posterior != "framed",
-}
+__all__ = ["refuse_fresh_noise"]
 
 
 def refuse_fresh_noise(method: str, settings: Any, problem: Any) -> None:  # noqa: ANN401 (of any)
@@ -38,9 +20,7 @@ def refuse_fresh_noise(method: str, settings: Any, problem: Any) -> None:  # noq
     """
     calls = getattr(problem, "calls", 1)
     rule = getattr(problem, "rule", None)
-    if calls == 1 or rule == "ddim" or method not in FITTED:
-        return
-    if not settings.pairs.pairs or not FITTED[method](settings):
+    if calls == 1 or rule == "ddim" or not settings.fits_pairs:
         return
     cures = [] if rule is None else ["--rule ddim"]
     if method != "regression":

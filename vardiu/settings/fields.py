@@ -437,6 +437,11 @@ class Training:
     halflife: float = 200_000.0
     """The half-life of the student's average, in samples."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        r"""Whether the student is fitted to pairs of the teacher, which have one noise each."""
+        return False
+
     def __post_init__(self) -> None:
         check_ranges("", self)
 

@@ -76,6 +76,10 @@ class Settings(Training):
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a noise level in the student's loss."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0 and self.start.kind == "regression"
+
 
 def started(
     problem: Problem, config: Settings, context: Context

@@ -47,6 +47,10 @@ class Settings(Training):
     weight: WeightSettings = WeightSettings()
     """The weight of a noise level."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0
+
 
 class Matching(Protocol):
     r"""Settings of a method that is made from `DiffInstruct`."""

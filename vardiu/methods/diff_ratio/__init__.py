@@ -77,6 +77,10 @@ class Settings(Training):
     weight: WeightSettings = WeightSettings()
     """The weight of a noise level."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0 and self.regression
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.pairs.pairs:

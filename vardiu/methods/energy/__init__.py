@@ -53,6 +53,10 @@ class Settings(Training):
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a level's distance."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.exponent < 2:

@@ -53,6 +53,10 @@ class Settings(Training):
     pairs: PairSettings = PairSettings()
     """A regression on the teacher's pairs: the student that is trained on."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory.kind == "queue" and self.memory.rows < self.batch:

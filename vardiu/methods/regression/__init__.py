@@ -134,6 +134,10 @@ class Settings(Training):
     pairs: PairSettings = PairSettings(pairs=16_000)
     """The pairs and their regression; the number of its updates is --steps."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0
+
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:
     r"""Fits the student to the teacher's pairs, in one stage."""

@@ -85,6 +85,10 @@ class Settings(Training):
     frame: FrameSettings = FrameSettings()
     """framed: the mixture of principal components."""
 
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0 and self.posterior != "framed"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.particles and self.posterior not in REPARAMETRISED:
