@@ -2841,6 +2841,14 @@ TABLES = [
         OF_POINTS,
     ),
     Mutant(
+        "devices: a dry run takes any",
+        "runs/task.py",
+        """        refuse_unknown_device(self.device)
+""",
+        "",
+        ("tests/test_cli.py", "-k", "one_clear_line"),
+    ),
+    Mutant(
         "probe: a teacher read from a folder is to be made otherwise",
         "teachers/probe.py",
         """if own or not isinstance(origin, Origin) or origin.kind == "function":""",

@@ -3,10 +3,14 @@ r"""A command, resolved: which problem, which method, which settings."""
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from .. import models
 from ..data.points import SUFFIXES
@@ -145,11 +149,25 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_ranges("run.", self)
+        refuse_unknown_device(self.device)
         if 0 < self.samples < LEAST_SAMPLES:
             raise ConfigError(
                 f"run.samples must be 0, for the problem's own number, or at least "
                 f"{LEAST_SAMPLES}, got {self.samples}"
             )
+
+
+def refuse_unknown_device(name: str) -> None:
+    r"""Raises a `ConfigError` if a name is that of no device, here or elsewhere."""
+    if name in ("auto", "gpu"):
+        return
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device {shown(name)} cannot be used here: there is no such device; take auto, "
+            "cpu, gpu, cuda, cuda:1, ..."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -283,8 +301,14 @@ def preset_of(
 
 
 def refuse_place(command: str, name: str) -> None:
-    r"""Raises a `ConfigError` if what stands in a preset's place is a folder or a file."""
-    if not Path(name).exists():
+    r"""Raises a `ConfigError` if what stands in a preset's place is a folder or a file, or the
+    name of a file that is not there."""
+    if not os.path.exists(name):  # of a name that is too long as well
+        if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]*", Path(name).suffix):
+            raise ConfigError(
+                f"there is no file {shown(name)}: a preset stands here (vardiu list shows all), "
+                f"or a table of points ({', '.join(SUFFIXES)})"
+            )
         return
     what = "a folder" if Path(name).is_dir() else "no table of points"
     images = {

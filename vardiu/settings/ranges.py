@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
 __all__ = ["RANGES", "Range", "check_ranges"]
 
@@ -37,7 +37,9 @@ class Range(NamedTuple):
             return None
         if (value == self.low and not self.open) or (value == self.high and not self.ends_below):
             return None
-        if math.isnan(value) or (math.isinf(value) and math.isfinite(self.high)):
+        # A whole number is finite, and may be too large to be asked.
+        finite = isinstance(value, int) or math.isfinite(value)
+        if not finite and (math.isnan(value) or math.isfinite(self.high)):
             return "be a finite number"
         if value >= self.high:
             return f"be {'below' if self.ends_below else 'at most'} {self.high:,.12g}"
@@ -157,4 +159,6 @@ def check_ranges(where: str, row: Any) -> None:  # noqa: ANN401 (any dataclass o
         found = next((RANGES[name] for name in names if name in RANGES), FINITE)
         wanted = found.refusal(value)
         if wanted is not None:
-            raise ConfigError(f"{where}{field.name} must {wanted}, got {value:g}")
+            # A whole number is told as it was typed.
+            told = shown(value) if isinstance(value, int) else f"{value:g}"
+            raise ConfigError(f"{where}{field.name} must {wanted}, got {told}")
