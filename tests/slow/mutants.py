@@ -647,6 +647,20 @@ NETWORKS = [
         ("tests/test_stopping.py", "-k", "recipe_resumes"),
     ),
     Mutant(
+        "resume: a run of a GPU goes on on the host, with other random numbers",
+        "training/device_kind.py",
+        "if begun != now:",
+        "if False:",
+        ("tests/test_stopping.py", "-k", "another_kind_of_device"),
+    ),
+    Mutant(
+        "resume: a lost student of a GPU's run is set aside before it is refused",
+        "runs/sharing.py",
+        "if damaged or not finished:",
+        "if not finished:",
+        ("tests/reported/test_lost_models.py", "-k", "another_kind_of_device"),
+    ),
+    Mutant(
         "resume: the noise of a run that was not stopped begins again",
         TRAINER,
         'self.objective.streams.load_state_dict(state["random"]["streams"])',
