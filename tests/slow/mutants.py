@@ -647,6 +647,27 @@ NETWORKS = [
         ("tests/test_stopping.py", "-k", "recipe_resumes"),
     ),
     Mutant(
+        "economy: what is differentiated forward runs its blocks again",
+        "training/economy.py",
+        "trained = [name for name in objective.trained if name in backward]",
+        "trained = objective.trained",
+        ("tests/test_bigger.py", "-k", "differentiated_forward"),
+    ),
+    Mutant(
+        "economy: the start of a flow map has it run its blocks again in the next stage",
+        "methods/freeflow/__init__.py",
+        "objective.forward_mode = config.forward_mode",
+        "pass",
+        ("tests/test_bigger.py", "-k", "differentiated_forward"),
+    ),
+    Mutant(
+        "economy: all refuses a discriminator's head",
+        "training/economy.py",
+        'if function is recompute and words(text) == ["all"]:',
+        "if False:",
+        ("tests/test_bigger.py", "-k", "leaves_out"),
+    ),
+    Mutant(
         "resume: a run of a GPU goes on on the host, with other random numbers",
         "training/device_kind.py",
         "if begun != now:",
