@@ -647,6 +647,27 @@ NETWORKS = [
         ("tests/test_stopping.py", "-k", "recipe_resumes"),
     ),
     Mutant(
+        "waits: constants of features are copied to a card in each step",
+        "metrics/features.py",
+        "placed(self.phase, flat)",
+        "self.phase.to(flat)",
+        contract("wait_for_an_accelerator and rdd"),
+    ),
+    Mutant(
+        "waits: a constant is sent to a card at each call",
+        "functional/tensors.py",
+        "if key not in there:",
+        "if True:",
+        ("tests/test_waits.py", "-k", "sent_to_an_accelerator"),
+    ),
+    Mutant(
+        "waits: the levels of a step are copied to a card from pageable memory",
+        "methods/consistency_training.py",
+        "return sent(levels.to(self.like.dtype), self.like.device)",
+        "return levels.to(self.like)",
+        contract("wait_for_an_accelerator and consistency-training"),
+    ),
+    Mutant(
         "economy: what is differentiated forward runs its blocks again",
         "training/economy.py",
         "trained = [name for name in objective.trained if name in backward]",
@@ -1545,8 +1566,8 @@ FLOWS = [
     Mutant(
         "factor: the kernel's pull in the level, not in half its square",
         "samplers/products.py",
-        "passed = (sigma.square() - target.square()) / (2 * torch",
-        "passed = (sigma - target) / (torch",
+        "passed = (sigma.square() - target.square()) / (2 * width**2)",
+        "passed = (sigma - target) / width**2",
         method("mean_shift", "decimals or stable"),
     ),
     Mutant(
@@ -2473,8 +2494,8 @@ FINER = [
     Mutant(
         "anchor: trust at the largest level",
         LAGGING,
-        "torch.full((1,), 0.5)",
-        "torch.full((1,), 1.0)",
+        "new_full((1,), 0.5)",
+        "new_full((1,), 1.0)",
         method("anchored", "in_the_middle"),
     ),
     Mutant(
