@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from vardiu.functional.tensors import sent
 from vardiu.training.streams import Streams
 
 
@@ -50,10 +53,37 @@ def few_calls(monkeypatch):
     pipelines.call_less(monkeypatch)
 
 
+# What asks a card for a number of its own, without a look at the result.
+ASKING = {"linalg_eigh", "linalg_eigvalsh", "linalg_svd", "linalg_svdvals", "linalg_cholesky"}
+ASKING |= {"linalg_solve", "linalg_inv", "linalg_lstsq"}
+COPYING = {"to", "copy_", "type_as"}
+MAKING = {"tensor", "as_tensor", "asarray", "new_tensor"}
+
+
+class Waits(TorchFunctionMode):
+    """To copy something to the device `meta` is an error where it would wait for a card: if the
+    library itself does so, and does not send it from page-locked memory."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result, name = func(*args, **kwargs), getattr(func, "__name__", "")
+        if name in ASKING and args[0].device.type == "meta":
+            raise RuntimeError(f"{name} of a Meta tensor looks at a number of its own")
+        if name in COPYING | MAKING and result.device.type == "meta":
+            given = args[1] if name in ("copy_", "new_tensor") else args[0]
+            was_there = isinstance(given, torch.Tensor) and given.device.type == "meta"
+            caller = sys._getframe(1)
+            ours = caller.f_globals["__name__"].startswith("vardiu")
+            if ours and not was_there and caller.f_code is not sent.__code__:
+                raise RuntimeError(f"{name} makes a Meta tensor of memory that may be swapped out")
+        return result
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     """A device whose tensors have no values: to look at one is an error, where it would be to
-    wait. It has no generators, and no autocast."""
+    wait, and so is to copy something there that is not sent. It has no generators, and no
+    autocast."""
     made, around = Streams.__call__, torch.autocast
 
     def generator(streams: Streams, role: str, device: torch.device | str = "cpu") -> object:
@@ -65,4 +95,5 @@ def accelerator(monkeypatch):
 
     monkeypatch.setattr(Streams, "__call__", generator)
     monkeypatch.setattr(torch, "autocast", autocast)
-    return torch.device("meta")
+    with Waits():
+        yield torch.device("meta")

@@ -6,6 +6,7 @@ import copy
 import math
 import types
 
+import cases
 import pytest
 import torch
 from cases import CASES, LEVELS, student
@@ -14,6 +15,7 @@ from test_contract import same
 from torch import nn
 
 from vardiu import models
+from vardiu.cli.main import main
 from vardiu.data import DataFree, Shuffled
 from vardiu.data.batch import Batch
 from vardiu.denoisers.preconditioned import PreconditionedDenoiser
@@ -27,7 +29,7 @@ from vardiu.resources.footprint import activations
 from vardiu.storage.checkpoints import load_state, save_state
 from vardiu.students.few_step import OneStep
 from vardiu.students.pushforward import Pushforward
-from vardiu.training.economy import Economy
+from vardiu.training.economy import Economy, has_blocks
 from vardiu.training.frozen import Frozen
 from vardiu.training.loss_scale import LossScale
 from vardiu.training.memory import Held, Target
@@ -399,8 +401,81 @@ def test_what_cannot_be_done_is_named():
         Economy(backend="indctor")
     with pytest.raises(ConfigError, match="offloaded cannot be compiled"):
         Economy(compile="all", offload=True)
+    with pytest.raises(
+        ConfigError, match=r"offloaded cannot run its blocks again.*leave out --ec"
+    ):
+        Economy(checkpoint="fake, teacher", offload=True)
+    Economy(checkpoint="all", offload=True)  # of the trained ones
     with pytest.raises(ValueError, match="a MixtureDenoiser has no weights"):
         Economy(offload=True).apply(CASES["diff-instruct"]())
+
+
+@pytest.mark.parametrize("name", ["freeflow", "freeflow-paths"])
+@pytest.mark.parametrize("option", ["compile", "checkpoint"])
+def test_what_is_differentiated_forward_is_neither_compiled_nor_run_again(name, option):
+    """In its own stage, and in that before it, whose network it goes on with."""
+    every, one = ({option: names, "backend": "eager"} for names in ("all", "fake, generator"))
+    for stage in cases.driven(*cases.EXAMPLES[name]):
+        objective = stage.objective
+        for refuse in (Economy(**one).refuse, Economy(**one).apply):
+            with pytest.raises(ConfigError, match=f"economy.{option} generator: .*difference"):
+                refuse(objective)
+        Economy(**every).apply(objective)
+        (network,) = backbones(objective.generator)
+        assert network._compiled_call_impl is None and not network.recompute
+    (fake,) = backbones(objective.fake)
+    assert fake.recompute if option == "checkpoint" else fake._compiled_call_impl is not None
+    objective.streams.reset(0)
+    assert gradients(objective, Batch(8))
+
+
+@pytest.mark.parametrize("option", ["compile", "checkpoint"])
+def test_a_difference_of_levels_saves_as_well(option):
+    found = []
+    for economy in (Economy(), Economy(**{option: "generator", "backend": "eager"})):
+        objective = CASES["freeflow-difference"]()
+        objective.streams.reset(0)
+        economy.refuse(objective)
+        economy.apply(objective)
+        found.append(gradients(objective, Batch(8)))
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value)
+    words = ["distill", "mog40-freeflow", "--dry-run", f"--economy.{option}", "generator"]
+    assert main(words) == 2
+    assert main([*words, "--derivative", "difference"]) == 0
+    assert main([*words, "--correction", "1", "--lead", "0"]) == 0
+
+
+@pytest.mark.parametrize("name", ["adm", "diff-ratio", "rdd", "d3sr-adapters", "dmd2-adversarial"])
+def test_all_leaves_out_what_has_no_blocks_and_who_names_it_is_told(name):
+    wanted, objective = CASES[name](), CASES[name]()
+    Economy(checkpoint="all").apply(objective)
+    kinds = [n for key in objective.trained for n in backbones(objective.network(key))]
+    able = [n for n in kinds if has_blocks(n)]
+    assert able and any(m.recompute for n in able for m in n.modules() if hasattr(m, "recompute"))
+    batch = cases.batch_of(objective, 8)
+    for one in (wanted, objective):
+        one.streams.reset(0)
+    assert same(*(list(gradients(one, batch).values()) for one in (wanted, objective)))
+    names = [
+        key
+        for key in objective.trained
+        if not all(map(has_blocks, backbones(objective.network(key))))
+    ]
+    for key in names:
+        for refuse in (Economy(checkpoint=key).refuse, Economy(checkpoint=key).apply):
+            with pytest.raises(
+                ConfigError, match="has no blocks to run again; networks that have"
+            ):
+                refuse(objective)
+    assert names
+
+
+def test_all_of_networks_without_blocks_is_told_of():
+    objective = of_images()
+    objective.fake = objective.generator.denoiser = nn.Conv2d(3, 3, 3)
+    with pytest.warns(UserWarning, match="checkpoint all: no network here can run blocks again"):
+        Economy(checkpoint="all").apply(objective)
 
 
 # -------------------------------------------------------------------------------- offload

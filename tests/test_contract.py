@@ -159,6 +159,10 @@ WAITS = {
         ("emd", "emd-classes", "emd-regression", "emd-states"),
         "chains that are not stable end a run",
     ),
+    **dict.fromkeys(
+        ("fd-loss", "fd-loss-classes", "fd-loss-queue"),
+        "the eigenvalues of a covariance are asked for whether they were found",
+    ),
     "redif-ddpo": "rewards are standardised by the classes of a batch",
     "vardiu-anchored-bank": "the fake is asked for the rows at small levels alone",
     "vardiu-anchored-held": "a refresh is decided by how far the student has gone",
@@ -191,6 +195,12 @@ def test_a_step_does_not_wait_for_an_accelerator(name, accelerator):
             steps_on(accelerator, objective, batch)
     else:
         steps_on(accelerator, objective, batch)
+
+
+def test_a_start_on_paths_does_not_wait_for_an_accelerator(accelerator):
+    start, _ = stages_of(*EXAMPLES["freeflow-paths"])
+    start.objective.streams.reset(0)
+    steps_on(accelerator, start.objective, batch_of(start.objective, 64))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,10 +20,11 @@ from torch import nn
 from vardiu.cli.main import main
 from vardiu.data import DataFree
 from vardiu.data.batches import Batches
-from vardiu.errors import CheckpointError, Diverged, Interrupted
+from vardiu.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from vardiu.methods.regression import Regression
 from vardiu.methods.vardiu import VarDiU
 from vardiu.storage.checkpoints import Checkpoints
+from vardiu.training.device_kind import kind_of, refuse_other_kind
 from vardiu.training.objective import Loss, Objective, Phase
 from vardiu.training.optimizers import Optimisation
 from vardiu.training.trainer import Trainer, set_card_state
@@ -387,3 +388,32 @@ def test_a_recipe_resumes_in_the_stage_where_it_stopped(
     for cost in costs:
         cost.pop("seconds")
     assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("saved", ["said", "older", "older, of the streams alone"])
+def test_random_numbers_of_another_kind_of_device_are_refused_before_all_else(saved):
+    trainer, batches = trainer_of("freeflow")  # some of its streams are on the host anywhere
+    trainer.advance(batches)
+    state = copy.deepcopy(trainer.state_dict(batches))
+    assert kind_of(state["random"]) == "cpu"
+    before = weights(trainer.objective)
+    random = {**state["random"], "device": "cuda"}
+    if saved != "said":
+        del random["device"]
+    if saved == "older":
+        random["cuda"] = torch.tensor([1])
+    if saved == "older, of the streams alone":
+        (key, value), *rest = state["random"]["streams"]["generators"].items()
+        generators = {key.replace("@cpu", "@cuda"): value, **dict(rest)}
+        random["streams"] = {"seed": 0, "generators": generators}
+    trainer.advance(batches)
+    moved = weights(trainer.objective)
+    with pytest.raises(ConfigError, match=r"was begun on cuda and would go on on cpu.*--out"):
+        trainer.load_state_dict({**state, "random": random}, batches)
+    assert equal(weights(trainer.objective), moved) and not equal(moved, before)
+    with pytest.raises(ConfigError, match="was begun on cpu and would go on on cuda"):
+        refuse_other_kind(state["random"], "cuda")
+    refuse_other_kind(random, "cuda")
+    del state["random"]["device"]  # an older one of the host
+    trainer.load_state_dict(state, batches)
+    assert equal(weights(trainer.objective), before)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from vardiu.cli.main import main
 
@@ -62,6 +63,35 @@ def test_a_lost_student_is_made_again_bit_for_bit(small_run, refused, capsys, da
     assert {p.name: p.read_bytes() for p in kept.glob("*")} == damaged
     assert kept.is_dir() == (name != "student") == (f"kept in {kept}" in told)
     assert main(typed(small_run)) == 0 and "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", ["steps", "a lost student"])
+@pytest.mark.parametrize("begun", ["cuda", "cpu"])
+def test_a_run_of_another_kind_of_device_is_not_gone_on_with(
+    small_run, refused, capsys, monkeypatch, left, begun
+):
+    """Its random numbers are of that device. Nothing is trained, made or written."""
+    if begun == "cuda":
+        for state in small_run.glob("checkpoints/*/*/state.json"):
+            text = state.read_text()
+            assert text.count('["device", "cpu"]') == 1
+            state.write_text(text.replace('["device", "cpu"]', '["device", "cuda"]'))
+    else:
+        device = torch.device("meta")  # in the place of a card
+        monkeypatch.setattr("vardiu.runs.execute.device_of", lambda *named: device)
+        monkeypatch.setattr(
+            "vardiu.problems.base.Problem.compute_on", lambda *given, **named: None
+        )
+    assert main(typed(small_run)) == 0  # nothing is left to do
+    remove(small_run / ("result.json" if left == "steps" else "student/model.safetensors"))
+    before = {p: p.read_bytes() for p in small_run.rglob("*") if p.is_file()}
+    line = refused(*typed(small_run))
+    now = "cpu" if begun == "cuda" else "meta"
+    assert f"{small_run} was begun on {begun} and would go on on {now}" in line
+    assert "begin anew in another folder with --out" in line
+    after = {p: p.read_bytes() for p in small_run.rglob("*") if p.is_file()}
+    assert before.pop(small_run / ".lock") and after.pop(small_run / ".lock")
+    assert after == before
 
 
 def test_without_a_checkpoint_nothing_is_touched(small_run, refused):

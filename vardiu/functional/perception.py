@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .tensors import placed
+
 __all__ = ["Features", "dists", "edge_aware_dists", "high_frequency_energy", "sobel"]
 
 
@@ -25,6 +27,10 @@ SMALL = 1e-6
 
 # Inside of the root of an edge: its gradient is finite on flat areas.
 FLAT = 1e-6
+
+
+# The kernel of the gradient across an image.
+ACROSS = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 def sobel(x: Tensor) -> Tensor:
@@ -42,7 +48,7 @@ def sobel(x: Tensor) -> Tensor:
         | Unleashing the Power of One-Step Diffusion based Image Super-Resolution via a Large-Scale
         | Diffusion Discriminator (Li et al., 2025), https://arxiv.org/abs/2410.04224
     """
-    kernel = x.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    kernel = placed(ACROSS, x)
     channels = x.shape[1]
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     across, down = (

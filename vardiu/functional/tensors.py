@@ -3,9 +3,11 @@ r"""Sums, products and distances of rows."""
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [
     "covariance",
@@ -14,6 +16,7 @@ __all__ = [
     "lattice_normal",
     "log_sum_exp",
     "pairwise_square",
+    "placed",
     "scale_gradient",
     "sent",
 ]
@@ -25,6 +28,28 @@ def sent(x: Tensor, device: torch.device | str) -> Tensor:
     if x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+# Of constants, what they are on the devices and in the types that they were asked for in.
+PLACED: MutableMapping[Tensor, dict[tuple[torch.device, torch.dtype], Tensor]]
+PLACED = WeakTensorKeyDictionary()
+
+
+def placed(constant: Tensor, like: Tensor) -> Tensor:
+    r"""Returns a tensor of the host that never changes on the device and in the type of another
+    one. It is sent there once, and kept as long as the constant is.
+
+    Example:
+        >>> placed(torch.ones(2), torch.zeros(3, dtype=torch.float64)).dtype
+        torch.float64
+    """
+    if constant.device == like.device:
+        return constant.to(like.dtype)
+    there = PLACED.setdefault(constant, {})
+    key = like.device, like.dtype
+    if key not in there:
+        there[key] = sent(constant.detach().to(like.dtype), like.device)
+    return there[key]
 
 
 def expand_like(a: Tensor, x: Tensor) -> Tensor:

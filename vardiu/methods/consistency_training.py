@@ -23,7 +23,7 @@ from ..denoisers.grids import spaced_levels
 from ..errors import ConfigError
 from ..functional.consistency import doubling, growing_decay, log_normal_shares, square_root
 from ..functional.distances import Distance, distance_of, squared
-from ..functional.tensors import expand_like
+from ..functional.tensors import expand_like, sent
 from ..settings import build
 from ..settings.fields import DigitsSettings
 from ..settings.grounds import MOG40, PATCHES
@@ -104,7 +104,7 @@ class ConsistencyTraining(SelfConsistency):
     def levels_at(self, step: int) -> Tensor:
         r"""Returns the levels of the grid of a step, decreasing."""
         levels = spaced_levels(denoiser_of(self), self.curriculum(step), self.rho)
-        return levels.to(self.like)
+        return sent(levels.to(self.like.dtype), self.like.device)
 
     def prepare(self, batch: Batch, step: int) -> Neighbours:
         levels, cond = self.levels_at(step), batch.cond

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..denoisers.levels import log_grid
-from ..functional.tensors import expand_like
+from ..functional.tensors import expand_like, sent
 from ..students.few_step import FewStep
 from ..training.objective import Loss
 from ..training.states import Mixture, Path, Shown
@@ -85,7 +85,7 @@ def noised_call(objective: DMD2, batch: Batch, place: Tensor, step: int) -> Show
     r"""Returns clean samples with fresh noise of the levels of the student's calls."""
     x, student = batch.clean().to(objective.like), objective.generator
     assert isinstance(student, FewStep)
-    sigma = torch.tensor(student.sigmas, device=x.device, dtype=x.dtype)[place]
+    sigma = sent(torch.tensor(student.sigmas, dtype=x.dtype), x.device)[place]
     return Shown(x + expand_like(sigma, x) * objective.noise_like(x, "forward"), place, batch.cond)
 
 

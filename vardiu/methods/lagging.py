@@ -103,7 +103,7 @@ class Anchor(Target):
         middle of the step's."""
         if self.row.trust is None:
             return False
-        sigma = objective.levels(torch.full((1,), 0.5).to(drawn[0].x), step)
+        sigma = objective.levels(drawn[0].x.new_full((1,), 0.5), step)
         new = [objective.generator.call(d.call, d.z, **d.batch.cond) for d in drawn]
         measured = [nats(x, d.x, sigma).mean() for x, d in zip(new, drawn, strict=True)]
         return bool(averaged(torch.stack(measured).mean()) > self.row.trust)

@@ -96,7 +96,7 @@ class MeanShift(Objective):
         x = self.generator(self.latents(batch.rows), **batch.cond)
         shift = self.mean(x.detach(), batch, step) - x.detach()
         size = shift.flatten(1).norm(dim=1).mean()
-        width = x.new_tensor(value_at_step(self.width, step))
+        width = x.new_full((), value_at_step(self.width, step))
         return Loss(surrogate(x, -shift).mean(), {"shift": size, "width": width})
 
     def mean(self, x: Tensor, batch: Batch, step: int) -> Tensor:

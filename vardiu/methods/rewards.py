@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..functional.policy import cosine_agreement, gaussian_agreement
+from ..functional.tensors import placed
 from ..samplers.pairs import Pairs
 from ..storage.code import CODE_ERRORS, OwnCode, not_named
 from ..training.stage import Context
@@ -46,9 +47,9 @@ class Agreement:
     basis: Tensor | None = None
 
     def __call__(self, x: Tensor, target: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        u, v = ((samples - self.mean.to(samples)).flatten(1) for samples in (x, target))
+        u, v = ((samples - placed(self.mean, samples)).flatten(1) for samples in (x, target))
         if self.basis is not None:
-            u, v = u @ self.basis.to(u), v @ self.basis.to(v)
+            u, v = u @ placed(self.basis, u), v @ placed(self.basis, v)
         return KINDS[self.kind](u, v, self.width)
 
 

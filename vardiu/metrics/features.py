@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..functional.tensors import covariance
+from ..functional.tensors import covariance, placed
 from ..nn.bundled import bundled
 from .metric import fingerprint
 
@@ -184,8 +184,8 @@ class RandomFeatures:
     def of(self, x: Tensor) -> Tensor:
         r"""Returns the features of images with their gradient, on the images' device."""
         found, pool = [], nn.functional.adaptive_avg_pool2d
-        mean, std = self.mean.to(x), self.std.to(x)
-        raw, shift, edges = self.raw.to(x), self.shift.to(x), self.edges.to(x)
+        mean, std = placed(self.mean, x), placed(self.std, x)
+        raw, shift, edges = (placed(t, x) for t in (self.raw, self.shift, self.edges))
         for _ in range(self.halves):
             shapes = nn.functional.conv2d(x, raw, shift, padding=1).relu()
             energy = pool(nn.functional.conv2d(x, edges).square(), 2)
@@ -235,7 +235,7 @@ class PrincipalComponents:
     def of(self, x: Tensor) -> Tensor:
         r"""Returns the features of images with their gradient, in float64, on their device."""
         pixels = self._pixels(x)
-        return (pixels - self.mean.to(pixels)) @ self.matrix.to(pixels)
+        return (pixels - placed(self.mean, pixels)) @ placed(self.matrix, pixels)
 
     def _pixels(self, x: Tensor) -> Tensor:
         size = min(x.shape[2], self.SIDE), min(x.shape[3], self.SIDE)
@@ -289,6 +289,6 @@ class RandomCosines:
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"points must have shape (N, {self.shape}), got {tuple(x.shape)}")
         flat = x.flatten(1).double()
-        moved = flat - self.mean.to(flat)
-        angles = moved @ self.matrix.to(flat).T + self.phase.to(flat)
-        return torch.cat([moved / self.std.to(flat), 2**0.5 * angles.cos()], dim=1)
+        moved = flat - placed(self.mean, flat)
+        angles = moved @ placed(self.matrix, flat).T + placed(self.phase, flat)
+        return torch.cat([moved / placed(self.std, flat), 2**0.5 * angles.cos()], dim=1)

@@ -450,7 +450,7 @@ def execution(
     problem = problem_of(task)
     with shared_folder(out) as folder:
         run = Execution(task, problem, folder, listeners, artefacts)
-        run.is_finished, lost = begin(folder, task)
+        run.is_finished, lost = begin(folder, task, run.device.type)
         if run.is_finished:
             run.broadcast(events.RunAlreadyFinished(folder.path))
             yield run

@@ -53,6 +53,7 @@ def rehearse(task: Task, problem: Problem, device: torch.device) -> None:
     stage: Stage | None = stages.first()
     while stage is not None:
         objective = stage.objective.to(device)
+        task.run.economy.refuse(objective)
         accumulate = task.run.accumulate
         trainer = Trainer(objective, stage.optimisation, steps=stage.steps, accumulate=accumulate)
         stage = stages.after(trainer)

@@ -20,8 +20,9 @@ from ..errors import ConfigError, RunError
 from ..storage import processes
 from ..storage.files import clear_leavings, partial_suffix
 from ..storage.run_folder import RunFolder, refuse_cut
+from .begun_on import refuse_other_device
 from .inputs import refuse_other_version
-from .shipped import set_aside_damaged
+from .shipped import damaged_models, set_aside
 from .task import Task, sizes_of
 
 __all__ = ["FollowedFolder", "begin", "refuse_uneven_rows", "shared_folder"]
@@ -90,28 +91,37 @@ class Begun(NamedTuple):
 
     Arguments:
         is_finished: Whether nothing is left to do.
-        lost: What of a finished run is made again, see `set_aside_damaged`.
+        lost: What of a finished run is made again, see `set_aside`.
     """
 
     is_finished: bool
     lost: tuple[str, ...] = ()
 
 
-def begin(folder: RunFolder, task: Task) -> Begun:
+def begin(folder: RunFolder, task: Task, kind: str) -> Begun:
     r"""Opens the folder of a run for a task, see `RunFolder.open`; all processes learn how.
+
+    Arguments:
+        folder: The folder.
+        task: The task.
+        kind: The kind of device that it is carried out on.
 
     Raises:
         RunError: The folder holds something else, or another run.
+        ConfigError: Something is left to do of a run that was begun on another kind of device.
     """
     begun = Begun(False)
     if processes.is_writer():
         if folder.exists and folder.file("checkpoints").is_dir():
             refuse_cut(folder.file("config.yaml"), task.to_mapping())
             refuse_other_version(folder, task.to_mapping())
-        if folder.open(task.to_mapping()) == "finished":
+        finished, damaged = folder.open(task.to_mapping()) == "finished", dict[Path, str]()
+        if finished:
             adapted = getattr(task.problem, "student", "") == "lora"
-            lost = set_aside_damaged(folder, task.command, adapted)
-            begun = Begun(not lost, lost)
+            damaged = damaged_models(folder, task.command, adapted)
+        if damaged or not finished:
+            refuse_other_device(folder, kind)
+        begun = Begun(finished and not damaged, set_aside(damaged))
     begun = processes.from_writer(begun)
     if isinstance(folder, FollowedFolder):
         folder.copy_what_is_there()

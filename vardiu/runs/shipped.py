@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from .. import models
@@ -12,12 +13,11 @@ from ..denoisers.lora_files import ADAPTER_FILES
 from ..errors import RunError, shown
 from ..storage.run_folder import RunFolder
 
-__all__ = ["set_aside_damaged"]
+__all__ = ["damaged_models", "set_aside"]
 
 
-def set_aside_damaged(folder: RunFolder, command: str, adapted: bool = False) -> tuple[str, ...]:
-    r"""Returns what of a finished run's models is lost or damaged, a line each; what is left of
-    one is kept beside it, so that a run that goes on writes it anew.
+def damaged_models(folder: RunFolder, command: str, adapted: bool = False) -> dict[Path, str]:
+    r"""Returns which of a finished run's models are lost or damaged, and how, a line each.
 
     Arguments:
         folder: The run's folder, of which this process is the only writer.
@@ -37,6 +37,12 @@ def set_aside_damaged(folder: RunFolder, command: str, adapted: bool = False) ->
             f"{next(iter(damaged.values()))}, and the run has no checkpoint to make it again "
             "from. Bring it back from a copy, or give another folder with --out"
         )
+    return damaged
+
+
+def set_aside(damaged: Mapping[Path, str]) -> tuple[str, ...]:
+    r"""Keeps what is left of damaged models beside their places, so that a run that goes on writes
+    them anew; returns a line for each."""
     return tuple(f"{why}{_kept(place)}" for place, why in damaged.items())
 
 

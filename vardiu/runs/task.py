@@ -229,6 +229,7 @@ class Task:
         refuse_not_finite(self.run, "run.")
         # A student may be asked at infinite noise; nothing else has a meaning there.
         refuse_not_finite(self.problem, "problem.", may_be_infinite=("problem.sigma",))
+        self.run.economy.refuse_forward(getattr(self.settings, "forward_mode", ()))
         for name, size in sizes_of(self.settings).items():
             if size % self.run.accumulate:
                 raise ConfigError(

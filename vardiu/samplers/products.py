@@ -36,7 +36,9 @@ def attracted(
         target: The level to which, with shape :math:`(B)`.
         width: The kernel's standard deviation :math:`\lambda`, a number or one a row.
     """
-    passed = (sigma.square() - target.square()) / (2 * torch.as_tensor(width).to(x).square())
+    if isinstance(width, Tensor):
+        width = sent(width.to(x.dtype), x.device)
+    passed = (sigma.square() - target.square()) / (2 * width**2)
     return x + expand_like((-passed).exp(), x) * (z - x)
 
 

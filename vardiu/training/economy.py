@@ -8,7 +8,7 @@ keep their names, and what was trained with an option is loaded without it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from ..denoisers.exact import ExactDenoiser
-from ..denoisers.lora import adapters
+from ..denoisers.lora import LoRA, adapters
 from ..errors import ConfigError, nearest
 from ..nn.backbones import backbones
+from ..nn.diffusers import DiffusersNetwork
 from ..nn.quantised import quantise
 from .frozen import Frozen
 from .objective import Objective, networks
@@ -62,6 +63,12 @@ class Economy:
                 "weights in eight bits stay on the device: leave --economy.offload or "
                 "--economy.quantise out"
             )
+        if self.offload and "teacher" in words(self.checkpoint):
+            raise ConfigError(
+                "a teacher that is offloaded cannot run its blocks again: its weights are gone by "
+                "then. Name the other networks in --economy.checkpoint, or leave out "
+                "--economy.offload"
+            )
         if self.offload and {"all", "teacher"} & set(words(self.compile)):
             raise ConfigError(
                 "a teacher that is offloaded cannot be compiled: its weights move at each call. "
@@ -75,17 +82,23 @@ class Economy:
         the same run may have it.
 
         Raises:
-            ConfigError: A network has no blocks to run again, or nothing to offload.
+            ConfigError: A network that is named has no blocks to run again or is differentiated
+                forward, or there is nothing to offload.
         """
-        options: tuple[tuple[str, Callable[[nn.Module], object]], ...] = (
-            (self.channels_last, channels_last),
-            (self.checkpoint, recompute),
-            (self.compile, lambda network: network.compile(backend=self.backend)),
+        self.refuse_forward(objective.forward_mode)
+        backward = [n for n in networks(objective) if n not in objective.forward_mode]
+        trained = [name for name in objective.trained if name in backward]
+        options: tuple[tuple[str, Callable[[nn.Module], object], Iterable[str]], ...] = (
+            (self.channels_last, channels_last, networks(objective)),
+            (self.checkpoint, recompute, trained),
+            (self.compile, lambda network: network.compile(backend=self.backend), backward),
         )
-        for text, function in options:
-            for module in chosen(objective, text, trained=function is recompute):
-                for network in backbones(module):
-                    function(network)
+        for text, function, every in options:
+            found = [n for m in chosen(objective, text, every) for n in backbones(m)]
+            if function is recompute and words(text) == ["all"]:
+                found = with_blocks(found)
+            for network in found:
+                function(network)
         if self.quantise:
             quantise_frozen(objective)
         if self.tf32:
@@ -96,6 +109,30 @@ class Economy:
             refuse_shared(objective, held)
             for frozen in held:
                 frozen.offload()
+
+    def refuse(self, objective: Objective) -> None:
+        r"""Raises a `ConfigError` if a network that is named cannot do what it is named for; does
+        nothing else."""
+        self.refuse_forward(objective.forward_mode)
+        there = networks(objective)
+        for name in set(words(self.checkpoint)) & there.keys():
+            for network in backbones(there[name]):
+                refuse_without_blocks(network)
+
+    def refuse_forward(self, names: Sequence[str]) -> None:
+        r"""Raises a `ConfigError` if a network that is differentiated forward is to be compiled
+        or to run its blocks again: torch has no such derivative of either.
+
+        Arguments:
+            names: Those networks, see `Objective.forward_mode`.
+        """
+        for option in ("compile", "checkpoint"):
+            found = next((n for n in words(getattr(self, option)) if n in names), None)
+            if found is not None:
+                raise ConfigError(
+                    f"--economy.{option} {found}: the {found} is differentiated forward, and "
+                    "torch cannot do both: give --derivative difference, or leave it out"
+                )
 
 
 def round_products(rounded: bool) -> None:
@@ -147,12 +184,11 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def chosen(objective: Objective, text: str, trained: bool) -> Iterable[nn.Module]:
-    r"""Yields the networks that a setting names; `all` may be all that are trained."""
+def chosen(objective: Objective, text: str, every: Iterable[str]) -> Iterable[nn.Module]:
+    r"""Yields the networks that a setting names; `every` has the names that `all` stands for."""
     there = networks(objective)
     if words(text) == ["all"]:
-        kept = objective.trained if trained else there
-        yield from (there[name] for name in kept)
+        yield from (there[name] for name in every)
         return
     for name in words(text):
         if name in there:
@@ -167,10 +203,42 @@ def channels_last(network: nn.Module) -> None:
 
 
 def recompute(network: nn.Module) -> None:
-    if not isinstance(network, Recomputing):
-        raise ConfigError(
-            f"a {type(network).__name__} has no blocks to run again; networks that have are "
-            "UNet, MLP and those with a method enable_gradient_checkpointing, as diffusers'. "
-            "Leave it out of --economy.checkpoint"
-        )
+    r"""Has a network run its blocks again for the gradient, see `refuse_without_blocks`."""
+    refuse_without_blocks(network)
+    assert isinstance(network, Recomputing)
     network.enable_gradient_checkpointing()
+
+
+def refuse_without_blocks(network: nn.Module) -> None:
+    r"""Raises a `ConfigError` if a network has no blocks to run again."""
+    if not has_blocks(network):
+        raise ConfigError(
+            f"a {type(of_blocks(network)).__name__} has no blocks to run again; networks that "
+            "have are UNet, MLP and those with a method enable_gradient_checkpointing, as "
+            "diffusers'. Leave it out of --economy.checkpoint"
+        )
+
+
+def has_blocks(network: nn.Module) -> bool:
+    r"""Whether a network has blocks to run again."""
+    inner = of_blocks(network)
+    # Each model of diffusers has the method, and some raise an error in it.
+    can = getattr(inner, "_supports_gradient_checkpointing", True)
+    return isinstance(inner, Recomputing) and bool(can)
+
+
+def of_blocks(network: nn.Module) -> nn.Module:
+    r"""Returns what of a network would have the blocks: of an adapter its base, of diffusers the
+    model itself."""
+    inner = network.network if isinstance(network, LoRA) else network
+    return inner.model if isinstance(inner, DiffusersNetwork) else inner
+
+
+def with_blocks(found: Sequence[nn.Module]) -> list[nn.Module]:
+    r"""Returns the networks that have blocks to run again, with a warning where none has."""
+    kept = [network for network in found if has_blocks(network)]
+    if not kept:
+        warnings.warn(
+            "--economy.checkpoint all: no network here can run blocks again", stacklevel=3
+        )
+    return kept

@@ -97,6 +97,8 @@ class Objective(nn.Module, abc.ABC):
         lattice: Whether the latents of a batch are the points of a randomly shifted lattice, and
             its levels one in each of as many equal shares. Each is distributed as before; together
             they are spread evenly.
+        forward_mode: The names of the networks that are differentiated forward, in this stage or
+            in a later one that goes on with them: they are neither compiled nor recomputed.
         diagnostics_every: The least number of steps between two of its diagnostics, which cost as
             much as two or three steps.
     """
@@ -104,6 +106,7 @@ class Objective(nn.Module, abc.ABC):
     generator: Generator
     teacher: Frozen[Denoiser]
     lattice: bool = False
+    forward_mode: tuple[str, ...] = ()
     diagnostics_every: int = 100
 
     def __init__(self, teacher: Denoiser | None, generator: Generator | Denoiser) -> None:

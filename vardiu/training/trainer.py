@@ -23,6 +23,7 @@ from ..storage import processes
 from ..storage.checkpoints import Checkpoints
 from ..storage.interrupts import wish_to_stop
 from ..students.base import Generator
+from .device_kind import refuse_other_kind
 from .distributed import averaged, share_gradients
 from .ema import Average
 from .loss_scale import LossScale, scales_of
@@ -319,6 +320,7 @@ class Trainer:
             "optimizers": {name: self.optimizers[name].state_dict() for name in names},
             "average": self.average.state_dict(),
             "random": {
+                "device": self.objective.like.device.type,
                 "streams": self.objective.streams.state_dict(),
                 "torch": torch.get_rng_state(),
             },
@@ -338,7 +340,12 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], batches: Batches) -> None:
-        r"""Restores what `state_dict` returned, and the place in the data."""
+        r"""Restores what `state_dict` returned, and the place in the data.
+
+        Raises:
+            ConfigError: It is of another kind of device: its random numbers are of that one.
+        """
+        refuse_other_kind(state["random"], self.objective.like.device.type)
         # A step that was broken off may have left gradients.
         self.objective.zero_grad(set_to_none=True)
         self.objective.load_state_dict(state_divided_as(self.objective, state["networks"]))

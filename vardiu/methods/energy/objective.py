@@ -108,7 +108,8 @@ class Energy(Objective):
             cond: Their conditions.
         """
         lowest = (sigma / 2).clamp_max(self.teacher.module.sigma_min)
-        share = torch.linspace(0, 1, self.teacher_steps + 1).to(sigma)[:-1, None]
+        places = self.teacher_steps + 1
+        share = torch.linspace(0, 1, places, device=sigma.device, dtype=sigma.dtype)[:-1, None]
         share = share * (self.teacher_steps / max(self.teacher_steps - 1, 1))
         high, low = sigma ** (1 / self.RHO), lowest ** (1 / self.RHO)
         sigmas = torch.cat([(high + share * (low - high)) ** self.RHO, 0 * sigma[None]])

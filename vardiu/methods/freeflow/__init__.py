@@ -84,6 +84,7 @@ def started(problem: Problem, config: Settings, context: Context) -> Stages[Flow
     one = student.with_calls(1)
     unit = problem.space.unit
     objective = PathRegression(teacher, one, paths, levels, below=config.below, unit=unit)
+    objective.forward_mode = config.forward_mode  # what comes next goes on with the network
     found = yield from regression.fitted(objective, problem, row, config, context)
     assert isinstance(found, FlowMap)
     return found.with_calls(student.calls)

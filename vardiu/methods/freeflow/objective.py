@@ -114,6 +114,7 @@ class FreeFlow(Objective):
         self.levels, self.noise_levels = levels, noise_levels
         self.correction, self.balance, self.adaptive = correction, balance, adaptive
         self.lead = lead
+        self.forward_mode = ("generator",) * (derivative == "forward" and correction < 1)
         self.below, self.derivative, self.ratio = below, DERIVATIVES[derivative], ratio
         self.sigma_data = sigma_data
 

@@ -44,6 +44,11 @@ class Settings(Training):
     )
     """The levels of correction and fake; log-normal is the paper's logit-normal time."""
 
+    @property
+    def forward_mode(self) -> tuple[str, ...]:
+        r"""The networks that are differentiated forward, see `Objective.forward_mode`."""
+        return ("generator",) if self.derivative == "forward" and self.correction < 1 else ()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.below < 1:

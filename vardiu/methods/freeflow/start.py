@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...data.batch import Batch
 from ...denoisers.base import Denoiser
-from ...functional.tensors import expand_like
+from ...functional.tensors import expand_like, sent
 from ...samplers.pairs import Pairs
 from ...students.flow_map import FlowMap
 from ..regression import Regression
@@ -96,7 +96,8 @@ class PathRegression(Regression):
     def answers(self, asked: Asked) -> tuple[Tensor, Tensor]:
         r"""Returns what the map answers, and what the solver's map does, each `(B, *)`."""
         paths, starts, ends = asked
-        levels, rows = paths.z.new_tensor(self.sigmas), torch.arange(len(ends), device=ends.device)
+        levels = sent(paths.z.new_tensor(self.sigmas, device="cpu"), paths.z.device)
+        rows = torch.arange(len(ends), device=ends.device)
         # The state at T is the latent's own.
         states = torch.cat([(self.sigmas[0] * paths.z)[:, None], paths.x], 1)
         (t, x_t), (s, x_s) = ((levels[at], states[rows, at]) for at in (starts, ends))
