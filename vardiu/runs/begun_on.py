@@ -30,7 +30,7 @@ def refuse_other_device(folder: RunFolder, kind: str) -> None:
 def random_parts(place: Path) -> Iterator[dict[str, Any]]:
     r"""Yields what the checkpoints in a folder say of their random numbers, without the tensors;
     the newest first. A damaged one is left out: whoever loads it says so."""
-    found = [path for path in place.glob("*/*/state.json") if path.parent.name.isdigit()]
+    found = [path for path in place.glob("*/*/state.json") if is_step(path.parent.name)]
     for path in sorted(found, key=order, reverse=True):
         try:
             structure = read_json(path, bound="state bytes", error=CheckpointError)
@@ -39,6 +39,11 @@ def random_parts(place: Path) -> Iterator[dict[str, Any]]:
             yield {**random, "streams": {"generators": mapping(streams["generators"])}}
         except (CheckpointError, AttributeError, KeyError, TypeError, ValueError):
             continue
+
+
+def is_step(name: str) -> bool:
+    r"""Whether a name is the number of a checkpoint's step."""
+    return name.isascii() and name.isdigit()
 
 
 def order(path: Path) -> tuple[int, int]:
