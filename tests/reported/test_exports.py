@@ -200,9 +200,22 @@ def test_the_lines_of_a_card_run_of_a_teacher_of_fp16_alone(tmp_path, monkeypatc
     for origin in (teacher.origin, kept.origin(lambda: teacher.origin)):
         done = export(OneStep.like(teacher), to, tmp_path / "out", origin=origin, about=ABOUT)
         code = run_card(done.folder, tmp_path, monkeypatch)
-        assert 'variant="fp16", torch_dtype=torch.float32' in code
+        assert code.count('variant="fp16", torch_dtype=torch.float32') == 2
         assert Image.open(tmp_path / "samples.png").size == (64, 16)
         shutil.rmtree(done.folder)
+
+
+@pytest.mark.parametrize("make", [pipelines.stable, pipelines.pixart])
+def test_the_lines_of_a_card_make_what_a_student_is_told_of_a_prompt(tmp_path, monkeypatch, make):
+    """They told it ones."""
+    make(tmp_path / "teacher")
+    teacher = load(str(tmp_path / "teacher"))
+    student, origin = OneStep.like(teacher), teacher.origin
+    done = export(student, "safetensors", tmp_path / "out", origin=origin, about=ABOUT)
+    scope = {}
+    run_card(done.folder, tmp_path, monkeypatch, scope)
+    for name, value in origin.encode(["a prompt"] * 4).items():
+        torch.testing.assert_close(scope[name], value)
 
 
 @pytest.mark.parametrize("calls", [1, 2])

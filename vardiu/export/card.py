@@ -19,6 +19,7 @@ from ..metrics.sets import judges, trained_warning
 from ..nn.diffusers import DiffusersNetwork
 from ..students.base import Generator
 from ..students.few_step import FewStep, OneStep
+from ..teachers.families import FAMILIES
 from ..teachers.origin import Origin
 from .diffusers import call_of, loaded_with
 from .onnx import classes_of, conditions
@@ -162,6 +163,50 @@ POINTS = """pyplot.plot(*x.reshape(len(x), -1)[:, :2].T, ".")
 pyplot.savefig("samples.png")"""
 
 
+# Conditions of prompts, by the one encoder of a family and its last states.
+TEXTS = """tokenizer = AutoTokenizer.from_pretrained("TEACHER", subfolder="{tokenizer}")
+encoder = {cls}.from_pretrained(
+    "TEACHER", subfolder="{part}", {variant}torch_dtype=torch.float32
+)
+tokens = tokenizer(
+    ["a prompt"] * {n},
+    padding="max_length",
+    max_length={length},
+    truncation=True,
+    return_tensors="pt",
+)
+text = encoder({told}).last_hidden_state.detach()  # {shape}
+mask = tokens.attention_mask
+"""
+
+
+def _texts(
+    student: Generator, origin: Origin, shape: tuple[int, ...], tensors: bool
+) -> tuple[list[str], str]:
+    r"""Returns the imports and the lines that encode prompts as the teacher does; nothing where
+    more than the last states of one encoder is to be told."""
+    family = FAMILIES.get(origin.about.get("pipeline", ""))
+    if family is None or len(family.encoders) != 1 or family.instructed:
+        return [], ""
+    (row,) = family.encoders
+    if row.states != -1 or row.blank or row.pooled or set(student.conditions) - {"text", "mask"}:
+        return [], ""
+    variant = origin.about.get("codec_variant")
+    lines = TEXTS.format(
+        tokenizer=row.tokenizer,
+        cls=row.classes[0],
+        part=row.part,
+        variant=f'variant="{variant}", ' if variant else "",
+        n=ROWS,
+        length=shape[1],
+        told="tokens.input_ids" + (", tokens.attention_mask" if row.masked else ""),
+        shape=shape,
+    )
+    if not tensors:
+        lines += "text, mask = text.numpy(), mask.numpy()\n"
+    return ["import torch", f"from transformers import AutoTokenizer, {row.classes[0]}"], lines
+
+
 def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]:
     r"""Returns the imports and the lines that make `samples.png` of samples `x`."""
     about = {} if origin is None else origin.about
@@ -187,6 +232,11 @@ def _picture(student: Generator, origin: Origin | None) -> tuple[list[str], str]
 def _values(student: Generator, origin: Origin | None, tensors: bool) -> tuple[list[str], str]:
     r"""Returns the imports and the lines that give a student's conditions their values."""
     imports, lines = ["import torch"] if tensors else [], []
+    if "text" in student.conditions and origin is not None and origin.encode is not None:
+        shape = tuple(conditions(student, ROWS, origin)["text"].shape)
+        needed, encoded = _texts(student, origin, shape, tensors)
+        if encoded:
+            return [*imports, *needed], encoded
     for name in student.conditions:
         if name == "label":
             library, classes = "torch" if tensors else "numpy", classes_of(student, origin)
