@@ -99,7 +99,7 @@ def test_a_student_of_latents_is_exported_without_its_teacher(here, of_latents, 
     shutil.copytree(of_latents / "moved", here / "run")
     assert main(["export", "run", "--to", "safetensors"]) == 0
     text = Path("run/export-safetensors/README.md").read_text()
-    assert 'AutoencoderKL.from_pretrained(' in text and '"TEACHER", subfolder="vqvae"' in text
+    assert "AutoencoderKL.from_pretrained(" in text and '"TEACHER", subfolder="vqvae"' in text
     assert "torch.from_numpy(x) / 0.5 + 0.0" in text
     line = refused("export", "run", "--to", "diffusers")
     assert "needs the student's teacher, ldm, which is not there" in line and "--teacher" in line
