@@ -112,6 +112,17 @@ def test_a_column_of_row_numbers_is_no_coordinate(capsys, head, numbers, cure):
     assert len(told.strip().splitlines()) == 1 and not Path("runs").exists()
 
 
+def test_a_line_that_numbers_the_columns_is_no_point(capsys):
+    write_csv("a.csv", moons(150), "0,1")
+    assert main(["distill", "a.csv", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert "the first line of a.csv numbers its columns" in told and "header=False" in told
+    # A point of such numbers is one where it stands elsewhere, or below names.
+    write_csv("b.csv", np.r_[moons(150), [[0, 1]]], "")
+    write_csv("c.csv", np.r_[[[0, 1]], moons(150)], "east,north")
+    assert len(read_points("b.csv")[0]) == len(read_points("c.csv")[0]) == 151
+
+
 @pytest.mark.parametrize(
     ("head", "numbers"),
     [

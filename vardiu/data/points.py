@@ -317,6 +317,11 @@ def _refuse_row_numbers(x: np.ndarray, head: Sequence[str], path: Path) -> None:
             raise ConfigError(f"column {i + 1}{named} of {shown(path)} {cure}")
     if head or x.shape[1] < 2 or len(x) < ROWS:
         return
+    if np.array_equal(x[0], np.arange(x.shape[1])):
+        raise ConfigError(
+            f"the first line of {shown(path)} numbers its columns: leave it out (in pandas, "
+            "header=False), or write names there; if it is a point, name the columns above it"
+        )
     if any(np.array_equal(x[:, 0], np.arange(first, first + len(x))) for first in (0, 1)):
         raise ConfigError(
             f"column 1 of {shown(path)} {cure}; if it is a coordinate, name the columns in the "
