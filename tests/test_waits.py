@@ -10,6 +10,7 @@ import torch
 from vardiu.functional.perception import sobel
 from vardiu.functional.tensors import PLACED, placed, sent
 from vardiu.metrics.features import PrincipalComponents, RandomCosines, RandomFeatures
+from vardiu.nn import EDM2UNet
 
 # Each space of features that a student may be trained in, and the shape of a sample.
 SPACES = {
@@ -43,3 +44,11 @@ def test_a_constant_is_kept_in_each_type_and_goes_with_its_tensor():
     assert len(PLACED) == before + 1
     del constant, there
     assert len(PLACED) == before
+
+
+def test_a_network_of_edm2_makes_its_filter_where_it_is(accelerator):
+    options = {"label_dim": 10, "model_channels": 64, "channel_mult": [1, 2], "num_blocks": 1}
+    network = EDM2UNet(16, 3, **options, attn_resolutions=[8]).eval().to(accelerator)
+    x, sigma = torch.empty(2, 3, 16, 16, device=accelerator), torch.empty(2, device=accelerator)
+    label = torch.zeros(2, dtype=torch.long, device=accelerator)
+    assert network(x, sigma, label=label).shape == x.shape

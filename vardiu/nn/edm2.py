@@ -142,7 +142,7 @@ class MPBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         if self.mode != "keep":
-            x = resample(x, taps_2d(self.taps).to(x), self.mode)
+            x = resample(x, taps_2d(self.taps, x.device).to(x.dtype), self.mode)
         if self.first:
             x = normalise(self.conv_skip(x), [1])
         h = self.conv_res0(mp_silu(x))

@@ -121,9 +121,10 @@ def tap_names(stem: str, encoder: Iterable[Place], decoder: Iterable[Place]) -> 
     return (f"enc.{stem}", *inwards, *(f"dec.{place.name}" for place in decoder))
 
 
-def taps_2d(taps: Sequence[float]) -> Tensor:
+def taps_2d(taps: Sequence[float], device: torch.device | None = None) -> Tensor:
     r"""Returns the separable filter of given taps, of unit sum, with shape `(1, 1, k, k)`."""
-    line = torch.as_tensor(taps, dtype=torch.get_default_dtype())
+    # Each is filled in where it is asked for: to copy a list to an accelerator is to wait for it.
+    line = torch.stack([torch.full((), float(tap), device=device) for tap in taps])
     return (line.outer(line) / line.sum().square())[None, None]
 
 
