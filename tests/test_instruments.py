@@ -320,7 +320,8 @@ class Images:
         self.teacher = SimpleNamespace(denoiser=self.draw, written_metrics=lambda *_: [])
         self.chosen, self.settings = None, SimpleNamespace(data="digits")
 
-    def teacher_source(self):
+    def teacher_source(self, *, measured):
+        assert measured
         return self.draw
 
     def draw(self, n, random):

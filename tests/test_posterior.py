@@ -281,7 +281,7 @@ def test_frame_chooses_clusters_with_their_weights():
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="components must be at least 1, got 0"):
         MixturePosterior(encoder(), 2, components=0)
-    with pytest.raises(ValueError, match="sigma_data must be positive"):
+    with pytest.raises(ValueError, match="sigma_data and unit must be positive"):
         UnitScale(0.0)
 
 

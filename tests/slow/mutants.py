@@ -157,7 +157,7 @@ OWN = [
     Mutant(
         "own: the number of rows without a row's own weight",
         "functional/bounds.py",
-        "count = count - (1 - own) * (count > 1)",
+        "count = count - (1 - own) * (count > 1).to(sigma)",
         "count = count - 0.0",
         method("vardiu", "rows_own_weight"),
     ),

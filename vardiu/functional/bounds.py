@@ -219,7 +219,7 @@ class _LogMixture(torch.autograd.Function):
     ) -> Tensor:
         exponents = _exponents(x_t, x, sigma, same, own)
         count = torch.full_like(sigma, len(x)) if same is None else same.sum(1).to(sigma)
-        count = count - (1 - own) * (count > 1)
+        count = count - (1 - own) * (count > 1).to(sigma)
         value, responsibilities = log_sum_exp(exponents)
         ctx.save_for_backward(x_t, x, sigma, responsibilities)
         constant = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))
