@@ -531,6 +531,37 @@ def test_what_is_said_of_pipelines_by_small_levels():
     assert "but for text by two seeds of three" in readme and "Diff-Instruct 0.04 more" in readme
 
 
+def test_what_is_said_of_mixtures_by_a_latin_hypercube():
+    found, said = numbers("dimensions-hypercube.json"), words("docs/dimensions.md")
+    assert found["seconds"] == 40
+    cells: dict[str, list[dict]] = {}
+    for key, row in found["cells"].items():
+        kind, d, _ = key.split("/")
+        cells.setdefault(f"{kind}/{d}", []).append(row)
+
+    def alive(row: dict) -> int:
+        return round(40 * row["alive"])
+
+    def shown(row: dict) -> str:
+        return f"{row['gap']:.4f}; {row['spread']:.3f}; {alive(row)}"
+
+    (eight,), (many,), most = (cells[f"hypercube/{d}"] for d in (8, 32, 128))
+    assert f"{shown(eight)} in 8 dimensions, and {shown(many)} in 32" in said
+    steps = [row["steps"] for row in most]
+    known = numbers("dimensions-presets.json")["cells"]["presets/anchored, levels to 5/128/0"]
+    told = f"{min(steps):,} to {max(steps):,} updates where the table has {known['steps']:,}"
+    assert told in said and len(most) == 3 and known["alive"] == 1
+    gaps, spreads = [-row["gap"] for row in most], [row["spread"] for row in most]
+    assert f"above the data's by {min(gaps):.3f} to {max(gaps):.3f}" in said
+    assert f"the variance is {min(spreads):.3f} to {max(spreads):.3f}" in said
+    first, second, third = map(alive, most)
+    assert f"and {first}, {second} and {third} of 40 modes are alive" in said
+    first, second, third = map(alive, cells["lattice/128"])
+    assert f"The lattice on the same machine has {first}, {second} and {third}." in said
+    lost = {40 - alive(row) for row in (*most, *cells["lattice/128"])}
+    assert lost == {0, 1, 2} and "up to two of 40 modes are lost" in words("README.md")
+
+
 def test_the_speed_is_stated_in_the_same_type_first():
     said = words("README.md")
     assert "takes 1.35 times as long in the authors' procedure as here in the same number" in said
