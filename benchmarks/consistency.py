@@ -53,7 +53,7 @@ def measure(folder: Path) -> dict[str, float]:
     found = paired(problem, network, objective.grid)
     for calls in CALLS:
         objective.calls = calls
-        source = problem.student_source(objective.student_of(network))
+        source = problem.student_source(objective.student_of(network), measured=True)
         for metric in problem.scores.measure(source, problem.scores.samples):
             found[f"{calls} calls: {metric.name}"] = metric.value
     found |= agreement(problem, network)

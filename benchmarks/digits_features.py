@@ -41,7 +41,7 @@ def main(run: str, path: Path) -> None:
     x, _ = digits()
     drawn = {}
     for steps in STEPS:
-        source = problem.teacher_source(steps)
+        source = problem.teacher_source(steps, measured=True)
         samples, _ = source(SAMPLES, torch.Generator().manual_seed(0))
         drawn[f"{2 * steps - 1} calls"] = samples.clamp(-1, 1)
     rows = []

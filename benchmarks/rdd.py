@@ -116,7 +116,7 @@ def halved(
 
 def scores(problem: DigitsProblem, objective, denoiser: Denoiser, first, n: int) -> dict:
     student = objective.student_of(denoiser)
-    source = problem.student_source(student)
+    source = problem.student_source(student, measured=True)
     found = {m.name: m.value for m in problem.scores.measure(source, n)}
     spaces = [m for m in problem.scores.measure_spaces(source, n) if m.name == "frechet_ratio"]
     found["ratio in random filters"] = spaces[1].value

@@ -25,7 +25,7 @@ means = torch.randn(6, 2, generator=torch.Generator().manual_seed(3))
 teacher = MixtureDenoiser({unit} * means, {unit} * 0.15, sigma_min={unit} * 0.01, sigma_max={unit} * 40.0)
 """
 
-# What the settings are, and of how many stages the last is looked at.
+# The method of each, and what is changed of its settings.
 KINDS = {
     "diff_instruct": ("diff_instruct", {}),
     "diff_instruct, as it is": ("diff_instruct", {"normalised": False}),

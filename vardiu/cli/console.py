@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from ..reports.tables import show_table
+from ..runs.output import Output
 from ..runs.task import Task
-from .output import Output
 
 __all__ = ["console", "print_rows", "print_settings"]
 

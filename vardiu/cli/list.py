@@ -6,8 +6,8 @@ import json
 
 from rich.table import Column, Table
 
+from ..runs.output import Output
 from .inventory import inventory
-from .output import Output
 from .parser import Parser
 
 

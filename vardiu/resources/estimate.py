@@ -171,11 +171,11 @@ def finish(
     r"""Does what a run does after its training: measures, and draws the student and a log."""
     distilled = isinstance(student, Generator)
     if isinstance(student, Generator):
-        source = problem.student_source(student.eval())
+        source = problem.student_source(student.eval(), measured=True)
     else:
         assert isinstance(student, Denoiser)
         problem.teacher = student.eval()
-        source = problem.teacher_source()
+        source = problem.teacher_source(measured=True)
     n = task.run.samples if distilled and task.run.samples else problem.scores.samples
     problem.scores.measure(source, n)
     if distilled:

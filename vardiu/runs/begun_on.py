@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import CheckpointError, shown
 from ..storage.bounded import read_json
+from ..storage.checkpoints import is_step
 from ..storage.run_folder import RunFolder
 from ..training.device_kind import refuse_other_kind
 
@@ -39,11 +40,6 @@ def random_parts(place: Path) -> Iterator[dict[str, Any]]:
             yield {**random, "streams": {"generators": mapping(streams["generators"])}}
         except (CheckpointError, AttributeError, KeyError, TypeError, ValueError):
             continue
-
-
-def is_step(name: str) -> bool:
-    r"""Whether a name is the number of a checkpoint's step."""
-    return name.isascii() and name.isdigit()
 
 
 def order(path: Path) -> tuple[int, int]:

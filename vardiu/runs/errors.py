@@ -24,8 +24,9 @@ from ..errors import (
     shown,
 )
 from ..storage.launch import are_launched, is_first_to_tell
+from .output import Output, drop
 
-errors = Console(stderr=True, emoji=False)
+errors = Output(stderr=True, emoji=False)
 
 
 # Commands that several processes may share.
@@ -95,8 +96,9 @@ def guarded(
         return told(errors, f"stopped. What was saved before is kept. To go on: {again}", 130)
     except (ConfigError, RunError, CheckpointError, ValueError, FileNotFoundError) as error:
         return told(errors, f"vardiu {name}: {error}", 2)
-    except BrokenPipeError:
-        return unread()
+    except BrokenPipeError:  # by `print`, of a command that only tells
+        drop(sys.stdout)
+        return 1
     except OSError as error:
         return told(errors, f"vardiu {name}: {of_disk(error)}", 1)
     except (Diverged, ExportError, ProcessLost) as error:
@@ -108,13 +110,6 @@ def guarded(
             raise
         return 1
     return 0
-
-
-def unread() -> int:
-    r"""Ends a command whose output nobody reads any more, as `head` does; returns the status."""
-    # What is still in the buffer is written as the process ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 def memory_errors() -> tuple[type[Exception], ...]:

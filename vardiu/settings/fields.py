@@ -7,7 +7,7 @@ fields; the resolved value is saved beside the run as YAML, from which it is rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
 from .ranges import check_ranges
@@ -444,6 +444,19 @@ class Training:
 
     def __post_init__(self) -> None:
         check_ranges("", self)
+
+
+class OnPairs(Training):
+    r"""The training of a method whose student is first fitted to pairs of the teacher."""
+
+    if TYPE_CHECKING:  # a field, which each method describes
+
+        @property
+        def pairs(self) -> PairSettings: ...
+
+    @property
+    def fits_pairs(self) -> bool:
+        return self.pairs.pairs > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -285,6 +285,11 @@ def load_state(folder: str | Path, device: str = "cpu") -> dict[str, Any]:
     return state
 
 
+def is_step(name: str) -> bool:
+    r"""Whether a name is the number of a checkpoint's step."""
+    return name.isascii() and name.isdigit()
+
+
 class Checkpoints:
     r"""The checkpoints of one run, one folder a step, the newest few of them kept.
 
@@ -302,8 +307,7 @@ class Checkpoints:
         r"""Returns the steps of the checkpoints on disk, ascending, verified or not."""
         if not self.folder.is_dir():
             return []
-        names = (path.name for path in self.folder.iterdir())
-        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+        return sorted(int(path.name) for path in self.folder.iterdir() if is_step(path.name))
 
     def path(self, step: int) -> Path:
         return self.folder / f"{step:09d}"

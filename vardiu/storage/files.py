@@ -33,9 +33,10 @@ __all__ = [
 ]
 
 
-# What files of this process are not to be allowed; asked for once, as to ask is to set.
+# What the files of this process are allowed; its mask is asked for once, as to ask is to set.
 UMASK = os.umask(0o077)
 os.umask(UMASK)
+MODE = 0o666 & ~UMASK
 
 
 # Names of what is not finished yet.
@@ -179,7 +180,7 @@ def whole_file(path: str | Path, *, fresh: bool = False) -> Iterator[Path]:
     try:
         with naming(path):
             yield Path(partial)
-        os.chmod(partial, 0o666 & ~UMASK)
+        os.chmod(partial, MODE)
         if fresh:
             claim(path)
         os.replace(partial, path)
@@ -222,7 +223,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> dict[str, Any]:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~UMASK)
+        os.chmod(partial, MODE)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

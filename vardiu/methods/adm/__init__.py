@@ -24,9 +24,9 @@ from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
     NetworkOptimizer,
+    OnPairs,
     PairSettings,
     StartSettings,
-    Training,
     WeightSettings,
 )
 from ...settings.grounds import COARSE_TO_FINE, DIGIT_PAIRS, IMAGE_LEVELS, IMAGE_UPDATES, MOG40
@@ -45,7 +45,7 @@ __all__ = ["ADM", "METHOD", "Settings", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""Adversarial distribution matching; after an adversarial start it is DMDX."""
 
     ratio: int = 1
@@ -78,7 +78,7 @@ class Settings(Training):
 
     @property
     def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0 and self.start.kind == "regression"
+        return super().fits_pairs and self.start.kind == "regression"
 
 
 def started(

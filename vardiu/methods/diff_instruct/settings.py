@@ -11,8 +11,8 @@ from ...settings import build
 from ...settings.fields import (
     LevelSettings,
     NetworkOptimizer,
+    OnPairs,
     PairSettings,
-    Training,
     WeightSettings,
 )
 from .. import regression
@@ -24,7 +24,7 @@ __all__ = ["beside", "Settings", "cites", "options_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""Diff-Instruct."""
 
     ratio: int = 5
@@ -46,10 +46,6 @@ class Settings(Training):
     """The noise levels of the student."""
     weight: WeightSettings = WeightSettings()
     """The weight of a noise level."""
-
-    @property
-    def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0
 
 
 class Matching(Protocol):

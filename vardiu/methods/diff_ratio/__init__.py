@@ -25,8 +25,8 @@ from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
     NetworkOptimizer,
+    OnPairs,
     PairSettings,
-    Training,
     WeightSettings,
 )
 from ...settings.grounds import (
@@ -54,7 +54,7 @@ __all__ = ["DiffRatio", "METHOD", "Settings", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""DiffRatio."""
 
     ratio: int = 1
@@ -79,7 +79,7 @@ class Settings(Training):
 
     @property
     def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0 and self.regression
+        return super().fits_pairs and self.regression
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,8 +20,8 @@ from ...settings import build
 from ...settings.fields import (
     DigitsSettings,
     LevelSettings,
+    OnPairs,
     PairSettings,
-    Training,
     WeightSettings,
 )
 from ...settings.grounds import DIGIT_PAIRS, IMAGE_UPDATES, MOG40
@@ -39,7 +39,7 @@ __all__ = ["Energy", "METHOD", "Settings", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""Energy-distance matching."""
 
     exponent: float = 1.0
@@ -52,10 +52,6 @@ class Settings(Training):
     """The noise levels; each step has one."""
     weight: WeightSettings = WeightSettings(kind="constant")
     """The weight of a level's distance."""
-
-    @property
-    def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ import torch
 from ...errors import ConfigError
 from ...functional.frechet import Moments
 from ...settings import build
-from ...settings.fields import DigitsSettings, MemorySettings, PairSettings, Training
+from ...settings.fields import DigitsSettings, MemorySettings, OnPairs, PairSettings
 from ...settings.grounds import DIGIT_PAIRS, MOG40
 from ...students.base import Generator
 from ...training.stage import Context, Recipe
@@ -42,7 +42,7 @@ PORTION = 1024  # samples whose features are taken at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""FD-loss."""
 
     memory: MemorySettings = MemorySettings()
@@ -52,10 +52,6 @@ class Settings(Training):
     it out, and the class then has no gradient."""
     pairs: PairSettings = PairSettings()
     """A regression on the teacher's pairs: the student that is trained on."""
-
-    @property
-    def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

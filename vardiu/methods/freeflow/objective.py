@@ -17,6 +17,7 @@ from ...functional.tensors import expand_like, sent
 from ...functional.trajectories import step as moved
 from ...students.flow_map import FlowMap
 from ...training.objective import Loss, Objective, Phase
+from .settings import forward_mode
 
 __all__ = ["Drawn", "FreeFlow"]
 
@@ -113,8 +114,7 @@ class FreeFlow(Objective):
             self.fake = fake
         self.levels, self.noise_levels = levels, noise_levels
         self.correction, self.balance, self.adaptive = correction, balance, adaptive
-        self.lead = lead
-        self.forward_mode = ("generator",) * (derivative == "forward" and correction < 1)
+        self.lead, self.forward_mode = lead, forward_mode(derivative, correction)
         self.below, self.derivative, self.ratio = below, DERIVATIVES[derivative], ratio
         self.sigma_data = sigma_data
 

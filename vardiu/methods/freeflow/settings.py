@@ -8,7 +8,12 @@ from typing import Literal
 from ...errors import ConfigError
 from ...settings.fields import LevelSettings, NetworkOptimizer, PairSettings, Training
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "forward_mode"]
+
+
+def forward_mode(derivative: str, correction: float) -> tuple[str, ...]:
+    r"""Returns the networks that are differentiated forward, see `Objective.forward_mode`."""
+    return ("generator",) if derivative == "forward" and correction < 1 else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Settings(Training):
     @property
     def forward_mode(self) -> tuple[str, ...]:
         r"""The networks that are differentiated forward, see `Objective.forward_mode`."""
-        return ("generator",) if self.derivative == "forward" and self.correction < 1 else ()
+        return forward_mode(self.derivative, self.correction)
 
     def __post_init__(self) -> None:
         super().__post_init__()

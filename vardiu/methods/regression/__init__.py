@@ -17,7 +17,7 @@ import torch
 
 from ...samplers.pairs import Pairs
 from ...settings import build
-from ...settings.fields import DigitsSettings, PairSettings, Training
+from ...settings.fields import DigitsSettings, OnPairs, PairSettings, Training
 from ...settings.grounds import DIGIT_PAIRS
 from ...students.base import Generator
 from ...training.objective import Objective
@@ -125,7 +125,7 @@ def fitted(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""Regression on pairs, and nothing after it. Of the training, the number of updates and the
     half-life are used."""
 
@@ -133,10 +133,6 @@ class Settings(Training):
     """Updates of the regression, in place of --pairs.steps."""
     pairs: PairSettings = PairSettings(pairs=16_000)
     """The pairs and their regression; the number of its updates is --steps."""
-
-    @property
-    def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0
 
 
 def recipe(problem: Problem, config: Settings, context: Context) -> Recipe:

@@ -21,8 +21,8 @@ from ...settings.fields import (
     FrameSettings,
     LevelSettings,
     NetworkOptimizer,
+    OnPairs,
     PairSettings,
-    Training,
     WeightSettings,
 )
 
@@ -34,7 +34,7 @@ REPARAMETRISED = ("gaussian", "residual", "cholesky", "flow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(OnPairs):
     r"""VarDiU."""
 
     posterior: Literal[
@@ -87,7 +87,7 @@ class Settings(Training):
 
     @property
     def fits_pairs(self) -> bool:
-        return self.pairs.pairs > 0 and self.posterior != "framed"
+        return super().fits_pairs and self.posterior != "framed"
 
     def __post_init__(self) -> None:
         super().__post_init__()
